@@ -1,0 +1,167 @@
+"""Folders on disk: written aside, published at once, and checked by size and sha256 when they are opened.
+
+An artifact is a folder whose `manifest.json`, written last, names every file in it. It is made under a hidden name beside its
+place, fsynced, and renamed into place, so a reader sees the old folder, or the whole new one, or none.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from xsap.errors import ArtifactError, DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@contextmanager
+def publish(path: Path | str, kind: str, facts: dict[str, Any], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; on leaving it is completed with a manifest and takes its place as `path`.
+
+    kind: what the folder is ("terminology", "model", …). facts: further keys of the manifest; the block may still add to them.
+    If the block raises, nothing is left behind. Raises ArtifactError if `path` exists and may not be replaced.
+    """
+    path = Path(path).absolute()
+    refuse_to_replace(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        _seal(aside, {"kind": kind, "format": FORMAT, **facts})
+        _swap(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def refuse_to_replace(path: Path | str, *, overwrite: bool) -> None:
+    """Raise ArtifactError if something stands at `path` that `publish` would not replace: ask before hours of work, not after."""
+    path = Path(path)
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() and not overwrite:
+        raise ArtifactError(f"{path} exists already; choose another place, or allow it to be replaced with --overwrite")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise ArtifactError(f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another place")
+
+
+def _seal(folder: Path, manifest: dict[str, Any]) -> None:
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
+        _fsync(file)
+    manifest_file = folder / MANIFEST
+    text = json.dumps(manifest | {"files": files}, indent=1, ensure_ascii=False)
+    manifest_file.write_text(text + "\n", encoding="utf-8")
+    for entry in [manifest_file, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        _fsync(entry)
+
+
+def _swap(new: Path, path: Path) -> None:
+    old = path.parent / f".{path.name}.{os.getpid()}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    _fsync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
+    """The manifest of a folder, its files checked for being there and having their size, but not read.
+
+    Raises ArtifactError when the folder is missing, of another kind or format, or incomplete.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"{path}: expected a {kind} folder, found nothing there. Is the path right?")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"{path}: expected a {kind} folder made by xsap, found no {MANIFEST} in it")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found, version, files = manifest["kind"], manifest["format"], manifest["files"]
+        sizes = {name: entry["size"] for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
+    if found != kind:
+        raise ArtifactError(f"{path}: expected a {kind} folder, found a {found} folder")
+    if version != FORMAT:
+        raise ArtifactError(f"{path}: expected format {FORMAT}, found format {version}; make it again with this version of xsap")
+    for name, size in sizes.items():
+        member = path / name
+        if not member.is_file():
+            raise ArtifactError(f"{member}: named by the manifest, but missing; the {kind} folder is damaged, make it again")
+        if member.stat().st_size != size:
+            raise ArtifactError(
+                f"{member}: expected {size:,} bytes, found {member.stat().st_size:,}; the {kind} folder is damaged, make it again"
+            )
+    return manifest
+
+
+def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
+    """`read_manifest`, and every file's sha256 checked too. Raises ArtifactError at the first that differs."""
+    manifest = read_manifest(path, kind)
+    for name, entry in manifest["files"].items():
+        if sha256_of(Path(path) / name) != entry["sha256"]:
+            raise ArtifactError(f"{Path(path) / name}: its sha256 is not the manifest's; the {kind} folder is damaged, make it again")
+    return manifest
+
+
+def content_hash(manifest: dict[str, Any]) -> str:
+    """One sha256 for all files that a manifest names: what other folders are bound to."""
+    lines = [f"{name}\0{entry['sha256']}\n" for name, entry in sorted(manifest["files"].items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@contextmanager
+def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """A single file, written aside and renamed into place when the block ends; nothing is left when it raises."""
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}.new"
+    try:
+        with aside.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.rename(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines of a UTF-8 file, without their ends (only `\\n` and `\\r\\n` end a line). Raises DataError."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found nothing there. Is the path right?")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at offset {error.start:,}; convert the file to UTF-8"
+        ) from None
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
