@@ -40,8 +40,11 @@ EXACT_MATCH = TextPolicy(case="lower", unicode="NFKC")
 def normalise(name: str, policy: TextPolicy) -> str:
     """One name under a policy: invisible characters dropped, runs of white space and controls made one space, ends trimmed."""
     if policy.unicode != "none":
-        name = unicodedata.normalize(policy.unicode, name).translate(_INVISIBLE)
-        name = " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in name).split())
+        if not name.isascii():
+            name = unicodedata.normalize(policy.unicode, name).translate(_INVISIBLE)
+        if not name.isprintable():  # no control is printable, so most names are spared the loop
+            name = "".join(" " if unicodedata.category(c) == "Cc" else c for c in name)
+        name = " ".join(name.split())
     if policy.case == "lower":
         name = name.lower()
         if policy.unicode != "none":  # lower-casing can decompose ("İ"), so compose again

@@ -1,0 +1,141 @@
+"""Tokenizer, transformer and pooling as one: names in, unit vectors out.
+
+The only home of pooling, maximum length and unit length. All three are saved with the model (`xsap.json`), so that nobody has to
+be told them again; a foreign folder that doesn't say how it pools is refused, never guessed at.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from xsap.artifacts import publish
+from xsap.encoding.folder import Description, open_folder, quiet, sentence_transformer_files
+from xsap.encoding.packing import Packed, can_pack, first_tokens, grouped_states, mean_tokens, pack, packed_states, padded_states
+from xsap.encoding.tokens import tokenise
+from xsap.errors import ConfigError
+from xsap.text import TextPolicy, normalise_all
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_TOKENS_A_BATCH = 8192
+_POOL: dict[str, Callable[[Tensor, Packed], Tensor]] = {"cls": first_tokens, "mean": mean_tokens}
+
+
+class Encoder(nn.Module):
+    """`encode` for use; called on a `Packed` batch, a torch module for training."""
+
+    def __init__(self, transformer: nn.Module, tokenizer: PreTrainedTokenizerBase, description: Description) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+        self.description = description
+        self.precision: Precision = "fp32"
+        self.content: str | None = None
+        self._states = packed_states if can_pack(transformer) else grouped_states
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: Path | str,
+        *,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        policy: TextPolicy | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "fp32",
+    ) -> "Encoder":
+        """Open a model folder, or a model of the Hugging Face hub by its id.
+
+        pooling, max_length, policy: for a folder that doesn't say them; where it does, another value is a ConfigError.
+        device: CUDA where there is one, unless given. precision: of `encode`'s matrix products. Raises ArtifactError, ConfigError.
+        """
+        folder = open_folder(path, pooling=pooling, max_length=max_length, policy=policy)
+        encoder = cls(folder.transformer, folder.tokenizer, folder.description)
+        encoder.content, encoder.precision = folder.content, precision
+        return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+    @property
+    def pooling(self) -> str:
+        """cls, mean, or mean_all: the mean over all positions up to max_length, pads included, as the original code has it."""
+        return self.description.pooling
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a name is cut to, special ones included."""
+        return self.description.max_length
+
+    @property
+    def policy(self) -> TextPolicy:
+        """What is done to a name before it is tokenised."""
+        return self.description.policy
+
+    @property
+    def dimension(self) -> int:
+        """Components of a vector."""
+        return int(self.transformer.config.hidden_size)
+
+    def forward(self, batch: Packed, unit: bool = True) -> Tensor:
+        """(n, dimension) float32 vectors of a batch's names, in their given order; of length 1 where `unit`."""
+        if self.pooling == "mean_all":
+            pad = int(self.tokenizer.pad_token_id)
+            vectors = padded_states(self.transformer, batch, self.max_length, pad).mean(1)
+        else:
+            vectors = _POOL[self.pooling](self._states(self.transformer, batch), batch)
+        vectors = vectors.float()
+        return F.normalize(vectors, dim=-1) if unit else vectors
+
+    @torch.inference_mode()
+    def encode(
+        self, names: Sequence[str], *, unit: bool = True, policy: TextPolicy | None = None, progress: bool = False
+    ) -> NDArray[np.float32]:
+        """Names → (n, dimension) float32. policy: another than the model's own, for protocols that fix the text themselves."""
+        if isinstance(names, str):
+            raise ConfigError(f"expected a list of names, found the one string '{names[:40]}'; put it into a list")
+        tokens = tokenise(normalise_all(names, policy or self.policy), self.tokenizer, self.max_length)
+        by_length = np.argsort(tokens.lengths, kind="stable")[::-1]
+        vectors = np.empty((len(names), self.dimension), np.float32)
+        training, device = self.training, next(self.transformer.parameters()).device
+        self.eval()
+        with self._autocast(device), tqdm(total=len(names), desc="encode", unit=" names", disable=not progress) as bar:
+            for rows in _batches(by_length, tokens.lengths):
+                vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
+                bar.update(len(rows))
+        self.train(training)
+        return vectors
+
+    def _autocast(self, device: torch.device) -> Any:
+        return nullcontext() if self.precision == "fp32" else torch.autocast(device.type, _DTYPES[self.precision])
+
+    def save_pretrained(self, path: Path | str, *, overwrite: bool = False, facts: dict[str, Any] | None = None) -> None:
+        """Write a Hugging Face folder that `from_pretrained` and SentenceTransformer open with the same vectors.
+
+        facts: further keys of `xsap.json` (languages, the terminology's hash, …). SentenceTransformer has no pooling over pad
+        positions, so for mean_all its files are left out.
+        """
+        described = self.description.to_dict() | (facts or {})
+        with publish(path, "model", {}, overwrite=overwrite) as folder:
+            with quiet():
+                self.transformer.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            files = {"xsap.json": described} | sentence_transformer_files(self.description, self.dimension)
+            for name, content in files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _batches(by_length: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows in order of length, cut into batches of about as many tokens: the longest first, so that a lack of memory shows at once."""
+    if not len(by_length):
+        return []
+    batch = np.cumsum(lengths[by_length]) // _TOKENS_A_BATCH
+    return np.split(by_length, np.flatnonzero(np.diff(batch)) + 1)

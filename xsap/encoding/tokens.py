@@ -1,0 +1,75 @@
+"""Names → token ids, once: flat arrays on disk, memory-mapped, from which any batch is a gather.
+
+A tokenizer handles some tens of thousands of names a second, an encoder on a GPU more than it; so training tokenises its whole
+terminology before the first step, through `datasets`, and never again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """ids: (T,) the token ids of all names, one name after another. offsets: (n + 1,) where each name starts."""
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens a name, special tokens included."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.int64]) -> "Tokens":
+        """The names at `rows`, in that order."""
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(self.ids[at], offsets)
+
+
+def tokenise(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """Token ids of normalised names, in memory; a name longer than `max_length` tokens (special ones included) is cut."""
+    rows = _ids(names, tokenizer, max_length)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+    return Tokens(np.fromiter((i for row in rows for i in row), np.int32, offsets[-1]), offsets)
+
+
+def tokenise_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, file: Path) -> Tokens:
+    """`tokenise` through an Arrow file, which stays memory-mapped: the ids of UMLS's names need not fit into memory."""
+
+    def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
+        return {"ids": [np.asarray(row, np.int32) for row in _ids(batch["name"], tokenizer, max_length)]}
+
+    dataset = Dataset.from_dict({"name": list(names)}).map(
+        convert,
+        batched=True,
+        batch_size=10_000,
+        remove_columns=["name"],
+        cache_file_name=str(file),
+        load_from_cache_file=False,
+        desc="tokens",
+    )
+    column = dataset.data.column("ids").combine_chunks()
+    chunks = getattr(column, "chunks", [column])
+    lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
+    ids = np.concatenate([chunk.flatten().to_numpy() for chunk in chunks]) if len(chunks) > 1 else chunks[0].flatten().to_numpy()
+    return Tokens(ids.astype(np.int32, copy=False), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+def _ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    if not len(names):
+        return []
+    encoded = tokenizer(list(names), truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
+    rows: list[list[int]] = encoded["input_ids"]
+    return rows

@@ -1,0 +1,85 @@
+"""Save and resume a run: weights, optimizer, and the place in the data, which is a single number.
+
+Names and dropout of a step are pure functions of the seed and the step, so no sampler state and no generator state has to be kept.
+A checkpoint is an artifact like any other: published whole, opened only when every hash is right.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from xsap.artifacts import open_artifact, publish
+from xsap.errors import ArtifactError, ConfigError
+
+_KIND = "checkpoint"
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any], more: dict[str, Any], *, keep: int
+) -> None:
+    """Publish `folder`/step-N, then remove all but the newest `keep`. step: how many are done. identity: what a resumed run must share.
+
+    more: any other JSON to get back.
+    """
+    facts = {"step": step, "identity": identity, "more": more}
+    with publish(folder / f"step-{step}", _KIND, facts, overwrite=True) as place:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
+        save_file(_moments(model, optimizer), place / "optimizer.safetensors")
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old)
+
+
+def resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+) -> tuple[int, dict[str, Any]] | None:
+    """Load the newest checkpoint that is whole into model and optimizer → (steps done, what `save` was given as `more`), or None.
+
+    A damaged one is named on stderr and passed over. Raises ConfigError if the run differs from the one that was saved.
+    """
+    for place in _newest_first(folder):
+        try:
+            manifest = open_artifact(place, _KIND)
+        except ArtifactError as error:
+            print(f"passed over: {error}", file=sys.stderr)
+            continue
+        _compare(manifest["identity"], identity, place)
+        model.load_state_dict(load_file(place / "model.safetensors"))
+        _restore(model, optimizer, load_file(place / "optimizer.safetensors"))
+        return manifest["step"], manifest["more"]
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    places = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    return sorted(places, key=lambda p: -int(p.name.removeprefix("step-")))
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Every tensor of the optimizer's state under its parameter's name."""
+    return {
+        f"{name}|{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in moments.items():
+        owner, _, key = name.partition("|")
+        device = "cpu" if key == "step" and not value.is_cuda and parameters[owner].device.type == "cpu" else parameters[owner].device
+        optimizer.state[parameters[owner]][key] = value.to(device)
+
+
+def _compare(saved: dict[str, Any], current: dict[str, Any], place: Path) -> None:
+    for key in sorted(saved.keys() | current.keys()):
+        if saved.get(key) != current.get(key):
+            raise ConfigError(
+                f"{place} was saved with {key} = {saved.get(key)}, this run has {current.get(key)}; "
+                "set it back, or start anew with --set resume=never --set overwrite=true"
+            )

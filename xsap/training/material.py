@@ -1,0 +1,73 @@
+"""What a run trains on: a terminology or a file of pairs, turned into names, the concept of each, and its language."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from xsap.encoding.tokens import Tokens
+from xsap.errors import ConfigError
+from xsap.languages import UNKNOWN
+from xsap.terms.pairs import read_pairs
+from xsap.terms.terminology import Terminology
+from xsap.text import TextPolicy, normalise_all
+
+
+@dataclass(frozen=True)
+class Material:
+    """names: n strings, as their source has them. concepts: (n,) the concept of each, numbered. languages: n ISO codes.
+
+    in_pairs: rows 2i and 2i + 1 are a pair of a file, in its order. terminology: where the names are from, else None.
+    """
+
+    names: list[str]
+    concepts: NDArray[np.int64]
+    languages: list[str]
+    in_pairs: bool
+    terminology: Terminology | None = None
+
+
+def from_terminology(path: Path, languages: frozenset[str] | None) -> Material:
+    """The names of a terminology in these languages (None: all). Raises ConfigError if there is none."""
+    terminology = Terminology.load(path)
+    names = terminology.select(languages=languages).names
+    if not names.num_rows:
+        raise ConfigError(f"{path}: has no name in {', '.join(sorted(languages or ()))}; it has {', '.join(terminology.languages)}")
+    concepts = pc.index_in(names["concept_id"], terminology.concepts["concept_id"].combine_chunks())
+    numbers = concepts.to_numpy().astype(np.int64)
+    return Material(names["name"].to_pylist(), numbers, names["language"].to_pylist(), in_pairs=False, terminology=terminology)
+
+
+def from_pairs(path: Path) -> Material:
+    """The names of an `id||name||name` file, pair after pair."""
+    pairs = read_pairs(path)
+    names = [name for pair in zip(pairs.left, pairs.right, strict=True) for name in pair]
+    _, numbers = np.unique(pairs.concept_ids, return_inverse=True)
+    return Material(names, np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names), in_pairs=True)
+
+
+def distinct(material: Material, policy: TextPolicy, anchor: str | None) -> Material:
+    """Names under a policy, each once a concept: "Fever" and "fever" are no pair to learn from. Of equal names one in `anchor` stays."""
+    names = normalise_all(material.names, policy)
+    if material.in_pairs:
+        return Material(names, material.concepts, material.languages, in_pairs=True)
+    _, strings = np.unique(np.array(names, dtype=object), return_inverse=True)
+    other = np.array([code != anchor for code in material.languages])
+    order = np.lexsort((other, strings, material.concepts))
+    key = np.stack([material.concepts, strings])[:, order]
+    first = np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(0)])
+    kept = np.sort(order[first])
+    kept = kept[[bool(names[i]) for i in kept]]
+    return Material([names[i] for i in kept], material.concepts[kept], [material.languages[i] for i in kept], False, material.terminology)
+
+
+def fingerprint(tokens: Tokens, material: Material) -> str:
+    """One sha256 of all that a step can draw from: the token ids and concepts of the names, and their languages, in order."""
+    digest = hashlib.sha256()
+    for array in (tokens.ids, tokens.offsets, material.concepts):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("\n".join(material.languages).encode())
+    return digest.hexdigest()

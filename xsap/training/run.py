@@ -1,0 +1,176 @@
+"""Settings → the parts of a run, put together and set going: the one place where training meets its configuration."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from xsap.artifacts import write_atomically
+from xsap.config import Loss, Settings
+from xsap.encoding.encoder import Encoder
+from xsap.encoding.folder import REFERENCE_LENGTH, Description
+from xsap.encoding.scratch import from_scratch
+from xsap.encoding.tokens import Tokens, tokenise_to_disk
+from xsap.errors import ArtifactError, ConfigError
+from xsap.languages import ENGLISH, to_iso
+from xsap.linking.evaluation import evaluate_concept
+from xsap.linking.index import Index
+from xsap.linking.linker import Linker
+from xsap.terms.mentions import read_mentions
+from xsap.terms.terminology import Terminology
+from xsap.text import TextPolicy
+from xsap.training.losses import info_nce, multi_similarity
+from xsap.training.material import Material, distinct, fingerprint, from_pairs, from_terminology
+from xsap.training.mining import triplet_margin
+from xsap.training.optim import adamw, schedule
+from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, Sampler, parse_choice
+from xsap.training.trainer import Objective, Trainer
+
+# what may differ between a run and its continuation
+_FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation"}
+_PARTS = ("config.json", "metrics.jsonl", "checkpoints", "model", "tokens")
+
+
+def run(settings: Settings) -> Path:
+    """A whole run → the folder of the trained model. Raises XsapError before anything is computed, wherever that can be known."""
+    accelerator = _accelerator(settings)
+    if accelerator.is_main_process:
+        _prepare_folder(settings)
+    accelerator.wait_for_everyone()
+    material, encoder = _material_and_encoder(settings)
+    evaluate = _evaluation(settings, material)
+    prepared = distinct(material, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
+    tokens = _tokens(settings, accelerator, prepared, encoder)
+    sampler = _sampler(settings, prepared)
+    total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
+    identity = settings.model_dump(mode="json", exclude=_FREE)
+    identity |= {"steps": total, "processes": accelerator.num_processes, "data": fingerprint(tokens, prepared)}
+    encoder.to(accelerator.device)
+    optim = settings.optim
+    trainer = Trainer(
+        accelerator=accelerator,
+        encoder=encoder,
+        optimizer=adamw(encoder, lr=optim.lr, weight_decay=optim.weight_decay),
+        tokens=tokens,
+        sampler=sampler,
+        objective=_objective(settings.loss),
+        rate=schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total),
+        evaluate=evaluate,
+        output=settings.output,
+        identity=identity,
+        seed=settings.seed,
+        lr=optim.lr,
+        clip=optim.clip,
+        total_steps=total,
+        max_minutes=settings.max_minutes,
+        checkpoint_every=settings.checkpoint.every,
+        checkpoint_keep=settings.checkpoint.keep,
+        evaluate_every=settings.evaluation.every,
+    )
+    steps = trainer.run(resume=settings.resume == "auto")
+    if accelerator.is_main_process:
+        content = material.terminology.content if material.terminology else None
+        facts = {"languages": sorted(set(prepared.languages)), "terminology": content, "steps": steps}
+        encoder.save_pretrained(settings.output / "model", overwrite=True, facts=facts)
+    accelerator.end_training()
+    return settings.output / "model"
+
+
+def _accelerator(settings: Settings) -> Accelerator:
+    try:
+        precision = "no" if settings.precision == "fp32" else settings.precision
+        accelerator = Accelerator(mixed_precision=precision, log_with=settings.tracker, project_dir=str(settings.output))
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"Accelerate can't run with precision = {settings.precision}, tracker = {settings.tracker}: {error}") from None
+    if settings.tracker:
+        accelerator.init_trackers("xsap")
+    return accelerator
+
+
+def _prepare_folder(settings: Settings) -> None:
+    """Make the run's folder, or refuse: a run is never mixed with another, and nothing foreign is deleted."""
+    output, present = settings.output, [name for name in _PARTS if (settings.output / name).exists()]
+    if output.exists() and not output.is_dir():
+        raise ArtifactError(f"{output}: expected a folder for the run, found a file")
+    if present and settings.resume == "never":
+        if not settings.overwrite:
+            raise ArtifactError(f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true")
+        for name in present:
+            shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()
+    output.mkdir(parents=True, exist_ok=True)
+    with write_atomically(output / "config.json") as stream:
+        json.dump(settings.model_dump(mode="json"), stream, indent=1)
+
+
+def _material_and_encoder(settings: Settings) -> tuple[Material, Encoder]:
+    languages = parse_choice(settings.sampling.languages)
+    material = from_pairs(settings.pairs) if settings.pairs else from_terminology(settings.terminology or Path(), languages)
+    policy = settings.text and TextPolicy(case=settings.text.case, unicode=settings.text.unicode)
+    if settings.base != "scratch":
+        return material, Encoder.from_pretrained(
+            settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
+        )
+    description = Description(settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy())
+    size = settings.scratch.model_dump()
+    return material, from_scratch(material.names, description, **size, seed=settings.seed)
+
+
+def _tokens(settings: Settings, accelerator: Accelerator, material: Material, encoder: Encoder) -> Tokens:
+    """Every process tokenises alike, the main one into the run's folder: no process waits for, or trusts, another's file."""
+    folder = settings.output / "tokens"
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{accelerator.process_index}.arrow"
+    return tokenise_to_disk(material.names, encoder.tokenizer, encoder.max_length, file)
+
+
+def _sampler(settings: Settings, material: Material) -> Sampler:
+    wanted, batch, seed = settings.sampling, settings.batch, settings.seed
+    if material.in_pairs:
+        if wanted.mode != "pairs" or wanted.anchor:
+            raise ConfigError("a file of pairs allows neither sampling.mode = groups nor an anchor; give a terminology instead")
+        return FilePairs(material.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
+    if not wanted.shuffle:
+        raise ConfigError("sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order")
+    concepts = Concepts(material.concepts, material.languages, wanted.anchor and to_iso(wanted.anchor))
+    if wanted.mode == "groups":
+        return GroupSampler(concepts, names_per_concept=wanted.names_per_concept, names=batch.names, seed=seed)
+    return PairSampler(concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=batch.pairs, seed=seed)
+
+
+def _objective(loss: Loss) -> Objective:
+    losses: dict[str, Callable[..., Tensor]] = {
+        "multi_similarity": partial(multi_similarity, alpha=loss.alpha, beta=loss.beta, base=loss.base),
+        "info_nce": partial(info_nce, temperature=loss.temperature),
+    }
+    chosen = losses[loss.name]
+    if loss.miner == "none":
+        return chosen
+    return lambda similarity, positives, negatives: chosen(
+        similarity, *triplet_margin(similarity, positives, negatives, margin=loss.margin)
+    )
+
+
+def _evaluation(settings: Settings, material: Material) -> Callable[[Encoder], dict[str, Any]] | None:
+    """Linking of the mentions into the dictionary's English names, by the encoder as it then is."""
+    wanted = settings.evaluation
+    if wanted.mentions is None:
+        return None
+    mentions = read_mentions(wanted.mentions)
+    dictionary = Terminology.load(wanted.dictionary) if wanted.dictionary else material.terminology
+    if dictionary is None:
+        raise ConfigError("evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER")
+
+    def evaluate(encoder: Encoder) -> dict[str, Any]:
+        index = Index.build(dictionary, encoder, languages={ENGLISH})
+        scores: dict[str, Any] = evaluate_concept(Linker(encoder, index), mentions)
+        mean = scores["mean"]["acc@1"]
+        print(f"Acc@1 {mean:.3f}, mean of {len(scores['languages'])} languages", file=sys.stderr)
+        return scores
+
+    return evaluate
