@@ -2,7 +2,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.rrf import read_rrf
@@ -54,17 +54,24 @@ def test_every_byte_of_every_field_is_read(file, rows, block, ended):
         assert read(file, 3, block_bytes=block) == expected == [[f.decode() for f in row] for row in rows]
 
 
-@given(pieces=st.lists(st.sampled_from([*PIECES, *BROKEN, b"|", b"||\n", b"a|b|\n", b"|\r\n", b"\n"]), min_size=1, max_size=30), block=st.integers(1, 60))
+@given(
+    pieces=st.lists(st.sampled_from([*PIECES, *BROKEN, b"|", b"||\n", b"a|b|\n", b"|\r\n", b"\n"]), min_size=1, max_size=30),
+    block=st.integers(1, 60),
+)
+@example(pieces=[b"a\nb|\n"], block=60)  # the right number of separators, in the wrong order
+@example(pieces=[b"a|b||c|d|\n"], block=60)  # twice the fields in one line
 def test_any_bytes_are_read_or_refused_as_the_naive_reader_does(file, pieces, block):
     data = b"".join(pieces)
     file.write_bytes(data)
     expected = naive(data, 2)
     try:
-        found = read(file, 2, block_bytes=block)
+        found: list[list[str]] | str = read(file, 2, block_bytes=block)
     except DataError as error:
-        assert isinstance(expected, int), error
-        assert str(error).startswith(f"{file}:{expected}: ")
-        assert "\n" not in str(error)
+        found = str(error)
+    if isinstance(expected, int):
+        assert isinstance(found, str)
+        assert found.startswith(f"{file}:{expected}: ")
+        assert "\n" not in found
     else:
         assert found == expected
 
@@ -103,6 +110,9 @@ def test_gzip_is_read_alike_and_its_damage_is_told(tmp_path):
     packed.write_bytes(gzip.compress(data))
     (tmp_path / "MRFILES.RRF").write_bytes(b"MRX.RRF|x|A,B|2|5000|%d|\n" % len(data))  # MRFILES counts the bytes before packing
     assert read(packed, 2, block_bytes=1000) == naive(data, 2)
+    (tmp_path / "MRFILES.RRF").write_bytes(b"MRX.RRF|x|A,B|2|4999|%d|\n" % len(data))
+    with pytest.raises(DataError, match="announces 4,999 rows, found 5,000"):
+        read(packed, 2)
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"MRX.RRF.gz: expected a gzip file, found a damaged one .*cut short\?"):
         read(packed, 2)

@@ -77,7 +77,15 @@ def test_the_chosen_rows_and_no_others_come_out(tmp_path_factory, rows, language
 
 
 def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
-    rows = [row(STR="a"), row(STR="a"), row(STR=" "), row(LAT="SPA", SAB="X", SUPPRESS="O"), row(SAB="X", SUPPRESS="O"), row(SUPPRESS="Y"), row(CUI="C2")]
+    rows = [
+        row(STR="a"),
+        row(STR="a"),
+        row(STR=" "),
+        row(LAT="SPA", SAB="X", SUPPRESS="O"),
+        row(SAB="X", SUPPRESS="O"),
+        row(SUPPRESS="Y"),
+        row(CUI="C2"),
+    ]
     _, tally = read_umls(*write(tmp_path, rows), languages={"en"}, sources={"MSH"}, semantic_types={"T047"})
     assert dict(tally.dropped) == {
         "language not chosen": 1,

@@ -67,9 +67,14 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
 def _swap(new: Path, path: Path) -> None:
     old = path.parent / f".{path.name}.{os.getpid()}.old"
     shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    new.rename(path)
+    try:
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
     _fsync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -102,7 +107,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found, version, files = manifest["kind"], manifest["format"], manifest["files"]
-        sizes = {name: entry["size"] for name, entry in files.items()}
+        sizes = {name: int(entry["size"]) for name, entry in files.items() if entry["sha256"]}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
     if found != kind:
@@ -136,13 +141,13 @@ def content_hash(manifest: dict[str, Any]) -> str:
 
 
 @contextmanager
-def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
-    """A single file, written aside and renamed into place when the block ends; nothing is left when it raises."""
+def write_atomically(path: Path | str, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """A single file, UTF-8 unless binary, written aside and renamed into place when the block ends; nothing is left when it raises."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}.new"
     try:
-        with aside.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as stream:
+        with aside.open("wb") if binary else aside.open("w", encoding="utf-8", newline="") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -156,9 +161,9 @@ def read_lines(path: Path | str) -> list[str]:
     """The lines of a UTF-8 file, without their ends (only `\\n` and `\\r\\n` end a line). Raises DataError."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: expected a file, found nothing there. Is the path right?")
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at offset {error.start:,}; convert the file to UTF-8"

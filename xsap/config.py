@@ -21,7 +21,7 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Sampling(_Section):
@@ -142,13 +142,14 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
     except ValidationError as error:
         raise ConfigError(_explain(error.errors()[0], where)) from None
     if (settings.terminology is None) == (settings.pairs is None):
-        raise ConfigError(f"exactly one of 'terminology' and 'pairs' must be set, found {'none' if settings.pairs is None else 'both'}; add --set terminology=FOLDER")
+        found, remedy = ("none", "terminology=FOLDER") if settings.pairs is None else ("both", "pairs=null, or --set terminology=null")
+        raise ConfigError(f"exactly one of 'terminology' and 'pairs' must be set, found {found}; add --set {remedy}")
     return settings
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{file}: expected a TOML file of settings, found nothing there") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -157,12 +158,14 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _parse(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or not text.strip():
         raise ConfigError(f"--set takes key=value, found '{override}'; for example --set optim.lr=1e-4")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word, such as a path
+        parsed = {}
+    plain = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
+    value = parsed["value"] if plain else text  # a bare word, such as a path, or a folder named by a date
     return key.strip().split("."), None if text == "null" else value
 
 
@@ -178,8 +181,14 @@ def _explain(error: Any, where: dict[str, str]) -> str:
     place = f" in {where[key]}" if key in where else ""
     if error["type"] == "extra_forbidden":
         known = _keys(Settings)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or difflib.get_close_matches(key.split(".")[-1], known, n=1, cutoff=0.4)
-        hint = f"; did you mean '{near[0].split('.')[-1] if near[0].rpartition('.')[0] == key.rpartition('.')[0] else near[0]}'?" if near else ""
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or difflib.get_close_matches(
+            key.split(".")[-1], known, n=1, cutoff=0.4
+        )
+        hint = (
+            f"; did you mean '{near[0].split('.')[-1] if near[0].rpartition('.')[0] == key.rpartition('.')[0] else near[0]}'?"
+            if near
+            else ""
+        )
         return f"unknown setting '{key}'{place}{hint}"
     if error["type"] == "missing":
         return f"the setting '{key}' must be given; add --set {key}=…"

@@ -41,7 +41,7 @@ def normalise(name: str, policy: TextPolicy) -> str:
     """One name under a policy: invisible characters dropped, runs of white space and controls made one space, ends trimmed."""
     if policy.unicode != "none":
         if not name.isascii():
-            name = unicodedata.normalize(policy.unicode, name).translate(_INVISIBLE)
+            name = unicodedata.normalize(policy.unicode, name.translate(_INVISIBLE))  # in this order: they keep an accent from its letter
         if not name.isprintable():  # no control is printable, so most names are spared the loop
             name = "".join(" " if unicodedata.category(c) == "Cc" else c for c in name)
         name = " ".join(name.split())

@@ -20,7 +20,17 @@ from transformers import PreTrainedTokenizerBase
 
 from xsap.artifacts import publish
 from xsap.encoding.folder import Description, open_folder, quiet, sentence_transformer_files
-from xsap.encoding.packing import Packed, can_pack, first_tokens, grouped_states, mean_tokens, pack, packed_states, padded_states
+from xsap.encoding.packing import (
+    Packed,
+    Transformer,
+    can_pack,
+    first_tokens,
+    grouped_states,
+    mean_tokens,
+    pack,
+    packed_states,
+    padded_states,
+)
 from xsap.encoding.tokens import tokenise
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalise_all
@@ -34,9 +44,9 @@ _POOL: dict[str, Callable[[Tensor, Packed], Tensor]] = {"cls": first_tokens, "me
 class Encoder(nn.Module):
     """`encode` for use; called on a `Packed` batch, a torch module for training."""
 
-    def __init__(self, transformer: nn.Module, tokenizer: PreTrainedTokenizerBase, description: Description) -> None:
+    def __init__(self, transformer: Transformer, tokenizer: PreTrainedTokenizerBase, description: Description) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer: Transformer = transformer
         self.tokenizer = tokenizer
         self.description = description
         self.precision: Precision = "fp32"

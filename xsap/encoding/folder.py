@@ -8,17 +8,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
-
 from transformers.utils import logging
 
 from xsap.artifacts import MANIFEST, content_hash, open_artifact, sha256_of
+from xsap.encoding.packing import Transformer
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text import TextPolicy
 
@@ -32,7 +31,7 @@ class Description:
 
     pooling: str
     max_length: int = REFERENCE_LENGTH
-    policy: TextPolicy = TextPolicy()
+    policy: TextPolicy = field(default_factory=TextPolicy)
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
@@ -48,7 +47,7 @@ class Description:
 class Folder(NamedTuple):
     """An opened model. content: sha256 over its files."""
 
-    transformer: nn.Module
+    transformer: Transformer
     tokenizer: PreTrainedTokenizerBase
     description: Description
     content: str
@@ -155,7 +154,10 @@ def _said_by_sentence_transformer(folder: Path) -> dict[str, Any]:
     transformer = folder / "sentence_bert_config.json"
     said = _read_json(transformer) if transformer.is_file() else {}
     policy = TextPolicy(case="lower" if said.get("do_lower_case") else "cased")
-    return {"pooling": mode, "policy": policy} | ({"max_length": said["max_seq_length"]} if said.get("max_seq_length") else {})
+    tokenizer = folder / "tokenizer_config.json"  # where newer releases keep the length
+    length = said.get("max_seq_length") or (_read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None)
+    known = isinstance(length, int) and length < 100_000  # transformers writes 10^30 for "any"
+    return {"pooling": mode, "policy": policy} | ({"max_length": length} if known else {})
 
 
 def sentence_transformer_files(description: Description, dimension: int) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def sentence_transformer_files(description: Description, dimension: int) -> dict
     }
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, transformer: nn.Module, where: str) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, transformer: Transformer, where: str) -> None:
     """Raise ArtifactError for a tokenizer that makes everything unknown (a SentencePiece file converted without protobuf), or that
     knows more pieces than the model has rows for."""
     ids = tokenizer("fever, cough and chest pain", add_special_tokens=False)["input_ids"]

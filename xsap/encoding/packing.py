@@ -9,14 +9,16 @@ The layers are those of the Hugging Face model itself, so its weights, its `stat
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xsap.encoding.tokens import Tokens
 
+Transformer = Any  # a Hugging Face model or a part of one: their attributes are made at run time
 _FAMILY = {"bert": 0, "roberta": None, "xlm-roberta": None, "camembert": None}  # first position; None: padding_idx + 1
 
 
@@ -52,14 +54,14 @@ def pack(tokens: Tokens) -> Packed:
     return Packed(ids, torch.from_numpy(positions), shapes, torch.from_numpy(order))
 
 
-def can_pack(model: nn.Module) -> bool:
+def can_pack(model: Transformer) -> bool:
     """Whether `packed_states` knows the model's architecture; others run by `grouped_states`."""
     config = model.config
     kind = getattr(config, "position_embedding_type", "absolute") or "absolute"
     return config.model_type in _FAMILY and kind == "absolute" and not getattr(config, "is_decoder", False)
 
 
-def packed_states(model: nn.Module, batch: Packed) -> Tensor:
+def packed_states(model: Transformer, batch: Packed) -> Tensor:
     """(T, hidden): the last layer's state of each token, in the order of `batch.ids`."""
     states = _embed(model.embeddings, batch, _FAMILY[model.config.model_type])
     sizes = [count * length for count, length in batch.shapes]
@@ -70,14 +72,15 @@ def packed_states(model: nn.Module, batch: Packed) -> Tensor:
     return states
 
 
-def _embed(embeddings: nn.Module, batch: Packed, first_position: int | None) -> Tensor:
+def _embed(embeddings: Transformer, batch: Packed, first_position: int | None) -> Tensor:
     first = embeddings.position_embeddings.padding_idx + 1 if first_position is None else first_position
     states = embeddings.word_embeddings(batch.ids) + embeddings.token_type_embeddings.weight[0]
     states = states + embeddings.position_embeddings(batch.positions + first)
-    return embeddings.dropout(embeddings.LayerNorm(states))  # type: ignore[no-any-return]
+    normed: Tensor = embeddings.dropout(embeddings.LayerNorm(states))
+    return normed
 
 
-def _attend(attention: nn.Module, states: Tensor, shapes: tuple[tuple[int, int], ...], sizes: list[int]) -> Tensor:
+def _attend(attention: Transformer, states: Tensor, shapes: tuple[tuple[int, int], ...], sizes: list[int]) -> Tensor:
     """Self-attention of each name with itself alone. states: (T, hidden) → (T, hidden)."""
     heads, dropout = attention.num_attention_heads, attention.dropout.p if attention.training else 0.0
     # split, not slices: the backward pass of a split is one concatenation, that of a slice a whole matrix of zeros
@@ -98,10 +101,11 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Ten
     weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1)
     if dropout:
         weights = F.dropout(weights, dropout)
-    return weights.to(value.dtype) @ value
+    attended: Tensor = weights.to(value.dtype) @ value
+    return attended
 
 
-def grouped_states(model: nn.Module, batch: Packed) -> Tensor:
+def grouped_states(model: Transformer, batch: Packed) -> Tensor:
     """`packed_states` for any other architecture: one call of the model for each length, so there is still no pad token."""
     states = []
     for (count, length), ids in zip(batch.shapes, batch.ids.split([c * n for c, n in batch.shapes]), strict=True):
@@ -111,13 +115,14 @@ def grouped_states(model: nn.Module, batch: Packed) -> Tensor:
     return torch.cat(states)
 
 
-def padded_states(model: nn.Module, batch: Packed, length: int, pad_id: int) -> Tensor:
+def padded_states(model: Transformer, batch: Packed, length: int, pad_id: int) -> Tensor:
     """(n, length, hidden) in the given order of names, each name padded to `length`: for pooling over pad positions too."""
     rows = []
     for (count, size), ids in zip(batch.shapes, batch.ids.split([c * n for c, n in batch.shapes]), strict=True):
         rows.append(F.pad(ids.view(count, size), (0, length - size), value=pad_id))
     padded = torch.cat(rows)[batch.order]
-    return model(input_ids=padded, attention_mask=padded.ne(pad_id).long()).last_hidden_state  # type: ignore[no-any-return]
+    states: Tensor = model(input_ids=padded, attention_mask=padded.ne(pad_id).long()).last_hidden_state
+    return states
 
 
 def first_tokens(states: Tensor, batch: Packed) -> Tensor:

@@ -35,7 +35,8 @@ def split_ids(identifiers: str) -> frozenset[str]:
 
 def hits(ranks: Ranks, k: int) -> Values:
     """(n,) 1.0 where the first right candidate is among the first k, else 0.0. Their mean is Acc@k."""
-    return ((ranks != MISS) & (ranks < k)).astype(np.float64)
+    hit: NDArray[np.bool_] = (ranks != MISS) & (ranks < k)
+    return hit.astype(np.float64)
 
 
 def reciprocal_ranks(ranks: Ranks) -> Values:

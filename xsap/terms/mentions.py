@@ -25,6 +25,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+_SPACES = dict.fromkeys(map(ord, "\t\r\n"), " ")
+
 
 def build_mentions(mentions: list[str], languages: list[str], concept_ids: list[list[str]], **columns: list[object]) -> pa.Table:
     """A table of SCHEMA from columns of equal length; `columns`: context, start, end, document_id, each null where it is not given."""
@@ -45,6 +47,8 @@ def read_mentions(path: Path | str) -> pa.Table:
     if "mention" not in header or unknown:
         found = f"the unknown column '{unknown[0]}'" if "mention" in header else "no column 'mention'"
         raise DataError(f"{path}:1: expected columns out of {', '.join(SCHEMA.names)}, tab-separated; found {found}")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}:1: expected each column once, found {', '.join(header)}")
     columns: dict[str, list[object]] = {name: [] for name in header}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
@@ -64,27 +68,40 @@ def _parse(column: str, cell: str, where: str) -> object:
         if column == "language":
             return to_iso(cell) if cell else UNKNOWN
         if column in ("start", "end"):
-            return int(cell) if cell else None
+            return pa.scalar(int(cell), pa.int64()).as_py() if cell else None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DataError(f"{where}: expected a whole number in '{column}', found '{cell}'") from None
     return cell if column == "mention" else cell or None
 
 
 def _read_parquet(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?")
     try:
-        return pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected a Parquet file with the columns {', '.join(SCHEMA.names)}; found: {str(error).splitlines()[0]}"
-        ) from None
+        table = pq.read_table(path)
+        absent = {"language": UNKNOWN, "concept_ids": []}
+        for field in SCHEMA:
+            if field.name != "mention" and field.name not in table.column_names:
+                table = table.append_column(field, pa.array([absent.get(field.name)] * table.num_rows, field.type))
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        languages = pa.array([to_iso(code) if code else UNKNOWN for code in table["language"].to_pylist()], pa.string())
+    except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        found = str(error).strip("'").splitlines()[0]
+        raise DataError(f"{path}: expected a Parquet file with columns out of {', '.join(SCHEMA.names)}; found: {found}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return table.set_column(SCHEMA.get_field_index("language"), SCHEMA.field("language"), languages)
 
 
 def write_mentions(table: pa.Table, path: Path | str) -> None:
-    """Write mentions as TSV (or Parquet, by the path's ending). Columns without a value are left out; tabs and line ends become spaces."""
+    """Write mentions as TSV (or Parquet, by the path's ending), all or nothing.
+
+    In TSV columns without a value are left out, and each tab, carriage return and newline becomes a space.
+    """
     if Path(path).suffix == ".parquet":
-        with write_atomically(path, "wb") as stream:
+        with write_atomically(path, binary=True) as stream:
             pq.write_table(table.cast(SCHEMA), stream)
         return
     kept = [name for name in SCHEMA.names if name in ("mention", "language", "concept_ids") or table[name].null_count < table.num_rows]
@@ -95,6 +112,5 @@ def write_mentions(table: pa.Table, path: Path | str) -> None:
 
 
 def _format(value: object) -> str:
-    if isinstance(value, list):
-        return "|".join(value)
-    return "" if value is None else " ".join(str(value).split()) if isinstance(value, str) else str(value)
+    text = "|".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    return text.translate(_SPACES)  # one for one, so that start and end still point into the context

@@ -126,7 +126,7 @@ def _starts(table: pa.Table, columns: list[str]) -> pa.Array:
     n = table.num_rows
     if n == 0:
         return pa.array([], pa.bool_())
-    differs = pa.array([False] * (n - 1))
+    differs = pa.array([False] * (n - 1), pa.bool_())
     for name in columns:
         column = table[name]
         differs = pc.or_(differs, pc.not_equal(column.slice(1), column.slice(0, n - 1)))

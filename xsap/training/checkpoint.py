@@ -20,7 +20,14 @@ _KIND = "checkpoint"
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any], more: dict[str, Any], *, keep: int
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    more: dict[str, Any],
+    *,
+    keep: int,
 ) -> None:
     """Publish `folder`/step-N, then remove all but the newest `keep`. step: how many are done. identity: what a resumed run must share.
 
@@ -34,9 +41,7 @@ def save(
         shutil.rmtree(old)
 
 
-def resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
-) -> tuple[int, dict[str, Any]] | None:
+def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """Load the newest checkpoint that is whole into model and optimizer → (steps done, what `save` was given as `more`), or None.
 
     A damaged one is named on stderr and passed over. Raises ConfigError if the run differs from the one that was saved.

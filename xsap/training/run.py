@@ -111,7 +111,7 @@ def _prepare_folder(settings: Settings) -> None:
 def _material_and_encoder(settings: Settings) -> tuple[Material, Encoder]:
     languages = parse_choice(settings.sampling.languages)
     material = from_pairs(settings.pairs) if settings.pairs else from_terminology(settings.terminology or Path(), languages)
-    policy = settings.text and TextPolicy(case=settings.text.case, unicode=settings.text.unicode)
+    policy = TextPolicy(case=settings.text.case, unicode=settings.text.unicode) if settings.text else None
     if settings.base != "scratch":
         return material, Encoder.from_pretrained(
             settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
@@ -164,7 +164,9 @@ def _evaluation(settings: Settings, material: Material) -> Callable[[Encoder], d
     mentions = read_mentions(wanted.mentions)
     dictionary = Terminology.load(wanted.dictionary) if wanted.dictionary else material.terminology
     if dictionary is None:
-        raise ConfigError("evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER")
+        raise ConfigError(
+            "evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER"
+        )
 
     def evaluate(encoder: Encoder) -> dict[str, Any]:
         index = Index.build(dictionary, encoder, languages={ENGLISH})

@@ -152,7 +152,8 @@ class Trainer:
 
     @property
     def _bare_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self._optimizer, "optimizer", self._optimizer)
+        bare: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        return bare
 
     def _resume(self) -> tuple[int, float]:
         """Steps done and seconds spent by the newest checkpoint; the log is cut back to it."""

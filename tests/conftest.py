@@ -1,0 +1,57 @@
+"""What several tests share: the sample terminology, and small encoders made on the spot."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parents[1]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run a command as a user would type it, from a folder outside the checkout, and return what it printed."""
+
+    def call(*words: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd or "/", env=environment, timeout=300, **options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def sample_folder(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """The sample terminology as a terminology folder."""
+    out = tmp_path_factory.mktemp("sample") / "terminology"
+    done = run("-m", "data_prep", "umls", ROOT / "data_prep" / "sample", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def sample_names(sample_folder: Path) -> list[str]:
+    """All names of the sample terminology."""
+    from xsap.terms.terminology import Terminology
+
+    return Terminology.load(sample_folder).names["name"].to_pylist()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
+    """A model folder of ours: an XLM-R of two narrow layers from scratch, mean pooling, lower case."""
+    from xsap.encoding.folder import Description
+    from xsap.encoding.scratch import from_scratch
+    from xsap.text import TextPolicy
+
+    description = Description("mean", 32, TextPolicy("lower", "NFKC"))
+    size = {"vocabulary_size": 3000, "layers": 2, "hidden": 64, "heads": 4, "dropout": 0.1}
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    from_scratch(sample_names, description, **size, seed=1).save_pretrained(folder)
+    return folder

@@ -1,0 +1,90 @@
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from xsap.text import EXACT_MATCH, TextPolicy, normalise, normalise_all
+
+POLICIES = [TextPolicy(case, form) for case in ("cased", "lower") for form in ("none", "NFC", "NFKC")]
+COMPOSING = [policy for policy in POLICIES if policy.unicode != "none"]
+INVISIBLE = "\ufeff\u200b\u2060\u00ad"
+
+awkward = st.sampled_from(
+    "aeiAEΣσςİıßẞÅﬁ①℃ﾊﾞ゙が각ᄀ\u0301\u0307\u0327\u0323 \t\n\r\x00\x1f\x7f\x85\u00a0\u2028\u3000\u200c\u200d" + INVISIBLE
+)
+names = st.text(awkward | st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@given(name=names)
+@example(name="e\u00ad\u0301")
+@example(name="İI\u0307")
+def test_normalising_twice_changes_nothing(policy, name):
+    once = normalise(name, policy)
+    assert normalise(once, policy) == once
+
+
+@pytest.mark.parametrize("policy", COMPOSING, ids=str)
+@given(name=names, form=st.sampled_from(["NFC", "NFD"]))
+def test_canonically_equal_spellings_are_one_name(policy, name, form):
+    assert normalise(unicodedata.normalize(form, name), policy) == normalise(name, policy)
+
+
+@pytest.mark.parametrize("policy", COMPOSING, ids=str)
+@given(before=names, invisible=st.sampled_from(INVISIBLE), after=names)
+@example(before="e", invisible="\u200b", after="\u0301")
+@example(before="fiebre", invisible="\ufeff", after=" alta")
+def test_an_invisible_character_anywhere_makes_no_other_name(policy, before, invisible, after):
+    assert normalise(before + invisible + after, policy) == normalise(before + after, policy)
+
+
+@pytest.mark.parametrize("policy", COMPOSING, ids=str)
+@given(name=names)
+def test_words_stand_one_space_apart_and_no_control_is_left(policy, name):
+    found = normalise(name, policy)
+    assert "" not in found.split(" ") or found == ""
+    assert not any(c != " " and (c.isspace() or unicodedata.category(c) == "Cc") for c in found)
+    assert not set(found) & set(INVISIBLE)
+
+
+@given(name=names)
+def test_without_unicode_and_case_a_string_stays_as_it_stands(name):
+    assert normalise(name, TextPolicy("cased", "none")) == name
+    assert normalise(name, TextPolicy("lower", "none")) == name.lower()
+
+
+@pytest.mark.parametrize(
+    "space", ["\t", "\n", "\r\n", "\x00", "\x0b", "\x1c", "\x7f", "\x85", "\u00a0", "\u2003", "\u2028", "\u2029", "\u3000", "  "]
+)
+def test_any_white_space_or_control_is_one_space(space):
+    assert normalise(f"{space}fiebre{space}alta{space}", TextPolicy()) == "fiebre alta"
+
+
+@pytest.mark.parametrize(
+    ("name", "nfc", "nfkc", "matched"),
+    [
+        ("ﬁbrosis", "ﬁbrosis", "fibrosis", "fibrosis"),
+        ("ＣＯＶＩＤ－１９", "ＣＯＶＩＤ－１９", "COVID-19", "covid-19"),
+        ("ﾊﾟｰｷﾝｿﾝ病", "ﾊﾟｰｷﾝｿﾝ病", "パーキンソン病", "パーキンソン病"),
+        ("u\u0308belkeit", "übelkeit", "übelkeit", "übelkeit"),
+        ("İltihap", "İltihap", "İltihap", "i\u0307ltihap"),
+        ("ΠΥΡΕΤΌΣ", "ΠΥΡΕΤΌΣ", "ΠΥΡΕΤΌΣ", "πυρετός"),
+        ("Fußschmerz", "Fußschmerz", "Fußschmerz", "fußschmerz"),
+        ("می\u200cخواهم", "می\u200cخواهم", "می\u200cخواهم", "می\u200cخواهم"),
+        ("37 °C", "37 °C", "37 °C", "37 °c"),
+    ],
+)
+def test_each_policy_does_what_its_name_says(name, nfc, nfkc, matched):
+    assert normalise(name, TextPolicy()) == nfc
+    assert normalise(name, TextPolicy("cased", "NFKC")) == nfkc
+    assert normalise(name, EXACT_MATCH) == matched
+
+
+def test_names_keep_their_order_and_number():
+    assert normalise_all(iter(["B", "", " a ", "B"]), TextPolicy("lower", "NFC")) == ["b", "", "a", "b"]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_a_policy_comes_back_from_its_json(policy):
+    assert TextPolicy(**policy.to_dict()) == policy

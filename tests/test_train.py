@@ -1,0 +1,263 @@
+"""Training as a user runs it: the original recipe step for step, killed and resumed, on several processes, and with wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from conftest import ROOT, Run
+from pytorch_metric_learning.losses import MultiSimilarityLoss
+from pytorch_metric_learning.miners import TripletMarginMiner
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+from xsap import Encoder, Terminology
+from xsap.config import load_settings
+from xsap.errors import ArtifactError, ConfigError
+from xsap.training.run import run as train
+
+SMALL = ["base=scratch", "scratch.vocabulary_size=2000", "scratch.layers=1", "scratch.hidden=32", "scratch.heads=2", "pooling=mean", "optim.lr=1e-3"]
+LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state in the process; each run in a test begins as in a new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+
+
+def settings(terminology: Path, output: Path, *more: str) -> list[str]:
+    return [f"terminology={terminology}", f"output={output}", *SMALL, *more]
+
+
+def steps_of(output: Path) -> list[dict[str, float]]:
+    return [line for line in map(json.loads, (output / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model" / "model.safetensors")
+
+
+def assert_same_weights(left: Path, right: Path) -> None:
+    a, b = weights(left), weights(right)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def pairs_file(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 pairs of the sample's names as the original code reads them."""
+    names = Terminology.load(sample_folder).names.to_pylist()
+    rng = np.random.default_rng(0)
+    lines = []
+    while len(lines) < 160:
+        left = names[rng.integers(len(names))]
+        right = rng.choice([n for n in names if n["concept_id"] == left["concept_id"] and n["name"] != left["name"]])
+        lines.append(f"{left['concept_id']}||{left['name']}||{right['name']}")
+    file = tmp_path_factory.mktemp("pairs") / "pairs.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def reference_losses(model_folder: Path, pairs_file: Path, pooling: str) -> list[float]:
+    """The original recipe by its own libraries: padded to 25, two forward passes, the miner over triplets, AdamW."""
+    model, tokenizer = AutoModel.from_pretrained(model_folder, add_pooling_layer=False).train(), AutoTokenizer.from_pretrained(model_folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    loss_of, miner = MultiSimilarityLoss(alpha=1, beta=60, base=0.5), TripletMarginMiner(margin=0.2, type_of_triplets="all")
+    rows = [line.split("||") for line in pairs_file.read_text(encoding="utf-8").splitlines()]
+    losses = []
+    for start in range(0, len(rows), 16):
+        ids, left, right = zip(*rows[start : start + 16], strict=True)
+        sides = []
+        for names in (left, right):
+            inputs = tokenizer(list(names), padding="max_length", truncation=True, max_length=25, return_tensors="pt")
+            states = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][..., None]
+            sides.append({"cls": states[:, 0], "mean": (states * mask).sum(1) / mask.sum(1), "mean_all": states.mean(1)}[pooling])
+        vectors = torch.cat(sides)
+        labels = torch.tensor([sorted(set(ids)).index(i) for i in ids * 2])
+        loss = loss_of(vectors, labels, miner(vectors, labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
+def test_the_original_recipe_gives_the_same_losses(tiny_folder: Path, pairs_file: Path, tmp_path: Path, pooling: str) -> None:
+    from test_encoder import bare
+
+    base = bare(tiny_folder, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps(config))
+    overrides = [f"base={base}", f"pairs={pairs_file}", f"output={tmp_path / 'run'}", f"pooling={pooling}", "batch.pairs=16", "optim.lr=1e-3"]
+    train(load_settings(ROOT / "configs/train/sapbert_reference.toml", [*overrides, "sampling.shuffle=false", "precision=fp32"]))
+    ours = [line["loss"] for line in steps_of(tmp_path / "run")]
+    theirs = reference_losses(base, pairs_file, pooling)
+    assert len(ours) == 10
+    assert np.ptp(ours) > 1e-3  # batches and updates both count
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tmp_path: Path, run: Run) -> None:
+    mentions = ROOT / "data_prep" / "sample" / "mentions.tsv"
+    more = [
+        f"terminology={sample_folder}",
+        f"output={tmp_path / 'run'}",
+        f"evaluation.mentions={mentions}",
+        "scratch.vocabulary_size=3000",
+        "scratch.hidden=64",
+        "batch.names=256",
+        "max_steps=80",
+        "optim.warmup_steps=10",
+    ]
+    words = [word for value in more for word in ("--set", value)]
+    done = run(*LAUNCH, "--num_processes", "1", ROOT / "xsap/train.py", "--config", ROOT / "configs/train/small.toml", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "run" / "model")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    before, after = (line["evaluation"] for line in lines if "evaluation" in line)
+    assert after["mean"]["acc@1"] > before["mean"]["acc@1"] + 0.1
+    assert set(after["languages"]) == {"es", "de", "fr", "fi", "ru", "tr", "ko", "zh", "ja", "th"}
+    losses = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in losses] == list(range(1, 81))
+    assert losses[0]["lr"] == pytest.approx(1e-3 / 11)
+    assert losses[-1]["lr"] == pytest.approx(1e-3 / 70)
+    described = json.loads((tmp_path / "run" / "model" / "xsap.json").read_text())
+    assert described["terminology"] == Terminology.load(sample_folder).content
+    assert described["languages"] == sorted(Terminology.load(sample_folder).languages)
+    assert Encoder.from_pretrained(tmp_path / "run" / "model").encode(["fiebre"]).shape == (1, 64)
+    assert not list(tmp_path.glob("run/.*"))
+
+
+def test_killed_and_resumed_equals_unbroken_to_the_bit(sample_folder: Path, tmp_path: Path) -> None:
+    common = ["max_steps=60", "checkpoint.every=7", "sampling.mode=groups", "batch.names=64", "optim.schedule=linear", "optim.clip=1.0"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "whole", *common)))
+    words = [word for value in settings(sample_folder, tmp_path / "broken", *common, "resume=auto") for word in ("--set", value)]
+    command = [sys.executable, str(ROOT / "xsap" / "train.py"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "broken" / "checkpoints" / "step-14").exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "broken" / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
+    whole, broken = steps_of(tmp_path / "whole"), steps_of(tmp_path / "broken")
+    assert [(x["step"], x["loss"], x["lr"]) for x in whole] == [(x["step"], x["loss"], x["lr"]) for x in broken]
+
+
+@pytest.mark.parametrize(("mode", "processes"), [("pairs", 2), ("groups", 3)])
+def test_processes_together_do_what_one_does(sample_folder: Path, tmp_path: Path, run: Run, mode: str, processes: int) -> None:
+    common = [f"sampling.mode={mode}", "max_steps=4", "batch.pairs=15", "batch.names=36", "scratch.dropout=0.0", "checkpoint.every=4", "optim.clip=0.5"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "one", *common)))
+    words = [word for value in settings(sample_folder, tmp_path / "several", *common) for word in ("--set", value)]
+    done = run(*LAUNCH, "--num_processes", processes, "--num_cpu_threads_per_process", 1, ROOT / "xsap" / "train.py", *words)
+    assert done.returncode == 0, done.stderr
+    alone, together = steps_of(tmp_path / "one"), steps_of(tmp_path / "several")
+    assert [x["loss"] for x in together] == pytest.approx([x["loss"] for x in alone], rel=1e-5)
+    several = weights(tmp_path / "several")
+    for name, value in weights(tmp_path / "one").items():
+        torch.testing.assert_close(several[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_a_damaged_checkpoint_is_passed_over(sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["checkpoint.every=4", "max_steps=8", "batch.pairs=8"]
+    output = tmp_path / "run"
+    train(load_settings(None, settings(sample_folder, output, *common)))
+    expected = weights(output)
+    (output / "checkpoints" / "step-8" / "model.safetensors").write_bytes(b"half")
+    train(load_settings(None, settings(sample_folder, output, *common, "resume=auto")))
+    assert "passed over" in capsys.readouterr().err
+    assert all(torch.equal(value, expected[name]) for name, value in weights(output).items())
+
+
+def test_only_the_newest_checkpoints_are_kept(sample_folder: Path, tmp_path: Path) -> None:
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", "checkpoint.every=2", "checkpoint.keep=2", "max_steps=9", "batch.pairs=8")))
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-8", "step-9"]
+
+
+@pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.lr=5e-4", "sampling.languages=en_syn"])
+def test_another_run_is_not_continued(sample_folder: Path, tmp_path: Path, change: str) -> None:
+    common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
+    with pytest.raises(ConfigError, match=r"step-2 was saved with \w+ = .*, this run has .*; set it back"):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", *common, change, "resume=auto")))
+
+
+def test_a_run_is_not_overwritten_unless_told_to(sample_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", "checkpoint.every=0")
+    train(load_settings(None, words))
+    with pytest.raises(ArtifactError, match="holds a run already"):
+        train(load_settings(None, words))
+    train(load_settings(None, [*words, "overwrite=true"]))
+    assert len(steps_of(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_time_is_up_at_max_minutes(sample_folder: Path, tmp_path: Path) -> None:
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.every=1000")))
+    done = len(steps_of(tmp_path / "run"))
+    assert done >= 1
+    assert (tmp_path / "run" / "checkpoints" / f"step-{done}").is_dir()
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_no_step_writes_the_untrained_model(sample_folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(load_settings(None, settings(sample_folder, tmp_path / name, "max_steps=0")))
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "output=x"], "exactly one of 'terminology' and 'pairs' must be set"),
+        (["--set", "output=x", "--set", "terminology=nowhere"], "expected a terminology folder, found nothing there"),
+        (["--set", "output=x", "--set", "terminology=a", "--set", "sampling.langauges=en_syn"], "did you mean 'languages'?"),
+        (["--config", "none.toml"], "expected a TOML file of settings, found nothing there"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, words: list[str], message: str) -> None:
+    done = run(ROOT / "xsap" / "train.py", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not any(p.name in ("model", "metrics.jsonl") for p in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sampling.mode=groups", "a file of pairs allows neither"),
+        ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
+    ],
+)
+def test_pairs_have_their_limits(pairs_file: Path, tmp_path: Path, change: str, message: str) -> None:
+    change = change.format(mentions=ROOT / "data_prep" / "sample" / "mentions.tsv")
+    with pytest.raises(ConfigError, match=message):
+        train(load_settings(None, [f"pairs={pairs_file}", f"output={tmp_path / 'run'}", *SMALL, change]))
+
+
+def test_a_language_without_names_is_named(sample_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no concept has two names"):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.anchor=sv")))
