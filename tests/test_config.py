@@ -108,7 +108,7 @@ def test_null_undoes_what_a_file_says(write):
     assert load_settings(write('output = "o"\npairs = "p"\ntracker = "wandb"\n'), ["tracker=null"]).tracker is None
 
 
-@pytest.mark.parametrize("text", ["seed", "=3", " = 3", "", "seed=", "seed= "])
+@pytest.mark.parametrize("text", ["seed", "=3", " = 3", "", "seed=", "seed= ", ".=3", "optim.=3", ".lr=3"])
 def test_set_without_a_key_or_value_is_refused(text):
     assert re.fullmatch(rf"--set takes key=value, found '{text}'; for example .*", refusal(text))
 
@@ -122,7 +122,10 @@ def test_one_set_makes_one_setting():
     [
         ("sampling.langauges", "languages"),
         ("sedd", "seed"),
-        ("optim.learning_rate", "optim.lr|warmup_steps|schedule"),
+        ("optim.warmup", "warmup_steps"),
+        ("optimm.lr", "optim"),
+        ("evaluation.precison", "precision"),
+        ("loss.layers", "scratch.layers"),
         ("lr", "optim.lr"),
         ("temperature", "loss.temperature"),
         ("loss.lr", "optim.lr"),
@@ -132,10 +135,8 @@ def test_one_set_makes_one_setting():
     ],
 )
 def test_an_unknown_setting_names_the_nearest(key, nearest):
-    found = re.fullmatch(rf"unknown setting '{key}' in --set {key}=1(?:; did you mean '(.*)'\?)?", refusal(f"{key}=1"))
-    assert found
-    assert found[1] is None or re.fullmatch(nearest, found[1])
-    assert found[1] or key == "optim.learning_rate"
+    named = "optimm" if key.startswith("optimm") else key
+    assert refusal(f"{key}=1") == f"unknown setting '{named}' in --set {key}=1; did you mean '{nearest}'?"
 
 
 def test_an_unknown_setting_in_a_file_names_file_and_key(write):
@@ -148,8 +149,9 @@ def test_an_unknown_section_in_a_file_names_file_and_key(write):
     assert refusal(file=file) == f"unknown setting 'optimm' in {file}; did you mean 'optim'?"
 
 
-def test_a_setting_that_resembles_none_gets_no_guess():
-    assert refusal("qqqqzzzz=1") == "unknown setting 'qqqqzzzz' in --set qqqqzzzz=1"
+@pytest.mark.parametrize("key", ["qqqqzzzz", "optim.learning_rate"])
+def test_a_setting_that_resembles_none_gets_no_guess(key):
+    assert refusal(f"{key}=1") == f"unknown setting '{key}' in --set {key}=1"
 
 
 @pytest.mark.parametrize(
@@ -255,8 +257,8 @@ def test_settings_come_back_from_their_json():
 def test_any_base_comes_back_as_text_or_is_refused_in_one_line(text):
     try:
         base = settings(f"base={text}").base
-    except ConfigError as error:
-        assert "base" in str(error)
+    except ConfigError:
+        assert "base" in refusal(f"base={text}")
         return
     assert base in {text, text.strip()} or text.lstrip()[0] in "\"'#" or "#" in text
 
@@ -265,5 +267,5 @@ def test_any_base_comes_back_as_text_or_is_refused_in_one_line(text):
 def test_any_key_is_known_or_refused(key):
     try:
         settings(f"{key}=1")
-    except ConfigError as error:
-        assert key in str(error)
+    except ConfigError:
+        assert key.split(".")[0] in refusal(f"{key}=1")

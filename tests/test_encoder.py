@@ -97,7 +97,9 @@ def test_another_pooling_than_the_model_says_is_refused(tiny_folder: Path) -> No
         Encoder.from_pretrained(tiny_folder, pooling="cls")
 
 
-@pytest.mark.parametrize(("keywords", "message"), [({"pooling": "max"}, "pooling must be one of"), ({"pooling": "cls", "max_length": 2}, "at least 3")])
+@pytest.mark.parametrize(
+    ("keywords", "message"), [({"pooling": "max"}, "pooling must be one of"), ({"pooling": "cls", "max_length": 2}, "at least 3")]
+)
 def test_impossible_descriptions_are_refused(bare_folder: Path, keywords: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Encoder.from_pretrained(bare_folder, **keywords)

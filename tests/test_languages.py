@@ -5,13 +5,11 @@ from hypothesis import strategies as st
 from xsap.errors import DataError
 from xsap.languages import UNKNOWN, parse_languages, to_iso, to_name, to_umls
 
-UMLS = dict(
-    zip(
-        "ARA BAQ CHI CZE DAN DUT ENG EST FIN FRE GER GRE HEB HUN ITA JPN KOR LAV NOR POL POR RUS SPA SWE TUR UKR".split(" "),
-        "ar eu zh cs da nl en et fi fr de el he hu it ja ko lv no pl pt ru es sv tr uk".split(" "),
-        strict=True,
-    )
-)
+UMLS = {
+    "ARA": "ar", "BAQ": "eu", "CHI": "zh", "CZE": "cs", "DAN": "da", "DUT": "nl", "ENG": "en", "EST": "et", "FIN": "fi", "FRE": "fr",
+    "GER": "de", "GRE": "el", "HEB": "he", "HUN": "hu", "ITA": "it", "JPN": "ja", "KOR": "ko", "LAV": "lv", "NOR": "no", "POL": "pl",
+    "POR": "pt", "RUS": "ru", "SPA": "es", "SWE": "sv", "TUR": "tr", "UKR": "uk",
+}  # fmt: skip
 BY_THREE = {
     "deu": "de",
     "ger": "de",

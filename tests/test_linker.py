@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking import linker as module
-from xsap.linking.index import Index, Model
+from xsap.linking.index import NAMES_SCHEMA, Index, Model
 from xsap.linking.linker import Candidate, Linker
-from xsap.linking.index import NAMES_SCHEMA
 from xsap.terms.terminology import CONCEPTS_SCHEMA
 from xsap.text import TextPolicy
 

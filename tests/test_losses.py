@@ -77,7 +77,9 @@ def test_losses_equal_loops_over_pairs(batch: tuple[Tensor, Tensor], mined: bool
     if mined:
         masks = triplet_margin(similarity, *masks, margin=0.2)
     assert multi_similarity(similarity, *masks, **MS).item() == pytest.approx(loop_multi_similarity(similarity, *masks, **MS), rel=1e-9)
-    assert info_nce(similarity, *masks, temperature=0.1).item() == pytest.approx(loop_info_nce(similarity, *masks, 0.1), rel=1e-9, abs=1e-12)
+    assert info_nce(similarity, *masks, temperature=0.1).item() == pytest.approx(
+        loop_info_nce(similarity, *masks, 0.1), rel=1e-9, abs=1e-12
+    )
 
 
 @given(batch=batches(), mined=st.booleans())

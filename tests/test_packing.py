@@ -5,14 +5,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from xsap.encoding.packing import can_pack, first_tokens, grouped_states, mean_tokens, pack, packed_states, padded_states
 from xsap.encoding.tokens import Tokens
 
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 MODELS = {
-    "xlm-roberta": lambda: XLMRobertaModel(XLMRobertaConfig(**SIZE, max_position_embeddings=40, type_vocab_size=1), add_pooling_layer=False),
+    "xlm-roberta": lambda: XLMRobertaModel(
+        XLMRobertaConfig(**SIZE, max_position_embeddings=40, type_vocab_size=1), add_pooling_layer=False
+    ),
     "roberta": lambda: RobertaModel(RobertaConfig(**SIZE, max_position_embeddings=40, type_vocab_size=1), add_pooling_layer=False),
     "bert": lambda: BertModel(BertConfig(**SIZE, max_position_embeddings=40), add_pooling_layer=False),
 }
@@ -89,7 +100,9 @@ def test_a_name_does_not_see_its_neighbours() -> None:
 
 def test_dropout_is_at_work_in_attention_while_training() -> None:
     torch.manual_seed(0)
-    config = XLMRobertaConfig(**SIZE, max_position_embeddings=40, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    config = XLMRobertaConfig(
+        **SIZE, max_position_embeddings=40, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5
+    )
     model = XLMRobertaModel(config, add_pooling_layer=False).train()
     batch = pack(make_tokens([[7, 8, 9], [10, 11]]))
     first, second = packed_states(model, batch), packed_states(model, batch)
@@ -99,7 +112,9 @@ def test_dropout_is_at_work_in_attention_while_training() -> None:
 
 def test_another_architecture_runs_without_pads_too() -> None:
     torch.manual_seed(0)
-    model = DistilBertModel(DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=40)).eval()
+    model = DistilBertModel(
+        DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=40)
+    ).eval()
     rows = [[7, 8, 9], [10], [11, 12, 13, 14]]
     batch = pack(make_tokens(rows))
     assert not can_pack(model)

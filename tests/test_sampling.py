@@ -158,7 +158,9 @@ def test_batches_do_not_depend_on_the_hash_seed() -> None:
         "print(PairSampler(c, pairs_per_concept=3, pairs=20, seed=1).batch(1, 2).rows.tolist())"
     )
     outputs = {
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": s, "PYTHONPATH": ":".join(sys.path)}, capture_output=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": s, "PYTHONPATH": ":".join(sys.path)}, capture_output=True
+        ).stdout
         for s in ("1", "2")
     }
     assert len(outputs) == 1

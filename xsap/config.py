@@ -136,7 +136,7 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
             if not isinstance(branch, dict):
                 raise ConfigError(f"--set {override}: '{part}' is a value, not a section")
         branch[path[-1]] = value
-        where[".".join(path)] = f"--set {override}"
+        where |= {".".join(path[:end]): f"--set {override}" for end in range(1, len(path) + 1)}
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
@@ -158,7 +158,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _parse(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip() or not text.strip():
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path) or not text.strip():
         raise ConfigError(f"--set takes key=value, found '{override}'; for example --set optim.lr=1e-4")
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -166,7 +167,7 @@ def _parse(override: str) -> tuple[list[str], Any]:
         parsed = {}
     plain = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
     value = parsed["value"] if plain else text  # a bare word, such as a path, or a folder named by a date
-    return key.strip().split("."), None if text == "null" else value
+    return path, None if text == "null" else value
 
 
 def _note(tree: dict[str, Any], path: tuple[str, ...], where: str, into: dict[str, str]) -> None:
@@ -180,19 +181,25 @@ def _explain(error: Any, where: dict[str, str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     place = f" in {where[key]}" if key in where else ""
     if error["type"] == "extra_forbidden":
-        known = _keys(Settings)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or difflib.get_close_matches(
-            key.split(".")[-1], known, n=1, cutoff=0.4
-        )
-        hint = (
-            f"; did you mean '{near[0].split('.')[-1] if near[0].rpartition('.')[0] == key.rpartition('.')[0] else near[0]}'?"
-            if near
-            else ""
-        )
+        near = _nearest(key)
+        hint = f"; did you mean '{near}'?" if near else ""
         return f"unknown setting '{key}'{place}{hint}"
     if error["type"] == "missing":
         return f"the setting '{key}' must be given; add --set {key}=…"
     return f"setting '{key}'{place}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
+
+
+def _nearest(key: str) -> str | None:
+    """The setting that an unknown one may stand for: of its name elsewhere, else like it in its section, else like it anywhere."""
+    section, _, name = key.rpartition(".")
+    places: dict[str, list[str]] = {}  # name → the sections that have it
+    for known in _keys(Settings):
+        places.setdefault(known.rpartition(".")[2], []).append(known.rpartition(".")[0])
+    beside = difflib.get_close_matches(name, [known for known, sections in places.items() if section in sections], n=1)
+    if beside and name not in places:
+        return beside[0]
+    near = [name] if name in places else difflib.get_close_matches(name, places, n=1)
+    return ".".join(filter(None, (places[near[0]][0], near[0]))) if near else None
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

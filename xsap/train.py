@@ -24,7 +24,7 @@ def main() -> None:
 
         print(run(settings))
     except XsapError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *str(error).splitlines(), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; continue with --set resume=auto", file=sys.stderr)

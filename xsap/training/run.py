@@ -39,15 +39,18 @@ _PARTS = ("config.json", "metrics.jsonl", "checkpoints", "model", "tokens")
 
 def run(settings: Settings) -> Path:
     """A whole run → the folder of the trained model. Raises XsapError before anything is computed, wherever that can be known."""
+    _check_folder(settings)
     accelerator = _accelerator(settings)
-    if accelerator.is_main_process:
-        _prepare_folder(settings)
-    accelerator.wait_for_everyone()
     material, encoder = _material_and_encoder(settings)
     evaluate = _evaluation(settings, material)
     prepared = distinct(material, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
-    tokens = _tokens(settings, accelerator, prepared, encoder)
     sampler = _sampler(settings, prepared)
+    if accelerator.is_main_process:
+        _make_folder(settings)
+    accelerator.wait_for_everyone()
+    if settings.tracker:
+        accelerator.init_trackers("xsap")
+    tokens = _tokens(settings, accelerator, prepared, encoder)
     total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     identity = settings.model_dump(mode="json", exclude=_FREE)
     identity |= {"steps": total, "processes": accelerator.num_processes, "data": fingerprint(tokens, prepared)}
@@ -79,6 +82,8 @@ def run(settings: Settings) -> Path:
         facts = {"languages": sorted(set(prepared.languages)), "terminology": content, "steps": steps}
         encoder.save_pretrained(settings.output / "model", overwrite=True, facts=facts)
     accelerator.end_training()
+    if accelerator.is_main_process:
+        shutil.rmtree(settings.output / "tokens", ignore_errors=True)
     return settings.output / "model"
 
 
@@ -88,21 +93,30 @@ def _accelerator(settings: Settings) -> Accelerator:
         accelerator = Accelerator(mixed_precision=precision, log_with=settings.tracker, project_dir=str(settings.output))
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(f"Accelerate can't run with precision = {settings.precision}, tracker = {settings.tracker}: {error}") from None
-    if settings.tracker:
-        accelerator.init_trackers("xsap")
+    if settings.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("precision = fp16 needs a GPU, found a CPU; use bf16 or fp32")
+    if settings.tracker and not accelerator.log_with:  # Accelerate itself would go on without a word
+        raise ConfigError(f"the package of tracker = {settings.tracker} is not installed; install it, or leave tracker out")
     return accelerator
 
 
-def _prepare_folder(settings: Settings) -> None:
-    """Make the run's folder, or refuse: a run is never mixed with another, and nothing foreign is deleted."""
-    output, present = settings.output, [name for name in _PARTS if (settings.output / name).exists()]
+def _check_folder(settings: Settings) -> None:
+    """Refuse a place that holds another run: runs are never mixed."""
+    output = settings.output
     if output.exists() and not output.is_dir():
         raise ArtifactError(f"{output}: expected a folder for the run, found a file")
-    if present and settings.resume == "never":
-        if not settings.overwrite:
-            raise ArtifactError(f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true")
-        for name in present:
-            shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()
+    if settings.resume == "never" and not settings.overwrite and any((output / name).exists() for name in _PARTS):
+        raise ArtifactError(f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true")
+
+
+def _make_folder(settings: Settings) -> None:
+    """Make the run's folder, without what an earlier run left there unless that is continued; nothing foreign is deleted."""
+    output = settings.output
+    for name in _PARTS if settings.resume == "never" else ():
+        if (output / name).is_dir():
+            shutil.rmtree(output / name)
+        else:
+            (output / name).unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     with write_atomically(output / "config.json") as stream:
         json.dump(settings.model_dump(mode="json"), stream, indent=1)
