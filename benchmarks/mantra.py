@@ -61,7 +61,10 @@ def _rows(archive: zipfile.ZipFile, path: Path) -> list[_Row]:
         member = PurePosixPath(name)
         if len(member.parts) != 4:
             raise DataError(f"{path}/{name}: expected {_LAYOUT}")
-        language = to_iso(member.parts[1])
+        try:
+            language = to_iso(member.parts[1])
+        except DataError as error:
+            raise DataError(f"{path}/{name}: {error}") from None
         document = f"{member.parts[2].removesuffix(_EDITION)}/{member.stem}"
         text = _read(archive, str(member.with_suffix(".txt")), path)
         for number, line in enumerate(_read(archive, name, path).split("\n"), start=1):
@@ -86,7 +89,7 @@ def _parse(line: str, text: str, language: str, document: str, where: str) -> _R
         raise DataError(f"{where}: expected T1<tab>CUI start end[;start end…]<tab>text, or a note that begins with #; found '{line[:60]}'")
     spans = [tuple(map(int, span.split())) for span in found["spans"].split(";")]
     marked = " ".join(text[start:end] for start, end in spans)
-    if marked != found["text"]:
+    if marked != found["text"] or spans[-1][1] > len(text):
         raise DataError(f"{where}: expected the text at {found['spans']}, '{marked[:60]}'; found '{found['text'][:60]}'")
     context, start, end = collapse(text, spans[0][0], spans[-1][1])
     return _Row(marked, language, [found["cui"]], context, start, end, document)

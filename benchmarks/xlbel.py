@@ -63,7 +63,7 @@ def _parse(line: str, where: str) -> _Row:
     ids, _, rest = line.partition("||")
     mention, has_context, marked = rest.partition("||")
     mention = mention.strip()
-    if not _IDS.fullmatch(ids) or not mention:
+    if not _IDS.fullmatch(ids) or not mention or mention.startswith("|"):
         raise DataError(f"{where}: expected {_FORMAT}; found '{line[:60]}'")
     if not has_context:
         return _Row(mention, ids.split("|"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +14,7 @@ from xsap.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "configs" / "train").glob("*.toml"))
 NEEDED = ["output=out", "terminology=names"]
+steady = trials(max_examples=60, deadline=None)
 
 
 def settings(*overrides):
@@ -83,6 +85,8 @@ def test_a_later_setting_wins_over_an_earlier_one_and_over_the_file(write):
         ("overwrite=true", "overwrite", True),
         ("base=scratch", "base", "scratch"),
         ('base="scratch"', "base", "scratch"),
+        ("base = scratch ", "base", "scratch"),
+        ("sampling.anchor = null", "sampling.anchor", None),
         ("base=org/model-base", "base", "org/model-base"),
         ("base=a=b", "base", "a=b"),
         ("sampling.languages=en+es_syn", "sampling.languages", "en+es_syn"),
@@ -253,6 +257,7 @@ def test_settings_come_back_from_their_json():
     assert Settings.model_validate_json(found.model_dump_json()) == found
 
 
+@steady
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_any_base_comes_back_as_text_or_is_refused_in_one_line(text):
     try:
@@ -260,9 +265,10 @@ def test_any_base_comes_back_as_text_or_is_refused_in_one_line(text):
     except ConfigError:
         assert "base" in refusal(f"base={text}")
         return
-    assert base in {text, text.strip()} or text.lstrip()[0] in "\"'#" or "#" in text
+    assert base == text.strip() or text.lstrip()[0] in "\"'" or "#" in text
 
 
+@steady
 @given(st.text("abcdefilmnoprstx_.", min_size=1, max_size=16))
 def test_any_key_is_known_or_refused(key):
     try:

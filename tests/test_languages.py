@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import DataError
@@ -22,6 +22,7 @@ BY_THREE = {
     "ell": "el",
     "eus": "eu",
 }
+steady = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize("lat", UMLS)
@@ -74,6 +75,7 @@ def test_what_resembles_no_language_is_refused_without_a_guess(wrong):
         to_iso(wrong)
 
 
+@steady
 @given(st.text(max_size=12))
 def test_any_text_is_a_code_that_stands_for_itself_or_an_error(text):
     try:

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import DataError
@@ -8,6 +8,7 @@ from xsap.terms.pairs import read_id_names, read_pairs
 KINDS = {"id||name||name": (read_pairs, 3), "id||name": (read_id_names, 2)}
 both = pytest.mark.parametrize("form", KINDS)
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r|"), min_size=1, max_size=8).filter(str.strip)
+steady = settings(max_examples=60, deadline=None)
 
 
 def read(form, path, data):
@@ -16,6 +17,7 @@ def read(form, path, data):
 
 
 @both
+@steady
 @given(data=st.data())
 def test_what_is_written_is_read_in_its_order_whatever_ends_the_lines(tmp_path_factory, form, data):
     width = KINDS[form][1]

@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xsap.text import EXACT_MATCH, TextPolicy, normalise, normalise_all
@@ -14,9 +14,11 @@ awkward = st.sampled_from(
     "aeiAEΣσςİıßẞÅﬁ①℃ﾊﾞ゙が각ᄀ\u0301\u0307\u0327\u0323 \t\n\r\x00\x1f\x7f\x85\u00a0\u2028\u3000\u200c\u200d" + INVISIBLE
 )
 names = st.text(awkward | st.characters(exclude_categories=["Cs"]), max_size=12)
+steady = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
+@steady
 @given(name=names)
 @example(name="e\u00ad\u0301")
 @example(name="İI\u0307")
@@ -26,12 +28,14 @@ def test_normalising_twice_changes_nothing(policy, name):
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
+@steady
 @given(name=names, form=st.sampled_from(["NFC", "NFD"]))
 def test_canonically_equal_spellings_are_one_name(policy, name, form):
     assert normalise(unicodedata.normalize(form, name), policy) == normalise(name, policy)
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
+@steady
 @given(before=names, invisible=st.sampled_from(INVISIBLE), after=names)
 @example(before="e", invisible="\u200b", after="\u0301")
 @example(before="fiebre", invisible="\ufeff", after=" alta")
@@ -40,6 +44,7 @@ def test_an_invisible_character_anywhere_makes_no_other_name(policy, before, inv
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
+@steady
 @given(name=names)
 def test_words_stand_one_space_apart_and_no_control_is_left(policy, name):
     found = normalise(name, policy)
@@ -48,6 +53,7 @@ def test_words_stand_one_space_apart_and_no_control_is_left(policy, name):
     assert not set(found) & set(INVISIBLE)
 
 
+@steady
 @given(name=names)
 def test_without_unicode_and_case_a_string_stays_as_it_stands(name):
     assert normalise(name, TextPolicy("cased", "none")) == name

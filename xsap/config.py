@@ -158,8 +158,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _parse(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
-    path = [part.strip() for part in key.split(".")]
-    if not equals or not all(path) or not text.strip():
+    path, text = [part.strip() for part in key.split(".")], text.strip()
+    if not equals or not all(path) or not text:
         raise ConfigError(f"--set takes key=value, found '{override}'; for example --set optim.lr=1e-4")
     try:
         parsed = tomllib.loads(f"value = {text}")

@@ -87,7 +87,7 @@ def _read_parquet(path: Path) -> pa.Table:
                 table = table.append_column(field, pa.array([absent.get(field.name)] * table.num_rows, field.type))
         table = table.select(SCHEMA.names).cast(SCHEMA)
         languages = pa.array([to_iso(code) if code else UNKNOWN for code in table["language"].to_pylist()], pa.string())
-    except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (KeyError, ValueError, OSError, pa.ArrowException) as error:
         found = str(error).strip("'").splitlines()[0]
         raise DataError(f"{path}: expected a Parquet file with columns out of {', '.join(SCHEMA.names)}; found: {found}") from None
     except DataError as error:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xsap.artifacts import content_hash, open_artifact, publish
-from xsap.errors import DataError
+from xsap.errors import ArtifactError, DataError
 from xsap.languages import ENGLISH
 
 KINDS = ("preferred", "synonym", "abbreviation", "tradename")  # of two equal rows the one whose kind comes first is kept
@@ -82,6 +82,8 @@ class Terminology:
     def load(cls, path: Path | str) -> "Terminology":
         """Open a terminology folder, every hash checked. Raises ArtifactError."""
         manifest = open_artifact(path, "terminology")
+        if "facts" not in manifest:
+            raise ArtifactError(f"{path}: its manifest has no facts; the terminology folder is damaged, make it again")
         names, concepts = (pq.read_table(Path(path) / f"{table}.parquet") for table in ("names", "concepts"))
         return cls(names, concepts, manifest["facts"], content_hash(manifest))
 
