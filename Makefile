@@ -37,7 +37,7 @@ demo: .venv/base ## the whole path on the sample terminology, in a few minutes: 
 	$(BIN)/xsap evaluate data_prep/sample/mentions.tsv --index demo/index --json > demo/after.json
 	$(BIN)/python -m benchmarks report before=demo/before.json after=demo/after.json --plot demo/linking.png
 	$(BIN)/xsap link "fiebre alta" "Brustschmerzen" 胸痛 "douleurs abdominales" "yüksek tansiyon" "korkea verenpaine" \
-	    "головная боль" 당뇨병 糖尿病 ปวดศีรษะ --index demo/index --top-k 1
+	    "частый жидкий стул" "속이 메스꺼움" 子宫切除手术 ใส่เครื่องช่วยหายใจ --index demo/index --top-k 1
 	@echo "The chart is demo/linking.png. Link a term of your own: $(BIN)/xsap link \"dolor de cabeza\" --index demo/index"
 
 test: .venv/test ## the tests, in minutes

@@ -363,6 +363,8 @@ def test_the_content_hash_is_of_names_and_bytes_alone(tmp_path):
         return content_hash(open_artifact(tmp_path / name, "thing"))
 
     first = hash_of("1", {"a": b"x", "b": b"y"})
+    files = open_artifact(tmp_path / "1", "thing")["files"]
+    assert content_hash({"files": dict(reversed(files.items()))}) == first
     assert hash_of("2", {"b": b"y", "a": b"x"}, more=3) == first
     others = [hash_of(str(n), files) for n, files in enumerate([{"a": b"y", "b": b"x"}, {"a": b"x", "c": b"y"}, {"a": b"x"}, {}], start=3)]
     assert len({first, *others}) == 5

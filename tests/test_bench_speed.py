@@ -44,19 +44,19 @@ def test_both_sides_agree_and_disagreement_is_seen(prepared):
         speed.check_agreement(other, batch)
 
 
-def test_both_steps_make_the_same_update(prepared):
-    encoder, (batch, _) = prepared
+def test_both_steps_make_the_same_updates(prepared):
+    encoder, batches = prepared
     encoder.eval()  # no dropout
     one, other = copy.deepcopy(encoder), copy.deepcopy(encoder)
-    losses = reference_step(one.transformer)(batch.padded, batch.concepts), speed.our_step(other, precision="fp32")(batch)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    theirs, ours = reference_step(one.transformer), speed.our_step(other, precision="fp32")
+    for batch in batches:
+        assert theirs(batch.padded, batch.concepts) == pytest.approx(ours(batch), rel=1e-4)
     for name in ("embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"):
-        before, theirs, ours = (model.transformer.get_parameter(name).detach() for model in (encoder, one, other))
-        moved = (theirs - before).abs().max()
+        start, end, our_end = (model.transformer.get_parameter(name).detach() for model in (encoder, one, other))
+        moved = (end - start).abs().max()
         assert moved > 1e-6
-        assert (
-            theirs - ours
-        ).abs().mean() < 0.02 * moved  # Adam's first step is ±lr whatever the gradient: where it is nothing, noise decides
+        # where a gradient is nothing but noise, Adam still moves by the learning rate, so a few weights may differ
+        assert (end - our_end).abs().mean() < 0.02 * moved
 
 
 def test_sides_race_in_turns_and_the_warm_up_does_not_count(capsys):

@@ -3,7 +3,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -112,6 +112,10 @@ def test_null_undoes_what_a_file_says(write):
     assert load_settings(write('output = "o"\npairs = "p"\ntracker = "wandb"\n'), ["tracker=null"]).tracker is None
 
 
+def test_a_refusal_is_one_line_though_a_key_has_two():
+    assert refusal("seed\nx=1") == "unknown setting 'seed x' in --set seed x=1; did you mean 'seed'?"
+
+
 @pytest.mark.parametrize("text", ["seed", "=3", " = 3", "", "seed=", "seed= ", ".=3", "optim.=3", ".lr=3"])
 def test_set_without_a_key_or_value_is_refused(text):
     assert re.fullmatch(rf"--set takes key=value, found '{text}'; for example .*", refusal(text))
@@ -131,6 +135,7 @@ def test_one_set_makes_one_setting():
         ("evaluation.precison", "precision"),
         ("loss.layers", "scratch.layers"),
         ("lr", "optim.lr"),
+        ("case", "text.case"),
         ("temperature", "loss.temperature"),
         ("loss.lr", "optim.lr"),
         ("text.cas", "case"),
@@ -259,6 +264,9 @@ def test_settings_come_back_from_their_json():
 
 @steady
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@example("\n")
+@example("'\n'")
+@example("3\n")
 def test_any_base_comes_back_as_text_or_is_refused_in_one_line(text):
     try:
         base = settings(f"base={text}").base

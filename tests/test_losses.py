@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import MultiSimilarityLoss, NTXentLoss
@@ -87,6 +87,7 @@ def test_losses_equal_loops_over_pairs(batch: tuple[Tensor, Tensor], mined: bool
 def test_losses_and_gradients_equal_pytorch_metric_learning(batch: tuple[Tensor, Tensor], mined: bool) -> None:
     vectors, concepts = batch
     triplets = TripletMarginMiner(margin=0.2, type_of_triplets="all")(vectors, concepts) if mined else None
+    assume(triplets is None or len(triplets[0]) != 1)  # of a single triplet it takes the loss to be zero
     ours_theirs: list[tuple[Callable[..., Tensor], Callable[..., Tensor]]] = [
         (lambda *x: multi_similarity(*x, **MS), MultiSimilarityLoss(**MS)),
     ]

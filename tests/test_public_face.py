@@ -75,5 +75,12 @@ def test_the_kinds_of_error_are_one_family_and_no_other_error():
     assert all(kind.__mro__[1:] == (XsapError, Exception, BaseException, object) for kind in kinds)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\u2028", "\x85"])
+def test_an_error_is_one_line_whatever_it_quotes(end):
+    from xsap.errors import DataError
+
+    assert str(DataError(f"found 'a{end}b'; expected c{end}")) == "found 'a b'; expected c"
+
+
 def test_the_version_is_one():
     assert xsap.__version__.count(".") == 2

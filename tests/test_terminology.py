@@ -7,18 +7,15 @@ from xsap.artifacts import content_hash, open_artifact
 from xsap.errors import ArtifactError, DataError
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
 
-rows = st.lists(
-    st.tuples(
-        st.sampled_from(["C1", "C10", "C2", "c1"]),
-        st.sampled_from(["de", "en", "zh"]),
-        st.sampled_from(["", "fever", "Fever", "é", "e\u0301", "胸痛", " "]),
-        st.sampled_from(KINDS),
-        st.sampled_from(["A", "B"]),
-        st.sampled_from([None, "1", "2"]),
-        st.sampled_from([None, "OFFICIAL"]),
-    ),
-    max_size=20,
+facts = (st.sampled_from(KINDS), st.sampled_from(["A", "B"]), st.sampled_from([None, "1", "2"]), st.sampled_from([None, "OFFICIAL"]))
+diverse = st.tuples(
+    st.sampled_from(["C1", "C10", "C2", "c1"]),
+    st.sampled_from(["de", "en", "zh"]),
+    st.sampled_from(["", "fever", "Fever", "é", "e\u0301", "胸痛", " "]),
+    *facts,
 )
+alike = st.tuples(*map(st.just, ("C1", "en", "fever")), *facts)
+rows = st.lists(diverse | alike, max_size=20)
 extras = st.dictionaries(st.sampled_from(["C1", "C2", "C9"]), st.tuples(*[st.lists(st.sampled_from(["T1", "T2"]), max_size=3)] * 2))
 steady = settings(max_examples=60, deadline=None)
 

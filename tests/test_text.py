@@ -11,7 +11,7 @@ COMPOSING = [policy for policy in POLICIES if policy.unicode != "none"]
 INVISIBLE = "\ufeff\u200b\u2060\u00ad"
 
 awkward = st.sampled_from(
-    "aeiAEΣσςİıßẞÅﬁ①℃ﾊﾞ゙が각ᄀ\u0301\u0307\u0327\u0323 \t\n\r\x00\x1f\x7f\x85\u00a0\u2028\u3000\u200c\u200d" + INVISIBLE
+    "aeijAEJHΣσςİıßẞÅﬁ①℃ﾊﾞ゙が각ᄀ\u0301\u030c\u0331\u0307\u0327\u0323 \t\n\r\x00\x1f\x7f\x85\u00a0\u2028\u3000\u200c\u200d" + INVISIBLE
 )
 names = st.text(awkward | st.characters(exclude_categories=["Cs"]), max_size=12)
 steady = settings(max_examples=60, deadline=None)
@@ -22,6 +22,7 @@ steady = settings(max_examples=60, deadline=None)
 @given(name=names)
 @example(name="e\u00ad\u0301")
 @example(name="İI\u0307")
+@example(name="J\u030c")
 def test_normalising_twice_changes_nothing(policy, name):
     once = normalise(name, policy)
     assert normalise(once, policy) == once
@@ -78,6 +79,7 @@ def test_any_white_space_or_control_is_one_space(space):
         ("ΠΥΡΕΤΌΣ", "ΠΥΡΕΤΌΣ", "ΠΥΡΕΤΌΣ", "πυρετός"),
         ("Fußschmerz", "Fußschmerz", "Fußschmerz", "fußschmerz"),
         ("می\u200cخواهم", "می\u200cخواهم", "می\u200cخواهم", "می\u200cخواهم"),
+        ("J\u030c", "J\u030c", "J\u030c", "ǰ"),
         ("37 °C", "37 °C", "37 °C", "37 °c"),
     ],
 )

@@ -6,7 +6,10 @@ and exit with code 2; anything else that escapes is a defect of ours and shows i
 
 
 class XsapError(Exception):
-    """A mistake in what xsap was given; the message is one line for its user."""
+    """A mistake in what xsap was given; the message is one line for its user, whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class ConfigError(XsapError):

@@ -49,13 +49,14 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ide
     for place in _newest_first(folder):
         try:
             manifest = open_artifact(place, _KIND)
-        except ArtifactError as error:
-            print(f"passed over: {error}", file=sys.stderr)
+            step, saved, more = manifest["step"], manifest["identity"], manifest["more"]
+        except (ArtifactError, KeyError) as error:
+            print(f"passed over: {place}: {error}", file=sys.stderr)
             continue
-        _compare(manifest["identity"], identity, place)
+        _compare(saved, identity, place)
         model.load_state_dict(load_file(place / "model.safetensors"))
         _restore(model, optimizer, load_file(place / "optimizer.safetensors"))
-        return manifest["step"], manifest["more"]
+        return step, more
     return None
 
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from xsap.artifacts import write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import pack
 from xsap.encoding.tokens import Tokens
@@ -165,7 +166,8 @@ class Trainer:
         log = self.output / "metrics.jsonl"
         if self._main and log.is_file():
             kept = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= (done or -1)]
-            log.write_text("".join(kept), encoding="utf-8")
+            with write_atomically(log) as stream:
+                stream.writelines(kept)
         self.accelerator.wait_for_everyone()
         return done, float(more.get("spent", 0.0))
 
