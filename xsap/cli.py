@@ -198,6 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except OSError as error:  # a full disk, a folder that may not be written
+        _log(f"error: {error}")
+        code = 1
     except Exception as error:
         message = getattr(error, "format_message", None)  # click's usage errors, which typer may have under its own name
         if message is None:

@@ -26,6 +26,9 @@ def main() -> None:
     except XsapError as error:
         print("error:", *str(error).splitlines(), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; continue with --set resume=auto", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Training pairs in the form of the original SapBERT code: a line `id||name||name` for two names of one concept."""
+"""The line formats of the original SapBERT code: `id||name||name` for two names of one concept, `id||name` for one."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,21 +15,6 @@ class Pairs(NamedTuple):
     right: list[str]
 
 
-def read_pairs(path: Path | str) -> Pairs:
-    """Read `id||name||name` lines, in their order. Raises DataError with file and line."""
-    rows = []
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = tuple(part.strip() for part in line.split("||"))
-        if len(fields) != 3 or not all(fields):
-            raise DataError(
-                f"{path}:{number}: expected id||name||name, found {len(fields)} field(s), {sum(map(bool, fields))} of them not empty"
-            )
-        rows.append(fields)
-    if not rows:
-        raise DataError(f"{path}: expected at least one line id||name||name, found an empty file")
-    return Pairs(*(list(column) for column in zip(*rows, strict=True)))
-
-
 class IdNames(NamedTuple):
     """Two columns of one length: the concept's identifiers as written, and one of its names."""
 
@@ -37,14 +22,25 @@ class IdNames(NamedTuple):
     names: list[str]
 
 
+def read_pairs(path: Path | str) -> Pairs:
+    """Read training pairs, `id||name||name`, in their order. Raises DataError with file and line."""
+    return Pairs(*_columns(path, ("id", "name", "name")))
+
+
 def read_id_names(path: Path | str) -> IdNames:
-    """Read `id||name` lines (dictionaries and queries of the original evaluation), in their order. Raises DataError with file and line."""
+    """Read a dictionary or queries of the original evaluation, `id||name`, in their order. Raises DataError with file and line."""
+    return IdNames(*_columns(path, ("id", "name")))
+
+
+def _columns(path: Path | str, form: tuple[str, ...]) -> list[list[str]]:
+    """The fields of every line, none of them empty, by column."""
     rows = []
     for number, line in enumerate(read_lines(path), start=1):
-        fields = tuple(part.strip() for part in line.split("||"))
-        if len(fields) != 2 or not all(fields):
-            raise DataError(f"{path}:{number}: expected id||name, found {len(fields)} field(s), {sum(map(bool, fields))} of them not empty")
+        fields = [part.strip() for part in line.split("||")]
+        if len(fields) != len(form) or not all(fields):
+            found = f"{len(fields)} field(s), {sum(map(bool, fields))} of them not empty"
+            raise DataError(f"{path}:{number}: expected {'||'.join(form)}, found {found}")
         rows.append(fields)
     if not rows:
-        raise DataError(f"{path}: expected at least one line id||name, found an empty file")
-    return IdNames(*(list(column) for column in zip(*rows, strict=True)))
+        raise DataError(f"{path}: expected at least one line {'||'.join(form)}, found an empty file")
+    return [list(column) for column in zip(*rows, strict=True)]

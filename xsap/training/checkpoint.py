@@ -78,8 +78,7 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[s
     parameters = dict(model.named_parameters())
     for name, value in moments.items():
         owner, _, key = name.partition("|")
-        device = "cpu" if key == "step" and not value.is_cuda and parameters[owner].device.type == "cpu" else parameters[owner].device
-        optimizer.state[parameters[owner]][key] = value.to(device)
+        optimizer.state[parameters[owner]][key] = value.to(parameters[owner].device)
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], place: Path) -> None:
