@@ -169,6 +169,7 @@ def test_a_setting_that_resembles_none_gets_no_guess(key):
         "seed=abc",
         "seed=1.5",
         "seed=-1",
+        "seed=9223372036854775808",
         "epochs=0",
         "max_steps=-1",
         "max_minutes=0",

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
 
 from xsap import Encoder
+from xsap.encoding import tokens as tokens_module
 from xsap.encoding.folder import Description, check_tokenizer
+from xsap.encoding.packing import pack
 from xsap.encoding.scratch import from_scratch
+from xsap.encoding.tokens import tokenise, tokenise_to_disk
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text import TextPolicy
 
@@ -103,6 +107,60 @@ def test_another_pooling_than_the_model_says_is_refused(tiny_folder: Path) -> No
 def test_impossible_descriptions_are_refused(bare_folder: Path, keywords: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Encoder.from_pretrained(bare_folder, **keywords)
+
+
+def test_a_length_beyond_the_models_positions_is_refused(bare_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="max_length must be at most 32, the positions that its model has; found 33"):
+        Encoder.from_pretrained(bare_folder, pooling="cls", max_length=33)
+    Encoder.from_pretrained(bare_folder, pooling="cls", max_length=32).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "xsap.json").unlink()
+    (tmp_path / "model" / "manifest.json").unlink()
+    (tmp_path / "model" / "sentence_bert_config.json").write_text('{"max_seq_length": 34}')  # XLM-R's rows, not its positions
+    encoder = Encoder.from_pretrained(tmp_path / "model")
+    assert encoder.max_length == 32
+    assert np.isfinite(encoder.encode(["fever " * 50])).all()
+
+
+def test_pickled_weights_are_never_opened(bare_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bare_folder, tmp_path / "model")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"expected its weights as \.safetensors, found none"):
+        Encoder.from_pretrained(folder, pooling="cls")
+    (folder / "adapter.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="not a model that transformers can open"):
+        Encoder.from_pretrained(folder, pooling="cls")
+
+
+def test_no_architecture_keeps_a_head_that_no_gradient_reaches(bare_folder: Path, tmp_path: Path) -> None:
+    """Processes that train together wait for the gradient of every parameter."""
+    rows = len(AutoTokenizer.from_pretrained(bare_folder))
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    folder = shutil.copytree(bare_folder, tmp_path / "model")
+    (folder / "config.json").unlink()
+    MPNetModel(MPNetConfig(vocab_size=rows, pad_token_id=1, **size)).save_pretrained(folder)
+    encoder = Encoder.from_pretrained(folder, pooling="mean", device="cpu").train()
+    encoder(pack(tokenise(NAMES, encoder.tokenizer, 25))).sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_tokens_in_memory_and_by_way_of_a_file_are_the_tokenizers_own(
+    tiny_folder: Path, sample_names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few names at once: for all of UMLS's, what a tokenizer returns would not fit into memory."""
+    tokenizer, names, asked = AutoTokenizer.from_pretrained(tiny_folder), sample_names[:50], []
+    expected = [tokenizer(name, truncation=True, max_length=9)["input_ids"] for name in names]
+
+    def counted(some: list[str], **options: object) -> object:
+        asked.append(len(some))
+        return tokenizer(some, **options)
+
+    monkeypatch.setattr(tokens_module, "_NAMES_AT_ONCE", 7)
+    found = tokenise(names, counted, 9)
+    assert asked == [7] * 7 + [1]
+    for tokens in (found, tokenise_to_disk(names, tokenizer, 9, tmp_path / "tokens.arrow")):
+        assert tokens.ids.dtype == np.int32
+        assert [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])] == expected
 
 
 def test_a_damaged_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

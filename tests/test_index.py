@@ -10,11 +10,13 @@ from xsap.linking.index import Index
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
 
+CASED = TextPolicy()
+
 
 class Ngrams:
     """Character trigrams hashed into 32 components: similar names get similar vectors."""
 
-    def __init__(self, content="a" * 64, policy=TextPolicy()):
+    def __init__(self, content="a" * 64, policy=CASED):
         self.content, self.policy, self.pooling, self.max_length = content, policy, "cls", 25
 
     def encode(self, names, *, progress=False):
@@ -74,7 +76,9 @@ def test_only_the_languages_asked_for():
 
 
 def test_no_name_in_a_language_says_which_there_are():
-    with pytest.raises(DataError, match=r"^expected a terminology with names in fi; found en \(4\), de \(1\)\. Choose among these with .*$"):
+    with pytest.raises(
+        DataError, match=r"^expected a terminology with names in fi; found en \(4\), de \(1\)\. Choose among these with .*$"
+    ):
         Index.build(COLDS, Ngrams(), languages={"fi"})
 
 

@@ -130,6 +130,17 @@ def test_a_step_is_the_same_alone_as_in_sequence_and_epochs_and_seeds_differ(mod
     assert not np.array_equal(make(2).batch(2, 5).rows, walked[5])
 
 
+def test_each_epoch_has_its_own_order_of_concepts_and_its_own_names_of_each() -> None:
+    concepts = Concepts(np.arange(600) // 6)
+    for sampler in (
+        PairSampler(concepts, pairs_per_concept=2, pairs=16, seed=1),
+        GroupSampler(concepts, names_per_concept=3, names=24, seed=1),
+    ):
+        assert not np.array_equal(sampler.batch(0, 0).concepts, sampler.batch(1, 0).concepts)
+        drawn = [{row for step in range(sampler.steps_per_epoch) for row in sampler.batch(epoch, step).rows.tolist()} for epoch in (0, 1)]
+        assert drawn[0] != drawn[1]
+
+
 def test_a_file_in_order_stays_in_order() -> None:
     sampler = FilePairs(np.repeat(np.arange(5), 2), pairs=2, shuffle=False, seed=0)
     assert sampler.steps_per_epoch == 3
@@ -177,7 +188,7 @@ def test_large_concepts_keep_exact_pairs() -> None:
 
 @pytest.mark.parametrize(
     ("choice", "languages"),
-    [("all_syn", None), ("en_syn", {"en"}), ("en+es_syn", {"en", "es"}), ("en+SPA+deu_syn", {"en", "es", "de"})],
+    [("all_syn", None), ("en_syn", {"en"}), ("en+es_syn", {"en", "es"}), ("en+SPA+deu_syn", {"en", "es", "de"}), ("es_syn", {"es"})],
 )
 def test_choices_are_the_papers_names(choice: str, languages: set[str] | None) -> None:
     assert parse_choice(choice) == languages

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from xsap.errors import ConfigError
 from xsap.text import EXACT_MATCH, TextPolicy, normalise, normalise_all
 
 POLICIES = [TextPolicy(case, form) for case in ("cased", "lower") for form in ("none", "NFC", "NFKC")]
@@ -96,3 +97,9 @@ def test_names_keep_their_order_and_number():
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_a_policy_comes_back_from_its_json(policy):
     assert TextPolicy(**policy.to_dict()) == policy
+
+
+@pytest.mark.parametrize(("case", "form"), [("upper", "NFC"), ("cased", "NFD")])
+def test_a_policy_nobody_knows_is_refused(case: str, form: str) -> None:
+    with pytest.raises(ConfigError, match="must be one of .*; found '(upper|NFD)'"):
+        TextPolicy(case, form)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,13 @@ from transformers import AutoModel, AutoTokenizer
 
 from xsap import Encoder, Terminology
 from xsap.config import load_settings
-from xsap.errors import ArtifactError, ConfigError
+from xsap.encoding.tokens import Tokens
+from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.terms.mentions import read_mentions, write_mentions
+from xsap.training import checkpoint
+from xsap.training.material import Material, fingerprint
 from xsap.training.run import run as train
+from xsap.training.sampling import Names, PairSampler
 
 SMALL = [
     "base=scratch",
@@ -34,6 +40,7 @@ SMALL = [
     "optim.lr=1e-3",
 ]
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")  # Accelerate launches several processes on GPUs alone
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +144,7 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
         "batch.names=256",
         "max_steps=80",
         "optim.warmup_steps=10",
+        "optim.lr=1e-3",
     ]
     words = [word for value in more for word in ("--set", value)]
     done = run(*LAUNCH, "--num_processes", "1", ROOT / "xsap/train.py", "--config", ROOT / "configs/train/small.toml", *words, cwd=tmp_path)
@@ -148,8 +156,8 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
     assert set(after["languages"]) == {"es", "de", "fr", "fi", "ru", "tr", "ko", "zh", "ja", "th"}
     losses = [line for line in lines if "loss" in line]
     assert [line["step"] for line in losses] == list(range(1, 81))
-    assert losses[0]["lr"] == pytest.approx(1e-3 / 11)
-    assert losses[-1]["lr"] == pytest.approx(1e-3 / 70)
+    assert losses[0]["lr"] == pytest.approx(2e-3 / 11)
+    assert losses[-1]["lr"] == pytest.approx(2e-3 / 70)
     described = json.loads((tmp_path / "run" / "model" / "xsap.json").read_text())
     assert described["terminology"] == Terminology.load(sample_folder).content
     assert described["languages"] == sorted(Terminology.load(sample_folder).languages)
@@ -179,12 +187,16 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(sample_folder: Path, tmp_
     assert [(x["step"], x["loss"], x["lr"]) for x in whole] == [(x["step"], x["loss"], x["lr"]) for x in broken]
 
 
-@pytest.mark.parametrize(("mode", "processes"), [("pairs", 2), ("groups", 3)])
-def test_processes_together_do_what_one_does(sample_folder: Path, tmp_path: Path, run: Run, mode: str, processes: int) -> None:
+@pytest.mark.parametrize(("mode", "processes", "pairs"), [("pairs", 2, 15), ("groups", 3, 15), ("pairs", 3, 1)])
+def test_processes_together_do_what_one_does(
+    sample_folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, mode: str, processes: int, pairs: int
+) -> None:
+    """Two names for three processes as well, as at the end of an epoch."""
     common = [
         f"sampling.mode={mode}",
         "max_steps=4",
-        "batch.pairs=15",
+        f"batch.pairs={pairs}",
+        f"loss.miner={'triplet_margin' if pairs > 1 else 'none'}",
         "batch.names=36",
         "scratch.dropout=0.0",
         "checkpoint.every=4",
@@ -192,13 +204,49 @@ def test_processes_together_do_what_one_does(sample_folder: Path, tmp_path: Path
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "one", *common)))
     words = [word for value in settings(sample_folder, tmp_path / "several", *common) for word in ("--set", value)]
-    done = run(*LAUNCH, "--num_processes", processes, "--num_cpu_threads_per_process", 1, ROOT / "xsap" / "train.py", *words)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    done = run(*TOGETHER, processes, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "several" / "checkpoints" / "step-4" / "manifest.json").read_text())
+    assert manifest["identity"]["processes"] == processes  # a launcher may start fewer, without a word
+    assert done.stdout.split() == [str(tmp_path / "several" / "model")]
     alone, together = steps_of(tmp_path / "one"), steps_of(tmp_path / "several")
     assert [x["loss"] for x in together] == pytest.approx([x["loss"] for x in alone], rel=1e-5)
     several = weights(tmp_path / "several")
     for name, value in weights(tmp_path / "one").items():
         torch.testing.assert_close(several[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_epochs_follow_one_another_and_each_step_has_its_own_dropout(
+    sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, seeds, batch, seed = [], [], PairSampler.batch, torch.manual_seed
+
+    def recorded(sampler: PairSampler, epoch: int, step: int) -> Names:
+        asked.append((epoch, step))
+        return batch(sampler, epoch, step)
+
+    def seeded(number: int) -> torch.Generator:
+        seeds.append(number)
+        return seed(number)
+
+    monkeypatch.setattr(PairSampler, "batch", recorded)
+    monkeypatch.setattr(torch, "manual_seed", seeded)
+    few = ["epochs=2", "sampling.pairs_per_concept=1", "batch.pairs=150"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", *few)))
+    steps = 1 + max(step for _, step in asked)
+    assert steps > 1
+    assert asked == [(epoch, step) for epoch in (0, 1) for step in range(steps)]
+    assert len(set(seeds[-2 * steps :])) == 2 * steps
+
+
+def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
+    ids, offsets, concepts, languages = np.array([0, 7, 2, 0, 2], np.int32), np.array([0, 3, 5]), np.array([4, 4]), ["en", "de"]
+    parts = [(ids, offsets, concepts, languages), (ids + 1, offsets, concepts, languages), (ids, offsets - [0, 1, 0], concepts, languages)]
+    parts += [(ids, offsets, np.array([4, 5]), languages), (ids, offsets, concepts, ["de", "en"])]
+    prints = [fingerprint(Tokens(i, o), Material(["a", "b"], c, codes, in_pairs=False)) for i, o, c, codes in parts]
+    assert len(set(prints)) == len(parts)
 
 
 def test_a_damaged_checkpoint_is_passed_over(sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +269,29 @@ def test_only_the_newest_checkpoints_are_kept(sample_folder: Path, tmp_path: Pat
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-8", "step-9"]
 
 
+def test_no_checkpoint_is_lost_to_a_damaged_one_and_nothing_is_left_aside(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in (4, 8):
+        checkpoint.save(tmp_path, step, model, optimizer, {}, {}, keep=2)
+    (tmp_path / "step-8" / "manifest.json").unlink()
+    (tmp_path / ".step-8.123.new").mkdir()  # as a kill leaves it
+    found = checkpoint.resume(tmp_path, model, optimizer, {})
+    assert found is not None
+    assert found[0] == 4
+    checkpoint.save(tmp_path, 6, model, optimizer, {}, {}, keep=1)
+    assert [place.name for place in tmp_path.iterdir()] == ["step-6"]
+
+
+def test_a_run_goes_on_when_its_terminology_has_moved(sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
+    expected = weights(tmp_path / "run")
+    moved = shutil.copytree(sample_folder, tmp_path / "moved")
+    train(load_settings(None, settings(moved, tmp_path / "run", *common, "resume=auto")))
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
+
+
 @pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.lr=5e-4", "sampling.languages=en_syn"])
 def test_another_run_is_not_continued(sample_folder: Path, tmp_path: Path, change: str) -> None:
     common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
@@ -241,12 +312,21 @@ def test_a_run_is_not_overwritten_unless_told_to(sample_folder: Path, tmp_path: 
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-def test_time_is_up_at_max_minutes(sample_folder: Path, tmp_path: Path) -> None:
-    train(
-        load_settings(
-            None, settings(sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.every=1000")
-        )
-    )
+@pytest.mark.parametrize("change", ["overwrite=true", "resume=auto"])
+def test_nothing_but_a_run_is_ever_replaced(sample_folder: Path, tiny_folder: Path, tmp_path: Path, change: str) -> None:
+    """A Hugging Face folder has a config.json too."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"holds config\.json, yet no run of xsap's"):
+        train(load_settings(None, settings(sample_folder, folder, "max_steps=0", change)))
+    assert Encoder.from_pretrained(folder).dimension == 64
+
+
+def test_time_is_up_at_max_minutes_and_stays_up(sample_folder: Path, tmp_path: Path) -> None:
+    words = settings(sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.every=1000")
+    for more in ([], ["resume=auto"]):
+        train(load_settings(None, [*words, *more]))
+        steps = len(steps_of(tmp_path / "run"))
+        assert [place.name for place in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{steps}"], more
     done = len(steps_of(tmp_path / "run"))
     assert done >= 1
     assert (tmp_path / "run" / "checkpoints" / f"step-{done}").is_dir()
@@ -280,6 +360,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, word
     ("change", "message"),
     [
         ("sampling.mode=groups", "a file of pairs allows neither"),
+        ("sampling.languages=en_syn", "a file of pairs allows neither"),
         ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
     ],
 )
@@ -292,13 +373,41 @@ def test_pairs_have_their_limits(pairs_file: Path, tmp_path: Path, change: str, 
 def test_a_language_without_names_is_named(sample_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no concept has two names"):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.anchor=sv")))
+    with pytest.raises(ConfigError, match="has no name in sv; it has en, "):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.languages=en+es+sv_syn")))
+
+
+@pytest.mark.parametrize("without", ["gold", "English"])
+def test_an_evaluation_that_can_score_nothing_is_refused_at_once(sample_folder: Path, tmp_path: Path, without: str) -> None:
+    mentions, dictionary = ROOT / "data_prep" / "sample" / "mentions.tsv", sample_folder
+    if without == "gold":
+        write_mentions(read_mentions(mentions).slice(0, 0), tmp_path / "m.parquet")
+        mentions = tmp_path / "m.parquet"
+    else:
+        Terminology.load(sample_folder).select(languages={"de"}).save(tmp_path / "german")
+        dictionary = tmp_path / "german"
+    words = settings(sample_folder, tmp_path / "run", f"evaluation.mentions={mentions}", f"evaluation.dictionary={dictionary}")
+    with pytest.raises(DataError, match="found none that has any" if without == "gold" else "must have English names, found de"):
+        train(load_settings(None, words))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("precision=fp16", "fp16 needs a GPU, found a CPU"), ("tracker=clearml", "the package of tracker = clearml is not installed")],
+    [
+        ("precision=fp16", "fp16 needs a GPU, found a CPU"),
+        ("tracker=clearml", "the package of tracker = clearml is not installed"),
+        ("scratch.heads=3", "scratch.hidden must be a multiple of scratch.heads, found 32 and 3"),
+    ],
 )
 def test_what_this_machine_lacks_is_one_line(sample_folder: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", change)))
     assert not (tmp_path / "run").exists()
+
+
+def test_accumulated_gradients_are_refused(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate would divide each loss by their number, and nobody would add them up."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(ConfigError, match="found NO with 4 accumulated steps"):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run")))

@@ -100,10 +100,10 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.exists():
-        raise ArtifactError(f"{path}: expected a {kind} folder, found nothing there. Is the path right?")
+        raise ArtifactError(f"{path}: expected {_a(kind)} folder, found nothing there. Is the path right?")
     file = path / MANIFEST
     if not file.is_file():
-        raise ArtifactError(f"{path}: expected a {kind} folder made by xsap, found no {MANIFEST} in it")
+        raise ArtifactError(f"{path}: expected {_a(kind)} folder made by xsap, found no {MANIFEST} in it")
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found, version, files = manifest["kind"], manifest["format"], manifest["files"]
@@ -111,7 +111,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
     if found != kind:
-        raise ArtifactError(f"{path}: expected a {kind} folder, found a {found} folder")
+        raise ArtifactError(f"{path}: expected {_a(kind)} folder, found {_a(found)} folder")
     if version != FORMAT:
         raise ArtifactError(f"{path}: expected format {FORMAT}, found format {version}; make it again with this version of xsap")
     for name, size in sizes.items():
@@ -132,6 +132,10 @@ def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
         if sha256_of(Path(path) / name) != entry["sha256"]:
             raise ArtifactError(f"{Path(path) / name}: its sha256 is not the manifest's; the {kind} folder is damaged, make it again")
     return manifest
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def content_hash(manifest: dict[str, Any]) -> str:

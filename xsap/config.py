@@ -105,8 +105,8 @@ class Settings(_Section):
     output: Path
     overwrite: bool = False
     resume: Literal["auto", "never"] = "never"
-    seed: Natural = 0
-    pooling: Literal["cls", "mean", "mean_all"] | None = None  # of a base that doesn't say; cls from scratch and for bare folders
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    pooling: Literal["cls", "mean", "mean_all"] | None = None  # of a base that doesn't say; from scratch, unless given: cls
     max_length: Annotated[int, Field(ge=3)] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     epochs: Positive = 1

@@ -7,7 +7,9 @@ linked into it, so that the two sides can't drift apart.
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from xsap.errors import ConfigError
 
 Case = Literal["cased", "lower"]
 Form = Literal["none", "NFC", "NFKC"]
@@ -27,6 +29,11 @@ class TextPolicy:
 
     case: Case = "cased"
     unicode: Form = "NFC"
+
+    def __post_init__(self) -> None:
+        for field, value, known in (("case", self.case, get_args(Case)), ("unicode", self.unicode, get_args(Form))):
+            if value not in known:
+                raise ConfigError(f"a text policy's {field} must be one of {', '.join(known)}; found '{value}'")
 
     def to_dict(self) -> dict[str, str]:
         """The policy as JSON writes it."""

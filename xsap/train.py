@@ -20,9 +20,13 @@ def main() -> None:
 
     try:
         settings = load_settings(arguments.config, arguments.set)
+        from accelerate import PartialState
+
         from xsap.training.run import run
 
-        print(run(settings))
+        model = run(settings)
+        if PartialState().is_main_process:
+            print(model)
     except XsapError as error:
         print("error:", *str(error).splitlines(), file=sys.stderr)
         sys.exit(2)

@@ -5,15 +5,16 @@ and for which the caller must say `pooling`. A name that is no folder is an id o
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from xsap.artifacts import MANIFEST, content_hash, open_artifact, sha256_of
@@ -58,21 +59,41 @@ def open_folder(path: Path | str, *, pooling: str | None, max_length: int | None
     folder = _locate(path)
     content = content_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
     description = _describe(folder, {"pooling": pooling, "max_length": max_length, "policy": policy})
+    if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            f"{path}: expected its weights as .safetensors, found none; pickled ones (.bin) are never opened. "
+            "Where they can be trusted, convert them: AutoModel.from_pretrained(…).save_pretrained(…)"
+        )
     try:
         with quiet():
-            return _open(folder, description, content)
+            transformer, tokenizer = _open(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"{path}: not a model that transformers can open: {str(error).splitlines()[0]}") from None
+    longest = _longest(transformer) or description.max_length
+    if max_length is not None and max_length > longest:
+        raise ConfigError(f"{path}: max_length must be at most {longest}, the positions that its model has; found {max_length}")
+    return Folder(transformer, tokenizer, replace(description, max_length=min(longest, description.max_length)), content)
 
 
-def _open(folder: Path, description: Description, content: str) -> Folder:
+def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     # the pooler on top of [CLS] is a pre-training head: no pooling of ours uses it
-    extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta", "camembert") else {}
-    transformer = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=False, **extra)
+    options = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    extra = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+    transformer = AutoModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **extra
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_tokenizer(tokenizer, transformer, str(folder))
-    return Folder(transformer, tokenizer, description, content)
+    return transformer, tokenizer
+
+
+def _longest(transformer: Transformer) -> int | None:
+    """How many tokens a model has positions for; None if it has no table of them. RoBERTa's first rows are no positions."""
+    table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, torch.nn.Embedding):
+        return None
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 @contextmanager
@@ -98,7 +119,9 @@ def _locate(path: Path | str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(path), ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*"]))
+        return Path(
+            snapshot_download(str(path), ignore_patterns=["*.bin", "*.pt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*"])
+        )
     except Exception as error:  # the hub's client raises many kinds, and all mean the same to the user
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"{path}: no folder there, and the Hugging Face hub gave no model of that name: {reason}") from None

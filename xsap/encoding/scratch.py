@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, XLMRobertaConfi
 
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.folder import Description, check_tokenizer
-from xsap.errors import DataError
+from xsap.errors import ConfigError, DataError
 from xsap.text import normalise_all
 
 _SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # XLM-R's first rows; its last is <mask>
@@ -56,6 +56,8 @@ def from_scratch(
     names: Sequence[str], description: Description, *, vocabulary_size: int, layers: int, hidden: int, heads: int, dropout: float, seed: int
 ) -> Encoder:
     """An untrained encoder for `names` (as the terminology has them): 4 × hidden in its feed-forward layers, as in XLM-R."""
+    if hidden % heads:
+        raise ConfigError(f"scratch.hidden must be a multiple of scratch.heads, found {hidden} and {heads}")
     tokenizer = train_tokenizer(normalise_all(names, description.policy), vocabulary_size)
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),

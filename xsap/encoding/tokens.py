@@ -1,4 +1,4 @@
-"""Names → token ids, once: flat arrays on disk, memory-mapped, from which any batch is a gather.
+"""Names → token ids, once: two flat arrays, from which any batch is a gather.
 
 A tokenizer handles some tens of thousands of names a second, an encoder on a GPU more than it; so training tokenises its whole
 terminology before the first step, through `datasets`, and never again.
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
+
+_NAMES_AT_ONCE = 10_000  # what a tokenizer returns takes some 2 kB a name, forty times what is kept of it
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,17 @@ class Tokens:
 
 def tokenise(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
     """Token ids of normalised names, in memory; a name longer than `max_length` tokens (special ones included) is cut."""
-    rows = _ids(names, tokenizer, max_length)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-    return Tokens(np.fromiter((i for row in rows for i in row), np.int32, offsets[-1]), offsets)
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    for start in range(0, len(names), _NAMES_AT_ONCE):
+        rows = _ids(names[start : start + _NAMES_AT_ONCE], tokenizer, max_length)
+        lengths.append(np.array([len(row) for row in rows], np.int64))
+        ids.append(np.fromiter((i for row in rows for i in row), np.int32, lengths[-1].sum()))
+    return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 
 
 def tokenise_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, file: Path) -> Tokens:
-    """`tokenise` through an Arrow file, which stays memory-mapped: the ids of UMLS's names need not fit into memory."""
+    """`tokenise` by way of an Arrow file, with a progress bar. In memory are the ids alone, 4 bytes a token."""
+    from datasets import Dataset  # only training needs it, and it takes a second
 
     def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
         return {"ids": [np.asarray(row, np.int32) for row in _ids(batch["name"], tokenizer, max_length)]}
@@ -54,10 +59,11 @@ def tokenise_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, m
     dataset = Dataset.from_dict({"name": list(names)}).map(
         convert,
         batched=True,
-        batch_size=10_000,
+        batch_size=_NAMES_AT_ONCE,
         remove_columns=["name"],
         cache_file_name=str(file),
         load_from_cache_file=False,
+        new_fingerprint="tokens",  # else the tokenizer is pickled, to be hashed
         desc="tokens",
     )
     column = dataset.data.column("ids").combine_chunks()
@@ -68,8 +74,6 @@ def tokenise_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, m
 
 
 def _ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
-    if not len(names):
-        return []
     encoded = tokenizer(list(names), truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
     rows: list[list[int]] = encoded["input_ids"]
     return rows

@@ -31,10 +31,12 @@ def save(
 ) -> None:
     """Publish `folder`/step-N, then remove all but the newest `keep`. step: how many are done. identity: what a resumed run must share.
 
-    more: any other JSON to get back.
+    more: any other JSON to get back. What a killed save left aside, and damaged ones that `resume` passed over, are removed first.
     """
+    for left in [*folder.glob(".step-*"), *(place for place in _newest_first(folder) if _step(place) >= step)]:
+        shutil.rmtree(left)
     facts = {"step": step, "identity": identity, "more": more}
-    with publish(folder / f"step-{step}", _KIND, facts, overwrite=True) as place:
+    with publish(folder / f"step-{step}", _KIND, facts) as place:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
         save_file(_moments(model, optimizer), place / "optimizer.safetensors")
     for old in _newest_first(folder)[keep:]:
@@ -61,8 +63,11 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ide
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    places = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    return sorted(places, key=lambda p: -int(p.name.removeprefix("step-")))
+    return sorted((p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()), key=_step, reverse=True)
+
+
+def _step(place: Path) -> int:
+    return int(place.name.removeprefix("step-"))
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

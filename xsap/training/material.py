@@ -31,11 +31,12 @@ class Material:
 
 
 def from_terminology(path: Path, languages: frozenset[str] | None) -> Material:
-    """The names of a terminology in these languages (None: all). Raises ConfigError if there is none."""
+    """The names of a terminology in these languages (None: all). Raises ConfigError if one of them has none."""
     terminology = Terminology.load(path)
+    lacking = sorted((languages or frozenset()) - set(terminology.languages))
+    if lacking:
+        raise ConfigError(f"{path}: has no name in {', '.join(lacking)}; it has {', '.join(terminology.languages)}")
     names = terminology.select(languages=languages).names
-    if not names.num_rows:
-        raise ConfigError(f"{path}: has no name in {', '.join(sorted(languages or ()))}; it has {', '.join(terminology.languages)}")
     concepts = pc.index_in(names["concept_id"], terminology.concepts["concept_id"].combine_chunks())
     numbers = concepts.to_numpy().astype(np.int64)
     return Material(names["name"].to_pylist(), numbers, names["language"].to_pylist(), in_pairs=False, terminology=terminology)

@@ -4,25 +4,25 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
-from xsap.artifacts import write_atomically
+from xsap.artifacts import refuse_to_replace, write_atomically
 from xsap.config import Loss, Settings
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.folder import REFERENCE_LENGTH, Description
 from xsap.encoding.scratch import from_scratch
 from xsap.encoding.tokens import Tokens, tokenise_to_disk
-from xsap.errors import ArtifactError, ConfigError
+from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.languages import ENGLISH, to_iso
-from xsap.linking.evaluation import evaluate_concept
+from xsap.linking.evaluation import evaluate_concept, read_queries
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
-from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 from xsap.training.losses import info_nce, multi_similarity
@@ -32,8 +32,8 @@ from xsap.training.optim import adamw, schedule
 from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, Sampler, parse_choice
 from xsap.training.trainer import Objective, Trainer
 
-# what may differ between a run and its continuation
-_FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation"}
+# what may differ between a run and its continuation; of the inputs their contents must be the same, not their places
+_FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation", "base", "terminology", "pairs"}
 _PARTS = ("config.json", "metrics.jsonl", "checkpoints", "model", "tokens")
 
 
@@ -41,8 +41,9 @@ def run(settings: Settings) -> Path:
     """A whole run → the folder of the trained model. Raises XsapError before anything is computed, wherever that can be known."""
     _check_folder(settings)
     accelerator = _accelerator(settings)
-    material, encoder = _material_and_encoder(settings)
+    material = _material(settings)
     evaluate = _evaluation(settings, material)
+    encoder = _encoder(settings, material)
     prepared = distinct(material, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
     sampler = _sampler(settings, prepared)
     if accelerator.is_main_process:
@@ -53,7 +54,8 @@ def run(settings: Settings) -> Path:
     tokens = _tokens(settings, accelerator, prepared, encoder)
     total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     identity = settings.model_dump(mode="json", exclude=_FREE)
-    identity |= {"steps": total, "processes": accelerator.num_processes, "data": fingerprint(tokens, prepared)}
+    identity |= {"base": encoder.content or "scratch", "data": fingerprint(tokens, prepared)}
+    identity |= {"steps": total, "processes": accelerator.num_processes}
     encoder.to(accelerator.device)
     optim = settings.optim
     trainer = Trainer(
@@ -90,29 +92,51 @@ def run(settings: Settings) -> Path:
 def _accelerator(settings: Settings) -> Accelerator:
     try:
         precision = "no" if settings.precision == "fp32" else settings.precision
-        accelerator = Accelerator(mixed_precision=precision, log_with=settings.tracker, project_dir=str(settings.output))
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # of the others while one evaluates or saves
+        accelerator = Accelerator(
+            mixed_precision=precision, log_with=settings.tracker, project_dir=str(settings.output), kwargs_handlers=[patience]
+        )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(f"Accelerate can't run with precision = {settings.precision}, tracker = {settings.tracker}: {error}") from None
     if settings.precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("precision = fp16 needs a GPU, found a CPU; use bf16 or fp32")
+    kind, accumulated = accelerator.distributed_type.value, accelerator.gradient_accumulation_steps
+    if accumulated != 1 or not (kind == "NO" or kind.startswith("MULTI_")):  # neither would fail: the result would be wrong
+        raise ConfigError(
+            f"Accelerate must run whole models on each process, a step at a time; found {kind} with {accumulated} accumulated steps; "
+            "launch without FSDP, DeepSpeed and gradient accumulation, and set the batch's size here"
+        )
     if settings.tracker and not accelerator.log_with:  # Accelerate itself would go on without a word
         raise ConfigError(f"the package of tracker = {settings.tracker} is not installed; install it, or leave tracker out")
     return accelerator
 
 
 def _check_folder(settings: Settings) -> None:
-    """Refuse a place that holds another run: runs are never mixed."""
+    """Refuse a place that holds another run, for runs are never mixed; or files of a run's names that are none of ours."""
     output = settings.output
     if output.exists() and not output.is_dir():
         raise ArtifactError(f"{output}: expected a folder for the run, found a file")
-    if settings.resume == "never" and not settings.overwrite and any((output / name).exists() for name in _PARTS):
+    present = [name for name in _PARTS if (output / name).exists()]
+    if present and not _is_run(output):
+        raise ArtifactError(f"{output} holds {present[0]}, yet no run of xsap's, and it is not replaced; choose another output")
+    if present and settings.resume == "never" and not settings.overwrite:
         raise ArtifactError(f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true")
+    refuse_to_replace(output / "model", overwrite=True)
+
+
+def _is_run(output: Path) -> bool:
+    try:
+        return "sampling" in json.loads((output / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _make_folder(settings: Settings) -> None:
     """Make the run's folder, without what an earlier run left there unless that is continued; nothing foreign is deleted."""
     output = settings.output
-    for name in _PARTS if settings.resume == "never" else ():
+    for left in output.glob(".model.*.new"):  # by a run that was killed
+        shutil.rmtree(left)
+    for name in _PARTS[1:] if settings.resume == "never" else ():  # the first, which says that this is a run, is replaced
         if (output / name).is_dir():
             shutil.rmtree(output / name)
         else:
@@ -122,23 +146,28 @@ def _make_folder(settings: Settings) -> None:
         json.dump(settings.model_dump(mode="json"), stream, indent=1)
 
 
-def _material_and_encoder(settings: Settings) -> tuple[Material, Encoder]:
+def _material(settings: Settings) -> Material:
     languages = parse_choice(settings.sampling.languages)
-    material = from_pairs(settings.pairs) if settings.pairs else from_terminology(settings.terminology or Path(), languages)
+    if settings.pairs is None:
+        return from_terminology(settings.terminology or Path(), languages)
+    if settings.sampling.mode != "pairs" or settings.sampling.anchor or languages:
+        raise ConfigError("a file of pairs allows neither sampling.mode = groups, nor languages, nor an anchor; give a terminology instead")
+    return from_pairs(settings.pairs)
+
+
+def _encoder(settings: Settings, material: Material) -> Encoder:
     policy = TextPolicy(case=settings.text.case, unicode=settings.text.unicode) if settings.text else None
     if settings.base != "scratch":
-        return material, Encoder.from_pretrained(
-            settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
-        )
+        return Encoder.from_pretrained(settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu")
     description = Description(settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy())
     size = settings.scratch.model_dump()
-    return material, from_scratch(material.names, description, **size, seed=settings.seed)
+    return from_scratch(material.names, description, **size, seed=settings.seed)
 
 
 def _tokens(settings: Settings, accelerator: Accelerator, material: Material, encoder: Encoder) -> Tokens:
-    """Every process tokenises alike, the main one into the run's folder: no process waits for, or trusts, another's file."""
+    """Every process tokenises alike, by way of its own file in the run's folder: no process waits for, or trusts, another's."""
     folder = settings.output / "tokens"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # on another machine the run's folder may not be there
     file = folder / f"{accelerator.process_index}.arrow"
     return tokenise_to_disk(material.names, encoder.tokenizer, encoder.max_length, file)
 
@@ -146,8 +175,6 @@ def _tokens(settings: Settings, accelerator: Accelerator, material: Material, en
 def _sampler(settings: Settings, material: Material) -> Sampler:
     wanted, batch, seed = settings.sampling, settings.batch, settings.seed
     if material.in_pairs:
-        if wanted.mode != "pairs" or wanted.anchor:
-            raise ConfigError("a file of pairs allows neither sampling.mode = groups nor an anchor; give a terminology instead")
         return FilePairs(material.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
     if not wanted.shuffle:
         raise ConfigError("sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order")
@@ -175,12 +202,14 @@ def _evaluation(settings: Settings, material: Material) -> Callable[[Encoder], d
     wanted = settings.evaluation
     if wanted.mentions is None:
         return None
-    mentions = read_mentions(wanted.mentions)
+    mentions = read_queries(wanted.mentions)
     dictionary = Terminology.load(wanted.dictionary) if wanted.dictionary else material.terminology
     if dictionary is None:
         raise ConfigError(
             "evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER"
         )
+    if ENGLISH not in dictionary.languages:
+        raise DataError(f"the dictionary of an evaluation must have English names, found {', '.join(dictionary.languages)}")
 
     def evaluate(encoder: Encoder) -> dict[str, Any]:
         index = Index.build(dictionary, encoder, languages={ENGLISH})

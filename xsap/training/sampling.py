@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xsap.errors import ConfigError
-from xsap.languages import ENGLISH, to_iso
+from xsap.languages import to_iso
 
 Integers = NDArray[np.int64]
 _ROUNDS = 10  # on a handful of names fewer are measurably uneven; 8 pass a chi-square test, and two more are cheap
@@ -39,7 +39,7 @@ def parse_choice(choice: str) -> frozenset[str] | None:
     stem, _, suffix = choice.partition("_")
     if suffix != "syn" or not stem:
         raise ConfigError(f"sampling.languages must be all_syn, en_syn or such as en+es_syn; found '{choice}'")
-    return None if stem == "all" else frozenset(to_iso(code) for code in stem.split("+")) | {ENGLISH}
+    return None if stem == "all" else frozenset(to_iso(code) for code in stem.split("+"))
 
 
 def mix(*numbers: Integers | int) -> Integers:

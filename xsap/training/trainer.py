@@ -61,7 +61,8 @@ class Trainer:
         if done == 0:
             self._evaluate(0)
         bar = tqdm(total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5)
-        while done < self.total_steps:
+        late = self._late(spent)  # as when it had stopped for lack of time before
+        while done < self.total_steps and not late:
             tick = time.monotonic()
             loss = self._step(done)
             done += 1
@@ -69,16 +70,14 @@ class Trainer:
             if len(self._waiting) >= _FLUSH_EVERY:
                 bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
             bar.update()
-            elapsed = spent + time.monotonic() - began
-            late = self.max_minutes is not None and self._agree(elapsed > self.max_minutes * 60)
+            late = self._late(spent + time.monotonic() - began)
             last = late or done == self.total_steps
             if last or (self.evaluate_every and done % self.evaluate_every == 0):
                 self._evaluate(done)
             if self.checkpoint_every and (last or done % self.checkpoint_every == 0):
                 self._save(done, spent + time.monotonic() - began)
-            if late:
-                tqdm.write(f"stopped after {self.max_minutes:g} minutes, at step {done:,} of {self.total_steps:,}") if self._main else None
-                break
+        if late and self._main:
+            tqdm.write(f"stopped after {self.max_minutes:g} minutes, at step {done:,} of {self.total_steps:,}")
         bar.close()
         self._flush()
         return done
@@ -97,7 +96,9 @@ class Trainer:
             group["lr"] = self.lr * self.rate(step)
         self._model.train()
         device = self.accelerator.device
-        vectors = gather(self._model(pack(self.tokens.take(parts[rank].rows)).to(device)), [len(p.rows) for p in parts], rank)
+        sizes = [len(part.rows) for part in parts]
+        rows = parts[rank].rows if sizes[rank] else names.rows[:1]  # without a share it encodes some name, for others wait for its gradient
+        vectors = gather(self._model(pack(self.tokens.take(rows)).to(device))[: sizes[rank]], sizes, rank)
         concepts = torch.from_numpy(np.concatenate([part.concepts for part in parts])).to(device)
         similarity = vectors @ vectors.T
         loss = self.objective(similarity, *all_pairs(concepts))
@@ -108,9 +109,10 @@ class Trainer:
         self._optimizer.zero_grad()
         return loss.detach()
 
-    def _agree(self, late: bool) -> bool:
-        """Whether any process is late: clocks differ, and all must stop at the same step."""
-        if self.accelerator.num_processes == 1:
+    def _late(self, seconds: float) -> bool:
+        """Whether time is up for any process: clocks differ, and all must stop at the same step."""
+        late = self.max_minutes is not None and seconds > self.max_minutes * 60
+        if self.max_minutes is None or self.accelerator.num_processes == 1:
             return late
         flag = torch.tensor([float(late)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
@@ -165,9 +167,9 @@ class Trainer:
             scaler.load_state_dict(more["scaler"])
         log = self.output / "metrics.jsonl"
         if self._main and log.is_file():
-            kept = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if _step_of(line) <= (done or -1)]
+            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= (done or -1)]
             with write_atomically(log) as stream:
-                stream.writelines(kept)
+                stream.writelines(f"{line}\n" for line in kept)
         self.accelerator.wait_for_everyone()
         return done, float(more.get("spent", 0.0))
 
