@@ -25,8 +25,9 @@ from xsap.config import load_settings
 from xsap.encoding.tokens import Tokens
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.terms.mentions import read_mentions, write_mentions
+from xsap.text import TextPolicy
 from xsap.training import checkpoint
-from xsap.training.material import Material, fingerprint
+from xsap.training.material import Material, distinct, fingerprint
 from xsap.training.run import run as train
 from xsap.training.sampling import Names, PairSampler
 
@@ -240,6 +241,21 @@ def test_epochs_follow_one_another_and_each_step_has_its_own_dropout(
     assert steps > 1
     assert asked == [(epoch, step) for epoch in (0, 1) for step in range(steps)]
     assert len(set(seeds[-2 * steps :])) == 2 * steps
+
+
+@pytest.mark.parametrize(("change", "moved"), [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.clip=1e-12", 0.0)])
+def test_the_first_step_of_adam_moves_weights_by_the_learning_rate(sample_folder: Path, tmp_path: Path, change: str, moved: float) -> None:
+    for name, steps in (("before", 0), ("after", 1)):
+        more = [f"max_steps={steps}", "batch.pairs=16", "optim.weight_decay=0", "optim.schedule=linear", change]
+        train(load_settings(None, settings(sample_folder, tmp_path / name, *more)))
+    before, after = weights(tmp_path / "before"), weights(tmp_path / "after")
+    assert max((after[name] - before[name]).abs().max().item() for name in before) == pytest.approx(moved, rel=0.01, abs=1e-6)
+
+
+def test_of_names_equal_under_the_policy_one_in_the_anchor_language_stays() -> None:
+    names, concepts = ["Fieber", "Fever", "fever", "FEVER", " "], np.array([3, 3, 3, 5, 5])
+    kept = distinct(Material(names, concepts, ["de", "de", "en", "de", "en"], in_pairs=False), TextPolicy("lower"), "en")
+    assert (kept.names, kept.concepts.tolist(), kept.languages) == (["fieber", "fever", "fever"], [3, 3, 5], ["de", "en", "de"])
 
 
 def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
