@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-ONE := --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
+ONE := --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data_prep.choice import check_choice
 from data_prep.tally import Tally
-from xsap.artifacts import read_lines, sha256_of
+from xsap.artifacts import csv_delimiter, read_lines, sha256_of
 from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
@@ -75,9 +75,7 @@ def read_tsv(path: Path, needed: Sequence[str]) -> Rows:
 
 def _read_csv(path: Path, needed: Sequence[str]) -> Rows:
     lines = [line + "\n" for line in read_lines(path)]
-    # Excel writes semicolons where the comma is the decimal sign.
-    delimiter = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=csv_delimiter(lines[0] if lines else ""), strict=True)
     try:
         yield from _under_header(path, ((reader.line_num, row) for row in reader if row), needed)
     except csv.Error as error:

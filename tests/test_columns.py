@@ -30,6 +30,11 @@ def test_a_csv_with_a_mark_quotes_commas_and_line_ends(tmp_path):
     assert sheet == (["term", "note"], [['a, "b"', "two\nlines"], ["fiebre", ""]])
 
 
+def test_a_csv_with_semicolons_as_excel_writes_it_where_the_comma_is_decimal(tmp_path):
+    assert read(tmp_path, "x.csv", 'id;term\n1;"Fieber; hoch, 39,5"\n') == (["id", "term"], [["1", "Fieber; hoch, 39,5"]])
+    assert read(tmp_path, "y.csv", "id,a;b\n1,x;y\n") == (["id", "a;b"], [["1", "x;y"]])
+
+
 def test_a_tsv_has_no_quoting(tmp_path):
     assert read(tmp_path, "x.TSV", 'term\tid\n"5 inch\t7\n') == (["term", "id"], [['"5 inch', "7"]])
 

@@ -174,3 +174,9 @@ def read_lines(path: Path | str) -> list[str]:
         ) from None
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def csv_delimiter(header: str) -> str:
+    """What separates the cells of a CSV file, by its first line: a comma, or the semicolon that Excel writes where the comma is the
+    decimal sign."""
+    return ";" if header.count(";") > header.count(",") else ","

@@ -1,8 +1,8 @@
 """Terms by the column: the CSV, TSV and JSONL files that people keep them in, read and written with all their other columns.
 
-CSV is RFC 4180 (quoted cells may hold commas, quotes and line ends), lines written with a plain `\\n`; TSV has no quoting, so there tabs and
-line ends inside a cell are written as spaces. Answers are long: each input row comes again for each candidate, with its rank;
-a row whose term has no candidates comes once, with the reason.
+CSV is RFC 4180 (quoted cells may hold commas, quotes and line ends), and is read with semicolons too; its lines are written with commas and
+a plain `\\n`. TSV has no quoting, so there tabs and line ends inside a cell are written as spaces. Answers are long: each input row comes
+again for each candidate, with its rank; a row whose term has no candidates comes once, with the reason.
 """
 
 import csv
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from xsap.artifacts import read_lines
+from xsap.artifacts import csv_delimiter, read_lines
 from xsap.errors import DataError
 from xsap.linking.linker import Result
 
@@ -94,7 +94,8 @@ def write_text(results: Sequence[Result], stream: IO[str]) -> None:
 
 
 def _read_csv(path: Path) -> Sheet:
-    records = csv.reader((f"{line}\n" for line in read_lines(path)), strict=True)
+    lines = read_lines(path)
+    records = csv.reader((f"{line}\n" for line in lines), delimiter=csv_delimiter(lines[0] if lines else ""), strict=True)
     header: list[str] = []
     rows: list[list[Any]] = []
     try:
