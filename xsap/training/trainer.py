@@ -53,7 +53,7 @@ class Trainer:
     evaluate_every: int
 
     def run(self, *, resume: bool) -> int:
-        """Train to the last step, or until time is up. Returns the number of steps done, earlier sessions' included."""
+        """Train to the last step, or until time is up. Returns the number of steps done, those before a resumption included."""
         began = time.monotonic()
         done, spent = self._resume() if resume else (0, 0.0)
         self._model, self._optimizer = self.accelerator.prepare(self.encoder, self.optimizer)
