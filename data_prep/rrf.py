@@ -1,8 +1,9 @@
 """Any file in the UMLS's Rich Release Format → checked columns.
 
 In RRF only a line feed ends a record and a bar closes each field; nothing is quoted or escaped, so a stray quote, a lone carriage return or
-U+2028 is data. General CSV readers (DuckDB's and Arrow's among them) take some of these for structure even when told otherwise. So this splits the bytes itself, a block at a time and without a loop over
-rows, and accepts a block only if every record has exactly its fields; the loop that finds the faulty line runs only once there is one.
+U+2028 is data. General CSV readers (DuckDB's and Arrow's among them) take some of these for structure even when told otherwise. So this
+splits the bytes itself, a block at a time and without a loop over rows, and accepts a block only if every record has exactly its
+fields; the loop that finds the faulty line runs only once there is one.
 Format: https://www.ncbi.nlm.nih.gov/books/NBK9685/
 """
 
