@@ -20,17 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from xsap.artifacts import publish
 from xsap.encoding.folder import Description, open_folder, quiet, sentence_transformer_files
-from xsap.encoding.packing import (
-    Packed,
-    Transformer,
-    can_pack,
-    first_tokens,
-    grouped_states,
-    mean_tokens,
-    pack,
-    packed_states,
-    padded_states,
-)
+from xsap.encoding.packing import Packed, Transformer, can_pack, pack, packed_first, packed_mean, padded_states
 from xsap.encoding.tokens import tokenise
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalise_all
@@ -38,7 +28,7 @@ from xsap.text import TextPolicy, normalise_all
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TOKENS_A_BATCH = 8192
-_POOL: dict[str, Callable[[Tensor, Packed], Tensor]] = {"cls": first_tokens, "mean": mean_tokens}
+_PACKED: dict[str, Callable[[Transformer, Packed], Tensor]] = {"cls": packed_first, "mean": packed_mean}
 
 
 class Encoder(nn.Module):
@@ -51,7 +41,7 @@ class Encoder(nn.Module):
         self.description = description
         self.precision: Precision = "fp32"
         self.content: str | None = None
-        self._states = packed_states if can_pack(transformer) else grouped_states
+        self._packs = can_pack(transformer) and self.pooling in _PACKED
 
     @classmethod
     def from_pretrained(
@@ -96,13 +86,18 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Packed, unit: bool = True) -> Tensor:
         """(n, dimension) float32 vectors of a batch's names, in their given order; of length 1 where `unit`."""
-        if self.pooling == "mean_all":
-            pad = int(self.tokenizer.pad_token_id)
-            vectors = padded_states(self.transformer, batch, self.max_length, pad).mean(1)
-        else:
-            vectors = _POOL[self.pooling](self._states(self.transformer, batch), batch)
-        vectors = vectors.float()
+        vectors = (_PACKED[self.pooling](self.transformer, batch) if self._packs else self._padded(batch)).float()
         return F.normalize(vectors, dim=-1) if unit else vectors
+
+    def _padded(self, batch: Packed) -> Tensor:
+        length = self.max_length if self.pooling == "mean_all" else int(batch.lengths.max())
+        states = padded_states(self.transformer, batch, length, int(self.tokenizer.pad_token_id))
+        if self.pooling == "cls":
+            return states[:, 0]
+        if self.pooling == "mean_all":
+            return states.mean(1)
+        real = torch.arange(length, device=states.device)[:, None] < batch.lengths[:, None, None]
+        return states.masked_fill(~real, 0).sum(1) / batch.lengths[:, None]
 
     @torch.inference_mode()
     def encode(
@@ -112,12 +107,13 @@ class Encoder(nn.Module):
         if isinstance(names, str):
             raise ConfigError(f"expected a list of names, found the one string '{names[:40]}'; put it into a list")
         tokens = tokenise(normalise_all(names, policy or self.policy), self.tokenizer, self.max_length)
-        by_length = np.argsort(tokens.lengths, kind="stable")[::-1]
+        # tiles fill best with names of all lengths; what is padded, with names of one
+        order = np.arange(len(names)) if self._packs else np.argsort(tokens.lengths, kind="stable")[::-1]
         vectors = np.empty((len(names), self.dimension), np.float32)
         training, device = self.training, next(self.transformer.parameters()).device
         self.eval()
         with self._autocast(device), tqdm(total=len(names), desc="encode", unit=" names", disable=not progress) as bar:
-            for rows in _batches(by_length, tokens.lengths):
+            for rows in _batches(order, tokens.lengths):
                 vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
                 bar.update(len(rows))
         self.train(training)
@@ -143,9 +139,9 @@ class Encoder(nn.Module):
                 (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _batches(by_length: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows in order of length, cut into batches of about as many tokens: the longest first, so that a lack of memory shows at once."""
-    if not len(by_length):
+def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows in an order, cut into batches of about as many tokens."""
+    if not len(order):
         return []
-    batch = np.cumsum(lengths[by_length]) // _TOKENS_A_BATCH
-    return np.split(by_length, np.flatnonzero(np.diff(batch)) + 1)
+    batch = np.cumsum(lengths[order]) // _TOKENS_A_BATCH
+    return np.split(order, np.flatnonzero(np.diff(batch)) + 1)

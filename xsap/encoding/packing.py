@@ -1,74 +1,135 @@
-"""Token ids through a BERT-family encoder without a single pad token.
+"""Token ids through a BERT-family encoder without padding.
 
-Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here the tokens of all names stand one after another,
-sorted by length, as one (T, hidden) matrix: embeddings, layer norms and linear layers see nothing else. Only attention must know
-where a name ends; equal lengths stand together, so each length is one dense (names, heads, length, length) block, with no mask.
+Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here names are laid end to end into tiles of 64 places, longest
+first, the shorter ones where room is left, so that about one place in a hundred stays free. Embeddings, layer norms and linear layers see the
+tiles as they are; attention sees in each tile a mask that keeps every name to itself. A tile is a small dense product, which
+CPUs and GPUs do at full speed, and its shape doesn't depend on the names. Where only [CLS] is wanted, the last layer is computed for it alone.
 
 The layers are those of the Hugging Face model itself, so its weights, its `state_dict` and its `save_pretrained` are untouched.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xsap.encoding.tokens import Tokens
 
 Transformer = Any  # a Hugging Face model or a part of one: their attributes are made at run time
 _FAMILY = {"bert": 0, "roberta": None, "xlm-roberta": None, "camembert": None}  # first position; None: padding_idx + 1
+_PLACES = 64  # of a tile: wide enough for full speed, narrow enough that attention to strangers, masked out, costs little
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of n names, T tokens.
+    """A batch of n names in t tiles of s places, at most q names a tile.
 
-    ids: (T,) token ids of the names, shortest names first. positions: (T,) 0, 1, … within each name. shapes: (names, length) for
-    each length, ascending. order: (n,) where the i-th given name stands among the sorted ones.
+    ids: (t, s) token ids, 0 where a place is free. positions: (t, s) 0, 1, … within each name. owners: (t, s) which of its tile's names a
+    token belongs to, -1 where free. starts: (n,) the place of each given name's first token, counted over all tiles. lengths: (n,)
+    tokens of each. slots: (n,) its tile · q + its number in the tile.
     """
 
     ids: Tensor
     positions: Tensor
-    shapes: tuple[tuple[int, int], ...]
-    order: Tensor
+    owners: Tensor
+    starts: Tensor
+    lengths: Tensor
+    slots: Tensor
+    q: int
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on a device."""
-        ids, positions, order = (t.to(device, non_blocking=True) for t in (self.ids, self.positions, self.order))
-        return Packed(ids, positions, self.shapes, order)
+        parts = (self.ids, self.positions, self.owners, self.starts, self.lengths, self.slots)
+        return Packed(*(part.to(device, non_blocking=True) for part in parts), q=self.q)
 
 
 def pack(tokens: Tokens) -> Packed:
-    """Names in any order → a batch whose equal lengths stand together."""
+    """Names in any order → tiles."""
     lengths = tokens.lengths
+    longest = int(lengths.max(initial=1))
+    size = max(longest, min(int(lengths.sum()), _PLACES if longest <= _PLACES // 2 else 2 * longest))
+    tile, start, number = _lay(lengths, size)
+    tiles, first = int(tile.max(initial=0)) + 1, tile * size + start
+    within = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
+    at = np.repeat(first, lengths) + within
+    ids, positions, owners = np.zeros(tiles * size, np.int64), np.zeros(tiles * size, np.int64), np.full(tiles * size, -1)
+    ids[at], positions[at], owners[at] = tokens.ids, within, np.repeat(number, lengths)
+    q = int(number.max(initial=0)) + 1
+    places = (torch.from_numpy(part).view(tiles, size) for part in (ids, positions, owners))
+    return Packed(*places, *(torch.from_numpy(part) for part in (first, lengths, tile * q + number)), q=q)
+
+
+def _lay(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """(3, n): each name's tile, its place there, and its number there. A tile takes the longest waiting name that fits, again and again."""
     by_length = np.argsort(lengths, kind="stable")
-    order = np.empty_like(by_length)
-    order[by_length] = np.arange(len(by_length))
-    in_order = tokens.take(by_length)
-    positions = np.arange(len(in_order.ids)) - np.repeat(in_order.offsets[:-1], in_order.lengths)
-    shapes = tuple((len(list(group)), length) for length, group in groupby(in_order.lengths.tolist()))
-    ids = torch.from_numpy(in_order.ids.astype(np.int64))
-    return Packed(ids, torch.from_numpy(positions), shapes, torch.from_numpy(order))
+    present = np.unique(lengths).tolist()
+    ends = np.searchsorted(lengths[by_length], np.arange(size + 2)).tolist()  # sorted names ends[l] … tops[l] - 1 of length l wait
+    tops = ends[1:]
+    laid = np.empty((len(lengths), 4), np.int64)
+    tile = place = number = 0
+    for row in range(len(lengths)):
+        at = bisect_right(present, size - place) - 1
+        if at < 0:
+            tile, place, number, at = tile + 1, 0, 0, len(present) - 1
+        length = present[at]
+        tops[length] -= 1
+        if tops[length] == ends[length]:
+            present.pop(at)
+        laid[row] = tops[length], tile, place, number
+        place, number = place + length, number + 1
+    out = np.empty((3, len(lengths)), np.int64)
+    out[:, by_length[laid[:, 0]]] = laid[:, 1:].T
+    return out
 
 
 def can_pack(model: Transformer) -> bool:
-    """Whether `packed_states` knows the model's architecture; others run by `grouped_states`."""
+    """Whether `packed_states` knows the model's architecture; others run by `padded_states`."""
     config = model.config
     kind = getattr(config, "position_embedding_type", "absolute") or "absolute"
     return config.model_type in _FAMILY and kind == "absolute" and not getattr(config, "is_decoder", False)
 
 
 def packed_states(model: Transformer, batch: Packed) -> Tensor:
-    """(T, hidden): the last layer's state of each token, in the order of `batch.ids`."""
+    """(t, s, hidden): the last layer's state of each token."""
     states = _embed(model.embeddings, batch, _FAMILY[model.config.model_type])
-    sizes = [count * length for count, length in batch.shapes]
+    own = batch.owners[:, None, :, None] == batch.owners[:, None, None, :]
     for layer in model.encoder.layer:
-        attended = _attend(layer.attention.self, states, batch.shapes, sizes)
-        states = layer.attention.output(attended, states)
-        states = layer.output(layer.intermediate(states), states)
+        states = _layer(layer, states, states, own)
+    return states
+
+
+def packed_first(model: Transformer, batch: Packed) -> Tensor:
+    """(n, hidden): the last layer's state of each name's first token, in the given order of names, the layer being computed for it alone."""
+    states = _embed(model.embeddings, batch, _FAMILY[model.config.model_type])
+    own = batch.owners[:, None, :, None] == batch.owners[:, None, None, :]
+    *layers, last = model.encoder.layer
+    for layer in layers:
+        states = _layer(layer, states, states, own)
+    first = states.flatten(0, 1)[batch.starts]
+    own = torch.arange(batch.q, device=own.device)[:, None] == batch.owners[:, None, None, :]
+    return _layer(last, first, states, own, batch.slots)
+
+
+def packed_mean(model: Transformer, batch: Packed) -> Tensor:
+    """(n, hidden): the mean state over each name's tokens, special ones included, in the given order of names."""
+    states = packed_states(model, batch)
+    own = torch.arange(batch.q, device=states.device)[:, None] == batch.owners[:, None, :]
+    sums = (own.to(states.dtype) @ states).flatten(0, 1)[batch.slots]
+    return sums / batch.lengths[:, None]
+
+
+def padded_states(model: Transformer, batch: Packed, length: int, pad_id: int) -> Tensor:
+    """(n, length, hidden) in the given order of names, each padded to `length`: the plain way, for any architecture, and for pooling over
+    pad positions too."""
+    places = torch.arange(length, device=batch.ids.device)
+    mask = places < batch.lengths[:, None]
+    ids = batch.ids.flatten()[torch.where(mask, batch.starts[:, None] + places, 0)].masked_fill(~mask, pad_id)
+    states: Tensor = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return states
 
 
@@ -76,62 +137,44 @@ def _embed(embeddings: Transformer, batch: Packed, first_position: int | None) -
     first = embeddings.position_embeddings.padding_idx + 1 if first_position is None else first_position
     states = embeddings.word_embeddings(batch.ids) + embeddings.token_type_embeddings.weight[0]
     states = states + embeddings.position_embeddings(batch.positions + first)
-    normed: Tensor = embeddings.dropout(embeddings.LayerNorm(states))
-    return normed
+    return _dropout(embeddings.LayerNorm(states), embeddings.dropout)
 
 
-def _attend(attention: Transformer, states: Tensor, shapes: tuple[tuple[int, int], ...], sizes: list[int]) -> Tensor:
-    """Self-attention of each name with itself alone. states: (T, hidden) → (T, hidden)."""
-    heads, dropout = attention.num_attention_heads, attention.dropout.p if attention.training else 0.0
-    # split, not slices: the backward pass of a split is one concatenation, that of a slice a whole matrix of zeros
-    parts = zip(*(layer(states).split(sizes) for layer in (attention.query, attention.key, attention.value)), strict=True)
-    attended = []
-    for (count, length), qkv in zip(shapes, parts, strict=True):
-        query, key, value = (part.view(count, length, heads, -1).transpose(1, 2) for part in qkv)
-        out = _attention(query, key, value, dropout)
-        attended.append(out.transpose(1, 2).reshape(count * length, -1))
-    return torch.cat(attended)
+def _layer(layer: Transformer, queries: Tensor, states: Tensor, own: Tensor, slots: Tensor | None = None) -> Tensor:
+    """One layer for the queries. They are all states, (t, s, hidden); or, with slots, (n, hidden) of them. own: (t, 1, q or s, s)."""
+    attention = layer.attention.self
+    query, key, value = attention.query(queries), attention.key(states), attention.value(states)
+    if slots is not None:
+        query = query.new_zeros(len(states) * own.shape[2], query.shape[-1]).index_copy(0, slots, query).view(len(states), own.shape[2], -1)
+    heads = (part.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    attended = _attention(*heads, own, attention.dropout).transpose(1, 2).flatten(2)
+    if slots is not None:
+        attended = attended.flatten(0, 1)[slots]
+    attended = _add(layer.attention.output, attended, queries)
+    return _add(layer.output, layer.intermediate(attended), attended)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """Scaled dot-product attention, (names, heads, length, head size) each. Written out where a CPU trains: at a name's length the
-    backward pass of torch's CPU kernel takes several times as long as these three products."""
+def _add(output: Transformer, states: Tensor, residual: Tensor) -> Tensor:
+    """What BertOutput and BertSelfOutput do."""
+    added: Tensor = output.LayerNorm(_dropout(output.dense(states), output.dropout) + residual)
+    return added
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, dropout: torch.nn.Dropout) -> Tensor:
+    """Scaled dot-product attention to one's own, (t, heads, q or s, head size). Written out where a CPU trains: there the backward
+    pass of torch's kernel takes several times as long as these three products."""
     if query.is_cuda or not query.requires_grad:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    attended: Tensor = weights.to(value.dtype) @ value
+        return F.scaled_dot_product_attention(query, key, value, own, dropout.p if dropout.training else 0.0)
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    weights = scores.masked_fill(~own, torch.finfo(scores.dtype).min).softmax(-1)
+    attended: Tensor = _dropout(weights.to(value.dtype), dropout) @ value
     return attended
 
 
-def grouped_states(model: Transformer, batch: Packed) -> Tensor:
-    """`packed_states` for any other architecture: one call of the model for each length, so there is still no pad token."""
-    states = []
-    for (count, length), ids in zip(batch.shapes, batch.ids.split([c * n for c, n in batch.shapes]), strict=True):
-        ids = ids.view(count, length)
-        out = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        states.append(out.reshape(count * length, -1))
-    return torch.cat(states)
-
-
-def padded_states(model: Transformer, batch: Packed, length: int, pad_id: int) -> Tensor:
-    """(n, length, hidden) in the given order of names, each name padded to `length`: for pooling over pad positions too."""
-    rows = []
-    for (count, size), ids in zip(batch.shapes, batch.ids.split([c * n for c, n in batch.shapes]), strict=True):
-        rows.append(F.pad(ids.view(count, size), (0, length - size), value=pad_id))
-    padded = torch.cat(rows)[batch.order]
-    states: Tensor = model(input_ids=padded, attention_mask=padded.ne(pad_id).long()).last_hidden_state
-    return states
-
-
-def first_tokens(states: Tensor, batch: Packed) -> Tensor:
-    """(n, hidden): the state of each name's first token, in the given order of names."""
-    return states[batch.positions == 0][batch.order]
-
-
-def mean_tokens(states: Tensor, batch: Packed) -> Tensor:
-    """(n, hidden): the mean state over each name's tokens, special ones included, in the given order of names."""
-    parts = states.split([count * length for count, length in batch.shapes])
-    means = [part.view(count, length, -1).mean(1) for (count, length), part in zip(batch.shapes, parts, strict=True)]
-    return torch.cat(means)[batch.order]
+def _dropout(states: Tensor, dropout: torch.nn.Dropout) -> Tensor:
+    """Dropout; its rate on a CPU a multiple of 2^-16, from four places a random number: torch draws one a place, a tenth of a training step."""
+    if states.is_cuda or not dropout.training or not dropout.p:
+        return F.dropout(states, dropout.p, dropout.training)
+    bits = torch.empty(states.numel() + 3 >> 2, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = bits[: states.numel()].view(states.shape) >= round(dropout.p * 2**16) - 2**15
+    return states * kept.to(states.dtype).mul_(1 / (1 - dropout.p))
