@@ -14,10 +14,10 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 ORDER = [
     "errors", "text", "languages", "config", "artifacts",
     "terms.terminology", "terms.pairs", "terms.mentions",
-    "encoding.tokens", "encoding.packing", "encoding.folder", "encoding.encoder", "encoding.scratch",
+    "encoding.tokens", "encoding.packing", "encoding.folder", "encoding.encoder", "encoding.scratch", "encoding.shrink",
     "linking.search", "linking.index", "linking.linker", "linking.metrics", "linking.evaluation", "linking.columns",
-    "training.sampling", "training.mining", "training.losses", "training.gather", "training.optim", "training.checkpoint",
-    "training.material", "training.trainer", "training.run",
+    "training.sampling", "training.mining", "training.losses", "training.gather", "training.gradcache", "training.table", "training.optim", "training.checkpoint",
+    "training.material", "training.neighbours", "training.trainer", "training.chart", "training.report", "training.run",
     "train", "cli",
 ]  # fmt: skip
 TORCH_FREE = [name for name in ORDER if name.split(".")[0] not in {"encoding", "linking", "training", "train", "cli"}]

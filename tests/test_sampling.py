@@ -206,5 +206,5 @@ def test_an_unknown_language_in_a_choice_is_refused() -> None:
 
 
 def test_a_batch_must_hold_two_groups() -> None:
-    with pytest.raises(ConfigError, match="at least two groups of 4 names, found 6"):
+    with pytest.raises(ConfigError, match="at least 2 groups of 4 names, found 6"):
         GroupSampler(Concepts(np.zeros(9, np.int64)), names_per_concept=4, names=6, seed=0)

@@ -290,13 +290,13 @@ def test_no_checkpoint_is_lost_to_a_damaged_one_and_nothing_is_left_aside(tmp_pa
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters())
     for step in (4, 8):
-        checkpoint.save(tmp_path, step, model, optimizer, {}, {}, keep=2)
+        checkpoint.save(tmp_path, step, model, optimizer, {}, {}, {}, keep=2)
     (tmp_path / "step-8" / "manifest.json").unlink()
     (tmp_path / ".step-8.123.new").mkdir()  # as a kill leaves it
     found = checkpoint.resume(tmp_path, model, optimizer, {})
     assert found is not None
     assert found[0] == 4
-    checkpoint.save(tmp_path, 6, model, optimizer, {}, {}, keep=1)
+    checkpoint.save(tmp_path, 6, model, optimizer, {}, {}, {}, keep=1)
     assert [place.name for place in tmp_path.iterdir()] == ["step-6"]
 
 

@@ -33,6 +33,10 @@ class Sampling(_Section):
     pairs_per_concept: Positive = 50
     names_per_concept: Annotated[int, Field(ge=2)] = 4
     shuffle: bool = True
+    language_temperature: Annotated[float, Field(ge=0, le=1)] = 1.0  # groups: 1: names as they come; 0: languages alike
+    hard_concepts: Natural = 0  # groups: of how many nearest concepts each drawn one brings names into the batch
+    refresh_every: Positive = 500  # steps until the nearest concepts are looked up anew
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of tokens left out of the names of a step
 
 
 class Batch(_Section):
@@ -40,6 +44,7 @@ class Batch(_Section):
 
     pairs: Positive = 256
     names: Positive = 512
+    chunk: Natural = 0  # names encoded at once on each process, for batches that memory can't hold; 0: all
 
 
 class Loss(_Section):

@@ -31,12 +31,31 @@ class Tokens:
         """(n,) tokens a name, special tokens included."""
         return np.diff(self.offsets)
 
+    def count(self, rows: NDArray[np.int64]) -> int:
+        """Tokens of the names at `rows`."""
+        return int((self.offsets[rows + 1] - self.offsets[rows]).sum())
+
     def take(self, rows: NDArray[np.int64]) -> "Tokens":
         """The names at `rows`, in that order."""
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Tokens(self.ids[at], offsets)
+
+
+def drop_tokens(tokens: Tokens, rate: float, random: NDArray[np.float64]) -> Tokens:
+    """Names without a share of their tokens; the first and last, which are special, stay, and a name that would lose all others is left whole.
+
+    random: (T,) in [0, 1), one for each token.
+    """
+    inner = np.ones(len(tokens.ids), bool)
+    inner[tokens.offsets[:-1]] = inner[tokens.offsets[1:] - 1] = False
+    kept = ~inner | (random >= rate)
+    names = np.repeat(np.arange(len(tokens)), tokens.lengths)
+    bare = np.bincount(names[kept & inner], minlength=len(tokens)) == 0
+    kept |= bare[names]  # all of what would be left with nothing
+    lengths = np.bincount(names[kept], minlength=len(tokens))
+    return Tokens(tokens.ids[kept], np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def tokenise(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:

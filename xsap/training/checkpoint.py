@@ -26,12 +26,13 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
     more: dict[str, Any],
+    arrays: dict[str, torch.Tensor],
     *,
     keep: int,
 ) -> None:
     """Publish `folder`/step-N, then remove all but the newest `keep`. step: how many are done. identity: what a resumed run must share.
 
-    more: any other JSON to get back. What a killed save left aside, and damaged ones that `resume` passed over, are removed first.
+    more, arrays: any other JSON and tensors to get back. What a killed save left aside, and damaged ones that `resume` passed over, are removed first.
     """
     for left in [*folder.glob(".step-*"), *(place for place in _newest_first(folder) if _step(place) >= step)]:
         shutil.rmtree(left)
@@ -39,12 +40,15 @@ def save(
     with publish(folder / f"step-{step}", _KIND, facts) as place:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
         save_file(_moments(model, optimizer), place / "optimizer.safetensors")
+        save_file(arrays, place / "arrays.safetensors")
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
 
 
-def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """Load the newest checkpoint that is whole into model and optimizer → (steps done, what `save` was given as `more`), or None.
+def resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+) -> tuple[int, dict[str, Any], dict[str, torch.Tensor]] | None:
+    """Load the newest checkpoint that is whole into model and optimizer → (steps done, `more` and `arrays` of its `save`), or None.
 
     A damaged one is named on stderr and passed over. Raises ConfigError if the run differs from the one that was saved.
     """
@@ -58,7 +62,7 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ide
         _compare(saved, identity, place)
         model.load_state_dict(load_file(place / "model.safetensors"))
         _restore(model, optimizer, load_file(place / "optimizer.safetensors"))
-        return step, more
+        return step, more, load_file(place / "arrays.safetensors")
     return None
 
 

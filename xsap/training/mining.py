@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 
-def all_pairs(concepts: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) concept of each name → (n, n) masks of positives (same concept, not itself) and negatives (another concept)."""
+def all_pairs(concepts: Tensor, names: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(n,) concept of each name → (n, n) masks of positives (same concept, not itself) and negatives (another concept).
+
+    names: (n,) the string of each, numbered; if given, one string under two concepts is no negative.
+    """
     same = concepts[:, None] == concepts[None, :]
     positives = same.clone()
     positives.fill_diagonal_(False)
-    return positives, ~same
+    return positives, ~same if names is None else ~same & (names[:, None] != names[None, :])
 
 
 def triplet_margin(similarity: Tensor, positives: Tensor, negatives: Tensor, *, margin: float) -> tuple[Tensor, Tensor]:

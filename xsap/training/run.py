@@ -1,14 +1,17 @@
 """Settings → the parts of a run, put together and set going: the one place where training meets its configuration."""
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
@@ -28,13 +31,17 @@ from xsap.text import TextPolicy
 from xsap.training.losses import info_nce, multi_similarity
 from xsap.training.material import Material, distinct, fingerprint, from_pairs, from_terminology
 from xsap.training.mining import triplet_margin
+from xsap.training.neighbours import Neighbours
 from xsap.training.optim import adamw, schedule
-from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, Sampler, parse_choice
+from xsap.training.report import write_report
+from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, Sampler, language_weights, parse_choice
+from xsap.training.table import trim, whole
 from xsap.training.trainer import Objective, Trainer
 
 # what may differ between a run and its continuation; of the inputs their contents must be the same, not their places
 _FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation", "base", "terminology", "pairs"}
-_PARTS = ("config.json", "metrics.jsonl", "checkpoints", "model", "tokens")
+_PARTS = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "tokens")
+_NEAREST = 4  # times as many near concepts are known as each step draws from
 
 
 def run(settings: Settings) -> Path:
@@ -52,12 +59,24 @@ def run(settings: Settings) -> Path:
     if settings.tracker:
         accelerator.init_trackers("xsap")
     tokens = _tokens(settings, accelerator, prepared, encoder)
+    data = fingerprint(tokens, prepared)
+    table = trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
+    tokens = table.renumber(tokens)
     total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     identity = settings.model_dump(mode="json", exclude=_FREE)
-    identity |= {"base": encoder.content or "scratch", "data": fingerprint(tokens, prepared)}
+    identity |= {"base": encoder.content or "scratch", "data": data}
     identity |= {"steps": total, "processes": accelerator.num_processes}
     encoder.to(accelerator.device)
     optim = settings.optim
+    rate = schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total)
+
+    def whole_after(done: int) -> AbstractContextManager[None]:
+        return whole(encoder.transformer, table, math.prod(1 - optim.lr * rate(step) * optim.weight_decay for step in range(done)))
+
+    def scores_after(done: int) -> dict[str, Any]:
+        with whole_after(done):
+            return evaluate(encoder) if evaluate else {}
+
     trainer = Trainer(
         accelerator=accelerator,
         encoder=encoder,
@@ -65,13 +84,17 @@ def run(settings: Settings) -> Path:
         tokens=tokens,
         sampler=sampler,
         objective=_objective(settings.loss),
-        rate=schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total),
-        evaluate=evaluate,
+        rate=rate,
+        neighbours=_neighbours(settings, sampler, encoder, tokens, prepared),
+        evaluate=scores_after if evaluate else None,
+        report=lambda: write_report(settings.output),
         output=settings.output,
         identity=identity,
         seed=settings.seed,
         lr=optim.lr,
         clip=optim.clip,
+        chunk=settings.batch.chunk,
+        token_dropout=settings.sampling.token_dropout,
         total_steps=total,
         max_minutes=settings.max_minutes,
         checkpoint_every=settings.checkpoint.every,
@@ -82,7 +105,9 @@ def run(settings: Settings) -> Path:
     if accelerator.is_main_process:
         content = material.terminology.content if material.terminology else None
         facts = {"languages": sorted(set(prepared.languages)), "terminology": content, "steps": steps}
-        encoder.save_pretrained(settings.output / "model", overwrite=True, facts=facts)
+        with whole_after(steps):
+            encoder.save_pretrained(settings.output / "model", overwrite=True, facts=facts)
+        write_report(settings.output)
     accelerator.end_training()
     if accelerator.is_main_process:
         shutil.rmtree(settings.output / "tokens", ignore_errors=True)
@@ -180,8 +205,20 @@ def _sampler(settings: Settings, material: Material) -> Sampler:
         raise ConfigError("sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order")
     concepts = Concepts(material.concepts, material.languages, wanted.anchor and to_iso(wanted.anchor))
     if wanted.mode == "groups":
-        return GroupSampler(concepts, names_per_concept=wanted.names_per_concept, names=batch.names, seed=seed)
+        weights = language_weights(material.languages, wanted.language_temperature)
+        size = {"names_per_concept": wanted.names_per_concept, "names": batch.names, "hard_concepts": wanted.hard_concepts}
+        return GroupSampler(concepts, **size, seed=seed, weights=weights)
+    if wanted.hard_concepts or wanted.language_temperature != 1:
+        raise ConfigError("sampling.hard_concepts and sampling.language_temperature need sampling.mode = groups; found pairs")
     return PairSampler(concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=batch.pairs, seed=seed)
+
+
+def _neighbours(settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, material: Material) -> Neighbours | None:
+    hard = settings.sampling.hard_concepts
+    if not hard or not isinstance(sampler, GroupSampler):
+        return None
+    _, strings = np.unique(np.array(material.names, dtype=object), return_inverse=True)
+    return Neighbours(sampler, encoder, tokens, strings.astype(np.int64), _NEAREST * hard, settings.sampling.refresh_every)
 
 
 def _objective(loss: Loss) -> Objective:

@@ -5,7 +5,7 @@ An epoch is a pseudo-random permutation that can be asked for any of its places 
 written down: a number is a concept and the how-manieth of its pairs.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,6 +32,16 @@ class Names(NamedTuple):
 
     rows: Integers
     concepts: Integers
+
+
+def language_weights(languages: Sequence[str], temperature: float) -> NDArray[np.float64] | None:
+    """(n,) weight of each name such that a language's share of what is drawn is its share of names to the power `temperature`, as far as
+    concepts have the choice (Arivazhagan et al., 2019, §4.2, with 1/T for our temperature). None for 1: all names alike."""
+    if temperature == 1:
+        return None
+    _, inverse, counts = np.unique(np.asarray(languages, dtype=object), return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = (counts / len(languages)) ** (temperature - 1)
+    return weights[inverse]
 
 
 def parse_choice(choice: str) -> frozenset[str] | None:
@@ -140,29 +150,71 @@ class GroupSampler:
     language, a group's first name is of it.
     """
 
-    def __init__(self, concepts: Concepts, *, names_per_concept: int, names: int, seed: int) -> None:
-        if names < 2 * names_per_concept:
-            raise ConfigError(f"batch.names must hold at least two groups of {names_per_concept} names, found {names}")
-        self.concepts, self.names_per_concept, self.seed = concepts, names_per_concept, seed
-        self.groups = names // names_per_concept
+    def __init__(
+        self,
+        concepts: Concepts,
+        *,
+        names_per_concept: int,
+        names: int,
+        seed: int,
+        hard_concepts: int = 0,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        least = max(2, 1 + hard_concepts)
+        if names < least * names_per_concept:
+            raise ConfigError(f"batch.names must hold at least {least} groups of {names_per_concept} names, found {names}")
+        self.concepts, self.names_per_concept, self.seed, self.hard_concepts = concepts, names_per_concept, seed, hard_concepts
+        self.groups = names // names_per_concept // (1 + hard_concepts)
         self.steps_per_epoch = -(-len(concepts.numbers) // self.groups)
+        self.weights = weights
+        self.nearest: Integers | None = None  # (concepts, k): of each the nearest others, once they are known
 
     def batch(self, epoch: int, step: int) -> Names:
         """The names of a step, group after group; the last step of an epoch may have fewer."""
         concepts, total = self.concepts, len(self.concepts.numbers)
         places = np.arange(step * self.groups, min((step + 1) * self.groups, total))
-        at = permute(places, total, mix(self.seed, epoch, 2))
+        at = self._with_hard(permute(places, total, mix(self.seed, epoch, 2)), epoch)
         key = mix(self.seed, epoch, 3, concepts.numbers[at])
         anchor = permute(np.zeros_like(at), concepts.anchors[at], key)
         size = np.minimum(self.names_per_concept, concepts.counts[at])
         group = np.repeat(np.arange(len(at)), size - 1)
         nth = np.arange(len(group)) - np.repeat(np.cumsum(size - 1) - (size - 1), size - 1)
-        others = permute(nth, concepts.counts[at][group] - 1, mix(key, 4)[group])
-        others += others >= anchor[group]  # skip the anchor itself
+        if self.weights is None:
+            others = permute(nth, concepts.counts[at][group] - 1, mix(key, 4)[group])
+            others += others >= anchor[group]  # skip the anchor itself
+        else:
+            others = self._weighted(at, anchor, size - 1, key)
         rows = np.concatenate([concepts.first[at] + anchor, concepts.first[at][group] + others])
         owner = np.concatenate([np.arange(len(at)), group])
         order = np.argsort(owner, kind="stable")
         return Names(concepts.rows[rows[order]], concepts.numbers[at][owner[order]])
+
+    def _weighted(self, at: Integers, anchor: Integers, wanted: Integers, key: Integers) -> Integers:
+        """The how-manieth names of their concepts, `wanted` of each but the anchor, drawn by weight without replacement: those of the
+        least -log(u) / weight (Efraimidis and Spirakis, 2006)."""
+        assert self.weights is not None
+        counts = self.concepts.counts[at]
+        group, begin = np.repeat(np.arange(len(at)), counts), np.repeat(np.cumsum(counts) - counts, counts)
+        nth = np.arange(len(group)) - begin
+        uniform = (mix(key[group], 8, nth) + 1.0) * 2.0**-63
+        ranks = -np.log(uniform) / self.weights[self.concepts.rows[self.concepts.first[at][group] + nth]]
+        ranks[nth == anchor[group]] = np.inf
+        order = np.lexsort((ranks, group))
+        chosen: Integers = nth[order[np.arange(len(group)) - begin < wanted[group]]]
+        return chosen
+
+    def _with_hard(self, at: Integers, epoch: int) -> Integers:
+        """Concepts and `hard_concepts` of the nearest of each, every one once; as long as the nearest aren't known, any."""
+        if not self.hard_concepts:
+            return at
+        total = len(self.concepts.numbers)
+        if self.nearest is None:
+            others = permute(np.arange(self.hard_concepts)[None], total, mix(self.seed, epoch, 6, at)[:, None])
+        else:
+            drawn = permute(np.arange(self.hard_concepts)[None], self.nearest.shape[1], mix(self.seed, epoch, 7, at)[:, None])
+            others = np.take_along_axis(self.nearest[at], drawn, 1)
+        _, first = np.unique(both := np.concatenate([at, others.ravel()]), return_index=True)
+        return both[np.sort(first)]
 
 
 class FilePairs:

@@ -4,6 +4,7 @@ It works on the global batch whatever the number of processes: each encodes its 
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from tqdm import tqdm
 from xsap.artifacts import write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import pack
-from xsap.encoding.tokens import Tokens
+from xsap.encoding.tokens import Tokens, drop_tokens
+from xsap.errors import ConfigError
 from xsap.training import checkpoint
 from xsap.training.gather import gather
+from xsap.training.gradcache import cached_backward
 from xsap.training.mining import all_pairs
+from xsap.training.neighbours import Neighbours
 from xsap.training.sampling import Sampler, mix, share
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # (similarity, positives, negatives) → loss
@@ -31,7 +35,11 @@ _FLUSH_EVERY = 20  # steps whose losses wait on the device, so that logging does
 
 @dataclass
 class Trainer:
-    """One run. objective: mining and loss. rate: step → share of `lr`. evaluate: the encoder → scores to log. identity: see checkpoint."""
+    """One run. objective: mining and loss. rate: step → share of `lr`. identity: see checkpoint.
+
+    neighbours: looks up the hard concepts of its sampler. evaluate: steps done → scores to log. report: called when there is news in the log.
+    chunk: names encoded at once, 0 for all. token_dropout: share of tokens left out of names.
+    """
 
     accelerator: Accelerator
     encoder: Encoder
@@ -40,12 +48,16 @@ class Trainer:
     sampler: Sampler
     objective: Objective
     rate: Callable[[int], float]
-    evaluate: Callable[[Encoder], dict[str, Any]] | None
+    neighbours: Neighbours | None
+    evaluate: Callable[[int], dict[str, Any]] | None
+    report: Callable[[], object]
     output: Path
     identity: dict[str, Any]
     seed: int
     lr: float
     clip: float
+    chunk: int
+    token_dropout: float
     total_steps: int
     max_minutes: float | None
     checkpoint_every: int
@@ -57,16 +69,19 @@ class Trainer:
         began = time.monotonic()
         done, spent = self._resume() if resume else (0, 0.0)
         self._model, self._optimizer = self.accelerator.prepare(self.encoder, self.optimizer)
-        self._waiting: list[tuple[int, Tensor, float, float]] = []
+        self._waiting: list[tuple[Tensor, dict[str, Any]]] = []
+        self._tick = time.monotonic()
         if done == 0:
             self._evaluate(0)
+        self._tick = time.monotonic()
         bar = tqdm(total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5)
         late = self._late(spent)  # as when it had stopped for lack of time before
         while done < self.total_steps and not late:
-            tick = time.monotonic()
-            loss = self._step(done)
+            if self.neighbours and done and done % self.neighbours.every == 0:
+                self.neighbours.refresh(self.accelerator)
+            loss, counts = self._step(done)
             done += 1
-            self._waiting.append((done, loss, self.lr * self.rate(done - 1), time.monotonic() - tick))
+            self._waiting.append((loss, {"step": done, "lr": self.lr * self.rate(done - 1), **counts}))
             if len(self._waiting) >= _FLUSH_EVERY:
                 bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
             bar.update()
@@ -76,38 +91,57 @@ class Trainer:
                 self._evaluate(done)
             if self.checkpoint_every and (last or done % self.checkpoint_every == 0):
                 self._save(done, spent + time.monotonic() - began)
+        self._flush()
         if late and self._main:
             tqdm.write(f"stopped after {self.max_minutes:g} minutes, at step {done:,} of {self.total_steps:,}")
         bar.close()
-        self._flush()
         return done
 
     @property
     def _main(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
-    def _step(self, step: int) -> Tensor:
-        """One update from the names of a step, counted from 0 over all epochs → its loss, still on the device."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+    def _step(self, step: int) -> tuple[Tensor, dict[str, int]]:
+        """One update from the names of a step, counted from 0 over all epochs → its loss, still on the device; how many names and tokens."""
+        accelerator, rank, processes = self.accelerator, self.accelerator.process_index, self.accelerator.num_processes
         names = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
         parts = [share(names, r, processes) for r in range(processes)]
-        torch.manual_seed(int(mix(self.seed, step, rank)[0]))  # dropout too is a pure function of the step
+        sizes = [len(part.rows) for part in parts]
+        concepts = np.concatenate([part.concepts for part in parts])
+        strings = None if self.neighbours is None else self.neighbours.strings[np.concatenate([part.rows for part in parts])]
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr * self.rate(step)
         self._model.train()
-        device = self.accelerator.device
-        sizes = [len(part.rows) for part in parts]
         rows = parts[rank].rows if sizes[rank] else names.rows[:1]  # without a share it encodes some name, for others wait for its gradient
-        vectors = gather(self._model(pack(self.tokens.take(rows)).to(device))[: sizes[rank]], sizes, rank)
-        concepts = torch.from_numpy(np.concatenate([part.concepts for part in parts])).to(device)
-        similarity = vectors @ vectors.T
-        loss = self.objective(similarity, *all_pairs(concepts))
-        self.accelerator.backward(loss * processes)
+        chunks = np.split(rows, range(self.chunk, len(rows), self.chunk)) if self.chunk else [rows]
+
+        def encode(chunk: int) -> Tensor:
+            torch.manual_seed(int(mix(self.seed, step, rank, chunk)[0]))  # dropout too is a pure function of the step
+            tokens = self._drop(self.tokens.take(chunks[chunk]), step, rank, chunk)
+            vectors: Tensor = self._model(pack(tokens).to(accelerator.device))
+            return vectors
+
+        def loss_of(vectors: Tensor) -> Tensor:
+            vectors = gather(vectors[: sizes[rank]], sizes, rank)
+            masks = all_pairs(*(None if a is None else torch.from_numpy(a).to(vectors.device) for a in (concepts, strings)))
+            return self.objective(vectors @ vectors.T, *masks) * processes
+
+        if len(chunks) == 1:
+            loss = loss_of(encode(0))
+            accelerator.backward(loss)
+        else:
+            loss = cached_backward(encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(self._model))
         if self.clip:
-            self.accelerator.clip_grad_norm_(self._model.parameters(), self.clip)
+            accelerator.clip_grad_norm_(self._model.parameters(), self.clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.detach()
+        return loss.detach() / processes, {"names": len(names.rows), "tokens": self.tokens.count(names.rows)}
+
+    def _drop(self, tokens: Tokens, *key: int) -> Tokens:
+        if not self.token_dropout:
+            return tokens
+        random = mix(self.seed, 9, *key, np.arange(len(tokens.ids))) * 2.0**-63
+        return drop_tokens(tokens, self.token_dropout, random)
 
     def _late(self, seconds: float) -> bool:
         """Whether time is up for any process: clocks differ, and all must stop at the same step."""
@@ -122,18 +156,25 @@ class Trainer:
             return
         self._flush()
         if self._main:
-            scores = self.evaluate(self.encoder)
+            scores = self.evaluate(done)
             self._log({"step": done, "evaluation": scores}, done, {f"acc@1/{code}": v["acc@1"] for code, v in scores["languages"].items()})
+            self.report()
         self.accelerator.wait_for_everyone()
+        self._tick = time.monotonic()
 
     def _flush(self) -> float:
-        """Write the steps that wait → the last one's loss."""
-        latest = float("nan")
-        for step, loss, lr, seconds in self._waiting:
-            latest = float(loss)
+        """Write the steps that wait → the last one's loss. Their seconds are a mean: a device's clock can't be read without stopping it."""
+        latest, waiting = float("nan"), self._waiting
+        losses = torch.stack([loss for loss, _ in waiting]).tolist() if waiting else []
+        seconds = round((time.monotonic() - self._tick) / max(1, len(waiting)), 5)
+        for latest, (_, facts) in zip(losses, waiting, strict=True):
+            if not math.isfinite(latest):
+                raise ConfigError(
+                    f"the loss must be a number, found {latest} at step {facts['step']:,}; lower optim.lr, or set optim.clip = 1"
+                )
             if self._main:
-                self._log({"step": step, "loss": latest, "lr": lr, "seconds": round(seconds, 5)}, step, {"loss": latest, "lr": lr})
-        self._waiting.clear()
+                self._log({**facts, "loss": latest, "seconds": seconds}, facts["step"], {"loss": latest, "lr": facts["lr"]})
+        self._waiting, self._tick = [], time.monotonic()
         return latest
 
     def _log(self, line: dict[str, Any], step: int, tracked: dict[str, float]) -> None:
@@ -148,10 +189,12 @@ class Trainer:
             scaler = getattr(self.accelerator, "scaler", None)
             if scaler is not None:
                 more["scaler"] = scaler.state_dict()
-            checkpoint.save(
-                self.output / "checkpoints", done, self.encoder, self._bare_optimizer, self.identity, more, keep=self.checkpoint_keep
-            )
+            nearest = self.neighbours.sampler.nearest if self.neighbours else None
+            arrays = {} if nearest is None else {"nearest": torch.from_numpy(nearest)}
+            folder, keep = self.output / "checkpoints", self.checkpoint_keep
+            checkpoint.save(folder, done, self.encoder, self._bare_optimizer, self.identity, more, arrays, keep=keep)
         self.accelerator.wait_for_everyone()
+        self._tick = time.monotonic()
 
     @property
     def _bare_optimizer(self) -> torch.optim.Optimizer:
@@ -161,7 +204,9 @@ class Trainer:
     def _resume(self) -> tuple[int, float]:
         """Steps done and seconds spent by the newest checkpoint; the log is cut back to it."""
         found = checkpoint.resume(self.output / "checkpoints", self.encoder, self.optimizer, self.identity)
-        done, more = found or (0, {})
+        done, more, arrays = found or (0, {}, {})
+        if self.neighbours and "nearest" in arrays:
+            self.neighbours.sampler.nearest = arrays["nearest"].numpy()
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and "scaler" in more:
             scaler.load_state_dict(more["scaler"])
