@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeAlias
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 import pyarrow as pa
 import typer
@@ -18,6 +18,7 @@ from benchmarks.mantra import read_mantra
 from benchmarks.report import markdown, plot, read_systems, to_markdown
 from benchmarks.restrict import Account, count, restrict
 from benchmarks.xlbel import read_xlbel
+from xsap.artifacts import write_atomically
 from xsap.errors import XsapError
 from xsap.languages import to_name
 from xsap.terms.mentions import write_mentions
@@ -43,11 +44,18 @@ class SizeName(StrEnum):
     SMALL = "small"
 
 
-class Precision(StrEnum):
-    """Of our matrix products."""
+class DeviceName(StrEnum):
+    """What it races on."""
 
-    FP32 = "fp32"
-    BF16 = "bf16"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Names: TypeAlias = Annotated[Path, typer.Option("--terminology", help="A terminology folder, whose names are trained on.")]
+Size: TypeAlias = Annotated[SizeName, typer.Option("--size", help="XLM-R base (12 × 768, 250,002 rows), or 2 × 256 to try it.")]
+Pairs: TypeAlias = Annotated[int, typer.Option("--pairs", min=2, help="Pairs a step.")]
+Device: TypeAlias = Annotated[DeviceName | None, typer.Option("--device", help="CUDA where there is one, unless given.")]
+Json: TypeAlias = Annotated[Path | None, typer.Option("--json", help="A file for all figures as JSON.")]
 
 
 @app.callback()
@@ -87,18 +95,82 @@ def report(
 
 @speed.command("train")
 def speed_train(
-    terminology: Annotated[Path, typer.Option(help="A terminology folder, whose names are trained on.")],
-    size: Annotated[SizeName, typer.Option(help="XLM-R base (12 × 768, 250,002 rows), or 2 × 256 to try it.")] = SizeName.BASE,
-    pairs: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Steps measured, after one that isn't.")] = 3,
-    precision: Annotated[Precision, typer.Option(help="Of our side; the reference's is fp32.")] = Precision.FP32,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    terminology: Names,
+    size: Size = SizeName.BASE,
+    pairs: Pairs = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Steps measured, after a warm-up.")] = 3,
+    device: Device = None,
+    levers: Annotated[bool, typer.Option("--levers", help="Race our step without each lever, too.")] = False,
+    cached_pairs: Annotated[int | None, typer.Option(min=2, help="Try a step of as many pairs, such as 4096, by cached gradients.")] = None,
+    json_to: Json = None,
+    plot_to: Annotated[Path | None, typer.Option("--plot", help="A .png file for a bar chart.")] = None,
 ) -> None:
-    """One training step of the original recipe against ours, on the CPU."""
-    from benchmarks.speed import race_train, to_text
+    """One training step of the original recipe against ours."""
+    from benchmarks.speed import check_plot, device_of, plot, race_train, to_text
 
-    result = race_train(terminology, size=size.value, pairs=pairs, steps=steps, precision=precision.value)
-    print(json.dumps(result, indent=1) if as_json else to_text(result))
+    if plot_to:
+        check_plot(plot_to)
+    result = race_train(
+        terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device), levers=levers, cached_pairs=cached_pairs
+    )
+    _write_json(result, json_to)
+    if plot_to:
+        plot(result, plot_to)
+    print(to_text(result))
+
+
+@speed.command("curve")
+def speed_curve(
+    terminology: Names,
+    size: Size = SizeName.SMALL,
+    pairs: Pairs = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of each.")] = 200,
+    device: Device = None,
+    json_to: Json = None,
+) -> None:
+    """The losses of the original recipe and ours, update by update; exit code 3 if they part."""
+    from benchmarks.speed import curve_to_text, device_of, race_curve
+
+    result = race_curve(terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device))
+    _write_json(result, json_to)
+    print(curve_to_text(result))
+    if not result["within_bar"]:
+        raise typer.Exit(3)
+
+
+@speed.command("reference-run")
+def speed_reference_run(
+    terminology: Names,
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    size: Size = SizeName.SMALL,
+    pieces: Annotated[int, typer.Option(min=100, help="Of the tokenizer, at most.")] = 8000,
+    pairs: Pairs = 256,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-5,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Of training, at most.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="At most.")] = None,
+) -> None:
+    """Train a model by the original recipe, from random weights, on the CPU."""
+    from benchmarks.reference import SIZES, reference_run
+
+    done, loss = reference_run(terminology, out, size=SIZES[size.value], pieces=pieces, pairs=pairs, lr=lr, minutes=minutes, steps=steps)
+    print(f"{out}: {done:,} steps, last loss {loss:.4f}")
+
+
+@speed.command("memory-of", hidden=True)
+def speed_memory_of(
+    side: Annotated[str, typer.Argument()], folder: Annotated[Path, typer.Argument()], pairs: Pairs, chunk: int, device: Device
+) -> None:
+    """What `speed train` runs in a process of its own: a side's peak memory, as JSON."""
+    from benchmarks.levers import memory_of
+    from benchmarks.speed import device_of
+
+    print(json.dumps(memory_of(side, folder, pairs=pairs, chunk=chunk, device=device_of(device))))
+
+
+def _write_json(result: Mapping[str, Any], file: Path | None) -> None:
+    if file:
+        with write_atomically(file) as stream:
+            json.dump(result, stream, indent=1)
 
 
 def _finish(table: pa.Table, terminology: Path | None, out: Path) -> None:

@@ -1,217 +1,245 @@
-"""The race of one training step: the original SapBERT recipe against ours, in one run, on the CPU.
+"""The race of one training step: the original SapBERT recipe against ours, in one run, and what each lever adds.
 
-What would flatter us is ruled out. Both train the same weights, in turns, on the same pairs, with the same dropout; the reference's padding
-is done before its clock starts, our packing is not; and before the race both must give the same loss and the same cosines. One set of
-weights serves both, so that XLM-R base with two optimizers' states fits into memory.
+What would flatter us is ruled out. The sides train the same model from the same weights, in turns, on the same pairs, with the same
+dropout; the reference's padding is done before its clock starts, our packing is not; and before the race all must give the same
+loss and the same cosines. Memory is taken from a process of each side's own, where nothing else can be counted.
 
-Without the hub there is no XLM-R tokenizer: one is trained on the terminology's names. The embedding keeps XLM-R's 250,002 rows.
+The device is a CPU, or CUDA: then a clock stops only when the device is idle, and memory is what torch took there at most. The CUDA part
+has not been run yet: there was no such device where it was written.
 """
 
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from benchmarks.reference import (
-    ALPHA,
-    BASE,
-    BETA,
-    LR,
-    MARGIN,
-    WEIGHT_DECAY,
-    Padded,
-    pad,
-    reference_loss,
-    reference_step,
-    reference_vectors,
-)
+from benchmarks.levers import build, lever_sides, linear_flops, peak_memory, timed
+from benchmarks.reference import DTYPES, SIZES, Batch, Side, Start, prepare, say
 from benchmarks.report import markdown
-from xsap.encoding.encoder import Encoder
-from xsap.encoding.folder import REFERENCE_LENGTH, Description
-from xsap.encoding.packing import pack
-from xsap.encoding.scratch import train_tokenizer
-from xsap.encoding.tokens import Tokens, tokenise
+from xsap.artifacts import write_atomically
+from xsap.encoding.folder import REFERENCE_LENGTH
 from xsap.errors import ConfigError
-from xsap.text import TextPolicy
-from xsap.training.losses import multi_similarity
-from xsap.training.material import distinct, from_terminology
-from xsap.training.mining import all_pairs, triplet_margin
-from xsap.training.optim import adamw
-from xsap.training.sampling import Concepts, Names, PairSampler
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PIECES = 16_000
-PAIRS_PER_CONCEPT = 50  # the recipe's
-TOLERANCE = 1e-4
-_SEED = 0
+EXACT, LOOSE = 1e-4, 2e-2  # how far apart sides may be: both in fp32, or one not
+CURVE_BAR = 1e-3
+CHUNK = 512  # names, of the side that caches gradients
+_SIDES = {"cpu": ("reference fp32", "xsap fp32", "xsap bf16"), "cuda": ("reference fp16", "xsap bf16")}
+_WARM_UP = {"cpu": 1, "cuda": 5}  # steps; on CUDA kernels are chosen, and the scaler skips updates
+_PRODUCTS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Of an XLM-R. rows: of its embedding table; None: as many as the tokenizer has pieces."""
-
-    layers: int
-    hidden: int
-    heads: int
-    rows: int | None
+def device_of(name: str | None) -> torch.device:
+    """The device by its name, cpu or cuda; CUDA where there is one, if not named. Raises ConfigError."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ConfigError("--device cuda needs a GPU and a torch built for it, found none; take --device cpu")
+    return torch.device(name or ("cuda" if there else "cpu"))
 
 
-SIZES = {"base": Size(12, 768, 12, 250_002), "small": Size(2, 256, 4, None)}
+def check_agreement(sides: Mapping[str, Side], batch: Batch) -> dict[str, dict[str, float]]:
+    """Each side's loss of a batch without dropout, and how far loss and cosines are from the first side's. An AssertionError if too far.
+
+    Cosines are of vectors less their mean: an untrained model's vectors are nearly equal, and so would be any cosines of them.
+    """
+    found: dict[str, dict[str, float]] = {}
+    first, *_ = sides.values()
+    for name, side in sides.items():
+        side.encoder.eval()
+        vectors, loss = (result.detach().float() for result in side.forward(batch))
+        side.encoder.train()
+        units = F.normalize(vectors, dim=-1)
+        centred = F.normalize(units - units.mean(0), dim=-1)
+        loss, cosines = float(loss), centred @ centred.T
+        if not found:
+            expected_loss, expected = loss, cosines
+        apart = {"loss_relative": abs(loss / expected_loss - 1), "cosine": float((cosines - expected).abs().max())}
+        tolerance = EXACT if first.precision == side.precision == "fp32" else LOOSE
+        assert all(value <= tolerance for value in apart.values()), (
+            f"{name} doesn't compute the same: loss {loss}, {expected_loss}; {apart}"
+        )
+        found[name] = {"loss": loss, **apart}
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A step's n pairs: 2n names, the left ones first, as tokens and padded; concepts: (2n,)."""
-
-    tokens: Tokens
-    padded: Padded
-    concepts: Tensor
-
-
-Step = Callable[[Batch], float]
-
-
-def our_loss(vectors: Tensor, concepts: Tensor) -> Tensor:
-    """The same of unit vectors, by masks."""
-    similarity = vectors @ vectors.T
-    positives, negatives = triplet_margin(similarity, *all_pairs(concepts), margin=MARGIN)
-    return multi_similarity(similarity, positives, negatives, alpha=ALPHA, beta=BETA, base=BASE)
-
-
-def our_step(encoder: Encoder, *, precision: str) -> Step:
-    """One update as xsap trains → its loss."""
-    optimizer = adamw(encoder, lr=LR, weight_decay=WEIGHT_DECAY)
-
-    def step(batch: Batch) -> float:
-        with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
-            vectors = encoder(pack(batch.tokens))
-        loss = our_loss(vectors, batch.concepts)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.detach())
-
-    return step
-
-
-@torch.no_grad()
-def check_agreement(encoder: Encoder, batch: Batch) -> dict[str, float]:
-    """Both sides' losses of one batch, without dropout, and how far apart losses and cosines are. An AssertionError if they differ."""
-    encoder.eval()
-    theirs, ours = reference_vectors(encoder.transformer, batch.padded), encoder(pack(batch.tokens))
-    losses = float(reference_loss(theirs, batch.concepts)), float(our_loss(ours, batch.concepts))
-    unit = F.normalize(theirs, dim=-1)
-    apart = {
-        "loss_relative": abs(losses[0] - losses[1]) / abs(losses[0]),
-        "cosine": float((unit @ unit.T - ours @ ours.T).abs().max()),
-    }
-    assert all(value <= TOLERANCE for value in apart.values()), f"the two sides don't compute the same: losses {losses}, apart by {apart}"
-    return {"reference_loss": losses[0], "our_loss": losses[1], **apart}
-
-
-def race(sides: Mapping[str, Step], batches: Iterable[Batch]) -> dict[str, list[float]]:
-    """Seconds of each step of each side, the sides in turns on each batch; those of the first batch, a warm-up, are left out."""
+def race(sides: Mapping[str, Callable[[Batch], Tensor]], batches: Iterable[Batch], device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each step of each side, the sides in turns on each batch; those of the first batches, a warm-up, are left out."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches, 1 - _WARM_UP[device.type]):
         for name, step in sides.items():
-            tick = time.perf_counter()
-            loss = step(batch)
-            took = time.perf_counter() - tick
-            print(f"{f'step {number}' if number else 'warm-up'}, {name}: {took:.2f} s, loss {loss:.4f}", file=sys.stderr, flush=True)
-            if number:
+            took, loss = timed(step, batch, device)
+            say(f"{f'step {number}' if number > 0 else 'warm-up'}, {name}: {took:.3f} s, loss {float(loss):.4f}")
+            if number > 0:
                 seconds[name].append(took)
     return seconds
 
 
-def race_train(terminology: Path, *, size: str, pairs: int, steps: int, precision: str) -> dict[str, Any]:
-    """The whole race → its figures. precision: fp32 or bf16, of our side. Raises XsapError if the terminology can't fill the batches."""
-    print("reading names, training a tokenizer", file=sys.stderr, flush=True)
-    encoder, batches = prepare(terminology, SIZES[size], pairs=pairs, steps=steps + 1)
-    agreement = check_agreement(encoder, batches[0])
-    print(f"both sides' losses agree within {agreement['loss_relative']:.1e}", file=sys.stderr, flush=True)
-    encoder.train()
-    theirs = reference_step(encoder.transformer)
-    sides = {"reference": lambda batch: theirs(batch.padded, batch.concepts), "xsap": our_step(encoder, precision=precision)}
-    seconds = race(sides, batches)
-    tokens = statistics.mean(len(batch.tokens.ids) for batch in batches[1:])
-    result: dict[str, Any] = {
-        "size": size,
-        "parameters": sum(p.numel() for p in encoder.parameters()),
-        "pairs": pairs,
-        "steps": steps,
-        "tokens_a_name": tokens / (2 * pairs),
-        "padded_share": 1 - tokens / (2 * pairs * REFERENCE_LENGTH),
-        "precision": {"reference": "fp32", "xsap": precision},
+def product_seconds(precision: str, tokens: int, hidden: int, device: torch.device) -> list[float]:
+    """Seconds of each of ten products (tokens × hidden) · (hidden × 4 hidden) in a precision, after one that isn't timed."""
+    states, weights = (torch.randn(rows, hidden, dtype=DTYPES[precision], device=device) for rows in (tokens, 4 * hidden))
+    return [timed(lambda weights: F.linear(states, weights), weights, device)[0] for _ in range(_PRODUCTS + 1)][1:]
+
+
+def race_train(
+    terminology: Path, *, size: str, pairs: int, steps: int, device: torch.device, levers: bool = False, cached_pairs: int | None = None
+) -> dict[str, Any]:
+    """The whole race → its figures. Raises XsapError if the terminology can't fill the batches."""
+    start, names = prepare(terminology, SIZES[size], PIECES), _SIDES[device.type]
+    batches = start.batches(pairs, _WARM_UP[device.type] + steps)
+    memory = {name: peak_memory(start, name, pairs=pairs, device=device) for name in names}
+    cached = {"side": names[-1], "pairs": cached_pairs, "chunk": CHUNK} if cached_pairs else None
+    if cached and cached_pairs:
+        cached |= peak_memory(start, names[-1], pairs=cached_pairs, chunk=CHUNK, device=device)
+    sides = {name: build(name, start, device) for name in names}
+    result = {"size": size, "pairs": pairs, "steps": steps, "agreement": check_agreement(sides, batches[0])}
+    result |= _race_sides(sides, batches, batches[-steps:], device)
+    for name, side in result["sides"].items():
+        side["memory"] = memory[name]
+    del sides  # their memory is needed
+    return result | {
+        "padded_share": 1 - result["tokens_a_name"] / REFERENCE_LENGTH,
+        "pieces": len(start.tokenizer),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}",
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
-        "tokenizer": f"SentencePiece of {len(encoder.tokenizer):,} pieces, trained on the terminology's names",
-        "agreement": agreement,
+        "cached": cached,
+        "levers": race_levers(start, batches, device) if levers else None,
     }
-    for name, took in seconds.items():
-        median = statistics.median(took)
-        result[name] = {"seconds": median, "all_seconds": took, "pairs_a_second": pairs / median, "tokens_a_second": tokens / median}
-    return result | {"ratio": result["reference"]["seconds"] / result["xsap"]["seconds"]}
 
 
-def prepare(terminology: Path, size: Size, *, pairs: int, steps: int) -> tuple[Encoder, list[Batch]]:
-    """A model of random weights for a terminology's names, and the batches of the first steps of a run on all its languages."""
-    description = Description("cls", REFERENCE_LENGTH, TextPolicy())
-    material = distinct(from_terminology(terminology, None), description.policy, None)
-    sampler = PairSampler(Concepts(material.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=pairs, seed=_SEED)
-    full = sampler.steps_per_epoch - 1  # the last step of an epoch may have fewer
-    if full < 1:
-        raise ConfigError(f"{terminology}: its names give fewer than two steps of {pairs:,} pairs; take fewer with --pairs")
-    tokenizer = train_tokenizer(material.names, PIECES)
-    encoder = Encoder(_transformer(size, len(tokenizer)), tokenizer, description)
-    drawn = [sampler.batch(*divmod(step, full)) for step in range(steps)]
-    return encoder, list(_batches(encoder, material.names, drawn))
+def _race_sides(sides: Mapping[str, Side], batches: Sequence[Batch], measured: Sequence[Batch], device: torch.device) -> dict[str, Any]:
+    """The race, and what follows from its medians and from the device's rate, taken before and after it."""
+    tokens, names = (mean(len(part) for part in parts) for parts in zip(*((b.tokens.ids, b.tokens) for b in measured), strict=True))
+    hidden = next(iter(sides.values())).encoder.dimension
+    products = {side.precision: product_seconds(side.precision, round(tokens), hidden, device) for side in sides.values()}
+    seconds = race({name: side.step for name, side in sides.items()}, batches, device)
+    for precision, taken in products.items():
+        taken += product_seconds(precision, round(tokens), hidden, device)
+    rates = {precision: 8 * round(tokens) * hidden**2 / median(taken) for precision, taken in products.items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for name, side in sides.items():
+        took, counts = median(seconds[name]), [linear_flops(side, batch) for batch in measured]
+        flops = {kind: mean(count[i] for count in counts) for i, kind in enumerate(("real_tokens", "all_positions"))}
+        figures[name] = {
+            "precision": side.precision,
+            "parameters": sum(p.numel() for p in side.encoder.parameters()),
+            "seconds": took,
+            "all_seconds": seconds[name],
+            "times_as_fast": median(next(iter(seconds.values()))) / took,
+            "pairs_a_second": names / 2 / took,
+            "tokens_a_second": tokens / took,
+            "linear_flops": flops,
+            "share_of_rate": {kind: count / took / rates[side.precision] for kind, count in flops.items()},
+        }
+    return {"tokens_a_name": tokens / names, "product_flops_a_second": rates, "sides": figures}
 
 
-def _batches(encoder: Encoder, names: Sequence[str], drawn: Iterable[Names]) -> Iterator[Batch]:
-    for rows, concepts in drawn:
-        tokens = tokenise([names[row] for row in rows], encoder.tokenizer, encoder.max_length)
-        yield Batch(tokens, pad(tokens, int(encoder.tokenizer.pad_token_id)), torch.from_numpy(concepts))
+def race_levers(start: Start, batches: Sequence[Batch], device: torch.device) -> dict[str, dict[str, Any]]:
+    """Our step in full, and with each lever left out, in turns → seconds, and how many times as long as in full."""
+    sides = lever_sides(start, device)
+    check_agreement(sides, batches[0])
+    seconds = race({name: side.step for name, side in sides.items()}, batches, device)
+    full = median(next(iter(seconds.values())))
+    return {name: {"seconds": median(s), "all_seconds": s, "times_as_long": median(s) / full} for name, s in seconds.items()}
 
 
-def _transformer(size: Size, pieces: int) -> Any:
-    """An XLM-R as its configuration has it, dropout 0.1 included, with random weights."""
-    config = XLMRobertaConfig(
-        vocab_size=size.rows or pieces,
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=4 * size.hidden,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        return XLMRobertaModel(config, add_pooling_layer=False)
+def race_curve(terminology: Path, *, size: str, pairs: int, steps: int, device: torch.device) -> dict[str, Any]:
+    """The losses of both recipes in fp32 without dropout, from the same start, on the same batches, each after its own updates."""
+    start = prepare(terminology, SIZES[size], PIECES)
+    sides = {name: build(name, start, device) for name in ("reference fp32", "xsap fp32")}
+    losses: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side.encoder.eval()  # no dropout
+    for number, batch in enumerate(start.batches(pairs, steps), 1):
+        for name, side in sides.items():
+            losses[name].append(float(side.step(batch)))
+        say(f"step {number}: " + ", ".join(f"{name} {values[-1]:.6f}" for name, values in losses.items()))
+    apart = max(abs(ours / theirs - 1) for theirs, ours in zip(*losses.values(), strict=True))
+    verdict = {"largest_relative_difference": apart, "bar": CURVE_BAR, "within_bar": apart <= CURVE_BAR}
+    return {"size": size, "pairs": pairs, "steps": steps, **verdict, "losses": losses}
 
 
-def to_text(result: dict[str, Any]) -> str:
-    """The race as a table for people, under it what makes it comparable."""
-    rows = [["one step", "precision", "seconds", "pairs/s", "real tokens/s"]]
-    for name in ("reference", "xsap"):
-        side = result[name]
+def curve_to_text(result: Mapping[str, Any]) -> str:
+    """The verdict as a line."""
+    theirs, ours = result["losses"].values()
+    verdict = f"{'within' if result['within_bar'] else 'NOT within'} the bar of {result['bar']:g}"
+    ends = f"from {theirs[0]:.6f} and {ours[0]:.6f} to {theirs[-1]:.6f} and {ours[-1]:.6f}"
+    apart = f"at most {result['largest_relative_difference']:.1e} apart, relative"
+    return f"losses of {result['steps']} updates, {ends}: {apart}, {verdict}"
+
+
+def to_text(result: Mapping[str, Any]) -> str:
+    """The race as tables for people, under each what makes it comparable."""
+    header = ["one step", "seconds", "pairs/s", "real tokens/s", "times as fast", "peak memory, GB", "share of rate", "with padding"]
+    rows = [header]
+    for name, side in result["sides"].items():
         figures = [f"{side['seconds']:.3f}", f"{side['pairs_a_second']:.1f}", f"{side['tokens_a_second']:,.0f}"]
-        rows.append([name, result["precision"][name], *figures])
-    agreement = result["agreement"]
+        figures += [f"{side['times_as_fast']:.2f}", f"{side['memory']['bytes'] / 1e9:.2f}"]
+        rows.append([name, *figures, *(f"{100 * share:.0f} %" for share in side["share_of_rate"].values())])
+    rates = ", ".join(f"{precision} {rate / 1e9:,.0f} GFLOP/s" for precision, rate in result["product_flops_a_second"].items())
+    parameters = ", ".join(f"{name} {side['parameters'] / 1e6:.0f} M" for name, side in result["sides"].items())
+    losses = ", ".join(f"{found['loss']:.6f}" for found in result["agreement"].values())
     facts = [
-        f"{result['parameters'] / 1e6:.0f} M parameters, {result['pairs']} pairs a step, medians of {result['steps']} steps in turns, "
-        f"{result['threads']} threads, torch {result['torch']}",
+        f"{result['pairs']} pairs a step, medians of {result['steps']} steps in turns; {result['device']}, {result['threads']} threads, "
+        f"torch {result['torch']}; a tokenizer of {result['pieces']:,} pieces, trained on the terminology's names",
+        f"parameters in training: {parameters}",
         f"{result['tokens_a_name']:.1f} tokens a name; padded to {REFERENCE_LENGTH}, {100 * result['padded_share']:.0f} % is padding",
-        f"tokenizer: {result['tokenizer']}",
-        f"same loss without dropout: {agreement['reference_loss']:.6f} and {agreement['our_loss']:.6f}",
+        f"same loss without dropout: {losses}",
+        "peak memory: of a process of its own that makes two steps, less what it had before it made the model",
+        f"share: 6 · weights of the linear layers · tokens / seconds / rate, of real tokens, and of all positions computed; rate: {rates}, "
+        "of products tokens × hidden by hidden × 4 hidden, which a step's share holds against all else a step does",
     ]
-    ratio = f"xsap is {result['ratio']:.2f} times as fast as the reference"
-    return "\n".join([*markdown(rows), "", ratio, "", *(f"- {fact}" for fact in facts)])
+    if cached := result["cached"]:
+        facts.append(
+            f"{cached['side']}, {cached['pairs']:,} pairs a step in chunks of {cached['chunk']} names: {cached['bytes'] / 1e9:.2f} GB "
+            f"(the whole process {cached['process_bytes'] / 1e9:.2f}), {cached['seconds'][-1]:.1f} s a step"
+        )
+    lines = [*markdown(rows), "", *(f"- {fact}" for fact in facts)]
+    if levers := result["levers"]:
+        cells = [[name, f"{side['seconds']:.3f}", f"{side['times_as_long']:.2f}"] for name, side in levers.items()]
+        lines += ["", *markdown([["ours, one lever left out", "seconds", "times as long"], *cells])]
+    return "\n".join(lines)
+
+
+def check_plot(path: Path) -> None:
+    """Raise ConfigError if a plot can't be written there: before the race, not after."""
+    if path.suffix != ".png":
+        raise ConfigError(f"a plot is written as PNG: expected a file that ends in .png, found {path}")
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib; install it: pip install matplotlib")
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """The race as bars in a PNG file: pairs a second of each side, and what leaving out a lever costs."""
+    from matplotlib.figure import Figure
+
+    levers = result["levers"] or {}
+    counts = [len(result["sides"]), *([len(levers)] if levers else [])]
+    figure = Figure(figsize=(8, 1.4 + 0.42 * sum(counts)), dpi=150, layout="constrained")
+    axes = figure.subplots(len(counts), 1, squeeze=False, height_ratios=counts)[:, 0]
+    sides = result["sides"]
+    _bars(axes[0], {n: s["pairs_a_second"] for n, s in sides.items()}, [f"{s['times_as_fast']:.2f} ×" for s in sides.values()])
+    axes[0].set_title(f"Training: pairs a second ({result['size']}, {result['pairs']} pairs a step, {result['device']})", fontsize=10)
+    if levers:
+        _bars(axes[1], {n: s["seconds"] for n, s in levers.items()}, [f"{s['times_as_long']:.2f} ×" for s in levers.values()])
+        axes[1].set_title("Seconds of our step, one lever left out", fontsize=10)
+    with write_atomically(path, binary=True) as stream:
+        figure.savefig(stream, format="png")
+
+
+def _bars(axes: "Axes", lengths: Mapping[str, float], labels: Sequence[str]) -> None:
+    bars = axes.barh(list(lengths), list(lengths.values()), color=["#9aa5b1", *["#1f6fb2"] * (len(lengths) - 1)])
+    axes.bar_label(bars, labels, padding=4, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)

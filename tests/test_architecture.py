@@ -16,7 +16,8 @@ ORDER = [
     "terms.terminology", "terms.pairs", "terms.mentions",
     "encoding.tokens", "encoding.packing", "encoding.folder", "encoding.encoder", "encoding.scratch", "encoding.shrink",
     "linking.search", "linking.index", "linking.linker", "linking.metrics", "linking.evaluation", "linking.columns",
-    "training.sampling", "training.mining", "training.losses", "training.gather", "training.gradcache", "training.table", "training.optim", "training.checkpoint",
+    "training.sampling", "training.mining", "training.losses", "training.gather", "training.gradcache", "training.table", "training.optim",
+    "training.checkpoint", "training.place",
     "training.material", "training.neighbours", "training.trainer", "training.chart", "training.report", "training.run",
     "train", "cli",
 ]  # fmt: skip

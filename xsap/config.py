@@ -50,13 +50,19 @@ class Batch(_Section):
 class Loss(_Section):
     """What makes vectors agree. Each loss reads only the settings that its formula has."""
 
-    name: Literal["multi_similarity", "info_nce"] = "multi_similarity"
+    name: Literal["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"] = "multi_similarity"
     miner: Literal["triplet_margin", "none"] = "triplet_margin"
-    margin: Amount = 0.2
+    margin: Amount = 0.2  # the miner's
     alpha: Annotated[float, Field(gt=0)] = 1.0
     beta: Annotated[float, Field(gt=0)] = 60.0
     base: float = 0.5
     temperature: Annotated[float, Field(gt=0)] = 0.05
+    m: float = 0.4  # circle
+    gamma: Annotated[float, Field(gt=0)] = 80.0  # circle
+    triplet_margin: Amount = 0.2
+    neg_margin: float = 1.0  # lifted_structure
+    pos_margin: float = 0.0  # lifted_structure
+    softmax_scale: Annotated[float, Field(gt=0)] = 10.0  # nca
 
 
 class Optim(_Section):

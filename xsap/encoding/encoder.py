@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         return F.normalize(vectors, dim=-1) if unit else vectors
 
     def _padded(self, batch: Packed) -> Tensor:
-        length = self.max_length if self.pooling == "mean_all" else int(batch.lengths.max())
+        length = self.max_length if self.pooling == "mean_all" else batch.longest
         states = padded_states(self.transformer, batch, length, int(self.tokenizer.pad_token_id))
         if self.pooling == "cls":
             return states[:, 0]

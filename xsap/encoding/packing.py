@@ -31,7 +31,7 @@ class Packed:
 
     ids: (t, s) token ids, 0 where a place is free. positions: (t, s) 0, 1, … within each name. owners: (t, s) which of its tile's names a
     token belongs to, -1 where free. starts: (n,) the place of each given name's first token, counted over all tiles. lengths: (n,)
-    tokens of each. slots: (n,) its tile · q + its number in the tile.
+    tokens of each. slots: (n,) its tile · q + its number in the tile. longest: tokens of the longest.
     """
 
     ids: Tensor
@@ -41,11 +41,12 @@ class Packed:
     lengths: Tensor
     slots: Tensor
     q: int
+    longest: int
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on a device."""
         parts = (self.ids, self.positions, self.owners, self.starts, self.lengths, self.slots)
-        return Packed(*(part.to(device, non_blocking=True) for part in parts), q=self.q)
+        return Packed(*(part.to(device, non_blocking=True) for part in parts), q=self.q, longest=self.longest)
 
 
 def pack(tokens: Tokens) -> Packed:
@@ -61,7 +62,7 @@ def pack(tokens: Tokens) -> Packed:
     ids[at], positions[at], owners[at] = tokens.ids, within, np.repeat(number, lengths)
     q = int(number.max(initial=0)) + 1
     places = (torch.from_numpy(part).view(tiles, size) for part in (ids, positions, owners))
-    return Packed(*places, *(torch.from_numpy(part) for part in (first, lengths, tile * q + number)), q=q)
+    return Packed(*places, *(torch.from_numpy(part) for part in (first, lengths, tile * q + number)), q=q, longest=longest)
 
 
 def _lay(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """Settings → the parts of a run, put together and set going: the one place where training meets its configuration."""
 
-import json
 import math
 import shutil
 import sys
@@ -15,24 +14,24 @@ import numpy as np
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
-from xsap.artifacts import refuse_to_replace, write_atomically
 from xsap.config import Loss, Settings
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.folder import REFERENCE_LENGTH, Description
 from xsap.encoding.scratch import from_scratch
 from xsap.encoding.tokens import Tokens, tokenise_to_disk
-from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.errors import ConfigError, DataError
 from xsap.languages import ENGLISH, to_iso
 from xsap.linking.evaluation import evaluate_concept, read_queries
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
-from xsap.training.losses import info_nce, multi_similarity
+from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.material import Material, distinct, fingerprint, from_pairs, from_terminology
 from xsap.training.mining import triplet_margin
 from xsap.training.neighbours import Neighbours
 from xsap.training.optim import adamw, schedule
+from xsap.training.place import check_place, make_place
 from xsap.training.report import write_report
 from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, Sampler, language_weights, parse_choice
 from xsap.training.table import trim, whole
@@ -40,13 +39,12 @@ from xsap.training.trainer import Objective, Trainer
 
 # what may differ between a run and its continuation; of the inputs their contents must be the same, not their places
 _FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation", "base", "terminology", "pairs"}
-_PARTS = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "tokens")
 _NEAREST = 4  # times as many near concepts are known as each step draws from
 
 
 def run(settings: Settings) -> Path:
     """A whole run → the folder of the trained model. Raises XsapError before anything is computed, wherever that can be known."""
-    _check_folder(settings)
+    check_place(settings.output, resume=settings.resume == "auto", overwrite=settings.overwrite)
     accelerator = _accelerator(settings)
     material = _material(settings)
     evaluate = _evaluation(settings, material)
@@ -54,7 +52,7 @@ def run(settings: Settings) -> Path:
     prepared = distinct(material, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
     sampler = _sampler(settings, prepared)
     if accelerator.is_main_process:
-        _make_folder(settings)
+        make_place(settings.output, settings.model_dump(mode="json"), resume=settings.resume == "auto")
     accelerator.wait_for_everyone()
     if settings.tracker:
         accelerator.init_trackers("xsap")
@@ -136,41 +134,6 @@ def _accelerator(settings: Settings) -> Accelerator:
     return accelerator
 
 
-def _check_folder(settings: Settings) -> None:
-    """Refuse a place that holds another run, for runs are never mixed; or files of a run's names that are none of ours."""
-    output = settings.output
-    if output.exists() and not output.is_dir():
-        raise ArtifactError(f"{output}: expected a folder for the run, found a file")
-    present = [name for name in _PARTS if (output / name).exists()]
-    if present and not _is_run(output):
-        raise ArtifactError(f"{output} holds {present[0]}, yet no run of xsap's, and it is not replaced; choose another output")
-    if present and settings.resume == "never" and not settings.overwrite:
-        raise ArtifactError(f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true")
-    refuse_to_replace(output / "model", overwrite=True)
-
-
-def _is_run(output: Path) -> bool:
-    try:
-        return "sampling" in json.loads((output / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _make_folder(settings: Settings) -> None:
-    """Make the run's folder, without what an earlier run left there unless that is continued; nothing foreign is deleted."""
-    output = settings.output
-    for left in output.glob(".model.*.new"):  # by a run that was killed
-        shutil.rmtree(left)
-    for name in _PARTS[1:] if settings.resume == "never" else ():  # the first, which says that this is a run, is replaced
-        if (output / name).is_dir():
-            shutil.rmtree(output / name)
-        else:
-            (output / name).unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
-    with write_atomically(output / "config.json") as stream:
-        json.dump(settings.model_dump(mode="json"), stream, indent=1)
-
-
 def _material(settings: Settings) -> Material:
     languages = parse_choice(settings.sampling.languages)
     if settings.pairs is None:
@@ -225,6 +188,10 @@ def _objective(loss: Loss) -> Objective:
     losses: dict[str, Callable[..., Tensor]] = {
         "multi_similarity": partial(multi_similarity, alpha=loss.alpha, beta=loss.beta, base=loss.base),
         "info_nce": partial(info_nce, temperature=loss.temperature),
+        "circle": partial(circle, m=loss.m, gamma=loss.gamma),
+        "triplet": partial(triplet, margin=loss.triplet_margin),
+        "lifted_structure": partial(lifted_structure, neg_margin=loss.neg_margin, pos_margin=loss.pos_margin),
+        "nca": partial(nca, softmax_scale=loss.softmax_scale),
     }
     chosen = losses[loss.name]
     if loss.miner == "none":

@@ -75,7 +75,7 @@ class Trainer:
             self._evaluate(0)
         self._tick = time.monotonic()
         bar = tqdm(total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5)
-        late = self._late(spent)  # as when it had stopped for lack of time before
+        late = self._late(spent, 0)  # as when it had stopped for lack of time before
         while done < self.total_steps and not late:
             if self.neighbours and done and done % self.neighbours.every == 0:
                 self.neighbours.refresh(self.accelerator)
@@ -85,7 +85,7 @@ class Trainer:
             if len(self._waiting) >= _FLUSH_EVERY:
                 bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
             bar.update()
-            late = self._late(spent + time.monotonic() - began)
+            late = self._late(spent + time.monotonic() - began, done)
             last = late or done == self.total_steps
             if last or (self.evaluate_every and done % self.evaluate_every == 0):
                 self._evaluate(done)
@@ -143,11 +143,13 @@ class Trainer:
         random = mix(self.seed, 9, *key, np.arange(len(tokens.ids))) * 2.0**-63
         return drop_tokens(tokens, self.token_dropout, random)
 
-    def _late(self, seconds: float) -> bool:
-        """Whether time is up for any process: clocks differ, and all must stop at the same step."""
+    def _late(self, seconds: float, done: int) -> bool:
+        """Whether time is up for any process: clocks differ, and all must stop at the same step, so they ask one another now and then."""
         late = self.max_minutes is not None and seconds > self.max_minutes * 60
         if self.max_minutes is None or self.accelerator.num_processes == 1:
             return late
+        if done % _FLUSH_EVERY:
+            return False
         flag = torch.tensor([float(late)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
