@@ -158,7 +158,11 @@ def speed_reference_run(
 
 @speed.command("memory-of", hidden=True)
 def speed_memory_of(
-    side: Annotated[str, typer.Argument()], folder: Annotated[Path, typer.Argument()], pairs: Pairs, chunk: int, device: Device
+    side: Annotated[str, typer.Argument()],
+    folder: Annotated[Path, typer.Argument()],
+    pairs: Pairs,
+    chunk: Annotated[int, typer.Option(min=0)],
+    device: Device,
 ) -> None:
     """What `speed train` runs in a process of its own: a side's peak memory, as JSON."""
     from benchmarks.levers import memory_of

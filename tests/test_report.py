@@ -21,7 +21,7 @@ from xsap.errors import ArtifactError
 from xsap.training.chart import STYLE, look_of, number, spread, ticks
 from xsap.training.report import write_report
 
-WINDOW = 2  # steps before and after that a short run is smoothed over
+LOSS, RATE = 2, 10  # steps before and after one that a short run's loss, or throughput, is smoothed over
 
 
 def score(value, n=50, half=0.05):
@@ -98,8 +98,8 @@ def same(points, steps, values, unit):
     np.testing.assert_allclose([y for _, y in points], values, atol=0.2 * unit)
 
 
-def around(values, i):
-    return values[max(0, i - WINDOW) : i + WINDOW + 1]
+def around(values, i, half):
+    return values[max(0, i - half) : i + half + 1]
 
 
 EVALUATED = {0: (0.1, 0.2, 0.15), 20: (0.3, 0.2, 0.25), 40: (0.6, 0.4, 0.5), 60: (0.5, 0.42, 0.46)}
@@ -125,7 +125,7 @@ def short(tmp_path):
 def test_the_loss_is_drawn_step_by_step_and_smoothed(short):
     chart = read_chart(sections(read(short.run))["Loss"])
     loss = [line["loss"] for line in short.steps]
-    smooth = [sum(around(loss, i)) / len(around(loss, i)) for i in range(60)]
+    smooth = [sum(around(loss, i, LOSS)) / len(around(loss, i, LOSS)) for i in range(60)]
     same(chart.lines["each step"][0], range(1, 61), loss, chart.unit)
     same(chart.lines["mean"][0], range(1, 61), smooth, chart.unit)
     assert list(chart.ends) == [number(smooth[-1])]
@@ -142,7 +142,8 @@ def test_throughput_is_all_names_by_all_seconds_of_some_steps(short, unit):
     title = f"{unit.capitalize()} per second"
     chart = read_chart(sections(read(short.run))[title])
     rates = [
-        sum(line[unit] for line in part) / sum(line["seconds"] for line in part) for part in (around(short.steps, i) for i in range(60))
+        sum(line[unit] for line in part) / sum(line["seconds"] for line in part)
+        for part in (around(short.steps, i, RATE) for i in range(60))
     ]
     same(chart.lines[title][0], range(1, 61), rates, chart.unit)
     assert [float(end.replace(",", "")) for end in chart.ends] == [pytest.approx(rates[-1], rel=1e-3)]
@@ -153,7 +154,7 @@ def test_a_log_without_counts_shows_steps_per_second(tmp_path):
     found = sections(read(write_run(tmp_path / "run", steps)))
     assert not {"Names per second", "Tokens per second"} & found.keys()
     chart = read_chart(found["Steps per second"])
-    rates = [len(part) / sum(line["seconds"] for line in part) for part in (around(steps, i) for i in range(30))]
+    rates = [len(part) / sum(line["seconds"] for line in part) for part in (around(steps, i, RATE) for i in range(30))]
     same(chart.lines["Steps per second"][0], range(1, 31), rates, chart.unit)
 
 
@@ -161,9 +162,9 @@ def test_a_log_that_counts_only_from_its_middle_draws_no_rate_before(tmp_path):
     steps = [*some_steps(40, counted=False), *({**line, "step": line["step"] + 40} for line in some_steps(20))]
     chart = read_chart(sections(read(write_run(tmp_path / "run", steps)))["Names per second"])
     (points,) = chart.lines["Names per second"]
-    assert points[0][0] == pytest.approx(41 - WINDOW, abs=0.2)
-    first = steps[40 : 40 + WINDOW + 1]  # the seconds of steps that counted nothing are none of theirs
-    assert points[2][1] == pytest.approx(sum(s["names"] for s in first) / sum(s["seconds"] for s in first), abs=0.2 * chart.unit)
+    assert points[0][0] == pytest.approx(41 - RATE, abs=0.2)
+    first = steps[40 : 40 + RATE + 1]  # the seconds of steps that counted nothing are none of theirs
+    assert points[RATE][1] == pytest.approx(sum(s["names"] for s in first) / sum(s["seconds"] for s in first), abs=0.2 * chart.unit)
 
 
 def test_accuracy_is_drawn_by_language_and_named_at_its_end(short):
@@ -275,7 +276,9 @@ def test_evaluations_of_other_mentions_are_no_comparison(tmp_path):
 def test_a_line_cut_short_is_passed_over_wherever_it_is(tmp_path):
     steps = [*some_steps(20)]
     whole = read(write_run(tmp_path / "whole", steps))
-    cut = write_run(tmp_path / "cut", steps[:10], tail='{"step": 11, "lo\n{"step": 11, "evaluation": {"languages": {"es": 3}, "mean": 3}}\n[]\n7\n\n')
+    cut = write_run(
+        tmp_path / "cut", steps[:10], tail='{"step": 11, "lo\n{"step": 11, "evaluation": {"languages": {"es": 3}, "mean": 3}}\n[]\n7\n\n'
+    )
     with (cut / "metrics.jsonl").open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in steps[10:]) + '{"step": 21, "loss": 2.')
     assert [ET.tostring(svg) for svg in read(cut).iter("svg")] == [ET.tostring(svg) for svg in whole.iter("svg")]
@@ -347,10 +350,11 @@ def test_two_hundred_thousand_steps_make_a_small_page_that_keeps_every_peak(tmp_
     codes = ["cs", "da", "de", "el", "es", "et", "fi", "fr", "hr", "hu", "it", "ja", "ko", "lv", "nl", "no", "pl", "pt", "ru", "sv"]
     loss = np.random.default_rng(0).uniform(2, 6, 200_000)
     loss[123_456] = 50.0
-    steps = ({"step": i + 1, "loss": x, "lr": 2e-5, "seconds": 0.3, "names": 512, "tokens": 5000} for i, x in enumerate(loss.tolist()))
+    facts = '"lr": 2e-5, "seconds": 0.3, "names": 512, "tokens": 5000'
+    steps = "".join(f'{{"step": {i + 1}, {facts}, "loss": {x}}}\n' for i, x in enumerate(loss.tolist()))
     evaluations = [evaluation(at, 0.2 + at / 400_000, **dict.fromkeys(codes, 0.3)) for at in range(0, 200_001, 200)]
     evaluations[337] = evaluation(337 * 200, 0.9, **dict.fromkeys(codes, 0.3))
-    run = write_run(tmp_path / "run", [*steps, *evaluations])
+    run = write_run(tmp_path / "run", evaluations, tail=steps)
     page = read(run)
     assert (run / "report.html").stat().st_size < 300_000
     assert max(len(line.get("points").split()) for line in page.iter("polyline")) <= 1000

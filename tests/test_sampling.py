@@ -1,9 +1,12 @@
 """Sampling: every pair once, nothing but true pairs, ranks disjoint, and any step known without the ones before it."""
 
+import signal
 import subprocess
 import sys
 from collections import Counter
-from itertools import combinations
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError, DataError
-from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, parse_choice, permute, share
+from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, language_weights, parse_choice, permute, share
 
 concept_lists = st.lists(st.integers(0, 12), min_size=4, max_size=60).filter(lambda c: max(Counter(c).values()) >= 2)
 
@@ -208,3 +211,172 @@ def test_an_unknown_language_in_a_choice_is_refused() -> None:
 def test_a_batch_must_hold_two_groups() -> None:
     with pytest.raises(ConfigError, match="at least 2 groups of 4 names, found 6"):
         GroupSampler(Concepts(np.zeros(9, np.int64)), names_per_concept=4, names=6, seed=0)
+
+
+UNLIKELY = {2: 28, 9: 46}  # degrees of freedom → what chi-square exceeds once in a million times
+
+
+def chi_square(found: np.ndarray, shares: np.ndarray) -> float:
+    wanted = shares / shares.sum() * found.sum()
+    return float(((found - wanted) ** 2 / wanted).sum())
+
+
+def many_concepts(of_each: dict[str, int], count: int) -> tuple[np.ndarray, list[str]]:
+    """Concepts that all have so many names of each language."""
+    languages = [code for code, names in of_each.items() for _ in range(names)]
+    return np.repeat(np.arange(count), len(languages)), languages * count
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 0.5])
+def test_weights_give_each_language_its_share_to_the_power_of_the_temperature(temperature: float) -> None:
+    languages = ["de"] * 60 + ["fr"] * 30 + ["ja"] * 10
+    weights = language_weights(languages, temperature)
+    sums = np.array([weights[:60].sum(), weights[60:90].sum(), weights[90:].sum()])
+    assert sums / sums.sum() == pytest.approx(np.array([0.6, 0.3, 0.1]) ** temperature / (np.array([0.6, 0.3, 0.1]) ** temperature).sum())
+    assert language_weights(languages, 1.0) is None
+
+
+@pytest.mark.parametrize(("temperature", "weights"), [(0.0, [1, 1, 1]), (0.5, [60**0.5, 30**0.5, 10**0.5]), (1.0, [60, 30, 10])])
+def test_beside_the_anchor_languages_have_their_wanted_shares(temperature: float, weights: list[float]) -> None:
+    """One other name of each of 40,000 groups; and within a language all names are alike."""
+    of, languages = many_concepts({"en": 1, "de": 60, "fr": 30, "ja": 10}, 1000)
+    sampler = GroupSampler(
+        Concepts(of, languages, "en"), names_per_concept=2, names=2000, seed=3, weights=language_weights(languages, temperature)
+    )
+    drawn = np.concatenate([sampler.batch(epoch, 0).rows for epoch in range(40)]) % 101  # which name of its concept
+    assert (drawn[::2] == 0).all()
+    counts = np.bincount(drawn[1::2], minlength=101)[1:]
+    by_language = np.array([counts[:60].sum(), counts[60:90].sum(), counts[90:].sum()])
+    assert by_language.sum() == 40_000
+    assert chi_square(by_language, np.array(weights)) < UNLIKELY[2]
+    assert chi_square(counts[90:], np.ones(10)) < UNLIKELY[9]
+
+
+def test_without_an_anchor_languages_have_their_wanted_shares_too() -> None:
+    """Of both names of each group: the first is no exception."""
+    of, languages = many_concepts({"de": 60, "fr": 30, "ja": 30}, 1000)
+    sampler = GroupSampler(Concepts(of, languages), names_per_concept=2, names=2000, seed=3, weights=language_weights(languages, 0.0))
+    drawn = np.concatenate([sampler.batch(epoch, 0).rows for epoch in range(20)]) % 120
+    counts = np.bincount(np.digitize(drawn, [60, 90]), minlength=3)
+    assert (counts / counts.sum()).tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
+def test_weighted_names_are_drawn_without_replacement() -> None:
+    """Two of five by weights 4, 4, 1, 1, 1: one after the other, each in proportion to what is left; an exact distribution of ten pairs."""
+    of, languages = many_concepts({"en": 1, "de": 5}, 1000)
+    weights = np.tile([1.0, 4, 4, 1, 1, 1], 1000)
+    sampler = GroupSampler(Concepts(of, languages, "en"), names_per_concept=3, names=3000, seed=1, weights=weights)
+    pairs = list(combinations(range(5), 2))
+    shares = dict.fromkeys(pairs, 0.0)
+    for first, second in permutations(range(5), 2):
+        left = [4, 4, 1, 1, 1]
+        shares[tuple(sorted((first, second)))] += left[first] / 11 * left[second] / (11 - left[first])
+    drawn = np.concatenate([sampler.batch(epoch, 0).rows for epoch in range(30)]).reshape(-1, 3) % 6
+    found = Counter(tuple(sorted((row - 1).tolist())) for row in drawn[:, 1:])
+    assert set(found) == set(pairs)
+    assert chi_square(np.array([found[pair] for pair in pairs]), np.array([shares[pair] for pair in pairs])) < UNLIKELY[9]
+
+
+@given(
+    concepts=concept_lists, m=st.integers(2, 5), seed=st.integers(0, 99), anchored=st.booleans(), temperature=st.sampled_from([0.0, 0.5])
+)
+@settings(deadline=None)
+def test_weighted_groups_too_meet_each_concept_once_with_distinct_names(
+    concepts: list[int], m: int, seed: int, anchored: bool, temperature: float
+) -> None:
+    """No name twice means that the first isn't drawn again, whatever its weight."""
+    of, languages = names_of(concepts)
+    try:
+        usable = Concepts(of, languages, "en" if anchored else None)
+    except ConfigError:
+        return
+    sampler = GroupSampler(usable, names_per_concept=m, names=3 * m, seed=seed, weights=language_weights(languages, temperature))
+    met: list[int] = []
+    for step in range(sampler.steps_per_epoch):
+        batch = sampler.batch(0, step)
+        assert len(set(batch.rows.tolist())) == len(batch.rows)
+        assert (of[batch.rows] == batch.concepts).all()
+        for concept in dict.fromkeys(batch.concepts.tolist()):
+            rows = batch.rows[batch.concepts == concept]
+            assert len(rows) == min(m, Counter(concepts)[concept])
+            assert not anchored or languages[rows[0]] == "en"
+            met.append(concept)
+    assert sorted(met) == sorted(usable.numbers.tolist())
+
+
+def hard_sampler(concepts: int, hard: int, groups: int, nearest: np.ndarray | None) -> GroupSampler:
+    """Concepts of three names, numbered otherwise than they are counted."""
+    of = np.repeat(np.arange(concepts), 3) * 10 + 7
+    sampler = GroupSampler(Concepts(of), names_per_concept=2, names=2 * (1 + hard) * groups, seed=4, hard_concepts=hard)
+    sampler.nearest = nearest
+    return sampler
+
+
+@given(concepts=st.integers(8, 40), hard=st.integers(1, 3), groups=st.integers(1, 5), epoch=st.integers(0, 50), known=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_an_epoch_meets_each_concept_once_and_its_hard_ones_beside_it(
+    concepts: int, hard: int, groups: int, epoch: int, known: bool
+) -> None:
+    rng = np.random.default_rng(concepts)
+    near = np.stack([rng.permutation(np.delete(np.arange(concepts), at))[: hard + 3] for at in range(concepts)])
+    sampler = hard_sampler(concepts, hard, groups, near if known else None)
+    assert sampler.steps_per_epoch == -(-concepts // groups)
+    seeds: list[int] = []
+    for step in range(sampler.steps_per_epoch):
+        batch = sampler.batch(epoch, step)
+        assert len(set(batch.rows.tolist())) == len(batch.rows) <= 2 * (1 + hard) * groups
+        assert (batch.rows // 3 * 10 + 7 == batch.concepts).all()
+        met = list(dict.fromkeys(batch.concepts.tolist()))
+        assert batch.concepts.tolist() == [concept for concept in met for _ in range(2)]  # one group of each, in one piece
+        own = [(concept - 7) // 10 for concept in met[: min(groups, concepts - step * groups)]]
+        others = {(concept - 7) // 10 for concept in met} - set(own)
+        assert len(others) <= hard * len(own)
+        if known:
+            assert others <= set(near[own].ravel().tolist())
+            assert all(len({*own, *others} & set(near[concept].tolist())) >= hard for concept in own)
+        seeds += own
+    assert sorted(seeds) == list(range(concepts))
+
+
+def test_each_of_the_nearest_concepts_gets_its_turn() -> None:
+    """In 80 epochs of 12 concepts each of ten is drawn about as often."""
+    sampler = hard_sampler(12, hard=1, groups=1, nearest=(np.arange(12)[:, None] + 1 + np.arange(10)) % 12)
+    steps = [sampler.batch(epoch, step).concepts // 10 for epoch in range(80) for step in range(12)]
+    drawn = np.array([(concepts[-1] - concepts[0]) % 12 - 1 for concepts in steps])
+    assert len(np.unique(drawn.reshape(80, 12), axis=0)) == 80  # anew each epoch
+    assert chi_square(np.bincount(drawn, minlength=10), np.ones(10)) < UNLIKELY[9]
+
+
+@contextmanager
+def seconds(limit: float) -> Iterator[None]:
+    """A loop without an end is broken off with an error."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("hard", [3, 9])
+def test_more_hard_concepts_than_there_are_concepts_are_all_others_or_refused(hard: int, known: bool) -> None:
+    others = np.array([[1, 2], [0, 2], [0, 1]])
+    with seconds(2):
+        try:
+            sampler = hard_sampler(3, hard, groups=2, nearest=others if known else None)
+        except ConfigError:
+            return
+        for epoch in range(20):
+            for step in range(sampler.steps_per_epoch):
+                assert set(sampler.batch(epoch, step).concepts.tolist()) <= {7, 17, 27}
+
+
+def test_a_batch_must_hold_a_group_and_its_hard_ones() -> None:
+    with pytest.raises(ConfigError, match="at least 4 groups of 2 names, found 7"):
+        GroupSampler(Concepts(np.repeat(np.arange(9), 2)), names_per_concept=2, names=7, seed=0, hard_concepts=3)

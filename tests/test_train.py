@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,14 +25,18 @@ from transformers import AutoModel, AutoTokenizer
 
 from xsap import Encoder, Terminology
 from xsap.config import load_settings
+from xsap.encoding.packing import Packed
 from xsap.encoding.tokens import Tokens
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.terms.mentions import read_mentions, write_mentions
 from xsap.text import TextPolicy
 from xsap.training import checkpoint
+from xsap.training import trainer as trainer_module
+from xsap.training.losses import info_nce
 from xsap.training.material import Material, distinct, fingerprint
 from xsap.training.run import run as train
 from xsap.training.sampling import Names, PairSampler
+from xsap.training.trainer import Trainer
 
 SMALL = [
     "base=scratch",
@@ -241,6 +248,97 @@ def test_epochs_follow_one_another_and_each_step_has_its_own_dropout(
     assert steps > 1
     assert asked == [(epoch, step) for epoch in (0, 1) for step in range(steps)]
     assert len(set(seeds[-2 * steps :])) == 2 * steps
+
+
+class Drawing(torch.nn.Module):
+    """In the place of an encoder: writes down which tokens it got, and which random numbers its dropout would have drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.drawn = torch.nn.Parameter(torch.ones(3)), []
+
+    def forward(self, batch: Packed) -> torch.Tensor:
+        numbers = torch.rand(4)
+        self.drawn.append((tuple(numbers.tolist()), tuple(batch.ids.flatten().tolist())))
+        return self.weight * (1 + torch.arange(len(batch.starts))[:, None])
+
+
+class Alike:
+    """Sixteen times the same name, in every step."""
+
+    steps_per_epoch = 2
+
+    def batch(self, epoch: int, step: int) -> Names:
+        return Names(np.zeros(16, np.int64), np.arange(16) // 2)
+
+
+def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: object) -> list[tuple]:
+    """What the encoder of one of two processes draws in three steps of four chunks of two names, that each are encoded twice."""
+    monkeypatch.setattr(trainer_module, "gather", lambda vectors, sizes, _: torch.cat([vectors] * len(sizes)))
+    model = Drawing()
+    alone = SimpleNamespace(
+        device=torch.device("cpu"),
+        process_index=rank,
+        num_processes=2,
+        is_main_process=rank == 0,
+        prepare=lambda *things: things,
+        no_sync=lambda model: nullcontext(),
+        backward=lambda loss: loss.backward(),
+        log=lambda *_, **__: None,
+        wait_for_everyone=lambda: None,
+    )
+    never = dict.fromkeys(("checkpoint_every", "evaluate_every", "clip"), 0) | dict.fromkeys(("neighbours", "evaluate", "max_minutes"))
+    options = {"chunk": 2, "token_dropout": 0.5, "seed": 0} | more
+    output.mkdir()
+    Trainer(
+        accelerator=alone,
+        encoder=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1e-3),
+        tokens=Tokens(np.arange(30, dtype=np.int32), np.array([0, 30])),
+        sampler=Alike(),
+        objective=partial(info_nce, temperature=1.0),
+        rate=lambda step: 1.0,
+        report=lambda: None,
+        output=output,
+        identity={},
+        lr=1e-3,
+        total_steps=3,
+        checkpoint_keep=1,
+        **never,
+        **options,
+    ).run(resume=False)
+    return model.drawn
+
+
+def test_dropout_differs_between_processes_steps_chunks_and_seeds_and_is_otherwise_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the network, and that of tokens. All names are one and the same."""
+    chunks = []
+    for rank, seed in ((0, 0), (1, 0), (0, 1)):
+        drawn = drawn_by(rank, tmp_path / f"{rank}-{seed}", monkeypatch, seed=seed)
+        assert len(drawn) == 3 * 4 * 2
+        for step in range(3):
+            first, second = drawn[8 * step : 8 * step + 4], drawn[8 * step + 4 : 8 * step + 8]
+            assert first == second  # for the loss, and for the gradient
+            chunks += first
+    assert len(chunks) == 36
+    numbers, tokens = zip(*chunks, strict=True)
+    assert len(set(numbers)) == len(set(tokens)) == 36
+    assert drawn_by(1, tmp_path / "again", monkeypatch) == [pair for i in (12, 16, 20) for pair in chunks[i : i + 4] * 2]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_spares_the_checkpoints(
+    sample_folder: Path, tmp_path: Path, run: Run
+) -> None:
+    common = ["batch.pairs=8", "max_steps=60", "optim.lr=1e37", "optim.schedule=linear", "optim.warmup_steps=59", "checkpoint.every=1"]
+    words = [word for value in settings(sample_folder, tmp_path / "run", *common, "checkpoint.keep=99") for word in ("--set", value)]
+    done = run(ROOT / "xsap" / "train.py", *words)
+    print(done.stderr)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("train:", "tokens:")) and line.strip()]
+    assert lines == []
 
 
 @pytest.mark.parametrize(("change", "moved"), [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.clip=1e-12", 0.0)])

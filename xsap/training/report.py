@@ -149,7 +149,7 @@ def _plain(value: object) -> str:
 def _loss(log: Log) -> str:
     if not len(log.steps):
         return _section("Loss", "No step was logged.")
-    half = _half(log)
+    half = _half(log, least=2)
     at, smooth = smoothed(log.columns["loss"], np.ones(len(log.steps)), half)
     faint = "each step" if len(log.steps) <= POINTS else "the lowest and the highest of neighbouring steps"
     lines = [Line("each step", log.steps, log.columns["loss"], "raw"), Line("mean", log.steps[at], smooth, label="")]
@@ -176,11 +176,12 @@ def _rates(log: Log) -> str:
     """Learning rate and throughput beside one another, for each has its unit. Logs without names and tokens still have steps."""
     if not len(log.steps):
         return ""
+    half = _half(log, least=10)  # the trainer logs seconds as means of up to 20 steps
     curves = [("Learning rate", "Of each step.", log.steps, log.columns["lr"])]
     known = {f"{field.title()} per second": log.columns[field] for field in _FIELDS[3:] if np.isfinite(log.columns[field]).any()}
     for title, amounts in (known or {"Steps per second": np.ones(len(log.steps))}).items():
-        at, rate = smoothed(amounts, log.columns["seconds"], _half(log))
-        curves.append((title, f"Over the {2 * _half(log) + 1:,} steps around.", log.steps[at], rate))
+        at, rate = smoothed(amounts, log.columns["seconds"], half)
+        curves.append((title, f"Over the {2 * half + 1:,} steps around.", log.steps[at], rate))
     width = (_WIDTH - 20 * (len(curves) - 1)) // len(curves)
     sections = [
         _section(title, note, chart([Line(title, x, y, label="")], f"{title} over steps", last=_last(log), width=width, height=200))
@@ -221,9 +222,9 @@ def _last(log: Log) -> float:
     return float(max([*log.steps[-1:], *log.evaluations], default=0))
 
 
-def _half(log: Log) -> int:
+def _half(log: Log, *, least: int) -> int:
     """How many steps before and after one are smoothed with it: one in a hundred of the run."""
-    return max(2, len(log.steps) // 100)
+    return max(least, len(log.steps) // 100)
 
 
 def _percent(score: Score, *, interval: bool = True) -> str:
