@@ -170,19 +170,16 @@ def looped(loss: Callable[..., Tensor], parameters: dict[str, float], vectors: T
 
 
 @each_loss
-@given(batch=batches(), masks=st.sampled_from(["all", "mined", "any"]))
+@given(batch=batches(), masks=st.sampled_from(["all", "mined", "any", "unopposed"]))
 @settings(max_examples=100, deadline=None)
 def test_losses_equal_loops_over_pairs(
     loss: Callable[..., Tensor], parameters: dict[str, float], batch: tuple[Tensor, Tensor], masks: str
 ) -> None:
     vectors, concepts = batch
     similarity = vectors @ vectors.T
-    positives, negatives = masks_of(similarity, concepts, mined=masks == "mined")
-    if masks == "any":
-        kept = torch.from_numpy(np.random.default_rng(len(vectors)).random(similarity.shape) < 0.5)
-        positives, negatives = positives & kept, negatives & kept
-    ours = loss(similarity, positives, negatives, **parameters).item()
-    assert ours == pytest.approx(looped(loss, parameters, vectors, (positives, negatives)), rel=1e-8, abs=1e-12)
+    chosen = masks_of(similarity, concepts, masks)
+    ours = loss(similarity, *chosen, **parameters).item()
+    assert ours == pytest.approx(looped(loss, parameters, vectors, chosen), rel=1e-8, abs=1e-12)
 
 
 @each_loss
@@ -190,17 +187,26 @@ def test_losses_equal_loops_over_pairs(
 def test_losses_equal_loops_at_every_edge(
     loss: Callable[..., Tensor], parameters: dict[str, float], vectors: Tensor, concepts: Tensor
 ) -> None:
-    for mined in (False, True):
-        masks = masks_of(vectors @ vectors.T, concepts, mined)
+    for kind in ("all", "mined", "any", "unopposed"):
+        masks = masks_of(vectors @ vectors.T, concepts, kind)
         expected = looped(loss, parameters, vectors, masks)
         assert loss(vectors @ vectors.T, *masks, **parameters).item() == pytest.approx(expected, rel=1e-8, abs=1e-12)
         single = vectors.float()
         assert loss(single @ single.T, *masks, **parameters).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def masks_of(similarity: Tensor, concepts: Tensor, mined: bool) -> Masks:
-    masks = all_pairs(concepts)
-    return triplet_margin(similarity, *masks, margin=MINED) if mined else masks
+def masks_of(similarity: Tensor, concepts: Tensor, kind: str) -> Masks:
+    """All pairs, the mined ones, half of them by chance, or all but the negatives of the first half of the names."""
+    positives, negatives = all_pairs(concepts)
+    n = len(concepts)
+    if kind == "mined":
+        return triplet_margin(similarity, positives, negatives, margin=MINED)
+    if kind == "any":
+        kept = torch.from_numpy(np.random.default_rng(n).random((n, n)) < 0.5)
+        return positives & kept, negatives & kept
+    if kind == "unopposed":
+        return positives, negatives & (torch.arange(n) >= n // 2)[:, None]
+    return positives, negatives
 
 
 def value_and_gradient(vectors: Tensor, compute: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -238,7 +244,7 @@ def assert_equal_to_theirs(
     loss: Callable[..., Tensor], parameters: dict[str, float], pairs: str, vectors: Tensor, concepts: Tensor, dtype: torch.dtype
 ) -> bool:
     """Value and gradient, ours in `dtype`, against theirs in double precision. False where theirs isn't one."""
-    masks = masks_of(vectors @ vectors.T, concepts, mined=pairs != "all")
+    masks = masks_of(vectors @ vectors.T, concepts, "all" if pairs == "all" else "mined")
     chosen: tuple[Tensor, ...] | None = tuple(index for mask in masks for index in mask.nonzero(as_tuple=True))
     if pairs == "triplets":
         chosen = TripletMarginMiner(margin=MINED, type_of_triplets="all")(vectors, concepts)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from xsap import Encoder, Terminology
+from xsap.artifacts import open_artifact
 from xsap.config import load_settings
 from xsap.encoding.packing import Packed
 from xsap.encoding.tokens import Tokens
@@ -328,17 +329,37 @@ def test_dropout_differs_between_processes_steps_chunks_and_seeds_and_is_otherwi
     assert drawn_by(1, tmp_path / "again", monkeypatch) == [pair for i in (12, 16, 20) for pair in chunks[i : i + 4] * 2]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_spares_the_checkpoints(
-    sample_folder: Path, tmp_path: Path, run: Run
+EXPLODING = ["batch.pairs=8", "max_steps=6", "optim.lr=1e30", "checkpoint.every=1", "checkpoint.keep=9"]  # the second step has no number
+
+
+def assert_stopped_after_one_step(output: Path) -> None:
+    """What was saved before the step that has no loss is whole, and nothing was saved after it."""
+    assert [place.name for place in (output / "checkpoints").iterdir()] == ["step-1"]
+    assert open_artifact(output / "checkpoints" / "step-1", "checkpoint")["step"] == 1
+    assert all(torch.isfinite(value).all() for value in load_file(output / "checkpoints" / "step-1" / "model.safetensors").values())
+    assert [line["step"] for line in steps_of(output)] == [1]
+    assert not (output / "model").exists()
+
+
+@pytest.mark.parametrize("miner", ["none", "triplet_margin"])
+@pytest.mark.parametrize("loss", ["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"])
+def test_a_run_whose_weights_are_no_numbers_any_more_stops_whatever_its_loss(
+    sample_folder: Path, tiny_folder: Path, tmp_path: Path, loss: str, miner: str
 ) -> None:
-    common = ["batch.pairs=8", "max_steps=60", "optim.lr=1e37", "optim.schedule=linear", "optim.warmup_steps=59", "checkpoint.every=1"]
-    words = [word for value in settings(sample_folder, tmp_path / "run", *common, "checkpoint.keep=99") for word in ("--set", value)]
-    done = run(ROOT / "xsap" / "train.py", *words)
-    print(done.stderr)
+    words = settings(sample_folder, tmp_path / "run", *EXPLODING, f"base={tiny_folder}", f"loss.name={loss}", f"loss.miner={miner}")
+    with pytest.raises(ConfigError, match=r"the loss must be a number, found nan at step 2; lower optim\.lr"):
+        train(load_settings(None, words))
+    assert_stopped_after_one_step(tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_ends_a_run_in_one_line(sample_folder: Path, tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+    words = settings(sample_folder, tmp_path / "run", *EXPLODING, f"base={tiny_folder}", "loss.miner=none")
+    done = run(ROOT / "xsap" / "train.py", *(word for value in words for word in ("--set", value)))
     assert done.returncode == 2
     assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("train:", "tokens:")) and line.strip()]
-    assert lines == []
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("train:", "tokens:"))]  # the bars
+    assert lines == ["error: the loss must be a number, found nan at step 2; lower optim.lr, or set optim.clip = 1"]
+    assert_stopped_after_one_step(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("change", "moved"), [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.clip=1e-12", 0.0)])

@@ -9,7 +9,7 @@ The layers are those of the Hugging Face model itself, so its weights, its `stat
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,8 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on a device."""
-        parts = (self.ids, self.positions, self.owners, self.starts, self.lengths, self.slots)
-        return Packed(*(part.to(device, non_blocking=True) for part in parts), q=self.q, longest=self.longest)
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is Tensor}
+        return replace(self, **moved)
 
 
 def pack(tokens: Tokens) -> Packed:
@@ -61,8 +61,9 @@ def pack(tokens: Tokens) -> Packed:
     ids, positions, owners = np.zeros(tiles * size, np.int64), np.zeros(tiles * size, np.int64), np.full(tiles * size, -1)
     ids[at], positions[at], owners[at] = tokens.ids, within, np.repeat(number, lengths)
     q = int(number.max(initial=0)) + 1
-    places = (torch.from_numpy(part).view(tiles, size) for part in (ids, positions, owners))
-    return Packed(*places, *(torch.from_numpy(part) for part in (first, lengths, tile * q + number)), q=q, longest=longest)
+    laid = [torch.from_numpy(part).view(tiles, size) for part in (ids, positions, owners)]
+    names = [torch.from_numpy(part) for part in (first, lengths, tile * q + number)]
+    return Packed(laid[0], laid[1], laid[2], names[0], names[1], names[2], q, longest)
 
 
 def _lay(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -147,8 +148,8 @@ def _layer(layer: Transformer, queries: Tensor, states: Tensor, own: Tensor, slo
     query, key, value = attention.query(queries), attention.key(states), attention.value(states)
     if slots is not None:
         query = query.new_zeros(len(states) * own.shape[2], query.shape[-1]).index_copy(0, slots, query).view(len(states), own.shape[2], -1)
-    heads = (part.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for part in (query, key, value))
-    attended = _attention(*heads, own, attention.dropout).transpose(1, 2).flatten(2)
+    query, key, value = (part.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    attended = _attention(query, key, value, own, attention.dropout).transpose(1, 2).flatten(2)
     if slots is not None:
         attended = attended.flatten(0, 1)[slots]
     attended = _add(layer.attention.output, attended, queries)

@@ -123,8 +123,10 @@ class Trainer:
 
         def loss_of(vectors: Tensor) -> Tensor:
             vectors = gather(vectors[: sizes[rank]], sizes, rank)
-            masks = all_pairs(*(None if a is None else torch.from_numpy(a).to(vectors.device) for a in (concepts, strings)))
-            return self.objective(vectors @ vectors.T, *masks) * processes
+            same_name = None if strings is None else torch.from_numpy(strings).to(vectors.device)
+            masks = all_pairs(torch.from_numpy(concepts).to(vectors.device), same_name)
+            loss: Tensor = self.objective(vectors @ vectors.T, *masks) * processes
+            return loss
 
         if len(chunks) == 1:
             loss = loss_of(encode(0))
@@ -140,8 +142,7 @@ class Trainer:
     def _drop(self, tokens: Tokens, *key: int) -> Tokens:
         if not self.token_dropout:
             return tokens
-        random = mix(self.seed, 9, *key, np.arange(len(tokens.ids))) * 2.0**-63
-        return drop_tokens(tokens, self.token_dropout, random)
+        return drop_tokens(tokens, self.token_dropout, np.ldexp(mix(self.seed, 9, *key, np.arange(len(tokens.ids))), -63))
 
     def _late(self, seconds: float, done: int) -> bool:
         """Whether time is up for any process: clocks differ, and all must stop at the same step, so they ask one another now and then."""
