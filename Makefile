@@ -17,7 +17,7 @@ ONE := --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[check]"
 	@touch $@
 
-.PHONY: help install demo test coverage check format clean
+.PHONY: help install demo test test-slow coverage check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -42,6 +42,9 @@ demo: .venv/base ## the whole path on the sample terminology, in a few minutes: 
 
 test: .venv/test ## the tests, in minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-slow: .venv/test ## the tests that take minutes each: runs that are killed a hundred times
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 coverage: .venv/test ## the tests, and how much of xsap and data_prep they run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90

@@ -7,9 +7,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import pyarrow as pa
 import typer
@@ -19,10 +20,13 @@ from benchmarks.report import markdown, plot, read_systems, to_markdown
 from benchmarks.restrict import Account, count, restrict
 from benchmarks.xlbel import read_xlbel
 from xsap.artifacts import write_atomically
-from xsap.errors import XsapError
+from xsap.errors import ConfigError, XsapError
 from xsap.languages import to_name
 from xsap.terms.mentions import write_mentions
 from xsap.terms.terminology import Terminology
+
+if TYPE_CHECKING:
+    import torch
 
 _PLAIN = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 app = typer.Typer(**_PLAIN)  # type: ignore[arg-type]
@@ -106,12 +110,12 @@ def speed_train(
     plot_to: Annotated[Path | None, typer.Option("--plot", help="A .png file for a bar chart.")] = None,
 ) -> None:
     """One training step of the original recipe against ours."""
-    from benchmarks.speed import check_plot, device_of, plot, race_train, to_text
+    from benchmarks.speed import plot, race_train, to_text
 
     if plot_to:
-        check_plot(plot_to)
+        _check_plot(plot_to)
     result = race_train(
-        terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device), levers=levers, cached_pairs=cached_pairs
+        terminology, size=size.value, pairs=pairs, steps=steps, device=_device(device), levers=levers, cached_pairs=cached_pairs
     )
     _write_json(result, json_to)
     if plot_to:
@@ -129,9 +133,9 @@ def speed_curve(
     json_to: Json = None,
 ) -> None:
     """The losses of the original recipe and ours, update by update; exit code 3 if they part."""
-    from benchmarks.speed import curve_to_text, device_of, race_curve
+    from benchmarks.speed import curve_to_text, race_curve
 
-    result = race_curve(terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device))
+    result = race_curve(terminology, size=size.value, pairs=pairs, steps=steps, device=_device(device))
     _write_json(result, json_to)
     print(curve_to_text(result))
     if not result["within_bar"]:
@@ -166,9 +170,26 @@ def speed_memory_of(
 ) -> None:
     """What `speed train` runs in a process of its own: a side's peak memory, as JSON."""
     from benchmarks.levers import memory_of
-    from benchmarks.speed import device_of
 
-    print(json.dumps(memory_of(side, folder, pairs=pairs, chunk=chunk, device=device_of(device))))
+    print(json.dumps(memory_of(side, folder, pairs=pairs, chunk=chunk, device=_device(device))))
+
+
+def _device(name: DeviceName | None) -> "torch.device":
+    """The device of this name; CUDA where there is one, if none is named."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if name == DeviceName.CUDA and not there:
+        raise ConfigError("--device cuda needs a GPU and a torch built for it, found none; take --device cpu")
+    return torch.device(name.value if name else "cuda" if there else "cpu")
+
+
+def _check_plot(path: Path) -> None:
+    """Raise ConfigError if a plot can't be written there: before a race, not after."""
+    if path.suffix != ".png":
+        raise ConfigError(f"a plot is written as PNG: expected a file that ends in .png, found {path}")
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib; install it: pip install matplotlib")
 
 
 def _write_json(result: Mapping[str, Any], file: Path | None) -> None:

@@ -218,13 +218,13 @@ def reference_run(
     torch.manual_seed(_SEED)
     done, loss, began = 0, math.nan, time.monotonic()
     for names in _shuffled(start, pairs):
-        spent = time.monotonic() - began
-        if done % 50 == 0:
-            say(f"step {done:,}, {spent / 60:.1f} minutes, loss {loss:.4f}")
-        if done == steps or (minutes is not None and spent >= 60 * minutes):
+        spent = (time.monotonic() - began) / 60
+        if done == steps or (minutes is not None and spent >= minutes):
             break
         loss = float(side.step(start.batch(names)))
         done += 1
+        if done % 50 == 0:
+            say(f"step {done:,}, {spent:.1f} minutes, loss {loss:.4f}")
     encoder.save_pretrained(out, facts={"recipe": "benchmarks speed reference-run", "steps": done, "lr": lr})
     return done, loss
 
