@@ -147,7 +147,7 @@ def speed_reference_run(
     terminology: Names,
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
     size: Size = SizeName.SMALL,
-    pieces: Annotated[int, typer.Option(min=100, help="Of the tokenizer, at most.")] = 8000,
+    pieces: Annotated[int, typer.Option(min=100, max=250_000, help="Of the tokenizer, at most.")] = 8000,
     pairs: Pairs = 256,
     lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-5,
     minutes: Annotated[float | None, typer.Option(min=0, help="Of training, at most.")] = None,

@@ -223,14 +223,13 @@ def _weights(module: nn.Module) -> int:
 
 def _one_a_tile(tokens: Tokens) -> Packed:
     """Names padded to 25, each a tile of its own: as `pack` gives them, but not packed."""
-    n = len(tokens)
-    mask = np.arange(REFERENCE_LENGTH) < tokens.lengths[:, None]
+    n, size = len(tokens), REFERENCE_LENGTH
+    mask = np.arange(size) < tokens.lengths[:, None]
     ids = np.zeros(mask.shape, np.int64)
     ids[mask] = tokens.ids
-    places = torch.arange(REFERENCE_LENGTH).expand(n, -1).contiguous()
     owners = torch.from_numpy(mask.astype(np.int64) - 1)
-    starts, slots = torch.arange(n) * REFERENCE_LENGTH, torch.arange(n)
-    return replace(pack(tokens), ids=torch.from_numpy(ids), positions=places, owners=owners, starts=starts, slots=slots, q=1)
+    lengths, slots = torch.from_numpy(tokens.lengths), torch.arange(n)
+    return Packed(torch.from_numpy(ids), torch.arange(size).repeat(n, 1), owners, slots * size, lengths, slots, q=1, longest=size)
 
 
 def _of_all_tokens(encoder: Encoder, names: Packed) -> Tensor:

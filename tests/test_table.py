@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from conftest import ROOT
 from safetensors.torch import load_file
-from test_shrink import LOWER, encoder_of, unigram, wordpiece
+from test_shrink import LOWER, bpe, encoder_of, unigram, wordpiece
 from transformers import AutoModel, GPT2Config, GPT2Model
 
 from xsap import Encoder, Linker, Terminology
@@ -31,7 +31,7 @@ from xsap.training.table import Table, trim, whole
 
 STEPS, WARMUP, LR, DECAY, CLIP = 12, 4, 2e-3, 0.1, 0.5
 MENTIONS = ROOT / "data_prep" / "sample" / "mentions.tsv"
-MAKE = {"XLM-R": (unigram, "Unigram"), "BERT": (wordpiece, "WordPiece")}
+MAKE = {"XLM-R": (unigram, "Unigram"), "BERT": (wordpiece, "WordPiece"), "RoBERTa": (bpe, "BPE")}
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +43,9 @@ def fresh_accelerate() -> Iterator[None]:
 
 
 def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: float) -> Path:
-    """A model of eleven languages' pieces, its table with a thousand rows beyond them. XLM-R's padding is row 1, BERT's row 0.
+    """A model of eleven languages' pieces, its table with a thousand rows beyond them.
 
-    All its weights are large enough to count: the padding row too, which is zero in a new model.
+    XLM-R's padding is row 1, BERT's row 0, RoBERTa's here row 301, after pieces most of which are of no use. All its weights are large enough to count: the padding row too, which is zero in a new model.
     """
     make, tokenizer = MAKE[kind]
     encoder = encoder_of(make(normalise_all(names, LOWER)), tokenizer)
@@ -60,7 +60,7 @@ def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: 
     return folder
 
 
-@pytest.fixture(scope="module", params=["XLM-R mean", "XLM-R mean_all", "BERT cls", "BERT mean_all"])
+@pytest.fixture(scope="module", params=["XLM-R mean", "XLM-R mean_all", "BERT cls", "BERT mean_all", "RoBERTa mean", "RoBERTa mean_all"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
     """mean_all pools over padding too, so that its row counts."""
     kind, pooling = request.param.split()

@@ -419,6 +419,21 @@ def test_no_checkpoint_is_lost_to_a_damaged_one_and_nothing_is_left_aside(tmp_pa
     assert [place.name for place in tmp_path.iterdir()] == ["step-6"]
 
 
+@pytest.mark.parametrize(
+    "left", [".model.123.new", ".model.123.old", ".config.json.123.new", ".metrics.jsonl.123.new", ".report.html.123.new"]
+)
+def test_what_a_kill_left_aside_is_gone_when_the_run_is_done(sample_folder: Path, tiny_folder: Path, tmp_path: Path, left: str) -> None:
+    words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", f"base={tiny_folder}")
+    train(load_settings(None, words))
+    if left.startswith(".model"):
+        shutil.copytree(tmp_path / "run" / "model", tmp_path / "run" / left)
+    else:
+        (tmp_path / "run" / left).write_text("half")
+    (tmp_path / "run" / ".mine").write_text("none of xsap's")
+    train(load_settings(None, [*words, "resume=auto"]))
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".mine"]
+
+
 def test_a_run_goes_on_when_its_terminology_has_moved(sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
     train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
@@ -497,6 +512,8 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, word
     [
         ("sampling.mode=groups", "a file of pairs allows neither"),
         ("sampling.languages=en_syn", "a file of pairs allows neither"),
+        ("sampling.hard_concepts=1", "sampling.hard_concepts"),
+        ("sampling.language_temperature=0.5", "sampling.language_temperature"),
         ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
     ],
 )
