@@ -88,8 +88,8 @@ def test_base_has_the_size_of_xlm_r_base(start):
 def test_the_references_loss_is_a_plain_loop(batches):
     torch.manual_seed(0)
     concepts = batches[0].concepts
-    vectors = F.normalize(torch.randn(16, 6), dim=-1)
-    total = 0.0
+    vectors = F.normalize(torch.randn(8, 6).repeat(2, 1) + torch.randn(16, 6) / 2, dim=-1)  # of pairs that are alike
+    total, kept = 0.0, 0
     for a in range(16):
         far = [[float((vectors[a] - vectors[i]).norm()) for i in range(16) if i != a and (concepts[i] == concepts[a]) == same] for same in (True, False)]  # fmt: skip
         pull = push = 0.0
@@ -99,9 +99,11 @@ def test_the_references_loss_is_a_plain_loop(batches):
                 continue
             if concepts[i] == concepts[a] and min(far[1]) - distance <= 0.2:
                 pull += np.exp(-(cosine - 0.5))
+                kept += 1
             elif concepts[i] != concepts[a] and distance - max(far[0]) <= 0.2:
                 push += np.exp(60 * (cosine - 0.5))
         total += np.log1p(pull) + np.log1p(push) / 60
+    assert 0 < kept < 16
     assert float(reference.reference_loss(vectors, concepts)) == pytest.approx(total / 16, rel=1e-5)
     assert float(levers.our_loss(vectors, concepts)) == pytest.approx(total / 16, rel=1e-5)
 
@@ -264,6 +266,8 @@ def test_a_whole_race_in_a_tiny_size(sample_folder, monkeypatch):
     result = speed.race_train(sample_folder, size="tiny", pairs=8, steps=3, device=CPU, cached_pairs=16)
     names = ["reference fp32", "xsap fp32", "xsap bf16"]
     assert list(result["sides"]) == list(result["agreement"]) == names
+    lengths = [batch.tokens.lengths.mean() for batch in reference.prepare(sample_folder, TINY, speed.PIECES).batches(8, 4)]
+    assert result["tokens_a_name"] == pytest.approx(np.mean(lengths[1:])) != np.mean(lengths)
     assert result["padded_share"] == pytest.approx(1 - result["tokens_a_name"] / 25)
     theirs = result["sides"]["reference fp32"]
     for side in result["sides"].values():

@@ -61,7 +61,7 @@ class Killer:
         """The ids of the processes of another attempt."""
         assert len([*Path("/proc/self/task").iterdir()]) == 1, "a fork takes no threads with it"
         self.attempts += 1
-        self.seen = self._written()
+        self.seen, self.left = self._written(), self._aside()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -130,17 +130,35 @@ class Killer:
         """Whether this attempt has begun a step."""
         return self._written() > self.seen
 
-    def saving(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return any(self.folder.glob("run/checkpoints/.step-*"))
+    def _aside(self) -> set[Path]:
+        """What is being written, or was when a kill came: checkpoints, and the model."""
+        return {*self.folder.glob("run/checkpoints/.step-*"), *self.folder.glob("run/.model.*")}
 
-    def publishing(self) -> bool:
-        """Whether the model is being written."""
-        return any(self.folder.glob("run/.model.*"))
+    def saving(self) -> bool:
+        """Whether this attempt is writing a checkpoint or the model."""
+        return bool(self._aside() - self.left)
 
     def saved(self) -> bool:
         """Whether the last step is in a checkpoint."""
         return (self.folder / "run" / "checkpoints" / f"step-{self.steps}").is_dir()
+
+    def attempt(self, phase: str, seconds: dict[str, float], rng: random.Random) -> None:
+        """Start, and kill at a random moment of a phase. seconds: how long each is thought to last; learnt from how it went."""
+        begin, over = {
+            "start": (lambda: True, self.stepping),
+            "step": (self.stepping, lambda: self.newest() >= reached + 2),  # of several steps, lest all be done too soon
+            "save": (self.saving, lambda: not self.saving()),
+            "end": (lambda: self.saved() and self.saving(), lambda: False),
+        }[phase]
+        reached = self.newest()
+        ids = self.start()
+        self.wait(ids, until=begin)
+        if self.wait(ids, rng.uniform(0, seconds[phase]), until=over):
+            seconds[phase] *= 0.7 if over() else 1.1
+            self.kill(ids, rng.randrange(self.processes))
+        else:
+            seconds[phase] *= 0.7
+            self.reap(ids)
 
     def kill(self, ids: list[int], which: int) -> None:
         """Kill one process; the others end by themselves, for want of it, or are ended as a launcher does."""
@@ -148,7 +166,6 @@ class Killer:
         os.waitpid(ids[which], 0)
         self.counts["kills"] += 1
         self.counts["in a save"] += self.saving()
-        self.counts["in the last save"] += self.publishing()
         for pid in ids[:which] + ids[which + 1 :]:
             until = time.monotonic() + 2
             while alive(pid) and time.monotonic() < until:
@@ -174,7 +191,8 @@ class Killer:
 
     def newest(self) -> int:
         """Steps of the newest checkpoint."""
-        return max(int(place.name.removeprefix("step-")) for place in self.folder.glob("run/checkpoints/step-*"))
+        places = self.folder.glob("run/checkpoints/step-*")
+        return max((int(place.name.removeprefix("step-")) for place in places), default=0)
 
     def reap(self, ids: list[int]) -> None:
         """All must have ended well."""
@@ -182,7 +200,7 @@ class Killer:
             raise AssertionError((self.folder / "said-0").read_text())
 
     def finish(self) -> dict[str, float]:
-        """Let an attempt come to its end → seconds before its first step, for a step, for a save, and after the last step."""
+        """Let an attempt come to its end → seconds before its first step, for two steps, for a save, and after the last step."""
         times, looks = [time.monotonic()], [0, 0]
 
         def saved() -> bool:
@@ -195,7 +213,7 @@ class Killer:
             times.append(time.monotonic())
         self.reap(ids)
         before, during, after = (later - sooner for sooner, later in pairwise(times))
-        return {"start": before, "step": during / self.steps, "save": looks[1] / sum(looks) * during / self.steps, "end": after}
+        return {"start": before, "step": 2 * during / self.steps, "save": looks[1] / sum(looks) * during / self.steps, "end": after}
 
 
 def alive(pid: int) -> bool:
@@ -265,10 +283,10 @@ def assert_same(file: Path, other: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_kills_cost_nothing_but_time(made: list[str], tmp_path: Path) -> None:
-    counts = killed(made, tmp_path, processes=1, steps=120, kills={"start": 10, "step": 50, "save": 30}, last=10)
+    counts = killed(made, tmp_path, processes=1, steps=150, kills={"start": 10, "step": 50, "save": 30}, last=10)
     assert counts["kills"] == 100
     assert counts.get("unreadable checkpoints", 0) == 0
-    assert_nothing_lost(tmp_path, 1, 120)
+    assert_nothing_lost(tmp_path, 1, 150)
     assert counts["in a save"] >= 10
     broken, unbroken = ({path.name for path in (tmp_path / name / "run").rglob("*")} for name in ("broken", "unbroken"))
     assert broken == unbroken
@@ -298,29 +316,12 @@ def main() -> None:
     folder, rng, processes = Path(given["folder"]), random.Random(given["seed"]), given["processes"]
     unbroken, broken = (Killer(given["settings"], folder / name, processes, given["steps"]) for name in ("unbroken", "broken"))
     seconds = unbroken.finish()
-    phases = [phase for phase, kills in given["kills"].items() for _ in range(kills)]
-    rng.shuffle(phases)
-    for phase in phases:
-        ids = broken.start()
-        if phase != "start":
-            broken.wait(ids, until=broken.stepping)
-        if phase == "save":
-            broken.wait(ids, until=broken.saving)
-        if broken.wait(ids, rng.uniform(0, seconds[phase] * (3 if phase == "step" else 1))):
-            broken.kill(ids, rng.randrange(processes))
-        else:  # it was faster than before: it is killed when it writes its model instead
-            broken.reap(ids)
+    for phase in rng.sample([phase for phase, kills in given["kills"].items() for _ in range(kills)], sum(given["kills"].values())):
+        broken.attempt(phase, seconds, rng)
     broken.counts["steps by then"] = broken.newest()
-    while broken.counts["kills"] < len(phases) + given["last"]:
-        ids = broken.start()
-        broken.wait(ids, until=broken.publishing)
-        if broken.wait(ids, rng.uniform(0, seconds["end"])):
-            broken.kill(ids, rng.randrange(processes))
-        else:
-            broken.reap(ids)
-    ids = broken.start()
-    broken.wait(ids)
-    broken.reap(ids)
+    while broken.counts["kills"] < sum(given["kills"].values()) + given["last"]:
+        broken.attempt("end", seconds, rng)
+    broken.reap(broken.start())
     print(json.dumps(broken.counts | {"attempts": broken.attempts, "seconds": seconds}))
 
 

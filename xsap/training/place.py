@@ -32,13 +32,13 @@ def _is_run(output: Path) -> bool:
 
 def make_place(output: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Make the run's folder, without what an earlier run left there unless that is continued; nothing foreign is deleted."""
-    for left in output.glob(".model.*.new"):  # by a run that was killed
-        shutil.rmtree(left)
-    for name in () if resume else _PARTS[1:]:  # the first, which says that this is a run, is replaced
-        if (output / name).is_dir():
-            shutil.rmtree(output / name)
+    aside = [left for name in _PARTS for end in ("new", "old") for left in output.glob(f".{name}.*.{end}")]  # by a run that was killed
+    replaced = [] if resume else [output / name for name in _PARTS[1:]]  # the first, which says that this is a run, is replaced
+    for old in [*aside, *replaced]:
+        if old.is_dir():
+            shutil.rmtree(old)
         else:
-            (output / name).unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     with write_atomically(output / "config.json") as stream:
         json.dump(config, stream, indent=1)

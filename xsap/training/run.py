@@ -138,8 +138,12 @@ def _material(settings: Settings) -> Material:
     languages = parse_choice(settings.sampling.languages)
     if settings.pairs is None:
         return from_terminology(settings.terminology or Path(), languages)
-    if settings.sampling.mode != "pairs" or settings.sampling.anchor or languages:
-        raise ConfigError("a file of pairs allows neither sampling.mode = groups, nor languages, nor an anchor; give a terminology instead")
+    wanted = settings.sampling
+    if wanted.mode != "pairs" or wanted.anchor or languages or wanted.hard_concepts or wanted.language_temperature != 1:
+        raise ConfigError(
+            "a file of pairs allows neither sampling.mode = groups, nor languages, an anchor, sampling.hard_concepts or "
+            "sampling.language_temperature; give a terminology instead"
+        )
     return from_pairs(settings.pairs)
 
 

@@ -163,6 +163,10 @@ class GroupSampler:
         least = max(2, 1 + hard_concepts)
         if names < least * names_per_concept:
             raise ConfigError(f"batch.names must hold at least {least} groups of {names_per_concept} names, found {names}")
+        if hard_concepts >= len(concepts.numbers):
+            raise ConfigError(
+                f"sampling.hard_concepts must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_concepts}"
+            )
         self.concepts, self.names_per_concept, self.seed, self.hard_concepts = concepts, names_per_concept, seed, hard_concepts
         self.groups = names // names_per_concept // (1 + hard_concepts)
         self.steps_per_epoch = -(-len(concepts.numbers) // self.groups)
@@ -175,33 +179,34 @@ class GroupSampler:
         places = np.arange(step * self.groups, min((step + 1) * self.groups, total))
         at = self._with_hard(permute(places, total, mix(self.seed, epoch, 2)), epoch)
         key = mix(self.seed, epoch, 3, concepts.numbers[at])
-        anchor = permute(np.zeros_like(at), concepts.anchors[at], key)
         size = np.minimum(self.names_per_concept, concepts.counts[at])
         group = np.repeat(np.arange(len(at)), size - 1)
         nth = np.arange(len(group)) - np.repeat(np.cumsum(size - 1) - (size - 1), size - 1)
         if self.weights is None:
+            anchor = permute(np.zeros_like(at), concepts.anchors[at], key)
             others = permute(nth, concepts.counts[at][group] - 1, mix(key, 4)[group])
             others += others >= anchor[group]  # skip the anchor itself
         else:
-            others = self._weighted(at, anchor, size - 1, key)
+            anchor, others = self._weighted(at, size - 1, key)
         rows = np.concatenate([concepts.first[at] + anchor, concepts.first[at][group] + others])
         owner = np.concatenate([np.arange(len(at)), group])
         order = np.argsort(owner, kind="stable")
         return Names(concepts.rows[rows[order]], concepts.numbers[at][owner[order]])
 
-    def _weighted(self, at: Integers, anchor: Integers, wanted: Integers, key: Integers) -> Integers:
-        """The how-manieth names of their concepts, `wanted` of each but the anchor, drawn by weight without replacement: those of the
-        least -log(u) / weight (Efraimidis and Spirakis, 2006)."""
+    def _weighted(self, at: Integers, wanted: Integers, key: Integers) -> tuple[Integers, Integers]:
+        """The how-manieth names of their concepts: an anchor of each, and `wanted` others, drawn by weight without replacement: those of
+        the least -log(u) / weight (Efraimidis and Spirakis, 2006)."""
         assert self.weights is not None
         counts = self.concepts.counts[at]
         group, begin = np.repeat(np.arange(len(at)), counts), np.repeat(np.cumsum(counts) - counts, counts)
         nth = np.arange(len(group)) - begin
         uniform = (mix(key[group], 8, nth) + 1.0) * 2.0**-63
         ranks = -np.log(uniform) / self.weights[self.concepts.rows[self.concepts.first[at][group] + nth]]
+        order = np.lexsort((np.where(nth < self.concepts.anchors[at][group], ranks, np.inf), group))
+        anchor = nth[order[nth == 0]]
         ranks[nth == anchor[group]] = np.inf
         order = np.lexsort((ranks, group))
-        chosen: Integers = nth[order[np.arange(len(group)) - begin < wanted[group]]]
-        return chosen
+        return anchor, nth[order[nth < wanted[group]]]
 
     def _with_hard(self, at: Integers, epoch: int) -> Integers:
         """Concepts and `hard_concepts` of the nearest of each, every one once; as long as the nearest aren't known, any."""

@@ -33,7 +33,7 @@ class Table:
 def trim(transformer: Transformer, tokens: Tokens, special: Collection[int]) -> Table:
     """Cut the model's table to the pieces of the names and the special ones; padding keeps its number, from which positions may count."""
     table = transformer.get_input_embeddings()
-    padding = 0 if table.padding_idx is None else table.padding_idx
+    padding = max(special, default=0) if table.padding_idx is None else table.padding_idx  # unknown, it is one of the special ones
     rows = np.unique(np.concatenate([tokens.ids, np.arange(padding + 1), np.array([*special], np.int64)])).astype(np.int64)
     whole = table.weight.detach().to("cpu")
     _set(transformer, nn.Parameter(table.weight.detach()[torch.from_numpy(rows).to(table.weight.device)].clone()))

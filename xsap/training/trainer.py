@@ -74,27 +74,26 @@ class Trainer:
         if done == 0:
             self._evaluate(0)
         self._tick = time.monotonic()
-        bar = tqdm(total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5)
-        late = self._late(spent, 0)  # as when it had stopped for lack of time before
-        while done < self.total_steps and not late:
-            if self.neighbours and done and done % self.neighbours.every == 0:
-                self.neighbours.refresh(self.accelerator)
-            loss, counts = self._step(done)
-            done += 1
-            self._waiting.append((loss, {"step": done, "lr": self.lr * self.rate(done - 1), **counts}))
-            if len(self._waiting) >= _FLUSH_EVERY:
-                bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
-            bar.update()
-            late = self._late(spent + time.monotonic() - began, done)
-            last = late or done == self.total_steps
-            if last or (self.evaluate_every and done % self.evaluate_every == 0):
-                self._evaluate(done)
-            if self.checkpoint_every and (last or done % self.checkpoint_every == 0):
-                self._save(done, spent + time.monotonic() - began)
-        self._flush()
-        if late and self._main:
-            tqdm.write(f"stopped after {self.max_minutes:g} minutes, at step {done:,} of {self.total_steps:,}")
-        bar.close()
+        with tqdm(total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5) as bar:
+            late = self._late(spent, 0)  # as when it had stopped for lack of time before
+            while done < self.total_steps and not late:
+                if self.neighbours and done and done % self.neighbours.every == 0:
+                    self.neighbours.refresh(self.accelerator)
+                loss, counts = self._step(done)
+                done += 1
+                self._waiting.append((loss, {"step": done, "lr": self.lr * self.rate(done - 1), **counts}))
+                if len(self._waiting) >= _FLUSH_EVERY:
+                    bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
+                bar.update()
+                late = self._late(spent + time.monotonic() - began, done)
+                last = late or done == self.total_steps
+                if last or (self.evaluate_every and done % self.evaluate_every == 0):
+                    self._evaluate(done)
+                if self.checkpoint_every and (last or done % self.checkpoint_every == 0):
+                    self._save(done, spent + time.monotonic() - began)
+            self._flush()
+            if late and self._main:
+                tqdm.write(f"stopped after {self.max_minutes:g} minutes, at step {done:,} of {self.total_steps:,}")
         return done
 
     @property
@@ -125,7 +124,8 @@ class Trainer:
             vectors = gather(vectors[: sizes[rank]], sizes, rank)
             same_name = None if strings is None else torch.from_numpy(strings).to(vectors.device)
             masks = all_pairs(torch.from_numpy(concepts).to(vectors.device), same_name)
-            loss: Tensor = self.objective(vectors @ vectors.T, *masks) * processes
+            nothing = 0 * vectors.detach().sum()  # unless a vector is no number, which masks could hide
+            loss: Tensor = processes * (self.objective(vectors @ vectors.T, *masks) + nothing)
             return loss
 
         if len(chunks) == 1:
