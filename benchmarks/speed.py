@@ -197,7 +197,7 @@ def to_text(result: Mapping[str, Any]) -> str:
     parameters = ", ".join(f"{name} {side['parameters'] / 1e6:.1f} M" for name, side in result["sides"].items())
     losses = ", ".join(f"{found['loss']:.6f}" for found in result["agreement"].values())
     facts = [
-        f"{result['pairs']} pairs a step, medians of {result['steps']} steps in turns; {result['device']}, {result['threads']} threads, "
+        f"{result['pairs']} pairs a step, medians of {result['steps']} steps in turns; {result['device']}, threads: {result['threads']}, "
         f"torch {result['torch']}; a tokenizer of {result['pieces']:,} pieces, trained on the terminology's names",
         f"parameters in training: {parameters}",
         f"{result['tokens_a_name']:.1f} tokens a name; padded to {REFERENCE_LENGTH}, {100 * result['padded_share']:.0f} % is padding",

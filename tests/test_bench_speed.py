@@ -54,9 +54,14 @@ def test_padding_is_the_tokenizers(start):
     assert torch.equal(padded.mask, theirs["attention_mask"])
 
 
-def test_batches_are_pairs_of_one_concept(batches):
+def test_batches_are_pairs_of_one_concept(start, batches):
+    def split(tokens):
+        return [tuple(ids.tolist()) for ids in np.split(tokens.ids, tokens.offsets[1:-1])]
+
+    known = set(zip(split(start.tokens), start.concepts.tolist(), strict=True))
     for batch in batches:
         assert len(batch.tokens) == 16
+        assert known.issuperset(zip(split(batch.tokens), batch.concepts.tolist(), strict=True))
         assert torch.equal(*batch.concepts.chunk(2))
         assert int(batch.padded.mask.sum()) == len(batch.tokens.ids)
 
