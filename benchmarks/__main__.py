@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 import pyarrow as pa
 import typer
 
+from benchmarks import preparing
 from benchmarks.mantra import read_mantra
 from benchmarks.report import markdown, plot, read_systems, to_markdown
 from benchmarks.restrict import Account, count, restrict
@@ -34,6 +35,7 @@ mentions = typer.Typer(help="Published benchmarks → mentions, for `xsap evalua
 speed = typer.Typer(help="Races, as ratios within one run.", **_PLAIN)  # type: ignore[arg-type]
 app.add_typer(mentions, name="mentions")
 app.add_typer(speed, name="speed")
+app.add_typer(preparing.app)
 
 Out: TypeAlias = Annotated[Path, typer.Option(help="The .tsv or .parquet file to write.")]
 Within: TypeAlias = Annotated[
@@ -158,6 +160,21 @@ def speed_reference_run(
 
     done, loss = reference_run(terminology, out, size=SIZES[size.value], pieces=pieces, pairs=pairs, lr=lr, minutes=minutes, steps=steps)
     print(f"{out}: {done:,} steps, last loss {loss:.4f}")
+
+
+@speed.command("prepare")
+def speed_prepare(
+    meta: Annotated[Path, typer.Option(help="A META folder, such as `synthetic-umls` makes.")],
+    tradenames: Annotated[bool, typer.Option("--tradenames", help="Read MRREL, too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each side, in turns.")] = 1,
+    alone: Annotated[bool, typer.Option("--alone", help="Without the notebook, which takes all of a release into memory.")] = False,
+    memory: Annotated[str | None, typer.Option(help="What our sort may take, such as 2GB.")] = None,
+    json_to: Json = None,
+) -> None:
+    """A UMLS release → training data: the original notebook against ours."""
+    result = preparing.race(meta, tradenames=tradenames, rounds=rounds, rival=not alone, memory=memory)
+    _write_json(result, json_to)
+    print(preparing.to_text(result))
 
 
 @speed.command("memory-of", hidden=True)

@@ -1,19 +1,24 @@
-"""Lists that people keep themselves → a terminology: TSV, CSV, JSONL, and the `id||name` lines of the original SapBERT code.
+"""Lists that people keep themselves → a terminology: TSV, CSV, JSONL, and the `id||name` lines of the original SapBERT code; .gz is welcome.
 
 A list has one name a row. Its columns bear the names of the terminology's own (xsap.terms.terminology), or are told to by `columns`; other
-columns are ignored, and so are blank lines. TSV has no quoting, so its quotes are data; CSV has that of RFC 4180.
+columns are ignored, and so are blank lines. TSV has no quoting, so its quotes are data; CSV has that of RFC 4180. A line of JSONL may also
+be a concept with all its names, as scispaCy (https://github.com/allenai/scispacy, `Entity` of its linking_utils) and xMEN
+(https://github.com/hpi-dhc/xmen, xmen/kb.py) keep dictionaries; each name is then a row. Definitions are ignored.
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from data_prep.choice import check_choice
+from data_prep.files import ending, lines, parse_json
 from data_prep.tally import Tally
-from xsap.artifacts import csv_delimiter, read_lines, sha256_of
+from xsap.artifacts import csv_delimiter, sha256_of
 from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
@@ -21,7 +26,13 @@ from xsap.text import TextPolicy, normalise
 
 ID, LANGUAGE, NAME, KIND, SOURCE = NAMES_SCHEMA.names[:5]
 LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns that hold several values, separated by a bar
+TYPES = LISTS[0]
 FIELDS = (*NAMES_SCHEMA.names, *LISTS)
+
+# How a line that is a concept calls its parts: in scispaCy's and xMEN's dictionaries, and in those that follow the UMLS's words.
+_CONCEPT_IDS, _TYPES = ("cui",), ("types", "type")
+_BEST_NAMES, _MORE_NAMES = ("canonical_name", "canonical"), ("aliases", "synonyms")
+_PART = 100_000  # rows that are Python objects at a time
 
 Rows = Iterator[tuple[int, dict[str, str]]]  # line number, column → cell
 
@@ -37,21 +48,29 @@ def read_list(
     columns = columns or {}
     check_choice(columns, FIELDS, "field", "a terminology")
     headers = {field: columns.get(field, field) for field in FIELDS}
-    read = _reader(path)
+    read = _reader(path, headers)
     if language is None and read is _read_pairs:
         language = ENGLISH  # the original code's dictionaries are English and do not say so
     defaults = {LANGUAGE: to_iso(language) if language else "", SOURCE: source or path.name.split(".")[0], KIND: "synonym"}
-    rows, of_concepts = [], dict[str, dict[str, set[str]]]()
-    for number, cells in read(path, sorted({headers[ID], headers[NAME], *columns.values()})):
-        row = {field: cells.get(header, "").strip() or defaults.get(field, "") for field, header in headers.items()}
-        rows.append(_checked(row, f"{path}:{number}"))
-        for field, values in of_concepts.setdefault(row[ID], {field: set() for field in LISTS}).items():
-            values.update(part.strip() for part in row[field].split("|") if part.strip())
-    names = pa.table({f.name: pa.array([row[f.name] or (None if f.nullable else "") for row in rows], f.type) for f in NAMES_SCHEMA})
-    concepts = pa.table({ID: list(of_concepts)} | {field: [sorted(c[field]) for c in of_concepts.values()] for field in LISTS})
+    of_concepts: dict[str, dict[str, set[str]]] = {}
+
+    def checked() -> Iterator[dict[str, str | None]]:
+        for number, cells in read(path, sorted({headers[ID], headers[NAME], *columns.values()})):
+            row = {field: cells.get(header, "").strip() or defaults.get(field, "") for field, header in headers.items()}
+            row = _checked(row, f"{path}:{number}")
+            for field in LISTS:
+                if values := {part.strip() for part in row[field].split("|") if part.strip()}:
+                    of_concepts.setdefault(row[ID], {field: set() for field in LISTS})[field] |= values
+            yield {f.name: row[f.name] or (None if f.nullable else "") for f in NAMES_SCHEMA}
+
+    rows, parts = checked(), [NAMES_SCHEMA.empty_table()]
+    while part := list(islice(rows, _PART)):
+        parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
+    names = pa.concat_tables(parts)
+    concepts = {field: pa.array([sorted(c[field]) for c in of_concepts.values()], pa.list_(pa.string())) for field in LISTS}
     facts = {"reader": "table", "files": {path.name: sha256_of(path)}}
-    terminology, dropped = Terminology.build(names, concepts if rows else None, facts)
-    return terminology, Tally(len(rows), terminology.names.num_rows, dropped)
+    terminology, dropped = Terminology.build(names, pa.table({ID: pa.array(list(of_concepts), pa.string())} | concepts), facts)
+    return terminology, Tally(names.num_rows, terminology.names.num_rows, dropped)
 
 
 def _checked(row: dict[str, str], where: str) -> dict[str, str]:
@@ -69,13 +88,14 @@ def _checked(row: dict[str, str], where: str) -> dict[str, str]:
 
 def read_tsv(path: Path, needed: Sequence[str]) -> Rows:
     """Each row of a tab-separated file with a header; quotes are data. Raises DataError unless every column of `needed` is there."""
-    cells = ((number, line.split("\t")) for number, line in enumerate(read_lines(path), start=1) if line.strip())
+    cells = ((number, line.split("\t")) for number, line in lines(path) if line.strip())
     return _under_header(path, cells, needed)
 
 
 def _read_csv(path: Path, needed: Sequence[str]) -> Rows:
-    lines = [line + "\n" for line in read_lines(path)]
-    reader = csv.reader(lines, delimiter=csv_delimiter(lines[0] if lines else ""), strict=True)
+    texts = (line + "\n" for _, line in lines(path))
+    first = next(texts, "")
+    reader = csv.reader(chain([first], texts), delimiter=csv_delimiter(first), strict=True)
     try:
         yield from _under_header(path, ((reader.line_num, row) for row in reader if row), needed)
     except csv.Error as error:
@@ -93,27 +113,56 @@ def _under_header(path: Path, rows: Iterator[tuple[int, list[str]]], needed: Seq
         yield number, dict(zip(header, row, strict=True))
 
 
-def _read_jsonl(path: Path, needed: Sequence[str]) -> Rows:
-    for number, line in enumerate(read_lines(path), start=1):
+def _read_jsonl(headers: Mapping[str, str], path: Path, needed: Sequence[str]) -> Rows:
+    for number, line in lines(path):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: expected one JSON object a line: {error}") from None
-        if not isinstance(row, dict) or any(row.get(key) is None for key in needed):
-            raise DataError(f"{path}:{number}: expected a JSON object with {', '.join(needed)}, found {line[:80]}")
-        yield number, {key: _cell(value) for key, value in row.items()}
+        where = f"{path}:{number}"
+        row = parse_json(line, where, "one JSON object a line")
+        several = isinstance(row, dict) and _is_concept(row)
+        required = set(needed) - {headers[ID], headers[NAME]} if several else needed
+        if not isinstance(row, dict) or any(row.get(key) is None for key in required):
+            raise DataError(f"{where}: expected a JSON object with {', '.join(needed)}, found {line[:80]}")
+        cells = {h: (_one if h == headers[ID] else _cell)(row.get(h), h, where) for h in headers.values()}
+        for its_own in _names_of(row, headers, where) if several else [{}]:
+            yield number, cells | its_own
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else "|".join(map(str, value)) if isinstance(value, list) else str(value)
+def _is_concept(row: dict[str, Any]) -> bool:
+    return any(key in row for key in _BEST_NAMES) or any(isinstance(row.get(key), list) for key in (NAME, *_MORE_NAMES))
+
+
+def _names_of(row: dict[str, Any], headers: Mapping[str, str], where: str) -> Iterator[dict[str, str]]:
+    """The cells of each name of a concept that differ from those of its line; one without a name if it has none."""
+    concept_id = next((_one(row[key], key, where) for key in (headers[ID], *_CONCEPT_IDS) if row.get(key) is not None), "")
+    types = [_cell(row.get(key), key, where) for key in (headers[TYPES], *_TYPES)]
+    best = [_one(name, key, where) for key in (*_BEST_NAMES, headers[NAME]) for name in _listed(row.get(key))]
+    more = [_one(name, key, where) for key in _MORE_NAMES for name in _listed(row.get(key))]
+    for i, name in enumerate([*best, *more] or [""]):
+        kind = "preferred" if i == 0 and best else "synonym"
+        yield {headers[ID]: concept_id, headers[NAME]: name, headers[KIND]: kind, headers[TYPES]: "|".join(filter(None, types))}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _cell(value: Any, key: str, where: str) -> str:
+    """A JSON value as a cell: one, or several of them separated by a bar. Raises DataError."""
+    return "|".join(_one(part, key, where) for part in _listed(value))
+
+
+def _one(value: Any, key: str, where: str) -> str:
+    """A JSON text, number or null as a text. Raises DataError for any other value."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise DataError(f"{where}: expected a text in '{key}', found true, false, or what holds other values")
+    return "" if value is None else str(value)
 
 
 def _read_pairs(path: Path, needed: Sequence[str]) -> Rows:
     if unknown := sorted(set(needed) - {ID, NAME}):
         raise DataError(f"{path}: lines id||name have no headers, so there is no column '{unknown[0]}'; leave --column out")
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in lines(path):
         parts = line.split("||")
         if line.strip() and len(parts) != 2:
             raise DataError(f"{path}:{number}: expected id||name, found {len(parts)} field(s)")
@@ -121,12 +170,16 @@ def _read_pairs(path: Path, needed: Sequence[str]) -> Rows:
             yield number, dict(zip((ID, NAME), parts, strict=True))
 
 
-def _reader(path: Path) -> Callable[[Path, Sequence[str]], Rows]:
+def _reader(path: Path, headers: Mapping[str, str]) -> Callable[[Path, Sequence[str]], Rows]:
     """The reader for a file, by its ending; any other ending holds `id||name` lines if its first line is one."""
-    by_ending = {".tsv": read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
-    if path.suffix.lower() in by_ending:
-        return by_ending[path.suffix.lower()]
-    first = next(iter(read_lines(path)), "")
+    by_ending: dict[str, Callable[[Path, Sequence[str]], Rows]] = {
+        ".tsv": read_tsv,
+        ".csv": _read_csv,
+        ".jsonl": partial(_read_jsonl, headers),
+    }
+    if ending(path) in by_ending:
+        return by_ending[ending(path)]
+    _, first = next(lines(path), (1, ""))
     if "||" not in first:
         raise DataError(f"{path}: expected a .tsv, .csv or .jsonl file, or lines id||name; found '{first[:80]}'")
     return _read_pairs

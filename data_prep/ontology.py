@@ -1,236 +1,178 @@
-"""The Human Phenotype Ontology in many languages: an OBO file, and a folder of translation tables.
+"""An ontology in many languages → a terminology: which of the names that its files offer are kept, and under which concept.
 
-Two kinds of table come from https://github.com/obophenotype/hpo-translations: Babelon (`*.babelon.tsv`, one translated value a row,
-https://github.com/monarch-initiative/babelon) and ROBOT templates (`*.synonyms.tsv`, whose second line says what each column means,
-http://robot.obolibrary.org/template). The tables are often newer than the OBO file, so a concept may stand in either: the terminology is
-the union, an identifier that the OBO file merged into another (`alt_id`) is folded into it, and a concept that either of them calls obsolete
-is dropped, since nothing should be linked to it. OBO: https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html
+The ontology is an OBO, OWL or obographs file; its translations are tables of their own, and often newer, so a concept may stand in either:
+the terminology is the union. An identifier that the ontology merged into another is folded into it, and a concept that either of them
+calls obsolete is dropped, since nothing should be linked to it; what became of both is kept in the terminology's `retired` table.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
 from data_prep.choice import check_choice
-from data_prep.lists import read_tsv
+from data_prep.files import ending
+from data_prep.obo import read_obo
+from data_prep.obographs import read_obographs
+from data_prep.offers import LABEL, SCOPES, Offer, Ontology
+from data_prep.owl import read_owl
 from data_prep.tally import Tally
-from xsap.artifacts import read_lines, sha256_of
+from data_prep.translations import find_tables, read_translations
+from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.languages import ENGLISH, to_iso
-from xsap.terms.terminology import Terminology
+from xsap.languages import ENGLISH
+from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalise
 
-SOURCE, TRANSLATIONS = "HPO", "HPO-translations"
-SCOPES = ("EXACT", "NARROW", "RELATED", "BROAD")
+READERS: dict[str, Callable[[Path], Ontology]] = {".obo": read_obo, ".owl": read_owl, ".json": read_obographs}
 DEFAULT_SCOPES = SCOPES[:3]  # a BROAD synonym names something wider than the concept, so it must not be linked to it
 
-_NOT_TRANSLATED = "NOT_TRANSLATED"
-_STATUSES = {"OFFICIAL", "CANDIDATE", "UNDER_REVIEW", _NOT_TRANSLATED}
-_NO_NAME = {"", "NA", "N/A"}
-_LABEL = "rdfs:label"
-_SCOPE_OF = {_LABEL: _LABEL, "skos:prefLabel": _LABEL}  # the predicates under which a value is a name, and of which scope
-_SCOPE_OF |= {f"{ns}:has{scope.title()}Synonym": scope for ns in ("oboInOwl", "oio") for scope in SCOPES}
-_TEMPLATE = re.compile(r">*AL? (?P<predicate>\S+?)@(?P<language>[A-Za-z-]+)(?: SPLIT=(?P<split>.+))?")
-_SYNONYM = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?\s*(?P<type>[^\s\[{]*)')
-_ESCAPE = re.compile(r"\\(.)")
-_UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 _OBSOLETE = re.compile(r"obsolet[eo][\s_:]", re.IGNORECASE)  # the label of a retired concept, in English and in Spanish
-_QUOTE_ENTITY = re.compile(r"&?quot;")  # a table that went through HTML holds quotes as entities, some without their ampersand
-
-
-class Offer(NamedTuple):
-    """A name as a file offers it, before it is judged. why_not: the reason for which the file itself rules it out."""
-
-    concept_id: str
-    language: str
-    name: str
-    scope: str
-    source: str
-    status: str | None = None
-    kind: str = "synonym"
-    why_not: str | None = None
-
-
-@dataclass
-class Ontology:
-    """An OBO file: its names, merged identifier → the one that stands, identifiers of obsolete and of living concepts, references."""
-
-    offers: list[Offer] = field(default_factory=list)
-    merged: dict[str, str] = field(default_factory=dict)
-    obsolete: set[str] = field(default_factory=set)
-    living: set[str] = field(default_factory=set)
-    references: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+_LONGEST_CHAIN = 100  # of identifiers, each replaced by the next
 
 
 def read_hpo(
-    obo: Path, translations: Path | None = None, *, statuses: Collection[str] | None = None, scopes: Collection[str] | None = DEFAULT_SCOPES
+    file: Path,
+    translations: Path | None = None,
+    *,
+    statuses: Collection[str] | None = None,
+    scopes: Collection[str] | None = DEFAULT_SCOPES,
 ) -> tuple[Terminology, Tally]:
-    """An OBO file and a folder of translation tables as a terminology, and what became of each name that they offer.
+    """The Human Phenotype Ontology: `read_ontology`, and of what it borrows from other ontologies nothing."""
+    return read_ontology(file, translations, source="HPO", statuses=statuses, scopes=scopes, prefixes={"HP"})
 
-    statuses: translations must have one of these; None takes every one that is a name. scopes: likewise for synonyms. Raises DataError
-    with file and line.
+
+def read_ontology(
+    file: Path,
+    translations: Path | None = None,
+    *,
+    source: str | None = None,
+    statuses: Collection[str] | None = None,
+    scopes: Collection[str] | None = DEFAULT_SCOPES,
+    prefixes: Collection[str] | None = None,
+) -> tuple[Terminology, Tally]:
+    """An ontology (.obo, .owl or .json, perhaps .gz) and a folder of translation tables as a terminology, and what became of each name.
+
+    source: what its names are said to come from; by default the file's name up to its first dot. statuses: translations must have one of
+    these; None takes every one that is a name. scopes: likewise for synonyms. prefixes: likewise for identifiers, up to their colon. Raises
+    DataError with file and line.
     """
+    if ending(file) not in READERS:
+        raise DataError(f"{file}: expected an ontology as {', '.join(READERS)} (.gz is welcome), found the ending '{ending(file)}'")
     scopes = SCOPES if scopes is None else scopes
     check_choice(scopes, SCOPES, "synonym scope", "OBO")
-    ontology = read_obo(obo)
-    tables = _tables(translations) if translations else []
+    source = source or file.name.split(".")[0]
+    ontology = READERS[ending(file)](file)
+    tables = find_tables(translations) if translations else []
     offers = [*ontology.offers, *(offer for table in tables for offer in read_translations(table))]
     if statuses is not None:
-        check_choice(statuses, {offer.status for offer in offers if offer.status}, "translation status", translations or obo)
-    ontology.obsolete |= {offer.concept_id for offer in offers if offer.scope == _LABEL and _OBSOLETE.match(offer.name)}
+        check_choice(statuses, {offer.status for offer in offers if offer.status}, "translation status", translations or file)
+    if prefixes is not None:
+        check_choice(prefixes, {_prefix(concept_id) for concept_id in ontology.living}, "identifiers that begin with", file)
+    ontology.obsolete |= {offer.concept_id for offer in offers if offer.scope == LABEL and _OBSOLETE.match(offer.name)}
+    merged = _merged(ontology, file)
     dropped: Counter[str] = Counter()
     kept = []
     for offer in offers:
-        concept_id = ontology.merged.get(offer.concept_id, offer.concept_id)
-        reason = offer.why_not or _why_not(offer, concept_id in ontology.obsolete, statuses, scopes)
+        concept_id = merged.get(offer.concept_id, offer.concept_id)
+        reason = offer.why_not or _why_not(offer, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes)
         if reason:
             dropped[reason] += 1
         else:
-            # A concept that the OBO file has is called as it is called there, whatever a table or a merged stanza calls it.
-            rival = concept_id in ontology.living and offer.language == ENGLISH and (offer.source, offer.concept_id) != (SOURCE, concept_id)
+            # A concept that the ontology has is called as it is called there, whatever a table or a merged term calls it.
+            rival = concept_id in ontology.living and offer.language == ENGLISH and (offer.translated or offer.concept_id != concept_id)
             kept.append(offer._replace(concept_id=concept_id, kind="synonym" if rival else offer.kind))
-    tally = Tally(len(offers), len(kept), dropped)
-    facts = {"reader": "hpo", "statuses": sorted(statuses) if statuses is not None else None, "scopes": sorted(scopes)}
-    terminology, again = _build(kept, ontology, facts | {"files": {file.name: sha256_of(file) for file in [obo, *tables]}})
-    return terminology, tally.then(terminology.names.num_rows, again)
+    facts: dict[str, Any] = {"reader": "ontology", "source": source, "files": {one.name: sha256_of(one) for one in [file, *tables]}}
+    facts |= {"statuses": _listed(statuses), "scopes": _listed(scopes), "prefixes": _listed(prefixes)}
+    retired = _retired(ontology, merged, prefixes, file)
+    terminology, again = Terminology.build(_names(kept, source), _references(ontology, merged), facts, retired)
+    return terminology, Tally(len(offers), len(kept), dropped).then(terminology.names.num_rows, again)
 
 
-def _why_not(offer: Offer, obsolete: bool, statuses: Collection[str] | None, scopes: Collection[str]) -> str | None:
+def _why_not(
+    offer: Offer,
+    concept_id: str,
+    obsolete: bool,
+    statuses: Collection[str] | None,
+    scopes: Collection[str],
+    prefixes: Collection[str] | None,
+) -> str | None:
     if obsolete or _OBSOLETE.match(offer.name):
         return "obsolete concept"
-    if offer.scope != _LABEL and offer.scope not in scopes:
+    if prefixes is not None and _prefix(concept_id) not in prefixes:
+        return "concept of another ontology"
+    if offer.scope != LABEL and offer.scope not in scopes:
         return f"synonym of scope {offer.scope}"
-    if statuses is not None and offer.source == TRANSLATIONS and offer.language != ENGLISH and offer.status not in statuses:
+    if statuses is not None and offer.translated and offer.language != ENGLISH and offer.status not in statuses:
         return "translation status not chosen"
     return None
 
 
-def _build(offers: list[Offer], ontology: Ontology, facts: dict[str, object]) -> tuple[Terminology, Counter[str]]:
+def _names(offers: list[Offer], source: str) -> pa.Table:
     policy = TextPolicy()
     columns = {
         "concept_id": [offer.concept_id for offer in offers],
         "language": [offer.language for offer in offers],
         "name": [normalise(offer.name, policy) for offer in offers],
         "kind": [offer.kind for offer in offers],
-        "source": [offer.source for offer in offers],
-        "code": pa.nulls(len(offers), pa.string()),
-        "status": pa.array([offer.status for offer in offers], pa.string()),
+        "source": [f"{source}-translations" if offer.translated else source for offer in offers],
+        "code": [None] * len(offers),
+        "status": [offer.status for offer in offers],
     }
+    return pa.table(columns, NAMES_SCHEMA)
+
+
+def _references(ontology: Ontology, merged: dict[str, str]) -> pa.Table:
     references: dict[str, list[str]] = defaultdict(list)
     for concept_id, found in ontology.references.items():
-        references[ontology.merged.get(concept_id, concept_id)] += found
-    concepts = pa.table({"concept_id": pa.array(list(references), pa.string()), "cross_references": list(references.values())})
-    return Terminology.build(pa.table(columns), concepts if references else None, facts)
+        references[merged.get(concept_id, concept_id)] += found
+    columns = [pa.array(list(references), pa.string()), pa.array(list(references.values()), pa.list_(pa.string()))]
+    return pa.table(columns, ["concept_id", "cross_references"])
 
 
-def read_obo(path: Path) -> Ontology:
-    """The `[Term]` stanzas of an OBO 1.2 or 1.4 file. Raises DataError with file and line."""
-    ontology, stanza, kind = Ontology(), list[tuple[str, str, int]](), ""
-    for number, line in enumerate([*read_lines(path), "[End]"], start=1):
-        if line.startswith("["):
-            if kind == "[Term]":
-                _add_term(ontology, stanza, path)
-            stanza, kind = [], line.strip()
-        elif ":" in line:
-            tag, value = line.split(":", 1)
-            stanza.append((tag, value.strip(), number))
-    if not ontology.living:
-        raise DataError(f"{path}: expected an OBO file with [Term] stanzas, found no living term in it. Is it the right file?")
-    return ontology
+def _merged(ontology: Ontology, file: Path) -> dict[str, str]:
+    """Merged identifier → the one that stands in the end; those that go round in a circle stand themselves."""
+    told = {old: new for old, new in ontology.merged.items() if old and old != new}
+    merged = {}
+    for old in told:
+        seen = [old]
+        while (new := told.get(seen[-1])) is not None and new not in seen:
+            seen.append(_short_of_endless(new, seen, file))
+        if new is None:
+            merged[old] = seen[-1]
+    return merged
 
 
-def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], path: Path) -> None:
-    """Put one stanza, its (tag, value, line number) in order, into `ontology`."""
-    ids = [_plain(value) for tag, value, _ in stanza if tag == "id"]
-    if len(ids) != 1:
-        raise DataError(f"{path}:{stanza[0][2] if stanza else 1}: expected one id in this [Term], found {len(ids)}")
-    obsolete = any(tag == "is_obsolete" and _plain(value) == "true" for tag, value, _ in stanza)
-    (ontology.obsolete if obsolete else ontology.living).add(ids[0])
-    for tag, value, number in stanza:
-        if tag == "name":
-            ontology.offers.append(Offer(ids[0], ENGLISH, _plain(value), _LABEL, SOURCE, kind="preferred"))
-        elif tag == "synonym":
-            ontology.offers.append(_synonym(ids[0], value, f"{path}:{number}"))
-        elif tag == "alt_id":
-            ontology.merged[_plain(value)] = ids[0]
-        elif tag == "xref":
-            ontology.references[ids[0]].append(value.split()[0])
+def _retired(ontology: Ontology, merged: dict[str, str], prefixes: Collection[str] | None, file: Path) -> pa.Table:
+    """RETIRED_SCHEMA: what became of merged and of obsolete identifiers. Several successors are each merely related."""
+    rows: list[tuple[str, str | None, str]] = []
+    for old in sorted(merged.keys() | ontology.obsolete):
+        if prefixes is not None and _prefix(old) not in prefixes:
+            continue
+        seen, heirs = [old], set[str]()
+        for one in seen:  # grows as it is walked
+            following = [merged[one]] if one in merged else ontology.replaced.get(one, []) if one in ontology.obsolete else None
+            if following is None:
+                heirs.add(one)
+            seen += [_short_of_endless(new, seen, file) for new in dict.fromkeys(following or ()) if new and new not in seen]
+        rows += [(old, heir, "same" if len(heirs) == 1 else "related") for heir in heirs] or [(old, None, "deleted")]
+    return pa.Table.from_pylist([dict(zip(RETIRED_SCHEMA.names, row, strict=True)) for row in rows], RETIRED_SCHEMA)
 
 
-def _synonym(concept_id: str, value: str, where: str) -> Offer:
-    match = _SYNONYM.match(value)
-    if match is None:
-        raise DataError(f"{where}: expected a synonym such as \"name\" EXACT [], found '{value[:80]}'")
-    kind = "abbreviation" if match["type"] == "abbreviation" else "synonym"
-    return Offer(concept_id, ENGLISH, _unescape(match["text"]), match["scope"] or "RELATED", SOURCE, kind=kind)
+def _short_of_endless(new: str, seen: list[str], file: Path) -> str:
+    if len(seen) > _LONGEST_CHAIN:
+        raise DataError(
+            f"{file}: expected at most {_LONGEST_CHAIN} identifiers to be replaced one by another, found more from {seen[0]} on"
+        )
+    return new
 
 
-def _plain(value: str) -> str:
-    """An unquoted OBO value without its trailing modifiers and comment, escapes undone."""
-    return _unescape(re.sub(r"(?<!\\)\s(\{.*\}\s*)?(!.*)?$", "", value + " "))
+def _prefix(concept_id: str) -> str:
+    return concept_id.partition(":")[0]
 
 
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: _UNESCAPED.get(match[1], match[1]), text)
-
-
-def _tables(folder: Path) -> list[Path]:
-    found = sorted([*folder.glob("*.babelon.tsv"), *folder.glob("*.synonyms.tsv")]) if folder.is_dir() else []
-    if not found:
-        raise DataError(f"{folder}: expected a folder with translation tables (*.babelon.tsv, *.synonyms.tsv), found none there")
-    return found
-
-
-def read_translations(path: Path) -> Iterator[Offer]:
-    """The names that a Babelon table or a ROBOT template offers, those that it rules out itself included. Raises DataError."""
-    return _robot(path) if path.name.endswith(".synonyms.tsv") else _babelon(path)
-
-
-def _babelon(path: Path) -> Iterator[Offer]:
-    needed = ("subject_id", "predicate_id", "source_language", "source_value", "translation_language", "translation_value")
-    for _, row in read_tsv(path, needed):
-        subject, status = row["subject_id"], row.get("translation_status") or None
-        scope = _SCOPE_OF.get(row["predicate_id"])
-        if scope == _LABEL and row["source_value"]:
-            yield _offer(subject, row["source_language"], row["source_value"], _LABEL, None)
-        offer = _offer(subject, row["translation_language"], row["translation_value"], scope or "", status)
-        yield offer if scope else offer._replace(why_not="a definition or comment, not a name")
-
-
-def _robot(path: Path) -> Iterator[Offer]:
-    rows = iter(read_tsv(path, ("subject_id",)))
-    _, template = next(rows, (2, {}))
-    columns = {
-        column: match for column, cell in template.items() if (match := _TEMPLATE.fullmatch(cell)) and match["predicate"] in _SCOPE_OF
-    }
-    if template.get("subject_id") != "ID" or not columns:
-        raise DataError(f"{path}:2: expected a ROBOT template row such as 'ID', 'AL oboInOwl:hasExactSynonym@de SPLIT=|'; found none")
-    for _, row in rows:
-        cells = {column.lower(): cell for column, cell in row.items()}
-        status = next((cell for c in ("translation_status", "status", "comment") if (cell := cells.get(c, "")) in _STATUSES), None)
-        for column, match in columns.items():
-            # Tables write several names with a bar even where their template forgets to say SPLIT=|.
-            for value in _unquote(row[column]).split(match["split"] or "|"):
-                yield _offer(row["subject_id"], match["language"], value, _SCOPE_OF[match["predicate"]], status)
-
-
-def _offer(subject: str, language: str, value: str, scope: str, status: str | None) -> Offer:
-    name = _unquote(value.strip())
-    why_not = "no translation" if name in _NO_NAME or status == _NOT_TRANSLATED else None
-    try:
-        code = to_iso(language)
-    except DataError:
-        code, why_not = language, f"language unknown to xsap: {language}"
-    return Offer(subject, code, name, scope, TRANSLATIONS, status, "preferred" if scope == _LABEL else "synonym", why_not)
-
-
-def _unquote(cell: str) -> str:
-    """A cell as it was before a program quoted it: only if quotes enclose it whole and each one inside is doubled."""
-    cell = _QUOTE_ENTITY.sub('"', cell)
-    inside = cell[1:-1]
-    return inside.replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "") else cell
+def _listed(chosen: Iterable[str] | None) -> list[str] | None:
+    return sorted(chosen) if chosen is not None else None

@@ -1,21 +1,24 @@
 """Any file in the UMLS's Rich Release Format → checked columns.
 
 In RRF only a line feed ends a record and a bar closes each field; nothing is quoted or escaped, so a stray quote, a lone carriage return or
-U+2028 is data. General CSV readers (DuckDB's and Arrow's among them) take some of these for structure even when told otherwise. So this
-splits the bytes itself, a block at a time and without a loop over rows, and accepts a block only if every record has exactly its
-fields; the loop that finds the faulty line runs only once there is one.
+U+2028 is data. General CSV readers take some of these for structure even when told otherwise (DuckDB's and Arrow's a carriage return).
+So Arrow's, which is fast, gets a block only if none of that is in it, and what it refuses is judged again: another splitter, exact for
+any bytes and without a loop over rows, and where that finds a fault the loop that tells the line.
 Format: https://www.ncbi.nlm.nih.gov/books/NBK9685/
 """
 
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
+from data_prep.rejects import Rejects
 from xsap.errors import DataError
 
 MRFILES = "MRFILES.RRF"
@@ -23,30 +26,57 @@ MRFILES_COLUMNS = ("FIL", "DES", "FMT", "CLS", "RWS", "BTS")  # file, descriptio
 
 _BAR, _END = ord("|"), ord("\n")
 _BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 24
+_BLOCK = 1 << 23
+_AT_ONCE = 1 << 20  # bytes that a thread of Arrow's reader takes
+_REST = "after the last bar"
+_LONGEST = 1 << 26  # bytes of a line: without a bound, a file without line ends would be read into memory whole
 
 
-def read_rrf(path: Path, columns: Sequence[str], wanted: Sequence[str] | None = None, *, block_bytes: int = _BLOCK) -> Iterator[pa.Table]:
+def read_rrf(
+    path: Path,
+    columns: Sequence[str],
+    wanted: Sequence[str] | None = None,
+    *,
+    rejects: Rejects | None = None,
+    only: bytes | None = None,
+    block_bytes: int = _BLOCK,
+) -> Iterator[pa.Table]:
     """The records of an RRF file (or its `.gz`), in order, as tables of strings with the columns `wanted` (else all).
 
-    columns: every column of the file. When the last record was read, the numbers of rows and bytes are compared with those that a
-    MRFILES.RRF beside the file announces. Raises DataError with file and line for anything that is not RRF in UTF-8.
+    columns: every column of the file. rejects: takes the lines that are no records, which else are an error. only: blocks in which these
+    bytes don't occur are checked, but not yielded. When the last record was read, the numbers of rows and bytes are compared with those
+    that a MRFILES.RRF beside the file announces. Raises DataError with file and line for anything that is not RRF in UTF-8.
     """
     announced = None if path.name.startswith(MRFILES) else _announced(path)
+    width = len(columns)
+    places = [columns.index(c) for c in wanted or columns]
     rows = size = 0
-    for block in _blocks(path, block_bytes):
-        size += len(block)
+    for raw in _blocks(path, block_bytes):
         # A record whose closing bar stands is whole, even if an editor took the last line's end away.
-        fields = _fields(block if block.endswith(b"\n") else block + b"\n", len(columns), first=rows == 0)
-        if fields is None:
-            raise DataError(_complaint(path, block, rows + 1, len(columns)) + _expectation(announced))
-        step = len(columns) + 1
-        count = len(fields) // step
-        picked = {c: fields.take(pa.array(np.arange(columns.index(c), len(fields), step))) for c in wanted or columns}
-        yield pa.table(picked)
-        rows += count
+        block = raw if raw.endswith(b"\n") else raw + b"\n"
+        lines = block.count(b"\n")
+        table = _fast(block, columns, wanted or columns, lines)
+        if table is None:
+            good = [block] if _grid(block, width, first=rows == 0) is not None else []
+            for number, offset, line, fault in _judged(block, width, rows + 1, size) if not good else ():
+                if fault is None:
+                    good.append(line + b"\n")
+                elif rejects is None:
+                    raise DataError(f"{path}:{number}: {fault}{_expectation(announced)}")
+                else:
+                    rejects.add(path, number, offset, fault + _expectation(announced))
+            block = b"".join(good)
+            grid = _grid(block, width, first=False)
+            assert grid is not None, f"{path}: of a block from line {rows + 1} on, the lines that are right were refused"
+            table = _columns(block, grid, dict(zip(wanted or columns, places, strict=True)))
+        rows += lines
+        size += len(raw)
+        if table.num_rows and (only is None or only in block):
+            yield table
     if not rows:
-        raise DataError(f"{path}: expected records of {len(columns)} fields, found an empty file.{_expectation(announced)}")
+        raise DataError(f"{path}: expected records of {width} fields, found an empty file.{_expectation(announced)}")
+    if rejects is not None:
+        rejects.check()
     for unit, found, expected in zip(("rows", "bytes"), (rows, size), announced or (rows, size), strict=True):
         if found != expected:
             advice = "Is the file cut short?" if found < expected else "Does it belong to this release?"
@@ -77,6 +107,8 @@ def _blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
                     yield b"".join([*held, chunk[:cut]])
                     held = []
                 held.append(chunk[cut:])
+                if sum(map(len, held)) > _LONGEST:
+                    raise DataError(f"{path}: expected records of a line each, found a line of over {_LONGEST:,} bytes. Is it an RRF file?")
                 bar.update(raw.tell() - bar.n)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{path}: expected a gzip file, found a damaged one ({error}). Was its transfer cut short?") from None
@@ -84,25 +116,52 @@ def _blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
             yield rest
 
 
-def _fields(block: bytes, width: int, *, first: bool) -> pa.StringArray | None:
-    """Every field of a block, record by record, and after each record the nothing between closing bar and line end.
+def _fast(block: bytes, columns: Sequence[str], wanted: Sequence[str], lines: int) -> pa.Table | None:
+    """The wanted fields of a block as Arrow's CSV reader sees it; None unless that is certain to be what RRF means."""
+    if any(odd in block for odd in (b"\r", b"\0", b"\n\n")) or block.startswith((_BOM, b"\n")) or not _is_utf8(block):
+        return None
+    names = [*columns, _REST]
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(block),
+            csv.ReadOptions(column_names=names, block_size=max(_AT_ONCE, len(block) // 4)),
+            csv.ParseOptions(delimiter="|", quote_char=False, escape_char=False, newlines_in_values=False, ignore_empty_lines=False),
+            csv.ConvertOptions(include_columns=[*wanted, _REST], column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+        )
+    except pa.ArrowInvalid:
+        return None
+    # After its last bar a record has nothing.
+    if table.num_rows != lines or pc.max(pc.binary_length(table[_REST])).as_py():
+        return None
+    return table.select(list(wanted))
+
+
+def _grid(block: bytes, width: int, *, first: bool) -> np.ndarray | None:
+    """(records, width + 1) where in a block each field ends, and each line. int64.
 
     None unless each record has `width` fields, all closed, in UTF-8 without NUL, and the file no byte-order mark.
     """
     if (first and block.startswith(_BOM)) or b"\0" in block or not _is_utf8(block):
         return None
     data = np.frombuffer(block, np.uint8)
-    separators = (data == _BAR) | (data == _END)
-    ends = np.flatnonzero(separators)
+    ends = np.flatnonzero((data == _BAR) | (data == _END))
     if len(ends) % (width + 1):
         return None
     grid = ends.reshape(-1, width + 1)
     if (data[grid[:, :-1]] != _BAR).any() or (data[grid[:, -1]] != _END).any() or (grid[:, -1] != grid[:, -2] + 1).any():
         return None
-    # Without its separators the block is the fields end to end: field i ends i bytes further to the left.
-    offsets = np.zeros(len(ends) + 1, np.int32)
-    offsets[1:] = ends - np.arange(len(ends))
-    return pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data[~separators]))
+    return grid
+
+
+def _columns(block: bytes, grid: np.ndarray, places: Mapping[str, int]) -> pa.Table:
+    """Some fields of each record, under their columns' names. grid: as of `_grid`. places: column → which field of the record it is."""
+    # Over the block itself lies an array of strings in which each field is followed by its separator, so no byte is moved.
+    offsets = np.zeros(2 * grid.size + 1, np.int32)
+    offsets[1::2] = grid.ravel()
+    offsets[2::2] = offsets[1::2] + 1
+    pieces = pa.StringArray.from_buffers(2 * grid.size, pa.py_buffer(offsets), pa.py_buffer(block))
+    first = np.arange(len(grid)) * (2 * grid.shape[1])
+    return pa.table({name: pieces.take(pa.array(first + 2 * at)) for name, at in places.items()})
 
 
 def _is_utf8(block: bytes) -> bool:
@@ -112,12 +171,11 @@ def _is_utf8(block: bytes) -> bool:
         return False
 
 
-def _complaint(path: Path, block: bytes, number: int, width: int) -> str:
-    """What is wrong with the first faulty line of a block whose first line is line `number`."""
+def _judged(block: bytes, width: int, number: int, offset: int) -> Iterator[tuple[int, int, bytes, str | None]]:
+    """Each line of a block whose first one is line `number` of the file, at byte `offset`: number, offset, the line, what is wrong."""
     for at, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=number):
-        if fault := _fault(line, width, first=at == 1):
-            return f"{path}:{at}: {fault}"
-    raise AssertionError(f"{path}: a block from line {number} on was refused, but each of its lines is right")
+        yield at, offset, line, _fault(line, width, first=at == 1)
+        offset += len(line) + 1
 
 
 def _fault(line: bytes, width: int, *, first: bool) -> str | None:

@@ -6,7 +6,7 @@ not a message.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,22 +30,45 @@ class Tally:
         """This tally after a further step that took in what is kept here, kept `kept` of it and dropped the rest."""
         return Tally(self.rows_in, kept, +(Counter(self.dropped) + Counter(dropped)))
 
-    def lines(self) -> list[str]:
+    def lines(self, what: str = "names") -> list[str]:
         """The tally for people: rows in, rows kept, rows dropped, and under that each reason, most first."""
         reasons = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
-        rows = [("names in", self.rows_in), ("kept", self.kept), ("dropped", self.rows_in - self.kept)]
+        rows = [(f"{what} in", self.rows_in), ("kept", self.kept), ("dropped", self.rows_in - self.kept)]
         return aligned([(label, f"{n:,}") for label, n in [*rows, *((f"  {reason}", n) for reason, n in reasons)]])
 
 
-def language_lines(terminology: Terminology) -> list[str]:
-    """Names and concepts of each language as an aligned table, most names first."""
-    names = terminology.names
-    pairs = names.select(["language", "concept_id"]).group_by(["language", "concept_id"]).aggregate([])
-    counted = pc.value_counts(pairs["language"])
-    concepts = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
-    rows = [(f"{code}  {to_name(code)}", f"{n:,}", f"{concepts[code]:,}") for code, n in terminology.languages.items()]
-    total = ("all", f"{names.num_rows:,}", f"{terminology.concepts.num_rows:,}")
-    return aligned([("language", "names", "concepts"), *rows, total])
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a terminology holds: language → names, language → concepts that have names in it, and all of both.
+
+    Two parts of a terminology that share no concept add up.
+    """
+
+    names_by_language: Counter[str] = field(default_factory=Counter)
+    concepts_by_language: Counter[str] = field(default_factory=Counter)
+    names: int = 0
+    concepts: int = 0
+
+    @classmethod
+    def of(cls, terminology: Terminology) -> "Summary":
+        """Counted from the tables."""
+        names = terminology.names
+        pairs = names.select(["language", "concept_id"]).group_by(["language", "concept_id"]).aggregate([])
+        return cls(Counter(terminology.languages), Counter(count_by(pairs["language"])), names.num_rows, terminology.concepts.num_rows)
+
+    def __add__(self, other: "Summary") -> "Summary":
+        return Summary(
+            self.names_by_language + other.names_by_language,
+            self.concepts_by_language + other.concepts_by_language,
+            self.names + other.names,
+            self.concepts + other.concepts,
+        )
+
+    def lines(self) -> list[str]:
+        """Names and concepts of each language as an aligned table, most names first."""
+        by_size = sorted(self.names_by_language.items(), key=lambda item: (-item[1], item[0]))
+        rows = [(f"{code}  {to_name(code)}", f"{n:,}", f"{self.concepts_by_language[code]:,}") for code, n in by_size]
+        return aligned([("language", "names", "concepts"), *rows, ("all", f"{self.names:,}", f"{self.concepts:,}")])
 
 
 def count_by(column: pa.ChunkedArray) -> dict[str, int]:

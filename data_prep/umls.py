@@ -1,104 +1,116 @@
-"""The UMLS Metathesaurus → a terminology: names from MRCONSO, semantic types from MRSTY.
+"""The UMLS Metathesaurus → a terminology: names from MRCONSO, semantic types from MRSTY, and what MRREL, MRRANK, MRSAB and MRCUI add.
 
-One row of MRCONSO is one name of a concept, in one language, from one source. Rows are judged a block at a time, so what is not chosen
-never accumulates in memory. Columns: https://www.ncbi.nlm.nih.gov/books/NBK9685/table/ch03.T.concept_names_and_sources_file_mr/
+One row of MRCONSO is one name of a concept, in one language, from one source. Rows are judged a block at a time and handed over, so
+nothing accumulates but what a trade name may still be lent to. Columns: https://www.ncbi.nlm.nih.gov/books/NBK9685/ chapter 3.
 Term types: https://www.nlm.nih.gov/research/umls/knowledge_sources/metathesaurus/release/abbreviations.html
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.assemble import Assembly
+from data_prep.background import in_background
 from data_prep.choice import check_choice, listed
-from data_prep.rrf import find_rrf, read_rrf
+from data_prep.rejects import Rejects
+from data_prep.rrf import read_rrf
 from data_prep.tally import Tally
+from data_prep.tradenames import Tradenames
+from data_prep.umls_files import MRCONSO, MRCUI, MRSAB, MRSTY, UmlsFiles, ranks
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.languages import to_iso, to_name, to_umls
-from xsap.terms.terminology import NAMES_SCHEMA, Terminology
-from xsap.text import TextPolicy, normalise_all
-
-MRCONSO, MRSTY = "MRCONSO.RRF", "MRSTY.RRF"
-# fmt: off
-MRCONSO_COLUMNS = (
-    "CUI", "LAT", "TS", "LUI", "STT", "SUI", "ISPREF", "AUI", "SAUI", "SCUI", "SDUI", "SAB", "TTY", "CODE", "STR", "SRL", "SUPPRESS", "CVF",
-)
-# fmt: on
-MRSTY_COLUMNS = ("CUI", "TUI", "STN", "STY", "ATUI", "CVF")
+from xsap.terms.semantic_types import types_of
+from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA
+from xsap.text import TextPolicy, normalise_column
 
 _WANTED = ("CUI", "LAT", "TS", "STT", "ISPREF", "SAB", "TTY", "CODE", "STR", "SUPPRESS")
 _ABBREVIATIONS = ("AA", "AB", "ACR", "MTH_ACR", "OA", "OAM", "QAB", "RAB", "VAB")  # the term types that are abbreviations or acronyms
 _NO_CODE = ("", "NOCODE")
+_RELATIONS = {"SY": "same", "RB": "broader", "RN": "narrower", "RO": "related", "DEL": "deleted", "SUBX": "deleted"}  # of MRCUI
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rows of MRCONSO are taken; None leaves a thing open.
+
+    languages: ISO codes. sources: SAB. term_types: TTY. semantic_types: TUI (`T047`), name (`Disease or Syndrome`), or group (`DISO`,
+    `Disorders`). suppress: values of SUPPRESS, of which N is what neither its source nor the UMLS suppresses.
+    """
+
+    languages: Collection[str] | None = None
+    sources: Collection[str] | None = None
+    term_types: Collection[str] | None = None
+    semantic_types: Collection[str] | None = None
+    suppress: Collection[str] | None = ("N",)
+
+    def facts(self) -> dict[str, list[str] | None]:
+        """As JSON keeps it."""
+        return {field: None if (v := getattr(self, field)) is None else sorted(v) for field in self.__slots__}
 
 
 def read_umls(
-    mrconso: Path,
-    mrsty: Path | None = None,
-    *,
-    languages: Collection[str] | None = None,
-    sources: Collection[str] | None = None,
-    semantic_types: Collection[str] | None = None,
-    suppressed: bool = False,
-) -> tuple[Terminology, Tally]:
-    """MRCONSO (and MRSTY) as a terminology, and what became of each of MRCONSO's rows.
+    files: UmlsFiles, into: Assembly, choice: Choice | None = None, *, tradenames: bool = False, rejects: Rejects | None = None
+) -> tuple[Tally, dict[str, Any]]:
+    """Hand a release's names over → what became of each row of MRCONSO (and of each name lent), and the facts to remember.
 
-    languages: ISO codes; sources: SAB; semantic_types: TUI (`T047`) or name (`Disease or Syndrome`); None leaves one open. suppressed: keep
-    rows that their source or the UMLS suppresses, too. Raises DataError with file and line, or if a choice does not occur.
+    tradenames: a concept also gets, as its own, the names of the concepts that MRREL calls its trade names. rejects: takes lines that are
+    no records. Raises DataError with file and line, or if a value chosen does not occur.
     """
-    if semantic_types is not None and mrsty is None:
-        raise DataError(
-            f"{mrconso}: a choice of semantic types needs {MRSTY}, found none beside it; give its path, or leave the choice out"
-        )
-    types = _read_types(mrsty) if mrsty else None
-    fitting = _concepts_of_types(types, semantic_types, mrsty) if types is not None and semantic_types is not None else None
-    rows_in, dropped, parts = 0, Counter[str](), [NAMES_SCHEMA.empty_table()]
-    seen: dict[str, set[str]] = {"LAT": set(), "SAB": set()}
-    for block in read_rrf(mrconso, MRCONSO_COLUMNS, _WANTED):
+    choice = choice or Choice()
+    fitting = _read_types(files, into, choice, rejects)
+    lent = Tradenames.read(files.need("mrrel", "trade names"), rejects) if tradenames else None
+    precedence = ranks(files.mrrank, rejects) if files.mrrank else None
+    rows_in, kept, dropped = 0, 0, Counter[str]()
+    seen: dict[str, set[str]] = {"LAT": set(), "SAB": set(), "TTY": set()}
+    kept_sources = set[str]()
+    for block in in_background(read_rrf(files.mrconso, MRCONSO, _WANTED, rejects=rejects)):
         rows_in += block.num_rows
         for column, values in seen.items():
             values.update(pc.unique(block[column]).to_pylist())
-        block = _choose(block, dropped, languages=languages, sources=sources, concepts=fitting, suppressed=suppressed)
-        parts.append(_names(block, mrconso))
-    _check_languages(languages, seen["LAT"], mrconso)
-    check_choice(sources or (), seen["SAB"], "source", mrconso)
-    names = pa.concat_tables(parts)
-    facts = {"reader": "umls", "files": {file.name: sha256_of(file) for file in (mrconso, mrsty) if file}, "suppressed": suppressed}
-    facts |= {key: sorted(v) if v is not None else None for key, v in (("sources", sources), ("semantic_types", semantic_types))}
-    terminology, again = Terminology.build(names, _concepts(types) if types is not None else None, facts)
-    return terminology, Tally(rows_in, names.num_rows, dropped).then(terminology.names.num_rows, again)
+        block = _choose(block, dropped, choice, fitting)
+        names = _names(block, files.mrconso)
+        if precedence is not None:
+            key = pc.binary_join_element_wise(block["SAB"], block["TTY"], block["SUPPRESS"], "|")
+            found = pc.index_in(key, precedence["key"].combine_chunks())
+            names = names.append_column(PRECEDENCE, pc.fill_null(precedence["rank"].combine_chunks().take(found), 0))
+        into.add_names(names)
+        kept += names.num_rows
+        kept_sources.update(pc.unique(block["SAB"]).to_pylist())
+        if lent is not None:
+            lent.see(names)
+    _check(choice, seen, files.mrconso)
+    facts = {"reader": "umls", "files": {file.name: sha256_of(file) for file in files.present()}, **choice.facts()}
+    rejected = len([row for row in rejects.rows if row[0] == files.mrconso.name]) if rejects else 0
+    tally = Tally(rows_in + rejected, kept, dropped | ({"no record: see the file of rejects": rejected} if rejected else {}))
+    if lent is not None:
+        more = lent.names()
+        into.add_names(more)
+        tally = Tally(tally.rows_in + more.num_rows, kept + more.num_rows, tally.dropped)
+        facts["tradenames"] = {"relations": lent.relations, "names": more.num_rows}
+    _read_retired(files, into, rejects)
+    return tally, facts | {"releases": _releases(files, kept_sources, rejects)}
 
 
-def find_files(place: Path, mrsty: Path | None = None) -> tuple[Path, Path | None]:
-    """MRCONSO and, where there is one, MRSTY: in a META folder, or beside the MRCONSO file that `place` is. Raises DataError."""
-    folder = place if place.is_dir() else place.parent
-    mrconso = find_rrf(place, MRCONSO) if place.is_dir() else place
-    if mrconso is None:
-        raise DataError(f"{place}: expected {MRCONSO} or {MRCONSO}.gz in this folder, found neither. Is it the META folder of a release?")
-    return mrconso, mrsty or find_rrf(folder, MRSTY)
-
-
-def _choose(
-    block: pa.Table,
-    dropped: Counter[str],
-    *,
-    languages: Collection[str] | None,
-    sources: Collection[str] | None,
-    concepts: pa.Array | None,
-    suppressed: bool,
-) -> pa.Table:
+def _choose(block: pa.Table, dropped: Counter[str], choice: Choice, concepts: pa.Array | None) -> pa.Table:
     """The rows of a block that fit every choice; the others are counted in `dropped` under the first that they miss."""
+    languages = None if choice.languages is None else [to_umls(code) for code in choice.languages]
     choices = (
-        ("language not chosen", "LAT", None if languages is None else pa.array([to_umls(code) for code in sorted(languages)])),
-        ("source not chosen", "SAB", None if sources is None else pa.array(sorted(sources))),
-        ("suppressed", "SUPPRESS", None if suppressed else pa.array(["N"])),
+        ("language not chosen", "LAT", languages),
+        ("source not chosen", "SAB", choice.sources),
+        ("term type not chosen", "TTY", choice.term_types),
+        ("suppressed", "SUPPRESS", choice.suppress),
         ("semantic type not chosen", "CUI", concepts),
     )
     for reason, column, allowed in choices:
         if allowed is not None:
-            fits = block.filter(pc.is_in(block[column], allowed))
+            values = allowed if isinstance(allowed, pa.Array) else pa.array(sorted(allowed), pa.string())
+            fits = block.filter(pc.is_in(block[column], values))
             dropped[reason] += block.num_rows - fits.num_rows
             block = fits
     return block
@@ -112,7 +124,7 @@ def _names(block: pa.Table, path: Path) -> pa.Table:
     columns = {
         "concept_id": block["CUI"],
         "language": _translated(block["LAT"], path),
-        "name": pa.array(normalise_all(block["STR"].to_pylist(), TextPolicy()), pa.string()),
+        "name": normalise_column(block["STR"], TextPolicy()),
         "kind": pc.if_else(preferred, "preferred", pc.if_else(abbreviation, "abbreviation", "synonym")),
         "source": block["SAB"],
         "code": code,
@@ -130,25 +142,66 @@ def _translated(codes: pa.ChunkedArray, path: Path) -> pa.Array:
         raise DataError(f"{path}: {error}; choose --languages without it") from None
 
 
-def _check_languages(chosen: Collection[str] | None, seen: set[str], path: Path) -> None:
-    missing = [code for code in sorted(chosen or ()) if to_umls(code) not in seen]
+def _check(choice: Choice, seen: dict[str, set[str]], path: Path) -> None:
+    missing = [code for code in sorted(choice.languages or ()) if to_umls(code) not in seen["LAT"]]
     if missing:
-        raise DataError(f"{path} has no names in {to_name(missing[0])} ({to_umls(missing[0])}); it has {listed(seen, 40)}")
+        raise DataError(f"{path} has no names in {to_name(missing[0])} ({to_umls(missing[0])}); it has {listed(seen['LAT'], 40)}")
+    check_choice(choice.sources or (), seen["SAB"], "source", path)
+    check_choice(choice.term_types or (), seen["TTY"], "term type", path)
 
 
-def _read_types(path: Path) -> pa.Table:
-    return pa.concat_tables(read_rrf(path, MRSTY_COLUMNS, ("CUI", "TUI", "STY")))
+def _read_types(files: UmlsFiles, into: Assembly, choice: Choice, rejects: Rejects | None) -> pa.Array | None:
+    """Hand semantic types over → the concepts that have one of those chosen, None if all fit."""
+    if choice.semantic_types is not None:
+        files.need("mrsty", "a choice of semantic types")
+    if files.mrsty is None:
+        return None
+    chosen, known, fitting = _tuis(choice.semantic_types), set[str](), [pa.array([], pa.string())]
+    for block in read_rrf(files.mrsty, MRSTY, ("CUI", "TUI", "STY"), rejects=rejects):
+        one = pa.ListArray.from_arrays(pa.array(range(block.num_rows + 1), pa.int32()), block["TUI"].combine_chunks())
+        into.add_concepts(pa.table({"concept_id": block["CUI"], "semantic_types": one}))
+        if chosen is not None:
+            known |= {value for column in ("TUI", "STY") for value in pc.unique(block[column]).to_pylist()}
+            wanted = pa.array(sorted(chosen), pa.string())
+            fits = pc.or_(pc.is_in(block["TUI"], wanted), pc.is_in(block["STY"], wanted))
+            fitting.append(block["CUI"].filter(fits).combine_chunks())
+    if chosen is None:
+        return None
+    if not chosen & known:
+        check_choice(choice.semantic_types or (), known, "semantic type", files.mrsty)
+    check_choice([value for value in choice.semantic_types or () if not _is_group(value)], known, "semantic type", files.mrsty)
+    return pc.unique(pa.concat_arrays(fitting))
 
 
-def _concepts_of_types(types: pa.Table, chosen: Collection[str], path: Path | None) -> pa.Array:
-    """The concepts that have one of the chosen semantic types, each given by its TUI or its name."""
-    known = [value for column in ("TUI", "STY") for value in pc.unique(types[column]).to_pylist()]
-    check_choice(chosen, known, "semantic type", path or MRSTY)
-    wanted = pa.array(sorted(chosen))
-    return pc.unique(types["CUI"].filter(pc.or_(pc.is_in(types["TUI"], wanted), pc.is_in(types["STY"], wanted))))
+def _tuis(chosen: Collection[str] | None) -> set[str] | None:
+    """A choice with each group replaced by its types."""
+    return None if chosen is None else {tui for value in chosen for tui in (types_of(value) if _is_group(value) else {value})}
 
 
-def _concepts(types: pa.Table) -> pa.Table:
-    """concept_id and its semantic types (TUI), a row a concept."""
-    grouped = types.group_by("CUI").aggregate([("TUI", "list")])
-    return pa.table({"concept_id": grouped["CUI"], "semantic_types": grouped["TUI_list"]})
+def _is_group(value: str) -> bool:
+    try:
+        return bool(types_of(value))
+    except DataError:
+        return False
+
+
+def _read_retired(files: UmlsFiles, into: Assembly, rejects: Rejects | None) -> None:
+    """Hand over what became of identifiers that are no longer in use."""
+    for block in _blocks_of(files.mrcui, MRCUI, ("CUI1", "REL", "CUI2"), rejects):
+        relations = [_RELATIONS.get(rel, "related") for rel in block["REL"].to_pylist()]
+        heirs = pc.if_else(pc.equal(block["CUI2"], ""), pa.scalar(None, pa.string()), block["CUI2"])
+        into.add_retired(pa.table([block["CUI1"], heirs, pa.array(relations, pa.string())], names=RETIRED_SCHEMA.names))
+
+
+def _releases(files: UmlsFiles, sources: set[str], rejects: Rejects | None) -> dict[str, str]:
+    """Source → the release of it whose names were taken."""
+    return {
+        row["RSAB"]: row["VSAB"]
+        for block in _blocks_of(files.mrsab, MRSAB, ("RSAB", "VSAB", "CURVER"), rejects)
+        for row in block.to_pylist()
+        if row["CURVER"] == "Y" and row["RSAB"] in sources
+    }
+
+
+def _blocks_of(file: Path | None, columns: tuple[str, ...], wanted: tuple[str, ...], rejects: Rejects | None) -> Iterator[pa.Table]:
+    return read_rrf(file, columns, wanted, rejects=rejects) if file else iter(())

@@ -13,12 +13,12 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 # A module imports only modules above it.
 ORDER = [
     "errors", "text", "languages", "config", "artifacts",
-    "terms.terminology", "terms.pairs", "terms.mentions",
+    "terms.semantic_types", "terms.terminology", "terms.pairs", "terms.mentions",
     "encoding.tokens", "encoding.packing", "encoding.folder", "encoding.encoder", "encoding.scratch", "encoding.shrink",
     "linking.search", "linking.index", "linking.linker", "linking.metrics", "linking.evaluation", "linking.columns",
     "training.sampling", "training.mining", "training.losses", "training.gather", "training.gradcache", "training.table", "training.optim",
     "training.checkpoint", "training.place",
-    "training.material", "training.neighbours", "training.trainer", "training.chart", "training.report", "training.run",
+    "training.material", "training.mixing", "training.neighbours", "training.trainer", "training.chart", "training.report", "training.run",
     "train", "cli",
 ]  # fmt: skip
 TORCH_FREE = [name for name in ORDER if name.split(".")[0] not in {"encoding", "linking", "training", "train", "cli"}]
@@ -247,8 +247,8 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/cli.py": {"out.suffix.casefold"},
         "xsap/linking/columns.py": {"path.suffix.casefold"},
         "data_prep/choice.py": {"text.strip().lower", "k.casefold", "value.casefold"},
-        "data_prep/lists.py": {"path.suffix.lower"},
-        "data_prep/ontology.py": {"column.lower"},
+        "data_prep/files.py": {"path.name.lower", "path.suffix.lower"},
+        "data_prep/translations.py": {"column.lower"},
         "benchmarks/report.py": {"path.suffix.lower"},
     }
     assert found_in(folds_or_composes, PACKAGES, allowed) == {}

@@ -1,11 +1,13 @@
+import re
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError
-from xsap.text import EXACT_MATCH, TextPolicy, normalise, normalise_all
+from xsap.text import _LETTERS, EXACT_MATCH, TextPolicy, normalise, normalise_all, normalise_column
 
 POLICIES = [TextPolicy(case, form) for case in ("cased", "lower") for form in ("none", "NFC", "NFKC")]
 COMPOSING = [policy for policy in POLICIES if policy.unicode != "none"]
@@ -103,3 +105,25 @@ def test_a_policy_comes_back_from_its_json(policy):
 def test_a_policy_nobody_knows_is_refused(case: str, form: str) -> None:
     with pytest.raises(ConfigError, match="must be one of .*; found '(upper|NFD)'"):
         TextPolicy(case, form)
+
+
+@given(st.lists(names, max_size=12), st.sampled_from(POLICIES))
+def test_a_column_is_normalised_as_its_names_are(strings, policy):
+    column = pa.chunked_array([pa.array(strings, pa.string())])
+    assert normalise_column(column, policy).to_pylist() == normalise_all(strings, policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_every_character_of_unicode_is_normalised_alike_in_a_column(policy):
+    strings = [f"a{chr(n)}b" for n in range(0x110000) if not 0xD800 <= n <= 0xDFFF and (n < 0x3400 or n % 7 == 0)]
+    column = pa.chunked_array([pa.array(strings, pa.string())])
+    assert normalise_column(column, policy).to_pylist() == normalise_all(strings, policy)
+
+
+def test_letters_that_a_column_leaves_alone_are_composed_already():
+    """What Unicode says of them: nothing composes them or takes them apart, and none combines with its neighbours."""
+    ranges = re.findall(r"\\x\{([0-9a-f]+)\}-\\x\{([0-9a-f]+)\}", _LETTERS)
+    letters = [chr(n) for first, last in ranges for n in range(int(first, 16), int(last, 16) + 1)]
+    assert len(letters) > 30_000
+    assert all(unicodedata.is_normalized("NFC", letter) and not unicodedata.combining(letter) for letter in letters)
+    assert all(unicodedata.normalize("NFC", "e" + letter) == "e" + letter for letter in letters)

@@ -35,6 +35,7 @@ class Sampling(_Section):
     shuffle: bool = True
     language_temperature: Annotated[float, Field(ge=0, le=1)] = 1.0  # groups: 1: names as they come; 0: languages alike
     hard_concepts: Natural = 0  # groups: of how many nearest concepts each drawn one brings names into the batch
+    second_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of a step, where there is a second source
     refresh_every: Positive = 500  # steps until the nearest concepts are looked up anew
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of tokens left out of the names of a step
 
@@ -112,6 +113,7 @@ class Settings(_Section):
 
     base: str = "FacebookAI/xlm-roberta-base"  # hub id, folder, or "scratch"
     terminology: Path | None = None
+    second: Path | None = None  # a terminology of general-domain pairs, say, that each step also takes names from
     pairs: Path | None = None  # instead of a terminology: lines id||name||name
     output: Path
     overwrite: bool = False

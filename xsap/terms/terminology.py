@@ -1,16 +1,20 @@
 """A terminology: concepts and their names in many languages, as two Arrow tables that are never turned into Python objects row by row.
 
 `names.parquet` has one row for each name of a concept in a language, sorted and unique by (concept_id, language, name);
-`concepts.parquet` has one row for each concept, sorted by concept_id. Readers (data_prep) hand their rows to `Terminology.build`,
-which puts them into this shape and accounts for each one that it drops.
+`concepts.parquet` has one row for each concept, sorted by concept_id; `retired.parquet`, where there is one, says what became of identifiers
+that the source no longer uses. Readers (data_prep) hand their rows to `Terminology.build`, which puts them into this shape and accounts
+for each one that it drops. Its rules look at one concept at a time, so a terminology that memory can't hold is built and written in
+parts, by `write_terminology`.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -40,43 +44,61 @@ CONCEPTS_SCHEMA = pa.schema(
         pa.field("cross_references", pa.list_(pa.string()), nullable=False),
     ]
 )
+RETIRED_SCHEMA = pa.schema(
+    [
+        pa.field("retired_id", pa.string(), nullable=False),
+        pa.field("concept_id", pa.string()),  # null: deleted, with no successor
+        pa.field("relation", pa.string(), nullable=False),  # of the concept to the retired one: one of RELATIONS
+    ]
+)
+PRECEDENCE = "precedence"  # the extra column of rows whose source ranks its names: the highest is best
+RELATIONS = ("same", "broader", "narrower", "related", "deleted")
 _KEY = ["concept_id", "language", "name"]
+_TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA, "retired": RETIRED_SCHEMA}
 
 
 @dataclass(frozen=True)
 class Terminology:
-    """names: NAMES_SCHEMA. concepts: CONCEPTS_SCHEMA. facts: what its reader wants remembered. content: sha256, once it is on disk."""
+    """names: NAMES_SCHEMA. concepts: CONCEPTS_SCHEMA. facts: what its reader wants remembered. content: sha256, once it is on disk.
+    retired: RETIRED_SCHEMA."""
 
     names: pa.Table
     concepts: pa.Table
     facts: dict[str, Any] = field(default_factory=dict)
     content: str | None = None
+    retired: pa.Table = field(default_factory=RETIRED_SCHEMA.empty_table)
 
     @classmethod
     def build(
-        cls, names: pa.Table, concepts: pa.Table | None = None, facts: dict[str, Any] | None = None
+        cls, names: pa.Table, concepts: pa.Table | None = None, facts: dict[str, Any] | None = None, retired: pa.Table | None = None
     ) -> tuple["Terminology", Counter[str]]:
         """Rows in any order → a terminology, and how many rows were dropped for which reason.
 
-        names: NAMES_SCHEMA's columns. concepts: concept_id, semantic_types, cross_references (any of the last two may be missing),
-        one row a concept; concepts without a name are left out. A concept is called by its first preferred English name, else by
-        its first English name, else by its first name; "first" is by kind, then alphabetical.
+        names: NAMES_SCHEMA's columns, and `precedence` (integers) where the source ranks names. concepts: concept_id, semantic_types,
+        cross_references (any of the last two may be missing), a row or more a concept; concepts without a name are left out. retired:
+        RETIRED_SCHEMA. A concept is called by its first preferred English name, else by its first English name, else by its first
+        name; "first" is by kind, then by the highest precedence, then alphabetical.
         """
+        precedence = names[PRECEDENCE] if PRECEDENCE in names.column_names else pa.array(np.zeros(names.num_rows, np.int64))
         names = names.select(NAMES_SCHEMA.names).cast(NAMES_SCHEMA)
-        blank = pc.equal(pc.utf8_length(names["name"]), 0)
-        dropped = Counter({"empty name": pc.sum(blank).as_py() or 0})
-        names = names.filter(pc.invert(blank))
         rank = pc.index_in(names["kind"], pa.array(KINDS))
         if rank.null_count:
             found = names.filter(pc.is_null(rank))["kind"][0].as_py()
             raise DataError(f"a name's kind must be one of {', '.join(KINDS)}; found '{found}'")
-        order = [(column, "ascending") for column in (*_KEY, "rank", "source", "code", "status")]
-        names = names.append_column("rank", rank).sort_by(order).combine_chunks()
+        names = names.append_column("rank", rank).append_column("last", pc.negate(precedence.cast(pa.int64())))
+        blank = pc.equal(pc.utf8_length(names["name"]), 0)
+        dropped = Counter({"empty name": pc.sum(blank).as_py() or 0})
+        order = [(column, "ascending") for column in (*_KEY, "rank", "last", "source", "code", "status")]
+        names = names.filter(pc.invert(blank)).sort_by(order).combine_chunks()
         first = _starts(names, _KEY)
         dropped["same name of the same concept"] = names.num_rows - (pc.sum(first).as_py() or 0)
         names = names.filter(first)
-        terminology = cls(names.select(NAMES_SCHEMA.names), _concepts(names, concepts), facts or {})
-        return terminology, +dropped
+        gone = (
+            (RETIRED_SCHEMA.empty_table() if retired is None else retired)
+            .cast(RETIRED_SCHEMA)
+            .sort_by([(c, "ascending") for c in RETIRED_SCHEMA.names])
+        )
+        return cls(names.select(NAMES_SCHEMA.names), _concepts(names, concepts), facts or {}, retired=gone), +dropped
 
     @classmethod
     def load(cls, path: Path | str) -> "Terminology":
@@ -84,17 +106,16 @@ class Terminology:
         manifest = open_artifact(path, "terminology")
         if "facts" not in manifest:
             raise ArtifactError(f"{path}: its manifest has no facts; the terminology folder is damaged, make it again")
-        names, concepts = (pq.read_table(Path(path) / f"{table}.parquet") for table in ("names", "concepts"))
-        return cls(names, concepts, manifest["facts"], content_hash(manifest))
+        tables = {
+            table: pq.read_table(Path(path) / f"{table}.parquet") if f"{table}.parquet" in manifest["files"] else schema.empty_table()
+            for table, schema in _TABLES.items()
+        }
+        return cls(tables["names"], tables["concepts"], manifest["facts"], content_hash(manifest), tables["retired"])
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the folder, at once or not at all. Raises DataError for a terminology without names, ArtifactError if `path` is taken."""
-        if not self.names.num_rows:
-            raise DataError(f"a terminology needs at least one name, found none to write to {path}; are the filters too strict?")
-        facts = {"facts": self.facts, "names": self.names.num_rows, "concepts": self.concepts.num_rows, "languages": self.languages}
-        with publish(path, "terminology", facts, overwrite=overwrite) as folder:
-            pq.write_table(self.names, folder / "names.parquet", compression="zstd")
-            pq.write_table(self.concepts, folder / "concepts.parquet", compression="zstd")
+        with write_terminology(path, self.facts, overwrite=overwrite) as write:
+            write(self)
 
     @property
     def languages(self) -> dict[str, int]:
@@ -120,7 +141,43 @@ class Terminology:
             concepts = concepts.take(pc.unique(rows.filter(hits)))
             names = names.filter(pc.is_in(names["concept_id"], concepts["concept_id"].combine_chunks()))
         concepts = concepts.filter(pc.is_in(concepts["concept_id"], pc.unique(names["concept_id"])))
-        return Terminology(names, concepts, self.facts)
+        return Terminology(names, concepts, self.facts, retired=self.retired)
+
+
+@contextmanager
+def write_terminology(path: Path | str, facts: dict[str, Any], *, overwrite: bool = False) -> Iterator[Callable[[Terminology], None]]:
+    """Yield what takes the parts of a terminology, in the order of their concepts' identifiers; the folder appears when the block ends.
+
+    No concept may stand in two parts. facts: what is remembered; the block may still add to them. Raises DataError for a terminology
+    without names, ArtifactError if `path` is taken.
+    """
+    languages, counts = Counter[str](), Counter[str]()
+    last = ""
+    manifest: dict[str, Any] = {"facts": facts}
+    with publish(path, "terminology", manifest, overwrite=overwrite) as folder, ExitStack() as open_files:
+        writers: dict[str, pq.ParquetWriter] = {}
+
+        def write(part: Terminology) -> None:
+            nonlocal last
+            if part.names.num_rows:
+                assert part.names["concept_id"][0].as_py() > last, "parts of a terminology out of order"
+                last = part.names["concept_id"][-1].as_py()
+            languages.update(part.languages)
+            for table, schema in _TABLES.items():
+                rows = getattr(part, table)
+                counts[table] += rows.num_rows
+                if table not in writers and (rows.num_rows or table != "retired"):
+                    writer = pq.ParquetWriter(folder / f"{table}.parquet", schema, compression="zstd")
+                    writers[table] = open_files.enter_context(writer)
+                if rows.num_rows:
+                    writers[table].write_table(rows)
+
+        yield write
+        open_files.close()
+        if not counts["names"]:
+            raise DataError(f"a terminology needs at least one name, found none to write to {path}; are the filters too strict?")
+        by_size = dict(sorted(languages.items(), key=lambda item: (-item[1], item[0])))
+        manifest |= {"names": counts["names"], "concepts": counts["concepts"], "languages": by_size}
 
 
 def _starts(table: pa.Table, columns: list[str]) -> pa.Array:
@@ -136,17 +193,24 @@ def _starts(table: pa.Table, columns: list[str]) -> pa.Array:
 
 
 def _concepts(names: pa.Table, extra: pa.Table | None) -> pa.Table:
-    """CONCEPTS_SCHEMA for the concepts that have names. names: as in `Terminology.build`, with the column `rank`."""
+    """CONCEPTS_SCHEMA for the concepts that have names. names: as in `Terminology.build`, with the columns `rank` and `last`."""
     foreign = pc.cast(pc.not_equal(names["language"], ENGLISH), pa.int8())
-    order = [("concept_id", "ascending"), ("foreign", "ascending"), ("rank", "ascending"), ("language", "ascending"), ("name", "ascending")]
+    order = [(column, "ascending") for column in ("concept_id", "foreign", "rank", "last", "language", "name")]
     best = names.append_column("foreign", foreign).sort_by(order)
     best = best.filter(_starts(best, ["concept_id"])).select(["concept_id", "name"]).rename_columns(["concept_id", "preferred_name"])
     lists = CONCEPTS_SCHEMA.names[2:]
-    if extra is None:
-        extra = pa.table({"concept_id": pa.array([], pa.string())})
-    at = pc.index_in(best["concept_id"], extra["concept_id"].combine_chunks())
+    extra = CONCEPTS_SCHEMA.empty_table() if extra is None else extra
+    at = pc.index_in(extra["concept_id"], best["concept_id"].combine_chunks())
     for name in lists:
-        known = extra[name] if name in extra.column_names else pa.nulls(extra.num_rows, pa.list_(pa.string()))
-        values = known.take(at).to_pylist() if extra.num_rows else [None] * best.num_rows
-        best = best.append_column(name, pa.array([sorted(set(value or ())) for value in values], pa.list_(pa.string())))
+        known = extra[name] if name in extra.column_names else pa.chunked_array([], pa.list_(pa.string()))
+        best = best.append_column(name, _sorted_sets(known.combine_chunks(), at.combine_chunks(), best.num_rows))
     return best.select(CONCEPTS_SCHEMA.names).cast(CONCEPTS_SCHEMA).combine_chunks()
+
+
+def _sorted_sets(lists: pa.Array, rows: pa.Array, n: int) -> pa.Array:
+    """(n,) lists, each of all the values of those that go to its row, once and in order. rows: of each list; null goes nowhere."""
+    flat = pa.table({"row": rows.take(pc.list_parent_indices(lists)), "value": pc.list_flatten(lists)})
+    flat = flat.filter(pc.and_(pc.is_valid(flat["row"]), pc.is_valid(flat["value"]))).group_by(["row", "value"]).aggregate([])
+    flat = flat.sort_by([("row", "ascending"), ("value", "ascending")])
+    ends = np.cumsum(np.bincount(flat["row"].to_numpy(), minlength=n), dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), flat["value"].combine_chunks())

@@ -20,7 +20,8 @@ from xsap.text import TextPolicy, normalise_all
 class Material:
     """names: n strings, as their source has them. concepts: (n,) the concept of each, numbered. languages: n ISO codes.
 
-    in_pairs: rows 2i and 2i + 1 are a pair of a file, in its order. terminology: where the names are from, else None.
+    in_pairs: rows 2i and 2i + 1 are a pair of a file, in its order. terminology: where the names are from, else None. second: from which
+    concept on they are of a second source; their rows come last.
     """
 
     names: list[str]
@@ -28,6 +29,21 @@ class Material:
     languages: list[str]
     in_pairs: bool
     terminology: Terminology | None = None
+    second: int | None = None
+
+    def parts(self) -> tuple["Material", "Material"]:
+        """The first source and the second, each as if it were alone."""
+        cut = int(np.searchsorted(self.concepts >= (self.second or 0), True))
+        first = Material(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.in_pairs, self.terminology)
+        return first, Material(self.names[cut:], self.concepts[cut:] - (self.second or 0), self.languages[cut:], in_pairs=False)
+
+
+def with_second(first: Material, second: Material) -> Material:
+    """Both sources in one table of names."""
+    assert first.terminology is not None, "a file of pairs has no second source"
+    start = first.terminology.concepts.num_rows
+    concepts = np.concatenate([first.concepts, second.concepts + start])
+    return Material(first.names + second.names, concepts, first.languages + second.languages, False, first.terminology, start)
 
 
 def from_terminology(path: Path, languages: frozenset[str] | None) -> Material:
@@ -62,7 +78,14 @@ def distinct(material: Material, policy: TextPolicy, anchor: str | None) -> Mate
     first = np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(0)])
     kept = np.sort(order[first])
     kept = kept[[bool(names[i]) for i in kept]]
-    return Material([names[i] for i in kept], material.concepts[kept], [material.languages[i] for i in kept], False, material.terminology)
+    return Material(
+        [names[i] for i in kept],
+        material.concepts[kept],
+        [material.languages[i] for i in kept],
+        False,
+        material.terminology,
+        material.second,
+    )
 
 
 def fingerprint(tokens: Tokens, material: Material) -> str:
@@ -71,4 +94,6 @@ def fingerprint(tokens: Tokens, material: Material) -> str:
     for array in (tokens.ids, tokens.offsets, material.concepts):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update("\n".join(material.languages).encode())
+    if material.second is not None:
+        digest.update(f"\nsecond from {material.second}".encode())
     return digest.hexdigest()

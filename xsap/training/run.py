@@ -27,8 +27,9 @@ from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
-from xsap.training.material import Material, distinct, fingerprint, from_pairs, from_terminology
+from xsap.training.material import Material, distinct, fingerprint, from_pairs, from_terminology, with_second
 from xsap.training.mining import triplet_margin
+from xsap.training.mixing import Mixed
 from xsap.training.neighbours import Neighbours
 from xsap.training.optim import adamw, schedule
 from xsap.training.place import check_place, make_place
@@ -38,7 +39,7 @@ from xsap.training.table import trim, whole
 from xsap.training.trainer import Objective, Trainer
 
 # what may differ between a run and its continuation; of the inputs their contents must be the same, not their places
-_FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation", "base", "terminology", "pairs"}
+_FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation", "base", "terminology", "second", "pairs"}
 _NEAREST = 4  # times as many near concepts are known as each step draws from
 
 
@@ -137,7 +138,10 @@ def _accelerator(settings: Settings) -> Accelerator:
 def _material(settings: Settings) -> Material:
     languages = parse_choice(settings.sampling.languages)
     if settings.pairs is None:
-        return from_terminology(settings.terminology or Path(), languages)
+        material = from_terminology(settings.terminology or Path(), languages)
+        return with_second(material, from_terminology(settings.second, None)) if settings.second else material
+    if settings.second:
+        raise ConfigError("a file of pairs allows no second source; give a terminology instead")
     wanted = settings.sampling
     if wanted.mode != "pairs" or wanted.anchor or languages or wanted.hard_concepts or wanted.language_temperature != 1:
         raise ConfigError(
@@ -170,18 +174,32 @@ def _sampler(settings: Settings, material: Material) -> Sampler:
         return FilePairs(material.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
     if not wanted.shuffle:
         raise ConfigError("sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order")
+    if material.second is None:
+        return _of_concepts(settings, material, 1)
+    first, second = material.parts()
+    if wanted.second_share * min(batch.pairs, batch.names) < 1:
+        raise ConfigError(f"sampling.second_share = {wanted.second_share} of a step is not even a pair; make it larger")
+    samplers = _of_concepts(settings, first, 1 - wanted.second_share), _of_concepts(settings, second, wanted.second_share, hard=0)
+    return Mixed(*samplers, rows=len(first.names), concepts=material.second)
+
+
+def _of_concepts(settings: Settings, material: Material, share: float, *, hard: int | None = None) -> PairSampler | GroupSampler:
+    """What draws names of one source, so many that they are this share of a step."""
+    wanted, batch, seed = settings.sampling, settings.batch, settings.seed
+    hard = wanted.hard_concepts if hard is None else hard
     concepts = Concepts(material.concepts, material.languages, wanted.anchor and to_iso(wanted.anchor))
     if wanted.mode == "groups":
         weights = language_weights(material.languages, wanted.language_temperature)
-        size = {"names_per_concept": wanted.names_per_concept, "names": batch.names, "hard_concepts": wanted.hard_concepts}
+        size = {"names_per_concept": wanted.names_per_concept, "names": round(batch.names * share), "hard_concepts": hard}
         return GroupSampler(concepts, **size, seed=seed, weights=weights)
     if wanted.hard_concepts or wanted.language_temperature != 1:
         raise ConfigError("sampling.hard_concepts and sampling.language_temperature need sampling.mode = groups; found pairs")
-    return PairSampler(concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=batch.pairs, seed=seed)
+    return PairSampler(concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=round(batch.pairs * share), seed=seed)
 
 
 def _neighbours(settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, material: Material) -> Neighbours | None:
     hard = settings.sampling.hard_concepts
+    sampler = sampler.first if isinstance(sampler, Mixed) else sampler
     if not hard or not isinstance(sampler, GroupSampler):
         return None
     _, strings = np.unique(np.array(material.names, dtype=object), return_inverse=True)

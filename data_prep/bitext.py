@@ -1,0 +1,86 @@
+"""General-domain translations → a terminology: MUSE dictionaries, pairs of Wikipedia titles, any file of two columns.
+
+Each line is a word or phrase and its translation; a line becomes a concept of two names, so the trainer takes them as a second source
+beside a terminology (`second` in its settings), as in Liu et al. (ACL 2021, §2.2). MUSE separates by a space or a tab
+(https://github.com/facebookresearch/MUSE), title lists by a tab, the original code by `||` with an identifier before.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.assemble import Assembly
+from data_prep.tally import Tally
+from xsap.artifacts import read_lines, sha256_of
+from xsap.errors import ConfigError, DataError
+from xsap.languages import to_iso
+from xsap.terms.terminology import NAMES_SCHEMA
+from xsap.text import EXACT_MATCH, TextPolicy, normalise
+
+_BLOCK = 100_000  # lines
+
+
+def read_bitext(files: Sequence[Path], into: Assembly, *, languages: str, source: str | None = None) -> tuple[Tally, dict[str, Any]]:
+    """Hand the pairs of the files over → what became of each name in them, and facts.
+
+    languages: of the first and of the second column, such as `en,de`. source: what the names' source is called; else the file's stem. A pair
+    whose sides are equal under EXACT_MATCH teaches nothing and is dropped, like one that stands there twice. Raises DataError with line.
+    """
+    left, right = _two(languages)
+    rows_in, kept, dropped, seen = 0, 0, Counter[str](), set[tuple[str, str]]()
+    for file in files:
+        rows: list[tuple[str, str, str]] = []
+        for number, pair in _pairs(file):
+            names = tuple(normalise(name, TextPolicy()) for name in pair)
+            key = (normalise(pair[0], EXACT_MATCH), normalise(pair[1], EXACT_MATCH))
+            rows_in += 2
+            reason = "no name" if not all(names) else "both sides equal" if key[0] == key[1] else "pair met before" if key in seen else None
+            seen.add(key)
+            if reason:
+                dropped[reason] += 2
+                continue
+            concept = f"{file.stem}:{number}"
+            rows += [(concept, left, names[0]), (concept, right, names[1])]
+            kept += 2
+            if len(rows) >= _BLOCK:
+                into.add_names(_table(rows, source or file.stem))
+                rows = []
+        into.add_names(_table(rows, source or file.stem))
+    facts = {"reader": "bitext", "languages": [left, right], "files": {file.name: sha256_of(file) for file in files}}
+    return Tally(rows_in, kept, dropped), facts
+
+
+def _two(languages: str) -> tuple[str, str]:
+    codes = [to_iso(code) for code in languages.split(",") if code.strip()]
+    if len(codes) != 2 or codes[0] == codes[1]:
+        raise ConfigError(f"expected the languages of the two columns such as en,de, found '{languages}'")
+    return codes[0], codes[1]
+
+
+def _pairs(file: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Line number and both sides of each line that is not blank. Raises DataError with line."""
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        parts = line.split("||") if "||" in line else line.split("\t") if "\t" in line else line.split()
+        sides = parts[1:] if "||" in line and len(parts) == 3 else parts
+        if len(sides) != 2:
+            raise DataError(
+                f"{file}:{number}: expected two columns separated by a tab, a space or ||, found {len(parts)}; separate phrases by a tab"
+            )
+        yield number, (sides[0], sides[1])
+
+
+def _table(rows: list[tuple[str, str, str]], source: str) -> pa.Table:
+    concepts, languages, names = zip(*rows, strict=True) if rows else ((), (), ())
+    columns = {
+        "concept_id": concepts,
+        "language": languages,
+        "name": names,
+        "kind": ["synonym"] * len(rows),
+        "source": [source] * len(rows),
+    }
+    return pa.table({f.name: pa.array(columns.get(f.name, [None] * len(rows)), f.type) for f in NAMES_SCHEMA})

@@ -1,0 +1,178 @@
+"""What a terminology holds, in numbers: names and concepts by language, source, kind and semantic type, how languages overlap, which
+names are shared, and how long names are.
+
+The numbers are one dictionary that JSON can write; the tables for people and the picture (data_prep.panels) are views of it. Lengths in tokens
+include the special tokens that a tokenizer adds, since those count against a model's maximum length, and nothing is cut off.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.stored import Stored, database
+from data_prep.tally import aligned
+from xsap.errors import DataError
+from xsap.languages import to_name
+from xsap.text import EXACT_MATCH, normalise_all
+
+if TYPE_CHECKING:
+    import duckdb
+    from tokenizers import Tokenizer
+
+LARGEST = 10  # languages in the matrix of overlaps
+SAMPLE, SEED = 200_000, 0  # names that are tokenised, of terminologies that have more
+EXAMPLES = 5
+_SHOWN = 20  # rows of a table for people
+_QUANTILES = (0.5, 0.95, 0.99)
+
+Histogram = Counter[int]  # length → names
+
+
+def describe(stored: Stored, tokenizer: Path | str | None = None) -> dict[str, Any]:
+    """The numbers. tokenizer: a folder with tokenizer.json, such a file, or the name of a model on the Hugging Face Hub.
+
+    `by_…` map a value to {names, concepts}; of a concept with several semantic types each counts it. `overlap.concepts[i][j]`: concepts that
+    have names in languages i and j. `shared`: strings, equal under EXACT_MATCH and in whatever language, that name several concepts.
+    `characters`, `tokens`: language (or `all`) → {n, p50, p95, p99, max}, a quantile being the least length that so many names do not
+    exceed; `…_histogram`: length → names. Raises DataError for a tokenizer that cannot be read.
+    """
+    told: dict[str, Any] = {
+        "terminology": str(stored.folder),
+        "content": stored.content,
+        "names": stored.count("names"),
+        "concepts": stored.count("concepts"),
+        "retired": stored.count("retired"),
+    }
+    told |= _tokens(stored, tokenizer) if tokenizer else {}
+    with database(t=stored) as connection:
+        for column in ("language", "source", "kind"):
+            told[f"by_{column}"] = _counts(connection, f"SELECT {column}, count(*), count(DISTINCT concept_id) FROM t_names GROUP BY ALL")
+        told["by_semantic_type"] = _counts(connection, _BY_TYPE)
+        told["overlap"] = _overlap(connection, list(told["by_language"])[:LARGEST])
+        lengths: dict[str, Histogram] = {}
+        for language, length, n in connection.sql("SELECT language, length(name), count(*) FROM t_names GROUP BY ALL").fetchall():
+            lengths.setdefault(language, Counter())[length] = n
+        told |= _lengths("characters", lengths)
+        told["shared"] = _shared(connection, stored)
+    return told
+
+
+_BY_TYPE = """SELECT semantic_type, sum(n)::BIGINT, count(*) FROM (SELECT concept_id, unnest(semantic_types) AS semantic_type FROM t_concepts)
+    JOIN (SELECT concept_id, count(*) AS n FROM t_names GROUP BY concept_id) USING (concept_id) GROUP BY semantic_type"""
+
+
+def _counts(connection: "duckdb.DuckDBPyConnection", query: str) -> dict[str, dict[str, int]]:
+    """value → names and concepts, most names first."""
+    rows = sorted(connection.sql(query).fetchall(), key=lambda row: (-row[1], row[0]))
+    return {value: {"names": names, "concepts": concepts} for value, names, concepts in rows}
+
+
+def _overlap(connection: "duckdb.DuckDBPyConnection", languages: list[str]) -> dict[str, Any]:
+    """Concepts by pairs of languages; on the diagonal, by language."""
+    connection.register("largest", pa.table({"language": languages, "bit": pa.array([2**i for i in range(len(languages))], pa.int32())}))
+    masks = "SELECT bit_or(bit) AS mask FROM t_names JOIN largest USING (language) GROUP BY concept_id"
+    matrix = np.zeros((len(languages), len(languages)), np.int64)
+    for mask, n in connection.sql(f"SELECT mask, count(*) FROM ({masks}) GROUP BY mask").fetchall():
+        at = [i for i in range(len(languages)) if mask >> i & 1]
+        matrix[np.ix_(at, at)] += n
+    return {"languages": languages, "concepts": matrix.tolist()}
+
+
+def _shared(connection: "duckdb.DuckDBPyConnection", stored: Stored) -> dict[str, Any]:
+    """Strings that name several concepts, the names that are these strings, and those that name most concepts."""
+    connection.execute("CREATE TABLE keys (key VARCHAR, concept_id VARCHAR)")
+    for rows in stored.batches("names", ["name", "concept_id"]):
+        keys = pa.array(normalise_all(rows["name"].to_pylist(), EXACT_MATCH), pa.string())
+        connection.register("part", pa.table({"key": keys, "concept_id": rows["concept_id"]}))
+        connection.execute("INSERT INTO keys SELECT * FROM part")
+    connection.execute("""CREATE TABLE shared AS SELECT key, sum(n)::BIGINT AS names, count(*) AS concepts
+        FROM (SELECT key, concept_id, count(*) AS n FROM keys GROUP BY ALL) GROUP BY key HAVING count(*) > 1""")
+    ((strings, names),) = connection.sql("SELECT count(*), coalesce(sum(names), 0)::BIGINT FROM shared").fetchall()
+    most = connection.sql(f"SELECT key, concepts FROM shared ORDER BY concepts DESC, key LIMIT {EXAMPLES}").fetchall()
+    return {"strings": strings, "names": names, "most": [{"name": name, "concepts": concepts} for name, concepts in most]}
+
+
+def _lengths(unit: str, lengths: dict[str, Histogram]) -> dict[str, Any]:
+    total: Histogram = sum(lengths.values(), Counter())
+    largest = sorted(lengths, key=lambda language: (-lengths[language].total(), language))
+    spread = {language: _spread(histogram) for language, histogram in [("all", total), *((code, lengths[code]) for code in largest)]}
+    return {unit: spread, f"{unit}_histogram": dict(sorted(total.items()))}
+
+
+def _spread(histogram: Histogram) -> dict[str, int]:
+    values = np.array(sorted(histogram))
+    reached = np.cumsum([histogram[value] for value in values.tolist()])
+    n = int(reached[-1])
+    quantiles = {f"p{100 * q:.0f}": int(values[np.searchsorted(reached, np.ceil(q * n))]) for q in _QUANTILES}
+    return {"n": n, **quantiles, "max": int(values[-1])}
+
+
+def _tokens(stored: Stored, name: Path | str) -> dict[str, Any]:
+    """Lengths in tokens, of all names or of a sample that depends on their number alone."""
+    tokenizer, n = _open_tokenizer(name), stored.count("names")
+    size = min(n, SAMPLE)
+    chosen = np.zeros(n, np.bool_)
+    chosen[np.random.default_rng(SEED).choice(n, size, replace=False, shuffle=False)] = True
+    lengths: dict[str, Histogram] = {}
+    start = 0
+    for rows in stored.batches("names", ["language", "name"]):
+        taken = rows.filter(pa.array(chosen[start : start + rows.num_rows]))
+        start += rows.num_rows
+        for language, encoding in zip(taken["language"].to_pylist(), tokenizer.encode_batch(taken["name"].to_pylist()), strict=True):
+            lengths.setdefault(language, Counter())[len(encoding.ids)] += 1
+    return {"tokenizer": str(name), "tokenised": size} | _lengths("tokens", lengths)
+
+
+def _open_tokenizer(name: Path | str) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    path = Path(name)
+    try:
+        if path.exists():
+            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
+        else:
+            tokenizer = Tokenizer.from_pretrained(str(name))
+    except Exception as error:  # the library raises no narrower kind
+        expected = "expected a folder with tokenizer.json, such a file, or a model on the Hugging Face Hub that has one"
+        raise DataError(f"{name}: {expected}; found: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def description_lines(told: dict[str, Any]) -> list[str]:
+    """The numbers for people; of long tables the first rows."""
+    title = f"{told['terminology']}: {told['names']:,} names of {told['concepts']:,} concepts, {told['retired']:,} retired identifiers"
+    lines = [title]
+    for column in ("language", "source", "kind", "semantic_type"):
+        lines += ["", *_count_lines(column, told[f"by_{column}"])]
+    codes, matrix = told["overlap"]["languages"], told["overlap"]["concepts"]
+    rows = [(code, *(f"{n:,}" for n in row)) for code, row in zip(codes, matrix, strict=True)]
+    lines += ["", "concepts with names in both languages", *aligned([("", *codes), *rows])]
+    shared = told["shared"]
+    lines += ["", f"{shared['strings']:,} strings name several concepts (case aside); {shared['names']:,} names are one of them"]
+    lines += [f"  {row['name']}: {row['concepts']:,} concepts" for row in shared["most"]]
+    lines += ["", *_length_lines("characters", told["characters"])]
+    if "tokenizer" in told:
+        sample = f"a sample of {told['tokenised']:,} names, seed {SEED}" if told["tokenised"] < told["names"] else "all names"
+        lines += ["", f"tokens of {told['tokenizer']}, special ones included, over {sample}", *_length_lines("tokens", told["tokens"])]
+    return lines
+
+
+def _count_lines(column: str, counts: dict[str, dict[str, int]]) -> list[str]:
+    what = column.replace("_", " ")
+    if not counts:
+        return [f"no {what}s"]
+    labels = [f"{value}  {to_name(value)}" if column == "language" else value for value in counts]
+    rows = [(label, f"{n['names']:,}", f"{n['concepts']:,}") for label, n in zip(labels, counts.values(), strict=True)]
+    more = [f"and {len(rows) - _SHOWN:,} more"] if len(rows) > _SHOWN else []
+    return [*aligned([(what, "names", "concepts"), *rows[:_SHOWN]]), *more]
+
+
+def _length_lines(unit: str, spread: dict[str, dict[str, int]]) -> list[str]:
+    heads = ("n", "p50", "p95", "p99", "max")
+    rows = [(language, *(f"{row[head]:,}" for head in heads)) for language, row in spread.items()]
+    return aligned([(unit, "names", "median", "95 %", "99 %", "longest"), *rows[: _SHOWN + 1]])

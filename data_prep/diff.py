@@ -1,0 +1,100 @@
+"""What changed between two states of a terminology, name by name and concept by concept.
+
+A name is a row of one state but not of the other, by (concept, language, name); its kind and source do not matter. It has moved if it left
+one concept and came to another. So each row that differs is told once, and the old names less those removed and moved, plus those added
+and those moved at their new place, are the new names.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from data_prep.retired import Successors
+from data_prep.stored import Stored, database, number, result
+from data_prep.tally import aligned
+from xsap.artifacts import write_atomically
+from xsap.languages import to_name
+
+if TYPE_CHECKING:
+    import duckdb
+
+COLUMNS = ("change", "concept_id", "language", "name", "other_concept_id")
+CONCEPT_ADDED, CONCEPT_MOVED, CONCEPT_RETIRED = "concept added", "concept moved", "concept retired"
+NAME_ADDED, NAME_MOVED, NAME_REMOVED = "name added", "name moved", "name removed"
+EXAMPLES = 3
+_KEY = "concept_id, language, name"
+
+
+@contextmanager
+def changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Yield a connection with the table `changes`, of COLUMNS. Raises ArtifactError for a folder that is no terminology.
+
+    A concept that the new state no longer has counts as moved if the new state names a successor that is the same concept, else as retired;
+    its name here is its preferred one, and it has no language. Where other concepts are several, bars stand between them.
+    """
+    before, after = Stored.open(old), Stored.open(new)
+    with database(old=before, new=after) as connection:
+        connection.execute(f"CREATE TABLE gone AS SELECT {_KEY} FROM old_names ANTI JOIN new_names USING ({_KEY})")
+        connection.execute(f"CREATE TABLE come AS SELECT {_KEY} FROM new_names ANTI JOIN old_names USING ({_KEY})")
+        connection.execute(f"""CREATE TABLE changes AS
+            SELECT '{NAME_MOVED}' AS change, {_KEY}, string_agg(other, '|' ORDER BY other) AS other_concept_id
+                FROM gone JOIN (SELECT concept_id AS other, language, name FROM come) USING (language, name) GROUP BY {_KEY}
+            UNION ALL SELECT '{NAME_REMOVED}', {_KEY}, '' FROM gone ANTI JOIN come USING (language, name)
+            UNION ALL SELECT '{NAME_ADDED}', {_KEY}, '' FROM come ANTI JOIN gone USING (language, name)
+            UNION ALL SELECT '{CONCEPT_ADDED}', concept_id, '', preferred_name, ''
+                FROM new_concepts ANTI JOIN old_concepts USING (concept_id)""")
+        connection.register("heirs", _heirs(connection, after))
+        connection.execute(f"""INSERT INTO changes SELECT CASE WHEN other IS NULL THEN '{CONCEPT_RETIRED}' ELSE '{CONCEPT_MOVED}' END,
+            concept_id, '', preferred_name, coalesce(other, '') FROM ({_LOST}) LEFT JOIN heirs USING (concept_id)""")
+        yield connection
+
+
+_LOST = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_concepts USING (concept_id)"
+
+
+def _heirs(connection: "duckdb.DuckDBPyConnection", after: Stored) -> pa.Table:
+    """concept_id, other: the concepts that the new state does not have but knows successors of, and these."""
+    retired = "(SELECT retired_id AS concept_id FROM new_retired)"
+    lost = connection.sql(f"SELECT concept_id FROM ({_LOST}) SEMI JOIN {retired} USING (concept_id)").to_arrow_table()["concept_id"]
+    successors = Successors.of(lost, after.read("retired"), after.read("concepts", ["concept_id"])["concept_id"])
+    found = [(one, "|".join(ends)) for one in lost.to_pylist() if (ends := successors.trace(one)[0])]
+    return pa.table({column: pa.array([row[i] for row in found], pa.string()) for i, column in enumerate(("concept_id", "other"))})
+
+
+def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
+    """For people: concepts by change, names by language and change, and the first few of each change."""
+    kinds = (CONCEPT_ADDED, CONCEPT_MOVED, CONCEPT_RETIRED)
+    concepts = [(kind.replace("concept", "concepts"), f"{_count(connection, kind):,}") for kind in kinds]
+    names = (NAME_ADDED, NAME_MOVED, NAME_REMOVED)
+    counted = connection.sql("SELECT language, change, count(*) FROM changes WHERE language <> '' GROUP BY ALL").fetchall()
+    counts = {(language, change): n for language, change, n in counted}
+    states = [dict(connection.sql(f"SELECT language, count(*) FROM {state}_names GROUP BY ALL").fetchall()) for state in ("old", "new")]
+    rows = [("names", "old", "new", *(name.removeprefix("name ") for name in names))]
+    for language in sorted({*states[0], *states[1]}, key=lambda code: (-states[0].get(code, 0) - states[1].get(code, 0), code)):
+        cells = [*(state.get(language, 0) for state in states), *(counts.get((language, name), 0) for name in names)]
+        rows.append((f"{language}  {to_name(language)}", *(f"{n:,}" for n in cells)))
+    totals = [*(sum(state.values()) for state in states), *(_count(connection, name) for name in names)]
+    rows.append(("all", *(f"{n:,}" for n in totals)))
+    return [*aligned(concepts), "", *aligned(rows), *(line for kind in (*kinds, *names) for line in _examples(connection, kind))]
+
+
+def _count(connection: "duckdb.DuckDBPyConnection", change: str) -> int:
+    return number(connection, f"SELECT count(*) FROM changes WHERE change = '{change}'")
+
+
+def _examples(connection: "duckdb.DuckDBPyConnection", change: str) -> list[str]:
+    first = f"SELECT * EXCLUDE (change) FROM changes WHERE change = '{change}' ORDER BY ALL LIMIT {EXAMPLES}"
+    rows = connection.sql(first).fetchall()
+    told = ["  ".join(filter(None, [f"  {one}", language, name, other and f"→ {other}"])) for one, language, name, other in rows]
+    return ["", f"{change}, for example:", *told] if told else []
+
+
+def write_changes(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
+    """Write all changes as TSV with a header, in order, whole or not at all."""
+    with write_atomically(path) as stream:
+        stream.write("\t".join(COLUMNS) + "\n")
+        for rows in result(connection, "SELECT * FROM changes ORDER BY ALL"):
+            stream.writelines("\t".join(row) + "\n" for row in zip(*(rows[column].to_pylist() for column in COLUMNS), strict=True))

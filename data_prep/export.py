@@ -1,0 +1,112 @@
+"""A terminology as the training file of the original SapBERT code: lines `id||name||name`, two names of one concept each.
+
+Its policy: a concept's names are taken in whatever language they are, as one set; every two of them are a pair, and of a concept with
+more pairs than `cap` so many are drawn, without preference. The draw depends on the seed and the concept's identifier alone and uses
+nothing but `Random.random`, whose sequence Python promises never to change, so equal input gives equal bytes on any machine. The original's own
+file is made by the same policy, but from an unordered set and without a seed.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import groupby
+from math import isqrt
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from xsap.artifacts import content_hash, open_artifact, sha256_of, write_atomically
+from xsap.errors import DataError
+from xsap.text import TextPolicy, normalise
+
+SEPARATOR = "||"
+CAP = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """names_in = names + again + unwritable: those left after `again` (equal to another of the concept under the policy) and `unwritable`
+    (they hold the separator). concepts: that have a pair. capped: concepts of which pairs were drawn. pairs: lines."""
+
+    names_in: int = 0
+    names: int = 0
+    again: int = 0
+    unwritable: int = 0
+    not_chosen: int = 0
+    concepts: int = 0
+    capped: int = 0
+    pairs: int = 0
+
+
+def export_pairs(
+    terminology: Path, out: Path, *, policy: TextPolicy, languages: Collection[str] | None = None, cap: int = CAP, seed: int = 0
+) -> Exported:
+    """Write the pairs of a terminology folder, and beside them, in `out` with `.json` added, how they were made.
+
+    Raises ArtifactError for what is no terminology, DataError if there is no pair; then nothing is written.
+    """
+    manifest = open_artifact(terminology, "terminology")
+    counts = dict.fromkeys(asdict(Exported()), 0)
+    with write_atomically(out) as stream:
+        for concept, rows in groupby(_rows(terminology / "names.parquet"), key=lambda row: row[0]):
+            names = _names(rows, policy, languages, counts)
+            pairs = pair_indices(concept, len(names), cap, seed)
+            stream.writelines(f"{concept}{SEPARATOR}{names[i]}{SEPARATOR}{names[j]}\n" for i, j in pairs)
+            counts["pairs"] += len(pairs)
+            counts["concepts"] += bool(pairs)
+            counts["capped"] += len(names) * (len(names) - 1) // 2 > cap
+        if not counts["pairs"]:
+            raise DataError(f"{terminology}: expected a concept with two names to pair, found none; choose more languages")
+    facts: dict[str, Any] = {"terminology": content_hash(manifest), "policy": policy.to_dict(), "cap": cap, "seed": seed}
+    facts |= {"languages": sorted(languages) if languages is not None else None, "sha256": sha256_of(out), **counts}
+    with write_atomically(out.with_name(f"{out.name}.json")) as stream:
+        json.dump(facts, stream, indent=1)
+    return Exported(**counts)
+
+
+def pair_indices(concept: str, n: int, cap: int, seed: int) -> list[tuple[int, int]]:
+    """Which of a concept's n names are paired: all (i, j) with i < j in order, or `cap` of them, each equally likely to be among them."""
+    possible = n * (n - 1) // 2
+    if possible <= cap:
+        return [(i, j) for i in range(n) for j in range(i + 1, n)]
+    rng = Random(int.from_bytes(sha256(f"{seed}\0{concept}".encode()).digest()[:8]))
+    chosen = set[int]()
+    for last in range(possible - cap, possible):  # Floyd: Bentley, Programming Pearls, CACM 30 (9), 1987
+        drawn = int(rng.random() * (last + 1))
+        chosen.add(last if drawn in chosen else drawn)
+    return sorted(_pair(number) for number in chosen)
+
+
+def _pair(number: int) -> tuple[int, int]:
+    """The number-th pair in the order (0,1), (0,2), (1,2), (0,3), …"""
+    j = (1 + isqrt(1 + 8 * number)) // 2
+    return number - j * (j - 1) // 2, j
+
+
+def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
+    """concept, language and name of each row, in order."""
+    for batch in pq.ParquetFile(file).iter_batches(columns=["concept_id", "language", "name"]):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _names(
+    rows: Iterable[tuple[str, str, str]], policy: TextPolicy, languages: Collection[str] | None, counts: dict[str, int]
+) -> list[str]:
+    """A concept's names under the policy, each once, in order."""
+    names = set[str]()
+    for _, language, name in rows:
+        counts["names_in"] += 1
+        written = normalise(name, policy)
+        if languages is not None and language not in languages:
+            counts["not_chosen"] += 1
+        elif not written or SEPARATOR in written or written[0] == "|" or written[-1] == "|":
+            counts["unwritable"] += 1
+        elif written in names:
+            counts["again"] += 1
+        else:
+            names.add(written)
+    counts["names"] += len(names)
+    return sorted(names)

@@ -1,0 +1,86 @@
+"""What people hand over, opened: plain, .gz or .bz2, as bytes, as lines, or as JSON.
+
+The only home of what a damaged file looks like from below: one that is missing, cut short, not compressed as its name says, not UTF-8, not
+JSON, or nested so deeply that no reader should follow it. Each is a DataError with file and line, so a reader above thinks of its format
+alone. Lines are read one by one; of a file without line ends no more than `_LONGEST` bytes are held.
+"""
+
+import bz2
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from xsap.errors import DataError
+
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+_LONGEST = 1 << 30
+_BOM = b"\xef\xbb\xbf"
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can escape half of a surrogate pair, which is no character and can't be written
+
+
+def ending(path: Path) -> str:
+    """How a file's name ends, in small letters and beneath its compression: `.tsv` for names.TSV.gz."""
+    name = PurePath(path.name.lower())
+    return (name.with_suffix("") if name.suffix in _OPENERS else name).suffix
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, decompressed if its name says so. Raises DataError, while the block reads, too."""
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?")
+    try:
+        with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as stream:
+            yield stream
+    except EOFError:
+        raise DataError(f"{path}: expected a whole compressed file, found its end too early. Is the file cut short?") from None
+    except (OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a disk's failure, which is not the file's
+            raise
+        raise DataError(f"{path}: expected a {path.suffix} file: {error}. Is it damaged, or not compressed at all?") from None
+
+
+def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line with its end); a byte-order mark is left out. Raises DataError."""
+    with open_bytes(path) as stream:
+        number = 0
+        while raw := stream.readline(_LONGEST):
+            number += 1
+            if len(raw) >= _LONGEST:
+                raise DataError(f"{path}:{number}: expected lines, found one of more than {_LONGEST:,} bytes. Is it the right file?")
+            yield number, raw.removeprefix(_BOM) if number == 1 else raw
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its end); only `\\n` and `\\r\\n` end a line. Raises DataError."""
+    for number, raw in byte_lines(path):
+        text = decode(raw, f"{path}:{number}")
+        yield number, text[:-1].removesuffix("\r") if text.endswith("\n") else text
+
+
+def decode(raw: bytes, where: str) -> str:
+    """Bytes as UTF-8. Raises DataError."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: expected UTF-8, found byte 0x{raw[error.start]:02x}; convert the file to UTF-8") from None
+
+
+def parse_json(text: str, where: str, expected: str) -> Any:
+    """One JSON text as Python has it. expected: what it should be, for the message. Raises DataError."""
+    try:
+        value = json.loads(text)
+        if _HALF_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: expected {expected}, found half of a surrogate pair in it, which is no character") from None
+    except ValueError as error:
+        raise DataError(f"{where}: expected {expected}: {error}") from None
+    except RecursionError:
+        raise DataError(f"{where}: expected {expected}, found one that is nested too deeply to be read") from None
+    return value

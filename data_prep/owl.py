@@ -1,0 +1,165 @@
+"""OWL files in RDF/XML: the classes (and SKOS concepts) with their labels, synonyms and fates, read in one pass.
+
+RDF/XML nests a node's properties in it (https://www.w3.org/TR/rdf-syntax-grammar/), and OWL tools write each node right under rdf:RDF. So
+the file is a list of nodes with a list of properties each, and what has been read is cleared: memory holds one node, not the tree. Axioms
+on axioms are skipped but for one: the type of a synonym, which tells abbreviations. Old files write namespaces as entities of an internal
+DTD; such an entity is a short text, so anything else in a DTD, which could grow without bound, is refused before the parse begins.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+from xml.parsers import expat
+
+from data_prep.files import open_bytes
+from data_prep.offers import OBO_IN_OWL, PROPERTIES, SCOPE_OF, SKOS, Ontology, add, identifier, kind_of_synonym
+from xsap.errors import DataError
+
+_RDF, _OWL, _XML = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://www.w3.org/2002/07/owl#", "http://www.w3.org/XML/1998/namespace"
+_ABOUT, _ID, _RESOURCE, _TYPE = f"{{{_RDF}}}about", f"{{{_RDF}}}ID", f"{{{_RDF}}}resource", f"{_RDF}type"
+_LANGUAGE, _BASE = f"{{{_XML}}}lang", f"{{{_XML}}}base"
+_CLASS, _AXIOM = {f"{_OWL}Class", f"{SKOS}Concept"}, f"{_OWL}Axiom"
+_ANNOTATED = tuple(f"{_OWL}annotated{part}" for part in ("Source", "Property", "Target"))
+_SYNONYM_TYPE = f"{OBO_IN_OWL}hasSynonymType"
+_WANTED = {*PROPERTIES, *_ANNOTATED, _SYNONYM_TYPE, _TYPE}
+_DEEPEST = 1000  # class expressions nest some ten deep
+_LONGEST_ENTITY = 200  # a namespace is shorter
+_CHUNK = 1 << 16
+
+
+class _Property(NamedTuple):
+    iri: str
+    value: str  # a text, or the IRI of what it points to
+    language: str
+
+
+class _Node(NamedTuple):
+    """iri: empty for a blank node. types: of the element, and as told by rdf:type."""
+
+    iri: str
+    types: set[str]
+    properties: list[_Property]
+
+
+def read_owl(path: Path) -> Ontology:
+    """The living and obsolete classes of an OWL file and what it says of them. Raises DataError with file and line."""
+    with open_bytes(path) as stream:
+        _refuse_growing_entities(stream, path)
+    ontology, classes, abbreviations = Ontology(), set[str](), set[tuple[str, str, str]]()
+    with open_bytes(path) as stream:
+        for node in _nodes(stream, path):
+            if _AXIOM in node.types:
+                told = {one.iri: one.value for one in node.properties}
+                source, about, target = (told.get(iri, "") for iri in _ANNOTATED)
+                if about in SCOPE_OF and kind_of_synonym(told.get(_SYNONYM_TYPE, "")) == "abbreviation":
+                    abbreviations.add((identifier(source), SCOPE_OF[about], target.strip()))
+            elif node.iri and node.types & _CLASS:
+                classes.add(identifier(node.iri))
+            for one in node.properties if node.iri else ():
+                add(ontology, identifier(node.iri), one.iri, one.value, language=one.language)
+    return _of_classes(ontology, classes, abbreviations, path)
+
+
+def _of_classes(ontology: Ontology, classes: set[str], abbreviations: set[tuple[str, str, str]], path: Path) -> Ontology:
+    """What is said of classes, since properties and individuals have labels, too; only the whole file tells which is which."""
+    obsolete = ontology.obsolete & classes
+    if not classes - obsolete:
+        raise DataError(f"{path}: expected an OWL file with classes, found no living one in it. Is it the right file?")
+    offers = [
+        offer._replace(kind="abbreviation") if (offer.concept_id, offer.scope, offer.name) in abbreviations else offer
+        for offer in ontology.offers
+        if offer.concept_id in classes
+    ]
+    merged = {old: new for old, new in ontology.merged.items() if new in classes}
+    references = {concept_id: found for concept_id, found in ontology.references.items() if concept_id in classes}
+    return Ontology(offers, merged, ontology.replaced, obsolete, classes - obsolete, references)
+
+
+def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
+    """The nodes right under rdf:RDF. Raises DataError."""
+    depth, base, iri = 0, "", ""
+    languages = ["", ""]  # of the root and of the node, which what is inside inherits
+    try:
+        for event, element in ET.iterparse(stream, ("start", "end")):
+            if event == "start":
+                depth += 1
+                if depth == 1:
+                    _check_root(element, path)
+                    root, base, languages[0] = element, element.get(_BASE, ""), element.get(_LANGUAGE, "")
+                elif depth == 2:
+                    node, iri = element, _iri_of(element, base)
+                    languages[1] = element.get(_LANGUAGE, languages[0])
+                    # RDF/XML may write a property with a plain value as an attribute of its node.
+                    found = [_Property(_iri(key), value, languages[1]) for key, value in element.attrib.items() if _iri(key) in _WANTED]
+                elif depth > _DEEPEST:
+                    raise DataError(f"{path}: expected RDF/XML, found elements nested {depth:,} deep. Is it the right file?")
+            else:
+                depth -= 1
+                if depth == 2:
+                    if _iri(element.tag) in _WANTED:
+                        found.append(_property(element, languages[1]))
+                    node.clear()
+                elif depth == 1:
+                    yield _Node(iri, {_iri(element.tag), *(one.value for one in found if one.iri == _TYPE)}, found)
+                    root.clear()
+    except ET.ParseError as error:
+        line = error.position[0]
+        raise DataError(f"{path}:{line}: expected OWL as RDF/XML: {error}. Is the file cut short, or of another syntax?") from None
+    except (ValueError, LookupError) as error:  # an encoding that nobody knows
+        raise DataError(f"{path}: expected OWL as RDF/XML: {error}") from None
+
+
+def _check_root(element: ET.Element, path: Path) -> None:
+    if _iri(element.tag) != f"{_RDF}RDF":
+        found = element.tag.rpartition("}")[2]
+        raise DataError(f"{path}: expected OWL as RDF/XML, within rdf:RDF, found {found}; convert it: robot convert --output x.owl")
+
+
+def _property(element: ET.Element, inherited: str) -> _Property:
+    text = element.get(_RESOURCE) or "".join(element.itertext())
+    return _Property(_iri(element.tag), text, element.get(_LANGUAGE, inherited))
+
+
+def _iri_of(element: ET.Element, base: str) -> str:
+    if _ID in element.attrib:
+        return f"{base}#{element.attrib[_ID]}"
+    about = element.get(_ABOUT, "")
+    return base + about if about.startswith("#") else about
+
+
+def _iri(tag: str) -> str:
+    """`{http://…#}label`, as the parser writes it, as an IRI."""
+    return tag[1:].replace("}", "", 1) if tag.startswith("{") else tag
+
+
+def _refuse_growing_entities(stream: IO[bytes], path: Path) -> None:
+    """Read the DTD, up to the first element. Raises DataError for an entity that holds another, is long, or stands in another file, and for
+    an attribute that would be added to every element."""
+    at_root = False
+
+    def entity(name: str, is_parameter: bool, value: str | None, *_: object) -> None:
+        if value is None or is_parameter or "&" in value or len(value) > _LONGEST_ENTITY:
+            refuse(f"entity '{name}'")
+
+    def attribute(of: str, name: str, _: str, default: str | None, __: bool) -> None:
+        if default is not None and len(default) > _LONGEST_ENTITY:
+            refuse(f"attribute '{name}' of {of}")
+
+    def refuse(what: str) -> None:
+        raise DataError(
+            f"{path}:{parser.CurrentLineNumber}: expected a DTD of short texts such as namespaces, found the {what[:80]}, which could grow; "
+            "write the file without it: robot convert"
+        )
+
+    def element(_: str, __: dict[str, str]) -> None:
+        nonlocal at_root
+        at_root = True
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler, parser.AttlistDeclHandler, parser.StartElementHandler = entity, attribute, element
+    try:
+        while not at_root and (chunk := stream.read(_CHUNK)):
+            parser.Parse(chunk)
+    except (expat.ExpatError, ValueError, LookupError):
+        pass  # the parse proper comes to the same place, and says what is wrong there

@@ -1,0 +1,254 @@
+"""Wikidata's labels and aliases in all languages, under the identifiers of a medical vocabulary that its items state.
+
+Two sources: the dump of all entities, one JSON object a line within the brackets of one array
+(https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html, https://www.wikidata.org/wiki/Wikidata:Database_download), and the
+rows of a SPARQL query (https://www.w3.org/TR/sparql11-results-json/), as a document or line by line. The dump is a thousand times larger
+than what is wanted from it, so a line is parsed only if the property's name occurs in it; memory holds one line. A SPARQL document that is
+not written line by line is read whole.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from data_prep.assemble import Assembly
+from data_prep.files import byte_lines, decode, parse_json
+from data_prep.offers import known_language
+from data_prep.tally import Tally
+from xsap.artifacts import sha256_of
+from xsap.errors import DataError
+from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
+from xsap.text import TextPolicy, normalise
+
+Key = Literal["umls", "hpo", "mesh"]
+PROPERTIES: dict[str, str] = {"umls": "P2892", "hpo": "P3841", "mesh": "P486"}
+SOURCE = "Wikidata"
+
+_FORMS = {"umls": re.compile("C[0-9]{7}"), "hpo": re.compile("HP:[0-9]{7}"), "mesh": re.compile("[A-Z][0-9]{5,9}")}
+_ITEM = re.compile("Q[0-9]+")
+# An item's label names it better than an alias does, so a concept without other names is called by it.
+_ROWS = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int32(), nullable=False))
+_PART = 100_000  # names that are Python objects at a time
+
+# How the variables of a query are called.
+_ITEMS, _LANGUAGES = ("item", "entity", "qid"), ("lang", "language")
+_LABELS, _ALIASES = ("label", "itemLabel", "name"), ("alias", "altLabel")
+_IDENTIFIERS = {"umls": ("cui", "umls"), "hpo": ("hpo", "hpo_id", "hpoID"), "mesh": ("mesh", "mesh_id", "meshID")}
+_ANY_IDENTIFIER = ("identifier", "concept_id", "id")
+
+
+class _Name(NamedTuple):
+    """A label or an alias under one identifier, as the file has it. why_not: the reason for which it can't be taken."""
+
+    concept_id: str
+    language: str
+    name: str
+    item: str | None
+    is_label: bool
+    why_not: str | None = None
+
+
+def read_wikidata(path: Path, into: Assembly, *, key: Key, languages: Collection[str] | None = None) -> tuple[Tally, dict[str, Any]]:
+    """Hand the names of a dump or a query's result to `into` → what became of each, and facts for the terminology's manifest.
+
+    path: .json or .jsonl, perhaps .gz or .bz2. key: whose identifiers the concepts bear. languages: ISO codes; None takes every one that
+    xsap knows. A name is a label or an alias in one language, under one identifier. Raises DataError with file and line.
+    """
+    offered, dropped, unknown = 0, Counter[str](), Counter[str]()
+    part: list[dict[str, Any]] = []
+    policy = TextPolicy()
+    for one in _names(path, key):
+        offered += 1
+        language, is_unknown = known_language(one.language)
+        reason = one.why_not
+        if not reason and is_unknown:
+            unknown[one.language] += 1
+            reason = "language unknown to xsap"
+        if not reason and languages is not None and language not in languages:
+            reason = "language not chosen"
+        if reason:
+            dropped[reason] += 1
+            continue
+        row = (one.concept_id, language, normalise(one.name, policy), "synonym", SOURCE, one.item, None, int(one.is_label))
+        part.append(dict(zip(_ROWS.names, row, strict=True)))
+        if len(part) == _PART:
+            into.add_names(pa.Table.from_pylist(part, _ROWS))
+            part = []
+    into.add_names(pa.Table.from_pylist(part, _ROWS))
+    facts: dict[str, Any] = {
+        "reader": "wikidata",
+        "property": PROPERTIES[key],
+        "languages": sorted(languages) if languages is not None else None,
+    }
+    facts |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
+    return Tally(offered, offered - dropped.total(), dropped), facts
+
+
+def _names(path: Path, key: Key) -> Iterator[_Name]:
+    """Every name of the file. Raises DataError if it has rows and none of them bears an identifier and a name."""
+    fields, identified, named = set[str](), False, False
+    for where, record in _records(path, PROPERTIES[key].encode()):
+        if _is_entity(record):
+            yield from _of_entity(record, key, where)
+            continue
+        fields |= record.keys()
+        for one in _of_row(record, key, where):
+            named, identified = True, identified or bool(one.concept_id)
+            yield one
+    if fields and not (named and identified):
+        expected = (*_IDENTIFIERS[key], *_ANY_IDENTIFIER) if named else (*_LABELS, *_ALIASES)
+        raise DataError(f"{path}: expected rows with one of {', '.join(expected)}; found {', '.join(sorted(fields)[:8])}")
+
+
+def _is_entity(record: dict[str, Any]) -> bool:
+    return "labels" in record or "claims" in record
+
+
+def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
+    identifiers = dict(sorted(_identifiers(entity, key, where), key=lambda found: found[1] is None))  # a reason yields to none
+    if not identifiers:
+        return
+    item = _text(entity.get("id"), "id", where)
+    labels = [(code, entry, True) for code, entry in _map(entity, "labels", where).items()]
+    aliases = [(code, entry, False) for code, found in _map(entity, "aliases", where).items() for entry in _list(found, "aliases", where)]
+    for code, entry, is_label in [*labels, *aliases]:
+        name = _text(_object(entry, code, where).get("value"), code, where)
+        for identifier, why_not in identifiers.items():
+            yield _Name(identifier, code, name, item, is_label, why_not)
+
+
+def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple[str, str | None]]:
+    """(identifier, the reason against it) for each statement of the property that has a value."""
+    for statement in _list(_map(entity, "claims", where).get(PROPERTIES[key], []), PROPERTIES[key], where):
+        rank = _object(statement, PROPERTIES[key], where).get("rank")
+        snak = _object(statement.get("mainsnak"), "mainsnak", where)
+        if snak.get("snaktype") == "value":
+            value = _text(_object(snak.get("datavalue"), "datavalue", where).get("value"), "datavalue", where)
+            yield value, "deprecated statement" if rank == "deprecated" else _malformed(value, key)
+
+
+def _malformed(identifier: str, key: Key) -> str | None:
+    return None if _FORMS[key].fullmatch(identifier) else f"not an identifier of {key}"
+
+
+def _of_row(row: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
+    """The names in one row of a query's result; it may bear a label, an alias, or both."""
+    identifier, _ = _first(row, (*_IDENTIFIERS[key], PROPERTIES[key], *_ANY_IDENTIFIER), where)
+    item = _first(row, _ITEMS, where)[0].rpartition("/")[2]
+    told, _ = _first(row, _LANGUAGES, where)
+    why_not = _malformed(identifier, key) if identifier else "no identifier"
+    for fields in (_LABELS, _ALIASES):
+        name, language = _first(row, fields, where)
+        if name and name == item and _ITEM.fullmatch(name):  # so the query service answers where an item has no label
+            yield _Name(identifier, language or told, name, item, fields is _LABELS, why_not or "an item's number, not a name")
+        elif name and not (language or told):
+            raise DataError(f"{where}: expected the language of '{name[:80]}' as its xml:lang, or in {' or '.join(_LANGUAGES)}; found none")
+        elif name:
+            yield _Name(identifier, language or told, name, item or None, fields is _LABELS, why_not)
+
+
+def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[str, str]:
+    """The first of these fields that has a value, and that value's language; both are empty where there is none."""
+    for field in fields:
+        value = row.get(field)
+        if isinstance(value, dict):
+            return _text(value.get("value"), field, where).strip(), _text(value.get("xml:lang") or "", field, where)
+        if value is not None:
+            return _text(value, field, where).strip(), ""
+    return "", ""
+
+
+def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, entity or row); once the first shows the file to be one of entities, only those with `marker` in their line. Raises DataError."""
+    from tqdm import tqdm
+
+    opened = closed = False
+    entities = None
+    for number, raw in tqdm(byte_lines(path), unit=" lines", unit_scale=True, desc="reading", disable=None, leave=False):
+        text, where = raw.strip(), f"{path}:{number}"
+        if closed and text:
+            raise DataError(f"{where}: expected nothing after the end of the array, found more. Is it one file?")
+        if not text:
+            continue
+        if text == b"]" and opened:
+            closed = True
+            continue
+        if text == b"[" and entities is None and not opened:
+            opened = True
+            continue
+        if entities is None and not text.startswith((b"{", b"[")):
+            raise DataError(f"{where}: expected JSON, either Wikidata's entities or the rows of a query, found other text")
+        text = text.removesuffix(b",")
+        if entities is None and (text == b"{" or not (opened or _is_object(text))):
+            yield from _document(path)
+            return
+        if entities and marker not in text:
+            if not (text.startswith(b"{") and text.endswith(b"}")):
+                raise DataError(f"{where}: expected one JSON object a line, found a part of one. Is the file cut short?")
+            continue
+        record = _object(parse_json(decode(text, where), where, "one JSON object a line"), "the line", where)
+        if entities is None and "results" in record:
+            yield from _bindings(record, where)
+            return
+        entities = _is_entity(record) if entities is None else entities
+        yield where, record
+    if opened and not closed:
+        raise DataError(f"{path}: expected the array to end in a line ], found none. Is the file cut short?")
+    if entities is None and not opened:
+        raise DataError(f"{path}: expected Wikidata's entities or the rows of a query, found an empty file")
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _document(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a file that is one JSON value: a query's result, or a list of rows. Raises DataError."""
+    text = decode(b"".join(raw for _, raw in byte_lines(path)), str(path))
+    value = parse_json(text, str(path), "the rows of a query")
+    if isinstance(value, list):
+        yield from ((f"{path}: $[{i}]", _object(one, "the list", str(path))) for i, one in enumerate(value))
+    else:
+        yield from _bindings(_object(value, "the file", str(path)), str(path))
+
+
+def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = _list(_object(document.get("results"), "results", where).get("bindings"), "bindings", where)
+    yield from ((f"{where}: $.results.bindings[{i}]", _object(row, "bindings", where)) for i, row in enumerate(rows))
+
+
+def _map(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = parent.get(key)
+    return {} if value is None or value == [] else _object(value, key, where)  # PHP writes an empty map as a list
+
+
+def _object(value: Any, key: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object as {key}, found {_kind(value)}")
+    return value
+
+
+def _list(value: Any, key: str, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{where}: expected a list as {key}, found {_kind(value)}")
+    return value
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected a text as {key}, found {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return (
+        "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing" if value is None else str(value)[:80]
+    )
