@@ -17,7 +17,7 @@ ONE := --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[check]"
 	@touch $@
 
-.PHONY: help install demo test test-slow coverage check format clean
+.PHONY: help install demo test test-slow fuzz coverage check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -46,6 +46,9 @@ test: .venv/test ## the tests, in minutes
 test-slow: .venv/test ## the tests that take minutes each: runs that are killed a hundred times
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
+fuzz: .venv/test ## damaged files for every reader, twenty minutes of them
+	PYTHONPATH=. $(BIN)/python tests/fuzz_readers.py --minutes 20
+
 coverage: .venv/test ## the tests, and how much of xsap and data_prep they run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
 
@@ -58,4 +61,4 @@ format: .venv/check ## bring every file into the one format
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
 clean: ## remove what the above made
-	rm -rf .venv demo runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo runs dist build fuzz-found .pytest_cache .mypy_cache .ruff_cache .hypothesis

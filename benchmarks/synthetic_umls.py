@@ -100,7 +100,7 @@ def generate(out: Path, *, rows: int, relations: int = 0, seed: int = 0, overwri
                 sizes[name] = _Writer(stream, columns)
                 for lines in parts:
                     sizes[name].write(lines)
-        announced = [f"{name}|made up|COLUMNS|{w.columns}|{w.rows}|{w.bytes}|\n" for name, w in sorted(sizes.items()) if w.rows]
+        announced = [f"{name}|made up|COLUMNS|{w.columns}|{w.rows}|{w.bytes}|\n" for name, w in sorted(sizes.items())]
         (folder / "MRFILES.RRF").write_text("".join(announced), encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ from xsap.errors import DataError
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 _LONGEST = 1 << 30
 _BOM = b"\xef\xbb\xbf"
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can escape half of a surrogate pair, which is no character and can't be written
 
 
@@ -83,4 +84,12 @@ def parse_json(text: str, where: str, expected: str) -> Any:
         raise DataError(f"{where}: expected {expected}: {error}") from None
     except RecursionError:
         raise DataError(f"{where}: expected {expected}, found one that is nested too deeply to be read") from None
+    return value
+
+
+def of_kind(value: Any, kind: type, where: str) -> Any:
+    """A JSON value that must be a dict, list, str or bool. Raises DataError if it is not."""
+    if not isinstance(value, kind):
+        found = "nothing" if value is None else _KINDS[type(value)] if isinstance(value, dict | list) else str(value)[:80]
+        raise DataError(f"{where}: expected {_KINDS[kind]}, found {found}")
     return value

@@ -14,6 +14,8 @@ from xsap.errors import DataError
 from xsap.languages import ENGLISH
 
 _SYNONYM = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?\s*(?P<type>[^\s\[{]*)')
+_TRAILER = re.compile(r"(?<!\\)\s(?=[{!])")  # where modifiers or a comment may begin
+_CLOSED = re.compile(r"\}\s*(?=!|$)")  # where modifiers may end
 _ESCAPE = re.compile(r"\\(.)")
 _UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 
@@ -63,7 +65,10 @@ def _synonym(concept_id: str, value: str, where: str) -> Offer:
 
 def _plain(value: str) -> str:
     """An unquoted OBO value without its trailing modifiers and comment, escapes undone."""
-    return _unescape(re.sub(r"(?<!\\)\s(\{.*\}\s*)?(!.*)?$", "", value + " "))
+    closed = max((match.start() for match in _CLOSED.finditer(value)), default=0)
+    trailers = (match for match in _TRAILER.finditer(value) if value[match.end()] == "!" or match.end() < closed)
+    text = value[: next((match.start() for match in trailers), len(value))]
+    return _unescape(text + " ").strip()  # a backslash at the end escapes nothing
 
 
 def _unescape(text: str) -> str:

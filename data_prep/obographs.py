@@ -8,18 +8,16 @@ nor an order to rely on, so it is read whole. A place in it is written as in JSO
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import lines, parse_json
+from data_prep.files import lines, of_kind, parse_json
 from data_prep.offers import LABEL, OBO_IN_OWL, RDFS, SCOPE_OF, Offer, Ontology, add, identifier, kind_of_synonym, refer
 from xsap.errors import DataError
 from xsap.languages import ENGLISH
-
-_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
 
 
 def read_obographs(path: Path) -> Ontology:
     """The living and obsolete classes of an obographs file and what it says of them. Raises DataError with file and place."""
     text = "\n".join(line for _, line in lines(path))
-    document = _of_kind(parse_json(text, str(path), "an obographs document"), dict, f"{path}: $")
+    document = of_kind(parse_json(text, str(path), "an obographs document"), dict, f"{path}: $")
     if "graphs" not in document:
         raise DataError(f"{path}: expected an obographs document with 'graphs', found {', '.join(list(document)[:8]) or 'nothing'} in it")
     ontology = Ontology()
@@ -55,17 +53,10 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
 
 
 def _objects(parent: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    return [_of_kind(one, dict, f"{where}.{key}[{i}]") for i, one in enumerate(_get(parent, key, list, where, []))]
+    return [of_kind(one, dict, f"{where}.{key}[{i}]") for i, one in enumerate(_get(parent, key, list, where, []))]
 
 
 def _get(parent: dict[str, Any], key: str, kind: type, where: str, default: Any) -> Any:
     """The value of a key, which must be of a kind; `default` where there is none. Raises DataError."""
     value = parent.get(key)
-    return default if value is None else _of_kind(value, kind, f"{where}.{key}")
-
-
-def _of_kind(value: Any, kind: type, where: str) -> Any:
-    if not isinstance(value, kind):
-        found = _KINDS[type(value)] if isinstance(value, dict | list) else str(value)[:80]
-        raise DataError(f"{where}: expected {_KINDS[kind]}, found {found}")
-    return value
+    return default if value is None else of_kind(value, kind, f"{where}.{key}")

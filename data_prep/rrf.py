@@ -73,7 +73,7 @@ def read_rrf(
         size += len(raw)
         if table.num_rows and (only is None or only in block):
             yield table
-    if not rows:
+    if not rows and announced != (0, 0):
         raise DataError(f"{path}: expected records of {width} fields, found an empty file.{_expectation(announced)}")
     if rejects is not None:
         rejects.check()
@@ -165,10 +165,12 @@ def _columns(block: bytes, grid: np.ndarray, places: Mapping[str, int]) -> pa.Ta
 
 
 def _is_utf8(block: bytes) -> bool:
+    one = pa.LargeStringArray.from_buffers(1, pa.py_buffer(np.array([0, len(block)])), pa.py_buffer(block))
     try:
-        return block.isascii() or bool(block.decode())
-    except UnicodeDecodeError:
+        one.validate(full=True)
+    except pa.ArrowInvalid:
         return False
+    return True
 
 
 def _judged(block: bytes, width: int, number: int, offset: int) -> Iterator[tuple[int, int, bytes, str | None]]:

@@ -28,6 +28,7 @@ MRSAB = (
 )
 MRCUI = ("CUI1", "VER", "REL", "RELA", "MAPREASON", "CUI2", "MAPIN")
 # fmt: on
+_FILES = {"mrsty": "MRSTY.RRF", "mrrel": "MRREL.RRF", "mrrank": "MRRANK.RRF", "mrsab": "MRSAB.RRF", "mrcui": "MRCUI.RRF"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,15 @@ class UmlsFiles:
             raise DataError(
                 f"{place}: expected MRCONSO.RRF or MRCONSO.RRF.gz in this folder, found neither. Is it the META folder of a release?"
             )
-        found = cls(mrconso, *(find_rrf(folder, f"{field.name.upper()}.RRF") for field in fields(cls)[1:]))
+        found = cls(mrconso, *(find_rrf(folder, name) for name in _FILES.values()))
         return replace(found, **{name: path for name, path in given.items() if path})
 
     def need(self, name: str, why: str) -> Path:
         """A file that `why` can't do without. Raises DataError."""
         path: Path | None = getattr(self, name)
         if path is None:
-            file = f"{name.upper()}.RRF"
-            raise DataError(
-                f"{self.mrconso}: {why} need{'s' * why.startswith('a ')} {file}, found none beside it; give its path, or leave that out"
-            )
+            verb = "needs" if why.startswith("a ") else "need"
+            raise DataError(f"{self.mrconso}: {why} {verb} {_FILES[name]}, found none beside it; give its path, or leave that out")
         return path
 
     def present(self) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from data_prep.assemble import Assembly
-from data_prep.files import byte_lines, decode, parse_json
+from data_prep.files import byte_lines, decode, of_kind, parse_json
 from data_prep.offers import known_language
 from data_prep.tally import Tally
 from xsap.artifacts import sha256_of
@@ -113,22 +113,25 @@ def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     identifiers = dict(sorted(_identifiers(entity, key, where), key=lambda found: found[1] is None))  # a reason yields to none
     if not identifiers:
         return
-    item = _text(entity.get("id"), "id", where)
+    item = of_kind(entity.get("id"), str, f"{where}.id")
     labels = [(code, entry, True) for code, entry in _map(entity, "labels", where).items()]
-    aliases = [(code, entry, False) for code, found in _map(entity, "aliases", where).items() for entry in _list(found, "aliases", where)]
+    several = {code: of_kind(found, list, f"{where}.aliases.{code}") for code, found in _map(entity, "aliases", where).items()}
+    aliases = [(code, entry, False) for code, found in several.items() for entry in found]
     for code, entry, is_label in [*labels, *aliases]:
-        name = _text(_object(entry, code, where).get("value"), code, where)
+        at = f"{where}.{'labels' if is_label else 'aliases'}.{code}"
+        name = of_kind(of_kind(entry, dict, at).get("value"), str, f"{at}.value")
         for identifier, why_not in identifiers.items():
             yield _Name(identifier, code, name, item, is_label, why_not)
 
 
 def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple[str, str | None]]:
     """(identifier, the reason against it) for each statement of the property that has a value."""
-    for statement in _list(_map(entity, "claims", where).get(PROPERTIES[key], []), PROPERTIES[key], where):
-        rank = _object(statement, PROPERTIES[key], where).get("rank")
-        snak = _object(statement.get("mainsnak"), "mainsnak", where)
+    at = f"{where}.claims.{PROPERTIES[key]}"
+    for statement in of_kind(_map(entity, "claims", where).get(PROPERTIES[key], []), list, at):
+        rank = of_kind(statement, dict, at).get("rank")
+        snak = of_kind(statement.get("mainsnak"), dict, f"{at}.mainsnak")
         if snak.get("snaktype") == "value":
-            value = _text(_object(snak.get("datavalue"), "datavalue", where).get("value"), "datavalue", where)
+            value = of_kind(of_kind(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value")
             yield value, "deprecated statement" if rank == "deprecated" else _malformed(value, key)
 
 
@@ -157,14 +160,15 @@ def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[st
     for field in fields:
         value = row.get(field)
         if isinstance(value, dict):
-            return _text(value.get("value"), field, where).strip(), _text(value.get("xml:lang") or "", field, where)
+            language = of_kind(value.get("xml:lang", ""), str, f"{where}.{field}.xml:lang")
+            return of_kind(value.get("value"), str, f"{where}.{field}.value").strip(), language
         if value is not None:
-            return _text(value, field, where).strip(), ""
+            return of_kind(value, str, f"{where}.{field}").strip(), ""
     return "", ""
 
 
 def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, entity or row); once the first shows the file to be one of entities, only those with `marker` in their line. Raises DataError."""
+    """(place, entity or row); once the first shows the file to be one of entities, only those with `marker` in their line. Raises DataError."""
     from tqdm import tqdm
 
     opened = closed = False
@@ -191,12 +195,12 @@ def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
             if not (text.startswith(b"{") and text.endswith(b"}")):
                 raise DataError(f"{where}: expected one JSON object a line, found a part of one. Is the file cut short?")
             continue
-        record = _object(parse_json(decode(text, where), where, "one JSON object a line"), "the line", where)
+        record = of_kind(parse_json(decode(text, where), where, "one JSON object a line"), dict, where)
         if entities is None and "results" in record:
             yield from _bindings(record, where)
             return
         entities = _is_entity(record) if entities is None else entities
-        yield where, record
+        yield f"{where}: $", record
     if opened and not closed:
         raise DataError(f"{path}: expected the array to end in a line ], found none. Is the file cut short?")
     if entities is None and not opened:
@@ -215,40 +219,17 @@ def _document(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = decode(b"".join(raw for _, raw in byte_lines(path)), str(path))
     value = parse_json(text, str(path), "the rows of a query")
     if isinstance(value, list):
-        yield from ((f"{path}: $[{i}]", _object(one, "the list", str(path))) for i, one in enumerate(value))
+        yield from ((f"{path}: $[{i}]", of_kind(one, dict, f"{path}: $[{i}]")) for i, one in enumerate(value))
     else:
-        yield from _bindings(_object(value, "the file", str(path)), str(path))
+        yield from _bindings(of_kind(value, dict, f"{path}: $"), str(path))
 
 
 def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = _list(_object(document.get("results"), "results", where).get("bindings"), "bindings", where)
-    yield from ((f"{where}: $.results.bindings[{i}]", _object(row, "bindings", where)) for i, row in enumerate(rows))
+    at = f"{where}: $.results.bindings"
+    rows = of_kind(of_kind(document.get("results"), dict, f"{where}: $.results").get("bindings"), list, at)
+    yield from ((f"{at}[{i}]", of_kind(row, dict, f"{at}[{i}]")) for i, row in enumerate(rows))
 
 
 def _map(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     value = parent.get(key)
-    return {} if value is None or value == [] else _object(value, key, where)  # PHP writes an empty map as a list
-
-
-def _object(value: Any, key: str, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object as {key}, found {_kind(value)}")
-    return value
-
-
-def _list(value: Any, key: str, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: expected a list as {key}, found {_kind(value)}")
-    return value
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: expected a text as {key}, found {_kind(value)}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return (
-        "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing" if value is None else str(value)[:80]
-    )
+    return {} if value is None or value == [] else of_kind(value, dict, f"{where}.{key}")  # PHP writes an empty map as a list

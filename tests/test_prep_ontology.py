@@ -1,6 +1,7 @@
 import gzip
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -324,6 +325,32 @@ def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content, message)
     with pytest.raises(DataError) as caught:
         read_ontology(tmp_path / name)
     assert str(caught.value) == f"{tmp_path}/{message}"
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("Fever", "Fever"),
+        ("Fever  ! a {comment}", "Fever"),
+        ('Fever {source="x", y="}"} ! z', "Fever"),
+        ("Fever {a} {b}", "Fever"),
+        ("Fever {not closed", "Fever {not closed"),
+        ("Fever {closed} early", "Fever {closed} early"),
+        (r"Fever \! \{really\} high\\", "Fever ! {really} high\\"),
+        ("Fever!", "Fever!"),
+    ],
+)
+def test_modifiers_and_comments_are_no_part_of_a_name(tmp_path, value, name):
+    (tmp_path / "x.obo").write_text(f"[Term]\nid: X:1\nname: {value}\n")
+    assert read_obo(tmp_path / "x.obo").offers[0].name == name
+
+
+@pytest.mark.parametrize("value", [" {" * 100_000, "{ " * 100_000 + "}x", "} " * 100_000, '"' + '\\"' * 100_000])
+def test_a_hostile_line_takes_no_time(tmp_path, value):
+    (tmp_path / "x.obo").write_text(f"[Term]\nid: X:1\nname: x{value}\n")
+    start = time.process_time()
+    assert read_obo(tmp_path / "x.obo").living == {"X:1"}
+    assert time.process_time() - start < 2
 
 
 def test_a_reference_of_nothing_is_none(tmp_path):

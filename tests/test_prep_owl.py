@@ -474,7 +474,7 @@ def test_memory_holds_one_property_and_not_the_tree(tmp_path, kind):
         ('{"a": 1, "b": 2}', ": expected an obographs document with 'graphs', found a, b in it"),
         ('{"graphs": {}}', ": $.graphs: expected a list, found an object"),
         ('{"graphs": [1]}', ": $.graphs[0]: expected an object, found 1"),
-        ('{"graphs": [{"nodes": [null]}]}', ": $.graphs[0].nodes[0]: expected an object, found None"),
+        ('{"graphs": [{"nodes": [null]}]}', ": $.graphs[0].nodes[0]: expected an object, found nothing"),
         ('{"graphs": [{"nodes": [{"type": "CLASS"}]}]}', ": $.graphs[0].nodes[0]: expected an id, found none"),
         ('{"graphs": [{"nodes": [{"type": "CLASS", "id": "A:1", "lbl": 7}]}]}', ": $.graphs[0].nodes[0].lbl: expected a text, found 7"),
         (

@@ -143,6 +143,15 @@ def test_mrfiles_must_agree(tmp_path, rows, size, message):
     assert len(read(tmp_path / "MRX.RRF", 2)) == 2
 
 
+def test_a_file_may_be_empty_if_mrfiles_says_so(tmp_path):
+    (tmp_path / "MRX.RRF").write_bytes(b"")
+    (tmp_path / "MRFILES.RRF").write_text("MRX.RRF|x|A,B|2|0|0|\n")
+    assert read(tmp_path / "MRX.RRF", 2) == []
+    (tmp_path / "MRFILES.RRF").write_text("MRX.RRF|x|A,B|2|1|4|\n")
+    with pytest.raises(DataError, match=r"MRX.RRF: expected records of 2 fields, found an empty file. MRFILES.RRF announces 1 rows."):
+        read(tmp_path / "MRX.RRF", 2)
+
+
 def test_a_fault_in_a_file_that_mrfiles_announces_says_how_long_it_should_be(tmp_path):
     (tmp_path / "MRFILES.RRF").write_text("MRX.RRF|x|A,B|2|15938386|99|\n")
     (tmp_path / "MRX.RRF").write_bytes(b"a|b|\nc|d")

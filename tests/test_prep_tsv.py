@@ -58,6 +58,7 @@ FAULTS = {
     ),
     "too many": (b"a\tb\n1\t2\t3\n", ":2: expected 2 fields as in the header, found 3; does a field hold a tab?"),
     "one less, one more": (b"a\tb\n1\n1\t2\t3\n", ":2: expected 2 fields as in the header, found 1"),
+    "two short rows": (b"a\tb\n1\n2\n", ":2: expected 2 fields as in the header, found 1"),
     "blank line": (b"a\tb\n1\t2\n\n3\t4\n", ":3: expected 2 fields as in the header, found an empty line"),
     "blank last line": (b"a\tb\n1\t2\n\n", ":3: expected 2 fields as in the header, found an empty line"),
     "cut in the last field": (b"a\tb\n1\t2\n3\t4", ":3: expected a line feed after the last row, found none. Is the file cut short?"),

@@ -54,6 +54,7 @@ RETIRED_SCHEMA = pa.schema(
 PRECEDENCE = "precedence"  # the extra column of rows whose source ranks its names: the highest is best
 RELATIONS = ("same", "broader", "narrower", "related", "deleted")
 _KEY = ["concept_id", "language", "name"]
+_REPEATED = ["language", "kind", "source", "status", "relation"]  # columns of few values, which Parquet keeps once
 _TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA, "retired": RETIRED_SCHEMA}
 
 
@@ -167,7 +168,7 @@ def write_terminology(path: Path | str, facts: dict[str, Any], *, overwrite: boo
                 rows = getattr(part, table)
                 counts[table] += rows.num_rows
                 if table not in writers and (rows.num_rows or table != "retired"):
-                    writer = pq.ParquetWriter(folder / f"{table}.parquet", schema, compression="zstd")
+                    writer = pq.ParquetWriter(folder / f"{table}.parquet", schema, compression="zstd", use_dictionary=_REPEATED)
                     writers[table] = open_files.enter_context(writer)
                 if rows.num_rows:
                     writers[table].write_table(rows)
