@@ -1,6 +1,7 @@
 """`python -m data_prep` as a user types it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,7 +130,33 @@ def test_a_faulty_file_is_one_line_and_leaves_nothing(tmp_path, fault):
         (place / "MRCONSO.RRF").unlink()
         place = place / "MRCONSO.RRF"
     refused(run("umls", place, "--out", tmp_path / "out"), message)
-    assert [p.name for p in tmp_path.iterdir()] == ["META"]
+    left = sorted(p.name for p in tmp_path.iterdir())
+    if re.search(r"RRF:\d+:", message) or "cut within" in fault:
+        assert left == ["META", "out.rejects.tsv"]
+        assert "MRCONSO.RRF\t" in (tmp_path / "out.rejects.tsv").read_text(encoding="utf-8")
+    else:
+        assert left == ["META"]
+
+
+def test_as_many_rejects_as_allowed_are_borne_with(tmp_path, prepare):
+    place = meta(tmp_path / "META", LINE + "no record\n" + LINE.replace("Fever", "Pyrexia"))
+    code, out, _ = prepare("umls", place, "--out", tmp_path / "out", "--max-rejects", "1")
+    assert code == 0
+    assert "no record: see the file of rejects  1" in out
+    assert Terminology.load(tmp_path / "out").names["name"].to_pylist() == ["Fever", "Pyrexia"]
+    expected = f"MRCONSO.RRF\t2\t{len(LINE)}\texpected 18 fields, found 1. Is the file cut short?"
+    assert (tmp_path / "out.rejects.tsv").read_text().splitlines()[1] == expected
+
+
+def test_translations_and_training_files_from_a_shell(tmp_path, prepare):
+    (tmp_path / "en-de.txt").write_text("fever Fieber\ntaxi Taxi\n")
+    code, out, _ = prepare("bitext", tmp_path / "en-de.txt", "--languages", "en,de", "--out", tmp_path / "t")
+    assert code == 0
+    assert "both sides equal  2" in out
+    code, out, _ = prepare("export", tmp_path / "t", "--out", tmp_path / "pairs.txt", "--case", "cased")
+    assert code == 0
+    assert out.splitlines()[1] == "policy: cased, unordered pairs of each concept's different names, at most 50 a concept, seed 0"
+    assert (tmp_path / "pairs.txt").read_text() == "en-de:1||Fieber||fever\n"
 
 
 def refused(done: subprocess.CompletedProcess[bytes], message: str) -> None:

@@ -80,13 +80,34 @@ def terminology(path, names, retired=()):
     return built
 
 
-names_of = st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from(["en", "ja"]), strings, st.sampled_from(["synonym", "preferred"])), min_size=1, max_size=10)  # fmt: skip
-mentions_of = st.lists(st.tuples(strings, st.lists(st.sampled_from("ABZ"), max_size=2, unique=True)), min_size=1, max_size=6)
+kinds = st.sampled_from(["synonym", "preferred"])
+names_of = st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from(["en", "ja"]), strings, kinds), min_size=1, max_size=10)
+
+
+@st.composite
+def names_and_mentions(draw):
+    """Mentions are names with at most two edits, or upper case, so that each status occurs."""
+    names = draw(names_of)
+    mentions = []
+    for _ in range(draw(st.integers(1, 6))):
+        text = draw(st.sampled_from(names))[2]
+        for edit in draw(st.lists(st.sampled_from(["insert", "delete", "substitute", "swap", "upper"]), max_size=2)):
+            at, letter = draw(st.integers(0, len(text))), draw(st.sampled_from(LETTERS))
+            text = {
+                "insert": text[:at] + letter + text[at:],
+                "delete": text[:at] + text[at + 1 :],
+                "substitute": text[:at] + letter + text[at + 1 :],
+                "swap": text[:at] + text[at : at + 2][::-1] + text[at + 2 :],
+                "upper": text.upper(),
+            }[edit]
+        mentions.append((text, draw(st.lists(st.sampled_from("ABZ"), max_size=2, unique=True))))
+    return names, mentions
 
 
 @settings(max_examples=40)
-@given(names=names_of, mentions=mentions_of)
-def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, names, mentions):
+@given(names_and_mentions())
+def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
+    names, mentions = drawn
     folder = tmp_path_factory.mktemp("ledger")
     built = terminology(folder / "t", [*names, ("C", "en", "qqqqqqqq", "synonym")])
     table = build_mentions([m for m, _ in mentions], ["ja"] * len(mentions), [list(gold) for _, gold in mentions])

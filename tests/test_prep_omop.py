@@ -144,7 +144,7 @@ relations_of = st.lists(
 choices = st.tuples(
     st.sampled_from([None, None, {"en"}, {"en", "es"}]),
     st.sampled_from([None, None, {"SNOMED"}, {"SNOMED", "Language"}]),
-    st.sampled_from([None, None, {"Language"}]),
+    st.sampled_from([None, None, {"Condition"}, {"Drug", "Language"}]),
 )
 
 

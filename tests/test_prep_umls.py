@@ -96,8 +96,8 @@ def naive(folder: Path, choice: Choice, *, tradenames: bool) -> tuple[dict, dict
     for cui, language, name, kind, sab, code, order in rows:
         if name:
             found.setdefault((cui, language, name), []).append((BEST.index(kind), -order, sab, code is None, code))
-    for (cui, language, name), given in found.items():
-        called.setdefault(cui, []).append((language != "en", *min(given)[:2], language, name))
+    for (cui, language, name), rivals in found.items():
+        called.setdefault(cui, []).append((language != "en", *min(rivals)[:2], language, name))
     return found, {cui: min(names)[-1] for cui, names in called.items()}
 
 
@@ -158,9 +158,9 @@ def test_the_chosen_rows_and_no_others_come_out(
     terminology, tally = read(files, choice, tradenames=tradenames)
     names = terminology.names.to_pylist()
     assert [(n["concept_id"], n["language"], n["name"]) for n in names] == sorted(expected)
-    for n, given in zip(names, (expected[key] for key in sorted(expected)), strict=True):
-        assert (BEST.index(n["kind"]), n["source"], n["code"]) in {(k, sab, code) for k, _, sab, _, code in given}
-        assert BEST.index(n["kind"]) == min(given)[0]
+    for n, rivals in zip(names, (expected[key] for key in sorted(expected)), strict=True):
+        assert (BEST.index(n["kind"]), n["source"], n["code"]) in {(k, sab, code) for k, _, sab, _, code in rivals}
+        assert BEST.index(n["kind"]) == min(rivals)[0]
     assert {c["concept_id"]: c["preferred_name"] for c in terminology.concepts.to_pylist()} == called
     assert all(c["semantic_types"] == sorted(tui for tui, _ in TYPES.get(c["concept_id"], [])) for c in terminology.concepts.to_pylist())
     lent = terminology.facts.get("tradenames", {"names": 0})["names"]
@@ -246,7 +246,7 @@ def test_gzip_gives_the_same_terminology(tmp_path):
 
 def test_retired_identifiers_and_releases_are_kept(tmp_path):
     retired = [("C7", "SY", "C1"), ("C7", "SY", "C1"), ("C8", "RB", "C2"), ("C9", "DEL", "")]
-    files = write(tmp_path, [row(), row(SAB="NOT_HERE", SUPPRESS="O")], retired=retired)
+    write(tmp_path, [row(), row(SAB="NOT_HERE", SUPPRESS="O")], retired=retired)
     cells = ["C1", "C2", "MSH2020", "MSH", *[""] * 17, "Y", "Y", "", ""]
     (tmp_path / "MRSAB.RRF").write_text(line(*cells) + line(*[c.replace("MSH", "OLD") for c in cells]))
     terminology, _ = read(UmlsFiles.find(tmp_path))
