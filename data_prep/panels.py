@@ -59,7 +59,7 @@ def _bars(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
     axes.set_ylim(max(len(shown), _BARS // 2) - 0.5, -0.5)  # the first on top, and a few bars no thicker than many
     for place, n in enumerate(heights):
         axes.annotate(f"{n:,}", (n, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.margins(x=0)  # the layout makes room for the numbers
+    axes.set_xlim(0, max(heights) * 1.18)  # room for the longest bar's number, so that the panels below need not be narrower
     axes.set_xticks([])
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right", "bottom"]].set_visible(False)

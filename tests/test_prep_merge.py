@@ -72,7 +72,7 @@ def lists(parts, field):
     return {concept: sorted(values) for concept, values in union.items()}
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(parts=st.lists(states, min_size=2, max_size=3))
 def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("merge")
@@ -110,7 +110,7 @@ def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
     assert sum(share.kept for share in merged.shares) == len(expected)
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(state=states, several=st.booleans(), keep_prefix=st.booleans())
 def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, several, keep_prefix):
     folder = tmp_path_factory.mktemp("map")
@@ -161,7 +161,7 @@ def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, sever
     assert list(mapped.concepts.values()) == expected_counts
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(old=states, new=states)
 def test_the_changes_make_the_new_state_of_the_old_one(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("diff")
