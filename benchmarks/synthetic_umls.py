@@ -45,7 +45,12 @@ BAQ 0.01 a-zñ ICPCBAQ
 HEB 0.01 א-ת ICPCHEB
 """
 _TERM_TYPES = ("PT", "SY", "PN", "ET", "LN", "AB", "ACR", "OP", "BN", "IN")
-_TYPES = (("T047", "Disease or Syndrome"), ("T184", "Sign or Symptom"), ("T121", "Pharmacologic Substance"), ("T033", "Finding"))
+_TYPES: tuple[tuple[str, str], ...] = (
+    ("T047", "Disease or Syndrome"),
+    ("T184", "Sign or Symptom"),
+    ("T121", "Pharmacologic Substance"),
+    ("T033", "Finding"),
+)
 _TYPES += (("T061", "Therapeutic or Preventive Procedure"), ("T204", "Eukaryote"), ("T116", "Amino Acid, Peptide, or Protein"))
 _RELATIONS = (("CHD", "isa"), ("PAR", "inverse_isa"), ("RO", "has_ingredient"), ("RO", ""), ("SIB", ""), ("RN", "mapped_from"))
 _WORDS = 6_000  # of each language

@@ -32,9 +32,9 @@ def plot(told: Mapping[str, Any], path: Path) -> None:
     """Write the picture as PNG. told: what `data_prep.describe.describe` gives. Raises ConfigError as `check_plot`."""
     check_plot(path)
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(12, 9), dpi=120, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15)
+    figure = Figure(figsize=(12, 9), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
     figure.suptitle(f"{Path(told['terminology']).name}: {told['names']:,} names of {told['concepts']:,} concepts")
     ((languages, sources), (overlap, lengths)) = figure.subplots(2, 2)
     _bars(languages, {to_name(code): n["names"] for code, n in told["by_language"].items()}, "Names by language")
