@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -258,6 +259,8 @@ def ledger_of(folder: Path, rank: int) -> dict[int, dict[int, list[list[int]]]]:
 
 
 def assert_nothing_lost(folder: Path, processes: int, steps: int) -> None:
+    """The same rows, the same log and the same weights to the bit; three processes add up in an order that a resumption may change, so
+    theirs are the same but for rounding."""
     unbroken, broken = folder / "unbroken", folder / "broken"
     for rank in range(processes):
         wanted, found = ledger_of(unbroken, rank), ledger_of(broken, rank)
@@ -267,18 +270,23 @@ def assert_nothing_lost(folder: Path, processes: int, steps: int) -> None:
             assert len(whole) == 1 or whole[: len(whole) // 2] == whole[len(whole) // 2 :]  # parts, for the loss and for the gradient
             assert all(taken == whole[: len(taken)] for taken in takes.values())  # cut short by a kill, but never other rows
             assert whole in takes.values()
-    assert log_of(broken) == log_of(unbroken)
+    if processes < 3:
+        assert log_of(broken) == log_of(unbroken)
+    else:
+        assert np.array(log_of(broken)) == pytest.approx(np.array(log_of(unbroken)), rel=1e-4)
     assert [line[0] for line in log_of(unbroken)] == list(range(1, steps + 1))
     for file in (f"checkpoints/step-{steps}/{name}.safetensors" for name in ("model", "optimizer", "arrays")):
-        assert_same(broken / "run" / file, unbroken / "run" / file)
-    assert_same(broken / "run" / "model" / "model.safetensors", unbroken / "run" / "model" / "model.safetensors")
+        assert_same(broken / "run" / file, unbroken / "run" / file, exact=processes < 3)
+    model = Path("run", "model", "model.safetensors")
+    assert_same(broken / model, unbroken / model, exact=processes < 3)
     assert "passed over" not in (broken / "said-0").read_text()
 
 
-def assert_same(file: Path, other: Path) -> None:
+def assert_same(file: Path, other: Path, *, exact: bool) -> None:
     tensors, others = load_file(file), load_file(other)
     assert tensors.keys() == others.keys()
-    assert all(torch.equal(tensors[name], others[name]) for name in others), file
+    for name in others:
+        assert torch.equal(tensors[name], others[name]) if exact else torch.allclose(tensors[name], others[name], atol=1e-3), (file, name)
 
 
 @pytest.mark.slow
@@ -297,7 +305,6 @@ def test_a_hundred_kills_cost_nothing_but_time(made: list[str], tmp_path: Path) 
 def test_kills_of_one_of_several_processes_cost_nothing_either(
     made: list[str], tmp_path: Path, processes: int, kills: dict[str, int]
 ) -> None:
-    """Three add up in an order that may differ before and after a resumption; two can't."""
     counts = killed(made, tmp_path, processes=processes, steps=40, kills=kills, last=1)
     assert counts["kills"] == sum(kills.values()) + 1
     assert counts.get("unreadable checkpoints", 0) == 0
