@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.background import in_background
+from data_prep.background import mapped
 from data_prep.in_order import Ahead, InOrder, check_memory
 from data_prep.tally import Summary, Tally
 from xsap.artifacts import refuse_to_replace
@@ -80,22 +80,17 @@ class Assembly:
         refuse_to_replace(out, overwrite=overwrite)
         summary, dropped = Summary(), Counter[str]()
         with write_terminology(out, facts, overwrite=overwrite) as write:
-            for part, again in in_background(self._built()):
+            for _, (part, again) in mapped(lambda tables: Terminology.build(tables[0], tables[1], retired=tables[2]), self._parts()):
                 write(part)
                 summary += Summary.of(part)
                 dropped += again
         return summary, tally.then(summary.names, dropped)
 
-    def _built(self) -> Iterator[tuple[Terminology, Counter[str]]]:
-        """The terminology in parts, the first of which has all that is retired; and what was dropped."""
-        retired = pa.concat_tables(self._retired).group_by(RETIRED_SCHEMA.names).aggregate([])
-        for names, concepts in self._parts():
-            yield Terminology.build(names, concepts, retired=retired)
-            retired = None
-
-    def _parts(self) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """Names in the order of their concepts, cut between concepts, and the facts of just these concepts."""
+    def _parts(self) -> Iterator[tuple[pa.Table, pa.Table, pa.Table | None]]:
+        """Names in the order of their concepts, cut between concepts; the facts of just these concepts; with the first, all retired."""
         from tqdm import tqdm
+
+        retired = pa.concat_tables(self._retired).group_by(RETIRED_SCHEMA.names).aggregate([])
 
         run, others = (Ahead(rows, _NAMES, _KEY) for rows in self._names.read())
         facts = [Ahead(rows, _CONCEPTS, _KEY) for rows in self._concepts.read()]
@@ -105,4 +100,5 @@ class Assembly:
                     last = part[_KEY][-1].as_py()
                     names = pa.concat_tables([part, *(rows.until(last) for rows in following)])
                     bar.update(names.num_rows)
-                    yield names, pa.concat_tables([rows.until(last) for rows in facts])
+                    yield names, pa.concat_tables([rows.until(last) for rows in facts]), retired
+                    retired = None

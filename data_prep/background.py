@@ -1,20 +1,24 @@
-"""A reader that works in a thread of its own, so that the next piece is made while the last one is used: most of the work is Arrow's, which
-runs beside Python."""
+"""Work on pieces of a file in threads, so that the next ones are made while the last one is used: most of it is Arrow's, which runs
+beside Python. Pieces keep their order, and only a few are held."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 _AHEAD = 2
 
 
-def in_background(items: Iterator[T]) -> Iterator[T]:
-    """The items, in order, of which the next two are made beforehand. What making them raises is raised here."""
-    end = object()
-    with ThreadPoolExecutor(1) as worker:
-        pending: deque[Future[T | object]] = deque(worker.submit(next, items, end) for _ in range(_AHEAD))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(worker.submit(next, items, end))
-            yield item  # type: ignore[misc]
+def mapped(function: Callable[[T], R], items: Iterator[T]) -> Iterator[tuple[T, R]]:
+    """Each item, in order, and what the function makes of it, which is made for two items at a time."""
+    with ThreadPoolExecutor(_AHEAD) as workers:
+        pending: deque[tuple[T, Future[R]]] = deque()
+        for item in items:
+            pending.append((item, workers.submit(function, item)))
+            if len(pending) > _AHEAD:
+                made, future = pending.popleft()
+                yield made, future.result()
+        for made, future in pending:
+            yield made, future.result()

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from data_prep.background import mapped
 from data_prep.rejects import Rejects
 from xsap.errors import DataError
 
@@ -27,7 +28,6 @@ MRFILES_COLUMNS = ("FIL", "DES", "FMT", "CLS", "RWS", "BTS")  # file, descriptio
 _BAR, _END = ord("|"), ord("\n")
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 23
-_AT_ONCE = 1 << 20  # bytes that a thread of Arrow's reader takes
 _REST = "after the last bar"
 _LONGEST = 1 << 26  # bytes of a line: without a bound, a file without line ends would be read into memory whole
 
@@ -51,11 +51,9 @@ def read_rrf(
     width = len(columns)
     places = [columns.index(c) for c in wanted or columns]
     rows = size = 0
-    for raw in _blocks(path, block_bytes):
-        # A record whose closing bar stands is whole, even if an editor took the last line's end away.
-        block = raw if raw.endswith(b"\n") else raw + b"\n"
-        lines = block.count(b"\n")
-        table = _fast(block, columns, wanted or columns, lines)
+    for raw, table in mapped(lambda raw: _fast(_whole(raw), columns, wanted or columns), _blocks(path, block_bytes)):
+        block = _whole(raw)
+        lines = block.count(b"\n") if table is None else table.num_rows
         if table is None:
             good = [block] if _grid(block, width, first=rows == 0) is not None else []
             for number, offset, line, fault in _judged(block, width, rows + 1, size) if not good else ():
@@ -99,39 +97,42 @@ def _blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False) as bar,
     ):
         stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
-        held: list[bytes] = []
         try:
             while chunk := stream.read(block_bytes):
-                cut = chunk.rfind(b"\n") + 1
-                if cut:
-                    yield b"".join([*held, chunk[:cut]])
-                    held = []
-                held.append(chunk[cut:])
-                if sum(map(len, held)) > _LONGEST:
+                block = chunk if chunk.endswith(b"\n") else chunk + stream.readline(_LONGEST)
+                if len(block) >= _LONGEST:
                     raise DataError(f"{path}: expected records of a line each, found a line of over {_LONGEST:,} bytes. Is it an RRF file?")
+                yield block
                 bar.update(raw.tell() - bar.n)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{path}: expected a gzip file, found a damaged one ({error}). Was its transfer cut short?") from None
-        if rest := b"".join(held):
-            yield rest
 
 
-def _fast(block: bytes, columns: Sequence[str], wanted: Sequence[str], lines: int) -> pa.Table | None:
+def _whole(block: bytes) -> bytes:
+    """A record whose closing bar stands is whole, even if an editor took the last line's end away."""
+    return block if block.endswith(b"\n") else block + b"\n"
+
+
+def _fast(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.Table | None:
     """The wanted fields of a block as Arrow's CSV reader sees it; None unless that is certain to be what RRF means."""
-    if any(odd in block for odd in (b"\r", b"\0", b"\n\n")) or block.startswith((_BOM, b"\n")) or not _is_utf8(block):
+    if b"\r" in block or b"\0" in block or block.startswith(_BOM) or not _is_utf8(block):
         return None
     names = [*columns, _REST]
     try:
         table = csv.read_csv(
             pa.BufferReader(block),
-            csv.ReadOptions(column_names=names, block_size=max(_AT_ONCE, len(block) // 4)),
+            csv.ReadOptions(column_names=names, block_size=len(block), use_threads=False),
             csv.ParseOptions(delimiter="|", quote_char=False, escape_char=False, newlines_in_values=False, ignore_empty_lines=False),
-            csv.ConvertOptions(include_columns=[*wanted, _REST], column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+            csv.ConvertOptions(
+                include_columns=[*dict.fromkeys([columns[0], *wanted]), _REST],
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+            ),
         )
     except pa.ArrowInvalid:
         return None
-    # After its last bar a record has nothing.
-    if table.num_rows != lines or pc.max(pc.binary_length(table[_REST])).as_py():
+    # An empty line would be a record of empty fields to Arrow; and after its last bar a record has nothing.
+    if not table.num_rows or not pc.min(pc.binary_length(table[columns[0]])).as_py() or pc.max(pc.binary_length(table[_REST])).as_py():
         return None
     return table.select(list(wanted))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.background import in_background
 from data_prep.rejects import Rejects
 from data_prep.rrf import read_rrf
 from data_prep.umls_files import MRREL
@@ -35,7 +34,7 @@ class Tradenames:
         """The relations in MRREL that no source suppresses. Raises DataError with file and line."""
         parts = [pa.table({_CONCEPT: pa.array([], pa.string()), _TRADE: pa.array([], pa.string())})]
         rows = read_rrf(mrrel, MRREL, ("CUI1", "CUI2", "RELA", "SUPPRESS"), rejects=rejects, only=b"tradename")
-        for block in in_background(rows):
+        for block in rows:
             block = block.filter(pc.equal(block["SUPPRESS"], "N"))
             for relation, concept, trade in (("tradename_of", "CUI1", "CUI2"), ("has_tradename", "CUI2", "CUI1")):
                 found = block.filter(pc.equal(block["RELA"], relation))

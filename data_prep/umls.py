@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.assemble import Assembly
-from data_prep.background import in_background
+from data_prep.background import mapped
 from data_prep.choice import check_choice, listed
 from data_prep.rejects import Rejects
 from data_prep.rrf import read_rrf
@@ -81,16 +81,15 @@ def _read_names(
     rows_in, kept, dropped = 0, 0, Counter[str]()
     seen: dict[str, set[str]] = {"LAT": set(), "SAB": set(), "TTY": set()}
     kept_sources = set[str]()
-    for block in in_background(read_rrf(files.mrconso, MRCONSO, _WANTED, rejects=rejects)):
+    blocks = read_rrf(files.mrconso, MRCONSO, _WANTED, rejects=rejects)
+    for block, (chosen, reasons, names) in mapped(lambda block: _judge(block, choice, fitting, precedence, files.mrconso), blocks):
         rows_in += block.num_rows
+        dropped += reasons
         for column, values in seen.items():
             values.update(pc.unique(block[column]).to_pylist())
-        block = _choose(block, dropped, choice, fitting)
-        names = _names(block, files.mrconso)
-        names = names if precedence is None else _ranked(names, block, precedence)
+        kept_sources.update(pc.unique(chosen["SAB"]).to_pylist())
         into.add_names(names)
         kept += names.num_rows
-        kept_sources.update(pc.unique(block["SAB"]).to_pylist())
         if lent is not None:
             lent.see(names)
     _check(choice, seen, files.mrconso)
@@ -106,8 +105,11 @@ def _read_names(
     return tally, facts
 
 
-def _choose(block: pa.Table, dropped: Counter[str], choice: Choice, concepts: pa.Array | None) -> pa.Table:
-    """The rows of a block that fit every choice; the others are counted in `dropped` under the first that they miss."""
+def _judge(
+    block: pa.Table, choice: Choice, concepts: pa.Array | None, ranked: pa.Table | None, path: Path
+) -> tuple[pa.Table, Counter[str], pa.Table]:
+    """The rows of a block that fit every choice; the others counted under the first that they miss; and the former as names."""
+    dropped = Counter[str]()
     languages = None if choice.languages is None else [to_umls(code) for code in choice.languages]
     choices = (
         ("language not chosen", "LAT", languages),
@@ -122,7 +124,8 @@ def _choose(block: pa.Table, dropped: Counter[str], choice: Choice, concepts: pa
             fits = block.filter(pc.is_in(block[column], values))
             dropped[reason] += block.num_rows - fits.num_rows
             block = fits
-    return block
+    names = _names(block, path)
+    return block, dropped, names if ranked is None else _ranked(names, block, ranked)
 
 
 def _names(block: pa.Table, path: Path) -> pa.Table:
