@@ -212,11 +212,11 @@ def _read_retired(files: UmlsFiles, into: Assembly, rejects: Rejects | None) -> 
         into.add_retired(pa.table([block["CUI1"], heirs, pa.array(relations, pa.string())], names=RETIRED_SCHEMA.names))
 
 
-def _releases(files: UmlsFiles, sources: set[str], rejects: Rejects | None) -> dict[str, str]:
-    """Source → the release of it whose names were taken."""
+def _releases(files: UmlsFiles, sources: set[str], rejects: Rejects | None) -> dict[str, dict[str, str]]:
+    """Source → the release of it whose names were taken, and the language that MRSAB says it is in."""
     return {
-        row["RSAB"]: row["VSAB"]
-        for block in _blocks_of(files.mrsab, MRSAB, ("RSAB", "VSAB", "CURVER"), rejects)
+        row["RSAB"]: {"release": row["VSAB"], "language": row["LAT"]}
+        for block in _blocks_of(files.mrsab, MRSAB, ("RSAB", "VSAB", "LAT", "CURVER"), rejects)
         for row in block.to_pylist()
         if row["CURVER"] == "Y" and row["RSAB"] in sources
     }

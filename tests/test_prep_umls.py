@@ -1,7 +1,11 @@
 import gzip
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -247,7 +251,7 @@ def test_gzip_gives_the_same_terminology(tmp_path):
 def test_retired_identifiers_and_releases_are_kept(tmp_path):
     retired = [("C7", "SY", "C1"), ("C7", "SY", "C1"), ("C8", "RB", "C2"), ("C9", "DEL", "")]
     write(tmp_path, [row(), row(SAB="NOT_HERE", SUPPRESS="O")], retired=retired)
-    cells = ["C1", "C2", "MSH2020", "MSH", *[""] * 17, "Y", "Y", "", ""]
+    cells = ["C1", "C2", "MSH2020", "MSH", *[""] * 15, "ENG", "", "Y", "Y", "", ""]
     (tmp_path / "MRSAB.RRF").write_text(line(*cells) + line(*[c.replace("MSH", "OLD") for c in cells]))
     terminology, _ = read(UmlsFiles.find(tmp_path))
     assert [tuple(r.values()) for r in terminology.retired.to_pylist()] == [
@@ -255,7 +259,7 @@ def test_retired_identifiers_and_releases_are_kept(tmp_path):
         ("C8", "C2", "broader"),
         ("C9", None, "deleted"),
     ]
-    assert terminology.facts["releases"] == {"MSH": "MSH2020"}
+    assert terminology.facts["releases"] == {"MSH": {"release": "MSH2020", "language": "ENG"}}
 
 
 def test_ranks_that_are_no_numbers_are_refused(tmp_path):
@@ -290,3 +294,19 @@ def test_rejected_lines_are_listed_and_counted(tmp_path):
     assert terminology.names["name"].to_pylist() == ["one", "three"]
     assert (tally.rows_in, tally.kept, dict(tally.dropped)) == (3, 2, {"no record: see the file of rejects": 1})
     assert len(listing.read_text().splitlines()) == 2
+
+
+def test_the_same_release_gives_the_same_bytes_under_any_hash_seed(tmp_path):
+    rows = [row(CUI=f"C{i % 7}", STR=f"name {i % 50}", LAT=("ENG", "SPA")[i % 2], SAB=f"S{i % 5}", CODE=str(i)) for i in range(300)]
+    write(
+        tmp_path,
+        rows,
+        relations=[("C1", "tradename_of", f"C{i}", "N") for i in range(2, 6)],
+        retired=[("C8", "SY", "C1"), ("C9", "RB", "C2")],
+    )
+    contents = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "data_prep", "umls", str(tmp_path), "--tradenames", "--out", str(tmp_path / seed)]
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        contents.add(Terminology.load(tmp_path / seed).content)
+    assert len(contents) == 1
