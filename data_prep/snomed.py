@@ -54,13 +54,15 @@ def read_snomed(
     Raises DataError with file and line, or if a choice does not occur.
     """
     files, where = find_files(folders), ", ".join(map(str, folders))
-    concepts, _ = _newest(files[CONCEPT], ())
+    concepts, newest = _newest(files[CONCEPT], ())
+    concepts = concepts.filter(pa.array(newest))
     acceptable = _members(files[LANGUAGE], "acceptabilityId")
     check_choice(refsets or (), pc.unique(acceptable["refsetId"]).to_pylist(), "language reference set", where)
     if refsets is not None:
         acceptable = acceptable.filter(pc.is_in(acceptable["refsetId"], _array(refsets)))
-    rows, older = _newest(files[DESCRIPTION], ("conceptId", "languageCode", "typeId", "term"))
-    rows_in, dropped = rows.num_rows + older, Counter({"older version of a description": older})
+    rows, newest = _newest(files[DESCRIPTION], ("conceptId", "languageCode", "typeId", "term"))
+    rows_in, dropped = rows.num_rows, Counter({"older version of a description": int((~newest).sum())})
+    rows = rows.filter(pa.array(newest))
     codes = {code: _iso(code) for code in pc.unique(rows["languageCode"]).to_pylist()}
     if missing := sorted(set(languages or ()) - set(codes.values())):
         raise DataError(f"{where} has no names in {to_name(missing[0])}; it has {listed([to_name(iso) for iso in codes.values() if iso])}")
@@ -115,8 +117,8 @@ def find_files(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return {kind: list(files.values()) for kind, files in found.items()}
 
 
-def _newest(files: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, int]:
-    """Of each component its newest row, with its id, effectiveTime, active and `columns`; and how many older rows there are."""
+def _newest(files: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+    """Every row with its id, effectiveTime, active and `columns`; and (n,) bool: which is the newest of its component."""
     wanted = ("id", "effectiveTime", "active", *columns)
     parts, times = [pa.table({name: pa.array([], pa.string()) for name in wanted})], [np.zeros(0, np.int64)]
     for file in files:
@@ -126,18 +128,19 @@ def _newest(files: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, in
             times.append(whole_numbers(file, rows, "effectiveTime"))
             parts.append(rows.select(wanted))
     rows = pa.concat_tables(parts)
-    ids = rows["id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    ids = np.concatenate([np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in rows["id"].dictionary_encode().chunks)])
     order = np.lexsort((np.concatenate(times), ids))
     newest, last = np.zeros(len(ids), bool), np.ones(len(ids), bool)
     last[:-1] = ids[order][1:] != ids[order][:-1]
     newest[order[last]] = True
-    return rows.filter(pa.array(newest)), int((~newest).sum())
+    return rows, newest
 
 
 def _members(files: Sequence[Path], column: str) -> pa.Table:
     """The active rows of reference sets: refsetId, referencedComponentId and one more column."""
-    rows, _ = _newest(files, ("refsetId", "referencedComponentId", column))
-    return rows.filter(pc.equal(rows["active"], "1"))
+    columns = ["refsetId", "referencedComponentId", column]
+    rows, newest = _newest(files, columns)
+    return rows.select(columns).filter(pc.and_(pa.chunked_array([pa.array(newest)]), pc.equal(rows["active"], "1")))
 
 
 def _sift(rows: pa.Table, conditions: Iterable[tuple[str, str, pa.Array]], dropped: Counter[str]) -> pa.Table:

@@ -1,6 +1,7 @@
 """The made-up UMLS release, the original notebook's procedure, and the race between it and ours."""
 
 import json
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_the_notebook_keeps_the_last_trade_name_alone(tmp_path):
     assert [set(line.split("||")) for line in lines] == [{"C1", "aspirin", "brand b"}]
 
 
-def test_a_race_times_both_in_processes_of_their_own(meta, capfd, monkeypatch):
+def test_a_race_times_both_in_processes_of_their_own(meta, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     result = race(meta, tradenames=True, rounds=1, rival=True, memory="300MB")
     assert set(result["sides"]) == {"xsap-prepare umls", "original notebook"}
@@ -124,7 +125,7 @@ def test_a_race_times_both_in_processes_of_their_own(meta, capfd, monkeypatch):
     json.dumps(result)
     assert not [place for place in meta.parent.iterdir() if place != meta]
     with pytest.raises(XsapError, match="-m benchmarks.notebook .* ended with exit code 1; its own message stands above"):
-        timed(["python", "-m", "benchmarks.notebook", str(meta / "nowhere"), "x"])
+        timed([sys.executable, "-m", "benchmarks.notebook", str(meta / "nowhere"), str(tmp_path / "x")])
 
 
 def test_from_a_shell(tmp_path, run: Run):

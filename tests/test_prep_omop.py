@@ -51,7 +51,7 @@ def relation(one, two, kind="Maps to", invalid=""):
 
 LANGUAGES = [
     concept(4180186, "English language", "Language", "SNOMED", "S", "297487008"),
-    concept(4182511, "Spanish language", "Language", "Language", "S", "es"),
+    concept(4182511, "Spanish language", "Language", "SNOMED", "S", "297504001"),
     concept(4182948, "Chinese language", "Observation", "Language", "", "zh"),
     concept(900, "Ron language", "Language", "Language", "S", "ron"),
 ]
@@ -174,7 +174,7 @@ def test_names_and_reasons_as_a_naive_reader_finds_them(
 
 CONCEPTS = [
     concept(437663, "Fever of the test", code="386661006"),
-    concept(35207168, 'Fever, "unspecified"', vocabulary="ICD10CM", standard="", code="R50.9"),
+    concept(35207168, 'Fever, "unspecified"', "Observation", "ICD10CM", standard="", code="R50.9"),
     concept(35207169, "Fever and cough", vocabulary="ICD10CM", standard="", code="R50.8"),
     concept(254761, "Cough of the test", code="49727002"),
     concept(35225396, "History of fever", vocabulary="ICD10CM", standard="", code="Z87"),
