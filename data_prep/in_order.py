@@ -1,6 +1,6 @@
 """Rows in, in whatever order; out, in the order of a key. What comes in order already is only set aside; the rest DuckDB sorts.
 
-Most big sources are sorted by concept (MRCONSO is), so most rows never need sorting, and DuckDB is not even loaded where none does. It
+Most big sources are sorted by concept (MRCONSO is), so most rows never need sorting, and DuckDB is not even loaded where few do. It
 sorts in so much memory, and beyond that on disk.
 """
 
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from xsap.errors import ConfigError
 
-_BATCH = 50_000  # rows
+_BATCH = 20_000  # rows
+_FEW = 300_000  # rows out of order that are sorted in memory, without DuckDB
 _AMOUNT = re.compile(r"\d+(\.\d+)?\s*[kmgt]i?b", re.IGNORECASE)
 
 
@@ -35,6 +36,7 @@ class InOrder:
         self._place, self._schema, self._key, self._memory = place, schema, key, memory
         self._last = ""
         self._run: pa.ipc.RecordBatchFileWriter | None = None
+        self._few: list[pa.Table] = []
         self._database: Any = None
 
     def add(self, rows: pa.Table) -> None:
@@ -49,12 +51,9 @@ class InOrder:
             self._run.write_table(rows, max_chunksize=_BATCH)
             self._last = ids[-1].as_py()
             return
-        if self._database is None:
-            self._open()
-        self._database.register("part", rows)
-        with self._enough_memory():
-            self._database.execute("INSERT INTO others SELECT * FROM part")
-        self._database.unregister("part")
+        self._few.append(rows)
+        if sum(part.num_rows for part in self._few) > _FEW:
+            self._insert()
 
     def read(self) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
         """The run, and the others, each in the order of the key."""
@@ -66,6 +65,16 @@ class InOrder:
             self._run.close()
         if self._database is not None:
             self._database.close()
+
+    def _insert(self) -> None:
+        """Hand the few over to DuckDB."""
+        if self._database is None:
+            self._open()
+        self._database.register("part", pa.concat_tables(self._few))
+        with self._enough_memory():
+            self._database.execute("INSERT INTO others SELECT * FROM part")
+        self._database.unregister("part")
+        self._few = []
 
     def _open(self) -> None:
         import duckdb
@@ -84,7 +93,12 @@ class InOrder:
                     yield pa.Table.from_batches([run.get_batch(number)])
 
     def _read_others(self) -> Iterator[pa.Table]:
-        if self._database is not None:
+        if self._database is None:
+            if self._few:
+                yield pa.concat_tables(self._few).sort_by(self._key)
+        else:
+            if self._few:
+                self._insert()
             with self._enough_memory():
                 for batch in self._database.sql(f"SELECT * FROM others ORDER BY {self._key}").to_arrow_reader(_BATCH):
                     yield pa.Table.from_batches([batch]).cast(self._schema)

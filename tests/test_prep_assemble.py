@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import assemble
+from data_prep import assemble, in_order
 from data_prep.assemble import Assembly
 from data_prep.tally import Summary, Tally
 from xsap.errors import ArtifactError, ConfigError, DataError
@@ -31,8 +31,14 @@ SCHEMA = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int64()))
 
 
 @settings(max_examples=40)
-@given(rows=st.lists(row, min_size=1, max_size=40), facts=st.lists(fact, max_size=8), part=st.integers(1, 9), cut=st.integers(1, 15))
-def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_factory, rows, facts, part, cut):
+@given(
+    rows=st.lists(row, min_size=1, max_size=40),
+    facts=st.lists(fact, max_size=8),
+    part=st.integers(1, 9),
+    cut=st.integers(1, 15),
+    few=st.sampled_from([0, 7, 1000]),
+)
+def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_factory, rows, facts, part, cut, few):
     out = tmp_path_factory.mktemp("assembled") / "t"
     table = pa.Table.from_pylist(rows, SCHEMA)
     lists: dict[str, dict[str, set[str]]] = {}
@@ -53,6 +59,7 @@ def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_fa
     tally = Tally(len(rows), len(rows), {})
     with pytest.MonkeyPatch.context() as patch, Assembly("200MB") as assembly:
         patch.setattr(assemble, "_PART", part)
+        patch.setattr(in_order, "_FEW", few)
         for first in range(0, len(rows), cut):
             assembly.add_names(table.slice(first, cut))
         for concept, values, semantic in facts:
@@ -93,7 +100,8 @@ def test_more_than_memory_holds_goes_by_way_of_the_disk(tmp_path):
     assert Terminology.load(tmp_path / "t").names.equals(Terminology.build(table)[0].names)
 
 
-def test_too_little_memory_is_told(tmp_path):
+def test_too_little_memory_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(in_order, "_FEW", 1000)
     table = pa.table({f.name: pa.array(["x" * 900] * 60_000 if f.name != "kind" else ["synonym"] * 60_000, f.type) for f in NAMES_SCHEMA})
     with Assembly("12MB") as assembly:
         assembly.add_names(table)
