@@ -22,7 +22,7 @@ from xsap.artifacts import refuse_to_replace
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA, Terminology, write_terminology
 
 MEMORY = "1GB"
-_PART = 40_000  # rows of names that are built at a time
+_PART = 100_000  # rows of names that are built at a time
 _KEY = "concept_id"
 _LISTS = CONCEPTS_SCHEMA.names[2:]
 _NAMES = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int32(), nullable=False))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from xsap.errors import ConfigError
 
-_BATCH = 20_000  # rows
+_BATCH = 50_000  # rows
 _FEW = 300_000  # rows out of order that are sorted in memory, without DuckDB
 _AMOUNT = re.compile(r"\d+(\.\d+)?\s*[kmgt]i?b", re.IGNORECASE)
 

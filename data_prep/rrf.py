@@ -27,7 +27,7 @@ MRFILES_COLUMNS = ("FIL", "DES", "FMT", "CLS", "RWS", "BTS")  # file, descriptio
 
 _BAR, _END = ord("|"), ord("\n")
 _BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 21
+_BLOCK = 1 << 23
 _REST = "after the last bar"
 _LONGEST = 1 << 26  # bytes of a line: without a bound, a file without line ends would be read into memory whole
 
