@@ -40,6 +40,7 @@ _ITEMS, _LANGUAGES = ("item", "entity", "qid"), ("lang", "language")
 _LABELS, _ALIASES = ("label", "itemLabel", "name"), ("alias", "altLabel")
 _IDENTIFIERS = {"umls": ("cui", "umls"), "hpo": ("hpo", "hpo_id", "hpoID"), "mesh": ("mesh", "mesh_id", "meshID")}
 _ANY_IDENTIFIER = ("identifier", "concept_id", "id")
+_DEPRECATED = "deprecated statement"
 
 
 class _Name(NamedTuple):
@@ -110,7 +111,8 @@ def _is_entity(record: dict[str, Any]) -> bool:
 
 
 def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
-    identifiers = dict(sorted(_identifiers(entity, key, where), key=lambda found: found[1] is None))  # a reason yields to none
+    # Of several statements of one identifier one without a reason against it counts, and else one that is not deprecated.
+    identifiers = dict(sorted(_identifiers(entity, key, where), key=lambda found: (found[1] is None, found[1] != _DEPRECATED)))
     if not identifiers:
         return
     item = of_kind(entity.get("id"), str, f"{where}.id")
@@ -132,7 +134,7 @@ def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple
         snak = of_kind(statement.get("mainsnak"), dict, f"{at}.mainsnak")
         if snak.get("snaktype") == "value":
             value = of_kind(of_kind(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value")
-            yield value, "deprecated statement" if rank == "deprecated" else _malformed(value, key)
+            yield value, _DEPRECATED if rank == "deprecated" else _malformed(value, key)
 
 
 def _malformed(identifier: str, key: Key) -> str | None:

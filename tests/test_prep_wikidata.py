@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
@@ -266,6 +266,9 @@ def naive(found):
 
 @settings(max_examples=150, deadline=None)
 @given(found=st.lists(entities, min_size=1, max_size=5), as_lines=st.booleans())
+@example(
+    found=[entity("Q1", {"en": "a"}, {}, [statement("C900", "P2892", rank, "value") for rank in ("normal", "deprecated")])], as_lines=False
+)
 def test_dumps_against_a_naive_reader(tmp_path_factory, found, as_lines):
     file = tmp_path_factory.mktemp("dump") / "x.json"
     file.write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in found) if as_lines else dump(found))
