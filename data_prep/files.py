@@ -93,3 +93,14 @@ def of_kind(value: Any, kind: type, where: str) -> Any:
         found = "nothing" if value is None else _KINDS[type(value)] if isinstance(value, dict | list) else str(value)[:80]
         raise DataError(f"{where}: expected {_KINDS[kind]}, found {found}")
     return value
+
+
+def why_no_text(line: bytes) -> str | None:
+    """What keeps a line from being text in UTF-8, for a message; None if nothing does."""
+    if b"\0" in line:
+        return f"expected text, found a NUL byte at column {line.index(0) + 1:,}. Is the file damaged, or in UTF-16?"
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return f"expected UTF-8, found byte 0x{line[error.start]:02x} at column {error.start + 1:,} of the line; convert the file to UTF-8"
+    return None

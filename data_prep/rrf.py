@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from data_prep.background import mapped
+from data_prep.files import why_no_text
 from data_prep.rejects import Rejects
 from xsap.errors import DataError
 
@@ -184,12 +185,8 @@ def _judged(block: bytes, width: int, number: int, offset: int) -> Iterator[tupl
 def _fault(line: bytes, width: int, *, first: bool) -> str | None:
     if first and line.startswith(_BOM):
         return "expected plain UTF-8, found a byte-order mark; an editor or a transfer put it there: take the file from the release again"
-    if b"\0" in line:
-        return f"expected text, found a NUL byte at column {line.index(0) + 1:,}. Is the file damaged, or in UTF-16?"
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return f"expected UTF-8, found byte 0x{line[error.start]:02x} at column {error.start + 1:,} of the line; convert the file to UTF-8"
+    if reason := why_no_text(line):
+        return reason
     if line.endswith(b"|\r"):
         return "expected a line end of LF alone, found CR LF; a transfer changed the file: convert it with dos2unix"
     bars = line.count(b"|")

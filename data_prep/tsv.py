@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.files import open_bytes
+from data_prep.files import open_bytes, why_no_text
 from xsap.errors import DataError
 
 LINE = "line of the file"  # the column that read_tsv_blocks adds: where each row stands, from 1
@@ -77,7 +77,7 @@ def _blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
 
 
 def _header(path: Path, line: bytes, wanted: Sequence[str]) -> list[str]:
-    if fault := _no_text(line):
+    if fault := why_no_text(line):
         raise DataError(f"{path}:1: {fault}")
     header = line.decode().removesuffix("\r").split("\t")
     if missing := [name for name in wanted if name not in header]:
@@ -129,20 +129,10 @@ def _complaint(path: Path, block: bytes, line: int, width: int) -> str:
     *rows, rest = block.split(b"\n")
     for at, row in enumerate(rows, start=line):
         fields = row.count(b"\t") + 1
-        if fault := _no_text(row):
+        if fault := why_no_text(row):
             return f"{path}:{at}: {fault}"
         if fields != width:
             advice = "does a field hold a line feed, or is the file cut short?" if fields < width else "does a field hold a tab?"
             return f"{path}:{at}: expected {width} fields as in the header, found {fields if row else 'an empty line'}; {advice}"
     assert rest, f"{path}: a block from line {line} on was refused, but each of its rows is right"
     return f"{path}:{line + len(rows)}: expected a line feed after the last row, found none. Is the file cut short?"
-
-
-def _no_text(line: bytes) -> str | None:
-    if b"\0" in line:
-        return f"expected text, found a NUL byte at column {line.index(0) + 1:,}. Is the file damaged, or in UTF-16?"
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return f"expected UTF-8, found byte 0x{line[error.start]:02x} at column {error.start + 1:,} of the line; convert the file to UTF-8"
-    return None
