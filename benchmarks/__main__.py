@@ -12,35 +12,27 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
-import pyarrow as pa
 import typer
 
-from benchmarks import preparing
-from benchmarks.mantra import read_mantra
-from benchmarks.report import markdown, plot, read_systems, to_markdown
-from benchmarks.restrict import Account, count, restrict
-from benchmarks.xlbel import read_xlbel
+from benchmarks import abstaining, collecting, preparing, scoring
+from benchmarks.compare import plot, read_systems, to_markdown
+from benchmarks.linking import linking, report
 from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, XsapError
-from xsap.languages import to_name
-from xsap.terms.mentions import write_mentions
-from xsap.terms.terminology import Terminology
 
 if TYPE_CHECKING:
     import torch
 
 _PLAIN = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 app = typer.Typer(**_PLAIN)  # type: ignore[arg-type]
-mentions = typer.Typer(help="Published benchmarks → mentions, for `xsap evaluate` to read.", **_PLAIN)  # type: ignore[arg-type]
 speed = typer.Typer(help="Races, as ratios within one run.", **_PLAIN)  # type: ignore[arg-type]
-app.add_typer(mentions, name="mentions")
+app.add_typer(collecting.app, name="mentions")
 app.add_typer(speed, name="speed")
 app.add_typer(preparing.app)
-
-Out: TypeAlias = Annotated[Path, typer.Option(help="The .tsv or .parquet file to write.")]
-Within: TypeAlias = Annotated[
-    Path | None, typer.Option("--terminology", help="Keep the mentions whose CUI this terminology folder cross-references, under its ids.")
-]
+speed.command("scoring")(scoring.command)
+app.command("linking")(linking)
+app.command("report")(report)
+app.command("nil")(abstaining.command)
 
 
 class SizeName(StrEnum):
@@ -69,25 +61,8 @@ def _benchmarks() -> None:
     """Measure linking and speed."""
 
 
-@mentions.command("xlbel")
-def mentions_xlbel(
-    files: Annotated[list[Path], typer.Argument(help="Files of XL-BEL v0.0 or v1.0, such as de_1k_test_query.txt.")],
-    out: Out,
-    terminology: Within = None,
-    language: Annotated[str | None, typer.Option(help="Their language, if their names don't begin with it.")] = None,
-) -> None:
-    """XL-BEL: `CUI||mention` and `CUI||mention||context` files."""
-    _finish(read_xlbel(files, language=language), terminology, out)
-
-
-@mentions.command("mantra")
-def mentions_mantra(archive: Annotated[Path, typer.Argument(help="Mantra-GSC-brat.zip.")], out: Out, terminology: Within = None) -> None:
-    """Mantra GSC in its brat form."""
-    _finish(read_mantra(archive), terminology, out)
-
-
-@app.command("report")
-def report(
+@app.command("compare")
+def compare(
     results: Annotated[list[str], typer.Argument(metavar="NAME=FILE…", help="Results of `xsap evaluate --json`, each with a name.")],
     plot_to: Annotated[Path | None, typer.Option("--plot", help="A .png file for a bar chart of Acc@1.")] = None,
 ) -> None:
@@ -213,25 +188,6 @@ def _write_json(result: Mapping[str, Any], file: Path | None) -> None:
     if file:
         with write_atomically(file) as stream:
             json.dump(result, stream, indent=1)
-
-
-def _finish(table: pa.Table, terminology: Path | None, out: Path) -> None:
-    accounts = count(table)
-    if terminology:
-        table, accounts = restrict(table, Terminology.load(terminology))
-    write_mentions(table, out)
-    print("\n".join([f"{out}: {table.num_rows:,} mentions", "", *_account_lines(accounts)]))
-
-
-def _account_lines(accounts: Mapping[str, Account]) -> list[str]:
-    """Rows in, kept and dropped by reason, of each language and of all."""
-    reasons = sorted({reason for account in accounts.values() for reason in account.dropped})
-    counts = {
-        f"{code} {to_name(code)}": [a.rows_in, a.kept, *(a.dropped.get(reason, 0) for reason in reasons)] for code, a in accounts.items()
-    }
-    counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
-    header = ["language", "rows in", "kept", *(f"dropped: {reason}" for reason in reasons)]
-    return markdown([header, *([label, *(f"{n:,}" for n in row)] for label, row in counts.items())])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

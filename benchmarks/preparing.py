@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.report import markdown
+from benchmarks.page import markdown
 from benchmarks.synthetic_umls import generate
 from xsap.errors import XsapError
 

@@ -1,186 +1,180 @@
-"""Results of several systems → one table and one bar chart, side by side.
+"""What a report of results says, in which order: the whole at a glance, then each task, then what all of it was made from."""
 
-Reads what `xsap evaluate --json` writes. Systems are set side by side only where that is fair: one protocol, and the same number of
-the same mentions in every language; anything else is an error, not a footnote. The table is Markdown that reads as plain text.
-"""
-
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from xsap.artifacts import write_atomically
-from xsap.errors import ConfigError, DataError
+from benchmarks.accuracy import DEEPEST
+from benchmarks.charts import Bar, bars, legend, lines
+from benchmarks.mistakes import KINDS
+from benchmarks.page import Block, Chart, Heading, Paragraph, Table, per_cent, with_interval, write_both
+from benchmarks.published import figures
 from xsap.languages import to_name
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+TITLE = "Linking results"
+_RECALL = f"recall@{DEEPEST}"
+_ABOUT = (
+    "Scores in per cent with 95 % bootstrap intervals. A mean takes each language alike. Protocol concept: @k counts concepts, a concept by its "
+    "best name. Protocol reference: the original SapBERT script's, @k counts rows of the dictionary, which is lower-cased, by dot product. Equal "
+    "scores go by concept_id, or by row. A mention of several gold concepts is right with any; all parts of a composite mention must be right."
+)
 
-CUTS = ("acc@1", "acc@5")
-_LABELS = {"acc@1": "Acc@1", "acc@5": "Acc@5"}
-_COLOURS = ("#9aa5b1", "#1f6fb2", "#e08a1e", "#3a8f5c", "#b5485d", "#7a5ea8")  # told apart by eye and in grey
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """One system's results: its name, the file they came from, and what that file says."""
-
-    name: str
-    file: Path
-    report: Mapping[str, Any]
-
-    @property
-    def rows(self) -> dict[str, Mapping[str, Any]]:
-        """Scores by language, the mean over languages last."""
-        return {**self.report["languages"], "mean": self.report["mean"]}
+Results = Mapping[str, Any]
 
 
-def read_systems(given: Sequence[str]) -> list[System]:
-    """`NAME=FILE` arguments as systems that may be compared. Raises ConfigError or DataError where they may not."""
-    systems: list[System] = []
-    for text in given:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
-            raise ConfigError(f"expected NAME=FILE such as after=after.json, found '{text}'")
-        if name in {system.name for system in systems}:
-            raise ConfigError(f"expected a name of its own for each system, found '{name}' twice")
-        systems.append(System(name, Path(file), _read(Path(file))))
-    for other in systems[1:]:
-        _check_comparable(systems[0], other)
-    return systems
+def write_pages(results: Results, folder: Path) -> None:
+    """Write `report.html` and `report.md`."""
+    write_both(blocks_of(results), folder, TITLE)
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        raise DataError(f"{file}: expected the results of xsap evaluate --json, found nothing there. Is the path right?")
-    try:
-        report: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        rows = [*report["languages"].values(), report["mean"]]
-        complete = all(isinstance(row["n"], int) and all(isinstance(row[cut], float | int) for cut in CUTS) for row in rows)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        complete = False
-    if not complete:
-        raise DataError(f"{file}: expected the results of xsap evaluate --json: languages and mean, each with n, {' and '.join(CUTS)}")
-    return report
+def blocks_of(results: Results) -> list[Block]:
+    """The whole report."""
+    head: list[Block] = [Heading(1, TITLE), Paragraph(_ABOUT), *_summary(results)]
+    return [*head, *chain.from_iterable(_task(name, results) for name in results["tasks"]), *_provenance(results)]
 
 
-def _check_comparable(one: System, other: System) -> None:
-    places = f"{one.file} and {other.file}"
-    protocols = [system.report.get("protocol") for system in (one, other)]
-    if protocols[0] != protocols[1]:
-        raise DataError(f"{places}: expected one protocol, found {protocols[0]} and {protocols[1]}; their scores mean different things")
-    counts = [{code: row["n"] for code, row in system.report["languages"].items()} for system in (one, other)]
-    for code in sorted(counts[0].keys() | counts[1].keys()):
-        n, m = (count.get(code, 0) for count in counts)
-        if n != m:
-            raise DataError(f"{places}: expected the same mentions, found {n:,} and {m:,} in '{code}'; evaluate both on one file")
-    hashes = [system.report.get("mentions", {}).get("sha256") for system in (one, other)]
-    if all(hashes) and hashes[0] != hashes[1]:
-        raise DataError(f"{places}: expected the same mentions, found two files of different content; evaluate both on one file")
+def _summary(results: Results) -> list[Block]:
+    rows = [["task", "system", "n", "Acc@1", "Acc@5", "MRR", _RECALL, "reference Acc@1", "reference Acc@5"]]
+    for task, scored in results["scores"].items():
+        for system, by in scored["scores"].items():
+            mean, reference = by["concept"]["mean"], by["reference"]["mean"]
+            cells = [with_interval(mean, score) for score in ("acc@1", "acc@5", "mrr", _RECALL)]
+            rows.append([task, system, f"{mean['n']:,}", *cells, *(per_cent(reference[score]) for score in ("acc@1", "acc@5"))])
+    return [Table(rows)]
 
 
-def to_markdown(systems: Sequence[System]) -> str:
-    """The table, above it the protocol, below it what the means gained over the first system's, and what each system is."""
-    rows = [["language", "n", *(f"{_LABELS[cut]} {system.name}" for cut in CUTS for system in systems)]]
-    for code, first in systems[0].rows.items():
-        rows.append([code, f"{first['n']:,}", *(_cell(system.rows[code], cut) for cut in CUTS for system in systems)])
-    protocol = systems[0].report.get("protocol", "not stated")
-    head = f"Protocol: {protocol}. Per cent, with 95 % bootstrap intervals; the mean takes each language alike."
-    lines = [head, "", *markdown(rows), ""]
-    lines += [f"- {line}" for line in [*_gains(systems), *map(_provenance, systems)]]
-    return "\n".join(lines)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells, the first being the header, as the aligned lines of a Markdown table: first column flush left, others right."""
-    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [line(rows[0]), line(rule), *map(line, rows[1:])]
-
-
-def _cell(row: Mapping[str, Any], cut: str) -> str:
-    score = f"{100 * row[cut]:.1f}"
-    interval = _interval(row, cut)
-    return score if interval is None else f"{score} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-
-
-def _interval(row: Mapping[str, Any], cut: str) -> tuple[float, float] | None:
-    """The interval in [0, 1]; None where there is none, or it is of no mentions (nan)."""
-    low, high = row.get(f"{cut}_interval") or (math.nan, math.nan)
-    return None if math.isnan(low) or math.isnan(high) else (low, high)
-
-
-def _gains(systems: Sequence[System]) -> list[str]:
-    first = systems[0]
+def _task(name: str, results: Results) -> list[Block]:
+    facts, scored = results["tasks"][name], results["scores"][name]
+    dictionary, systems = facts["dictionary"], list(scored["scores"])
+    missing = next(iter(scored["scores"].values()))["concept"]["mean"]["unreachable"]
+    told = (
+        f"{facts['about']}. {facts['mentions']['n']:,} mentions into {dictionary['rows']:,} names of {dictionary['concepts']:,} concepts "
+        f"({dictionary['source']}); {missing:,} mentions have no gold concept there and count as misses."
+    )
     return [
-        f"mean {_LABELS[cut]}: {other.name} − {first.name} = {100 * (other.report['mean'][cut] - first.report['mean'][cut]):+.1f} points"
-        for other in systems[1:]
-        for cut in CUTS
+        Heading(2, name),
+        Paragraph(told),
+        *_languages(name, scored["scores"], "concept"),
+        *_languages(name, scored["scores"], "reference"),
+        Heading(3, "Accuracy by k, mean over languages"),
+        Chart(legend(systems)),
+        Chart(lines(scored["curves"], results["curve"], f"{name}: accuracy by k, mean over languages")),
+        Table([["k", *map(str, results["curve"])], *([system, *map(per_cent, curve)] for system, curve in scored["curves"].items())]),
+        *_comparisons(scored),
+        *_parts(scored["parts"]),
+        *_effects(results.get("effects", {}).get(name, {})),
+        *_mistakes(scored["mistakes"]),
+        *_published(name),
     ]
 
 
-def _provenance(system: System) -> str:
-    parts = [f"{system.name}: {system.file.name}"]
-    if model := system.report.get("model"):
-        parts.append(f"model {str(model)[:12]}")
-    dictionary = system.report.get("dictionary") or {}
-    if "names" in dictionary and "concepts" in dictionary:
-        parts.append(f"{dictionary['names']:,} names of {dictionary['concepts']:,} concepts")
-    return ", ".join(parts)
+def _label(code: str) -> str:
+    return code if code == "mean" else to_name(code)
 
 
-def plot(systems: Sequence[System], path: Path, *, cut: str = "acc@1") -> None:
-    """The scores as a bar chart in a PNG file: a group of bars a language, a bar a system. Raises ConfigError without matplotlib."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"a plot is written as PNG: expected a file that ends in .png, found {path}")
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ConfigError("--plot needs matplotlib; install it: pip install matplotlib") from None
-    groups = list(systems[0].rows)
-    width = 1.2 + len(groups) * max(0.85, 0.3 * (len(systems) + 1))
-    figure = Figure(figsize=(max(6.4, width), 4.8), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    places = [i + (0.4 if code == "mean" else 0.0) for i, code in enumerate(groups)]  # the mean stands a little apart
-    for number, system in enumerate(systems):
-        _bars(axes, system, cut, places, number, len(systems))
-    axes.set_xticks(places, [_tick(code, row) for code, row in systems[0].rows.items()])
-    axes.set_ylim(0, 108)  # room for a number above an interval that ends at 100
-    axes.margins(x=0.02)
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel(f"{_LABELS[cut]}, per cent")
-    axes.set_title(f"Mentions linked to the right concept at first place ({_LABELS[cut]})" if cut == "acc@1" else _LABELS[cut])
-    axes.yaxis.grid(True, color="#dddddd")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    figure.legend(loc="outside lower center", ncols=len(systems), frameon=False, title="lines: 95 % bootstrap intervals")
-    with write_atomically(path, binary=True) as stream:
-        figure.savefig(stream, format="png")
+def _languages(task: str, scores: Mapping[str, Any], protocol: str) -> list[Block]:
+    """Acc@1 by language under a protocol, as bars and as a table."""
+    systems = {system: by[protocol] for system, by in scores.items()}
+    rows = [["language", "n", *systems]]
+    chart = {}
+    for code, first in next(iter(systems.values())).items():
+        rows.append([_label(code), f"{first['n']:,}", *(with_interval(by[code], "acc@1") for by in systems.values())])
+        chart[_label(code)] = [Bar(by[code]["acc@1"], *by[code]["acc@1_interval"]) for by in systems.values()]
+    title = f"Acc@1 by language, protocol {protocol}"
+    drawn = Chart(bars(chart, list(systems), f"{task}: {title}, per cent"))
+    return [Heading(3, title), Chart(legend(list(systems))), drawn, Table(rows)]
 
 
-def _bars(axes: "Axes", system: System, cut: str, places: Sequence[float], number: int, systems: int) -> None:
-    width = 0.8 / systems
-    at = [place + (number - (systems - 1) / 2) * width for place in places]
-    heights, below, above = [], [], []
-    for row in system.rows.values():
-        low, high = _interval(row, cut) or (row[cut], row[cut])
-        heights.append(100 * row[cut])
-        below.append(100 * max(0.0, row[cut] - low))
-        above.append(100 * max(0.0, high - row[cut]))
-    axes.bar(at, heights, width * 0.92, label=system.name, color=_COLOURS[number % len(_COLOURS)])
-    axes.errorbar(at, heights, yerr=[below, above], fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
-    for x, height, more in zip(at, heights, above, strict=True):
-        if not math.isnan(height):
-            axes.text(x, height + more + 1, f"{height:.0f}", ha="center", va="bottom", fontsize=8)
+def _comparisons(scored: Results) -> list[Block]:
+    """Each system against the one with the best mean."""
+    means = {system: by["concept"]["mean"]["acc@1"] for system, by in scored["scores"].items()}
+    best = max(means, key=lambda system: means[system] or 0)
+    rows = [["best − other", "language", "difference of Acc@1", "McNemar p", "Holm p", "bootstrap p"]]
+    for pair in scored["comparisons"]:
+        if best not in (pair["first"], pair["second"]):
+            continue
+        sign, other = (1, pair["first"]) if pair["second"] == best else (-1, pair["second"])
+        for code, row in pair["rows"].items():
+            low, high = sorted((sign * bound for bound in row["interval"]), key=float) if None not in row["interval"] else (None, None)
+            value = f"{100 * sign * row['difference']:+.1f} [{_signed(low)}, {_signed(high)}]"
+            rows.append([f"{best} − {other}", _label(code), value, *(_p(row.get(key)) for key in ("mcnemar", "holm", "p"))])
+    if len(rows) == 1:
+        return []
+    about = (
+        "On the same mentions: paired bootstrap for differences and their p, McNemar's exact test by language, and its p adjusted by Holm's "
+        "method over the languages."
+    )
+    return [Heading(3, f"Is {best} ahead of the others?"), Paragraph(about), Table(rows)]
 
 
-def _tick(code: str, row: Mapping[str, Any]) -> str:
-    return f"{'mean' if code == 'mean' else to_name(code)}\nn = {row['n']:,}"
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _parts(parts: Results) -> list[Block]:
+    blocks: list[Block] = []
+    for part, by_system in parts.items():
+        rows = [[part, "n", *by_system]]
+        for label, first in next(iter(by_system.values())).items():
+            rows.append([label, f"{first['n']:,}", *(with_interval(by[label], "acc@1") for by in by_system.values())])
+        blocks += [Heading(3, f"Acc@1 by {'what training has seen' if part == 'seen' else part}, all languages together"), Table(rows)]
+    return blocks
+
+
+def _effects(effects: Results) -> list[Block]:
+    if not effects:
+        return []
+    cells = [(row["mention"], row["dictionary"], row["product"]) for row in next(iter(effects.values()))]
+    rows = [["mention", "dictionary", "compared by", *effects]]
+    for place, cell in enumerate(cells):
+        rows.append([*cell, *(per_cent(found[place]["acc@1"]) for found in effects.values())])
+    return [Heading(3, "What case and cosine do (Acc@1, mean over languages, text as the row says)"), Table(rows, words=True)]
+
+
+def _mistakes(mistakes: Results) -> list[Block]:
+    kinds = [kind for kind in KINDS if any(kind in by for by in mistakes.values())]
+    counts = [["kind of error", *mistakes]]
+    counts += [[kind, *(f"{by[kind]['n']:,}" if kind in by else "0" for by in mistakes.values())] for kind in kinds]
+    blocks: list[Block] = [Heading(3, "Kinds of error"), Table(counts)]
+    for system, by in mistakes.items():
+        rows = [["kind", "language", "mention", "gold", "its rank", "found instead", "by the name", "score"]]
+        for kind, found in by.items():
+            for e in found["examples"]:
+                rank = "–" if e["rank"] is None else str(e["rank"])
+                score = "" if e["score"] is None else f"{e['score']:.3f}"
+                rows.append([kind, e["language"], e["mention"], "; ".join(e["gold"]), rank, e["found"] or "", e["matched"] or "", score])
+        if len(rows) > 1:
+            blocks += [Heading(3, f"Examples: {system}"), Table(rows, words=True)]
+    return blocks
+
+
+def _published(task: str) -> list[Block]:
+    known = figures(task)
+    if not known:
+        return []
+    rows = [["system", "language", "metric", "per cent", "source", "read", "note"]]
+    rows += [[f.system, f.language, f.metric, f"{f.value:.1f}", f"{f.source}, {f.url}", f.read, f.note] for f in known]
+    about = "By others, on other dictionaries, perhaps with other training data: beside ours, not among them."
+    return [Heading(3, "Published figures"), Paragraph(about), Table(rows, words=True)]
+
+
+def _provenance(results: Results) -> list[Block]:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    rows = [["what", "value"], ["command", results["command"]], ["made", results["created"]], ["versions", versions]]
+    rows.append(["machine", ", ".join(f"{key} {value}" for key, value in results["machine"].items())])
+    for name, facts in results["tasks"].items():
+        rows.append([f"{name}: mentions", f"{facts['mentions']['n']:,}, sha256 {facts['mentions']['sha256']}"])
+        rows.append([f"{name}: dictionary", ", ".join(f"{key} {value}" for key, value in facts["dictionary"].items())])
+        reasons = [(code, reason, n) for code, a in facts["accounts"].items() for reason, n in a["dropped"].items()]
+        rows_in = sum(a["rows_in"] for a in facts["accounts"].values())
+        dropped = "; ".join(f"{code}: {n:,} {reason}" for code, reason, n in reasons) or "none"
+        rows.append([f"{name}: rows", f"{rows_in:,} in = {facts['mentions']['n']:,} kept + dropped ({dropped})"])
+    rows += [
+        [f"system {label}", ", ".join(f"{key} {value}" for key, value in facts.items())] for label, facts in results["systems"].items()
+    ]
+    return [Heading(2, "Where this comes from"), Table(rows, words=True)]

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.levers import build, lever_sides, linear_flops, peak_memory, timed
+from benchmarks.page import markdown
 from benchmarks.reference import DTYPES, SIZES, Batch, Side, Start, prepare, say
-from benchmarks.report import markdown
 from xsap.artifacts import write_atomically
 from xsap.encoding.folder import REFERENCE_LENGTH
 

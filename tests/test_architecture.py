@@ -15,7 +15,9 @@ ORDER = [
     "errors", "text", "languages", "config", "artifacts",
     "terms.semantic_types", "terms.terminology", "terms.pairs", "terms.mentions",
     "encoding.tokens", "encoding.packing", "encoding.folder", "encoding.encoder", "encoding.scratch", "encoding.shrink",
-    "linking.search", "linking.index", "linking.linker", "linking.metrics", "linking.evaluation", "linking.columns",
+    "linking.search", "linking.lexical", "linking.ranking",
+    "linking.selective", "linking.calibration",
+    "linking.index", "linking.linker", "linking.metrics", "linking.evaluation", "linking.reliability", "linking.diagrams", "linking.columns",
     "training.sampling", "training.mining", "training.losses", "training.gather", "training.gradcache", "training.table", "training.optim",
     "training.checkpoint", "training.place",
     "training.material", "training.mixing", "training.neighbours", "training.trainer", "training.chart", "training.report", "training.run",
@@ -252,7 +254,7 @@ def test_names_are_folded_and_composed_in_one_place():
         "data_prep/translations.py": {"column.lower"},
         "benchmarks/notebook.py": {"cells[14].lower"},  # as the original does
         "benchmarks/synthetic_umls.py": {"rng.choice(known).upper"},
-        "benchmarks/report.py": {"path.suffix.lower"},
+        "benchmarks/compare.py": {"path.suffix.lower"},
     }
     assert found_in(folds_or_composes, PACKAGES, allowed) == {}
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ArtifactError, ConfigError
-from xsap.linking import linker as module
+from xsap.linking import ranking
 from xsap.linking.index import NAMES_SCHEMA, Index, Model
 from xsap.linking.linker import Candidate, Linker
 from xsap.terms.terminology import CONCEPTS_SCHEMA
@@ -67,7 +67,7 @@ def test_concepts_against_a_plain_loop(rows, concepts, top_k, largest, seed):
 
 
 def test_the_search_widens_in_parts_until_there_are_enough_concepts(monkeypatch):
-    monkeypatch.setattr(module, "_FETCHED", 64)
+    monkeypatch.setattr(ranking, "_FETCHED", 64)
     rng = np.random.default_rng(0)
     vectors = np.concatenate([np.tile([5, 0], (200, 1)), rng.integers(-2, 3, (30, 2))])
     owners = [{"C00"}] * 200 + [{f"C{i:02}"} for i in range(30)]

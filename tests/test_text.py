@@ -3,11 +3,23 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
+import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError
-from xsap.text import _LETTERS, EXACT_MATCH, TextPolicy, normalise, normalise_all, normalise_column
+from xsap.text import (
+    _LETTERS,
+    _SCRIPTS,
+    EXACT_MATCH,
+    NO_SCRIPT,
+    OTHER_SCRIPT,
+    TextPolicy,
+    normalise,
+    normalise_all,
+    normalise_column,
+    script_of,
+)
 
 POLICIES = [TextPolicy(case, form) for case in ("cased", "lower") for form in ("none", "NFC", "NFKC")]
 COMPOSING = [policy for policy in POLICIES if policy.unicode != "none"]
@@ -127,3 +139,94 @@ def test_letters_that_a_column_leaves_alone_are_composed_already():
     assert len(letters) > 30_000
     assert all(unicodedata.is_normalized("NFC", letter) and not unicodedata.combining(letter) for letter in letters)
     assert all(unicodedata.normalize("NFC", "e" + letter) == "e" + letter for letter in letters)
+
+
+# Scripts
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("chest pain", "Latin"),
+        ("Übelkeit", "Latin"),
+        ("1a", "Latin"),
+        ("u\u0308", "Latin"),
+        ("Ｃ型肝炎", "Han"),
+        ("частый жидкий стул", "Cyrillic"),
+        ("πυρετός", "Greek"),
+        ("β-blocker", "Latin"),
+        ("ألم الصدر", "Arabic"),
+        ("می\u200cخواهم", "Arabic"),
+        ("כאב חזה", "Hebrew"),
+        ("ใส่เครื่องช่วยหายใจ", "Thai"),
+        ("सिरदर्द", "Devanagari"),
+        ("মাথাব্যথা", "Bengali"),
+        ("თავის ტკივილი", "Georgian"),
+        ("ጉንፋን", "Ethiopic"),
+        ("두통", "Hangul"),
+        ("두통".encode().decode(), "Hangul"),
+        ("\u1103\u116e", "Hangul"),
+        ("子宫切除手术", "Han"),
+        ("々々", "Han"),
+        ("頭が痛い", "Kana"),
+        ("ｲﾝﾌﾙｴﾝｻﾞ", "Kana"),
+        ("パーキンソン病", "Kana"),
+        ("Clostridioides difficile に", "Kana"),
+        ("胸・痛", "Han"),  # a katakana sign, but no letter
+        ("COVID-19 肺炎", "Latin"),
+        ("2型糖尿病 HbA", "Han"),
+        ("ab肺炎", "Latin"),  # as many: the first
+        ("肺炎ab", "Han"),
+        ("аb", "Cyrillic"),
+        ("bа", "Latin"),
+        ("ᏣᎳᎩ", OTHER_SCRIPT),
+        ("𗀀", OTHER_SCRIPT),  # Tangut, whose letters Python has no names for
+        ("ᏣᎳᎩ abcd", "Latin"),
+        ("", NO_SCRIPT),
+        ("37.5 °, +/- 2 % ①", NO_SCRIPT),
+        ("\u0301\u200d", NO_SCRIPT),
+    ],
+)
+def test_the_script_of_a_text(text, script):
+    assert script_of(text) == script
+
+
+def test_every_letter_has_the_script_that_unicode_gives_it():
+    """`regex` knows the property Script; letters of its script Common, such as the mark of a long vowel in kana, are left out."""
+    common = regex.compile(r"[\p{Script=Common}\p{Script=Inherited}]")
+    known = {script: regex.compile(rf"\p{{Script={script}}}") for script in set(_SCRIPTS.values()) - {"Kana"}}
+    known["Kana"] = regex.compile(r"[\p{Script=Hiragana}\p{Script=Katakana}]")
+    letters, unlike = 0, set()
+    for letter in filter(str.isalpha, map(chr, range(0x110000))):
+        plain = unicodedata.normalize("NFKC", letter)
+        if len(plain) > 1 or common.match(plain):
+            continue
+        letters += 1
+        expected = next((script for script, pattern in known.items() if pattern.match(plain)), OTHER_SCRIPT)
+        if script_of(letter) != expected:
+            unlike.add((letter, script_of(letter)))
+    assert letters > 130_000
+    assert {found for _, found in unlike} == {OTHER_SCRIPT}  # phonetic signs and the like, whose names don't say a script
+    assert len(unlike) < 15
+
+
+def test_a_letter_of_each_script_that_is_known():
+    letters = "aαаաაאاܐޅአअঅਅઅଅஅఅಅഅඅกກཀကកᠠㄅ가漢あ"
+    assert {script_of(letter) for letter in letters} == set(_SCRIPTS.values())
+    assert len(set(_SCRIPTS.values())) == len(letters)
+
+
+scripts = st.sampled_from("abцдα胸痛두は ア1-ᏣЖÅ\u0301")
+
+
+@given(st.text(scripts, max_size=8))
+def test_the_script_is_the_first_of_the_most_frequent(text):
+    of = [(letter, script_of(letter)) for letter in unicodedata.normalize("NFKC", text) if letter.isalpha()]
+    found = [script for _, script in of]
+    if "Kana" in found:
+        assert script_of(text) == "Kana"
+    elif not found:
+        assert script_of(text) == NO_SCRIPT
+    else:
+        most = max(found.count(script) for script in found)
+        assert script_of(text) == [script for script in found if found.count(script) == most][0]

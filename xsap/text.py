@@ -1,4 +1,4 @@
-"""How a name is normalised: the only place that lower-cases, composes Unicode or touches white space.
+"""How a name is normalised: the only place that lower-cases, composes Unicode or touches white space; and what script it is written in.
 
 The policy is part of a model. It is saved with it, and applied alike to the names of a dictionary and to the mentions that are
 linked into it, so that the two sides can't drift apart.
@@ -6,8 +6,10 @@ linked into it, so that the two sides can't drift apart.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 from xsap.errors import ConfigError
@@ -29,6 +31,16 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 _LETTERS = r"\x{a1}-\x{ac}\x{ae}-\x{2ff}\x{388}-\x{3ff}\x{400}-\x{482}\x{48a}-\x{52f}\x{5d0}-\x{5ea}"
 _LETTERS += r"\x{1e00}-\x{1eff}\x{3041}-\x{3096}\x{30a1}-\x{30fc}\x{4e00}-\x{9fff}\x{ac00}-\x{d7a3}"
 _UNTOUCHED = {"cased": r"\x21-\x7e", "lower": r"\x21-\x40\x5b-\x7e"}
+
+NO_SCRIPT = "none"
+OTHER_SCRIPT = "other"
+_KANA = "Kana"
+_ALPHABETS = """
+    LATIN GREEK CYRILLIC ARMENIAN GEORGIAN HEBREW ARABIC SYRIAC THAANA ETHIOPIC DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU
+    KANNADA MALAYALAM SINHALA THAI LAO TIBETAN MYANMAR KHMER MONGOLIAN HANGUL BOPOMOFO
+"""
+_SCRIPTS = {word: word.capitalize() for word in _ALPHABETS.split()}  # the first word of a letter's Unicode name → its script
+_SCRIPTS |= {"CJK": "Han", "IDEOGRAPHIC": "Han", "HIRAGANA": _KANA, "KATAKANA": _KANA, "KATAKANA-HIRAGANA": _KANA, "HENTAIGANA": _KANA}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +97,23 @@ def normalise_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array"
 def normalise_all(names: Iterable[str], policy: TextPolicy) -> list[str]:
     """`normalise` for each name, in order."""
     return [normalise(name, policy) for name in names]
+
+
+def script_of(text: str) -> str:
+    """The script that most letters of a text are of: `Latin`, `Han`, `Cyrillic`, …; of two with as many, the one that comes first.
+
+    A text with any kana is `Kana`, for Japanese mixes it with Han. `other`: letters of none of the scripts known here; `none`: no
+    letters. Compatibility forms count as what they stand for (NFKC). The letter's name stands in for the property Script of
+    Unicode Standard Annex 24, which Python lacks.
+    """
+    counts = Counter(map(_letter_script, text if text.isascii() else unicodedata.normalize("NFKC", text)))
+    del counts[""]
+    return _KANA if _KANA in counts else max(counts, key=counts.__getitem__, default=NO_SCRIPT)
+
+
+@cache
+def _letter_script(character: str) -> str:
+    """The script of a letter; empty for what is no letter."""
+    if not character.isalpha():
+        return ""
+    return _SCRIPTS.get(unicodedata.name(character, "").partition(" ")[0], OTHER_SCRIPT)

@@ -6,7 +6,7 @@ rows of the dictionary, one for each name of each concept. A mention is split at
 a row is right if one of its ids is one of the gold's. Where the original leaves ties to topk, here the lower row comes first.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ from xsap.languages import UNKNOWN
 from xsap.linking.index import Index
 from xsap.linking.linker import Result
 from xsap.linking.metrics import bootstrap_interval, hits, macro_mean, rank_of, rank_of_all, reciprocal_ranks, split_ids
-from xsap.linking.search import search
+from xsap.linking.search import Rows, search
 from xsap.terms.mentions import build_mentions, read_mentions
 from xsap.terms.pairs import read_id_names
 from xsap.text import TextPolicy, normalise_all
@@ -90,10 +90,27 @@ def evaluate_concept(linker: Links, mentions: pa.Table) -> Report:
     A mention that has none of the dictionary's concepts as its gold can't be linked: it counts as a miss, and as `unreachable` too.
     """
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
-    results = linker.link(mentions["mention"].to_pylist(), K)
-    ranks = [rank_of(([c.concept_id] for c in result.candidates), ids) for result, ids in zip(results, gold, strict=True)]
+    ranks, _ = concept_ranks(linker, mentions, K)
     known = frozenset(linker.concept_ids)
     return _report("concept", mentions, ranks, [known.isdisjoint(ids) for ids in gold])
+
+
+def concept_ranks(linker: Links, mentions: pa.Table, k: int, *, composite: bool = False) -> tuple[list[int], list[Result]]:
+    """The rank of each mention among k concepts, and the answer that gave it.
+
+    composite: a mention `a|b` names several concepts: each part is linked alone, all must be hit, and the worst part is the answer.
+    """
+    wholes = [mention.split("|") if composite else [mention] for mention in mentions["mention"].to_pylist()]
+    parts = {part: i for i, part in enumerate(dict.fromkeys(part for whole in wholes for part in whole))}
+    results = linker.link(list(parts), k)
+    ranks: list[int] = []
+    answers: list[Result] = []
+    for whole, ids in zip(wholes, mentions["concept_ids"].to_pylist(), strict=True):
+        of_parts = [results[parts[part]] for part in whole]
+        places = [rank_of(([c.concept_id] for c in result.candidates), ids) for result in of_parts]
+        ranks.append(rank_of_all(places))
+        answers.append(of_parts[places.index(ranks[-1])])
+    return ranks, answers
 
 
 def evaluate_reference(encoder: RawEncoder, dictionary: Dictionary, mentions: pa.Table, *, progress: bool = False) -> Report:
@@ -101,17 +118,32 @@ def evaluate_reference(encoder: RawEncoder, dictionary: Dictionary, mentions: pa
     lowered = normalise_all(dictionary.names, _LOWER)
     unique = {name: i for i, name in enumerate(dict.fromkeys(lowered))}  # equal names get equal vectors, so that they tie
     vectors = encoder.encode(list(unique), unit=False, policy=_AS_IT_STANDS, progress=progress)[[unique[name] for name in lowered]]
+
+    def nearest(parts: list[str], k: int) -> Rows:
+        return search(vectors, encoder.encode(parts, unit=False, policy=_AS_IT_STANDS), k)[1]
+
+    ranks, unreachable = reference_ranks(nearest, dictionary, mentions, K)
+    return _report("reference", mentions, ranks, unreachable)
+
+
+def reference_ranks(
+    nearest: Callable[[list[str], int], Rows], dictionary: Dictionary, mentions: pa.Table, k: int
+) -> tuple[list[int], list[bool]]:
+    """The rank of each mention among k rows of the dictionary, and whether none of its gold is in the dictionary.
+
+    nearest: (strings, k) → (strings, k) rows, best first, negative where there are no more.
+    """
     wholes = [mention.replace("+", "|").split("|") for mention in mentions["mention"].to_pylist()]
     parts = {part: i for i, part in enumerate(dict.fromkeys(part for whole in wholes for part in whole))}
-    rows = search(vectors, encoder.encode(list(parts), unit=False, policy=_AS_IT_STANDS), K)[1]
+    rows = nearest(list(parts), k).tolist()
     owners = [split_ids(identifiers) for identifiers in dictionary.concept_ids]
     gold = [frozenset(part for ids in given for part in split_ids(ids)) for given in mentions["concept_ids"].to_pylist()]
     ranks = [
-        rank_of_all([rank_of((owners[row] for row in rows[parts[part]]), wanted) for part in whole])
+        rank_of_all([rank_of((owners[row] if row >= 0 else () for row in rows[parts[part]]), wanted) for part in whole])
         for whole, wanted in zip(wholes, gold, strict=True)
     ]
     known = frozenset(part for ids in owners for part in ids)
-    return _report("reference", mentions, ranks, [known.isdisjoint(wanted) for wanted in gold])
+    return ranks, [known.isdisjoint(wanted) for wanted in gold]
 
 
 def _report(protocol: str, mentions: pa.Table, ranks: list[int], unreachable: list[bool]) -> Report:

@@ -1,29 +1,20 @@
-"""Mentions in, ranked concepts out: the only place that turns names into concepts.
-
-A concept counts once, with its best-scoring name. Order: higher score first, of equal scores the lower concept_id; among equally good names
-of one concept the index's lower row. Names are over-fetched, and fetched again more widely, until the answer can't change any more: so k
-concepts come whenever the index has k, however many names each has.
-"""
+"""Mentions in, ranked concepts out: encode, search, and names → concepts by ranking.py's rules."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.index import Embedder, Index
-from xsap.linking.search import Floats, Rows, search
+from xsap.linking.ranking import Owners, rank_concepts
+from xsap.linking.search import search
 from xsap.text import EXACT_MATCH, TextPolicy, normalise
 
 LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
 _BATCH = 4096  # mentions encoded and searched at once
-_OVERFETCH = 4  # names for each concept wanted
-_FETCHED = 1 << 24  # names held at once when the search widens
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +46,7 @@ class Linker:
         if given != built:
             raise ArtifactError(f"the index was built with model {_describe(*built)}, not with {_describe(*given)}. Build it again")
         self.encoder, self.index = encoder, index
-        owners = index.names["concept_ids"].combine_chunks()
-        counts = pc.list_value_length(owners).to_numpy().astype(np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self._owners = pc.index_in(owners.flatten(), index.concepts["concept_id"].combine_chunks()).to_numpy(zero_copy_only=False)
-        if self._owners.dtype.kind != "i":  # a null made it float
-            raise ArtifactError("the index has a name of a concept that it doesn't list; it is damaged, make it again")
+        self._owners = Owners.of(index.names["concept_ids"].combine_chunks(), index.concepts["concept_id"].combine_chunks())
 
     @classmethod
     def load(cls, index_path: Path | str, *, model: Path | str | None = None, device: str | None = None) -> "Linker":
@@ -110,53 +96,18 @@ class Linker:
         return [Result(mention, answers.get(mention, ()), reason) for mention, reason in zip(given, reasons, strict=True)]
 
     def _candidates(self, mentions: list[str], top_k: int) -> list[tuple[Candidate, ...]]:
-        """For each mention its best concepts. Widens the search for those whose answer might still change."""
-        wanted, total = min(top_k, self.index.concepts.num_rows), len(self.index.vectors)
+        """For each mention its best concepts."""
         queries = self.encoder.encode(mentions)
-        answers: list[tuple[Candidate, ...]] = [()] * len(mentions)
-        pending, fetch = np.arange(len(mentions)), min(total, _OVERFETCH * wanted)
-        while pending.size:
-            wider = []
-            at_once = max(1, _FETCHED // fetch)
-            for start in range(0, len(pending), at_once):
-                part = pending[start : start + at_once]
-                scores, rows = search(self.index.vectors, queries[part], fetch)
-                best, final = self._rank(scores, rows, wanted)
-                for i, candidates in zip(part[final], self._describe(best[final], scores[final], rows[final]), strict=True):
-                    answers[i] = candidates
-                wider.append(part[~final])
-            pending, fetch = np.concatenate(wider), min(total, 8 * fetch)
-        return answers
-
-    def _rank(self, scores: Floats, rows: Rows, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(q, wanted, 2) best (concept, column of `rows`) of each query, and (q,) whether names not fetched could change them."""
-        q, fetch = rows.shape
-        counts = (self._starts[rows + 1] - self._starts[rows]).ravel()
-        cell = np.repeat(np.arange(rows.size), counts)  # which of the q × fetch names each (name, concept) comes from
-        within = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
-        concept = self._owners[self._starts[rows.ravel()[cell]] + within].astype(np.int64)
-        query = cell // fetch
-        first = np.unique(query * self.index.concepts.num_rows + concept, return_index=True)[1]  # best name first, so the first is best
-        query, concept, cell = query[first], concept[first], cell[first]
-        order = np.lexsort((concept, -scores.ravel()[cell], query))
-        query, concept, cell = query[order], concept[order], cell[order]
-        starts = np.searchsorted(query, np.arange(q + 1))
-        enough = np.diff(starts) >= wanted
-        chosen = np.minimum(starts[:-1, None] + np.arange(wanted), len(query) - 1)
-        best = np.stack([concept[chosen], cell[chosen] % fetch], axis=2)
-        last = np.take_along_axis(scores, best[:, -1:, 1], 1)[:, 0]
-        # a name not fetched scores at most as much as the last one fetched: at that score its concept may have the lower id
-        complete = fetch == len(self.index.vectors) or wanted == self.index.concepts.num_rows
-        return best, enough & ((scores[:, -1] < last) | complete)
-
-    def _describe(self, best: NDArray[np.int64], scores: Floats, rows: Rows) -> list[tuple[Candidate, ...]]:
-        """best: (q, wanted, 2) as `_rank` gives it → the candidates of each query."""
-        q, wanted, _ = best.shape
-        concepts, columns = best[:, :, 0].ravel(), best[:, :, 1]
-        ids, names = (self.index.concepts[c].take(concepts).to_pylist() for c in ("concept_id", "preferred_name"))
-        matched = self.index.names["name"].take(np.take_along_axis(rows, columns, 1).ravel()).to_pylist()
-        values = np.take_along_axis(scores, columns, 1).ravel().tolist()
-        flat = [Candidate(*fields) for fields in zip(ids, names, matched, values, strict=True)]
+        ranked = rank_concepts(
+            lambda part, fetch: search(self.index.vectors, queries[part], fetch),
+            self._owners,
+            len(mentions),
+            min(top_k, self._owners.count),
+        )
+        q, wanted = ranked.concepts.shape
+        ids, names = (self.index.concepts[c].take(ranked.concepts.ravel()).to_pylist() for c in ("concept_id", "preferred_name"))
+        matched = self.index.names["name"].take(ranked.rows.ravel()).to_pylist()
+        flat = [Candidate(*fields) for fields in zip(ids, names, matched, ranked.scores.ravel().tolist(), strict=True)]
         return [tuple(flat[i * wanted : (i + 1) * wanted]) for i in range(q)]
 
 

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from benchmarks.report import _COLOURS, markdown, plot, read_systems, to_markdown
+from benchmarks.compare import _COLOURS, plot, read_systems, to_markdown
+from benchmarks.page import markdown
 from xsap.errors import ConfigError, DataError
 
 
@@ -96,11 +97,11 @@ def test_bars_are_as_high_as_the_scores(tmp_path):
 
 def test_the_command_as_the_demo_calls_it(tmp_path, run):
     _write(tmp_path, before=_results(), after=_results(0.5))
-    done = run("-m", "benchmarks", "report", "before=before.json", "after=after.json", "--plot", "linking.png", cwd=tmp_path)
+    done = run("-m", "benchmarks", "compare", "before=before.json", "after=after.json", "--plot", "linking.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| mean     | 1,225 |" in done.stdout
     assert (tmp_path / "linking.png").read_bytes().startswith(b"\x89PNG")
     for wrong in (["x=gone.json"], ["before"], []):
-        done = run("-m", "benchmarks", "report", *wrong, cwd=tmp_path)
+        done = run("-m", "benchmarks", "compare", *wrong, cwd=tmp_path)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
         assert done.stderr.startswith("error: ")

@@ -1,0 +1,111 @@
+"""A results folder: `results.json` holds all that a report says, with its provenance; the pages are made from it alone.
+
+What each system answered stands in `answers/`, by the hash of what it follows from, and lets a later run be compared pair by pair.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import strata
+from benchmarks.accuracy import CURVE, PROTOCOLS, Answers, compare, curve_of, parts_of, scores_of
+from benchmarks.mistakes import mistakes_of
+from benchmarks.tasks import Task
+from xsap.artifacts import write_atomically
+from xsap.errors import DataError
+from xsap.terms.terminology import Terminology
+
+RESULTS = "results.json"
+FORMAT = 1
+_PACKAGES = ("xsap", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+_NEEDED = ("format", "command", "created", "versions", "machine", "tasks", "systems", "scores")
+
+Results = dict[str, Any]
+
+
+def provenance(command: Sequence[str]) -> Results:
+    """What a run is, but for its tasks and systems."""
+    return {
+        "format": FORMAT,
+        "command": " ".join(command),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()},
+        "curve": list(CURVE),
+    }
+
+
+def of_task(task: Task, answers: Mapping[str, Answers]) -> Results:
+    """All scores of a task. answers: by system."""
+    pairs = [(first, second) for i, first in enumerate(answers) for second in list(answers)[i + 1 :]]
+    return {
+        "scores": {label: {protocol: scores_of(task, each, protocol) for protocol in PROTOCOLS} for label, each in answers.items()},
+        "curves": {label: curve_of(task, each) for label, each in answers.items()},
+        "parts": _parts(task, answers),
+        "comparisons": [
+            {"first": first, "second": second, "rows": compare(task, *(answers[label].ranks("concept") for label in (first, second)))}
+            for first, second in pairs
+        ],
+        "mistakes": {label: mistakes_of(task, each) for label, each in answers.items()},
+        "answers": {label: each.key for label, each in answers.items()},
+    }
+
+
+def _parts(task: Task, answers: Mapping[str, Answers]) -> Results:
+    """Acc@1 by seen-ness, semantic group, length and script: part → label → system. A part of one label is left out."""
+    labelled = {
+        "length": strata.by_length(task.mentions),
+        "script": strata.by_script(task.mentions),
+        "semantic group": strata.by_group(task.mentions, task.space.types),
+    }
+    if task.training:
+        labelled = {"seen": strata.by_seen(task.mentions, Terminology.load(task.training)), **labelled}
+    parts: Results = {}
+    for part, labels in labelled.items():
+        order = strata.in_order(labels)
+        if len(order) > 1:
+            parts[part] = {label: parts_of(labels, order, each) for label, each in answers.items()}
+    return parts
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Write `results.json`; what is no number is null there."""
+    with write_atomically(folder / RESULTS) as stream:
+        json.dump(_finite(results), stream, indent=1, ensure_ascii=False)
+        stream.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    """Rounded to six digits: more say nothing. nan, which JSON has not, becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    if isinstance(value, float | np.floating):
+        return None if math.isnan(value) else round(float(value), 6)
+    return value
+
+
+def read_results(folder: Path) -> Results:
+    """A folder's results. Raises DataError for one that has none."""
+    file = folder / RESULTS if folder.is_dir() else folder
+    if not file.is_file():
+        raise DataError(f"{folder}: expected a results folder of `python -m benchmarks linking`, found no {RESULTS} there")
+    try:
+        results: Results = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in results]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: expected results as JSON, found what is none: {error}") from None
+    if missing or results["format"] != FORMAT:
+        found = f"no '{missing[0]}'" if missing else f"format {results['format']}"
+        raise DataError(f"{file}: expected results of format {FORMAT}, found {found}; run `python -m benchmarks linking` again")
+    return results
