@@ -227,8 +227,10 @@ def test_the_reference_protocol_from_an_index_and_from_a_file(xsap, tmp_path, me
     """Mean pooling of raw vectors: a long vector may beat the name itself, so nothing is sure but that it runs, alike both ways."""
     from xsap.linking.index import Index
 
-    rows = Index.load(index_folder).names.to_pylist()
-    lines = [f"{concept}||{row['name']}" for row in rows for concept in row["concept_ids"]]
+    index = Index.load(index_folder)
+    ids, owners = index.concepts["concept_id"].to_pylist(), index.contents.owners
+    names = enumerate(index.names["name"].to_pylist())
+    lines = [f"{ids[c]}||{name}" for row, name in names for c in owners.concepts[owners.starts[row] : owners.starts[row + 1]]]
     (tmp_path / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     reference = ("--protocol", "reference", "--json")
     by_index = json.loads(xsap("evaluate", mentions, "--index", index_folder, *reference)[1])

@@ -3,8 +3,8 @@ import pytest
 
 from xsap.errors import DataError
 from xsap.linking.evaluation import Dictionary, evaluate_concept, evaluate_reference, read_queries, to_text
-from xsap.linking.linker import Candidate, Result
 from xsap.linking.metrics import bootstrap_interval
+from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 from xsap.text import TextPolicy
 

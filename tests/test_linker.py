@@ -1,14 +1,21 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsap.errors import ArtifactError, ConfigError
+from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import ranking
-from xsap.linking.index import NAMES_SCHEMA, Index, Model
-from xsap.linking.linker import Candidate, Linker
-from xsap.terms.terminology import CONCEPTS_SCHEMA
+from xsap.linking.contents import CONCEPTS_SCHEMA, NAMES_SCHEMA, Contents, Keys
+from xsap.linking.filters import Filter
+from xsap.linking.index import Index, Model
+from xsap.linking.linker import Linker
+from xsap.linking.ranking import Owners
+from xsap.linking.results import Candidate
+from xsap.linking.vectors import Vectors
 from xsap.text import TextPolicy
 
 
@@ -28,11 +35,13 @@ class Table:
 def make_index(vectors, owners):
     """vectors: (n, d). owners: the concepts of each row. Row i is called `name i`, concept C `concept C`."""
     ids = sorted({concept for row in owners for concept in row})
-    names = [{"normalised": f"name {i}", "name": f"name {i}", "language": "en", "concept_ids": sorted(row)} for i, row in enumerate(owners)]
-    concepts = [{"concept_id": c, "preferred_name": f"concept {c}", "semantic_types": [], "cross_references": []} for c in ids]
+    rows = [{"name": f"name {i}", "language": "en", "source": "T", "languages": ["en"], "sources": ["T"]} for i in range(len(owners))]
+    named = [{"concept_id": c, "preferred_name": f"concept {c}", "semantic_types": ["T047"], "codes": [f"T:{c}"]} for c in ids]
+    names, concepts = pa.Table.from_pylist(rows, NAMES_SCHEMA), pa.Table.from_pylist(named, CONCEPTS_SCHEMA)
+    lists = pa.array([sorted(row) for row in owners], pa.list_(pa.string()))
+    contents = Contents(names, concepts, Owners.of(lists, concepts["concept_id"].combine_chunks()), Keys.of(names["name"]), {})
     model = Model(Table.content, None, Table.pooling, Table.max_length, Table.policy)
-    tables = pa.Table.from_pylist(names, NAMES_SCHEMA), pa.Table.from_pylist(concepts, CONCEPTS_SCHEMA)
-    return Index(np.asarray(vectors, np.float32), *tables, model)
+    return Index(Vectors.of(np.asarray(vectors, np.float32)), contents, model)
 
 
 def plain_loop(vectors, owners, query, top_k):
@@ -44,7 +53,7 @@ def plain_loop(vectors, owners, query, top_k):
             if concept not in best or score > best[concept][0]:
                 best[concept] = score, row
     ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:top_k]
-    return tuple(Candidate(c, f"concept {c}", f"name {row}", score) for c, (score, row) in ranked)
+    return tuple(Candidate(c, f"concept {c}", f"name {row}", score, "en", "T", ("T047",), (f"T:{c}",)) for c, (score, row) in ranked)
 
 
 @settings(max_examples=150, deadline=None)
@@ -140,6 +149,65 @@ def test_another_model_or_use_of_it_is_refused(change):
 
 
 def test_a_name_of_a_concept_that_is_not_listed_is_refused():
-    index = make_index(np.eye(2), [{"A"}, {"B"}])
     with pytest.raises(ArtifactError, match="damaged"):
-        Linker(Table({}), Index(index.vectors, index.names, index.concepts.slice(1), index.model))
+        Owners.of(pa.array([["A"], ["B"]]), pa.array(["B"]))
+
+
+def test_a_mention_that_is_a_name_letter_for_letter_means_its_concepts():
+    """`NAME 2` is farthest from its query, and first all the same; its score stays the cosine."""
+    owners = [{"A"}, {"B"}, {"D", "C"}]
+    linker = Linker(Table({"NAME 2": [1.0, 0.0], "other": [1.0, 0.0]}), make_index([[1, 0], [0.6, 0.8], [0, 1]], owners))
+    exact, other = linker.link(["NAME 2", "other"], 4)
+    assert [(c.concept_id, c.score) for c in exact.candidates] == [("C", 0), ("D", 0), ("A", 1), ("B", pytest.approx(0.6))]
+    assert [c.concept_id for c in other.candidates] == ["A", "B", "C", "D"]
+    assert [c.concept_id for c in linker.link(["NAME 2"], 1)[0].candidates] == ["C"]
+
+
+def test_a_filter_is_exact_over_what_it_keeps():
+    index = make_index(np.eye(3), [{"A"}, {"B", "A"}, {"C"}])
+    linker = Linker(Table({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
+    types = pa.array([["T047"], ["T184"], ["T121"]])
+    table = index.concepts.set_column(2, CONCEPTS_SCHEMA.field(2), types)
+    linker.index = replace(index, contents=replace(index.contents, concepts=table))
+
+    def ids(mention, **wanted):
+        return [c.concept_id for c in linker.link([mention], 5, keep=Filter.of(**wanted))[0].candidates]
+
+    assert ids("q") == ["A", "B", "C"]
+    assert ids("q", groups=["DISO"]) == ["A", "B"]
+    assert ids("q", groups=["DISO"], semantic_types=["T121"]) == ["A", "B", "C"]
+    assert ids("name 0", semantic_types=["T184"]) == ["B"]  # its concept is not kept, so neither is the exact name
+    assert ids("q", sources=["T"], languages=["en"]) == ["A", "B", "C"]
+    with pytest.raises(DataError, match=r"^the index has no language 'fi'; it has en$"):
+        ids("q", languages=["fi"])
+    with pytest.raises(DataError, match=r"^the index has no source 'ICD10'; it has T$"):
+        ids("q", sources=["ICD10"])
+
+
+def test_languages_are_one_a_mention():
+    linker = Linker(Table({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    assert linker.link(["q", "q"], languages=["de", None])[1].candidates[0].concept_id == "A"
+    with pytest.raises(ConfigError, match="expected a language for each mention, found 1 for 2"):
+        linker.link(["q", "q"], languages=["de"])
+
+
+def test_columns_of_pandas_and_what_they_have_for_nothing():
+    pandas = pytest.importorskip("pandas")
+    linker = Linker(Table({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    results = linker.link(pandas.Series(["q", None, float("nan"), pandas.NA]))
+    assert [r.reason for r in results] == [None, *["the mention is empty"] * 3]
+    frame = results.to_pandas()
+    assert frame["concept_id"].tolist()[:1] == ["A"]
+    assert (len(frame), frame["reason"].notna().sum()) == (4, 3)
+    assert "<td>A</td>" in results._repr_html_()
+
+
+def test_threads_get_the_answers_of_one_thread():
+    rng = np.random.default_rng(0)
+    queries = {f"q{i}": rng.normal(size=8) for i in range(400)}
+    linker = Linker(Table(queries), make_index(rng.normal(size=(300, 8)), [{f"C{i % 90}"} for i in range(300)]))
+    alone = linker.link(queries, 5)
+    parts = [list(queries)[i::16] for i in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        found = {result.mention: result for results in pool.map(lambda part: linker.link(part, 5), parts) for result in results}
+    assert [found[mention] for mention in queries] == list(alone)

@@ -1,7 +1,9 @@
-"""Folders on disk: written aside, published at once, and checked by size and sha256 when they are opened.
+"""Folders on disk: written aside, published at once, and checked by size and hash when they are opened.
 
 An artifact is a folder whose `manifest.json`, written last, names every file in it. It is made under a hidden name beside its
-place, fsynced, and renamed into place, so a reader sees the old folder, or the whole new one, or none.
+place, fsynced, and renamed into place, so a reader sees the old folder, or the whole new one, or none. A file's sha256 is what other folders are
+bound to; its XXH3 (github.com/Cyan4973/xxHash), ten times as fast to compute, finds damage each time it is opened. The manifest ends
+with a hash of itself.
 """
 
 import hashlib
@@ -13,10 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import xxhash
+
 from xsap.errors import ArtifactError, DataError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+_SEAL = "manifest_sha256"  # the manifest's last key: of all the text before it
+_BUFFER = 1 << 22  # bytes read at once
 
 
 @contextmanager
@@ -55,11 +61,11 @@ def refuse_to_replace(path: Path | str, *, overwrite: bool) -> None:
 def _seal(folder: Path, manifest: dict[str, Any]) -> None:
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
+        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": sha256_of(file), "xxh3": _xxh3_of(file)}
         _fsync(file)
     manifest_file = folder / MANIFEST
-    text = json.dumps(manifest | {"files": files}, indent=1, ensure_ascii=False)
-    manifest_file.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(manifest | {"files": files}, indent=1, ensure_ascii=False).removesuffix("\n}")
+    manifest_file.write_text(f'{text},\n "{_SEAL}": "{_sha256(text)}"\n}}\n', encoding="utf-8")
     for entry in [manifest_file, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
         _fsync(entry)
 
@@ -93,6 +99,19 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _xxh3_of(file: Path) -> str:
+    digest = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(_BUFFER))
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()
+
+
 def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     """The manifest of a folder, its files checked for being there and having their size, but not read.
 
@@ -105,15 +124,19 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     if not file.is_file():
         raise ArtifactError(f"{path}: expected {_a(kind)} folder made by xsap, found no {MANIFEST} in it")
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes().decode("utf-8")
+        manifest: dict[str, Any] = json.loads(text)
         found, version, files = manifest["kind"], manifest["format"], manifest["files"]
-        sizes = {name: int(entry["size"]) for name, entry in files.items() if entry["sha256"]}
+        sizes = {name: int(entry["size"]) for name, entry in files.items() if entry["sha256"] and entry["xxh3"]}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
     if found != kind:
         raise ArtifactError(f"{path}: expected {_a(kind)} folder, found {_a(found)} folder")
     if version != FORMAT:
         raise ArtifactError(f"{path}: expected format {FORMAT}, found format {version}; make it again with this version of xsap")
+    body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
+    if text != f'{body},\n "{_SEAL}": "{_sha256(body)}"\n}}\n':
+        raise ArtifactError(f"{file}: its hash of itself is not right; the {kind} folder is damaged, make it again")
     for name, size in sizes.items():
         member = path / name
         if not member.is_file():
@@ -126,11 +149,11 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
 
 
 def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
-    """`read_manifest`, and every file's sha256 checked too. Raises ArtifactError at the first that differs."""
+    """`read_manifest`, and every file's hash checked too. Raises ArtifactError at the first that differs."""
     manifest = read_manifest(path, kind)
     for name, entry in manifest["files"].items():
-        if sha256_of(Path(path) / name) != entry["sha256"]:
-            raise ArtifactError(f"{Path(path) / name}: its sha256 is not the manifest's; the {kind} folder is damaged, make it again")
+        if _xxh3_of(Path(path) / name) != entry["xxh3"]:
+            raise ArtifactError(f"{Path(path) / name}: its hash is not the manifest's; the {kind} folder is damaged, make it again")
     return manifest
 
 

@@ -69,7 +69,7 @@ def index(
     built = Index.build(names, encoder, languages=chosen, model_path=model, progress=_watched())
     built.save(out, overwrite=overwrite)
     facts = built.facts()
-    dropped = "".join(f"; dropped {count:,} ({reason})" for reason, count in built.dropped.items())
+    dropped = "".join(f"; dropped {count:,} ({reason})" for reason, count in built.contents.dropped.items())
     _log(f"{out}: {facts['names']:,} names of {facts['concepts']:,} concepts{dropped}")
 
 

@@ -19,8 +19,8 @@ from xsap.artifacts import read_lines
 from xsap.errors import DataError
 from xsap.languages import UNKNOWN
 from xsap.linking.index import Index
-from xsap.linking.linker import Result
 from xsap.linking.metrics import bootstrap_interval, hits, macro_mean, rank_of, rank_of_all, reciprocal_ranks, split_ids
+from xsap.linking.results import Result
 from xsap.linking.search import Rows, search
 from xsap.terms.mentions import build_mentions, read_mentions
 from xsap.terms.pairs import read_id_names
@@ -58,9 +58,9 @@ class Dictionary(NamedTuple):
     @classmethod
     def of_index(cls, index: Index) -> "Dictionary":
         """The names of an index as their sources have them, a row for each concept of each."""
-        rows = index.names.select(["name", "concept_ids"]).to_pylist()
-        pairs = [(concept_id, row["name"]) for row in rows for concept_id in row["concept_ids"]]
-        return cls([concept_id for concept_id, _ in pairs], [name for _, name in pairs])
+        owners = index.contents.owners
+        names = index.names["name"].take(np.repeat(np.arange(len(owners)), np.diff(owners.starts)))
+        return cls(index.concepts["concept_id"].take(owners.concepts).to_pylist(), names.to_pylist())
 
     @classmethod
     def read(cls, path: Path | str) -> "Dictionary":

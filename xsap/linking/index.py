@@ -1,37 +1,32 @@
 """A terminology's names as vectors on disk, bound by hashes to the model that made them and the terminology they are of.
 
-One vector for each unique name, as the model's text policy normalises it: a name that several concepts share keeps them all. Rows are in
-the order in which the terminology (sorted by concept) first has the name. `vectors.npy` is memory-mapped; `names.parquet` says
-what each row is; `concepts.parquet` is the terminology's, of the concepts that have a row.
+`vectors.py` says how vectors are stored, `contents.py` which rows there are. Tables are Arrow files, uncompressed, so that all of an index is
+memory-mapped: millions of names open in an instant, and only what an answer needs is read. (Parquet would have to be unpacked first.)
 """
 
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xsap.artifacts import content_hash, open_artifact, publish
-from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
-from xsap.linking.search import check_finite
-from xsap.terms.terminology import CONCEPTS_SCHEMA, Terminology
-from xsap.text import TextPolicy, normalise_all
+from xsap.linking.contents import CONCEPTS_SCHEMA, NAMES_SCHEMA, Contents, Keys, contents_of
+from xsap.linking.ranking import Owners
+from xsap.linking.vectors import Storage, Vectors, write_vectors
+from xsap.terms.terminology import Terminology
+from xsap.text import TextPolicy
 
-NAMES_SCHEMA = pa.schema(
-    [
-        pa.field("normalised", pa.string(), nullable=False),  # unique
-        pa.field("name", pa.string(), nullable=False),  # as its source has it, where several fell together the first
-        pa.field("language", pa.string(), nullable=False),  # of `name`
-        pa.field("concept_ids", pa.list_(pa.string()), nullable=False),  # sorted
-    ]
-)
+KIND = "index"
+_TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA}
+_ROWS = 1 << 16  # of a table written at once
 
 
 class Embedder(Protocol):
@@ -61,23 +56,30 @@ class Model:
     max_length: int
     policy: TextPolicy
 
+    @classmethod
+    def of(cls, encoder: Embedder, path: Path | str | None = None) -> "Model":
+        """An encoder's, with where `Linker.load` will look for it."""
+        return cls(encoder.content, None if path is None else str(path), encoder.pooling, encoder.max_length, encoder.policy)
+
+    def facts(self) -> dict[str, Any]:
+        """As the manifest has it, but for its place."""
+        return {"content": self.content, "pooling": self.pooling, "max_length": self.max_length, "text": self.policy.to_dict()}
+
 
 @dataclass(frozen=True)
 class Index:
-    """vectors: (n, d) float32 unit vectors. names: NAMES_SCHEMA, a row for each vector. concepts: CONCEPTS_SCHEMA, sorted.
+    """vectors: a unit vector for each of contents.names. terminology: its content hash. languages: those chosen, None for all.
 
-    terminology: its content hash. languages: those chosen, None for all. dropped: names left out, by reason. content: the index's
-    own hash, once it is on disk.
+    content: the index's own hash, once it is on disk. path: its folder then.
     """
 
-    vectors: NDArray[np.float32]
-    names: pa.Table
-    concepts: pa.Table
+    vectors: Vectors
+    contents: Contents
     model: Model
     terminology: str | None = None
     languages: tuple[str, ...] | None = (ENGLISH,)
-    dropped: dict[str, int] = field(default_factory=dict)
     content: str | None = None
+    path: Path | None = None
 
     @classmethod
     def build(
@@ -87,67 +89,59 @@ class Index:
         *,
         languages: Collection[str] | None = (ENGLISH,),
         model_path: Path | str | None = None,
+        storage: Storage = "float32",
         progress: bool = False,
     ) -> "Index":
-        """Embed the names that a terminology has in these ISO languages (None: all).
+        """Embed the names that a terminology has in these ISO languages (None: all), in memory; `building.build_index` does it on disk.
 
-        model_path: where `Linker.load` will look for the encoder. Raises DataError if there is no such name, or a vector isn't finite.
+        Raises DataError if there is no such name, or a vector isn't finite.
         """
-        part = terminology.select(languages=languages)
-        names, dropped = _unique_names(part.names, encoder.policy)
-        if not names.num_rows:
-            wanted = "any language" if languages is None else ", ".join(sorted(languages))
-            found = ", ".join(f"{language} ({count:,})" for language, count in terminology.languages.items()) or "no names"
-            raise DataError(f"expected a terminology with names in {wanted}; found {found}. Choose among these with --languages")
-        concepts = part.concepts.filter(pc.is_in(part.concepts["concept_id"], pc.unique(pc.list_flatten(names["concept_ids"]))))
-        vectors = np.ascontiguousarray(encoder.encode(names["name"].to_pylist(), progress=progress), np.float32)
-        check_finite(vectors, "the vectors of an index")
-        where = None if model_path is None else str(model_path)
-        model = Model(encoder.content, where, encoder.pooling, encoder.max_length, encoder.policy)
+        contents = contents_of(terminology, languages, encoder.policy)
+        vectors = Vectors.of(encoder.encode(contents.names["name"].to_pylist(), progress=progress), storage)
         chosen = None if languages is None else tuple(sorted(languages))
-        return cls(vectors, names, concepts, model, terminology.content, chosen, dropped)
+        return cls(vectors, contents, Model.of(encoder, model_path), terminology.content, chosen)
+
+    @property
+    def names(self) -> pa.Table:
+        """NAMES_SCHEMA, a row for each vector."""
+        return self.contents.names
+
+    @property
+    def concepts(self) -> pa.Table:
+        """CONCEPTS_SCHEMA, sorted."""
+        return self.contents.concepts
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the folder, at once or not at all. Raises ConfigError if the model was never saved, ArtifactError if `path` is taken."""
-        if self.model.content is None:
-            raise ConfigError("an index is bound to a model folder, but this one's model was never saved; save it, load it, build again")
-        model = self.model
-        facts = {
-            "dtype": str(self.vectors.dtype),
-            "dimension": self.vectors.shape[1],
-            "count": len(self.vectors),
-            "model": {"content": model.content, "pooling": model.pooling, "max_length": model.max_length, "text": model.policy.to_dict()}
-            | _place(model.path, Path(path)),
-            "terminology": self.terminology,
-            "languages": self.languages,
-            "dropped": self.dropped,
-        }
-        with publish(path, "index", facts, overwrite=overwrite) as folder:
-            np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
-            pq.write_table(self.names, folder / "names.parquet", compression="zstd")
-            pq.write_table(self.concepts, folder / "concepts.parquet", compression="zstd")
+        with writing(path, self.model, self.terminology, self.languages, self.contents, overwrite=overwrite) as (folder, facts):
+            n, d = len(self.vectors), self.vectors.dimension
+            with write_vectors(folder, n, d, self.vectors.storage) as put:
+                for start in range(0, n, _ROWS):
+                    put(self.vectors.take(slice(start, start + _ROWS)))
+            facts |= Vectors.open(folder).facts()
 
     @classmethod
     def load(cls, path: Path | str) -> "Index":
-        """Open an index folder, every hash checked, its vectors memory-mapped. Raises ArtifactError."""
-        manifest, path = open_artifact(path, "index"), Path(path)
+        """Open an index folder, every hash checked, all of it memory-mapped. Raises ArtifactError."""
+        manifest, path = open_artifact(path, KIND), Path(path)
         try:
-            vectors = np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            names, concepts = (pq.read_table(path / f"{table}.parquet") for table in ("names", "concepts"))
+            vectors = Vectors.open(path)
+            names, concepts = (pa.ipc.open_file(pa.memory_map(str(path / f"{table}.arrow"))).read_all() for table in _TABLES)
+            starts, owners, hashes, rows = (
+                np.load(path / f"{array}.npy", mmap_mode="r", allow_pickle=False) for array in ("starts", "owners", "hashes", "rows")
+            )
+            contents = Contents(names, concepts, Owners(starts, owners, concepts.num_rows), Keys(hashes, rows), manifest["dropped"])
             said = manifest["model"]
             model = Model(said["content"], _found(said, path), said["pooling"], said["max_length"], TextPolicy(**said["text"]))
             languages = None if manifest["languages"] is None else tuple(manifest["languages"])
-            index = cls(vectors, names, concepts, model, manifest["terminology"], languages, manifest["dropped"], content_hash(manifest))
-            sound = vectors.shape == (manifest["count"], manifest["dimension"]) and names.num_rows == len(vectors)
-            sound &= str(vectors.dtype) == manifest["dtype"] == "float32" and (names.schema, concepts.schema) == (
-                NAMES_SCHEMA,
-                CONCEPTS_SCHEMA,
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, pa.ArrowException):
+            index = cls(vectors, contents, model, manifest["terminology"], languages, content_hash(manifest), path)
+            n = len(vectors)
+            sound = (names.schema, concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA) and {names.num_rows, len(hashes), len(rows)} == {n}
+            sound &= len(starts) == n + 1 and (starts[0], starts[-1]) == (0, len(owners)) and manifest["count"] == n
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
         if not sound:
             raise ArtifactError(f"{path}: its files and its manifest don't fit together; the index is damaged, make it again")
-        check_finite(vectors, f"{path}: its vectors")
         return index
 
     def facts(self) -> dict[str, Any]:
@@ -157,27 +151,41 @@ class Index:
             "concepts": self.concepts.num_rows,
             "languages": self.languages,
             "terminology": self.terminology,
+            "storage": self.vectors.storage,
             "index": self.content,
         }
 
 
-def _unique_names(names: pa.Table, policy: TextPolicy) -> tuple[pa.Table, dict[str, int]]:
-    """A terminology's names → NAMES_SCHEMA, and how many were dropped for which reason."""
-    spellings = names["name"].combine_chunks().dictionary_encode()
-    normalised = pa.array(normalise_all(spellings.dictionary.to_pylist(), policy), pa.string()).take(spellings.indices)
-    kept = pc.greater(pc.utf8_length(normalised), 0)
-    dropped = {"empty name": names.num_rows - (pc.sum(kept).as_py() or 0)}
-    names, unique = names.filter(kept), normalised.filter(kept).dictionary_encode()
-    concepts = names["concept_id"].combine_chunks().dictionary_encode()
-    rows, owners = unique.indices.to_numpy(), concepts.indices.to_numpy()
-    first = np.unique(rows, return_index=True)[1]
-    # the terminology is sorted by concept, so a concept's place in the dictionary is its place in the alphabet
-    pairs = np.unique(rows.astype(np.int64) * len(concepts.dictionary) + owners)
-    counts = np.bincount(pairs // max(1, len(concepts.dictionary)), minlength=len(first))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    ids = concepts.dictionary.take(pa.array(pairs % max(1, len(concepts.dictionary))))
-    columns = [unique.dictionary, names["name"].take(first), names["language"].take(first), pa.ListArray.from_arrays(offsets, ids)]
-    return pa.table(dict(zip(NAMES_SCHEMA.names, columns, strict=True))).cast(NAMES_SCHEMA), {k: n for k, n in dropped.items() if n}
+@contextmanager
+def writing(
+    path: Path | str,
+    model: Model,
+    terminology: str | None,
+    languages: tuple[str, ...] | None,
+    contents: Contents,
+    *,
+    overwrite: bool = False,
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """An index's folder with all but its vectors, to add these, and its manifest's facts, to add theirs; published when the block ends.
+
+    Raises ConfigError if the model was never saved, ArtifactError if `path` is taken.
+    """
+    if model.content is None:
+        raise ConfigError("an index is bound to a model folder, but this one's model was never saved; save it, load it, build again")
+    facts: dict[str, Any] = {
+        "model": model.facts() | _place(model.path, Path(path)),
+        "terminology": terminology,
+        "languages": languages,
+        "dropped": contents.dropped,
+    }
+    with publish(path, KIND, facts, overwrite=overwrite) as folder:
+        for name, table in (("names", contents.names), ("concepts", contents.concepts)):
+            with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as stream, pa.ipc.new_file(stream, _TABLES[name]) as writer:
+                writer.write_table(table, max_chunksize=_ROWS)
+        arrays = {"starts": contents.owners.starts, "owners": contents.owners.concepts.astype(np.int32), **contents.keys._asdict()}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        yield folder, facts
 
 
 def _place(model_path: str | None, index_path: Path) -> dict[str, str | None]:
@@ -188,6 +196,6 @@ def _place(model_path: str | None, index_path: Path) -> dict[str, str | None]:
     return {"path": str(absolute), "relative": os.path.relpath(absolute, index_path.resolve())}
 
 
-def _found(model: dict[str, str | None], index_path: Path) -> str | None:
+def _found(model: Mapping[str, str | None], index_path: Path) -> str | None:
     beside = index_path.resolve() / model["relative"] if model["relative"] else None
     return str(beside.resolve()) if beside and beside.is_dir() else model["path"]

@@ -1,39 +1,32 @@
-"""Mentions in, ranked concepts out: encode, search, and names → concepts by ranking.py's rules."""
+"""Mentions in, ranked concepts out: exact names first, then nearest vectors, by ranking.py's rules.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+A mention that is a name of the index, letter for letter under EXACT_MATCH, means that name's concepts: these come first, among themselves by
+score, like all others after them. A score is always the cosine of mention and name; how sure an answer is, is its confidence, where
+the index was calibrated. Linkers may be used by many threads at once.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 
+import numpy as np
 from tqdm import tqdm
 
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
+from xsap.languages import UNKNOWN, to_iso
+from xsap.linking.contents import values_at
+from xsap.linking.filters import Filter, Kept, keep
 from xsap.linking.index import Embedder, Index
-from xsap.linking.ranking import Owners, rank_concepts
-from xsap.linking.search import search
+from xsap.linking.ranking import NONE, Ranked, rank_concepts
+from xsap.linking.results import Candidate, Result, Results
+from xsap.linking.scan import exact_scores, search_vectors
+from xsap.linking.search import Floats, Rows
 from xsap.text import EXACT_MATCH, TextPolicy, normalise
 
 LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
 _BATCH = 4096  # mentions encoded and searched at once
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A concept, its preferred name, its name that came nearest to the mention, and the cosine of the two."""
-
-    concept_id: str
-    name: str
-    matched_name: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A mention as it was given, its candidates, best first, and if there are none the reason."""
-
-    mention: str
-    candidates: tuple[Candidate, ...]
-    reason: str | None = None
+_EXACT = np.float32(4)  # added to an exact name's cosine while ranking
 
 
 class Linker:
@@ -46,7 +39,8 @@ class Linker:
         if given != built:
             raise ArtifactError(f"the index was built with model {_describe(*built)}, not with {_describe(*given)}. Build it again")
         self.encoder, self.index = encoder, index
-        self._owners = Owners.of(index.names["concept_ids"].combine_chunks(), index.concepts["concept_id"].combine_chunks())
+        self._kept: dict[Filter, Kept] = {}
+        self._lock = Lock()  # a tokenizer serves one thread at a time
 
     @classmethod
     def load(cls, index_path: Path | str, *, model: Path | str | None = None, device: str | None = None) -> "Linker":
@@ -55,63 +49,147 @@ class Linker:
         Raises ArtifactError if the index is damaged, or its model gone or another.
         """
         index = Index.load(index_path)
-        built, path = index.model, str(model if model is not None else index.model.path)
-        gone = index.model.path is None or (Path(path).is_absolute() and not Path(path).exists())
-        if model is None and gone:
-            raise ArtifactError(f"{index_path}: the model it was built with ({_short(built.content)}) is no longer at {path}; give --model")
-        rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
-        try:
-            encoder = Encoder.from_pretrained(path, pooling=built.pooling, max_length=built.max_length, policy=built.policy, device=device)
-        except ConfigError as error:
-            raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
-        if encoder.content != built.content:
-            found = f"{path} ({_short(encoder.content)})"
-            raise ArtifactError(f"{index_path} was built with model {_short(built.content)}, not with {found}. {rebuild}")
-        return cls(encoder, index)
+        return cls(_open_model(index, index_path, model, device), index)
 
     @property
     def concept_ids(self) -> frozenset[str]:
         """Every concept that can be an answer."""
         return frozenset(self.index.concepts["concept_id"].to_pylist())
 
-    def link(self, mentions: Iterable[str | None], top_k: int = 5, *, progress: bool = False) -> list[Result]:
+    def link(
+        self,
+        mentions: Iterable[str | None],
+        top_k: int = 5,
+        *,
+        languages: Sequence[str | None] | None = None,
+        keep: Filter | None = None,
+        progress: bool = False,
+    ) -> Results:
         """A result for each mention, in their order, each with at most `top_k` concepts.
 
-        Equal mentions are encoded once. A mention that is None, empty, blank or longer than LONGEST_MENTION has no candidates, and a
-        reason. Raises ConfigError for a single string and for a top_k below 1.
+        mentions: a list, or a column of pandas, polars or `datasets`. languages: of the mentions, where known. keep: what may be an answer.
+        Equal mentions are linked once. A mention that is missing, blank or longer than LONGEST_MENTION has no candidates, and a
+        reason. Raises ConfigError for a single string and for a top_k below 1, DataError for a filter that leaves nothing.
         """
         if isinstance(mentions, str):
             raise ConfigError(f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list")
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {top_k}")
-        given = ["" if mention is None else mention for mention in mentions]
-        reasons = [_why_not(mention) for mention in given]
-        unique = list(dict.fromkeys(m for m, reason in zip(given, reasons, strict=True) if reason is None))
-        answers: dict[str, tuple[Candidate, ...]] = {}
+        given = ["" if mention is None or _is_missing(mention) else mention for mention in mentions]
+        spoken = _languages(languages, len(given))
+        reasons = [why_not(mention) for mention in given]
+        asked = list(zip(given, spoken, strict=True))
+        unique = list(dict.fromkeys(one for one, reason in zip(asked, reasons, strict=True) if reason is None))
+        kept = self._keep(keep or Filter())
+        answers: dict[tuple[str, str], Result] = {}
         with tqdm(total=len(unique), desc="link", unit=" mentions", disable=not progress) as bar:
             for start in range(0, len(unique), _BATCH):
                 batch = unique[start : start + _BATCH]
-                answers.update(zip(batch, self._candidates(batch, top_k), strict=True))
+                answers.update(zip(batch, self._answer(batch, top_k, kept), strict=True))
                 bar.update(len(batch))
-        return [Result(mention, answers.get(mention, ()), reason) for mention, reason in zip(given, reasons, strict=True)]
+        return Results(answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True))
 
-    def _candidates(self, mentions: list[str], top_k: int) -> list[tuple[Candidate, ...]]:
+    def _keep(self, wanted: Filter) -> Kept:
+        with self._lock:
+            if wanted not in self._kept:
+                if len(self._kept) > 8:
+                    self._kept.clear()
+                self._kept[wanted] = keep(self.index.contents, wanted)
+            return self._kept[wanted]
+
+    def _answer(self, asked: list[tuple[str, str]], top_k: int, kept: Kept) -> list[Result]:
+        mentions = [mention for mention, _ in asked]
+        candidates = self._candidates(mentions, top_k, kept)
+        return [Result(mention, found) for mention, found in zip(mentions, candidates, strict=True)]
+
+    def _candidates(self, mentions: list[str], top_k: int, kept: Kept) -> list[tuple[Candidate, ...]]:
         """For each mention its best concepts."""
-        queries = self.encoder.encode(mentions)
-        ranked = rank_concepts(
-            lambda part, fetch: search(self.index.vectors, queries[part], fetch),
-            self._owners,
-            len(mentions),
-            min(top_k, self._owners.count),
-        )
-        q, wanted = ranked.concepts.shape
-        ids, names = (self.index.concepts[c].take(ranked.concepts.ravel()).to_pylist() for c in ("concept_id", "preferred_name"))
-        matched = self.index.names["name"].take(ranked.rows.ravel()).to_pylist()
-        flat = [Candidate(*fields) for fields in zip(ids, names, matched, ranked.scores.ravel().tolist(), strict=True)]
-        return [tuple(flat[i * wanted : (i + 1) * wanted]) for i in range(q)]
+        with self._lock:
+            queries = self.encoder.encode(mentions)
+        exact = self._exact(mentions, queries, kept)
+        total = len(self.index.vectors) if kept.rows is None else len(kept.rows)
+
+        def find(part: Rows, k: int) -> tuple[Floats, Rows]:
+            scores, rows = search_vectors(self.index.vectors, queries[part], k, rows=kept.rows)
+            for place, query in enumerate(part.tolist()):
+                if query in exact:
+                    scores[place], rows[place] = _in_front(*exact[query], scores[place], rows[place])
+            return scores, rows
+
+        ranked = rank_concepts(find, kept.owners, len(mentions), top_k, total=total)
+        for query, (own, rows) in exact.items():
+            for row, score in zip(rows.tolist(), own.tolist(), strict=True):
+                ranked.scores[query, ranked.rows[query] == row] = score
+        return self._describe(ranked)
+
+    def _exact(self, mentions: list[str], queries: Floats, kept: Kept) -> dict[int, tuple[Floats, Rows]]:
+        """Of each mention that is a name letter for letter: the scores and rows of these names, best first."""
+        contents, found = self.index.contents, {}
+        for query, mention in enumerate(mentions):
+            rows = np.array(contents.keys.find(mention, contents.names["name"]), np.int64)
+            if kept.rows is not None:
+                rows = rows[np.isin(rows, kept.rows)]
+            if rows.size:
+                scores = exact_scores(self.index.vectors, queries, np.full(len(rows), query), rows)
+                order = np.lexsort((rows, -scores))
+                found[query] = scores[order], rows[order]
+        return found
+
+    def _describe(self, ranked: Ranked) -> list[tuple[Candidate, ...]]:
+        there = ranked.concepts != NONE
+        concepts, rows, scores = (array[there].tolist() for array in ranked)
+        of_concepts = [
+            values_at(self.index.concepts[name], concepts) for name in ("concept_id", "preferred_name", "semantic_types", "codes")
+        ]
+        ids, names, types, codes = of_concepts
+        matched, languages, sources = (values_at(self.index.names[name], rows) for name in ("name", "language", "source"))
+        flat = [
+            Candidate(concept, name, found, score, language, source, tuple(of_type), tuple(coded))
+            for concept, name, found, score, language, source, of_type, coded in zip(
+                ids, names, matched, scores, languages, sources, types, codes, strict=True
+            )
+        ]
+        ends = np.cumsum(there.sum(1)).tolist()
+        return [tuple(flat[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _why_not(mention: object) -> str | None:
+def _in_front(own: Floats, exact: Rows, scores: Floats, rows: Rows) -> tuple[Floats, Rows]:
+    """Exact names before all others, as many rows as before."""
+    others = ~np.isin(rows, exact)
+    return np.concatenate([own + _EXACT, scores[others]])[: len(rows)], np.concatenate([exact, rows[others]])[: len(rows)]
+
+
+def _open_model(index: Index, index_path: Path | str, model: Path | str | None, device: str | None) -> Encoder:
+    built, path = index.model, str(model if model is not None else index.model.path)
+    gone = index.model.path is None or (Path(path).is_absolute() and not Path(path).exists())
+    if model is None and gone:
+        raise ArtifactError(f"{index_path}: the model it was built with ({_short(built.content)}) is no longer at {path}; give --model")
+    rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
+    try:
+        encoder = Encoder.from_pretrained(path, pooling=built.pooling, max_length=built.max_length, policy=built.policy, device=device)
+    except ConfigError as error:
+        raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
+    if encoder.content != built.content:
+        found = f"{path} ({_short(encoder.content)})"
+        raise ArtifactError(f"{index_path} was built with model {_short(built.content)}, not with {found}. {rebuild}")
+    return encoder
+
+
+def _languages(given: Sequence[str | None] | None, n: int) -> list[str]:
+    if given is None:
+        return [UNKNOWN] * n
+    if len(given) != n:
+        raise ConfigError(f"expected a language for each mention, found {len(given):,} for {n:,}")
+    known = {code: UNKNOWN if _is_missing(code) or not code else to_iso(str(code)) for code in set(given)}
+    return [known[code] for code in given]
+
+
+def _is_missing(value: object) -> bool:
+    """None, and what tables of pandas have in its place: NaN, NA, NaT."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+
+
+def why_not(mention: object) -> str | None:
     """Why a mention can't be linked; None if it can."""
     if not isinstance(mention, str):
         raise ConfigError(f"a mention must be text, found {mention!r} ({type(mention).__name__})")

@@ -57,12 +57,17 @@ class Ranked(NamedTuple):
     scores: Floats
 
 
-def rank_concepts(find: Find, owners: Owners, queries: int, wanted: int, *, floor: float = -np.inf) -> Ranked:
-    """The `wanted` best concepts of each query, or as many as there are. Names that score `floor` or less are no candidates."""
-    wanted, total = min(wanted, owners.count), len(owners)
+def rank_concepts(
+    find: Find, owners: Owners, queries: int, wanted: int, *, total: int | None = None, floor: float = -np.inf
+) -> Ranked:
+    """The `wanted` best concepts of each query, or as many as there are.
+
+    total: how many names `find` searches, where it isn't all. Names that score `floor` or less are no candidates.
+    """
+    wanted, total = min(wanted, owners.count), len(owners) if total is None else total
     best = _no_concepts(queries, wanted)
     pending, fetch = np.arange(queries), min(total, _OVERFETCH * wanted)
-    while pending.size and wanted:
+    while pending.size and fetch:  # 0 where there are no names, or none is wanted
         wider = []
         at_once = max(1, _FETCHED // fetch)
         for start in range(0, len(pending), at_once):

@@ -1,0 +1,300 @@
+"""Exact nearest neighbours among stored vectors: a cheap look at every row, and a proof of which rows need another.
+
+The cheap score c of a row lies within a known ε of its true one: int8 products of two quantised vectors (ε from what quantisation lost, by
+Cauchy and Schwarz), float32 products (ε = γ_d ‖q‖‖v‖; Higham, Accuracy and Stability of Numerical Algorithms, 2002, § 3.1), or products on
+a GPU. If the k-th best true score is τ, no row with c < τ − ε is among the k best; all others are scored again from the stored vectors, in
+float64, added in one fixed order and rounded to float32. So the answer is exact whichever way it was found, and the same for a query
+alone as among thousands, on any number of threads; equal vectors tie, and of equal scores the lower row comes first.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xsap.linking.search import check_finite
+from xsap.linking.vectors import Floats, Rows, Vectors, quantise
+
+BLOCK = 1 << 21  # cheap scores held at once: 8 MiB, and as much for the products they come from
+_QUERIES = 1024  # searched for together
+_GROUP = 32  # columns of which only the greatest is looked at first
+_WAITING = 1 << 20  # rows of all queries that wait for their true score
+_RESCORED = 256  # vectors scored at once: they stay in the processor's cache
+_HOPELESS = 64  # where more than one in so many rows must be scored again, float32 products are faster than int8
+_GATHERED = 4  # where fewer than one in so many rows is kept, these are gathered, not the others masked
+_SLACK = 2.0**-20  # of ‖q‖‖v‖, for every rounding that ε doesn't name
+
+Doubles = NDArray[np.float64]
+Where = slice | Tensor
+
+
+def search_vectors(
+    vectors: Vectors, queries: Floats, k: int, *, rows: Rows | None = None, resident: Tensor | None = None, block: int = BLOCK
+) -> tuple[Floats, Rows]:
+    """The k rows with the greatest dot product, for each query.
+
+    queries: (q, d) float32. rows: search these alone; sorted, unique. resident: the vectors on another device, from `upload`. block: how
+    many scores to hold at once. Returns scores (q, min(k, rows searched)), greatest first, and rows alike; equal scores by row. Raises
+    DataError for queries that aren't finite.
+    """
+    assert queries.ndim == 2, f"expected a matrix, found {queries.ndim} dimensions"
+    assert queries.shape[1] == vectors.dimension, f"vectors of {vectors.dimension} components, queries of {queries.shape[1]}"
+    assert queries.dtype == np.float32, f"expected float32, found {queries.dtype}"
+    assert resident is None or resident.shape == (len(vectors), vectors.dimension), "these aren't the vectors on the device"
+    check_finite(queries, "the query vectors")
+    k = min(k, len(vectors) if rows is None else len(rows))
+    scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), _QUERIES) if k > 0 else ():
+        part = slice(start, start + _QUERIES)
+        scores[part], found[part] = _search(vectors, np.ascontiguousarray(queries[part]), k, rows, resident, block)
+    return scores, found
+
+
+def upload(vectors: Vectors, device: str | torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """(n, d) of all vectors on a device, in 16 bits: 1.5 GB for a million of 768 components."""
+    there = torch.empty((len(vectors), vectors.dimension), dtype=dtype, device=device)
+    step = max(1, BLOCK // max(1, vectors.dimension))
+    for start in range(0, len(vectors), step):
+        there[start : start + step] = _as_tensor(vectors.take(slice(start, start + step)))
+    return there
+
+
+def exact_scores(vectors: Vectors, queries: Floats, query: Rows, row: Rows) -> Floats:
+    """(m,) float32 dot products of queries[query[i]] and vectors[row[i]], correct to within 0.5001 units in the last place.
+
+    Products are exact in float64; they are added by halves, element by element, so no order of threads or of rows can change a bit.
+    """
+    doubles, scores = torch.from_numpy(queries).double(), np.empty(len(row), np.float32)
+    for start in range(0, len(row), _RESCORED):
+        part = slice(start, start + _RESCORED)
+        products = torch.from_numpy(vectors.take(row[part])).double()
+        products *= doubles[torch.from_numpy(query[part])]
+        width = products.shape[1]
+        while width > 1:
+            half = (width + 1) // 2
+            products[:, : width - half] += products[:, half:width]
+            width = half
+        scores[part] = products[:, 0].float().numpy() if width else 0
+    return scores
+
+
+@dataclass(frozen=True)
+class _Cheap:
+    """A way to score rows: `score(where)` is (q, m) float32, and a row's true score lies within `off` of `unit` times that.
+
+    unit, off: (q,) float64. share: of how many rows one may wait for its true score before the way is given up.
+    """
+
+    score: Callable[[Where], Tensor]
+    unit: Doubles
+    off: Doubles
+    share: int | None = None
+
+
+def _search(vectors: Vectors, queries: Floats, k: int, rows: Rows | None, resident: Tensor | None, block: int) -> tuple[Floats, Rows]:
+    for cheap in _ways(vectors, queries, resident):
+        answers = _Answers(vectors, queries, k, cheap)
+        kept = len(vectors) if rows is None else len(rows)
+        limit = np.inf if cheap.share is None else len(queries) * max(8 * k, kept // cheap.share)
+        for where, numbers, dropped in _blocks(len(vectors), rows, max(_GROUP, block // len(queries) // _GROUP * _GROUP)):
+            answers.look(cheap.score(where), numbers, dropped)
+            if answers.looked_at > limit:
+                break
+        else:
+            answers.settle()
+            return answers.scores, answers.rows
+    raise AssertionError("the last way is never given up")
+
+
+def _ways(vectors: Vectors, queries: Floats, resident: Tensor | None) -> Iterator[_Cheap]:
+    """The ways to score, the fastest first; the last of them is never given up."""
+    if resident is not None:
+        yield _by_resident(vectors, queries, resident)
+        return
+    if vectors.scan is not None and vectors.dimension > 1 and int8_is_faster():  # torch 2.13 miscounts products of single components
+        yield _by_int8(vectors, queries)
+    yield _by_float32(vectors, queries)
+
+
+def _by_int8(vectors: Vectors, queries: Floats) -> _Cheap:
+    """|q·v − q̂·v̂| ≤ ‖q‖‖v − v̂‖ + ‖q − q̂‖‖v̂‖, where q̂ and v̂ are what the codes stand for."""
+    assert vectors.scan is not None
+    assert vectors.scales is not None
+    codes, scales = quantise(queries)
+    unit = np.where(scales > 0, scales, 1).astype(np.float64)
+    missed = np.linalg.norm(queries - codes * unit[:, None], axis=1)
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+    reach = (lengths + missed) * (vectors.norm + vectors.error)
+    ours, table, factors = torch.from_numpy(codes), _as_tensor(vectors.scan), _as_tensor(vectors.scales)
+    buffers: dict[torch.dtype, Tensor] = {}
+
+    def buffer(dtype: torch.dtype, width: int) -> Tensor:
+        if dtype not in buffers or buffers[dtype].numel() < len(ours) * width:
+            buffers[dtype] = torch.empty(len(ours) * width, dtype=dtype)
+        return buffers[dtype][: len(ours) * width].view(len(ours), width)
+
+    def score(where: Where) -> Tensor:
+        rows = table[where]
+        products = torch._int_mm(ours, rows.T, out=buffer(torch.int32, len(rows)))
+        return buffer(torch.float32, len(rows)).copy_(products).mul_(factors[where])
+
+    off = lengths * vectors.error + missed * (vectors.norm + vectors.error) + _SLACK * reach + 1e-30
+    return _Cheap(score, unit, off, _HOPELESS)
+
+
+def _by_float32(vectors: Vectors, queries: Floats) -> _Cheap:
+    ours, reach = torch.from_numpy(queries), np.linalg.norm(queries.astype(np.float64), axis=1) * vectors.norm
+    rounding = vectors.dimension * 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
+
+    def score(where: Where) -> Tensor:
+        return ours @ _as_tensor(vectors.take(where if isinstance(where, slice) else where.numpy())).T
+
+    return _Cheap(score, np.ones(len(queries)), (1.01 * rounding + _SLACK) * reach + 1e-30)
+
+
+def _by_resident(vectors: Vectors, queries: Floats, resident: Tensor) -> _Cheap:
+    """Both sides and the product are rounded to the device's 16 bits: by half an eps each."""
+    ours = torch.from_numpy(queries).to(resident)
+    reach = np.linalg.norm(queries.astype(np.float64), axis=1) * vectors.norm
+
+    def score(where: Where) -> Tensor:
+        return (ours @ resident[where if isinstance(where, slice) else where.to(resident.device)].T).float()
+
+    return _Cheap(score, np.ones(len(queries)), 2 * torch.finfo(resident.dtype).eps * reach + 1e-30)
+
+
+class _Answers:
+    """The k best rows of each query among those looked at so far, and the rows that wait for their true score."""
+
+    def __init__(self, vectors: Vectors, queries: Floats, k: int, cheap: _Cheap) -> None:
+        q = len(queries)
+        self.vectors, self.queries, self.k, self.cheap = vectors, queries, k, cheap
+        self.scores, self.rows = np.full((q, k), -np.inf, np.float32), np.full((q, k), len(vectors), np.int64)
+        self.floor = np.full(q, np.finfo(np.float32).min)  # a cheap score below it rules a row out
+        self.waiting: list[tuple[Rows, Rows, Floats]] = []  # query, row, cheap score
+        self.looked_at = self.waits = self.pruned = 0
+
+    def look(self, scores: Tensor, numbers: Rows | int, dropped: Tensor | None) -> None:
+        """Let the rows of a block wait that can't be ruled out. scores: (q, m). numbers: of the rows, or of the first. dropped: (m,) bool."""
+        if dropped is not None:
+            scores.masked_fill_(dropped, -torch.inf)
+        m = scores.shape[1]
+        scores = F.pad(scores, (0, -m % _GROUP), value=-torch.inf) if m % _GROUP else scores
+        groups = scores.view(len(scores), -1, _GROUP)
+        greatest = groups.amax(2)
+        pool = greatest if greatest.shape[1] >= 4 * self.k else scores
+        if not self.looked_at and pool.shape[1] >= self.k:
+            self._raise_floor(pool.topk(self.k, dim=1).values[:, -1].cpu().numpy())
+        floor = torch.from_numpy(self.floor).to(scores.device)
+        query, group = (greatest >= floor[:, None]).nonzero(as_tuple=True)
+        inside = groups[query, group]
+        which, column = (inside >= floor[query, None]).nonzero(as_tuple=True)
+        row = (group[which] * _GROUP + column).cpu().numpy()
+        row = row + numbers if isinstance(numbers, int) else numbers[row]
+        self.waiting.append((query[which].cpu().numpy(), row, inside[which, column].cpu().numpy()))
+        self.looked_at, self.waits = self.looked_at + len(row), self.waits + len(row)
+        if self.waits > 2 * self.pruned + len(self.scores) * self.k:
+            self._prune()
+        if self.waits > _WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Give the rows that wait their true scores: first each query's k likeliest, then the others that these don't rule out."""
+        if not self.waits:
+            return
+        query, row, cheap = self._prune()
+        likeliest = _places(query) < self.k
+        self._rescore(query[likeliest], row[likeliest])
+        query, row, cheap = query[~likeliest], row[~likeliest], cheap[~likeliest]
+        possible = cheap * self.cheap.unit[query] >= self.scores[query, -1] - self.cheap.off[query]
+        self._rescore(query[possible], row[possible])
+        self._set_floor((self.scores[:, -1] - self.cheap.off) / self.cheap.unit)
+        self.waiting, self.waits = [], 0
+
+    def _prune(self) -> tuple[Rows, Rows, Floats]:
+        """Raise the floor by what waits, and let go what is below it → query, row and cheap score of the others, in order."""
+        query, row, cheap = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
+        order = _by_query(query, cheap)
+        query, row, cheap = query[order], row[order], cheap[order]
+        kth = np.full(len(self.scores), -np.inf, np.float32)
+        last = _places(query) == self.k - 1
+        kth[query[last]] = cheap[last]
+        self._raise_floor(kth)
+        left = cheap >= self.floor[query]
+        self.waiting = [(query[left], row[left], cheap[left])]
+        self.waits = self.pruned = int(left.sum())
+        return self.waiting[0]
+
+    def _raise_floor(self, kth: Floats) -> None:
+        """kth: (q,) such that k rows have so great a cheap score: the k-th best true score is at least that less ε."""
+        self._set_floor(kth - 2 * self.cheap.off / self.cheap.unit)
+
+    def _set_floor(self, floor: Doubles) -> None:
+        with np.errstate(over="ignore"):
+            self.floor = np.maximum(self.floor, np.nextafter(floor.astype(np.float32), np.float32(-np.inf)))
+
+    def _rescore(self, query: Rows, row: Rows) -> None:
+        score = exact_scores(self.vectors, self.queries, query, row)
+        have, place = np.nonzero(self.rows < len(self.vectors))
+        query, row = np.concatenate([have, query]), np.concatenate([self.rows[have, place], row])
+        score = np.concatenate([self.scores[have, place], score])
+        order = np.lexsort((row, -score, query))
+        query, row, score = query[order], row[order], score[order]
+        place = _places(query)
+        best = place < self.k
+        self.scores[query[best], place[best]], self.rows[query[best], place[best]] = score[best], row[best]
+
+
+def _by_query(query: Rows, score: Floats) -> Rows:
+    """The order by query, and by score downwards: one sort of 64-bit keys, for a float's bits are in order but for the negative ones'."""
+    bits = score.view(np.int32)
+    return np.argsort((query << 32) - np.where(bits < 0, bits ^ 0x7FFFFFFF, bits))
+
+
+def _places(query: Rows) -> Rows:
+    """0, 1, 2 … for each query's entries. query: sorted."""
+    return np.arange(len(query)) - np.searchsorted(query, query)
+
+
+def _blocks(n: int, rows: Rows | None, step: int) -> Iterator[tuple[Where, Rows | int, Tensor | None]]:
+    """Blocks of rows: where they are, their numbers (or the first's), and which of them are not to be searched."""
+    if rows is not None and len(rows) < n // _GATHERED:
+        for start in range(0, len(rows), step):
+            yield torch.from_numpy(rows[start : start + step]), rows[start : start + step], None
+        return
+    dropped = None if rows is None else torch.ones(n, dtype=torch.bool).index_fill_(0, torch.from_numpy(rows), False)
+    for start in range(0, n, step):
+        where = slice(start, start + step)
+        yield where, start, None if dropped is None else dropped[where]
+
+
+@cache
+def int8_is_faster() -> bool:
+    """Whether torch multiplies int8 matrices faster than float32 here, and rightly: on processors with VNNI instructions.
+
+    Without them oneDNN's sums of two products may saturate at 16 bits ("Nuances of int8 computations" in its guide), or a plain loop takes
+    many times as long. Asked of the processor and tried on the largest codes, not timed: a clock says little on a busy machine.
+    """
+    right = torch.where(torch.arange(64 * 768).view(64, 768) % 3 == 0, -127, 127).to(torch.int8)
+    left = torch.full((32, 768), 127, dtype=torch.int8)
+    expected = left[0].int() @ right.int().T
+    try:
+        return torch.cpu._is_vnni_supported() and all(bool((torch._int_mm(left[:q], right.T) == expected).all()) for q in (1, 32))
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _as_tensor(array: NDArray[np.generic]) -> Tensor:
+    """The same memory as a tensor. By address, because torch.from_numpy complains about arrays that are mapped for reading only."""
+    dtype = {"int8": torch.int8, "float32": torch.float32}[array.dtype.name]
+    if not array.size:
+        return torch.empty(array.shape, dtype=dtype)
+    memory = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
+    memory._array = array  # type: ignore[attr-defined]  # kept alive as long as the tensor
+    return torch.frombuffer(memory, dtype=dtype).view(array.shape)
