@@ -260,7 +260,7 @@ def test_help(xsap):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, typer.Abort])  # typer has handed on the one, and now the other
 def test_interruption(xsap, monkeypatch, stop):
-    monkeypatch.setattr("xsap.cli.parse_languages", Mock(side_effect=stop))
+    monkeypatch.setattr("xsap.commands.indexing.parse_languages", Mock(side_effect=stop))
     assert xsap("index", "a", "b", "--out", "c")[0] == 130
 
 
@@ -272,6 +272,6 @@ def test_a_file_that_cannot_be_written_is_a_failure_in_one_line(xsap, tmp_path, 
 
 
 def test_a_defect_of_ours_shows_its_traceback(monkeypatch):
-    monkeypatch.setattr("xsap.cli.parse_languages", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr("xsap.commands.indexing.parse_languages", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         main(["index", "a", "b", "--out", "c"])
