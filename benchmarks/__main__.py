@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import typer
 
-from benchmarks import abstaining, collecting, preparing, scoring
+from benchmarks import abstaining, collecting, encoding, preparing, scoring, searching
 from benchmarks.compare import plot, read_systems, to_markdown
 from benchmarks.linking import linking, report
 from xsap.artifacts import write_atomically
@@ -30,6 +30,8 @@ app.add_typer(collecting.app, name="mentions")
 app.add_typer(speed, name="speed")
 app.add_typer(preparing.app)
 speed.command("scoring")(scoring.command)
+speed.command("search")(searching.command)
+speed.command("encode")(encoding.command)
 app.command("linking")(linking)
 app.command("report")(report)
 app.command("nil")(abstaining.command)

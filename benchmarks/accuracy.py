@@ -3,6 +3,7 @@
 A pair of system and task is run once: what it answered is kept in a folder named by the hash of all that it follows from, so a run that was
 cut goes on, and a second run only counts. Under the concept protocol @k counts concepts, under the reference protocol rows of the
 dictionary (xsap.linking.evaluation). Ties go by concept_id, or by row. Every score is a mean over languages, each alike, unless it says otherwise.
+Ranks are sorted before they are resampled, so that intervals and p values too are the same in whatever order mentions come.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from benchmarks.tasks import CUTS, Task
 from xsap.artifacts import open_artifact, publish
 from xsap.linking.evaluation import concept_ranks, reference_ranks
 from xsap.linking.metrics import (
+    Difference,
     Ranks,
     Values,
     bootstrap_interval,
@@ -123,6 +125,7 @@ def scores_of(task: Task, answers: Answers, protocol: str) -> dict[str, Any]:
 
 def row_of(groups: Sequence[Ranks], missing: int) -> dict[str, Any]:
     """Acc@1, Acc@5, MRR and recall@64 of groups of ranks, each group alike."""
+    groups = [np.sort(ranks) for ranks in groups]
     row: dict[str, Any] = {"n": sum(map(len, groups)), "unreachable": missing}
     named = {f"acc@{k}" if k < DEEPEST else f"recall@{k}": [hits(ranks, k) for ranks in groups] for k in CUTS}
     named["mrr"] = [reciprocal_ranks(ranks) for ranks in groups]
@@ -143,7 +146,7 @@ def parts_of(labels: Sequence[str], order: Sequence[str], answers: Answers) -> d
     ranks, of = answers.ranks("concept"), np.array(labels, object)
     rows = {}
     for label in order:
-        values = hits(ranks[of == label], 1)
+        values = hits(np.sort(ranks[of == label]), 1)
         rows[label] = {"n": len(values), "acc@1": float(values.mean()), "acc@1_interval": list(bootstrap_interval([values], seed=SEED))}
     return rows
 
@@ -160,5 +163,12 @@ def compare(task: Task, first: Ranks, second: Ranks) -> dict[str, Any]:
 
 
 def _difference(first: Sequence[Values], second: Sequence[Values]) -> dict[str, Any]:
-    found = paired_bootstrap(first, second, seed=SEED)
+    found = difference_of(first, second)
     return {"n": sum(map(len, first)), "difference": found.difference, "interval": [found.low, found.high], "p": found.p}
+
+
+def difference_of(first: Sequence[Values], second: Sequence[Values]) -> Difference:
+    """The second system's macro mean less the first's, paired: groups of the same mentions in the same order, whichever that is."""
+    orders = [np.lexsort(pair) for pair in zip(first, second, strict=True)]
+    sides = [[values[order] for values, order in zip(side, orders, strict=True)] for side in (first, second)]
+    return paired_bootstrap(sides[0], sides[1], seed=SEED)

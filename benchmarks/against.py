@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.accuracy import SEED, kept_answers
-from benchmarks.page import markdown, per_cent
-from xsap.linking.metrics import hits, paired_bootstrap
+from benchmarks.accuracy import difference_of, kept_answers
+from benchmarks.page import Table, per_cent, to_markdown
+from xsap.linking.metrics import hits
 
 Results = Mapping[str, Any]
-SAME, BETTER, WORSE, UNLIKE = "same", "better", "worse", "not compared"
+SAME, BETTER, WORSE, UNLIKE = "no sure difference", "better", "worse", "not compared"
+UNPAIRED = "by each folder's own interval, for the answers of both, in one order, are not there"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Of one system's mean Acc@1 on one task, in [0, 1]. interval: of the difference, where it is paired. why: of UNLIKE."""
+    """Of one system's mean Acc@1 on one task, in [0, 1]. interval: of the difference, where it is paired. why: of UNLIKE; UNPAIRED."""
 
     task: str
     system: str
@@ -51,7 +52,7 @@ def _change(task: str, system: str, old: Results, new: Results, old_folder: Path
         low, high = paired
         return Change(task, system, before, after, paired, WORSE if high < 0 else BETTER if low > 0 else SAME)
     (old_low, old_high), (new_low, new_high) = (row["concept"]["mean"]["acc@1_interval"] for row in rows if row)
-    return Change(task, system, before, after, None, WORSE if new_high < old_low else BETTER if new_low > old_high else SAME)
+    return Change(task, system, before, after, None, WORSE if new_high < old_low else BETTER if new_low > old_high else SAME, UNPAIRED)
 
 
 def _unlike(task: str, old: Results, new: Results) -> str:
@@ -75,7 +76,7 @@ def _paired(task: str, system: str, old: Results, new: Results, old_folder: Path
         return None
     codes = np.array(languages[0].to_pylist(), object)
     groups = [[hits(side.ranks("concept"), 1)[codes == code] for code in sorted(set(codes))] for side in sides]
-    found = paired_bootstrap(*groups, seed=SEED)
+    found = difference_of(groups[0], groups[1])
     return found.low, found.high
 
 
@@ -91,4 +92,4 @@ def to_text(changes: list[Change], old: Path, new: Path) -> str:
         if c.interval:
             gain += f" [{100 * c.interval[0]:+.1f}, {100 * c.interval[1]:+.1f}]"
         rows.append([c.task, c.system, per_cent(c.old), per_cent(c.new), gain, c.verdict + (f": {c.why}" if c.why else "")])
-    return "\n".join(markdown(rows))
+    return to_markdown([Table(rows)]).rstrip("\n")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.dictionary import Space
 from xsap.linking.lexical import Lexicon
-from xsap.linking.linker import Candidate, Result
+from xsap.linking.linker import why_not
 from xsap.linking.ranking import NONE, Find, Owners, rank_concepts
+from xsap.linking.results import Candidate, Result
 from xsap.linking.search import Floats, Rows
 from xsap.text import EXACT_MATCH, TextPolicy, normalise_all
 
@@ -75,11 +76,12 @@ class NameLinker:
         return self.space.concepts
 
     def link(self, mentions: Sequence[str], top_k: int) -> list[Result]:
-        """A result for each mention; those that no name fits have no candidates."""
-        results: list[Result] = []
-        for start in range(0, len(mentions), _BATCH):
-            results += self._link(mentions[start : start + _BATCH], top_k)
-        return results
+        """A result for each mention; those that no name fits, or that `xsap link` refuses, have no candidates and a reason."""
+        reasons = [why_not(mention) for mention in mentions]
+        terms = [mention for mention, reason in zip(mentions, reasons, strict=True) if reason is None]
+        batches = (self._link(terms[start : start + _BATCH], top_k) for start in range(0, len(terms), _BATCH))
+        results = (result for batch in batches for result in batch)
+        return [next(results) if reason is None else Result(m, (), reason) for m, reason in zip(mentions, reasons, strict=True)]
 
     def _link(self, mentions: Sequence[str], top_k: int) -> list[Result]:
         ids, texts = self.space.concepts, self.names.texts

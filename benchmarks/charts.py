@@ -1,6 +1,6 @@
 """Two charts as SVG, made to stand inside a page without any file beside it: bars with intervals, and accuracy by k.
 
-Colours can be told apart by most eyes and in grey; every mark has a title that a pointer shows. Sizes are in SVG's user units.
+Colours can be told apart by most eyes and in grey; where they come round again they are paler and lines dashed. Every mark has a title that a pointer shows. Sizes are in SVG's user units.
 """
 
 import math
@@ -24,7 +24,7 @@ class Bar(NamedTuple):
 def legend(systems: Sequence[str]) -> str:
     """The systems' colours, as HTML."""
     marks = [
-        f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{escape(system, quote=False)}</span>'
+        f'<span><i style="background:{_colour(i)};opacity:{_opacity(i)}"></i>{escape(system, quote=False)}</span>'
         for i, system in enumerate(systems)
     ]
     return f'<p class="legend">{"".join(marks)}</p>'
@@ -71,12 +71,12 @@ def _bar(bar: Bar, top: float, number: int, what: str) -> str:
         )
     return (
         f'<g><title>{escape(what, quote=False)}: {said}</title><rect x="{_LEFT}" y="{top + 1:.1f}" width="{_x(bar.value) - _LEFT:.1f}" '
-        f'height="{_BAR - 2}" fill="{COLOURS[number % len(COLOURS)]}"/>{whisker}'
+        f'height="{_BAR - 2}" fill="{_colour(number)}" fill-opacity="{_opacity(number)}"/>{whisker}'
         f'<text x="{_x(end) + 5:.1f}" y="{middle + 4:.1f}" class="small">{100 * bar.value:.1f}</text></g>'
     )
 
 
-def lines(curves: Mapping[str, Sequence[float]], places: Sequence[int], title: str) -> str:
+def lines(curves: Mapping[str, Sequence[float | None]], places: Sequence[int], title: str) -> str:
     """Accuracy (0 to 100) by k, k on a logarithmic scale: a line a system, in its colour."""
     bottom, last = _TOP + _HEIGHT, math.log(places[-1])
 
@@ -91,12 +91,25 @@ def lines(curves: Mapping[str, Sequence[float]], places: Sequence[int], title: s
     ticks = [k for k in (1, 2, 5, 10, 20, places[-1]) if k in places]
     parts += [f'<text x="{at(k, 0)[0]:.1f}" y="{bottom + 16}" text-anchor="middle" class="small">{k}</text>' for k in ticks]
     for number, (system, values) in enumerate(curves.items()):
-        points = [at(k, value) for k, value in zip(places, values, strict=True) if value is not None]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        named = escape(f"{system}: {', '.join(f'{100 * v:.1f} at {k}' for k, v in zip(places, values, strict=True))}", quote=False)
-        colour = COLOURS[number % len(COLOURS)]
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"><title>{named}</title></polyline>')
+        known = [(k, value) for k, value in zip(places, values, strict=True) if value is not None]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(k, value) for k, value in known))
+        named = escape(f"{system}: {', '.join(f'{100 * value:.1f} at {k}' for k, value in known)}", quote=False)
+        stroke = f'stroke="{_colour(number)}" stroke-opacity="{_opacity(number)}" stroke-dasharray="{_dashes(number)}" stroke-width="2.5"'
+        parts.append(f'<polyline points="{path}" fill="none" {stroke}><title>{named}</title></polyline>')
     return _svg(bottom + 26, title, parts)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _opacity(number: int) -> str:
+    return f"{1 / (1 + number // len(COLOURS)):.2f}"
+
+
+def _dashes(number: int) -> str:
+    again = number // len(COLOURS)
+    return f"{9 / again:.1f} 3" if again else "none"
 
 
 def _svg(height: float, title: str, parts: Sequence[str]) -> str:

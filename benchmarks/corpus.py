@@ -29,6 +29,11 @@ class Corpus:
     bytes_of: Callable[[str], bytes | None]
     is_one_file: bool = False
 
+    @property
+    def given(self) -> str:
+        """The path that was opened, as an error names it."""
+        return self.where(self.names[0]) if self.is_one_file else str(self.root)
+
     def where(self, name: str) -> str:
         """A file as an error names it."""
         return f"{self.root}/{name}"
@@ -53,7 +58,7 @@ class Corpus:
         """The name of the one file that is called so, in whatever folder; or of the file itself, where the path was that of one file."""
         found = [name for name in self.names if self.is_one_file or PurePosixPath(name).name == file]
         if len(found) != 1:
-            raise DataError(f"{self.root}: expected {self.layout}; found {len(found) or 'no'} files called {file}")
+            raise DataError(f"{self.given}: expected {self.layout}; found {len(found) or 'no'} files called {file}")
         return found[0]
 
 
@@ -118,8 +123,8 @@ def check_rows(rows: Sequence[Row], files: Corpus, what: str, *, with_texts: boo
     offsets are every corpus's; many say that the texts are of another release.
     """
     if not any(row.concept_ids for row in rows):
-        raise DataError(f"{files.root}: expected {files.layout}, with {what}; found {len(rows):,} mentions and no such concept")
+        raise DataError(f"{files.given}: expected {files.layout}, with {what}; found {len(rows):,} mentions and no such concept")
     standing = [row.start is not None for row in rows if with_texts or row.context is not None]
     if sum(standing) * 2 < len(standing):
         found = f"found {sum(standing):,} of {len(standing):,}. Are the texts of the same release?"
-        raise DataError(f"{files.root}: expected mentions that stand at their offsets; {found}")
+        raise DataError(f"{files.given}: expected mentions that stand at their offsets; {found}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import URLError
@@ -112,7 +113,7 @@ def fetch_xlbel(cache: Path, address: str = _ADDRESS, blob: str = XLBEL_BLOB) ->
             with closing(urlopen(request, timeout=60)) as answer, write_atomically(place, binary=True) as stream:
                 for chunk in _chunks(answer):
                     stream.write(chunk)
-        except (URLError, TimeoutError, ConnectionError) as error:
+        except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise DataError(
                 f"{address}: could not be fetched ({reason}). Where there is no network, give the file's path: --dictionary {XLBEL_FILE}"

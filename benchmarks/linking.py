@@ -8,7 +8,8 @@ import typer
 
 from benchmarks.accuracy import answer, kept_answers, key_of
 from benchmarks.baselines import Linking
-from benchmarks.tasks import CORPORA, HPO, IN_HPO, Task, open_task
+from benchmarks.tasks import CORPORA, TRAINING, Task, brings_dictionary, data_keys, open_task
+from xsap.artifacts import content_hash, read_manifest
 from xsap.errors import ConfigError
 from xsap.languages import parse_languages
 
@@ -26,7 +27,13 @@ Systems = Annotated[
         "name (sapbert-xlmr …), a model's folder or hub id (…@cls says how it pools); NAME=… names it.",
     ),
 ]
-Data = Annotated[list[str] | None, typer.Option("--data", help="Where a corpus's files are: hpo=FOLDER, xlbel=FOLDER, mantra=ZIP …")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Where a corpus's files are: hpo=FOLDER, xlbel=FOLDER, mantra=ZIP …; training=TERMINOLOGY: whose names count as seen.",
+    ),
+]
 
 
 def linking(
@@ -43,17 +50,19 @@ def linking(
 ) -> None:
     """Measure systems on tasks, with intervals, and write a report (HTML, Markdown, JSON)."""
     from benchmarks.report import write_pages
-    from benchmarks.results import write_results
+    from benchmarks.results import read_results, write_results
 
     if precision not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"--precision must be fp32, bf16 or fp16, found '{precision}'")
     chosen = parse_languages(languages)
     given, place = _data(data or []), work or out / "work"
     dictionary_languages = None if chosen is None else tuple(sorted(chosen))
+    if dictionary and all(map(brings_dictionary, task)):
+        raise ConfigError(f"--dictionary {dictionary}: {', '.join(task)} bring their own dictionary; leave it out")
     tasks = [open_task(name, given, place, dictionary=dictionary, languages=dictionary_languages) for name in dict.fromkeys(task)]
     results = _run(tasks, system, out, place, given, minutes=minutes, precision=precision, effects=effects)
     write_results(results, out)
-    write_pages(results, out)
+    write_pages(read_results(out), out)
     _say(f"{out}: report.html, report.md, results.json")
 
 
@@ -72,10 +81,10 @@ def _run(
     from benchmarks.results import of_task, provenance
     from benchmarks.systems import Workplace, open_systems
 
-    trained_on = next((t.training for t in tasks if t.name == HPO or t.name.endswith(IN_HPO)), data.get("training"))
+    trained_on = next((t.training for t in tasks if brings_dictionary(t.name)), data.get(TRAINING))
     watched = sys.stderr.isatty()
     systems = open_systems(given, Workplace(place, trained_on, minutes, precision, watched))
-    results: dict[str, Any] = provenance(["python -m benchmarks", *sys.argv[1:]])
+    results: dict[str, Any] = provenance(["python", "-m", "benchmarks", *sys.argv[1:]])
     results |= {"systems": {each.label: each.facts for each in systems}, "tasks": {}, "scores": {}, "effects": {}}
     opened: dict[tuple[str, str], Linking] = {}
     for number, task in enumerate(tasks, start=1):
@@ -89,7 +98,8 @@ def _run(
             if kept is None and asked not in opened:
                 opened[asked] = each.link_into(task.space)
             answers[each.label] = kept or answer(task, opened[asked], out / "answers", key)
-        results["tasks"][task.name] = task.facts()
+        trained = {"training": content_hash(read_manifest(task.training, "terminology"))} if task.training else {}
+        results["tasks"][task.name] = task.facts() | trained
         results["scores"][task.name] = of_task(task, answers)
         if effects:
             results["effects"][task.name] = {
@@ -126,9 +136,15 @@ def _data(given: list[str]) -> dict[str, Path]:
         key, equals, path = text.partition("=")
         if not (key and equals and path):
             raise ConfigError(f"expected --data CORPUS=PATH such as mantra=Mantra-GSC-brat.zip, found '{text}'")
+        if key not in data_keys():
+            raise ConfigError(f"--data {key}: no task reads that; they read {', '.join(data_keys())}")
+        if key in found:
+            raise ConfigError(f"--data {key}: expected once, found {found[key]} and {path}")
         if not Path(path).exists():
             raise ConfigError(f"--data {key}: expected files at {path}, found nothing there. Is the path right?")
         found[key] = Path(path)
+    if TRAINING in found:
+        read_manifest(found[TRAINING], "terminology")  # read in earnest only after hours
     return found
 
 

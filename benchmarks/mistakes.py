@@ -1,13 +1,12 @@
 """What kinds of error a system makes, and examples of each with what it found instead.
 
 The kinds exclude each other, and are tried in their order: the gold is not in the dictionary; nothing was found; the gold scores as much as what
-was put first; the name found is the mention, letter for letter; the gold came second to fifth; it came later; it is not among the candidates.
+was put first; the name found is the mention, as EXACT_MATCH compares them; the gold came second to fifth; it came later; it is not among the candidates.
 """
 
-from collections.abc import Sequence
+import hashlib
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from benchmarks.accuracy import DEEPEST, SEED, Answers, unreachable
@@ -19,15 +18,24 @@ ABSENT, NOTHING, TIE = "gold not in the dictionary", "nothing found", "a tie wit
 SAME_NAME, NEAR, FAR, LOST = "the same name, of another concept", "gold at 2 to 5", f"gold at 6 to {DEEPEST}", f"gold not among {DEEPEST}"
 KINDS = (ABSENT, NOTHING, TIE, SAME_NAME, NEAR, FAR, LOST)
 EXAMPLES = 3  # of each kind
+_SHOWN = 3  # gold concepts of an example
 
 
 def mistakes_of(task: Task, answers: Answers) -> dict[str, Any]:
-    """How many of each kind, concept protocol, and EXAMPLES of each, drawn by a seed."""
+    """How many of each kind, concept protocol, and EXAMPLES of each, no two alike, drawn by a hash: in whatever order mentions come, the same."""
     rows = _rows(task.mentions, answers.table)
     kinds = [_kind(row, absent) for row, absent in zip(rows, unreachable(task).tolist(), strict=True)]
-    drawn = np.random.default_rng(SEED).permutation(len(rows)).tolist()
-    examples = {kind: [_shown(rows[i], task) for i in drawn if kinds[i] == kind][:EXAMPLES] for kind in KINDS}
-    return {kind: {"n": kinds.count(kind), "examples": examples[kind]} for kind in KINDS if kind in kinds}
+    lots = [_lot(row) for row in rows]
+    told: dict[str, Any] = {}
+    for kind in (kind for kind in KINDS if kind in kinds):
+        drawn = {lot: row for lot, row, of in zip(lots, rows, kinds, strict=True) if of == kind}
+        told[kind] = {"n": kinds.count(kind), "examples": [_shown(drawn[lot], task) for lot in sorted(drawn)[:EXAMPLES]]}
+    return told
+
+
+def _lot(row: dict[str, Any]) -> str:
+    """Of mentions that are asked the same, the same."""
+    return hashlib.sha256(f"{SEED}\0{row['mention']}\0{row['language']}\0{'|'.join(sorted(row['concept_ids']))}".encode()).hexdigest()
 
 
 def _rows(mentions: pa.Table, answers: pa.Table) -> list[dict[str, Any]]:
@@ -43,7 +51,7 @@ def _kind(row: dict[str, Any], absent: bool) -> str | None:
         return ABSENT
     if row["found_id"] is None:
         return NOTHING
-    if row["concept"] != MISS and row["gold_score"] == row["score"]:
+    if row["gold_score"] == row["score"]:  # a gold that was not found has none
         return TIE
     if normalise(row["found_name"], EXACT_MATCH) == normalise(row["mention"], EXACT_MATCH):
         return SAME_NAME
@@ -53,12 +61,13 @@ def _kind(row: dict[str, Any], absent: bool) -> str | None:
 
 
 def _shown(row: dict[str, Any], task: Task) -> dict[str, Any]:
-    gold: Sequence[str] = row["concept_ids"]
+    gold: list[str] = sorted(row["concept_ids"])
     preferred = task.space.preferred
+    named = [f"{one} {preferred.get(one, '')}".strip() for one in gold[:_SHOWN]]
     return {
         "mention": row["mention"],
         "language": row["language"],
-        "gold": [f"{one} {preferred.get(one, '')}".strip() for one in gold[:3]],
+        "gold": [*named, *([f"{len(gold) - _SHOWN} more"] if len(gold) > _SHOWN else [])],
         "rank": None if row["concept"] == MISS else row["concept"] + 1,
         "found": None if row["found_id"] is None else f"{row['found_id']} {preferred.get(row['found_id'], '')}".strip(),
         "matched": row["found_name"],

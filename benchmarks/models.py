@@ -1,6 +1,6 @@
 """What links by vectors: any Hugging Face or SentenceTransformer model, by path or hub id, and an xsap index.
 
-The models of the literature stand here by name, with the pooling that their authors state; most of their folders don't say it. A dictionary's
+The models of the literature stand here by name, with a pooling and where it is stated; most of their folders don't say it. A dictionary's
 vectors are kept in a folder named by the hash of all that they follow from (model, pooling, length, text policy, precision, names), so a
 second run encodes nothing.
 """
@@ -18,10 +18,11 @@ from benchmarks.baselines import NameLinker, Names
 from benchmarks.dictionary import Space
 from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import Encoder, Precision
-from xsap.errors import ConfigError, DataError
-from xsap.linking.linker import Linker, Result
+from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.linking.linker import Linker
 from xsap.linking.ranking import Find
-from xsap.linking.search import Floats, Rows, search
+from xsap.linking.results import Result
+from xsap.linking.search import Floats, Rows, check_finite, search
 from xsap.text import TextPolicy, normalise_all
 
 AS_IT_STANDS, LOWER = TextPolicy(case="cased", unicode="none"), TextPolicy(case="lower", unicode="none")
@@ -36,14 +37,15 @@ class Known(NamedTuple):
 
 
 _SAPBERT = "https://github.com/cambridgeltl/sapbert"
+_CODER = "[CLS]; its authors take what the pooler makes of it, which no pooling here is (https://github.com/GanjinZero/CODER)"
 _CLS = "[CLS], as SapBERT compares it (Liu et al., NAACL 2021, table 1)"
 KNOWN = {
     "sapbert": Known("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "cls", _SAPBERT),
     "sapbert-mean": Known("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", _SAPBERT),
     "sapbert-xlmr": Known("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", _SAPBERT),
     "sapbert-xlmr-large": Known("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR-large", "cls", _SAPBERT),
-    "coder": Known("GanjinZero/coder_all", "cls", "https://github.com/GanjinZero/CODER"),
-    "coder-en": Known("GanjinZero/coder_eng", "cls", "https://github.com/GanjinZero/CODER"),
+    "coder": Known("GanjinZero/coder_all", "cls", _CODER),
+    "coder-en": Known("GanjinZero/coder_eng", "cls", _CODER),
     "biobert": Known("dmis-lab/biobert-base-cased-v1.2", "cls", _CLS),
     "scibert": Known("allenai/scibert_scivocab_uncased", "cls", _CLS),
     "pubmedbert": Known("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", "cls", _CLS),
@@ -65,7 +67,9 @@ class Model:
     @classmethod
     def open(cls, given: str, cache: Path, *, precision: Precision = "fp32", progress: bool = False) -> "Model":
         """given: a name of KNOWN, a folder or a hub id; `…@cls` (or mean, mean_all) states a pooling. Raises XsapError."""
-        place, _, pooling = given.partition("@")
+        place, _, pooling = given.rpartition("@")
+        if not place or "/" in pooling:  # no pooling: a path may have an @ of its own
+            place, pooling = given, ""
         known = KNOWN.get(place)
         if known:
             place, pooling = known.hub_id, pooling or known.pooling or ""
@@ -83,16 +87,24 @@ class Model:
         }
 
     def vectors(self, names: Sequence[str], *, unit: bool, policy: TextPolicy) -> Floats:
-        """(names, dimension) vectors, out of the cache where they are there; then memory-mapped, their hash checked."""
+        """(names, dimension) vectors, out of the cache where they are there; then memory-mapped, their hash checked.
+
+        Raises DataError for vectors that aren't finite, ArtifactError where the cache is damaged.
+        """
+        assert self.encoder.content, "a model that was never saved has no name of its own in the cache"
         digest = hashlib.sha256(json.dumps([self.facts() | {"text": policy.to_dict()}, unit], sort_keys=True).encode())
         for name in names:
-            digest.update(name.encode("utf-8", "surrogatepass") + b"\n")
+            digest.update(f"{len(name)} {name}\n".encode("utf-8", "surrogatepass"))
         folder = self.cache / digest.hexdigest()[:32]
         if not folder.is_dir():
             array = self.encoder.encode(names, unit=unit, policy=policy, progress=self.progress)
+            check_finite(array, "the vectors of a dictionary")
             with publish(folder, "vectors", {"count": len(names), **self.facts()}) as aside:
                 np.save(aside / "vectors.npy", array, allow_pickle=False)
-        open_artifact(folder, "vectors")
+        try:
+            open_artifact(folder, "vectors")
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}: remove {folder}, and its names are encoded again") from None
         vectors: Floats = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
         return vectors
 
@@ -129,10 +141,14 @@ class IndexLinker:
         """Raises DataError if the index is not of the task's dictionary, for then its scores would not compare."""
         linker = Linker.load(path)
         index = linker.index
+        if space.terminology is None:
+            raise DataError(f"{path}: expected a dictionary that is a terminology, as an index's is; found {space.source}")
         if index.terminology != space.terminology or index.languages != space.languages:
+            wanted, found = (
+                f"terminology {str(each.terminology)[:8]}… in {','.join(each.languages or ('all',))}" for each in (space, index)
+            )
             raise DataError(
-                f"{path}: expected an index of the task's dictionary ({space.source}, terminology {str(space.terminology)[:8]}…), found one of "
-                f"terminology {str(index.terminology)[:8]}… in {','.join(index.languages or ('all',))}; build it from that terminology"
+                f"{path}: expected an index of the task's dictionary, {space.source}: {wanted}; found {found}; build it from that"
             )
         if not isinstance(linker.encoder, Encoder):
             raise ConfigError(f"{path}: expected an index with a model of its own")

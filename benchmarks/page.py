@@ -1,8 +1,10 @@
 """Results → `report.html`, one file that needs no network, and `report.md`, the same without its charts.
 
-What is said is put together once, as blocks (headings, paragraphs, tables, charts), and written out twice.
+What is said is put together once, as blocks (headings, paragraphs, tables, charts), and written out twice. Names of terminologies, mentions
+and paths stand there as they are: what HTML or Markdown would take for its own signs is escaped.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +22,7 @@ svg{max-width:720px;width:100%;font:12px system-ui,sans-serif;fill:#1d2733}.smal
 .grid{stroke:#dde2e7;fill:none}.whisker{stroke:#333;fill:none}
 .legend span{margin-right:1.2rem}.legend i{display:inline-block;width:.8rem;height:.8rem;margin-right:.4rem}
 """
+_SIGNS = re.compile(r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[]|~(?=~)")  # where Markdown takes them for its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,17 @@ Block = Heading | Paragraph | Table | Chart
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as Markdown; text that a table's cell can't hold is made to fit."""
+    """Blocks as Markdown, each text on one line; tables of words are not padded, for one long cell would widen all."""
     parts = []
     for block in blocks:
         match block:
             case Heading(level, text):
-                parts.append(f"{'#' * level} {text}")
+                parts.append(f"{'#' * level} {_literal(text)}")
             case Paragraph(text):
-                parts.append(text)
-            case Table(rows, _):
-                parts.append("\n".join(markdown([[_cell(cell) for cell in row] for row in rows])))
+                parts.append(_literal(text))
+            case Table(rows, words):
+                cells = [[_literal(cell) for cell in row] for row in rows]
+                parts.append("\n".join(_plain(cells) if words else markdown(cells)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,8 +85,15 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(rows[0]), line(rule), *map(line, rows[1:])]
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _plain(rows: Sequence[Sequence[str]]) -> list[str]:
+    """`markdown` with all columns flush left and no padding."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return [head, f"|{' :-- |' * len(rows[0])}", *body]
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it stands, without raw HTML: its signs behind backslashes (CommonMark 0.31, section 2.4)."""
+    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def to_html(blocks: Sequence[Block], title: str) -> str:

@@ -19,10 +19,15 @@ _CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train" / "small.tom
 _TRAIN = Path(__file__).resolve().parents[1] / "xsap" / "train.py"
 
 
-def trained(recipe: str, terminology: Path, minutes: float, work: Path) -> Path:
-    """The model's folder, trained unless it is there already. Raises XsapError if the training fails."""
+def check_recipe(recipe: str) -> None:
+    """Raise ConfigError if there is no such recipe."""
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe '{recipe}'; they are {' and '.join(RECIPES)}")
+
+
+def trained(recipe: str, terminology: Path, minutes: float, work: Path) -> Path:
+    """The model's folder, trained unless it is there already. Raises XsapError if the training fails."""
+    check_recipe(recipe)
     told = f"{content_hash(read_manifest(terminology, 'terminology'))} {minutes} {_CONFIG.read_text(encoding='utf-8')}"
     place = work / f"recipe-{recipe}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     model = place if recipe == "reference" else place / "model"

@@ -11,14 +11,23 @@ from benchmarks.mistakes import KINDS
 from benchmarks.page import Block, Chart, Heading, Paragraph, Table, per_cent, with_interval, write_both
 from benchmarks.published import figures
 from xsap.languages import to_name
+from xsap.linking.metrics import RESAMPLES
 
 TITLE = "Linking results"
 _RECALL = f"recall@{DEEPEST}"
+_SEEN = (
+    "String seen: the mention is a name in the training terminology, of any concept in any language. Concept seen: one of its gold concepts is "
+    "there, by other names only. What is said of training is true of systems that were trained on that terminology, and of no others."
+)
 _ABOUT = (
     "Scores in per cent with 95 % bootstrap intervals. A mean takes each language alike. Protocol concept: @k counts concepts, a concept by its "
-    "best name. Protocol reference: the original SapBERT script's, @k counts rows of the dictionary, which is lower-cased, by dot product. Equal "
-    "scores go by concept_id, or by row. A mention of several gold concepts is right with any; all parts of a composite mention must be right."
+    "best name; it is meant wherever none is named. Protocol reference: the original SapBERT script's, @k counts rows of the dictionary, which is "
+    "lower-cased, by dot product, and a mention is split at + and | into parts that must all be right; systems without a model compare names "
+    "in their own way under both. Equal scores go by concept_id, or by row. A mention of several gold concepts is right with any; all parts of "
+    "a composite mention must be right."
 )
+
+_TITLES = {"seen": "what training has seen", "length": "length in characters"}
 
 Results = Mapping[str, Any]
 
@@ -64,7 +73,7 @@ def _task(name: str, results: Results) -> list[Block]:
         *_comparisons(scored),
         *_parts(scored["parts"]),
         *_effects(results.get("effects", {}).get(name, {})),
-        *_mistakes(scored["mistakes"]),
+        *_mistakes(scored["mistakes"], facts["mentions"]["n"]),
         *_published(name),
     ]
 
@@ -103,7 +112,7 @@ def _comparisons(scored: Results) -> list[Block]:
         return []
     about = (
         "On the same mentions: paired bootstrap for differences and their p, McNemar's exact test by language, and its p adjusted by Holm's "
-        "method over the languages."
+        f"method over the languages. The bootstrap's p can't fall below {_p(2 / (1 + RESAMPLES))}."
     )
     return [Heading(3, f"Is {best} ahead of the others?"), Paragraph(about), Table(rows)]
 
@@ -122,7 +131,8 @@ def _parts(parts: Results) -> list[Block]:
         rows = [[part, "n", *by_system]]
         for label, first in next(iter(by_system.values())).items():
             rows.append([label, f"{first['n']:,}", *(with_interval(by[label], "acc@1") for by in by_system.values())])
-        blocks += [Heading(3, f"Acc@1 by {'what training has seen' if part == 'seen' else part}, all languages together"), Table(rows)]
+        title = f"Acc@1 by {_TITLES.get(part, part)}, all languages together"
+        blocks += [Heading(3, title), *([Paragraph(_SEEN)] if part == "seen" else []), Table(rows)]
     return blocks
 
 
@@ -133,21 +143,25 @@ def _effects(effects: Results) -> list[Block]:
     rows = [["mention", "dictionary", "compared by", *effects]]
     for place, cell in enumerate(cells):
         rows.append([*cell, *(per_cent(found[place]["acc@1"]) for found in effects.values())])
-    return [Heading(3, "What case and cosine do (Acc@1, mean over languages, text as the row says)"), Table(rows, words=True)]
+    about = "Acc@1, mean over languages. Each model is given mention and dictionary as they stand (cased) or lower-cased, past its own text policy."
+    return [Heading(3, "What case and cosine do"), Paragraph(about), Table(rows, words=True)]
 
 
-def _mistakes(mistakes: Results) -> list[Block]:
+def _mistakes(mistakes: Results, n: int) -> list[Block]:
     kinds = [kind for kind in KINDS if any(kind in by for by in mistakes.values())]
     counts = [["kind of error", *mistakes]]
     counts += [[kind, *(f"{by[kind]['n']:,}" if kind in by else "0" for by in mistakes.values())] for kind in kinds]
-    blocks: list[Block] = [Heading(3, "Kinds of error"), Table(counts)]
+    about = f"Of {n:,} mentions, those whose gold did not come first; each counts once, as the first kind that fits."
+    blocks: list[Block] = [Heading(3, "Kinds of error"), Paragraph(about), Table(counts)]
     for system, by in mistakes.items():
-        rows = [["kind", "language", "mention", "gold", "its rank", "found instead", "by the name", "score"]]
+        rows = [["kind", "language", "mention", "gold", "rank of the gold", "found instead", "by the name", "score"]]
         for kind, found in by.items():
             for e in found["examples"]:
                 rank = "–" if e["rank"] is None else str(e["rank"])
                 score = "" if e["score"] is None else f"{e['score']:.3f}"
-                rows.append([kind, e["language"], e["mention"], "; ".join(e["gold"]), rank, e["found"] or "", e["matched"] or "", score])
+                rows.append(
+                    [kind, _label(e["language"]), e["mention"], "; ".join(e["gold"]), rank, e["found"] or "", e["matched"] or "", score]
+                )
         if len(rows) > 1:
             blocks += [Heading(3, f"Examples: {system}"), Table(rows, words=True)]
     return blocks
@@ -166,15 +180,28 @@ def _published(task: str) -> list[Block]:
 def _provenance(results: Results) -> list[Block]:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     rows = [["what", "value"], ["command", results["command"]], ["made", results["created"]], ["versions", versions]]
-    rows.append(["machine", ", ".join(f"{key} {value}" for key, value in results["machine"].items())])
+    rows.append(["machine", _listed(results["machine"])])
     for name, facts in results["tasks"].items():
         rows.append([f"{name}: mentions", f"{facts['mentions']['n']:,}, sha256 {facts['mentions']['sha256']}"])
-        rows.append([f"{name}: dictionary", ", ".join(f"{key} {value}" for key, value in facts["dictionary"].items())])
+        rows.append([f"{name}: dictionary", _listed(facts["dictionary"])])
+        if facts.get("training"):
+            rows.append([f"{name}: training terminology", f"sha256 {facts['training']}"])
         reasons = [(code, reason, n) for code, a in facts["accounts"].items() for reason, n in a["dropped"].items()]
         rows_in = sum(a["rows_in"] for a in facts["accounts"].values())
         dropped = "; ".join(f"{code}: {n:,} {reason}" for code, reason, n in reasons) or "none"
         rows.append([f"{name}: rows", f"{rows_in:,} in = {facts['mentions']['n']:,} kept + dropped ({dropped})"])
-    rows += [
-        [f"system {label}", ", ".join(f"{key} {value}" for key, value in facts.items())] for label, facts in results["systems"].items()
-    ]
+    rows += [[f"system {label}", _listed(facts)] for label, facts in results["systems"].items()]
     return [Heading(2, "Where this comes from"), Table(rows, words=True)]
+
+
+def _listed(facts: Results) -> str:
+    """`kind model, text (case lower, unicode NFKC)`."""
+
+    def said(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return f"({_listed(value)})"
+        if isinstance(value, list):
+            return " and ".join(map(said, value))
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return ", ".join(f"{key} {said(value)}" for key, value in facts.items())

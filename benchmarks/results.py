@@ -1,13 +1,16 @@
 """A results folder: `results.json` holds all that a report says, with its provenance; the pages are made from it alone.
 
-What each system answered stands in `answers/`, by the hash of what it follows from, and lets a later run be compared pair by pair.
+Its last key is a hash of all the others: a figure that somebody changed by hand, or a damaged file, is noticed and not shown. What each
+system answered stands in `answers/`, by the hash of what it follows from, and lets a later run be compared pair by pair.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,7 +30,7 @@ from xsap.terms.terminology import Terminology
 RESULTS = "results.json"
 FORMAT = 1
 _PACKAGES = ("xsap", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
-_NEEDED = ("format", "command", "created", "versions", "machine", "tasks", "systems", "scores")
+_NEEDED = ("format", "command", "created", "versions", "machine", "curve", "tasks", "systems", "scores", "sha256")
 
 Results = dict[str, Any]
 
@@ -36,7 +39,7 @@ def provenance(command: Sequence[str]) -> Results:
     """What a run is, but for its tasks and systems."""
     return {
         "format": FORMAT,
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()},
@@ -79,8 +82,9 @@ def _parts(task: Task, answers: Mapping[str, Answers]) -> Results:
 
 def write_results(results: Results, folder: Path) -> None:
     """Write `results.json`; what is no number is null there."""
+    said = _finite(results)
     with write_atomically(folder / RESULTS) as stream:
-        json.dump(_finite(results), stream, indent=1, ensure_ascii=False)
+        json.dump(said | {"sha256": _digest(said)}, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 
 
@@ -92,20 +96,30 @@ def _finite(value: Any) -> Any:
         return [_finite(one) for one in value]
     if isinstance(value, float | np.floating):
         return None if math.isnan(value) else round(float(value), 6)
+    if isinstance(value, str):  # a path may hold bytes that are no UTF-8
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value
 
 
+def _digest(results: Results) -> str:
+    """sha256 over all keys but `sha256`."""
+    said = {key: value for key, value in results.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def read_results(folder: Path) -> Results:
-    """A folder's results. Raises DataError for one that has none."""
-    file = folder / RESULTS if folder.is_dir() else folder
+    """A folder's results. Raises DataError for one that has none, or whose file is not as it was written."""
+    file = folder / RESULTS
     if not file.is_file():
         raise DataError(f"{folder}: expected a results folder of `python -m benchmarks linking`, found no {RESULTS} there")
     try:
         results: Results = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in _NEEDED if key not in results]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: expected results as JSON, found what is none: {error}") from None
     if missing or results["format"] != FORMAT:
         found = f"no '{missing[0]}'" if missing else f"format {results['format']}"
         raise DataError(f"{file}: expected results of format {FORMAT}, found {found}; run `python -m benchmarks linking` again")
+    if results["sha256"] != _digest(results):
+        raise DataError(f"{file}: expected what `python -m benchmarks linking` wrote, found that its sha256 is another; run that again")
     return results

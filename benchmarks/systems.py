@@ -13,12 +13,13 @@ from typing import Any
 from benchmarks.baselines import Fused, Linking, exact, tfidf
 from benchmarks.dictionary import Space
 from benchmarks.models import IndexLinker, Model
-from benchmarks.recipes import trained
+from benchmarks.recipes import RECIPES, check_recipe, trained
 from xsap.artifacts import content_hash, read_manifest
 from xsap.encoding.encoder import Precision
 from xsap.errors import ConfigError
 
 LEXICAL: Mapping[str, Callable[[Space], Linking]] = {"exact": exact, "tfidf": tfidf}
+_INDEX, _RECIPE = "index:", "recipe:"
 _LABEL = re.compile(r"([\w. -]+)=(.+)")
 
 
@@ -44,38 +45,54 @@ class System:
 
 
 def open_systems(given: Sequence[str], work: Workplace) -> list[System]:
-    """Systems by their words on the command line, trained first where they are recipes. Raises ConfigError where two have one name."""
-    systems = [open_system(words, work) for words in given]
-    labels = [system.label for system in systems]
+    """Systems by their words on the command line, recipes among them trained. Raises ConfigError where two have one name.
+
+    What can be wrong is found before the first recipe is trained, which takes minutes.
+    """
+    labels = [_parse(words)[0] for words in given]
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(f"expected a name of its own for each system, found '{label}' twice; write --system NAME=…")
-    return systems
+    order = sorted(range(len(given)), key=lambda i: any(f"{_RECIPE}{name}" in given[i] for name in RECIPES))
+    opened = {i: open_system(given[i], work) for i in order}
+    return [opened[i] for i in range(len(given))]
 
 
 def open_system(words: str, work: Workplace) -> System:
     """One system. Raises XsapError."""
-    found = _LABEL.fullmatch(words)
-    label, spec = (found[1].strip(), found[2]) if found else (None, words)
-    kind, _, rest = spec.partition(":")
+    label, spec = _parse(words)
     if spec in LEXICAL:
-        return System(label or spec, {"kind": spec}, LEXICAL[spec])
+        return System(label, {"kind": spec}, LEXICAL[spec])
     if pair := _fusion(spec):
         first, second = (open_system(part, work) for part in pair)
         fused = {"kind": "fused", "of": [first.facts, second.facts]}
-        return System(label or spec, fused, lambda space: Fused(first.link_into(space), second.link_into(space)))
-    if kind == "index" and rest:
-        held = {"kind": "index", "index": content_hash(read_manifest(rest, "index"))}
-        return System(label or Path(rest).name, held, lambda space: IndexLinker.open(rest, space, work.folder / "vectors"))
+        return System(label, fused, lambda space: Fused(first.link_into(space), second.link_into(space)))
+    if spec.startswith(_INDEX):
+        path = spec.removeprefix(_INDEX)
+        held = {"kind": "index", "index": content_hash(read_manifest(path, "index"))}
+        return System(label, held, lambda space: IndexLinker.open(path, space, work.folder / "vectors"))
     facts: dict[str, Any] = {"kind": "model", "given": spec}
-    if kind == "recipe":
+    if spec.startswith(_RECIPE):
+        recipe = spec.removeprefix(_RECIPE)
+        check_recipe(recipe)
         if work.training is None:
-            raise ConfigError(f"'{spec}' is trained first, on HPO without the held-out names: --data hpo=PATH")
-        facts = {"kind": "recipe", "given": rest, "minutes": work.minutes}
-        label, spec = label or f"{rest} recipe", str(trained(rest, work.training, work.minutes, work.folder))
+            raise ConfigError(f"'{spec}' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO")
+        facts = {"kind": "recipe", "given": recipe, "minutes": work.minutes}
+        spec = str(trained(recipe, work.training, work.minutes, work.folder))
     model = Model.open(spec, work.folder / "vectors", precision=work.precision, progress=work.progress)
-    label = label or (spec if spec.count("/") < 2 else Path(spec).name)
     return System(label, facts | model.facts(), model.link_into, model)
+
+
+def _parse(words: str) -> tuple[str, str]:
+    """The name that a system has in reports, and what it is."""
+    found = _LABEL.fullmatch(words)
+    label, spec = (found[1].strip(), found[2]) if found else ("", words)
+    if label or spec in LEXICAL or _fusion(spec):
+        return label or spec, spec
+    if spec.startswith(_RECIPE):
+        return f"{spec.removeprefix(_RECIPE)} recipe", spec
+    path = Path(spec.removeprefix(_INDEX))
+    return path.absolute().name if spec.startswith(_INDEX) or spec.count("/") > 1 else spec, spec
 
 
 def _fusion(spec: str) -> tuple[str, str] | None:

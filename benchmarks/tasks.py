@@ -29,6 +29,7 @@ from benchmarks.medmentions import read_medmentions
 from benchmarks.quaero import read_quaero
 from benchmarks.restrict import NO_GOLD, Account, count, restrict
 from benchmarks.spanish import read_distemist, read_medprocner, read_symptemist, read_symptemist_multilingual
+from benchmarks.strata import GROUPS_COLUMN
 from benchmarks.xlbel import read_xlbel
 from xsap.errors import ConfigError, DataError
 from xsap.languages import ENGLISH, to_iso
@@ -36,7 +37,7 @@ from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 
 CUTS = (1, 5, 64)
-HPO, IN_HPO = "hpo", "-in-hpo"
+HPO, IN_HPO, TRAINING = "hpo", "-in-hpo", "training"
 BIGBIO = "bigbio:"  # a corpus by its database and language: bigbio:UMLS:es
 
 
@@ -50,8 +51,8 @@ class Corpus(NamedTuple):
 
 
 CORPORA = {
-    "xlbel-v0": Corpus("xlbel", lambda path: read_xlbel(xlbel_files(path, contexts=False)), "XL-BEL v0.0 (CUIs)"),
-    "xlbel-v1": Corpus("xlbel", lambda path: read_xlbel(xlbel_files(path, contexts=True)), "XL-BEL v1.0 (CUIs)"),
+    "xlbel-v0": Corpus("xlbel", lambda path: read_xlbel_version(path, contexts=False), "XL-BEL v0.0 (CUIs)"),
+    "xlbel-v1": Corpus("xlbel", lambda path: read_xlbel_version(path, contexts=True), "XL-BEL v1.0 (CUIs)"),
     "mantra": Corpus("mantra", read_mantra, "Mantra GSC (CUIs)"),
     "medmentions": Corpus("medmentions", read_medmentions, "MedMentions, full or ST21pv, test split (CUIs)"),
     "cometa-general": Corpus("cometa", read_cometa, "COMETA, general meaning (SNOMED CT)"),
@@ -68,6 +69,8 @@ CORPORA = {
     "medprocner": Corpus("medprocner", read_medprocner, "MedProcNER, subtask 2 (SNOMED CT)"),
     "cantemist": Corpus("cantemist", read_cantemist, "CANTEMIST-NORM (eCIE-O-3.1)"),
     "codiesp": Corpus("codiesp", read_codiesp, "CodiEsp-X (ICD-10-CM and -PCS)"),
+    "codiesp-d": Corpus("codiesp", lambda path: of_group(read_codiesp(path), "DISO"), "CodiEsp-X, diagnoses (ICD-10-CM)"),
+    "codiesp-p": Corpus("codiesp", lambda path: of_group(read_codiesp(path), "PROC"), "CodiEsp-X, procedures (ICD-10-PCS)"),
     "bronco": Corpus("bronco", read_bronco, "BRONCO150 (ICD-10-GM, OPS, ATC)"),
 }
 
@@ -119,19 +122,29 @@ def corpus_of(name: str) -> Corpus:
     return CORPORA[name]
 
 
+def data_keys() -> list[str]:
+    """What --data may name."""
+    return [HPO, *dict.fromkeys(corpus.data for corpus in CORPORA.values()), "bigbio", TRAINING]
+
+
+def brings_dictionary(task: str) -> bool:
+    """Whether a task has its own dictionary: HPO's English names."""
+    return task == HPO or task.endswith(IN_HPO)
+
+
 def open_task(
     name: str, data: Mapping[str, Path], work: Path, *, dictionary: str | None = None, languages: tuple[str, ...] | None = (ENGLISH,)
 ) -> Task:
     """`hpo`, a corpus (`corpus_of`), or either with `-in-hpo`. data: where each corpus's files are. dictionary: as `open_dictionary` takes
     it, for a task that doesn't bring its own, with its names in `languages`. Raises ConfigError where something isn't given, DataError."""
-    if name == HPO or name.endswith(IN_HPO):
+    if brings_dictionary(name):
         return _open_in_hpo(name, data, work)
     corpus = corpus_of(name)
     if dictionary is None:
         raise ConfigError(f"task '{name}' needs something to link into: --dictionary, a terminology's folder or a file of id||name")
     mentions, accounts = _with_gold(corpus.read(_given(data, corpus.data, name)))
     space = open_dictionary(dictionary, work, languages)
-    return Task(name, corpus.about, mentions, space, accounts, corpus.composite, data.get("training"))
+    return Task(name, corpus.about, mentions, space, accounts, corpus.composite, data.get(TRAINING))
 
 
 def _open_in_hpo(name: str, data: Mapping[str, Path], work: Path) -> Task:
@@ -139,7 +152,7 @@ def _open_in_hpo(name: str, data: Mapping[str, Path], work: Path) -> Task:
     split = held_out_hpo(_given(data, HPO, name), work)
     terminology = Terminology.load(split / "terminology")
     space = of_terminology(terminology, "HPO, English names")
-    training = data.get("training", split / "terminology")
+    training = data.get(TRAINING, split / "terminology")
     if corpus is None:
         mentions, accounts = _with_gold(read_mentions(split / "mentions.tsv"))
         return Task(name, "HPO: held-out OFFICIAL translations of a fifth of the concepts", mentions, space, accounts, training=training)
@@ -166,6 +179,23 @@ def _with_gold(mentions: pa.Table) -> tuple[pa.Table, dict[str, Account]]:
         missing = account.rows_in - (left[code].kept if code in left else 0)
         accounts[code] = Account(account.rows_in, account.rows_in - missing, {NO_GOLD: missing} if missing else {})
     return kept, accounts
+
+
+def of_group(mentions: pa.Table, group: str) -> pa.Table:
+    """The mentions that a corpus gives one semantic group."""
+    return mentions.filter(pa.array([group in groups for groups in mentions[GROUPS_COLUMN].to_pylist()], pa.bool_()))
+
+
+def read_xlbel_version(path: Path, *, contexts: bool) -> pa.Table:
+    """v1.0 with contexts, v0.0 without; DataError for files of the other, whose English mentions are not the same."""
+    mentions = read_xlbel(xlbel_files(path, contexts=contexts))
+    without = mentions["context"].null_count
+    if without != (0 if contexts else mentions.num_rows):
+        expected = "v1.0, whose lines all have a context" if contexts else "v0.0, whose lines have no context"
+        raise DataError(
+            f"{path}: expected XL-BEL {expected}; found {without:,} of {mentions.num_rows:,} lines without. Is it the other version?"
+        )
+    return mentions
 
 
 def xlbel_files(path: Path, *, contexts: bool) -> list[Path]:

@@ -55,7 +55,8 @@ def _language_of(file: Path) -> str:
         return to_iso(file.name.split("_")[0])
     except DataError:
         raise DataError(
-            f"{file}: its name doesn't begin with a language, as in de_1k_test_query.txt; say which it is with --language"
+            f"{file}: its name doesn't begin with a language, as expected of XL-BEL (de_1k_test_query.txt); name it so, or say which it is: "
+            "`mentions xlbel --language`"
         ) from None
 
 

@@ -121,7 +121,9 @@ def test_a_file_is_written_whole_in_the_form_its_name_says(xsap, tmp_path, index
     code, out, _ = xsap("link", "fever", "--index", index_folder, "--out", tmp_path / "linked.tsv", "--top-k", 2)
     assert (code, out) == (0, "")
     lines = (tmp_path / "linked.tsv").read_text().split("\n")
-    assert lines[0].split("\t") == ["mention", "rank", "concept_id", "name", "matched_name", "score", "reason"]
+    assert lines[0].split("\t") == [
+        "mention", "rank", "concept_id", "name", "matched_name", "language", "source", "semantic_types", "codes", "score", "confidence", "reason",
+    ]  # fmt: skip
     assert len(lines) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["linked.tsv"]
 

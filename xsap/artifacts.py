@@ -61,13 +61,43 @@ def refuse_to_replace(path: Path | str, *, overwrite: bool) -> None:
 def _seal(folder: Path, manifest: dict[str, Any]) -> None:
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": sha256_of(file), "xxh3": _xxh3_of(file)}
+        files[file.relative_to(folder).as_posix()] = _entry(file)
         _fsync(file)
     manifest_file = folder / MANIFEST
-    text = json.dumps(manifest | {"files": files}, indent=1, ensure_ascii=False).removesuffix("\n}")
-    manifest_file.write_text(f'{text},\n "{_SEAL}": "{_sha256(text)}"\n}}\n', encoding="utf-8")
+    manifest_file.write_text(_sealed(manifest | {"files": files}), encoding="utf-8")
     for entry in [manifest_file, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
         _fsync(entry)
+
+
+def amend(path: Path | str, kind: str, file: str, content: str) -> None:
+    """Add a text file to a published folder, or replace one that an earlier call added; the other files stay as they are.
+
+    The file's name in the folder gets its hash, so that the old manifest and the new one each name whole files at any time. Raises
+    ArtifactError for a folder that isn't whole.
+    """
+    path = Path(path)
+    manifest = open_artifact(path, kind)
+    del manifest[_SEAL]
+    stem, ending = file.split(".")
+    named = f"{stem}-{_sha256(content)[:12]}.{ending}"
+    with write_atomically(path / named) as stream:
+        stream.write(content)
+    old = [name for name in manifest["files"] if _added(name, file) and name != named]
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if name not in old} | {named: _entry(path / named)}
+    with write_atomically(path / MANIFEST) as stream:
+        stream.write(_sealed(manifest))
+    for name in old:
+        (path / name).unlink()
+
+
+def added_file(manifest: dict[str, Any], file: str) -> str | None:
+    """The name under which a folder has what `amend` added as `file`; None if there is none."""
+    return next((name for name in manifest["files"] if _added(name, file)), None)
+
+
+def _added(name: str, file: str) -> bool:
+    stem, ending = file.split(".")
+    return name.startswith(f"{stem}-") and name.endswith(f".{ending}")
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -97,6 +127,16 @@ def sha256_of(file: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": sha256_of(file), "xxh3": _xxh3_of(file)}
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    """A manifest's text, its hash of itself included."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False).removesuffix("\n}")
+    return f'{text},\n "{_SEAL}": "{_sha256(text)}"\n}}\n'
 
 
 def _sha256(text: str) -> str:

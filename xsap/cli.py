@@ -9,7 +9,7 @@ from io import TextIOWrapper
 
 import typer
 
-from xsap.commands import indexing, linking, models, scoring
+from xsap.commands import calibrating, indexing, linking, models, scoring
 from xsap.commands.terminal import log
 from xsap.errors import XsapError
 
@@ -21,7 +21,7 @@ def _xsap() -> None:
     """Link clinical and biomedical terms in any language to the concepts of a terminology."""
 
 
-for command in (indexing.index, linking.link, scoring.evaluate, models.shrink):
+for command in (indexing.index, indexing.merge, linking.link, scoring.evaluate, calibrating.calibrate, models.encode, models.shrink):
     app.command()(command)
 
 

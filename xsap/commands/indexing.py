@@ -1,7 +1,8 @@
-"""`xsap index`: a terminology and a model → an index."""
+"""`xsap index` and `xsap merge`: a terminology and a model → an index, at once or in parts."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,27 +10,72 @@ from xsap.artifacts import refuse_to_replace
 from xsap.commands.terminal import MaxLength, Overwrite, Pooling, log, watched
 from xsap.languages import parse_languages
 
+if TYPE_CHECKING:
+    from xsap.linking.parts import Built
+
+
+class Stored(StrEnum):
+    """How vectors are stored."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
 
 def index(
     model: Annotated[str, typer.Argument(help="A model's folder, or its id on the Hugging Face hub.")],
     terminology: Annotated[Path, typer.Argument(help="A terminology's folder, as xsap-prepare makes it.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     languages: Annotated[str, typer.Option(help="Whose names to embed: 'all', or codes such as 'en,es'.")] = "en",
+    storage: Annotated[Stored, typer.Option(help="Of the vectors: float16 halves the space, int8 takes a quarter.")] = Stored.FLOAT32,
+    memory: Annotated[str | None, typer.Option(help="What it may take, such as 4GB; else as it comes.")] = None,
+    update: Annotated[Path | None, typer.Option(help="An index of the same model, whose vectors are taken over.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/N: make only the i-th of N parts, for xsap merge.")] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Embed a terminology's names, for `link` and `evaluate` to search."""
+    """Embed a terminology's names, for `link` and `evaluate` to search. Run again after it was stopped, it goes on where it was."""
     chosen = parse_languages(languages)
     refuse_to_replace(out, overwrite=overwrite)
     from xsap.encoding.encoder import Encoder
-    from xsap.linking.index import Index
-    from xsap.terms.terminology import Terminology
+    from xsap.linking.building import build_index, parse_shard, together
+    from xsap.linking.memory import parse_memory
 
-    names = Terminology.load(terminology)
-    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length)
-    built = Index.build(names, encoder, languages=chosen, model_path=model, progress=watched())
-    built.save(out, overwrite=overwrite)
-    facts = built.facts()
-    dropped = "".join(f"; dropped {count:,} ({reason})" for reason, count in built.contents.dropped.items())
-    log(f"{out}: {facts['names']:,} names of {facts['concepts']:,} concepts{dropped}")
+    allowed, part = parse_memory(memory) if memory else None, parse_shard(shard) if shard else None
+    group = together()
+    device = None if group is None else str(group.device)
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, device=device)
+    built = build_index(
+        terminology,
+        encoder,
+        out,
+        model_path=model,
+        languages=chosen,
+        storage=storage.value,
+        memory=allowed,
+        update=update,
+        shard=part,
+        overwrite=overwrite,
+        progress=watched(),
+    )
+    if built is not None:
+        _tell(out if shard is None else f"{out} (part {shard})", built, updated=update is not None)
+
+
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="The folders that xsap index --shard 1/N … N/N made.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Put the parts of an index together: the same index as one made at once."""
+    from xsap.linking.parts import merge_shards
+
+    _tell(out, merge_shards(parts, out, overwrite=overwrite))
+
+
+def _tell(out: Path | str, built: "Built", *, updated: bool = False) -> None:
+    dropped = "".join(f"; dropped {count:,} ({reason})" for reason, count in built.dropped.items())
+    earlier = f"; {built.found:,} were encoded earlier" if built.found and built.encoded + built.kept else ""
+    changed = f"; kept {built.kept:,}, encoded {built.encoded:,}, dropped {built.lost:,} of the old index" if updated else ""
+    log(f"{out}: {built.names:,} names of {built.concepts:,} concepts{dropped}{changed}{earlier}")

@@ -1,12 +1,16 @@
 """`xsap link`: terms → concepts."""
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
-from xsap.commands.terminal import output, stdin_lines, watched
+from xsap.commands.terminal import log, stdin_lines, watched
 from xsap.errors import ConfigError
 
 
@@ -17,32 +21,70 @@ class Format(StrEnum):
     CSV = "csv"
     TSV = "tsv"
     JSONL = "jsonl"
+    PARQUET = "parquet"
 
 
 def link(
     index: Annotated[Path, typer.Option(help="An index's folder.")],
     terms: Annotated[list[str] | None, typer.Argument(help="Terms; without any, and without --file, they are read from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A .csv, .tsv or .jsonl file; its other columns come through.")] = None,
-    column: Annotated[str, typer.Option(help="The column of --file that has the terms.")] = "term",
+    file: Annotated[Path | None, typer.Option(help="A .csv, .tsv, .jsonl (or one of these and .gz), .parquet or .xlsx file.")] = None,
+    column: Annotated[str, typer.Option(help="The column of --file that has the terms; the others come through.")] = "term",
+    language_column: Annotated[str | None, typer.Option(help="The column of --file that has the terms' languages.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="The sheet of an .xlsx file; by default the first.")] = None,
     model: Annotated[str | None, typer.Option(help="Where the index's model is now, if it was moved.")] = None,
     top_k: Annotated[int, typer.Option(help="Concepts for each term.")] = 5,
+    semantic_types: Annotated[str | None, typer.Option("--types", help="Only concepts of these semantic types: T047,T184 …")] = None,
+    groups: Annotated[str | None, typer.Option(help="Only concepts of these semantic groups: DISO,CHEM …")] = None,
+    sources: Annotated[str | None, typer.Option(help="Only concepts with a code in these sources: SNOMEDCT_US …")] = None,
+    languages: Annotated[str | None, typer.Option(help="Only names of these languages, where the index has several.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="No answer below this confidence (of a calibrated index).")] = None,
+    precision: Annotated[float | None, typer.Option(help="No answer but where answers keep this precision: 0.95 …")] = None,
     form: Annotated[Format | None, typer.Option("--format", help="By default as --out ends, else table.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A file to write instead of stdout.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="One row for each term, its candidates beside it.")] = False,
+    excel: Annotated[bool, typer.Option("--excel", help="CSV or TSV as Excel opens it.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A file to write instead of stdout; the same command after a kill goes on.")] = None,
 ) -> None:
     """Link terms to concepts."""
-    from xsap.linking.columns import column_of, read_sheet, sheet_of, with_answers, write_sheet, write_text
-    from xsap.linking.linker import Linker
+    from xsap.linking.bulk import link_file
+    from xsap.linking.columns import open_source, terms_source
+    from xsap.linking.writers import Layout
 
     if file and terms:
         raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")
-    sheet = read_sheet(file) if file else sheet_of(terms or stdin_lines())
-    mentions = column_of(sheet, column if file else "mention", file or "stdin")
+    layout = Layout.to(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
+    source = open_source(file, sheet=sheet) if file else terms_source(terms or stdin_lines(), "stdin")
+    column = column if file else "mention"
+    for name in filter(None, (column, language_column)):
+        source.place(name)  # before torch is imported and the index opened, which take longer
+    from xsap.linking.filters import Filter
+    from xsap.linking.linker import Linker
+
+    wanted = Filter.of(semantic_types=_parts(semantic_types), groups=_parts(groups), sources=_parts(sources), languages=_parts(languages))
+    options = {"keep": wanted, "threshold": threshold, "precision": precision}
     linker = Linker.load(index, model=model)
-    results = linker.link(mentions, top_k, progress=watched())
-    by_ending = {f".{known}": known for known in Format}
-    form = form or by_ending.get(out.suffix.casefold() if out else "", Format.TABLE)
-    with output(out) as stream:
-        if form is Format.TABLE:
-            write_text(results, stream)
-        else:
-            write_sheet(with_answers(sheet, results), stream, form)
+    said = {"types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
+    identity = {"index": linker.index.content, "threshold": threshold, "precision": precision, **said}
+    with _bytes(out) as target:
+        account = link_file(
+            linker, source, target, layout,
+            column=column, language_column=language_column, options=options, identity=identity, progress=watched(),
+        )  # fmt: skip
+    if file:
+        log(f"{file}: {account.summary()}")
+
+
+def _parts(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+@contextmanager
+def _bytes(path: Path | None) -> Iterator[Path | IO[bytes]]:
+    """A file's path, or stdout; a reader of stdout that goes away early is no error."""
+    if path:
+        yield path
+        return
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from xsap.artifacts import refuse_to_replace
-from xsap.commands.terminal import MaxLength, Overwrite, Pooling, log
+from xsap.artifacts import read_lines, refuse_to_replace, write_atomically
+from xsap.commands.terminal import MaxLength, Overwrite, Pooling, log, stdin_lines, watched
+from xsap.errors import ConfigError
 
 
 def shrink(
@@ -41,3 +42,25 @@ def shrink(
         other = [text for text, alike in zip(texts, same, strict=True) if not alike]
         examples = f"; not: {', '.join(repr(text) for text in other[:5])}" if other else ""
         log(f"{mentions}: {100 * same.mean():.1f} % of {len(texts):,} mentions become the same pieces{examples}")
+
+
+def encode(
+    model: Annotated[str, typer.Argument(help="A model's folder, or its id on the Hugging Face hub.")],
+    out: Annotated[Path, typer.Option(help="The .npy file to write: (names, dimension) float32 unit vectors, in the order of the names.")],
+    names: Annotated[Path | None, typer.Option(help="A text file, a name a line; by default stdin.")] = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+) -> None:
+    """Embed names alone, without an index."""
+    if out.suffix != ".npy":
+        raise ConfigError(f"vectors are written as .npy; expected --out to end in it, found {out}")
+    lines = read_lines(names) if names else stdin_lines()
+    import numpy as np
+
+    from xsap.encoding.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length)
+    vectors = encoder.encode(lines, progress=watched())
+    with write_atomically(out, binary=True) as stream:
+        np.save(stream, vectors, allow_pickle=False)
+    log(f"{out}: {len(vectors):,} vectors of {encoder.dimension} components")

@@ -1,165 +1,196 @@
-"""Terms by the column: the CSV, TSV and JSONL files that people keep them in, read and written with all their other columns.
+"""Terms by the column: a file of terms as a `Source`, whose rows come in chunks with all their columns.
 
-CSV is RFC 4180 (quoted cells may hold commas, quotes and line ends), and is read with semicolons too; its lines are written with commas and
-a plain `\\n`. TSV has no quoting, so there tabs and line ends inside a cell are written as spaces. Answers are long: each input row comes
-again for each candidate, with its rank; a row whose term has no candidates comes once, with the reason.
+A file is read twice. The first time it is checked to its end, so that a bad line in row nine million is told of before hours of linking and not
+after, and what only the end tells is known at the start: how many rows there are, which keys a JSONL file's lines have, what a column
+holds. The second time its rows come as `Sheet`s, so memory is that of one chunk, whatever the file's size. A column of a
+Parquet file stays in Arrow, and so in its own type, until a text format asks for its cells.
 """
 
-import csv
 import difflib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from xsap.artifacts import csv_delimiter, read_lines
-from xsap.errors import DataError
-from xsap.linking.linker import Result
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-ANSWER = ("rank", "concept_id", "name", "matched_name", "score", "reason")
-_LARGEST_CELL = 2**31 - 1  # csv's own limit is below a page of text
+from xsap.errors import ConfigError, DataError
+from xsap.linking.cells import Column, kind, text, type_of
+from xsap.linking.readers import delimiter_of, ending, no_file, read_csv, read_jsonl, read_tsv, read_xlsx
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
+_MOST_COLUMNS = 10_000
+_CHECKED = 1 << 14  # rows at a time
+
+T = TypeVar("T")
 
 
 class Sheet(NamedTuple):
-    """Columns' names, and rows of as many cells. A cell is text, or whatever JSON has; None where there is none."""
+    """Some rows of a file, column by column. A list's cells are text, or whatever JSON has; None where there is none."""
 
     header: list[str]
-    rows: list[list[Any]]
+    columns: list[Column]
 
 
-def sheet_of(terms: Sequence[str]) -> Sheet:
-    """Bare terms as a sheet of one column, `mention`."""
-    return Sheet(["mention"], [[term] for term in terms])
+@dataclass(frozen=True)
+class Source:
+    """Where terms come from, checked.
+
+    where: for messages. types: what each column is when it is written as Parquet. rows: how many, None if only the end will tell. chunks:
+    the rows from the first on, as many at a time as it is told, the last time fewer. path: the file, if it is one. sheet: of a
+    workbook. delimiter: what a CSV file has between its cells.
+    """
+
+    where: str
+    header: list[str]
+    types: list[pa.DataType]
+    rows: int | None
+    chunks: Callable[[int], Iterator[Sheet]]
+    path: Path | None = None
+    sheet: str | None = None
+    delimiter: str = ","
+
+    def place(self, column: str) -> int:
+        """Where in the header a column stands. Raises DataError if it isn't there, or is there twice."""
+        if self.header.count(column) == 1:
+            return self.header.index(column)
+        if column in self.header:
+            raise DataError(f"{self.where}: expected a column '{column}', found two of that name")
+        near = difflib.get_close_matches(column, self.header, n=1, cutoff=0.5)
+        found = ", ".join(self.header[:50]) + (", …" if len(self.header) > 50 else "")
+        raise DataError(f"{self.where}: expected a column '{column}', found {found}" + (f"; did you mean '{near[0]}'?" if near else ""))
 
 
-def read_sheet(path: Path | str) -> Sheet:
-    """Read a `.csv`, `.tsv` or `.jsonl` file (UTF-8, with or without a byte-order mark). Raises DataError with file and line."""
+def open_source(path: Path | str, *, sheet: str | None = None) -> Source:
+    """Read a `.csv`, `.tsv`, `.jsonl` (also with `.gz`), `.parquet` or `.xlsx` file to its end, and be ready to read it again.
+
+    sheet: of a workbook; the first by default. Raises DataError with file and line; ConfigError for a sheet of what is no workbook.
+    """
     path = Path(path)
-    reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}.get(path.suffix.casefold())
-    if reader is None:
-        raise DataError(f"{path}: expected a file that ends in .csv, .tsv or .jsonl")
-    return reader(path)
+    kind, packed = ending(path)
+    if kind not in ENDINGS:
+        raise DataError(f"{path}: expected a file that ends in .csv, .tsv, .jsonl (or one of these and .gz), .parquet or .xlsx")
+    if packed and kind in (".parquet", ".xlsx"):
+        raise DataError(f"{path}: expected a {kind} file as it is, which is compressed inside; unpack it: gunzip {path.name}")
+    if sheet is not None and kind != ".xlsx":
+        raise ConfigError(f"--sheet '{sheet}' is for .xlsx files, found {path}")
+    if kind == ".parquet":
+        return _parquet(path)
+    if kind == ".jsonl":
+        return _jsonl(path)
+    return _xlsx(path, sheet) if kind == ".xlsx" else _delimited(path, read_csv if kind == ".csv" else read_tsv)
 
 
-def column_of(sheet: Sheet, column: str, where: Path | str) -> list[str]:
-    """One column as text; a cell without a value is empty. Raises DataError if `where` has no such column, or has it twice."""
-    if sheet.header.count(column) != 1:
-        found = f"found {', '.join(sheet.header)}" if column not in sheet.header else "found two of that name"
-        near = difflib.get_close_matches(column, sheet.header, n=1, cutoff=0.5) if column not in sheet.header else []
-        raise DataError(f"{where}: expected a column '{column}', {found}" + (f"; did you mean '{near[0]}'?" if near else ""))
-    at = sheet.header.index(column)
-    return [_text(row[at]) for row in sheet.rows]
+def terms_source(terms: Iterable[str], where: str, *, rows: int | None = None) -> Source:
+    """Bare terms as a source of one column, `mention`; an iterator is taken from only as far as it is needed, and only once."""
+
+    def chunks(size: int) -> Iterator[Sheet]:
+        for batch in _batches(iter(terms), size):
+            yield Sheet(["mention"], [list(batch)])
+
+    return Source(where, ["mention"], [pa.string()], rows, chunks)
 
 
-def with_answers(sheet: Sheet, results: Sequence[Result]) -> Sheet:
-    """The sheet in long form: its columns and ANSWER's, which are called `linked_…` where the sheet has that name already."""
-    answer = []
-    for name in ANSWER:
-        while name in sheet.header:
-            name = f"linked_{name}"
-        answer.append(name)
-    rows = []
-    for row, result in zip(sheet.rows, results, strict=True):
-        for rank, c in enumerate(result.candidates, start=1):
-            rows.append([*row, rank, c.concept_id, c.name, c.matched_name, round(c.score, 6), None])
-        if not result.candidates:
-            rows.append([*row, None, None, None, None, None, result.reason])
-    return Sheet(sheet.header + answer, rows)
+def _batches(rows: Iterator[T], size: int) -> Iterator[list[T]]:
+    while batch := list(islice(rows, size)):
+        yield batch
 
 
-def write_sheet(sheet: Sheet, stream: IO[str], form: str) -> None:
-    """Write as `csv`, `tsv` or `jsonl`."""
-    if form == "jsonl":
-        stream.writelines(_writable(json.dumps(dict(zip(sheet.header, row, strict=True)), ensure_ascii=False)) + "\n" for row in sheet.rows)
-    elif form == "csv":
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([_writable(_text(cell)) for cell in row] for row in [sheet.header, *sheet.rows])
-    else:
-        clean = str.maketrans(dict.fromkeys("\t\r\n", " "))
-        stream.writelines("\t".join(_writable(_text(cell)).translate(clean) for cell in row) + "\n" for row in [sheet.header, *sheet.rows])
-
-
-def write_text(results: Sequence[Result], stream: IO[str]) -> None:
-    """Write results for people to read: the mention, and below it a line for each candidate."""
-    for result in results:
-        shown = result.mention if len(result.mention) <= 80 else f"{result.mention[:79]}…"
-        stream.write(_writable(" ".join(shown.split()) or "(blank)") + "\n")
-        width = max((len(c.concept_id) for c in result.candidates), default=0)
-        for rank, c in enumerate(result.candidates, start=1):
-            matched = "" if c.matched_name == c.name else f"  ({c.matched_name})"
-            stream.write(_writable(f"{rank:>4}  {c.score:6.3f}  {c.concept_id:{width}}  {c.name}{matched}") + "\n")
-        if not result.candidates:
-            stream.write(f"      {result.reason}\n")
-
-
-def _read_csv(path: Path) -> Sheet:
-    lines = read_lines(path)
-    records = csv.reader((f"{line}\n" for line in lines), delimiter=csv_delimiter(lines[0] if lines else ""), strict=True)
-    header: list[str] = []
-    rows: list[list[Any]] = []
-    try:
-        with _large_cells():
-            header = next(records, [])
-            for row in records:
-                if not row and len(header) == 1:
-                    row = [""]  # in a file of one column a blank line is an empty cell
-                if row:
-                    _check_width(row, header, path, records.line_num)
-                    rows.append(row)
-    except csv.Error as error:
-        raise DataError(f"{path}:{records.line_num}: not CSV as RFC 4180 has it: {error}. Is a quote left open?") from None
-    return _checked(Sheet(header, rows), path)
-
-
-def _read_tsv(path: Path) -> Sheet:
-    lines = [line.split("\t") for line in read_lines(path)] or [[""]]
-    for number, row in enumerate(lines[1:], start=2):
-        _check_width(row, lines[0], path, number)
-    return _checked(Sheet(lines[0], list(lines[1:])), path)
-
-
-def _read_jsonl(path: Path) -> Sheet:
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: expected a JSON object, found what is no JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, found {line[:40]}")
-        records.append(record)
-    header = list(dict.fromkeys(key for record in records for key in record))
-    return _checked(Sheet(header, [[record.get(key) for key in header] for record in records]), path)
-
-
-def _check_width(row: list[str], header: list[str], path: Path, line: int) -> None:
-    if len(row) != len(header):
-        raise DataError(f"{path}:{line}: expected {len(header)} field(s) as in the header, found {len(row)}")
-
-
-def _checked(sheet: Sheet, path: Path) -> Sheet:
-    if not any(sheet.header):
+def _checked(header: list[str], path: Path) -> list[str]:
+    if not any(header):
         raise DataError(f"{path}: expected columns with names, found an empty file")
-    return sheet
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(f"{path}: expected at most {_MOST_COLUMNS:,} columns, found more. Is it a table?")
+    return header
+
+
+def _delimited(path: Path, read: Callable[[Path], Iterator[list[str]]]) -> Source:
+    rows = read(path)
+    header = _checked(next(rows, []), path)
+
+    def chunks(size: int) -> Iterator[Sheet]:
+        for batch in _batches(islice(read(path), 1, None), size):
+            yield Sheet(header, [list(column) for column in zip(*batch, strict=True)])
+
+    count, delimiter = sum(1 for _ in rows), delimiter_of(path) if read is read_csv else ","
+    return Source(str(path), header, [pa.string()] * len(header), count, chunks, path, delimiter=delimiter)
+
+
+def _jsonl(path: Path) -> Source:
+    kinds: dict[str, set[str]] = {}
+    count = 0
+    for count, record in enumerate(read_jsonl(path), start=1):  # noqa: B007
+        for key, cell in record.items():
+            kinds.setdefault(key, set()).add(kind(cell))
+        if len(kinds) > _MOST_COLUMNS:
+            break
+    header = _checked(list(kinds), path)
+
+    def chunks(size: int) -> Iterator[Sheet]:
+        for batch in _batches(read_jsonl(path), size):
+            yield Sheet(header, [[record.get(key) for record in batch] for key in header])
+
+    return Source(str(path), header, [type_of(kinds[key]) for key in header], count, chunks, path)
+
+
+def _xlsx(path: Path, sheet: str | None) -> Source:
+    rows = read_xlsx(path, sheet)
+    names = next(rows, [])
+    kinds: list[set[str]] = []
+    count = 0
+    for count, row in enumerate(rows, start=1):  # noqa: B007
+        kinds += [set() for _ in row[len(kinds) :]]
+        for found, cell in zip(kinds, row, strict=False):
+            found.add(kind(cell))
+    width = max((place for place, found in enumerate(kinds, start=1) if found - {"none"}), default=0)
+    width = max(width, *(place for place, name in enumerate(names, start=1) if name is not None), 0, 0)
+    header = _checked([text(name) for name in _padded(names, width)], path)
+    kinds += [set() for _ in header[len(kinds) :]]
+
+    def chunks(size: int) -> Iterator[Sheet]:
+        for batch in _batches(islice(read_xlsx(path, sheet), 1, None), size):
+            yield Sheet(header, [list(column) for column in zip(*(_padded(row, width) for row in batch), strict=True)])
+
+    return Source(str(path), header, [type_of(found) for found in kinds[:width]], count, chunks, path, sheet)
+
+
+def _padded(row: list[Any], width: int) -> list[Any]:
+    return row[:width] + [None] * (width - len(row))
+
+
+def _parquet(path: Path) -> Source:
+    if not path.is_file():
+        raise no_file(path)
+    with _damage_told(path), pq.ParquetFile(path) as file:
+        schema, count = file.schema_arrow, 0
+        for batch in file.iter_batches(_CHECKED):
+            batch.validate(full=True)
+            count += batch.num_rows
+    header = _checked(list(schema.names), path)
+
+    def chunks(size: int) -> Iterator[Sheet]:
+        with _damage_told(path), pq.ParquetFile(path) as file:
+            held: list[pa.RecordBatch] = []
+            for batch in file.iter_batches(size):
+                held.append(batch)
+                while sum(map(len, held)) >= size:
+                    table = pa.Table.from_batches(held, schema)
+                    held = table[size:].to_batches()
+                    yield Sheet(header, table[:size].columns)
+            if held:
+                yield Sheet(header, pa.Table.from_batches(held, schema).columns)
+
+    return Source(str(path), header, schema.types, count, chunks, path)
 
 
 @contextmanager
-def _large_cells() -> Iterator[None]:
-    """csv's limit is a global; it is put back."""
-    before = csv.field_size_limit(_LARGEST_CELL)
+def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _text(cell: object) -> str:
-    return cell if isinstance(cell, str) else "" if cell is None else json.dumps(cell, ensure_ascii=False)
-
-
-def _writable(text: str) -> str:
-    """Half surrogate pairs, which UTF-8 can't hold, as `\\udc80`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a disk's failure, which is not the file's
+            raise
+        raise DataError(f"{path}: expected a Parquet file, found one that can't be read: {str(error)[:200]}. Is it damaged?") from None

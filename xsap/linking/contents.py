@@ -1,23 +1,21 @@
-"""Which rows an index has: a terminology's names, each once as the model's text policy normalises it, and the concepts that they stand for.
+"""What an index holds beside its vectors: names, the concepts that they stand for, keys for exact look-up; and their files.
 
-A name that several concepts share keeps them all, and says which languages and sources have it. Rows are in the order in which the
-terminology (sorted by concept) first has the name. Columns stay columns: strings become Python objects only where normalisation must touch them.
+A name that several concepts share keeps them all, and says which languages and sources have it. `unique.py` says which rows there are. Tables
+are Arrow files, uncompressed, so that they are memory-mapped; they are cut into batches of as many rows, however they came to be.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from xsap.errors import DataError
 from xsap.linking.ranking import Owners
-from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, TextPolicy, normalise, normalise_column
+from xsap.text import EXACT_MATCH, normalise, normalise_column
 
 NAMES_SCHEMA = pa.schema(
     [
@@ -36,7 +34,8 @@ CONCEPTS_SCHEMA = pa.schema(
         pa.field("codes", pa.list_(pa.string()), nullable=False),  # SOURCE:code, sorted, of all its names
     ]
 )
-_AT_ONCE = 1 << 16  # names hashed at once
+_TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA}
+_AT_ONCE = 1 << 16  # names hashed, and rows written, at once
 _FEW = 5_000  # rows read one by one
 
 
@@ -78,50 +77,27 @@ class Contents:
     dropped: dict[str, int]
 
 
-def contents_of(terminology: Terminology, languages: Collection[str] | None, policy: TextPolicy) -> Contents:
-    """What an index of a terminology's names in these ISO languages (None: all) holds. Raises DataError if there is no such name."""
-    part = terminology.select(languages=languages)
-    names, owners, dropped = _unique(part.names, policy)
-    if not names.num_rows:
-        wanted = "any language" if languages is None else ", ".join(sorted(languages))
-        found = ", ".join(f"{language} ({count:,})" for language, count in terminology.languages.items()) or "no names"
-        raise DataError(f"expected a terminology with names in {wanted}; found {found}. Choose among these with --languages")
-    known = pc.unique(owners.flatten())
-    concepts = part.concepts.filter(pc.is_in(part.concepts["concept_id"], known)).select(["concept_id", "preferred_name", "semantic_types"])
-    concepts = concepts.append_column("codes", _codes(terminology.names, concepts["concept_id"].combine_chunks())).cast(CONCEPTS_SCHEMA)
-    return Contents(names, concepts, Owners.of(owners, concepts["concept_id"].combine_chunks()), Keys.of(names["name"]), dropped)
+def write_contents(folder: Path, contents: Contents) -> None:
+    """Add their files to an artifact's folder while it is being filled; `dropped` is for its manifest."""
+    for name, table in (("names", contents.names), ("concepts", contents.concepts)):
+        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as stream, pa.ipc.new_file(stream, _TABLES[name]) as writer:
+            for start in range(0, table.num_rows, _AT_ONCE):
+                writer.write_table(table.slice(start, _AT_ONCE).combine_chunks())
+    arrays = {"starts": contents.owners.starts, "owners": contents.owners.concepts.astype(np.int32), **contents.keys._asdict()}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-def _unique(names: pa.Table, policy: TextPolicy) -> tuple[pa.Table, pa.ListArray, dict[str, int]]:
-    """A terminology's names → NAMES_SCHEMA, the concepts of each (sorted), and how many were dropped for which reason."""
-    normalised = normalise_column(names["name"], policy)
-    kept = pc.greater(pc.utf8_length(normalised), 0)
-    dropped = {"empty name": names.num_rows - (pc.sum(kept).as_py() or 0)}
-    names, rows = names.filter(kept), normalised.filter(kept).dictionary_encode().indices.to_numpy().astype(np.int64)
-    first = np.unique(rows, return_index=True)[1]  # the dictionary is in order of first appearance
-    lists = {column: _lists(names[column], rows, len(first)) for column in ("concept_id", "language", "source")}
-    columns = [*(names[column].take(first) for column in ("name", "language", "source")), lists["language"], lists["source"]]
-    table = pa.table(dict(zip(NAMES_SCHEMA.names, columns, strict=True))).cast(NAMES_SCHEMA)
-    return table, lists["concept_id"], {reason: n for reason, n in dropped.items() if n}
-
-
-def _lists(values: pa.ChunkedArray, rows: NDArray[np.int64], n: int) -> pa.ListArray:
-    """(n,) lists, each of the different values of one row, sorted. rows: of each value."""
-    coded = values.combine_chunks().dictionary_encode()
-    rank = pc.rank(coded.dictionary).to_numpy().astype(np.int64) - 1  # of each value in the alphabet
-    alphabet, size = coded.dictionary.take(pc.sort_indices(coded.dictionary)), max(1, len(coded.dictionary))
-    pairs = np.unique(rows * size + rank[coded.indices.to_numpy()])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs // size, minlength=n))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), alphabet.take(pa.array(pairs % size)))
-
-
-def _codes(names: pa.Table, concept_ids: pa.Array) -> pa.ListArray:
-    """The codes of each concept."""
-    names = names.filter(pc.is_valid(names["code"]))
-    at = pc.index_in(names["concept_id"], concept_ids)
-    known = pc.is_valid(at)
-    codes = pc.binary_join_element_wise(names["source"].filter(known), names["code"].filter(known), ":")
-    return _lists(pa.chunked_array(codes.chunks, pa.string()), at.filter(known).to_numpy().astype(np.int64), len(concept_ids))
+def open_contents(folder: Path, dropped: dict[str, int]) -> Contents:
+    """What `write_contents` wrote, memory-mapped. Raises ValueError if the files don't fit together, and what pyarrow and numpy raise."""
+    names, concepts = (pa.ipc.open_file(pa.memory_map(str(folder / f"{table}.arrow"))).read_all() for table in _TABLES)
+    starts, owners, hashes, rows = (
+        np.load(folder / f"{array}.npy", mmap_mode="r", allow_pickle=False) for array in ("starts", "owners", "hashes", "rows")
+    )
+    sound = (names.schema, concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA) and len(hashes) == len(rows) == names.num_rows
+    if not sound or len(starts) != names.num_rows + 1 or (starts[0], starts[-1]) != (0, len(owners)):
+        raise ValueError("the tables of an index don't fit together")
+    return Contents(names, concepts, Owners(starts, owners, concepts.num_rows), Keys(hashes, rows), dropped)
 
 
 def values_at(column: pa.ChunkedArray, rows: Sequence[int]) -> list[Any]:

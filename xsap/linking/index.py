@@ -4,6 +4,7 @@
 memory-mapped: millions of names open in an instant, and only what an answer needs is read. (Parquet would have to be unpacked first.)
 """
 
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +16,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from xsap.artifacts import content_hash, open_artifact, publish
+from xsap.artifacts import added_file, amend, content_hash, open_artifact, publish
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
-from xsap.linking.contents import CONCEPTS_SCHEMA, NAMES_SCHEMA, Contents, Keys, contents_of
-from xsap.linking.ranking import Owners
+from xsap.linking.calibration import Calibration
+from xsap.linking.contents import Contents, open_contents, write_contents
+from xsap.linking.unique import contents_of, in_memory
 from xsap.linking.vectors import Storage, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
-KIND = "index"
-_TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA}
-_ROWS = 1 << 16  # of a table written at once
+KIND, CALIBRATION = "index", "calibration.json"
+_ROWS = 1 << 16  # vectors written at once
 
 
 class Embedder(Protocol):
@@ -70,7 +71,7 @@ class Model:
 class Index:
     """vectors: a unit vector for each of contents.names. terminology: its content hash. languages: those chosen, None for all.
 
-    content: the index's own hash, once it is on disk. path: its folder then.
+    content: the index's own hash, once it is on disk. path: its folder then. calibration: how sure its answers are, if that was fitted.
     """
 
     vectors: Vectors
@@ -80,6 +81,7 @@ class Index:
     languages: tuple[str, ...] | None = (ENGLISH,)
     content: str | None = None
     path: Path | None = None
+    calibration: Calibration | None = None
 
     @classmethod
     def build(
@@ -96,7 +98,7 @@ class Index:
 
         Raises DataError if there is no such name, or a vector isn't finite.
         """
-        contents = contents_of(terminology, languages, encoder.policy)
+        contents = contents_of(in_memory(terminology), languages, encoder.policy)
         vectors = Vectors.of(encoder.encode(contents.names["name"].to_pylist(), progress=progress), storage)
         chosen = None if languages is None else tuple(sorted(languages))
         return cls(vectors, contents, Model.of(encoder, model_path), terminology.content, chosen)
@@ -126,23 +128,25 @@ class Index:
         manifest, path = open_artifact(path, KIND), Path(path)
         try:
             vectors = Vectors.open(path)
-            names, concepts = (pa.ipc.open_file(pa.memory_map(str(path / f"{table}.arrow"))).read_all() for table in _TABLES)
-            starts, owners, hashes, rows = (
-                np.load(path / f"{array}.npy", mmap_mode="r", allow_pickle=False) for array in ("starts", "owners", "hashes", "rows")
-            )
-            contents = Contents(names, concepts, Owners(starts, owners, concepts.num_rows), Keys(hashes, rows), manifest["dropped"])
+            contents = open_contents(path, manifest["dropped"])
             said = manifest["model"]
             model = Model(said["content"], _found(said, path), said["pooling"], said["max_length"], TextPolicy(**said["text"]))
             languages = None if manifest["languages"] is None else tuple(manifest["languages"])
-            index = cls(vectors, contents, model, manifest["terminology"], languages, content_hash(manifest), path)
-            n = len(vectors)
-            sound = (names.schema, concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA) and {names.num_rows, len(hashes), len(rows)} == {n}
-            sound &= len(starts) == n + 1 and (starts[0], starts[-1]) == (0, len(owners)) and manifest["count"] == n
+            calibration = _calibration(path, added_file(manifest, CALIBRATION))
+            index = cls(vectors, contents, model, manifest["terminology"], languages, content_hash(manifest), path, calibration)
+            sound = len(vectors) == manifest["count"] == contents.names.num_rows
         except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
         if not sound:
             raise ArtifactError(f"{path}: its files and its manifest don't fit together; the index is damaged, make it again")
         return index
+
+    def calibrated(self, calibration: Calibration) -> "Index":
+        """The same with a calibration, which its folder keeps from now on. Raises ConfigError for an index that was never saved."""
+        if self.path is None:
+            raise ConfigError("a calibration is kept in the folder of its index, but this index was never saved; save it first")
+        amend(self.path, KIND, CALIBRATION, json.dumps(calibration.to_dict(), indent=1) + "\n")
+        return Index.load(self.path)
 
     def facts(self) -> dict[str, Any]:
         """What it holds, as a report of scores states it."""
@@ -179,13 +183,12 @@ def writing(
         "dropped": contents.dropped,
     }
     with publish(path, KIND, facts, overwrite=overwrite) as folder:
-        for name, table in (("names", contents.names), ("concepts", contents.concepts)):
-            with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as stream, pa.ipc.new_file(stream, _TABLES[name]) as writer:
-                writer.write_table(table, max_chunksize=_ROWS)
-        arrays = {"starts": contents.owners.starts, "owners": contents.owners.concepts.astype(np.int32), **contents.keys._asdict()}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        write_contents(folder, contents)
         yield folder, facts
+
+
+def _calibration(folder: Path, file: str | None) -> Calibration | None:
+    return None if file is None else Calibration.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))
 
 
 def _place(model_path: str | None, index_path: Path) -> dict[str, str | None]:

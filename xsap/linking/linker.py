@@ -6,6 +6,7 @@ the index was calibrated. Linkers may be used by many threads at once.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import UNKNOWN, to_iso
+from xsap.linking.calibration import features_of
 from xsap.linking.contents import values_at
 from xsap.linking.filters import Filter, Kept, keep
 from xsap.linking.index import Embedder, Index
@@ -22,6 +24,7 @@ from xsap.linking.ranking import NONE, Ranked, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
 from xsap.linking.scan import exact_scores, search_vectors
 from xsap.linking.search import Floats, Rows
+from xsap.linking.selective import abstention
 from xsap.text import EXACT_MATCH, TextPolicy, normalise
 
 LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
@@ -63,18 +66,23 @@ class Linker:
         *,
         languages: Sequence[str | None] | None = None,
         keep: Filter | None = None,
+        threshold: float | None = None,
+        precision: float | None = None,
         progress: bool = False,
     ) -> Results:
         """A result for each mention, in their order, each with at most `top_k` concepts.
 
         mentions: a list, or a column of pandas, polars or `datasets`. languages: of the mentions, where known. keep: what may be an answer.
+        threshold: of the confidence below which there is no answer; precision: that which answers are to keep, in place of a threshold.
         Equal mentions are linked once. A mention that is missing, blank or longer than LONGEST_MENTION has no candidates, and a
-        reason. Raises ConfigError for a single string and for a top_k below 1, DataError for a filter that leaves nothing.
+        reason. Raises ConfigError for a single string, a top_k below 1, and a threshold or precision without a calibration; DataError
+        for a filter that leaves nothing.
         """
         if isinstance(mentions, str):
             raise ConfigError(f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list")
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {top_k}")
+        least = self._least(threshold, precision)
         given = ["" if mention is None or _is_missing(mention) else mention for mention in mentions]
         spoken = _languages(languages, len(given))
         reasons = [why_not(mention) for mention in given]
@@ -85,7 +93,7 @@ class Linker:
         with tqdm(total=len(unique), desc="link", unit=" mentions", disable=not progress) as bar:
             for start in range(0, len(unique), _BATCH):
                 batch = unique[start : start + _BATCH]
-                answers.update(zip(batch, self._answer(batch, top_k, kept), strict=True))
+                answers.update(zip(batch, self._answer(batch, top_k, kept, least, precision), strict=True))
                 bar.update(len(batch))
         return Results(answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True))
 
@@ -97,10 +105,32 @@ class Linker:
                 self._kept[wanted] = keep(self.index.contents, wanted)
             return self._kept[wanted]
 
-    def _answer(self, asked: list[tuple[str, str]], top_k: int, kept: Kept) -> list[Result]:
-        mentions = [mention for mention, _ in asked]
-        candidates = self._candidates(mentions, top_k, kept)
-        return [Result(mention, found) for mention, found in zip(mentions, candidates, strict=True)]
+    def _least(self, threshold: float | None, precision: float | None) -> float | None:
+        """The confidence that an answer must have; None for any."""
+        if threshold is None and precision is None:
+            return None
+        if threshold is not None and precision is not None:
+            raise ConfigError(f"expected a threshold or a precision, found both: {threshold:g} and {precision:g}")
+        if self.index.calibration is None:
+            raise ConfigError("a threshold or a precision needs a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"a threshold is a confidence between 0 and 1, found {threshold:g}")
+        return threshold if precision is None else self.index.calibration.threshold_for(precision)
+
+    def _answer(self, asked: list[tuple[str, str]], top_k: int, kept: Kept, least: float | None, precision: float | None) -> list[Result]:
+        mentions, spoken = [mention for mention, _ in asked], [language for _, language in asked]
+        calibration = self.index.calibration
+        found = self._candidates(mentions, max(top_k, 2) if calibration else top_k, kept)  # a confidence looks at the second, too
+        if calibration is None:
+            return [Result(mention, candidates) for mention, candidates in zip(mentions, found, strict=True)]
+        scores = np.array([[c.score for c in candidates[:2]] + [np.nan] * (2 - len(candidates[:2])) for candidates in found])
+        confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), spoken).tolist()
+        results = []
+        for mention, candidates, confidence in zip(mentions, found, confidences, strict=True):
+            reason = None if least is None else abstention(confidence, least, precision)
+            sure = (replace(candidates[0], confidence=confidence), *candidates[1:top_k]) if candidates else ()
+            results.append(Result(mention, () if reason else sure, reason))
+        return results
 
     def _candidates(self, mentions: list[str], top_k: int, kept: Kept) -> list[tuple[Candidate, ...]]:
         """For each mention its best concepts."""
