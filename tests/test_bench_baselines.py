@@ -170,7 +170,7 @@ class Stub:
 
     def link(self, mentions, top_k):
         self.asked.append(top_k)
-        found = [tuple(Candidate(f"C{c}", f"preferred {c}", f"{c} by {self.name}", 0.5) for c in self.table[m]) for m in mentions]
+        found = [tuple(Candidate(f"C{c}", f"preferred {9 - c}", f"{c} by {self.name}", 0.5) for c in self.table[m]) for m in mentions]
         return [Result(m, each[:top_k], None if each else f"{self.name} has none") for m, each in zip(mentions, found, strict=True)]
 
     def dictionary_rows(self, mentions, k):
@@ -186,7 +186,7 @@ def test_fusion_by_hand():
     assert FUSION == 60
     expected = [("C3", "3 by A", 1 / 61 + 1 / 63), ("C2", "2 by A", 1 / 63 + 1 / 62), ("C4", "4 by B", 1 / 61), ("C1", "1 by A", 1 / 62)]
     assert [(c.concept_id, c.matched_name, c.score) for c in first.candidates] == expected
-    assert {c.name for c in first.candidates} == {"preferred 1", "preferred 2", "preferred 3", "preferred 4"}
+    assert {c.name for c in first.candidates} == {"preferred 8", "preferred 7", "preferred 6", "preferred 5"}
     assert (first.mention, first.reason) == ("m", None)
     assert [(c.concept_id, c.matched_name, c.score) for c in second.candidates] == [("C5", "5 by B", 1 / 61)]
     assert second.reason is None

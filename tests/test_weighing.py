@@ -93,13 +93,13 @@ def test_none_where_it_harms_or_nobody_can_tell(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_mentions_of_one_concept_never_choose_each_other_s_weight(seed):
     """What pays for B only harms A. Half of each would choose a weight that pays on the whole; each alone does not."""
-    mixed = [("B", *LIKE)] * 60 + [("A", *LIKE)] * 30
+    mixed = [("B", *LIKE)] * 150 + [("A", *LIKE)] * 50
     choice = choose(mixed, seed, together=True)
-    assert choice.gain.difference == pytest.approx(-30 / 90)
+    assert choice.gain.difference == pytest.approx(-50 / 200)
     assert choice.weight == 0
-    assert choose(mixed, seed).gain.difference == pytest.approx(30 / 90)
+    assert choose(mixed, seed).gain.difference == pytest.approx(100 / 200)
     assert choose(mixed, seed).weight == 0.1
-    assert choose(mixed[:60], seed, together=True).gain.difference == 0  # there is no other concept to choose on
+    assert choose(mixed[:150], seed, together=True).gain.difference == 0  # there is no other concept to choose on
 
 
 class Same:

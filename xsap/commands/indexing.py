@@ -60,7 +60,7 @@ def index(
         progress=watched(),
     )
     if built is not None:
-        _tell(out if shard is None else f"{out} (part {shard})", built, updated=update is not None)
+        _tell(out if shard is None else f"{out}, part {shard}", built, updated=update is not None)
 
 
 def merge(

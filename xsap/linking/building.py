@@ -60,8 +60,8 @@ def build_index(
     model = Model.of(encoder, model_path)
     if model.content is None:
         raise ConfigError("an index is bound to a model folder, but this one's model was never saved; save it, load it, build again")
-    if shard is not None and not 1 <= shard[0] <= shard[1]:
-        raise ConfigError(f"a shard must be i/N with 1 ≤ i ≤ N, found {shard[0]}/{shard[1]}")
+    if shard is not None:
+        parse_shard(f"{shard[0]}/{shard[1]}")
     dimension = encoder.encode(["name"] * _FEWEST).shape[1]
     if memory is not None:
         check_memory(memory, terminology, languages, dimension)
@@ -103,8 +103,8 @@ def together() -> Any:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """'2/5' → (2, 5). Raises ConfigError."""
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
-    if found is None:
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise ConfigError(f"expected a shard as i/N, such as 2/5 for the second of five, found '{text}'")
     return int(found[1]), int(found[2])
 

@@ -237,7 +237,7 @@ class _Answers:
 
     def _set_floor(self, floor: Doubles) -> None:
         with np.errstate(over="ignore"):
-            self.floor = np.maximum(self.floor, np.nextafter(floor.astype(np.float32), np.float32(-np.inf)))
+            self.floor = np.maximum(self.floor, floor.astype(np.float32))
 
     def _rescore(self, query: Rows, row: Rows) -> None:
         score = exact_scores(self.vectors, self.queries, query, row)
