@@ -22,7 +22,9 @@ svg{max-width:720px;width:100%;font:12px system-ui,sans-serif;fill:#1d2733}.smal
 .grid{stroke:#dde2e7;fill:none}.whisker{stroke:#333;fill:none}
 .legend span{margin-right:1.2rem}.legend i{display:inline-block;width:.8rem;height:.8rem;margin-right:.4rem}
 """
-_SIGNS = re.compile(r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[]|~(?=~)")  # where Markdown takes them for its own
+_SIGNS = re.compile(
+    r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[]|~(?=~)"
+)  # where Markdown takes them for its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import DEEPEST
+from benchmarks.accuracy import DEEPEST, SEED
 from benchmarks.charts import Bar, bars, legend, lines
 from benchmarks.mistakes import KINDS
 from benchmarks.page import Block, Chart, Heading, Paragraph, Table, per_cent, with_interval, write_both
@@ -17,10 +17,11 @@ TITLE = "Linking results"
 _RECALL = f"recall@{DEEPEST}"
 _SEEN = (
     "String seen: the mention is a name in the training terminology, of any concept in any language. Concept seen: one of its gold concepts is "
-    "there, by other names only. What is said of training is true of systems that were trained on that terminology, and of no others."
+    "there, by other names only. For systems that were trained on something else these parts mean nothing."
 )
 _ABOUT = (
-    "Scores in per cent with 95 % bootstrap intervals. A mean takes each language alike. Protocol concept: @k counts concepts, a concept by its "
+    f"Scores in per cent with 95 % bootstrap intervals (percentiles of {RESAMPLES:,} resamples, seed {SEED}), which have no width where none or all "
+    "are right, and then say nothing. A mean takes each language alike. Protocol concept: @k counts concepts, a concept by its "
     "best name; it is meant wherever none is named. Protocol reference: the original SapBERT script's, @k counts rows of the dictionary, which is "
     "lower-cased, by dot product, and a mention is split at + and | into parts that must all be right; systems without a model compare names "
     "in their own way under both. Equal scores go by concept_id, or by row. A mention of several gold concepts is right with any; all parts of "

@@ -290,6 +290,8 @@ def test_what_the_pages_say(folder):
     # the reference protocol splits both German mentions at their |, and finds no part
     assert rows["mantra", "plain"][5:] == ["33.3", "33.3"]
     assert [row[0] for row in german] == ["language", "German", "Spanish", "Chinese", "mean"]
+    assert [row[2].split()[0] for row in german[1:]] == ["50.0", "100.0", "0.0", "50.0"]
+    assert [row[2].split()[0] for row in page.tables[2][1:]] == ["0.0", "100.0", "0.0", "33.3"]  # the reference protocol's
     by_first = {table[0][0]: {row[0]: row[1:] for row in table[1:]} for table in page.tables[1:12]}
     assert by_first["k"]["plain"] == ["50.0", *["66.7"] * (len(CURVE) - 1)]
     assert by_first["kind of error"]["gold not in the dictionary"] == ["1", "1"]

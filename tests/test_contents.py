@@ -36,7 +36,12 @@ CHOICES = st.sampled_from([None, ("en",), ("de", "en"), ("fi",)])
 def terminology(rows, types=()):
     """rows: (concept_id, language, name, source, code). types: of concepts, (concept_id, semantic type)."""
     names = [dict(zip(TERMS_SCHEMA.names, (c, la, n, "synonym", s, code, None), strict=True)) for c, la, n, s, code in rows]
-    concepts = pa.table({"concept_id": pa.array([c for c, _ in types], pa.string()), "semantic_types": pa.array([[t] for _, t in types], pa.list_(pa.string()))})
+    concepts = pa.table(
+        {
+            "concept_id": pa.array([c for c, _ in types], pa.string()),
+            "semantic_types": pa.array([[t] for _, t in types], pa.list_(pa.string())),
+        }
+    )
     return Terminology.build(pa.Table.from_pylist(names, TERMS_SCHEMA), concepts)[0]
 
 
@@ -121,7 +126,9 @@ def test_tables_are_written_in_batches_of_as_many_rows(tmp_path):
 
 @pytest.mark.parametrize("array", ["starts", "owners", "hashes", "rows"])
 def test_files_that_do_not_fit_together_are_refused(tmp_path, array):
-    write_contents(tmp_path, contents_of(in_memory(terminology([("C1", "en", "a", "A", None), ("C2", "en", "b", "A", None)])), None, TextPolicy()))
+    write_contents(
+        tmp_path, contents_of(in_memory(terminology([("C1", "en", "a", "A", None), ("C2", "en", "b", "A", None)])), None, TextPolicy())
+    )
     np.save(tmp_path / f"{array}.npy", np.load(tmp_path / f"{array}.npy")[:-1])
     with pytest.raises(ValueError, match="fit together"):
         open_contents(tmp_path, {})
@@ -134,7 +141,10 @@ def test_names_that_are_not_of_the_concepts_are_refused():
             contents_of(in_memory(Terminology(good.names, concepts)), None, TextPolicy())
 
 
-@given(names=st.lists(st.text(max_size=4) | st.sampled_from(NAMES), min_size=1, max_size=20), mention=st.sampled_from(NAMES) | st.text(max_size=4))
+@given(
+    names=st.lists(st.text(max_size=4) | st.sampled_from(NAMES), min_size=1, max_size=20),
+    mention=st.sampled_from(NAMES) | st.text(max_size=4),
+)
 def test_exact_look_up_against_a_plain_loop(names, mention):
     column = pa.chunked_array([names[:7], names[7:]], pa.string())
     with patch.object(contents_module, "_AT_ONCE", 3):

@@ -110,6 +110,8 @@ def test_greatest_first_equal_ones_by_row_and_each_query_alone(names, mentions, 
     assert (scores.dtype, rows.dtype, scores.shape) == (np.float32, np.int64, (len(mentions), min(k, len(names))))
     for line, at in zip(scores.tolist(), rows.tolist(), strict=True):
         assert list(zip(line, at, strict=True)) == sorted(zip(line, at, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    every = found(np.arange(len(mentions)), len(names))[0]
+    np.testing.assert_array_equal(scores, every[:, : scores.shape[1]])  # the pool is whole, however few are asked for
     for query in range(len(mentions)):
         alone = found(np.array([query]), min(k, len(names)))
         np.testing.assert_array_equal(alone[0][0], scores[query])

@@ -1,8 +1,8 @@
 """Lexical fusion: how much a name that is spelt like the mention may gain on one that means the same; off unless a weight was fitted.
 
-Only the nearest POOL names by cosine are looked at: names that n-grams alone bring up added nothing on HPO. Likeness is never negative, so no
-name outside of the pool can overtake one in it, and an order by the weighted mean of both is an order of all names. N-grams count alike,
-however frequent they are in the dictionary: weights by rarity made no difference, and without them an index has nothing to store but one number.
+Only the nearest POOL names by cosine are looked at: names that n-grams alone bring up added nothing on HPO. Likeness is never negative, so
+no name outside of the pool can overtake one in it, and an order by the weighted mean of both is an order of all names. N-grams count alike,
+however frequent they are in the dictionary: weighing them by rarity made no difference, and so an index has nothing to store but a number.
 """
 
 import math
@@ -46,7 +46,7 @@ def likeness(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Flo
 def fuse(cosines: Floats, rows: Rows, alike: Floats, weight: float) -> tuple[Floats, Rows]:
     """Names in their new order, greatest score first, equal ones by row: (1 - weight) · cosine + weight · likeness.
 
-    cosines, rows: (q, c), best first. alike: (q, p) `likeness` of the first p of them; it is taken to be 0 of the others. weight: in [0, 1].
+    cosines, rows: (q, c), best first. alike: (q, p) `likeness` of the first p of them; it is taken to be 0 of the others. weight: 0 to 1.
     """
     scores = np.float32(1 - weight) * cosines
     scores[:, : alike.shape[1]] += np.float32(weight) * alike

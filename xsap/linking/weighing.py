@@ -1,8 +1,8 @@
 """How much likeness in spelling should count for an index: the weight of lexical fusion, chosen on mentions with known concepts.
 
-A weight must pay for mentions that it wasn't chosen on, or it is 0. That takes some thousands of mentions: fusion changes few answers, and of
-those that it makes right or wrong about a third for the worse. What pays for one kind of mention may harm another, so
-the mentions should be of the kind that will be linked.
+A weight must pay for mentions that it wasn't chosen on, or it is 0. That takes some thousands of mentions: fusion changes few answers, and
+of those that it makes right or wrong about a third for the worse. What pays for one kind of mention may harm another, so the mentions
+should be of the kind that will be linked.
 """
 
 import math
@@ -25,8 +25,10 @@ LEAST = 50  # mentions, as for a calibration
 
 
 class Choice(NamedTuple):
-    """A weight, and what it is worth. gain: in Acc@1, of mentions whose weight was chosen on the concepts of other mentions. accuracies: Acc@1
-    of all mentions at each weight that was tried, WEIGHTS."""
+    """A weight, and what it is worth. gain: in Acc@1, of mentions whose weight was chosen on mentions of other concepts.
+
+    accuracies: Acc@1 of all mentions at each of WEIGHTS.
+    """
 
     weight: float
     gain: Difference
@@ -39,7 +41,7 @@ def choose_weight(
     """The least weight that is within a standard error of the best, for trust in spelling carries over badly from one kind of mention to
     another (Breiman et al., Classification and Regression Trees, 1984, 3.4.3); 0 unless the gain is sure: its interval is above 0.
 
-    cosines, rows, alike: (n, p), each mention's nearest names, best first, n at least 2. ids: of the owners' concepts. gold: the right ones of each
+    cosines, rows, alike: (n, p), each mention's nearest names, best first. ids: of the owners' concepts. gold: the right ones of each
     mention, at least one. Mentions of one (first) concept fall into the same half, and a half's weight is chosen on the other.
     """
     right = np.stack([_right(*fuse(cosines, rows, alike, weight), owners, ids, gold) for weight in WEIGHTS])
@@ -67,9 +69,10 @@ def _right(scores: Floats, rows: Rows, owners: Owners, ids: Sequence[str], gold:
 
 
 def weigh(linker: Linker, mentions: pa.Table, *, seed: int) -> Choice:
-    """`choose_weight` on mentions (terms.mentions' SCHEMA), equal ones once, without those that can't be linked or whose concepts the index lacks.
+    """`choose_weight` on mentions (terms.mentions' SCHEMA), equal ones once.
 
-    Whatever weight the index has already plays no part. Raises DataError for fewer than LEAST mentions.
+    Those that can't be linked or whose concepts the index lacks are left out. A weight that the index has already plays no part. Raises
+    DataError for fewer than LEAST mentions.
     """
     contents, known = linker.index.contents, linker.concept_ids
     columns = (mentions[name].to_pylist() for name in ("mention", "concept_ids"))
