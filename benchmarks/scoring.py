@@ -90,10 +90,12 @@ def race(*, names: int, mentions: int, dimension: int, part: int, seed: int = 0)
     turns = ((REFERENCE, queries[: part // 2]), (OURS, queries), (REFERENCE, queries[part // 2 : part]))
     found: dict[str, list[Rows]] = {side: [] for side in sides}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
+    of_cpu: dict[str, float] = dict.fromkeys(sides, 0.0)
     for side, some in turns:
-        start = time.perf_counter()
+        start, start_of_cpu = time.perf_counter(), time.process_time()
         found[side].append(sides[side](some))
         seconds[side].append(time.perf_counter() - start)
+        of_cpu[side] += time.process_time() - start_of_cpu
         print(f"{side}: {len(some):,} mentions in {seconds[side][-1]:.1f} s", file=sys.stderr, flush=True)
     agreement = check_agreement(vectors, queries[:part], {side: np.concatenate(rows)[:part] for side, rows in found.items()})
     extrapolated, ours = sum(seconds[REFERENCE]) / part * mentions, sum(seconds[OURS])
@@ -108,6 +110,7 @@ def race(*, names: int, mentions: int, dimension: int, part: int, seed: int = 0)
         },
         "times_as_fast": extrapolated / ours,
         "flops_a_second": 2.0 * names * mentions * dimension / ours,
+        "cores_busy": {side: of_cpu[side] / sum(seconds[side]) for side in sides},
         "agreement": agreement,
         "bars": {"seconds": MOST_SECONDS, "times_as_fast": LEAST_RATIO},
         "within_bars": within if size == FULL else None,
@@ -129,6 +132,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         rows.append([name, *figures, f"{theirs / side['seconds']:.1f}"])
     part, agreement = result["sides"][REFERENCE], result["agreement"]
     turns = " and ".join(f"{seconds:.1f}" for seconds in part["all_seconds"])
+    busy = ", ".join(f"{side} {cores:.1f}" for side, cores in result["cores_busy"].items())
     facts = [
         f"{result['mentions']:,} mentions × {result['names']:,} names × {result['dimension']} dimensions, float32, random unit vectors of seed "
         f"{result['seed']}; the {result['k']} best of each; {result['device']}, cores: {result['cores']}, threads: {result['threads']}, "
@@ -136,6 +140,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         f"{REFERENCE}: measured on {100 * part['measured'] / result['mentions']:g} % of the mentions, half before ours and half after "
         f"({turns} s), and multiplied",
         f"same names for those: cosines at most {agreement['cosine']:.1e} apart, rank by rank; {100 * agreement['same_rows']:g} % the same row",
+        f"cores kept busy: {busy}; fewer than there are threads if the machine had other work as well",
         f"ours: {result['flops_a_second'] / 1e9:,.0f} GFLOP/s, if only the product counts",
     ]
     if result["within_bars"] is not None:

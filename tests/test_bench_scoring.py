@@ -16,9 +16,9 @@ TINY = {"names": 300, "mentions": 10, "dimension": 16}
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Half the reference's part takes 1 s, ours 4, the other half 3."""
-    times = iter([0, 1, 10, 14, 20, 23])
-    monkeypatch.setattr(scoring, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    """Half the reference's part takes 1 s, ours 4, the other half 3; of two cores they have 1.5, 2 and 0.5 s a second."""
+    times, of_cpu = iter([0, 1, 10, 14, 20, 23]), iter([0, 1.5, 2, 10, 11, 12.5])
+    monkeypatch.setattr(scoring, "time", SimpleNamespace(perf_counter=lambda: next(times), process_time=lambda: next(of_cpu)))
 
 
 def test_vectors_are_of_unit_length_and_a_seeds_own():
@@ -62,6 +62,7 @@ def test_ours_answers_all_and_the_reference_a_part_that_is_multiplied(clock, mon
     assert theirs == {"measured": 5, "all_seconds": [1, 3], "seconds": 8, "extrapolated": True}
     assert ours == {"measured": 10, "all_seconds": [4], "seconds": 4, "extrapolated": False}
     assert result["times_as_fast"] == 2
+    assert result["cores_busy"] == {REFERENCE: (1.5 + 1.5) / 4, OURS: 8 / 4}
     assert result["flops_a_second"] == 2 * 300 * 10 * 16 / 4
     assert result["agreement"]["cosine"] <= APART
     assert result["within_bars"] is None  # of another size

@@ -148,7 +148,7 @@ def test_any_error_within_the_bound_is_borne(monkeypatch, worst):
         error = np.where(true >= kth, -1, 1) if worst else rng.uniform(-1, 1, true.shape)
         unit = rng.uniform(0.01, 20, 4)
         cheap = torch.from_numpy(((true + 0.999 * off * error) / unit[:, None]).astype(np.float32))
-        way = module._Cheap(lambda where, cheap=cheap: cheap[:, where].clone(), unit, np.full(4, off))
+        way = module._Cheap(lambda where, cheap=cheap: cheap[:, where].clone(), unit, np.full(4, off), n)
         monkeypatch.setattr(module, "_ways", lambda *given, way=way: [way])
         for block in (1, 512, 1 << 20):
             assert_same(vectors, queries, k, block=block)
@@ -187,6 +187,19 @@ def test_few_rows_wait(monkeypatch):
     monkeypatch.setattr(module, "_WAITING", 100)
     search_vectors(vectors, queries, 5, block=10_240)
     assert len(settled) > 3
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_few_vectors_are_converted_at_once(monkeypatch, storage):
+    rng = np.random.default_rng(17)
+    vectors, queries, asked = Vectors.of(units(rng, 5000, 16), storage), units(rng, 1, 16), []
+    monkeypatch.setattr(module, "_COMPONENTS", 16 * 96)
+    monkeypatch.setattr(Vectors, "take", lambda self, rows, take=Vectors.take: asked.append(len(taken := take(self, rows))) or taken)
+    expected = search_vectors(vectors, queries, 5)[1]
+    monkeypatch.setattr(module, "int8_is_faster", lambda: False)
+    np.testing.assert_array_equal(search_vectors(vectors, queries, 5)[1], expected)
+    assert max(asked) <= 96 + module._RESCORED
+    assert sum(asked) > 5000
 
 
 def test_few_rows_kept_are_gathered_and_of_many_the_others_masked():
@@ -351,5 +364,8 @@ def test_wrong_queries():
         search_vectors(vectors, np.zeros((1, 4), np.float32), 1)
     with pytest.raises(AssertionError, match="expected float32"):
         search_vectors(vectors, np.zeros((1, 3)), 1)
+    for rows in ([1, 0], [0, 0], [-1, 1], [0, 2]):
+        with pytest.raises(AssertionError, match="rows must ascend"):
+            search_vectors(vectors, np.zeros((1, 3), np.float32), 1, rows=np.array(rows))
     with pytest.raises(AssertionError, match="aren't the vectors"):
         search_vectors(vectors, np.zeros((1, 3), np.float32), 1, resident=torch.zeros(3, 3))

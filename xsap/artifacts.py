@@ -69,24 +69,27 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
         _fsync(entry)
 
 
-def amend(path: Path | str, kind: str, file: str, content: str) -> None:
-    """Add a text file to a published folder, or replace one that an earlier call added; the other files stay as they are.
+def amend(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
+    """Add text files to a published folder, or replace or (None) remove those that an earlier call added; all others stay as they are.
 
-    The file's name in the folder gets its hash, so that the old manifest and the new one each name whole files at any time. Raises
+    A file's name in the folder gets its hash, so that the old manifest and the new one each name whole files at any time. Raises
     ArtifactError for a folder that isn't whole.
     """
     path = Path(path)
     manifest = open_artifact(path, kind)
     del manifest[_SEAL]
-    stem, ending = file.split(".")
-    named = f"{stem}-{_sha256(content)[:12]}.{ending}"
-    with write_atomically(path / named) as stream:
-        stream.write(content)
-    old = [name for name in manifest["files"] if _added(name, file) and name != named]
-    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if name not in old} | {named: _entry(path / named)}
+    old = [name for name in manifest["files"] if any(_added(name, file) for file in files)]
+    entries = {name: entry for name, entry in manifest["files"].items() if name not in old}
+    for file, content in files.items():
+        if content is not None:
+            stem, ending = file.split(".")
+            named = f"{stem}-{_sha256(content)[:12]}.{ending}"
+            with write_atomically(path / named) as stream:
+                stream.write(content)
+            entries[named] = _entry(path / named)
     with write_atomically(path / MANIFEST) as stream:
-        stream.write(_sealed(manifest))
-    for name in old:
+        stream.write(_sealed(manifest | {"files": entries}))
+    for name in set(old) - entries.keys():
         (path / name).unlink()
 
 

@@ -21,7 +21,16 @@ def _xsap() -> None:
     """Link clinical and biomedical terms in any language to the concepts of a terminology."""
 
 
-for command in (indexing.index, indexing.merge, linking.link, scoring.evaluate, calibrating.calibrate, models.encode, models.shrink):
+for command in (
+    indexing.index,
+    indexing.merge,
+    linking.link,
+    scoring.evaluate,
+    calibrating.weigh,
+    calibrating.calibrate,
+    models.encode,
+    models.shrink,
+):
     app.command()(command)
 
 

@@ -26,7 +26,7 @@ from xsap.linking.vectors import Storage, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
-KIND, CALIBRATION = "index", "calibration.json"
+KIND, CALIBRATION, FUSION = "index", "calibration.json", "fusion.json"
 _ROWS = 1 << 16  # vectors written at once
 
 
@@ -72,6 +72,7 @@ class Index:
     """vectors: a unit vector for each of contents.names. terminology: its content hash. languages: those chosen, None for all.
 
     content: the index's own hash, once it is on disk. path: its folder then. calibration: how sure its answers are, if that was fitted.
+    lexical: how much likeness in spelling counts, from 0 to 1.
     """
 
     vectors: Vectors
@@ -82,6 +83,7 @@ class Index:
     content: str | None = None
     path: Path | None = None
     calibration: Calibration | None = None
+    lexical: float = 0.0
 
     @classmethod
     def build(
@@ -133,7 +135,9 @@ class Index:
             model = Model(said["content"], _found(said, path), said["pooling"], said["max_length"], TextPolicy(**said["text"]))
             languages = None if manifest["languages"] is None else tuple(manifest["languages"])
             calibration = _calibration(path, added_file(manifest, CALIBRATION))
-            index = cls(vectors, contents, model, manifest["terminology"], languages, content_hash(manifest), path, calibration)
+            lexical = _lexical(path, added_file(manifest, FUSION))
+            whole = manifest["terminology"], languages, content_hash(manifest), path
+            index = cls(vectors, contents, model, *whole, calibration, lexical)
             sound = len(vectors) == manifest["count"] == contents.names.num_rows
         except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
@@ -145,7 +149,18 @@ class Index:
         """The same with a calibration, which its folder keeps from now on. Raises ConfigError for an index that was never saved."""
         if self.path is None:
             raise ConfigError("a calibration is kept in the folder of its index, but this index was never saved; save it first")
-        amend(self.path, KIND, CALIBRATION, json.dumps(calibration.to_dict(), indent=1) + "\n")
+        amend(self.path, KIND, {CALIBRATION: json.dumps(calibration.to_dict(), indent=1) + "\n"})
+        return Index.load(self.path)
+
+    def weighted(self, lexical: float) -> "Index":
+        """The same with a weight for likeness in spelling, which its folder keeps, and without a calibration, which held for another.
+
+        Raises ConfigError for an index that was never saved.
+        """
+        assert 0 <= lexical <= 1, f"a weight of {lexical}"
+        if self.path is None:
+            raise ConfigError("a weight is kept in the folder of its index, but this index was never saved; save it first")
+        amend(self.path, KIND, {FUSION: json.dumps({"lexical": lexical}) + "\n", CALIBRATION: None})
         return Index.load(self.path)
 
     def facts(self) -> dict[str, Any]:
@@ -189,6 +204,13 @@ def writing(
 
 def _calibration(folder: Path, file: str | None) -> Calibration | None:
     return None if file is None else Calibration.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))
+
+
+def _lexical(folder: Path, file: str | None) -> float:
+    weight = 0.0 if file is None else float(json.loads((folder / file).read_text(encoding="utf-8"))["lexical"])
+    if not 0 <= weight <= 1:
+        raise ValueError(f"a weight of {weight}")
+    return weight
 
 
 def _place(model_path: str | None, index_path: Path) -> dict[str, str | None]:

@@ -1,7 +1,8 @@
 """Mentions in, ranked concepts out: exact names first, then nearest vectors, by ranking.py's rules.
 
 A mention that is a name of the index, letter for letter under EXACT_MATCH, means that name's concepts: these come first, among themselves by
-score, like all others after them. A score is always the cosine of mention and name; how sure an answer is, is its confidence, where
+score, like all others after them. A score is the cosine of mention and name, or where the index has a weight for likeness in spelling
+(fusion.py) the weighted mean of both; how sure an answer is, is its confidence, where
 the index was calibrated. Linkers may be used by many threads at once.
 """
 
@@ -19,8 +20,9 @@ from xsap.languages import UNKNOWN, to_iso
 from xsap.linking.calibration import features_of
 from xsap.linking.contents import values_at
 from xsap.linking.filters import Filter, Kept, keep
+from xsap.linking.fusion import fused
 from xsap.linking.index import Embedder, Index
-from xsap.linking.ranking import NONE, Ranked, rank_concepts
+from xsap.linking.ranking import NONE, Find, Ranked, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
 from xsap.linking.scan import exact_scores, search_vectors
 from xsap.linking.search import Floats, Rows
@@ -139,8 +141,14 @@ class Linker:
         exact = self._exact(mentions, queries, kept)
         total = len(self.index.vectors) if kept.rows is None else len(kept.rows)
 
+        def nearest(part: Rows, k: int) -> tuple[Floats, Rows]:
+            return search_vectors(self.index.vectors, queries[part], k, rows=kept.rows)
+
+        weight, names = self.index.lexical, self.index.names["name"]
+        alike: Find = fused(nearest, mentions, names, weight) if weight else nearest
+
         def find(part: Rows, k: int) -> tuple[Floats, Rows]:
-            scores, rows = search_vectors(self.index.vectors, queries[part], k, rows=kept.rows)
+            scores, rows = alike(part, k)
             for place, query in enumerate(part.tolist()):
                 if query in exact:
                     scores[place], rows[place] = _in_front(*exact[query], scores[place], rows[place])
@@ -161,6 +169,8 @@ class Linker:
                 rows = rows[np.isin(rows, kept.rows)]
             if rows.size:
                 scores = exact_scores(self.index.vectors, queries, np.full(len(rows), query), rows)
+                weight = np.float32(self.index.lexical)
+                scores = (1 - weight) * scores + weight  # an exact name is spelt alike
                 order = np.lexsort((rows, -scores))
                 found[query] = scores[order], rows[order]
         return found

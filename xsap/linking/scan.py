@@ -22,6 +22,8 @@ from xsap.linking.search import check_finite
 from xsap.linking.vectors import Floats, Rows, Vectors, quantise
 
 BLOCK = 1 << 21  # cheap scores held at once: 8 MiB, and as much for the products they come from
+BLOCK_THERE = 1 << 27  # on another device, where every block costs a wait
+_COMPONENTS = 1 << 25  # of vectors gathered or converted at once: at most 128 MiB
 _QUERIES = 1024  # searched for together
 _GROUP = 32  # columns of which only the greatest is looked at first
 _WAITING = 1 << 20  # rows of all queries that wait for their true score
@@ -35,34 +37,27 @@ Where = slice | Tensor
 
 
 def search_vectors(
-    vectors: Vectors, queries: Floats, k: int, *, rows: Rows | None = None, resident: Tensor | None = None, block: int = BLOCK
+    vectors: Vectors, queries: Floats, k: int, *, rows: Rows | None = None, resident: Tensor | None = None, block: int | None = None
 ) -> tuple[Floats, Rows]:
     """The k rows with the greatest dot product, for each query.
 
     queries: (q, d) float32. rows: search these alone; sorted, unique. resident: the vectors on another device, from `upload`. block: how
-    many scores to hold at once. Returns scores (q, min(k, rows searched)), greatest first, and rows alike; equal scores by row. Raises
+    many scores to hold at once, else BLOCK or BLOCK_THERE. Returns scores (q, min(k, rows searched)), greatest first, and rows alike; equal scores by row. Raises
     DataError for queries that aren't finite.
     """
     assert queries.ndim == 2, f"expected a matrix, found {queries.ndim} dimensions"
     assert queries.shape[1] == vectors.dimension, f"vectors of {vectors.dimension} components, queries of {queries.shape[1]}"
     assert queries.dtype == np.float32, f"expected float32, found {queries.dtype}"
     assert resident is None or resident.shape == (len(vectors), vectors.dimension), "these aren't the vectors on the device"
+    assert rows is None or not len(rows) or (rows[0] >= 0 and rows[-1] < len(vectors) and (rows[1:] > rows[:-1]).all()), "rows must ascend"
     check_finite(queries, "the query vectors")
     k = min(k, len(vectors) if rows is None else len(rows))
+    block = block or (BLOCK if resident is None else BLOCK_THERE)
     scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), _QUERIES) if k > 0 else ():
         part = slice(start, start + _QUERIES)
         scores[part], found[part] = _search(vectors, np.ascontiguousarray(queries[part]), k, rows, resident, block)
     return scores, found
-
-
-def upload(vectors: Vectors, device: str | torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """(n, d) of all vectors on a device, in 16 bits: 1.5 GB for a million of 768 components."""
-    there = torch.empty((len(vectors), vectors.dimension), dtype=dtype, device=device)
-    step = max(1, BLOCK // max(1, vectors.dimension))
-    for start in range(0, len(vectors), step):
-        there[start : start + step] = _as_tensor(vectors.take(slice(start, start + step)))
-    return there
 
 
 def exact_scores(vectors: Vectors, queries: Floats, query: Rows, row: Rows) -> Floats:
@@ -84,25 +79,13 @@ def exact_scores(vectors: Vectors, queries: Floats, query: Rows, row: Rows) -> F
     return scores
 
 
-@dataclass(frozen=True)
-class _Cheap:
-    """A way to score rows: `score(where)` is (q, m) float32, and a row's true score lies within `off` of `unit` times that.
-
-    unit, off: (q,) float64. share: of how many rows one may wait for its true score before the way is given up.
-    """
-
-    score: Callable[[Where], Tensor]
-    unit: Doubles
-    off: Doubles
-    share: int | None = None
-
-
 def _search(vectors: Vectors, queries: Floats, k: int, rows: Rows | None, resident: Tensor | None, block: int) -> tuple[Floats, Rows]:
-    for cheap in _ways(vectors, queries, resident):
+    for cheap in ways(vectors, queries, resident):
         answers = _Answers(vectors, queries, k, cheap)
         kept = len(vectors) if rows is None else len(rows)
         limit = np.inf if cheap.share is None else len(queries) * max(8 * k, kept // cheap.share)
-        for where, numbers, dropped in _blocks(len(vectors), rows, max(_GROUP, block // len(queries) // _GROUP * _GROUP)):
+        step = max(1, min(block // len(queries), cheap.widest) // _GROUP) * _GROUP
+        for where, numbers, dropped in _blocks(len(vectors), rows, step):
             answers.look(cheap.score(where), numbers, dropped)
             if answers.looked_at > limit:
                 break
@@ -112,67 +95,10 @@ def _search(vectors: Vectors, queries: Floats, k: int, rows: Rows | None, reside
     raise AssertionError("the last way is never given up")
 
 
-def _ways(vectors: Vectors, queries: Floats, resident: Tensor | None) -> Iterator[_Cheap]:
-    """The ways to score, the fastest first; the last of them is never given up."""
-    if resident is not None:
-        yield _by_resident(vectors, queries, resident)
-        return
-    if vectors.scan is not None and vectors.dimension > 1 and int8_is_faster():  # torch 2.13 miscounts products of single components
-        yield _by_int8(vectors, queries)
-    yield _by_float32(vectors, queries)
-
-
-def _by_int8(vectors: Vectors, queries: Floats) -> _Cheap:
-    """|q·v − q̂·v̂| ≤ ‖q‖‖v − v̂‖ + ‖q − q̂‖‖v̂‖, where q̂ and v̂ are what the codes stand for."""
-    assert vectors.scan is not None
-    assert vectors.scales is not None
-    codes, scales = quantise(queries)
-    unit = np.where(scales > 0, scales, 1).astype(np.float64)
-    missed = np.linalg.norm(queries - codes * unit[:, None], axis=1)
-    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-    reach = (lengths + missed) * (vectors.norm + vectors.error)
-    ours, table, factors = torch.from_numpy(codes), _as_tensor(vectors.scan), _as_tensor(vectors.scales)
-    buffers: dict[torch.dtype, Tensor] = {}
-
-    def buffer(dtype: torch.dtype, width: int) -> Tensor:
-        if dtype not in buffers or buffers[dtype].numel() < len(ours) * width:
-            buffers[dtype] = torch.empty(len(ours) * width, dtype=dtype)
-        return buffers[dtype][: len(ours) * width].view(len(ours), width)
-
-    def score(where: Where) -> Tensor:
-        rows = table[where]
-        products = torch._int_mm(ours, rows.T, out=buffer(torch.int32, len(rows)))
-        return buffer(torch.float32, len(rows)).copy_(products).mul_(factors[where])
-
-    off = lengths * vectors.error + missed * (vectors.norm + vectors.error) + _SLACK * reach + 1e-30
-    return _Cheap(score, unit, off, _HOPELESS)
-
-
-def _by_float32(vectors: Vectors, queries: Floats) -> _Cheap:
-    ours, reach = torch.from_numpy(queries), np.linalg.norm(queries.astype(np.float64), axis=1) * vectors.norm
-    rounding = vectors.dimension * 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
-
-    def score(where: Where) -> Tensor:
-        return ours @ _as_tensor(vectors.take(where if isinstance(where, slice) else where.numpy())).T
-
-    return _Cheap(score, np.ones(len(queries)), (1.01 * rounding + _SLACK) * reach + 1e-30)
-
-
-def _by_resident(vectors: Vectors, queries: Floats, resident: Tensor) -> _Cheap:
-    """Both sides and the product are rounded to the device's 16 bits: by half an eps each."""
-    ours = torch.from_numpy(queries).to(resident)
-    reach = np.linalg.norm(queries.astype(np.float64), axis=1) * vectors.norm
-
-    def score(where: Where) -> Tensor:
-        return (ours @ resident[where if isinstance(where, slice) else where.to(resident.device)].T).float()
-
-    return _Cheap(score, np.ones(len(queries)), 2 * torch.finfo(resident.dtype).eps * reach + 1e-30)
-
-
 class _Answers:
     """The k best rows of each query among those looked at so far, and the rows that wait for their true score."""
 
-    def __init__(self, vectors: Vectors, queries: Floats, k: int, cheap: _Cheap) -> None:
+    def __init__(self, vectors: Vectors, queries: Floats, k: int, cheap: Cheap) -> None:
         q = len(queries)
         self.vectors, self.queries, self.k, self.cheap = vectors, queries, k, cheap
         self.scores, self.rows = np.full((q, k), -np.inf, np.float32), np.full((q, k), len(vectors), np.int64)
@@ -183,7 +109,7 @@ class _Answers:
     def look(self, scores: Tensor, numbers: Rows | int, dropped: Tensor | None) -> None:
         """Let the rows of a block wait that can't be ruled out. scores: (q, m). numbers: of the rows, or of the first. dropped: (m,) bool."""
         if dropped is not None:
-            scores.masked_fill_(dropped, -torch.inf)
+            scores.masked_fill_(dropped.to(scores.device), -torch.inf)
         m = scores.shape[1]
         scores = F.pad(scores, (0, -m % _GROUP), value=-torch.inf) if m % _GROUP else scores
         groups = scores.view(len(scores), -1, _GROUP)
@@ -272,29 +198,3 @@ def _blocks(n: int, rows: Rows | None, step: int) -> Iterator[tuple[Where, Rows 
     for start in range(0, n, step):
         where = slice(start, start + step)
         yield where, start, None if dropped is None else dropped[where]
-
-
-@cache
-def int8_is_faster() -> bool:
-    """Whether torch multiplies int8 matrices faster than float32 here, and rightly: on processors with VNNI instructions.
-
-    Without them oneDNN's sums of two products may saturate at 16 bits ("Nuances of int8 computations" in its guide), or a plain loop takes
-    many times as long. Asked of the processor and tried on the largest codes, not timed: a clock says little on a busy machine.
-    """
-    right = torch.where(torch.arange(64 * 768).view(64, 768) % 3 == 0, -127, 127).to(torch.int8)
-    left = torch.full((32, 768), 127, dtype=torch.int8)
-    expected = left[0].int() @ right.int().T
-    try:
-        return torch.cpu._is_vnni_supported() and all(bool((torch._int_mm(left[:q], right.T) == expected).all()) for q in (1, 32))
-    except (AttributeError, RuntimeError):
-        return False
-
-
-def _as_tensor(array: NDArray[np.generic]) -> Tensor:
-    """The same memory as a tensor. By address, because torch.from_numpy complains about arrays that are mapped for reading only."""
-    dtype = {"int8": torch.int8, "float32": torch.float32}[array.dtype.name]
-    if not array.size:
-        return torch.empty(array.shape, dtype=dtype)
-    memory = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
-    memory._array = array  # type: ignore[attr-defined]  # kept alive as long as the tensor
-    return torch.frombuffer(memory, dtype=dtype).view(array.shape)
