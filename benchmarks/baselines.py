@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.dictionary import Space
+from xsap.linking.askable import why_not
 from xsap.linking.lexical import Lexicon
-from xsap.linking.linker import why_not
 from xsap.linking.ranking import NONE, Find, Owners, rank_concepts
 from xsap.linking.results import Candidate, Result
 from xsap.linking.search import Floats, Rows

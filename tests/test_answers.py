@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsap.linking.answers import ANSWER, CANDIDATE, Answer, added, packed, unpacked, with_answers
-from xsap.linking.cells import cells_of
-from xsap.linking.columns import Sheet
 from xsap.linking.results import Candidate, Result
+from xsap.sheets.answers import ANSWER, CANDIDATE, Answer, added, packed, unpacked, with_answers
+from xsap.sheets.cells import cells_of
+from xsap.sheets.columns import Sheet
 
 FEVER = Candidate("C1", "Fever", "pyrexia", 0.9, "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.123456789)
 COLD = Candidate("C2", "Cold", "Cold", 1 / 3, "en", "S")

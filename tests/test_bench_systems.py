@@ -207,7 +207,7 @@ def test_a_recipe_needs_something_to_train_on(tmp_path, no_training):
         (["--system", "index:{terminology}"], "expected an index folder, found a terminology folder"),
         (["--system", "exact", "--precision", "fp8"], "--precision must be fp32, bf16 or fp16, found 'fp8'"),
         (["--system", "exact", "--data", "xlbel"], "expected --data CORPUS=PATH such as mantra=Mantra-GSC-brat.zip, found 'xlbel'"),
-        (["--system", "exact", "--data", "xlbel=nowhere"], "--data xlbel: expected files at nowhere, found nothing there"),
+        (["--system", "exact", "--data", "mantra=nowhere"], "--data mantra: expected files at nowhere, found nothing there"),
         (["--system", "exact", "--languages", "ja"], "expected names in ja, found none to link into"),
         (["--system", "exact", "--dictionary", "nowhere"], "nowhere: expected a file, found nothing there"),
     ],

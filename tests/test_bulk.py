@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError, DataError
-from xsap.linking.bulk import _ENTRY, Account, Recent, link_file
-from xsap.linking.columns import open_source, terms_source
 from xsap.linking.results import Candidate, Result
-from xsap.linking.writers import Layout
+from xsap.sheets.bulk import _ENTRY, Account, Recent, link_file
+from xsap.sheets.columns import open_source, terms_source
+from xsap.sheets.writers import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
 

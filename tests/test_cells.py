@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsap.linking.cells import as_finite, cells_of, kind, text, type_of, writable
+from xsap.sheets.cells import as_finite, cells_of, kind, text, type_of, writable
 
 UTC = datetime.UTC
 ID = uuid.UUID(int=7)

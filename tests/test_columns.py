@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError, DataError
-from xsap.linking.cells import cells_of
-from xsap.linking.columns import open_source, terms_source
+from xsap.sheets.cells import cells_of
+from xsap.sheets.columns import open_source, terms_source
 
 
 def source(folder, name, data):

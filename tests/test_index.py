@@ -140,7 +140,7 @@ def test_what_is_loaded_is_mapped_not_read(folder):
 def test_vectors_are_written_in_blocks(tmp_path):
     source = terminology(*((f"C{i}", "en", f"name {i}") for i in range(20)))
     Index.build(source, Ngrams()).save(tmp_path / "whole")
-    with patch.object(index_module, "_ROWS", 3):
+    with patch.object(index_module, "WRITTEN", 3):
         Index.build(source, Ngrams()).save(tmp_path / "blocks")
     for file in (tmp_path / "whole").iterdir():
         assert file.read_bytes() == (tmp_path / "blocks" / file.name).read_bytes()

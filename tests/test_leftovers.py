@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xsap.errors import ConfigError
-from xsap.linking.leftovers import parts_in, read_part, take_over, write_part
+from xsap.sheets.leftovers import parts_in, read_part, take_over, write_part
 
 
 @dataclass(frozen=True)

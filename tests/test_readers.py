@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError, DataError
-from xsap.linking.readers import delimiter_of, ending, read_csv, read_jsonl, read_tsv, read_xlsx
+from xsap.sheets.readers import delimiter_of, ending, read_csv, read_jsonl, read_tsv, read_xlsx
 
 READ = {"csv": read_csv, "tsv": read_tsv, "jsonl": read_jsonl}
 
@@ -78,10 +78,10 @@ def test_a_cell_larger_than_csv_s_own_limit_and_the_limit_stays(tmp_path):
 
 
 def test_an_open_quote_takes_in_no_more_than_the_largest_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr("xsap.linking.readers._LONGEST_CELL", 1000)
+    monkeypatch.setattr("xsap.sheets.readers._LONGEST_CELL", 1000)
     with pytest.raises(DataError, match=r"x\.csv:3: .*: a cell of more than 1,000 characters\. Is a quote left open\?$"):
         read(tmp_path, "x.csv", 'term\na\n"open\n' + "b\n" * 1000)
-    monkeypatch.setattr("xsap.linking.readers._LONGEST_LINE", 1000)
+    monkeypatch.setattr("xsap.sheets.readers._LONGEST_LINE", 1000)
     with pytest.raises(DataError, match=r"x\.tsv:2: expected lines, found one of more than 1,000 bytes"):
         read(tmp_path, "x.tsv", "term\n" + "b" * 1000)
 

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import DataError
+from xsap.linking import cheap
 from xsap.linking import scan as module
 from xsap.linking import vectors as stored
-from xsap.linking.scan import exact_scores, int8_is_faster, search_vectors, upload
+from xsap.linking.cheap import Cheap, int8_is_faster, upload
+from xsap.linking.scan import exact_scores, search_vectors
 from xsap.linking.vectors import Vectors
 
 STORAGES = ("float32", "float16", "int8")
@@ -23,7 +25,7 @@ def with_codes(monkeypatch):
     monkeypatch.setattr(stored, "SCAN_FROM", 1)
     if not int8_is_faster():
         monkeypatch.setattr(torch, "_int_mm", lambda left, right, out: out.copy_(left.int() @ right.int()))
-        monkeypatch.setattr(module, "int8_is_faster", lambda: True)
+        monkeypatch.setattr(cheap, "int8_is_faster", lambda: True)
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def ways(monkeypatch):
     """The names of the ways of scoring that are taken, as they are taken."""
     taken = []
     for name in ("_by_int8", "_by_float32", "_by_resident"):
-        way = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *given, way=way, name=name: taken.append(name) or way(*given))
+        way = getattr(cheap, name)
+        monkeypatch.setattr(cheap, name, lambda *given, way=way, name=name: taken.append(name) or way(*given))
     return taken
 
 
@@ -147,9 +149,9 @@ def test_any_error_within_the_bound_is_borne(monkeypatch, worst):
         kth = -np.sort(-true, axis=1)[:, k - 1 : k]
         error = np.where(true >= kth, -1, 1) if worst else rng.uniform(-1, 1, true.shape)
         unit = rng.uniform(0.01, 20, 4)
-        cheap = torch.from_numpy(((true + 0.999 * off * error) / unit[:, None]).astype(np.float32))
-        way = module._Cheap(lambda where, cheap=cheap: cheap[:, where].clone(), unit, np.full(4, off), n)
-        monkeypatch.setattr(module, "_ways", lambda *given, way=way: [way])
+        scores = torch.from_numpy(((true + 0.999 * off * error) / unit[:, None]).astype(np.float32))
+        way = Cheap(lambda where, scores=scores: scores[:, where].clone(), unit, np.full(4, off), n)
+        monkeypatch.setattr(module, "ways", lambda *given, way=way: [way])
         for block in (1, 512, 1 << 20):
             assert_same(vectors, queries, k, block=block)
             assert_same(vectors, queries, k, block=block, rows=np.flatnonzero(rng.random(n) < 0.5))
@@ -161,7 +163,7 @@ def test_scores_that_differ_in_the_last_place(monkeypatch):
     for _ in range(5):
         alike = nearly_equal(rng, 1000, 768, apart=1e-7)
         assert_same(Vectors.of(alike), alike[:2], 30, block=1024)
-    monkeypatch.setattr(module, "_HOPELESS", 1)
+    monkeypatch.setattr(cheap, "_HOPELESS", 1)
     query = rng.integers(-127, 128, size=(1, 8))
     query[0, 0] = 127
     codes = rng.integers(-127, 128, size=(50_000, 8)).astype(np.int8)
@@ -193,20 +195,25 @@ def test_few_rows_wait(monkeypatch):
 def test_few_vectors_are_converted_at_once(monkeypatch, storage):
     rng = np.random.default_rng(17)
     vectors, queries, asked = Vectors.of(units(rng, 5000, 16), storage), units(rng, 1, 16), []
-    monkeypatch.setattr(module, "_COMPONENTS", 16 * 96)
+    monkeypatch.setattr(cheap, "COMPONENTS", 16 * 96)
+    monkeypatch.setattr(module, "COMPONENTS", 16 * 96)
     monkeypatch.setattr(Vectors, "take", lambda self, rows, take=Vectors.take: asked.append(len(taken := take(self, rows))) or taken)
     expected = search_vectors(vectors, queries, 5)[1]
-    monkeypatch.setattr(module, "int8_is_faster", lambda: False)
+    monkeypatch.setattr(cheap, "int8_is_faster", lambda: False)
     np.testing.assert_array_equal(search_vectors(vectors, queries, 5)[1], expected)
     assert max(asked) <= 96 + module._RESCORED
     assert sum(asked) > 5000
 
 
-def test_few_rows_kept_are_gathered_and_of_many_the_others_masked():
+def test_few_rows_kept_are_gathered_and_of_many_the_others_masked(monkeypatch):
+    made, blocks = [], module._blocks
+    monkeypatch.setattr(module, "_blocks", lambda *given, **how: made.clear() or made.extend(blocks(*given, **how)) or made)
+    rng = np.random.default_rng(18)
     for n, rows in ((1000, np.arange(0, 1000, 7)), (1000, np.arange(0, 1000, 3)), (100, np.arange(100)), (100, np.arange(24))):
-        blocks = list(module._blocks(n, rows, 32))
-        assert all(isinstance(where, slice) == (len(rows) >= n // 4) for where, _, _ in blocks)
-        seen = [numbers if dropped is None else numbers + np.flatnonzero(~dropped.numpy()) for _, numbers, dropped in blocks]
+        assert_same(Vectors.of(units(rng, n, 64)), units(rng, 1, 64), 3, rows=rows, block=32)
+        assert len(made) == -(-(n if len(rows) >= n // 4 else len(rows)) // 32)
+        assert all(isinstance(where, slice) == (len(rows) >= n // 4) for where, _, _ in made)
+        seen = [numbers if dropped is None else numbers + np.flatnonzero(~dropped.numpy()) for _, numbers, dropped in made]
         assert np.concatenate(seen).tolist() == rows.tolist()
 
 
@@ -232,7 +239,7 @@ def test_without_int8_products_the_answer_is_the_same(monkeypatch, ways, storage
     rng = np.random.default_rng(6)
     vectors, queries = Vectors.of(units(rng, 3000, 40), storage), units(rng, 5, 40)
     scores, rows = search_vectors(vectors, queries, 8)
-    monkeypatch.setattr(module, "int8_is_faster", lambda: False)
+    monkeypatch.setattr(cheap, "int8_is_faster", lambda: False)
     again, same = search_vectors(vectors, queries, 8)
     assert ways == ["_by_int8", "_by_float32"]
     np.testing.assert_array_equal(scores, again)

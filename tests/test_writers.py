@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError
-from xsap.linking.answers import ANSWER, Answer
-from xsap.linking.columns import Sheet, Source
-from xsap.linking.writers import Layout, inert, open_writer, unique
+from xsap.sheets.answers import ANSWER, Answer
+from xsap.sheets.columns import Sheet, Source
+from xsap.sheets.writers import Layout, inert, open_writer, unique
 
 TWO = Answer(
     [

@@ -77,5 +77,5 @@ def merge(
 def _tell(out: Path | str, built: "Built", *, updated: bool = False) -> None:
     dropped = "".join(f"; dropped {count:,} ({reason})" for reason, count in built.dropped.items())
     earlier = f"; {built.found:,} were encoded earlier" if built.found and built.encoded + built.kept else ""
-    changed = f"; kept {built.kept:,}, encoded {built.encoded:,}, dropped {built.lost:,} of the old index" if updated else ""
+    changed = f"; kept {built.kept:,}, encoded {built.names - built.kept:,}, dropped {built.lost:,} of the old index" if updated else ""
     log(f"{out}: {built.names:,} names of {built.concepts:,} concepts{dropped}{changed}{earlier}")

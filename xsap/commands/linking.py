@@ -45,9 +45,9 @@ def link(
     out: Annotated[Path | None, typer.Option(help="A file to write instead of stdout; the same command after a kill goes on.")] = None,
 ) -> None:
     """Link terms to concepts."""
-    from xsap.linking.bulk import link_file
-    from xsap.linking.columns import open_source, terms_source
-    from xsap.linking.writers import Layout
+    from xsap.sheets.bulk import link_file
+    from xsap.sheets.columns import open_source, terms_source
+    from xsap.sheets.writers import Layout
 
     if file and terms:
         raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")

@@ -62,10 +62,10 @@ def build_index(
         raise ConfigError("an index is bound to a model folder, but this one's model was never saved; save it, load it, build again")
     if shard is not None:
         parse_shard(f"{shard[0]}/{shard[1]}")
+    source = on_disk(terminology)
     dimension = encoder.encode(["name"] * _FEWEST).shape[1]
     if memory is not None:
         check_memory(memory, terminology, languages, dimension)
-    source = on_disk(terminology)
     contents = contents_of(source, languages, encoder.policy)
     old = Old.open(update, encoder, contents.names["name"], storage) if update is not None else None
     chosen = None if languages is None else sorted(languages)
@@ -81,7 +81,7 @@ def build_index(
     mine = own if group is None else own[group.process_index :: group.num_processes]
     encoded, found = _encode(contents, encoder, plan, folder, mine, old, progress and first)
     if group is not None:
-        group.wait_for_everyone()
+        encoded, found = _sums(group, encoded, found)
     if not first:
         return None
     if shard is None:
@@ -93,12 +93,28 @@ def build_index(
 
 
 def together() -> Any:
-    """Accelerate's PartialState where it has launched several processes; None where this one is alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    """Accelerate's PartialState where several processes were launched; None where this one is alone. Raises ConfigError if they don't meet."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched < 2:
         return None
+    import torch
     from accelerate import PartialState
 
-    return PartialState(timeout=_PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    if state.num_processes != launched:
+        raise ConfigError(
+            f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch them with accelerate launch"
+        )
+    return state
+
+
+def _sums(group: Any, *counts: int) -> list[int]:
+    """Over all processes, once each of them is here."""
+    import torch
+    from accelerate.utils import reduce
+
+    sums: list[int] = reduce(torch.tensor(counts, device=group.device), "sum").tolist()
+    return sums
 
 
 def parse_shard(text: str) -> tuple[int, int]:

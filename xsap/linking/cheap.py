@@ -17,8 +17,8 @@ from torch import Tensor
 
 from xsap.linking.vectors import Floats, Vectors, quantise
 
-_COMPONENTS = 1 << 25  # of vectors gathered or converted at once: at most 128 MiB
-_THERE = 1 << 20  # rows scored at once on another device
+COMPONENTS = 1 << 25  # of vectors gathered or converted at once: at most 128 MiB
+_ROWS = 1 << 20  # scored at once where nothing is converted
 _HOPELESS = 64  # where more than one in so many rows must be scored again, float32 products are faster than int8
 _SLACK = 2.0**-20  # of ‖q‖‖v‖, for every rounding that a bound doesn't name
 
@@ -30,7 +30,7 @@ Where = slice | Tensor
 class Cheap:
     """A way to score rows: `score(where)` is (q, m) float32, and a row's true score lies within `off` of `unit` times that.
 
-    unit, off: (q,) float64. widest: rows scored at once. share: of how many rows one may wait before the way is given up.
+    unit, off: (q,) float64. widest: rows scored at once, if they aren't gathered. share: of how many rows one may wait before the way is given up.
     """
 
     score: Callable[[Where], Tensor]
@@ -45,7 +45,8 @@ def ways(vectors: Vectors, queries: Floats, resident: Tensor | None) -> Iterator
     if resident is not None:
         yield _by_resident(vectors, queries, resident)
         return
-    if vectors.scan is not None and vectors.dimension > 1 and int8_is_faster():  # torch 2.13 miscounts products of single components
+    # torch 2.13 miscounts int8 products of single components; those of more than these may not fit into 32 bits
+    if vectors.scan is not None and 1 < vectors.dimension < 1 << 17 and int8_is_faster():
         yield _by_int8(vectors, queries)
     yield _by_float32(vectors, queries)
 
@@ -73,7 +74,7 @@ def _by_int8(vectors: Vectors, queries: Floats) -> Cheap:
         return buffer(torch.float32, len(rows)).copy_(products).mul_(factors[where])
 
     off = lengths * vectors.error + missed * (vectors.norm + vectors.error) + _SLACK * reach + 1e-30
-    return Cheap(score, unit, off, _COMPONENTS // vectors.dimension, _HOPELESS)
+    return Cheap(score, unit, off, _ROWS, _HOPELESS)
 
 
 def _by_float32(vectors: Vectors, queries: Floats) -> Cheap:
@@ -83,7 +84,7 @@ def _by_float32(vectors: Vectors, queries: Floats) -> Cheap:
     def score(where: Where) -> Tensor:
         return ours @ _as_tensor(vectors.take(where if isinstance(where, slice) else where.numpy())).T
 
-    return Cheap(score, np.ones(len(queries)), (1.01 * rounding + _SLACK) * reach + 1e-30, _COMPONENTS // max(1, vectors.dimension))
+    return Cheap(score, np.ones(len(queries)), (1.01 * rounding + _SLACK) * reach + 1e-30, COMPONENTS // max(1, vectors.dimension))
 
 
 def _by_resident(vectors: Vectors, queries: Floats, resident: Tensor) -> Cheap:
@@ -94,13 +95,13 @@ def _by_resident(vectors: Vectors, queries: Floats, resident: Tensor) -> Cheap:
     def score(where: Where) -> Tensor:
         return (ours @ resident[where if isinstance(where, slice) else where.to(resident.device)].T).float()
 
-    return Cheap(score, np.ones(len(queries)), 2 * torch.finfo(resident.dtype).eps * reach + 1e-30, _THERE)
+    return Cheap(score, np.ones(len(queries)), 2 * torch.finfo(resident.dtype).eps * reach + 1e-30, _ROWS)
 
 
 def upload(vectors: Vectors, device: str | torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """(n, d) of all vectors on a device, in 16 bits: 1.5 GB for a million of 768 components."""
     there = torch.empty((len(vectors), vectors.dimension), dtype=dtype, device=device)
-    step = max(1, BLOCK // max(1, vectors.dimension))
+    step = max(1, COMPONENTS // max(1, vectors.dimension))
     for start in range(0, len(vectors), step):
         there[start : start + step] = _as_tensor(vectors.take(slice(start, start + step)))
     return there

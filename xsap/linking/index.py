@@ -27,7 +27,7 @@ from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
 KIND, CALIBRATION, FUSION = "index", "calibration.json", "fusion.json"
-_ROWS = 1 << 16  # vectors written at once
+WRITTEN = 1 << 10  # vectors written at once: a divisor of every shard's, for bounds on their rounding depend on it in the last bit
 
 
 class Embedder(Protocol):
@@ -120,8 +120,8 @@ class Index:
         with writing(path, self.model, self.terminology, self.languages, self.contents, overwrite=overwrite) as (folder, facts):
             n, d = len(self.vectors), self.vectors.dimension
             with write_vectors(folder, n, d, self.vectors.storage) as put:
-                for start in range(0, n, _ROWS):
-                    put(self.vectors.take(slice(start, start + _ROWS)))
+                for start in range(0, n, WRITTEN):
+                    put(self.vectors.take(slice(start, start + WRITTEN)))
             facts |= Vectors.open(folder).facts()
 
     @classmethod

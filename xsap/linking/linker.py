@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
-from xsap.languages import UNKNOWN, to_iso
+from xsap.linking.askable import is_missing, languages_of, why_not
 from xsap.linking.calibration import features_of
 from xsap.linking.contents import values_at
 from xsap.linking.filters import Filter, Kept, keep
@@ -27,9 +27,8 @@ from xsap.linking.results import Candidate, Result, Results
 from xsap.linking.scan import exact_scores, search_vectors
 from xsap.linking.search import Floats, Rows
 from xsap.linking.selective import abstention
-from xsap.text import EXACT_MATCH, TextPolicy, normalise
+from xsap.text import TextPolicy
 
-LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
 _BATCH = 4096  # mentions encoded and searched at once
 _EXACT = np.float32(4)  # added to an exact name's cosine while ranking
 
@@ -85,8 +84,8 @@ class Linker:
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {top_k}")
         least = self._least(threshold, precision)
-        given = ["" if mention is None or _is_missing(mention) else mention for mention in mentions]
-        spoken = _languages(languages, len(given))
+        given = ["" if mention is None or is_missing(mention) else mention for mention in mentions]
+        spoken = languages_of(languages, len(given))
         reasons = [why_not(mention) for mention in given]
         asked = list(zip(given, spoken, strict=True))
         unique = list(dict.fromkeys(one for one, reason in zip(asked, reasons, strict=True) if reason is None))
@@ -213,35 +212,6 @@ def _open_model(index: Index, index_path: Path | str, model: Path | str | None, 
         found = f"{path} ({_short(encoder.content)})"
         raise ArtifactError(f"{index_path} was built with model {_short(built.content)}, not with {found}. {rebuild}")
     return encoder
-
-
-def _languages(given: Sequence[str | None] | None, n: int) -> list[str]:
-    if given is None:
-        return [UNKNOWN] * n
-    if len(given) != n:
-        raise ConfigError(f"expected a language for each mention, found {len(given):,} for {n:,}")
-    known = {code: UNKNOWN if _is_missing(code) or not code else to_iso(str(code)) for code in set(given)}
-    return [known[code] for code in given]
-
-
-def _is_missing(value: object) -> bool:
-    """None, and what tables of pandas have in its place: NaN, NA, NaT."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-
-
-def why_not(mention: object) -> str | None:
-    """Why a mention can't be linked; None if it can."""
-    if not isinstance(mention, str):
-        raise ConfigError(f"a mention must be text, found {mention!r} ({type(mention).__name__})")
-    if len(mention) > LONGEST_MENTION:
-        return f"the mention has {len(mention):,} characters; a term has at most {LONGEST_MENTION:,}"
-    if not mention:
-        return "the mention is empty"
-    if not normalise(mention, EXACT_MATCH):
-        return "the mention is blank"
-    if any("\ud800" <= character <= "\udfff" for character in mention):
-        return "the mention is not valid Unicode: it has half of a surrogate pair"
-    return None
 
 
 def _short(content: str | None) -> str:

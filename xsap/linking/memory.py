@@ -16,7 +16,7 @@ from xsap.artifacts import read_manifest
 from xsap.errors import ConfigError
 
 _ROWS = 1 << 15  # of a shard
-_LEAST = 1 << 10
+_LEAST = 1 << 10  # powers of two, both
 _A_BYTE = 2.0  # bytes in memory for each byte of a name and a code: what was read, and what is built from it
 _A_ROW = 100  # bytes for hashes, numbers and lists
 _AT_LEAST = 100_000_000  # what reading takes of any terminology, and libraries that are loaded late

@@ -11,7 +11,7 @@ from pathlib import Path
 from xsap.artifacts import open_artifact, publish, refuse_to_replace
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.contents import Contents, open_contents, write_contents
-from xsap.linking.index import Model, writing
+from xsap.linking.index import WRITTEN, Model, writing
 from xsap.linking.shards import Plan, file_of, read_shard
 from xsap.linking.vectors import Vectors, write_vectors
 from xsap.text import TextPolicy
@@ -21,8 +21,8 @@ KIND = "index-shards"
 
 @dataclass(frozen=True)
 class Built:
-    """What was built. dropped: names left out, by reason. encoded: names encoded now; found: in shards that were there already; kept: taken
-    over from an old index; lost: names that only the old one had."""
+    """What was built. dropped: names left out, by reason. encoded: names encoded now; found: in shards that were there already. kept: names of
+    the whole index whose vectors an old one had; lost: names that only the old one had."""
 
     names: int
     concepts: int
@@ -42,7 +42,8 @@ def assemble(out: Path, model: Model, plan: Plan, contents: Contents, place: Cal
                 vectors = read_shard(place(shard), plan, shard)
                 if vectors is None:
                     raise ArtifactError(f"{file_of(place(shard), shard)}: missing or damaged since it was made; make it again")
-                put(vectors)
+                for start in range(0, len(vectors), WRITTEN):
+                    put(vectors[start : start + WRITTEN])
         facts |= Vectors.open(folder).facts()
 
 

@@ -57,9 +57,7 @@ class Ranked(NamedTuple):
     scores: Floats
 
 
-def rank_concepts(
-    find: Find, owners: Owners, queries: int, wanted: int, *, total: int | None = None, floor: float = -np.inf
-) -> Ranked:
+def rank_concepts(find: Find, owners: Owners, queries: int, wanted: int, *, total: int | None = None, floor: float = -np.inf) -> Ranked:
     """The `wanted` best concepts of each query, or as many as there are.
 
     total: how many names `find` searches, where it isn't all. Names that score `floor` or less are no candidates.

@@ -1,39 +1,29 @@
 """Exact nearest neighbours among stored vectors: a cheap look at every row, and a proof of which rows need another.
 
-The cheap score c of a row lies within a known ε of its true one: int8 products of two quantised vectors (ε from what quantisation lost, by
-Cauchy and Schwarz), float32 products (ε = γ_d ‖q‖‖v‖; Higham, Accuracy and Stability of Numerical Algorithms, 2002, § 3.1), or products on
-a GPU. If the k-th best true score is τ, no row with c < τ − ε is among the k best; all others are scored again from the stored vectors, in
-float64, added in one fixed order and rounded to float32. So the answer is exact whichever way it was found, and the same for a query
-alone as among thousands, on any number of threads; equal vectors tie, and of equal scores the lower row comes first.
+The cheap score c of a row lies within a known ε of its true one. If the k-th best true score is τ, no row with c < τ − ε is among the k
+best; all others are scored again from the stored vectors, in float64, added in one fixed order and rounded to float32. So the answer is
+exact whichever way it was found, and the same for a query alone as among thousands, on any number of threads; equal vectors tie, and of
+equal scores the lower row comes first. Memory is that of some blocks of scores, whatever the number of vectors.
 """
 
-import ctypes
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from xsap.linking.cheap import COMPONENTS, Cheap, Doubles, Where, ways
 from xsap.linking.search import check_finite
-from xsap.linking.vectors import Floats, Rows, Vectors, quantise
+from xsap.linking.vectors import Floats, Rows, Vectors
 
 BLOCK = 1 << 21  # cheap scores held at once: 8 MiB, and as much for the products they come from
 BLOCK_THERE = 1 << 27  # on another device, where every block costs a wait
-_COMPONENTS = 1 << 25  # of vectors gathered or converted at once: at most 128 MiB
 _QUERIES = 1024  # searched for together
 _GROUP = 32  # columns of which only the greatest is looked at first
 _WAITING = 1 << 20  # rows of all queries that wait for their true score
 _RESCORED = 256  # vectors scored at once: they stay in the processor's cache
-_HOPELESS = 64  # where more than one in so many rows must be scored again, float32 products are faster than int8
 _GATHERED = 4  # where fewer than one in so many rows is kept, these are gathered, not the others masked
-_SLACK = 2.0**-20  # of ‖q‖‖v‖, for every rounding that ε doesn't name
-
-Doubles = NDArray[np.float64]
-Where = slice | Tensor
 
 
 def search_vectors(
@@ -41,7 +31,7 @@ def search_vectors(
 ) -> tuple[Floats, Rows]:
     """The k rows with the greatest dot product, for each query.
 
-    queries: (q, d) float32. rows: search these alone; sorted, unique. resident: the vectors on another device, from `upload`. block: how
+    queries: (q, d) float32. rows: search these alone; sorted, unique. resident: the vectors on another device, from `cheap.upload`. block: how
     many scores to hold at once, else BLOCK or BLOCK_THERE. Returns scores (q, min(k, rows searched)), greatest first, and rows alike; equal scores by row. Raises
     DataError for queries that aren't finite.
     """
@@ -84,8 +74,9 @@ def _search(vectors: Vectors, queries: Floats, k: int, rows: Rows | None, reside
         answers = _Answers(vectors, queries, k, cheap)
         kept = len(vectors) if rows is None else len(rows)
         limit = np.inf if cheap.share is None else len(queries) * max(8 * k, kept // cheap.share)
-        step = max(1, min(block // len(queries), cheap.widest) // _GROUP) * _GROUP
-        for where, numbers, dropped in _blocks(len(vectors), rows, step):
+        gathered = rows is not None and kept < len(vectors) // _GATHERED
+        step = min(block // len(queries), COMPONENTS // max(1, vectors.dimension) if gathered else cheap.widest)
+        for where, numbers, dropped in _blocks(len(vectors), rows, max(_GROUP, step // _GROUP * _GROUP), gathered=gathered):
             answers.look(cheap.score(where), numbers, dropped)
             if answers.looked_at > limit:
                 break
@@ -188,9 +179,9 @@ def _places(query: Rows) -> Rows:
     return np.arange(len(query)) - np.searchsorted(query, query)
 
 
-def _blocks(n: int, rows: Rows | None, step: int) -> Iterator[tuple[Where, Rows | int, Tensor | None]]:
+def _blocks(n: int, rows: Rows | None, step: int, *, gathered: bool) -> Iterator[tuple[Where, Rows | int, Tensor | None]]:
     """Blocks of rows: where they are, their numbers (or the first's), and which of them are not to be searched."""
-    if rows is not None and len(rows) < n // _GATHERED:
+    if rows is not None and gathered:
         for start in range(0, len(rows), step):
             yield torch.from_numpy(rows[start : start + step]), rows[start : start + step], None
         return

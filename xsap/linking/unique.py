@@ -49,6 +49,8 @@ def in_memory(terminology: Terminology) -> Source:
 def on_disk(folder: Path | str) -> Source:
     """A terminology's folder, every hash checked. Raises ArtifactError."""
     manifest = open_artifact(folder, "terminology")
+    if "languages" not in manifest:
+        raise ArtifactError(f"{folder}: its manifest doesn't say which languages it has; the terminology folder is damaged, make it again")
 
     def batches(table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(Path(folder) / f"{table}.parquet") as file:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from xsap.errors import DataError
+from xsap.linking.askable import why_not
 from xsap.linking.fusion import POOL, fuse, likeness
-from xsap.linking.linker import Linker, why_not
+from xsap.linking.linker import Linker
 from xsap.linking.metrics import Difference, Values, hits, mean, paired_bootstrap, rank_of
 from xsap.linking.ranking import Owners, rank_concepts
 from xsap.linking.scan import search_vectors

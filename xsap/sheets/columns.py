@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xsap.errors import ConfigError, DataError
-from xsap.linking.cells import Column, kind, text, type_of
-from xsap.linking.readers import delimiter_of, ending, no_file, read_csv, read_jsonl, read_tsv, read_xlsx
+from xsap.sheets.cells import Column, kind, text, type_of
+from xsap.sheets.readers import delimiter_of, ending, no_file, read_csv, read_jsonl, read_tsv, read_xlsx
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 _MOST_COLUMNS = 10_000

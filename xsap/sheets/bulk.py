@@ -20,12 +20,12 @@ from xsap import __version__
 from xsap.artifacts import sha256_of, write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.languages import to_iso
-from xsap.linking.answers import CANDIDATE, Answer, packed, unpacked
-from xsap.linking.cells import cells_of, text
-from xsap.linking.columns import Sheet, Source
-from xsap.linking.leftovers import parts_in, read_part, take_over, write_part
 from xsap.linking.results import Result
-from xsap.linking.writers import Layout, open_writer
+from xsap.sheets.answers import CANDIDATE, Answer, packed, unpacked
+from xsap.sheets.cells import cells_of, text
+from xsap.sheets.columns import Sheet, Source
+from xsap.sheets.leftovers import parts_in, read_part, take_over, write_part
+from xsap.sheets.writers import Layout, open_writer
 
 CHUNK = 8192  # rows
 REMEMBERED = 1 << 28  # bytes of answers: some 200,000 at five candidates each

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xsap.errors import ConfigError
-from xsap.linking.answers import CANDIDATE, Answer, added, with_answers
-from xsap.linking.cells import Column, as_finite, cells_of, text, writable
-from xsap.linking.columns import Sheet, Source
-from xsap.linking.readers import ending
+from xsap.sheets.answers import CANDIDATE, Answer, added, with_answers
+from xsap.sheets.cells import Column, as_finite, cells_of, text, writable
+from xsap.sheets.columns import Sheet, Source
+from xsap.sheets.readers import ending
 
 FORMS = ("table", "csv", "tsv", "jsonl", "parquet")
 JOIN = "|"  # what stands between the values of a list in CSV and TSV

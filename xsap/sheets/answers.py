@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from xsap.linking.cells import Column
-from xsap.linking.columns import Sheet
 from xsap.linking.results import Result
+from xsap.sheets.cells import Column
+from xsap.sheets.columns import Sheet
 
 _TYPES = {
     "rank": pa.int32(),
