@@ -13,23 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 
 from benchmarks.page import markdown
-from benchmarks.reference import SIZES, pad, prepare, say
 from xsap.artifacts import write_atomically
-from xsap.encoding.encoder import Encoder
-from xsap.encoding.tokens import tokenise
 from xsap.errors import ConfigError
-from xsap.linking.evaluation import concept_ranks, read_queries
-from xsap.linking.index import Index
-from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
+
+if TYPE_CHECKING:  # imported where they are used, so that other commands start at once
+    from xsap.encoding.encoder import Encoder
 
 REFERENCE, PEER, OURS, FAST = "reference", "SentenceTransformer", "xsap fp32", "xsap bf16"
 BARS = {REFERENCE: 8.0, PEER: 2.0}  # how many times as fast as each ours is to be
@@ -42,8 +38,12 @@ Floats = NDArray[np.float32]
 Side = Callable[[Sequence[str]], Floats]
 
 
-def reference_side(encoder: Encoder) -> Side:
+def reference_side(encoder: "Encoder") -> Side:
     """[CLS] of names padded to 25 tokens, batch by batch."""
+    import torch
+
+    from benchmarks.reference import pad
+    from xsap.encoding.tokens import tokenise
 
     def encode(names: Sequence[str]) -> Floats:
         parts = []
@@ -59,8 +59,15 @@ def reference_side(encoder: Encoder) -> Side:
 
 def race(terminology: Path, *, size: str, names: int, rounds: int) -> dict[str, Any]:
     """Names a second of each side, in turns. Raises XsapError; an AssertionError if the sides don't compute the same."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    from benchmarks.reference import SIZES, prepare, say
+    from xsap.encoding.encoder import Encoder
+    from xsap.encoding.tokens import tokenise
+
+    if size not in SIZES:
+        raise ConfigError(f"--size must be one of {', '.join(SIZES)}, found '{size}'")
     start = prepare(terminology, SIZES[size], 16_000)
     texts = [str(name) for name in Terminology.load(terminology).names["name"].to_pylist()]
     chosen = np.random.default_rng(_SEED).permutation(len(texts))[:names]
@@ -110,6 +117,11 @@ def check(sides: Mapping[str, Side], names: Sequence[str]) -> dict[str, float]:
 
 def accuracy_of_bf16(model: str, terminology: Path, mentions: Path) -> dict[str, Any]:
     """Acc@1 of a trained model in fp32 and in bf16, both sides of the search, and how often both put the same concept first."""
+    from xsap.encoding.encoder import Encoder
+    from xsap.linking.evaluation import concept_ranks, read_queries
+    from xsap.linking.index import Index
+    from xsap.linking.linker import Linker
+
     queries, names = read_queries(mentions), Terminology.load(terminology)
     ranks, first = [], []
     for precision in ("fp32", "bf16"):
@@ -154,8 +166,6 @@ def command(
     json_to: Annotated[Path | None, typer.Option("--json", help="A file for all figures as JSON.")] = None,
 ) -> None:
     """Encoding names: the original's procedure and SentenceTransformer's against ours."""
-    if size not in SIZES:
-        raise ConfigError(f"--size must be one of {', '.join(SIZES)}, found '{size}'")
     if (model is None) != (mentions is None):
         raise ConfigError("--model and --mentions go together: what bf16 costs is measured by linking mentions with a trained model")
     result = race(terminology, size=size, names=names, rounds=rounds)

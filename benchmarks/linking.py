@@ -46,6 +46,7 @@ def linking(
     minutes: Annotated[float, typer.Option(min=0, help="Of training for each recipe.")] = 15,
     precision: Annotated[str, typer.Option(help="Of models' products: fp32, bf16 or fp16.")] = "fp32",
     effects: Annotated[bool, typer.Option(help="What case and cosine do to each model, too.")] = True,
+    examples: Annotated[int, typer.Option(min=0, help="Of each kind of error; 0 leaves all words of the corpora out.")] = 3,
     work: Annotated[Path | None, typer.Option(help="Where vectors and trained models are kept; by default a folder in --out.")] = None,
 ) -> None:
     """Measure systems on tasks, with intervals, and write a report (HTML, Markdown, JSON)."""
@@ -60,7 +61,7 @@ def linking(
     if dictionary and all(map(brings_dictionary, task)):
         raise ConfigError(f"--dictionary {dictionary}: {', '.join(task)} bring their own dictionary; leave it out")
     tasks = [open_task(name, given, place, dictionary=dictionary, languages=dictionary_languages) for name in dict.fromkeys(task)]
-    results = _run(tasks, system, out, place, given, minutes=minutes, precision=precision, effects=effects)
+    results = _run(tasks, system, out, place, given, minutes=minutes, precision=precision, effects=effects, examples=examples)
     write_results(results, out)
     write_pages(read_results(out), out)
     _say(f"{out}: report.html, report.md, results.json")
@@ -76,6 +77,7 @@ def _run(
     minutes: float,
     precision: Any,
     effects: bool,
+    examples: int,
 ) -> dict[str, Any]:
     from benchmarks.effects import kept_effects
     from benchmarks.results import of_task, provenance
@@ -100,7 +102,7 @@ def _run(
             answers[each.label] = kept or answer(task, opened[asked], out / "answers", key)
         trained = {"training": content_hash(read_manifest(task.training, "terminology"))} if task.training else {}
         results["tasks"][task.name] = task.facts() | trained
-        results["scores"][task.name] = of_task(task, answers)
+        results["scores"][task.name] = of_task(task, answers, examples)
         if effects:
             results["effects"][task.name] = {
                 each.label: kept_effects(task, each.model, out / "answers" / f"{key_of(task, each.facts)}-effects")

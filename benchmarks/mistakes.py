@@ -17,19 +17,19 @@ from xsap.text import EXACT_MATCH, normalise
 ABSENT, NOTHING, TIE = "gold not in the dictionary", "nothing found", "a tie with the gold"
 SAME_NAME, NEAR, FAR, LOST = "the same name, of another concept", "gold at 2 to 5", f"gold at 6 to {DEEPEST}", f"gold not among {DEEPEST}"
 KINDS = (ABSENT, NOTHING, TIE, SAME_NAME, NEAR, FAR, LOST)
-EXAMPLES = 3  # of each kind
+EXAMPLES = 3  # of each kind, unless said otherwise
 _SHOWN = 3  # gold concepts of an example
 
 
-def mistakes_of(task: Task, answers: Answers) -> dict[str, Any]:
-    """How many of each kind, concept protocol, and EXAMPLES of each, no two alike, drawn by a hash: in whatever order mentions come, the same."""
+def mistakes_of(task: Task, answers: Answers, examples: int = EXAMPLES) -> dict[str, Any]:
+    """How many of each kind, concept protocol, and `examples` of each, no two alike, drawn by a hash: in whatever order mentions come, the same."""
     rows = _rows(task.mentions, answers.table)
     kinds = [_kind(row, absent) for row, absent in zip(rows, unreachable(task).tolist(), strict=True)]
     lots = [_lot(row) for row in rows]
     told: dict[str, Any] = {}
     for kind in (kind for kind in KINDS if kind in kinds):
         drawn = {lot: row for lot, row, of in zip(lots, rows, kinds, strict=True) if of == kind}
-        told[kind] = {"n": kinds.count(kind), "examples": [_shown(drawn[lot], task) for lot in sorted(drawn)[:EXAMPLES]]}
+        told[kind] = {"n": kinds.count(kind), "examples": [_shown(drawn[lot], task) for lot in sorted(drawn)[:examples]]}
     return told
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import strata
 from benchmarks.accuracy import CURVE, PROTOCOLS, Answers, compare, curve_of, parts_of, scores_of
-from benchmarks.mistakes import mistakes_of
+from benchmarks.mistakes import EXAMPLES, mistakes_of
 from benchmarks.tasks import Task
 from xsap.artifacts import write_atomically
 from xsap.errors import DataError
@@ -47,8 +47,8 @@ def provenance(command: Sequence[str]) -> Results:
     }
 
 
-def of_task(task: Task, answers: Mapping[str, Answers]) -> Results:
-    """All scores of a task. answers: by system."""
+def of_task(task: Task, answers: Mapping[str, Answers], examples: int = EXAMPLES) -> Results:
+    """All scores of a task. answers: by system. examples: of each kind of error."""
     pairs = [(first, second) for i, first in enumerate(answers) for second in list(answers)[i + 1 :]]
     return {
         "scores": {label: {protocol: scores_of(task, each, protocol) for protocol in PROTOCOLS} for label, each in answers.items()},
@@ -58,7 +58,7 @@ def of_task(task: Task, answers: Mapping[str, Answers]) -> Results:
             {"first": first, "second": second, "rows": compare(task, *(answers[label].ranks("concept") for label in (first, second)))}
             for first, second in pairs
         ],
-        "mistakes": {label: mistakes_of(task, each) for label, each in answers.items()},
+        "mistakes": {label: mistakes_of(task, each, examples) for label, each in answers.items()},
         "answers": {label: each.key for label, each in answers.items()},
     }
 

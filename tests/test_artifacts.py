@@ -272,7 +272,9 @@ def test_every_truncation_and_addition_is_found(thing, name):
     whole = (thing / name).read_bytes()
     for damaged in [*(whole[:length] for length in range(len(whole))), whole + b"x"]:
         (thing / name).write_bytes(damaged)
-        with pytest.raises(ArtifactError, match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|not a readable manifest|its hash of itself)"):
+        with pytest.raises(
+            ArtifactError, match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|not a readable manifest|its hash of itself)"
+        ):
             read_manifest(thing, "thing")
 
 
