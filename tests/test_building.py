@@ -119,7 +119,7 @@ sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import test_building as t
 for target, value in t.SIZES:
     t.patch(target, value).start()
-class Slow(t.Ngrams):
+class Slow(t.Counting):
     def encode(self, names, *, progress=False):
         time.sleep(0.05)
         return super().encode(names)
@@ -145,7 +145,7 @@ t.build_index({str(source)!r}, Slow(), {str(tmp_path / "killed")!r})
     names = Index.load(tmp_path / "killed").names["name"].to_pylist()
     done = {name for file in there if file != there[1] for name in names[10 * int(file.stem) :][:10]}
     assert set(encoder.asked[3:]) == set(names) - done
-    build_index(source, Ngrams(), tmp_path / "unbroken")
+    build_index(source, Counting(), tmp_path / "unbroken")
     assert_same(tmp_path / "killed", tmp_path / "unbroken")
     assert not folder.exists()
 

@@ -57,6 +57,20 @@ def test_groups_rule_out_most_rows_but_never_a_right_one():
         np.testing.assert_array_equal(rows, brute_force(vectors, vectors[:50], 10)[1])
 
 
+@pytest.mark.parametrize("order", ["worst first", "best first", "shuffled", "all but one query done"])
+@pytest.mark.parametrize("k", [2, 40])
+def test_later_blocks_are_held_to_what_earlier_ones_found(order, k):
+    rng = np.random.default_rng(0)
+    vectors, queries = whole_numbers(rng, 6000, 3, 9), np.abs(whole_numbers(rng, 5, 3, 3))
+    if order != "shuffled":
+        vectors = vectors[np.argsort(vectors.sum(1), kind="stable")]
+        vectors = vectors if order == "worst first" else np.ascontiguousarray(vectors[::-1])
+    if order == "all but one query done":
+        queries[2] *= -1
+    for block in (5 * 40, 5 * 600):  # less and more than the groups of k rows
+        assert_same(vectors, queries, k, block=block)
+
+
 def test_all_scores_equal_gives_the_first_rows():
     for n in (20, 5000):
         scores, rows = search(np.ones((n, 3), np.float32), np.ones((2, 3), np.float32), 7, block=1024)
