@@ -190,7 +190,7 @@ def test_mentions_that_never_had_a_concept_stay(result):
 
 def test_the_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
     write_mentions(number_mentions(), tmp_path / "mentions.tsv")
-    monkeypatch.setattr(abstaining.Linker, "load", lambda *_: Nearby())
+    monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: Nearby())
     words = ["nil", "--index", "index", "--mentions", str(tmp_path / "mentions.tsv"), "--json", str(tmp_path / "x.json")]
     with pytest.raises(SystemExit) as ended:
         command_line.main(words)
@@ -211,7 +211,7 @@ def test_the_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
 
 def test_too_few_mentions_end_in_one_line(tmp_path, monkeypatch, capsys):
     write_mentions(number_mentions(20), tmp_path / "mentions.tsv")
-    monkeypatch.setattr(abstaining.Linker, "load", lambda *_: Nearby())
+    monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: Nearby())
     with pytest.raises(SystemExit) as ended:
         command_line.main(["nil", "--index", "index", "--mentions", str(tmp_path / "mentions.tsv")])
     assert ended.value.code == 2

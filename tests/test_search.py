@@ -55,6 +55,7 @@ def test_groups_rule_out_most_rows_but_never_a_right_one():
         vectors = rng.standard_normal((n, 16), dtype=np.float32)
         rows = search(vectors, vectors[:50], 10)[1]
         np.testing.assert_array_equal(rows, brute_force(vectors, vectors[:50], 10)[1])
+        assert_same(whole_numbers(rng, n, 12), whole_numbers(rng, 20, 12), 10)  # the best few differ, and the next tie
 
 
 @pytest.mark.parametrize("order", ["worst first", "best first", "shuffled", "all but one query done"])

@@ -170,7 +170,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
         text = file.read_bytes().decode("utf-8")
         manifest: dict[str, Any] = json.loads(text)
         found, version, files = manifest["kind"], manifest["format"], manifest["files"]
-        sizes = {name: int(entry["size"]) for name, entry in files.items() if entry["sha256"] and entry["xxh3"]}
+        sizes = {name: int(entry["size"]) for name, entry in files.items() if version != FORMAT or (entry["sha256"] and entry["xxh3"])}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
     if found != kind:
