@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.accounting import Tally
 from data_prep.assemble import Assembly
-from data_prep.tally import Tally
 from xsap.artifacts import read_lines, sha256_of
 from xsap.errors import ConfigError, DataError
 from xsap.languages import to_iso
@@ -23,7 +23,9 @@ from xsap.text import EXACT_MATCH, TextPolicy, normalise
 _BLOCK = 100_000  # lines
 
 
-def read_bitext(files: Sequence[Path], into: Assembly, *, languages: str, source: str | None = None) -> tuple[Tally, dict[str, Any]]:
+def read_bitext(
+    files: Sequence[Path], into: Assembly, *, languages: str, source: str | None = None
+) -> tuple[Tally, dict[str, Any]]:
     """Hand the pairs of the files over → what became of each name in them, and facts.
 
     languages: of the first and of the second column, such as `en,de`. source: what the names' source is called; else the file's stem. A pair
@@ -37,7 +39,15 @@ def read_bitext(files: Sequence[Path], into: Assembly, *, languages: str, source
             names = tuple(normalise(name, TextPolicy()) for name in pair)
             key = (normalise(pair[0], EXACT_MATCH), normalise(pair[1], EXACT_MATCH))
             rows_in += 2
-            reason = "no name" if not all(names) else "both sides equal" if key[0] == key[1] else "pair met before" if key in seen else None
+            reason = (
+                "no name"
+                if not all(names)
+                else "both sides equal"
+                if key[0] == key[1]
+                else "pair met before"
+                if key in seen
+                else None
+            )
             seen.add(key)
             if reason:
                 dropped[reason] += 2

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from data_prep.accounting import aligned
 from data_prep.retired import Successors
-from data_prep.stored import Stored, database, number, result
-from data_prep.tally import aligned
+from data_prep.store import Stored, database, number, result
 from xsap.artifacts import write_atomically
 from xsap.languages import to_name
 
@@ -58,10 +58,14 @@ _LOST = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_conce
 def _heirs(connection: "duckdb.DuckDBPyConnection", after: Stored) -> pa.Table:
     """concept_id, other: the concepts that the new state does not have but knows successors of, and these."""
     retired = "(SELECT retired_id AS concept_id FROM new_retired)"
-    lost = connection.sql(f"SELECT concept_id FROM ({_LOST}) SEMI JOIN {retired} USING (concept_id)").to_arrow_table()["concept_id"]
+    lost = connection.sql(f"SELECT concept_id FROM ({_LOST}) SEMI JOIN {retired} USING (concept_id)").to_arrow_table()[
+        "concept_id"
+    ]
     successors = Successors.of(lost, after.read("retired"), after.read("concepts", ["concept_id"])["concept_id"])
     found = [(one, "|".join(ends)) for one in lost.to_pylist() if (ends := successors.trace(one)[0])]
-    return pa.table({column: pa.array([row[i] for row in found], pa.string()) for i, column in enumerate(("concept_id", "other"))})
+    return pa.table(
+        {column: pa.array([row[i] for row in found], pa.string()) for i, column in enumerate(("concept_id", "other"))}
+    )
 
 
 def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
@@ -69,16 +73,28 @@ def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     kinds = (CONCEPT_ADDED, CONCEPT_MOVED, CONCEPT_RETIRED)
     concepts = [(kind.replace("concept", "concepts"), f"{_count(connection, kind):,}") for kind in kinds]
     names = (NAME_ADDED, NAME_MOVED, NAME_REMOVED)
-    counted = connection.sql("SELECT language, change, count(*) FROM changes WHERE language <> '' GROUP BY ALL").fetchall()
+    counted = connection.sql(
+        "SELECT language, change, count(*) FROM changes WHERE language <> '' GROUP BY ALL"
+    ).fetchall()
     counts = {(language, change): n for language, change, n in counted}
-    states = [dict(connection.sql(f"SELECT language, count(*) FROM {state}_names GROUP BY ALL").fetchall()) for state in ("old", "new")]
+    states = [
+        dict(connection.sql(f"SELECT language, count(*) FROM {state}_names GROUP BY ALL").fetchall())
+        for state in ("old", "new")
+    ]
     rows = [("names", "old", "new", *(name.removeprefix("name ") for name in names))]
-    for language in sorted({*states[0], *states[1]}, key=lambda code: (-states[0].get(code, 0) - states[1].get(code, 0), code)):
+    for language in sorted(
+        {*states[0], *states[1]}, key=lambda code: (-states[0].get(code, 0) - states[1].get(code, 0), code)
+    ):
         cells = [*(state.get(language, 0) for state in states), *(counts.get((language, name), 0) for name in names)]
         rows.append((f"{language}  {to_name(language)}", *(f"{n:,}" for n in cells)))
     totals = [*(sum(state.values()) for state in states), *(_count(connection, name) for name in names)]
     rows.append(("all", *(f"{n:,}" for n in totals)))
-    return [*aligned(concepts), "", *aligned(rows), *(line for kind in (*kinds, *names) for line in _examples(connection, kind))]
+    return [
+        *aligned(concepts),
+        "",
+        *aligned(rows),
+        *(line for kind in (*kinds, *names) for line in _examples(connection, kind)),
+    ]
 
 
 def _count(connection: "duckdb.DuckDBPyConnection", change: str) -> int:
@@ -88,7 +104,10 @@ def _count(connection: "duckdb.DuckDBPyConnection", change: str) -> int:
 def _examples(connection: "duckdb.DuckDBPyConnection", change: str) -> list[str]:
     first = f"SELECT * EXCLUDE (change) FROM changes WHERE change = '{change}' ORDER BY ALL LIMIT {EXAMPLES}"
     rows = connection.sql(first).fetchall()
-    told = ["  ".join(filter(None, [f"  {one}", language, name, other and f"→ {other}"])) for one, language, name, other in rows]
+    told = [
+        "  ".join(filter(None, [f"  {one}", language, name, other and f"→ {other}"]))
+        for one, language, name, other in rows
+    ]
     return ["", f"{change}, for example:", *told] if told else []
 
 
@@ -97,4 +116,6 @@ def write_changes(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
     with write_atomically(path) as stream:
         stream.write("\t".join(COLUMNS) + "\n")
         for rows in result(connection, "SELECT * FROM changes ORDER BY ALL"):
-            stream.writelines("\t".join(row) + "\n" for row in zip(*(rows[column].to_pylist() for column in COLUMNS), strict=True))
+            stream.writelines(
+                "\t".join(row) + "\n" for row in zip(*(rows[column].to_pylist() for column in COLUMNS), strict=True)
+            )

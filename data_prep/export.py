@@ -42,7 +42,13 @@ class Exported:
 
 
 def export_pairs(
-    terminology: Path, out: Path, *, policy: TextPolicy, languages: Collection[str] | None = None, cap: int = CAP, seed: int = 0
+    terminology: Path,
+    out: Path,
+    *,
+    policy: TextPolicy,
+    languages: Collection[str] | None = None,
+    cap: int = CAP,
+    seed: int = 0,
 ) -> Exported:
     """Write the pairs of a terminology folder, and beside them, in `out` with `.json` added, how they were made.
 
@@ -59,8 +65,15 @@ def export_pairs(
             counts["concepts"] += bool(pairs)
             counts["capped"] += len(names) * (len(names) - 1) // 2 > cap
         if not counts["pairs"]:
-            raise DataError(f"{terminology}: expected a concept with two names to pair, found none; choose more languages")
-    facts: dict[str, Any] = {"terminology": content_hash(manifest), "policy": policy.to_dict(), "cap": cap, "seed": seed}
+            raise DataError(
+                f"{terminology}: expected a concept with two names to pair, found none; choose more languages"
+            )
+    facts: dict[str, Any] = {
+        "terminology": content_hash(manifest),
+        "policy": policy.to_dict(),
+        "cap": cap,
+        "seed": seed,
+    }
     facts |= {"languages": sorted(languages) if languages is not None else None, "sha256": sha256_of(out), **counts}
     with write_atomically(out.with_name(f"{out.name}.json")) as stream:
         json.dump(facts, stream, indent=1)

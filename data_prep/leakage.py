@@ -1,4 +1,11 @@
-"""The leakage ledger: which mentions of a test stand in a terminology already, letter for letter or but for one edit.
+"""Which strings are at most one edit apart: equal, or one code point inserted, deleted or substituted. Swapped neighbours are two edits.
+
+If two strings are, then one string is common to both sides: among the string itself and what is left of it when one code point is taken out.
+So every string is turned into the 64-bit hashes of these, and only pairs that share a hash are compared. A string hashes to the sum of
+v(c_k)·B^k modulo 2^64, so that taking out one code point divides what follows it by B, and all hashes of all strings come from one
+cumulated sum. That two unlike strings share a hash costs a comparison, and never changes an answer.
+
+The leakage ledger: which mentions of a test stand in a terminology already, letter for letter or but for one edit.
 
 What a model is asked after having been taught it says little about what it has learnt. Strings are compared as EXACT_MATCH normalises them,
 and names of all languages count, for a multilingual model learns from all. The stricter test is then made by holding out: the terminology
@@ -6,7 +13,9 @@ without every name of a gold concept that is equal to its mention, or within one
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +24,116 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_prep.accounting import Tally, aligned, count_by
 from data_prep.assemble import Assembly
-from data_prep.edits import Neighbourhood
-from data_prep.stored import Stored
-from data_prep.tally import Tally, aligned, count_by
+from data_prep.store import Stored
 from xsap.artifacts import write_atomically
 from xsap.languages import to_name
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import EXACT_MATCH, normalise_all
 
-SEEN_GOLD, SEEN_OTHER, NEAR_GOLD, NEAR_OTHER, UNSEEN = "seen: gold", "seen: other", "near: gold", "near: other", "unseen"
+Hashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+
+_CODE_POINTS = 0x110000
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse
+_SPARE_BITS = 5  # a hash that nobody has passes the first look with a chance of one in 2^5
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Strings that others are compared with. hashes, rows: of the strings and of what is left of them, sorted by hash.
+    taken: (2^bits,) bool, which leading bits occur among the hashes."""
+
+    strings: Sequence[str]
+    hashes: Hashes
+    rows: Rows
+    taken: NDArray[np.bool_]
+    bits: int
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> "Neighbourhood":
+        """Without surrogates, as every string that comes from UTF-8."""
+        hashes, rows = _hashes(strings)
+        order = np.argsort(hashes, kind="stable")
+        hashes, rows = hashes[order], rows[order]
+        bits = max(len(hashes), 2).bit_length() + _SPARE_BITS
+        taken = np.zeros(2**bits, np.bool_)
+        taken[_leading(hashes, bits)] = True
+        return cls(strings, hashes, rows, taken, bits)
+
+    def pairs(self, others: Sequence[str]) -> list[tuple[int, int]]:
+        """(row of `strings`, row of `others`) of each pair at most one edit apart, once and in order."""
+        hashes, rows = _hashes(others)
+        possible = self.taken[_leading(hashes, self.bits)]
+        hashes, rows = hashes[possible], rows[possible]
+        first, last = np.searchsorted(self.hashes, hashes, "left"), np.searchsorted(self.hashes, hashes, "right")
+        found = last - first
+        of_others = np.repeat(rows, found)
+        within = np.arange(len(of_others)) - np.repeat(np.cumsum(found) - found, found)
+        of_strings = self.rows[np.repeat(first, found) + within]
+        candidates = np.unique(of_strings * len(others) + of_others)
+        left, right = np.divmod(candidates, max(len(others), 1))
+        return [
+            (i, j)
+            for i, j in zip(left.tolist(), right.tolist(), strict=True)
+            if within_one_edit(self.strings[i], others[j])
+        ]
+
+
+def within_one_edit(a: str, b: str) -> bool:
+    """Whether two strings are equal or one edit apart."""
+    if a == b:
+        return True
+    if abs(len(a) - len(b)) > 1:
+        return False
+    if len(a) > len(b):
+        a, b = b, a
+    same = next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), len(a))
+    return a[same + (len(a) == len(b)) :] == b[same + 1 :]
+
+
+def _hashes(strings: Sequence[str]) -> tuple[Hashes, Rows]:
+    """The hash of each string, then the hashes of what is left of it without each of its code points; and the string's row for each."""
+    lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+    codes = np.frombuffer("".join(strings).encode("utf-32-le"), np.uint32)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    sums = np.zeros(len(codes) + 1, np.uint64)
+    np.cumsum(_values()[codes] * _powers(int(lengths.max(initial=0)))[place], out=sums[1:])
+    before = sums[:-1] - np.repeat(sums[starts], lengths)
+    after = np.repeat(sums[ends], lengths) - sums[1:]
+    left = before + after * np.uint64(pow(_BASE, -1, 2**64))
+    rows = np.arange(len(strings))
+    return np.concatenate([sums[ends] - sums[starts], left]), np.concatenate([rows, np.repeat(rows, lengths)])
+
+
+def _powers(n: int) -> Hashes:
+    """B^0 … B^(n-1) modulo 2^64."""
+    powers = np.full(n, _BASE, np.uint64)
+    powers[:1] = 1
+    return np.cumprod(powers, dtype=np.uint64)
+
+
+def _leading(hashes: Hashes, bits: int) -> NDArray[np.uint64]:
+    shifted: NDArray[np.uint64] = hashes >> np.uint64(64 - bits)
+    return shifted
+
+
+@cache
+def _values() -> Hashes:
+    """v: a number for each code point, without pattern."""
+    return np.random.default_rng(0).integers(0, 2**64, _CODE_POINTS, np.uint64)
+
+
+SEEN_GOLD, SEEN_OTHER, NEAR_GOLD, NEAR_OTHER, UNSEEN = (
+    "seen: gold",
+    "seen: other",
+    "near: gold",
+    "near: other",
+    "unseen",
+)
 STATUSES = (SEEN_GOLD, SEEN_OTHER, NEAR_GOLD, NEAR_OTHER, UNSEEN)  # a mention has the first that fits
 LEDGER_SCHEMA = pa.schema(
     [
@@ -90,12 +199,19 @@ def read_ledger(stored: Stored, mentions: pa.Table) -> Ledger:
     living = stored.read("concepts", ["concept_id"])["concept_id"]
     known = set(living.filter(pc.is_in(living, pa.array(sorted(set().union(*gold)), pa.string()))).to_pylist())
     rows = [
-        {"status": status, "matched_concept_id": concept, "matched_name": name, "gold_in_terminology": not known.isdisjoint(ids)}
+        {
+            "status": status,
+            "matched_concept_id": concept,
+            "matched_name": name,
+            "gold_in_terminology": not known.isdisjoint(ids),
+        }
         for string, ids in zip(strings, gold, strict=True)
         for status, concept, name in [_judge(found[string], ids)]
     ]
     columns = {field.name: mentions[field.name] for field in list(LEDGER_SCHEMA)[:3]}
-    columns |= {field.name: pa.array([row[field.name] for row in rows], field.type) for field in list(LEDGER_SCHEMA)[3:]}
+    columns |= {
+        field.name: pa.array([row[field.name] for row in rows], field.type) for field in list(LEDGER_SCHEMA)[3:]
+    }
     return Ledger(pa.table(columns).cast(LEDGER_SCHEMA), edits)
 
 
@@ -121,7 +237,10 @@ def _look_up(stored: Stored, gold_of: dict[str, set[str]]) -> tuple[dict[str, Fo
 
 def _judge(found: Found, gold: list[str]) -> tuple[str, str | None, str | None]:
     """A mention's status, and the first concept and name that give it."""
-    ranked = [(STATUSES.index(_status(distance, concept in gold)), concept, name) for concept, (distance, name) in found.items()]
+    ranked = [
+        (STATUSES.index(_status(distance, concept in gold)), concept, name)
+        for concept, (distance, name) in found.items()
+    ]
     if not ranked:
         return UNSEEN, None, None
     rank, concept, name = min(ranked)

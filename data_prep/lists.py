@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.accounting import Tally
 from data_prep.choice import check_choice
-from data_prep.files import ending, lines, parse_json
-from data_prep.tally import Tally
 from xsap.artifacts import csv_delimiter, sha256_of
 from xsap.errors import DataError
+from xsap.files import ending, lines, parse_json
 from xsap.languages import ENGLISH, to_iso
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalise
@@ -51,7 +51,11 @@ def read_list(
     read = _reader(path, headers)
     if language is None and read is _read_pairs:
         language = ENGLISH  # the original code's dictionaries are English and do not say so
-    defaults = {LANGUAGE: to_iso(language) if language else "", SOURCE: source or path.name.split(".")[0], KIND: "synonym"}
+    defaults = {
+        LANGUAGE: to_iso(language) if language else "",
+        SOURCE: source or path.name.split(".")[0],
+        KIND: "synonym",
+    }
     of_concepts: dict[str, dict[str, set[str]]] = {}
 
     def checked() -> Iterator[dict[str, str | None]]:
@@ -67,9 +71,13 @@ def read_list(
     while part := list(islice(rows, _PART)):
         parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
     names = pa.concat_tables(parts)
-    concepts = {field: pa.array([sorted(c[field]) for c in of_concepts.values()], pa.list_(pa.string())) for field in LISTS}
+    concepts = {
+        field: pa.array([sorted(c[field]) for c in of_concepts.values()], pa.list_(pa.string())) for field in LISTS
+    }
     facts = {"reader": "table", "files": {path.name: sha256_of(path)}}
-    terminology, dropped = Terminology.build(names, pa.table({ID: pa.array(list(of_concepts), pa.string())} | concepts), facts)
+    terminology, dropped = Terminology.build(
+        names, pa.table({ID: pa.array(list(of_concepts), pa.string())} | concepts), facts
+    )
     return terminology, Tally(names.num_rows, terminology.names.num_rows, dropped)
 
 
@@ -78,7 +86,9 @@ def _checked(row: dict[str, str], where: str) -> dict[str, str]:
     if not row[ID]:
         raise DataError(f"{where}: expected a concept's identifier in '{ID}', found none")
     if not row[LANGUAGE]:
-        raise DataError(f"{where}: expected a language in '{LANGUAGE}', found none; name the language of the whole file with --language")
+        raise DataError(
+            f"{where}: expected a language in '{LANGUAGE}', found none; name the language of the whole file with --language"
+        )
     try:
         check_choice([row[KIND]], KINDS, "kind", "a name")
         return row | {LANGUAGE: to_iso(row[LANGUAGE]), NAME: normalise(row[NAME], TextPolicy())}
@@ -99,14 +109,18 @@ def _read_csv(path: Path, needed: Sequence[str]) -> Rows:
     try:
         yield from _under_header(path, ((reader.line_num, row) for row in reader if row), needed)
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: expected CSV as in RFC 4180: {error}; is a quote inside a cell not doubled?") from None
+        raise DataError(
+            f"{path}:{reader.line_num}: expected CSV as in RFC 4180: {error}; is a quote inside a cell not doubled?"
+        ) from None
 
 
 def _under_header(path: Path, rows: Iterator[tuple[int, list[str]]], needed: Sequence[str]) -> Rows:
     at, header = next(rows, (1, []))
     missing = [column for column in needed if column not in header]
     if missing:
-        raise DataError(f"{path}:{at}: expected a header with the column '{missing[0]}', found {', '.join(header) or 'an empty file'}")
+        raise DataError(
+            f"{path}:{at}: expected a header with the column '{missing[0]}', found {', '.join(header) or 'an empty file'}"
+        )
     for number, row in rows:
         if len(row) != len(header):
             raise DataError(f"{path}:{number}: expected {len(header)} fields, found {len(row)}")
@@ -134,13 +148,20 @@ def _is_concept(row: dict[str, Any]) -> bool:
 
 def _names_of(row: dict[str, Any], headers: Mapping[str, str], where: str) -> Iterator[dict[str, str]]:
     """The cells of each name of a concept that differ from those of its line; one without a name if it has none."""
-    concept_id = next((_one(row[key], key, where) for key in (headers[ID], *_CONCEPT_IDS) if row.get(key) is not None), "")
+    concept_id = next(
+        (_one(row[key], key, where) for key in (headers[ID], *_CONCEPT_IDS) if row.get(key) is not None), ""
+    )
     types = [_cell(row.get(key), key, where) for key in (headers[TYPES], *_TYPES)]
     best = [_one(name, key, where) for key in (*_BEST_NAMES, headers[NAME]) for name in _listed(row.get(key))]
     more = [_one(name, key, where) for key in _MORE_NAMES for name in _listed(row.get(key))]
     for i, name in enumerate([*best, *more] or [""]):
         kind = "preferred" if i == 0 and best else "synonym"
-        yield {headers[ID]: concept_id, headers[NAME]: name, headers[KIND]: kind, headers[TYPES]: "|".join(filter(None, types))}
+        yield {
+            headers[ID]: concept_id,
+            headers[NAME]: name,
+            headers[KIND]: kind,
+            headers[TYPES]: "|".join(filter(None, types)),
+        }
 
 
 def _listed(value: Any) -> list[Any]:
@@ -161,7 +182,9 @@ def _one(value: Any, key: str, where: str) -> str:
 
 def _read_pairs(path: Path, needed: Sequence[str]) -> Rows:
     if unknown := sorted(set(needed) - {ID, NAME}):
-        raise DataError(f"{path}: lines id||name have no headers, so there is no column '{unknown[0]}'; leave --column out")
+        raise DataError(
+            f"{path}: lines id||name have no headers, so there is no column '{unknown[0]}'; leave --column out"
+        )
     for number, line in lines(path):
         parts = line.split("||")
         if line.strip() and len(parts) != 2:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.accounting import Tally, aligned
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice
-from data_prep.stored import Stored, database, number, quoted, result
-from data_prep.tally import Tally, aligned
+from data_prep.store import Stored, database, number, quoted, result
 from xsap.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ class Merged:
         """For people: a line a terminology, and what was found out about retired identifiers."""
         rows = [(str(s.folder), *(f"{n:,}" for n in (s.names, s.kept, s.concepts, s.new))) for s in self.shares]
         table = aligned([("terminology", "names", "kept", "concepts", "new concepts"), *rows])
-        told = [f"{self.in_use:,} retired identifiers have names in another of them, so they are not retired here"] if self.in_use else []
+        told = (
+            [f"{self.in_use:,} retired identifiers have names in another of them, so they are not retired here"]
+            if self.in_use
+            else []
+        )
         return [*table, *told]
 
 
@@ -69,11 +73,21 @@ def merge_terminologies(folders: Sequence[Path], into: Assembly) -> Merged:
                 into.add_concepts(rows)
             known = _union("concept_id", "concepts", range(i))
             concepts = f"SELECT count(*) FROM t{i}_concepts" + (f" ANTI JOIN ({known}) USING (concept_id)" if i else "")
-            shares.append(Share(one.folder, one.count("names"), into.taken - before, one.count("concepts"), number(connection, concepts)))
+            shares.append(
+                Share(
+                    one.folder,
+                    one.count("names"),
+                    into.taken - before,
+                    one.count("concepts"),
+                    number(connection, concepts),
+                )
+            )
         in_use = _join_retired(connection, len(stored), into)
     rows_in, kept = sum(share.names for share in shares), into.taken
     dropped = {"same name of the same concept in a terminology named before": rows_in - kept} if rows_in > kept else {}
-    return Merged(Tally(rows_in, kept, dropped), {"reader": "merge", "of": [one.origin() for one in stored]}, shares, in_use)
+    return Merged(
+        Tally(rows_in, kept, dropped), {"reader": "merge", "of": [one.origin() for one in stored]}, shares, in_use
+    )
 
 
 def _union(columns: str, table: str, which: range) -> str:
@@ -93,7 +107,9 @@ def _join_retired(connection: "duckdb.DuckDBPyConnection", n: int, into: Assembl
     living = f"(SELECT concept_id AS retired_id FROM ({_union('concept_id', 'concepts', range(n))}))"
     for rows in result(connection, f"SELECT DISTINCT * FROM ({retired}) ANTI JOIN {living} USING (retired_id)"):
         into.add_retired(rows)
-    return number(connection, f"SELECT count(DISTINCT retired_id) FROM ({retired}) SEMI JOIN {living} USING (retired_id)")
+    return number(
+        connection, f"SELECT count(DISTINCT retired_id) FROM ({retired}) SEMI JOIN {living} USING (retired_id)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +126,15 @@ class Mapped:
 
     def lines(self) -> list[str]:
         """For people: the counts of concepts, and the copies if there are any."""
-        copies = [f"{self.copies:,} of the names in are copies, for concepts with several references"] if self.copies else []
+        copies = (
+            [f"{self.copies:,} of the names in are copies, for concepts with several references"] if self.copies else []
+        )
         return [*aligned([(label, f"{n:,}") for label, n in self.concepts.items()]), *copies]
 
 
-def map_terminology(folder: Path, vocabulary: str, into: Assembly, *, several: bool = False, keep_prefix: bool = False) -> Mapped:
+def map_terminology(
+    folder: Path, vocabulary: str, into: Assembly, *, several: bool = False, keep_prefix: bool = False
+) -> Mapped:
     """Hand over a terminology with each concept under the identifier that its cross-reference into `vocabulary` names.
 
     vocabulary: what stands before a reference's colon. several: a concept with several such references gives its names to each of them; otherwise it
@@ -132,13 +152,20 @@ def map_terminology(folder: Path, vocabulary: str, into: Assembly, *, several: b
             into.add_retired(rows)
         concepts = {label: number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
         none, left_out, mapped = (number(connection, f"SELECT count(*) FROM t_names {where}") for where in _FATES)
-    reasons = {f"concept without a reference to {vocabulary}": none, f"concept with several references to {vocabulary}": left_out}
-    tally = Tally(stored.count("names") + into.taken - mapped, into.taken, {reason: n for reason, n in reasons.items() if n})
+    reasons = {
+        f"concept without a reference to {vocabulary}": none,
+        f"concept with several references to {vocabulary}": left_out,
+    }
+    tally = Tally(
+        stored.count("names") + into.taken - mapped, into.taken, {reason: n for reason, n in reasons.items() if n}
+    )
     facts = {"reader": "map", "to": vocabulary, "several": several, "keep_prefix": keep_prefix, "of": [stored.origin()]}
     return Mapped(tally, facts, concepts, into.taken - mapped)
 
 
-def _choose_targets(connection: "duckdb.DuckDBPyConnection", folder: Path, vocabulary: str, *, several: bool, keep_prefix: bool) -> None:
+def _choose_targets(
+    connection: "duckdb.DuckDBPyConnection", folder: Path, vocabulary: str, *, several: bool, keep_prefix: bool
+) -> None:
     """Make the tables `targets` (concept_id, reference, target: the new identifier) and, of it, `chosen`."""
     prefix = quoted(f"{vocabulary}:")
     references = "SELECT concept_id, unnest(cross_references) AS reference FROM t_concepts"
@@ -150,7 +177,11 @@ def _choose_targets(connection: "duckdb.DuckDBPyConnection", folder: Path, vocab
             f"SELECT DISTINCT split_part(reference, ':', 1) FROM ({references}) WHERE contains(reference, ':')"
         ).fetchall()
         check_choice([vocabulary], {row[0] for row in known} - {vocabulary}, "cross-references to", folder)
-    one = "" if several else " WHERE concept_id IN (SELECT concept_id FROM targets GROUP BY concept_id HAVING count(*) = 1)"
+    one = (
+        ""
+        if several
+        else " WHERE concept_id IN (SELECT concept_id FROM targets GROUP BY concept_id HAVING count(*) = 1)"
+    )
     connection.execute(f"CREATE TABLE chosen AS SELECT * FROM targets{one}")
 
 

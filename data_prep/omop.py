@@ -17,23 +17,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.accounting import Tally
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice, listed
-from data_prep.tally import Tally
-from data_prep.tsv import read_tsv_blocks, whole_numbers
+from data_prep.delimited import read_tsv_blocks, whole_numbers
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.languages import to_iso, to_name
 from xsap.terms.terminology import PRECEDENCE
 from xsap.text import TextPolicy, normalise_all
 
-CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY = "CONCEPT.csv", "CONCEPT_SYNONYM.csv", "CONCEPT_RELATIONSHIP.csv", "VOCABULARY.csv"
+CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY = (
+    "CONCEPT.csv",
+    "CONCEPT_SYNONYM.csv",
+    "CONCEPT_RELATIONSHIP.csv",
+    "VOCABULARY.csv",
+)
 
 _TONGUE = "language_concept_id"
-_LANGUAGE, _SUFFIX = "Language", " language"  # the domain and the vocabulary of languages; most are named like "Spanish language"
+_LANGUAGE, _SUFFIX = (
+    "Language",
+    " language",
+)  # the domain and the vocabulary of languages; most are named like "Spanish language"
 _ENGLISH = "4180186"  # the language of CONCEPT.csv, and known even where a download has no languages
 _MAPS, _VALUE = "Maps to", "Maps to value"
-_NOWHERE, _SEVERAL, _WITH_VALUE, _UNKNOWN = -1, -2, -3, -4  # stand in for the row of the concept that a name is a name of
+_NOWHERE, _SEVERAL, _WITH_VALUE, _UNKNOWN = (
+    -1,
+    -2,
+    -3,
+    -4,
+)  # stand in for the row of the concept that a name is a name of
 _WHY_NOT = {
     _UNKNOWN: f"concept not in {CONCEPT}",
     _NOWHERE: "non-standard concept that maps to no standard one",
@@ -87,18 +100,26 @@ def read_omop(
     check_choice(domains or (), concepts.domains.dictionary.to_pylist(), "domain", files[CONCEPT])
     sieve = _Sieve(languages, _among(concepts.vocabularies, sources), _among(concepts.domains, domains))
     rows_in = kept = 0
-    for file, columns in ((CONCEPT, ("concept_id", "concept_name")), (SYNONYM, ("concept_id", "concept_synonym_name", _TONGUE))):
+    for file, columns in (
+        (CONCEPT, ("concept_id", "concept_name")),
+        (SYNONYM, ("concept_id", "concept_synonym_name", _TONGUE)),
+    ):
         for rows in read_tsv_blocks(files[file], columns):
             names = _names(files[file], rows, rows[columns[1]], concepts, sieve)
             into.add_names(names)
             rows_in += rows.num_rows
             kept += names.num_rows
     if missing := sorted(set(languages or ()) - sieve.seen):
-        raise DataError(f"{files[SYNONYM]} has no names in {to_name(missing[0])}; it has {listed([to_name(c) for c in sieve.seen])}")
+        raise DataError(
+            f"{files[SYNONYM]} has no names in {to_name(missing[0])}; it has {listed([to_name(c) for c in sieve.seen])}"
+        )
     _add_domains(concepts, into)
     facts: dict[str, Any] = {"reader": "omop", "files": {file.name: sha256_of(file) for file in files.values()}}
     facts["vocabularies"] = _versions(files[VOCABULARY])
-    facts |= {key: None if v is None else sorted(v) for key, v in (("languages", languages), ("sources", sources), ("domains", domains))}
+    facts |= {
+        key: None if v is None else sorted(v)
+        for key, v in (("languages", languages), ("sources", sources), ("domains", domains))
+    }
     return Tally(rows_in, kept, +sieve.dropped), facts
 
 
@@ -108,7 +129,9 @@ def find_files(place: Path) -> dict[str, Path]:
     for name in (CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY):
         file = next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
         if file is None:
-            raise DataError(f"{place}: expected {name} or {name}.gz in this folder, found neither. Is it an unpacked download from Athena?")
+            raise DataError(
+                f"{place}: expected {name} or {name}.gz in this folder, found neither. Is it an unpacked download from Athena?"
+            )
         found[name] = file
     return found
 
@@ -120,7 +143,9 @@ def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
     tongues = {_ENGLISH: f"English{_SUFFIX}"}
     for rows in read_tsv_blocks(concept, ("concept_id", "concept_name", "standard_concept", "invalid_reason", *texts)):
         ids.append(whole_numbers(concept, rows, "concept_id"))
-        standard.append(pc.and_(pc.equal(rows["standard_concept"], "S"), pc.equal(rows["invalid_reason"], "")).to_numpy())
+        standard.append(
+            pc.and_(pc.equal(rows["standard_concept"], "S"), pc.equal(rows["invalid_reason"], "")).to_numpy()
+        )
         for name, parts in texts.items():
             column = rows[name].combine_chunks()
             parts.append(column if name == "concept_code" else column.dictionary_encode())
@@ -132,17 +157,25 @@ def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
     sorted_ids = unsorted[order]
     twice = np.flatnonzero(sorted_ids[1:] == sorted_ids[:-1])
     if twice.size:
-        raise DataError(f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads put together?")
+        raise DataError(
+            f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads put together?"
+        )
     heirs = _heirs(relationship, sorted_ids, np.concatenate(standard)[order])
     at = pa.array(order)
-    vocabularies, domains, codes = (pa.chunked_array(parts).unify_dictionaries().combine_chunks().take(at) for parts in texts.values())
+    vocabularies, domains, codes = (
+        pa.chunked_array(parts).unify_dictionaries().combine_chunks().take(at) for parts in texts.values()
+    )
     return _Concepts(sorted_ids, heirs, vocabularies, domains, codes, tongues)
 
 
 def _heirs(path: Path, ids: np.ndarray, standard: np.ndarray) -> np.ndarray:
     """(n,) `_Concepts.heirs`, by the valid rows of CONCEPT_RELATIONSHIP. ids: (n,) int64, sorted. standard: (n,) bool."""
     # Of a concept's targets only the least and the greatest are kept: if these are one, there is one.
-    least, greatest, with_value = np.full(len(ids), np.iinfo(np.int64).max), np.full(len(ids), -1), np.zeros(len(ids), bool)
+    least, greatest, with_value = (
+        np.full(len(ids), np.iinfo(np.int64).max),
+        np.full(len(ids), -1),
+        np.zeros(len(ids), bool),
+    )
     for rows in read_tsv_blocks(path, ("concept_id_1", "concept_id_2", "relationship_id", "invalid_reason")):
         told = pc.is_in(rows["relationship_id"], pa.array([_MAPS, _VALUE]))
         rows = rows.filter(pc.and_(told, pc.equal(rows["invalid_reason"], "")))
@@ -238,10 +271,14 @@ def _add_domains(concepts: _Concepts, into: Assembly) -> None:
     standard = np.flatnonzero(concepts.heirs == np.arange(len(concepts.ids)))
     domains = concepts.domains.take(pa.array(standard)).dictionary_decode()
     one = pa.ListArray.from_arrays(pa.array(np.arange(len(standard) + 1, dtype=np.int32)), domains)
-    into.add_concepts(pa.table({"concept_id": pc.cast(pa.array(concepts.ids[standard]), pa.string()), "semantic_types": one}))
+    into.add_concepts(
+        pa.table({"concept_id": pc.cast(pa.array(concepts.ids[standard]), pa.string()), "semantic_types": one})
+    )
 
 
 def _versions(path: Path) -> dict[str, str]:
     """Vocabulary → its version, of those that have one. The one of `None` is that of the whole release."""
-    rows = [row for block in read_tsv_blocks(path, ("vocabulary_id", "vocabulary_version")) for row in block.to_pylist()]
+    rows = [
+        row for block in read_tsv_blocks(path, ("vocabulary_id", "vocabulary_version")) for row in block.to_pylist()
+    ]
     return {row["vocabulary_id"]: row["vocabulary_version"] for row in rows if row["vocabulary_version"]}

@@ -13,16 +13,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.accounting import Tally
 from data_prep.choice import check_choice
-from data_prep.files import ending
-from data_prep.obo import read_obo
-from data_prep.obographs import read_obographs
-from data_prep.offers import LABEL, SCOPES, Offer, Ontology
+from data_prep.obo import read_obo, read_obographs
+from data_prep.ontology_model import LABEL, SCOPES, Offer, Ontology
 from data_prep.owl import read_owl
-from data_prep.tally import Tally
 from data_prep.translations import find_tables, read_translations
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
+from xsap.files import ending
 from xsap.languages import ENGLISH
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalise
@@ -61,7 +60,9 @@ def read_ontology(
     DataError with file and line.
     """
     if ending(file) not in READERS:
-        raise DataError(f"{file}: expected an ontology as {', '.join(READERS)} (.gz is welcome), found the ending '{ending(file)}'")
+        raise DataError(
+            f"{file}: expected an ontology as {', '.join(READERS)} (.gz is welcome), found the ending '{ending(file)}'"
+        )
     scopes = SCOPES if scopes is None else scopes
     check_choice(scopes, SCOPES, "synonym scope", "OBO")
     source = source or file.name.split(".")[0]
@@ -69,23 +70,37 @@ def read_ontology(
     tables = find_tables(translations) if translations else []
     offers = [*ontology.offers, *(offer for table in tables for offer in read_translations(table))]
     if statuses is not None:
-        check_choice(statuses, {offer.status for offer in offers if offer.status}, "translation status", translations or file)
+        check_choice(
+            statuses, {offer.status for offer in offers if offer.status}, "translation status", translations or file
+        )
     if prefixes is not None:
-        check_choice(prefixes, {_prefix(concept_id) for concept_id in ontology.living}, "identifiers that begin with", file)
+        check_choice(
+            prefixes, {_prefix(concept_id) for concept_id in ontology.living}, "identifiers that begin with", file
+        )
     ontology.obsolete |= {offer.concept_id for offer in offers if offer.scope == LABEL and _OBSOLETE.match(offer.name)}
     merged = _merged(ontology, file)
     dropped: Counter[str] = Counter()
     kept = []
     for offer in offers:
         concept_id = merged.get(offer.concept_id, offer.concept_id)
-        reason = offer.why_not or _why_not(offer, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes)
+        reason = offer.why_not or _why_not(
+            offer, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes
+        )
         if reason:
             dropped[reason] += 1
         else:
             # A concept that the ontology has is called as it is called there, whatever a table or a merged term calls it.
-            rival = concept_id in ontology.living and offer.language == ENGLISH and (offer.translated or offer.concept_id != concept_id)
+            rival = (
+                concept_id in ontology.living
+                and offer.language == ENGLISH
+                and (offer.translated or offer.concept_id != concept_id)
+            )
             kept.append(offer._replace(concept_id=concept_id, kind="synonym" if rival else offer.kind))
-    facts: dict[str, Any] = {"reader": "ontology", "source": source, "files": {one.name: sha256_of(one) for one in [file, *tables]}}
+    facts: dict[str, Any] = {
+        "reader": "ontology",
+        "source": source,
+        "files": {one.name: sha256_of(one) for one in [file, *tables]},
+    }
     facts |= {"statuses": _listed(statuses), "scopes": _listed(scopes), "prefixes": _listed(prefixes)}
     retired = _retired(ontology, merged, prefixes, file)
     terminology, again = Terminology.build(_names(kept, source), _references(ontology, merged), facts, retired)
@@ -154,10 +169,14 @@ def _retired(ontology: Ontology, merged: dict[str, str], prefixes: Collection[st
             continue
         seen, heirs = [old], set[str]()
         for one in seen:  # grows as it is walked
-            following = [merged[one]] if one in merged else ontology.replaced.get(one, []) if one in ontology.obsolete else None
+            following = (
+                [merged[one]] if one in merged else ontology.replaced.get(one, []) if one in ontology.obsolete else None
+            )
             if following is None:
                 heirs.add(one)
-            seen += [_short_of_endless(new, seen, file) for new in dict.fromkeys(following or ()) if new and new not in seen]
+            seen += [
+                _short_of_endless(new, seen, file) for new in dict.fromkeys(following or ()) if new and new not in seen
+            ]
         rows += [(old, heir, "same" if len(heirs) == 1 else "related") for heir in heirs] or [(old, None, "deleted")]
     return pa.Table.from_pylist([dict(zip(RETIRED_SCHEMA.names, row, strict=True)) for row in rows], RETIRED_SCHEMA)
 

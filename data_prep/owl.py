@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from xml.parsers import expat
 
-from data_prep.files import open_bytes
-from data_prep.offers import OBO_IN_OWL, PROPERTIES, SCOPE_OF, SKOS, Ontology, add, identifier, kind_of_synonym
+from data_prep.ontology_model import OBO_IN_OWL, PROPERTIES, SCOPE_OF, SKOS, Ontology, add, identifier, kind_of_synonym
 from xsap.errors import DataError
+from xsap.files import open_bytes
 
-_RDF, _OWL, _XML = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://www.w3.org/2002/07/owl#", "http://www.w3.org/XML/1998/namespace"
+_RDF, _OWL, _XML = (
+    "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "http://www.w3.org/2002/07/owl#",
+    "http://www.w3.org/XML/1998/namespace",
+)
 _ABOUT, _ID, _RESOURCE, _TYPE = f"{{{_RDF}}}about", f"{{{_RDF}}}ID", f"{{{_RDF}}}resource", f"{_RDF}type"
 _LANGUAGE, _BASE = f"{{{_XML}}}lang", f"{{{_XML}}}base"
 _CLASS, _AXIOM = {f"{_OWL}Class", f"{SKOS}Concept"}, f"{_OWL}Axiom"
@@ -61,7 +65,9 @@ def read_owl(path: Path) -> Ontology:
     return _of_classes(ontology, classes, abbreviations, path)
 
 
-def _of_classes(ontology: Ontology, classes: set[str], abbreviations: set[tuple[str, str, str]], path: Path) -> Ontology:
+def _of_classes(
+    ontology: Ontology, classes: set[str], abbreviations: set[tuple[str, str, str]], path: Path
+) -> Ontology:
     """What is said of classes, since properties and individuals have labels, too; only the whole file tells which is which."""
     obsolete = ontology.obsolete & classes
     if not classes - obsolete:
@@ -91,9 +97,15 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
                     node, iri = element, _iri_of(element, base)
                     languages[1] = element.get(_LANGUAGE, languages[0])
                     # RDF/XML may write a property with a plain value as an attribute of its node.
-                    found = [_Property(_iri(key), value, languages[1]) for key, value in element.attrib.items() if _iri(key) in _WANTED]
+                    found = [
+                        _Property(_iri(key), value, languages[1])
+                        for key, value in element.attrib.items()
+                        if _iri(key) in _WANTED
+                    ]
                 elif depth > _DEEPEST:
-                    raise DataError(f"{path}: expected RDF/XML, found elements nested {depth:,} deep. Is it the right file?")
+                    raise DataError(
+                        f"{path}: expected RDF/XML, found elements nested {depth:,} deep. Is it the right file?"
+                    )
             else:
                 depth -= 1
                 if depth == 2:
@@ -105,7 +117,9 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
                     root.clear()
     except ET.ParseError as error:
         line = error.position[0]
-        raise DataError(f"{path}:{line}: expected OWL as RDF/XML: {error}. Is the file cut short, or of another syntax?") from None
+        raise DataError(
+            f"{path}:{line}: expected OWL as RDF/XML: {error}. Is the file cut short, or of another syntax?"
+        ) from None
     except (ValueError, LookupError) as error:  # an encoding that nobody knows
         raise DataError(f"{path}: expected OWL as RDF/XML: {error}") from None
 
@@ -113,7 +127,9 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
 def _check_root(element: ET.Element, path: Path) -> None:
     if _iri(element.tag) != f"{_RDF}RDF":
         found = element.tag.rpartition("}")[2]
-        raise DataError(f"{path}: expected OWL as RDF/XML, within rdf:RDF, found {found}; convert it: robot convert --output x.owl")
+        raise DataError(
+            f"{path}: expected OWL as RDF/XML, within rdf:RDF, found {found}; convert it: robot convert --output x.owl"
+        )
 
 
 def _property(element: ET.Element, inherited: str) -> _Property:

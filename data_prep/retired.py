@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.tally import Tally, aligned
+from data_prep.accounting import Tally, aligned
 from xsap.terms.mentions import SCHEMA
 
 SAME = "same"
@@ -77,7 +77,11 @@ class Update:
     def lines(self) -> list[str]:
         """For people: identifiers by fate, then rows in, kept and dropped."""
         total = ("gold identifiers", f"{sum(self.identifiers.values()):,}")
-        return [*aligned([total, *((f"  {fate}", f"{n:,}") for fate, n in self.identifiers.items())]), "", *self.tally.lines("mentions")]
+        return [
+            *aligned([total, *((f"  {fate}", f"{n:,}") for fate, n in self.identifiers.items())]),
+            "",
+            *self.tally.lines("mentions"),
+        ]
 
 
 def update_mentions(mentions: pa.Table, retired: pa.Table, living: pa.ChunkedArray) -> Update:
@@ -96,13 +100,19 @@ def update_mentions(mentions: pa.Table, retired: pa.Table, living: pa.ChunkedArr
             ends, why_not = successors.trace(one)
             heirs += ends
             stays = "in use" if one in known else "unknown to the terminology, kept as they are"
-            fates[f"left out: {why_not}" if why_not else stays if ends == [one] else "replaced by their successors"] += 1
+            fates[
+                f"left out: {why_not}" if why_not else stays if ends == [one] else "replaced by their successors"
+            ] += 1
         updated.append(list(dict.fromkeys(heirs)))
     kept = [bool(after) or not before for before, after in zip(gold, updated, strict=True)]
     at = SCHEMA.get_field_index("concept_ids")
-    table = mentions.set_column(at, SCHEMA.field(at), pa.array(updated, SCHEMA.field(at).type)).filter(pa.array(kept, pa.bool_()))
+    table = mentions.set_column(at, SCHEMA.field(at), pa.array(updated, SCHEMA.field(at).type)).filter(
+        pa.array(kept, pa.bool_())
+    )
     dropped = {NO_IDENTIFIER_LEFT: kept.count(False)} if False in kept else {}
-    return Update(table, Tally(len(gold), sum(kept), dropped), dict(sorted(fates.items(), key=lambda item: (-item[1], item[0]))))
+    return Update(
+        table, Tally(len(gold), sum(kept), dropped), dict(sorted(fates.items(), key=lambda item: (-item[1], item[0])))
+    )
 
 
 def _array(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.accounting import Tally
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice, listed
-from data_prep.tally import Tally
-from data_prep.tsv import LINE, read_tsv_blocks, whole_numbers
+from data_prep.delimited import LINE, read_tsv_blocks, whole_numbers
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso, to_name
@@ -45,7 +45,11 @@ _PART = 500_000  # descriptions that are handed over at a time
 
 
 def read_snomed(
-    folders: Sequence[Path], into: Assembly, *, languages: Collection[str] | None = None, refsets: Collection[str] | None = None
+    folders: Sequence[Path],
+    into: Assembly,
+    *,
+    languages: Collection[str] | None = None,
+    refsets: Collection[str] | None = None,
 ) -> tuple[Tally, dict[str, Any]]:
     """Hand the names of releases over → what became of each row of their description files, and the facts to remember.
 
@@ -65,7 +69,9 @@ def read_snomed(
     rows = rows.filter(pa.array(newest))
     codes = {code: _iso(code) for code in pc.unique(rows["languageCode"]).to_pylist()}
     if missing := sorted(set(languages or ()) - set(codes.values())):
-        raise DataError(f"{where} has no names in {to_name(missing[0])}; it has {listed([to_name(iso) for iso in codes.values() if iso])}")
+        raise DataError(
+            f"{where} has no names in {to_name(missing[0])}; it has {listed([to_name(iso) for iso in codes.values() if iso])}"
+        )
     living = concepts["id"].filter(pc.equal(concepts["active"], "1")).combine_chunks()
     rows = _sift(
         rows,
@@ -78,19 +84,34 @@ def read_snomed(
         dropped,
     )
     _add_types(rows, codes, into)
-    choices = [(f"language unknown to xsap: {code}", "languageCode", _array(set(codes) - {code})) for code, iso in codes.items() if not iso]
+    choices = [
+        (f"language unknown to xsap: {code}", "languageCode", _array(set(codes) - {code}))
+        for code, iso in codes.items()
+        if not iso
+    ]
     if languages is not None:
-        choices.append(("language not chosen", "languageCode", _array(code for code, iso in codes.items() if iso in languages)))
+        choices.append(
+            ("language not chosen", "languageCode", _array(code for code, iso in codes.items() if iso in languages))
+        )
     if refsets is not None:
-        choices.append(("in no language reference set chosen", "id", acceptable["referencedComponentId"].combine_chunks()))
+        choices.append(
+            ("in no language reference set chosen", "id", acceptable["referencedComponentId"].combine_chunks())
+        )
     rows = _sift(rows, choices, dropped)
-    preferred = acceptable["referencedComponentId"].filter(pc.equal(acceptable["acceptabilityId"], _PREFERRED)).combine_chunks()
+    preferred = (
+        acceptable["referencedComponentId"].filter(pc.equal(acceptable["acceptabilityId"], _PREFERRED)).combine_chunks()
+    )
     for start in range(0, rows.num_rows, _PART):
         into.add_names(_names(rows.slice(start, _PART), codes, preferred))
     into.add_retired(_retired(concepts, _members(files[ASSOCIATION], "targetComponentId")))
-    facts: dict[str, Any] = {"reader": "snomed", "files": {file.name: sha256_of(file) for kind in files.values() for file in kind}}
+    facts: dict[str, Any] = {
+        "reader": "snomed",
+        "files": {file.name: sha256_of(file) for kind in files.values() for file in kind},
+    }
     facts["release"] = max(pc.unique(concepts["effectiveTime"]).to_pylist(), default=None)
-    facts |= {key: None if value is None else sorted(value) for key, value in (("languages", languages), ("refsets", refsets))}
+    facts |= {
+        key: None if value is None else sorted(value) for key, value in (("languages", languages), ("refsets", refsets))
+    }
     return Tally(rows_in, rows.num_rows, +dropped), facts
 
 
@@ -98,7 +119,12 @@ def find_files(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """The snapshot files of all folders by kind: CONCEPT, DESCRIPTION (at least one of each), LANGUAGE, ASSOCIATION. Raises DataError."""
     found: dict[str, dict[str, Path]] = {kind: {} for kind in _FILES}
     for folder in folders:
-        here = [(kind, file) for file in sorted(folder.rglob("*")) for kind, name in _FILES.items() if name.fullmatch(file.name)]
+        here = [
+            (kind, file)
+            for file in sorted(folder.rglob("*"))
+            for kind, name in _FILES.items()
+            if name.fullmatch(file.name)
+        ]
         if not here:
             raise DataError(
                 f"{folder}: expected a folder with snapshot files of SNOMED CT (sct2_Concept_Snapshot_….txt and others), found none in it."
@@ -106,7 +132,9 @@ def find_files(folders: Sequence[Path]) -> dict[str, list[Path]]:
             )
         for kind, file in here:
             if other := found[kind].get(file.name):
-                raise DataError(f"expected each release once, found {file.name} in {other.parent} and in {file.parent}; give one of them")
+                raise DataError(
+                    f"expected each release once, found {file.name} in {other.parent} and in {file.parent}; give one of them"
+                )
             found[kind][file.name] = file
     for kind in (CONCEPT, DESCRIPTION):
         if not found[kind]:
@@ -128,7 +156,9 @@ def _newest(files: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, np
             times.append(whole_numbers(file, rows, "effectiveTime"))
             parts.append(rows.select(wanted))
     rows = pa.concat_tables(parts)
-    ids = np.concatenate([np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in rows["id"].dictionary_encode().chunks)])
+    ids = np.concatenate(
+        [np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in rows["id"].dictionary_encode().chunks)]
+    )
     order = np.lexsort((np.concatenate(times), ids))
     newest, last = np.zeros(len(ids), bool), np.ones(len(ids), bool)
     last[:-1] = ids[order][1:] != ids[order][:-1]
@@ -178,13 +208,17 @@ def _names(rows: pa.Table, codes: Mapping[str, str | None], preferred: pa.Array)
     return pa.table(
         {
             "concept_id": rows["conceptId"],
-            "language": pa.array([codes[code] for code in languages.dictionary.to_pylist()], pa.string()).take(languages.indices),
+            "language": pa.array([codes[code] for code in languages.dictionary.to_pylist()], pa.string()).take(
+                languages.indices
+            ),
             "name": pc.if_else(fsn, untagged, terms),
             "kind": pc.if_else(pc.and_(pc.invert(fsn), pc.is_in(rows["id"], preferred)), "preferred", "synonym"),
             "source": pa.repeat(SOURCE, rows.num_rows),
             "code": rows["conceptId"],
             "status": pa.nulls(rows.num_rows, pa.string()),
-            PRECEDENCE: pc.cast(fsn, pa.int32()),  # where nothing is preferred, a concept is called by its FSN rather than by a synonym
+            PRECEDENCE: pc.cast(
+                fsn, pa.int32()
+            ),  # where nothing is preferred, a concept is called by its FSN rather than by a synonym
         }
     )
 
@@ -195,9 +229,13 @@ def _retired(concepts: pa.Table, associations: pa.Table) -> pa.Table:
     associations = associations.filter(pc.is_in(associations["refsetId"], _array(_SUCCESSION)))
     associations = associations.filter(pc.is_in(associations["referencedComponentId"], gone)).combine_chunks()
     relations = pa.array([_SUCCESSION[refset] for refset in associations["refsetId"].to_pylist()], pa.string())
-    followed = pa.table([associations["referencedComponentId"], associations["targetComponentId"], relations], schema=RETIRED_SCHEMA)
+    followed = pa.table(
+        [associations["referencedComponentId"], associations["targetComponentId"], relations], schema=RETIRED_SCHEMA
+    )
     alone = gone.filter(pc.invert(pc.is_in(gone, followed["retired_id"].combine_chunks())))
-    deleted = pa.table([alone, pa.nulls(len(alone), pa.string()), pa.repeat("deleted", len(alone))], schema=RETIRED_SCHEMA)
+    deleted = pa.table(
+        [alone, pa.nulls(len(alone), pa.string()), pa.repeat("deleted", len(alone))], schema=RETIRED_SCHEMA
+    )
     return pa.concat_tables([followed, deleted])
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.accounting import aligned, count_by
 from data_prep.choice import check_choice
-from data_prep.tally import aligned, count_by
 from xsap.artifacts import publish
 from xsap.errors import ConfigError, DataError
 from xsap.languages import ENGLISH, to_name
@@ -42,7 +42,9 @@ class Split:
             write_mentions(self.mentions, folder / MENTIONS)
 
 
-def split_terminology(terminology: Terminology, *, fraction: float, seed: int = 0, statuses: Collection[str] | None = None) -> Split:
+def split_terminology(
+    terminology: Terminology, *, fraction: float, seed: int = 0, statuses: Collection[str] | None = None
+) -> Split:
     """Hold out the non-English names of a `fraction` of the concepts that have an English name.
 
     statuses: only held-out names of these translation statuses become mentions, but none of the others stays in training. Each mention is
@@ -58,12 +60,16 @@ def split_terminology(terminology: Terminology, *, fraction: float, seed: int = 
         raise DataError(
             "the terminology has no English name, so there is nothing that mentions could be linked to; add English names first"
         )
-    chosen = pa.array([concept_id for concept_id in linkable.to_pylist() if is_held_out(concept_id, fraction, seed)], pa.string())
+    chosen = pa.array(
+        [concept_id for concept_id in linkable.to_pylist() if is_held_out(concept_id, fraction, seed)], pa.string()
+    )
     away = pc.and_(pc.is_in(names["concept_id"], chosen), pc.invert(english))
     away_concepts = len(pc.unique(names["concept_id"].filter(away)))
     test = names.filter(away)
     if statuses is not None:
-        check_choice(statuses, set(pc.unique(names["status"]).drop_null().to_pylist()), "translation status", "the terminology")
+        check_choice(
+            statuses, set(pc.unique(names["status"]).drop_null().to_pylist()), "translation status", "the terminology"
+        )
         test = test.filter(pc.is_in(test["status"], pa.array(sorted(statuses), pa.string())))
     if not test.num_rows:
         raise DataError(
@@ -88,8 +94,12 @@ def is_held_out(concept_id: str, fraction: float, seed: int) -> bool:
 def _mentions(test: pa.Table, names: pa.Table) -> pa.Table:
     """The names in `test` as mentions, each once a language, in order, with every concept that bears it in `names`."""
     key = ["language", "name"]
-    bearers = names.select([*key, "concept_id"]).join(test.select(key).group_by(key).aggregate([]), keys=key, join_type="inner")
-    grouped = bearers.group_by(key).aggregate([("concept_id", "distinct")]).sort_by([(column, "ascending") for column in key])
+    bearers = names.select([*key, "concept_id"]).join(
+        test.select(key).group_by(key).aggregate([]), keys=key, join_type="inner"
+    )
+    grouped = (
+        bearers.group_by(key).aggregate([("concept_id", "distinct")]).sort_by([(column, "ascending") for column in key])
+    )
     ids = [sorted(group) for group in grouped["concept_id_distinct"].to_pylist()]
     return build_mentions(grouped["name"].to_pylist(), grouped["language"].to_pylist(), ids)
 
@@ -100,7 +110,9 @@ def overlap_lines(split: Split) -> list[str]:
     Two strings are equal if they are under EXACT_MATCH. Such mentions are kept: they are real, but they say less about a model.
     """
     english, trained = set[str](), set[str]()
-    for language, name in zip(split.training.names["language"].to_pylist(), split.training.names["name"].to_pylist(), strict=True):
+    for language, name in zip(
+        split.training.names["language"].to_pylist(), split.training.names["name"].to_pylist(), strict=True
+    ):
         (english if language == ENGLISH else trained).add(normalise(name, EXACT_MATCH))
     rows = []
     for language, n in count_by(split.mentions["language"]).items():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.lists import read_tsv
-from data_prep.offers import LABEL, SCOPES, Offer, known_language
+from data_prep.ontology_model import LABEL, SCOPES, Offer, known_language
 from xsap.errors import DataError
 
 _NOT_TRANSLATED = "NOT_TRANSLATED"
@@ -18,14 +18,18 @@ _NO_NAME = {"", "NA", "N/A"}
 _SCOPE_OF = {LABEL: LABEL, "skos:prefLabel": LABEL}  # the predicates under which a value is a name, and of which scope
 _SCOPE_OF |= {f"{ns}:has{scope.title()}Synonym": scope for ns in ("oboInOwl", "oio") for scope in SCOPES}
 _TEMPLATE = re.compile(r">*AL? (?P<predicate>\S+?)@(?P<language>[A-Za-z-]+)(?: SPLIT=(?P<split>.+))?")
-_QUOTE_ENTITY = re.compile(r"&?quot;")  # a table that went through HTML holds quotes as entities, some without their ampersand
+_QUOTE_ENTITY = re.compile(
+    r"&?quot;"
+)  # a table that went through HTML holds quotes as entities, some without their ampersand
 
 
 def find_tables(folder: Path) -> list[Path]:
     """The translation tables of a folder, in order. Raises DataError if there is none."""
     found = sorted([*folder.glob("*.babelon.tsv"), *folder.glob("*.synonyms.tsv")]) if folder.is_dir() else []
     if not found:
-        raise DataError(f"{folder}: expected a folder with translation tables (*.babelon.tsv, *.synonyms.tsv), found none there")
+        raise DataError(
+            f"{folder}: expected a folder with translation tables (*.babelon.tsv, *.synonyms.tsv), found none there"
+        )
     return found
 
 
@@ -35,7 +39,14 @@ def read_translations(path: Path) -> Iterator[Offer]:
 
 
 def _babelon(path: Path) -> Iterator[Offer]:
-    needed = ("subject_id", "predicate_id", "source_language", "source_value", "translation_language", "translation_value")
+    needed = (
+        "subject_id",
+        "predicate_id",
+        "source_language",
+        "source_value",
+        "translation_language",
+        "translation_value",
+    )
     for _, row in read_tsv(path, needed):
         subject, status = row["subject_id"], row.get("translation_status") or None
         scope = _SCOPE_OF.get(row["predicate_id"])
@@ -49,13 +60,19 @@ def _robot(path: Path) -> Iterator[Offer]:
     rows = iter(read_tsv(path, ("subject_id",)))
     _, template = next(rows, (2, {}))
     columns = {
-        column: match for column, cell in template.items() if (match := _TEMPLATE.fullmatch(cell)) and match["predicate"] in _SCOPE_OF
+        column: match
+        for column, cell in template.items()
+        if (match := _TEMPLATE.fullmatch(cell)) and match["predicate"] in _SCOPE_OF
     }
     if template.get("subject_id") != "ID" or not columns:
-        raise DataError(f"{path}:2: expected a ROBOT template row such as 'ID', 'AL oboInOwl:hasExactSynonym@de SPLIT=|'; found none")
+        raise DataError(
+            f"{path}:2: expected a ROBOT template row such as 'ID', 'AL oboInOwl:hasExactSynonym@de SPLIT=|'; found none"
+        )
     for _, row in rows:
         cells = {column.lower(): cell for column, cell in row.items()}
-        status = next((cell for c in ("translation_status", "status", "comment") if (cell := cells.get(c, "")) in _STATUSES), None)
+        status = next(
+            (cell for c in ("translation_status", "status", "comment") if (cell := cells.get(c, "")) in _STATUSES), None
+        )
         for column, match in columns.items():
             # Tables write several names with a bar even where their template forgets to say SPLIT=|.
             for value in _unquote(row[column]).split(match["split"] or "|"):
@@ -66,11 +83,17 @@ def _offer(subject: str, language: str, value: str, scope: str, status: str | No
     name = _unquote(value.strip())
     code, unknown = known_language(language)
     why_not = unknown or ("no translation" if name in _NO_NAME or status == _NOT_TRANSLATED else None)
-    return Offer(subject, code, name, scope, status, "preferred" if scope == LABEL else "synonym", why_not, translated=True)
+    return Offer(
+        subject, code, name, scope, status, "preferred" if scope == LABEL else "synonym", why_not, translated=True
+    )
 
 
 def _unquote(cell: str) -> str:
     """A cell as it was before a program quoted it: only if quotes enclose it whole and each one inside is doubled."""
     cell = _QUOTE_ENTITY.sub('"', cell)
     inside = cell[1:-1]
-    return inside.replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "") else cell
+    return (
+        inside.replace('""', '"')
+        if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "")
+        else cell
+    )

@@ -1,4 +1,15 @@
-"""The UMLS Metathesaurus → a terminology: names from MRCONSO, semantic types from MRSTY, and what MRREL, MRRANK, MRSAB and MRCUI add.
+"""The files of a UMLS release that are read: their columns, where they lie, and the order in which they rank names.
+
+Columns: https://www.ncbi.nlm.nih.gov/books/NBK9685/ chapter 3, section 3.3.
+
+Names that a concept is lent by its trade names: MRREL's `has_tradename` and `tradename_of`.
+
+In MRREL the second concept of a row has the relation to the first: `CUI1 … CUI2 … tradename_of` says that CUI2 is a trade name of CUI1, and
+`has_tradename` the reverse (https://www.ncbi.nlm.nih.gov/books/NBK9685/, section 3.3.9). Each relation stands there in both forms, often;
+so pairs are taken once. The original code reads both forms as "the first gets the names of the second", and keeps only the last second
+one of each first; here a concept gets the names of all its trade names, and a trade name those of nobody.
+
+The UMLS Metathesaurus → a terminology: names from MRCONSO, semantic types from MRSTY, and what MRREL, MRRANK, MRSAB and MRCUI add.
 
 One row of MRCONSO is one name of a concept, in one language, from one source. Rows are judged a block at a time and handed over, so
 nothing accumulates but what a trade name may still be lent to. Columns: https://www.ncbi.nlm.nih.gov/books/NBK9685/ chapter 3.
@@ -8,32 +19,169 @@ Term types: https://www.nlm.nih.gov/research/umls/knowledge_sources/metathesauru
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.accounting import Rejects, Tally
 from data_prep.assemble import Assembly
-from data_prep.background import mapped
 from data_prep.choice import check_choice, listed
-from data_prep.rejects import Rejects
-from data_prep.rrf import read_rrf
-from data_prep.tally import Tally
-from data_prep.tradenames import Tradenames
-from data_prep.umls_files import MRCONSO, MRCUI, MRSAB, MRSTY, UmlsFiles, ranks
+from data_prep.delimited import find_rrf, read_rrf
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
+from xsap.files import mapped
 from xsap.languages import to_iso, to_name, to_umls
 from xsap.terms.semantic_types import types_of
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA
 from xsap.text import TextPolicy, normalise_column
 
+# fmt: off
+MRCONSO = (
+    "CUI", "LAT", "TS", "LUI", "STT", "SUI", "ISPREF", "AUI", "SAUI", "SCUI", "SDUI", "SAB", "TTY", "CODE", "STR", "SRL", "SUPPRESS", "CVF",
+)
+MRSTY = ("CUI", "TUI", "STN", "STY", "ATUI", "CVF")
+MRREL = (
+    "CUI1", "AUI1", "STYPE1", "REL", "CUI2", "AUI2", "STYPE2", "RELA", "RUI", "SRUI", "SAB", "SL", "RG", "DIR", "SUPPRESS", "CVF",
+)
+MRRANK = ("RANK", "SAB", "TTY", "SUPPRESS")
+MRSAB = (
+    "VCUI", "RCUI", "VSAB", "RSAB", "SON", "SF", "SVER", "VSTART", "VEND", "IMETA", "RMETA", "SLC", "SCC", "SRL", "TFR", "CFR", "CXTY",
+    "TTYL", "ATNL", "LAT", "CENC", "CURVER", "SABIN", "SSN", "SCIT",
+)
+MRCUI = ("CUI1", "VER", "REL", "RELA", "MAPREASON", "CUI2", "MAPIN")
+# fmt: on
+_FILES = {
+    "mrsty": "MRSTY.RRF",
+    "mrrel": "MRREL.RRF",
+    "mrrank": "MRRANK.RRF",
+    "mrsab": "MRSAB.RRF",
+    "mrcui": "MRCUI.RRF",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UmlsFiles:
+    """Where each file lies; None for one that there is not."""
+
+    mrconso: Path
+    mrsty: Path | None = None
+    mrrel: Path | None = None
+    mrrank: Path | None = None
+    mrsab: Path | None = None
+    mrcui: Path | None = None
+
+    @classmethod
+    def find(cls, place: Path, **given: Path | None) -> "UmlsFiles":
+        """In a META folder, or beside the MRCONSO file that `place` is; `given` names single ones. Raises DataError without MRCONSO."""
+        folder = place if place.is_dir() else place.parent
+        mrconso = find_rrf(place, "MRCONSO.RRF") if place.is_dir() else place
+        if mrconso is None:
+            raise DataError(
+                f"{place}: expected MRCONSO.RRF or MRCONSO.RRF.gz in this folder, found neither. Is it the META folder of a release?"
+            )
+        found = cls(mrconso, *(find_rrf(folder, name) for name in _FILES.values()))
+        return replace(found, **{name: path for name, path in given.items() if path})
+
+    def need(self, name: str, why: str) -> Path:
+        """A file that `why` can't do without. Raises DataError."""
+        path: Path | None = getattr(self, name)
+        if path is None:
+            verb = "needs" if why.startswith("a ") else "need"
+            raise DataError(
+                f"{self.mrconso}: {why} {verb} {_FILES[name]}, found none beside it; give its path, or leave that out"
+            )
+        return path
+
+    def present(self) -> list[Path]:
+        """The files that there are."""
+        return [path for field in fields(self) if (path := getattr(self, field.name))]
+
+
+def ranks(mrrank: Path, rejects: Rejects | None = None) -> pa.Table:
+    """MRRANK as key (SAB|TTY|SUPPRESS) and rank (int32, the highest is best)."""
+    none = pa.schema([(column, pa.string()) for column in MRRANK]).empty_table()
+    table = pa.concat_tables([none, *read_rrf(mrrank, MRRANK, rejects=rejects)])
+    try:
+        rank = table["RANK"].cast(pa.int32())
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{mrrank}: expected whole numbers in RANK; {error}") from None
+    return pa.table(
+        {"key": pc.binary_join_element_wise(table["SAB"], table["TTY"], table["SUPPRESS"], "|"), "rank": rank}
+    )
+
+
+_TRADE, _CONCEPT = "trade", "concept_id"
+
+
+class Tradenames:
+    """pairs: (concept_id, trade), each once: the concept, and the one that is a trade name of it."""
+
+    def __init__(self, pairs: pa.Table) -> None:
+        self._pairs = pairs.group_by([_CONCEPT, _TRADE]).aggregate([])
+        self._trades = pc.unique(self._pairs[_TRADE])
+        self._concepts = pc.unique(self._pairs[_CONCEPT])
+        self._lendable = [NAMES_SCHEMA.empty_table()]
+        self._borrowers = [pa.chunked_array([], pa.string())]
+
+    @classmethod
+    def read(cls, mrrel: Path, rejects: Rejects | None = None) -> "Tradenames":
+        """The relations in MRREL that no source suppresses. Raises DataError with file and line."""
+        parts = [pa.table({_CONCEPT: pa.array([], pa.string()), _TRADE: pa.array([], pa.string())})]
+        rows = read_rrf(mrrel, MRREL, ("CUI1", "CUI2", "RELA", "SUPPRESS"), rejects=rejects, only=b"tradename")
+        for block in rows:
+            block = block.filter(pc.equal(block["SUPPRESS"], "N"))
+            for relation, concept, trade in (("tradename_of", "CUI1", "CUI2"), ("has_tradename", "CUI2", "CUI1")):
+                found = block.filter(pc.equal(block["RELA"], relation))
+                parts.append(pa.table({_CONCEPT: found[concept], _TRADE: found[trade]}))
+        pairs = pa.concat_tables(parts)
+        return cls(pairs.filter(pc.not_equal(pairs[_CONCEPT], pairs[_TRADE])))
+
+    @property
+    def relations(self) -> int:
+        """How many pairs there are."""
+        rows: int = self._pairs.num_rows
+        return rows
+
+    def see(self, names: pa.Table) -> None:
+        """Remember, of names that are kept, those that may be lent, and who is there to be lent some."""
+        self._lendable.append(names.select(NAMES_SCHEMA.names).filter(pc.is_in(names[_CONCEPT], self._trades)))
+        ids = pc.unique(names[_CONCEPT])
+        self._borrowers.append(pa.chunked_array([ids.filter(pc.is_in(ids, self._concepts))]))
+
+    def names(self) -> pa.Table:
+        """The names lent, as NAMES_SCHEMA: those of each trade name, under each concept that has it and has a name of its own."""
+        there = pc.unique(pa.chunked_array([chunk for part in self._borrowers for chunk in part.chunks], pa.string()))
+        pairs = self._pairs.filter(pc.is_in(self._pairs[_CONCEPT], there))
+        lendable = pa.concat_tables(self._lendable).rename_columns([_TRADE, *NAMES_SCHEMA.names[1:]])
+        lent = lendable.join(pairs, keys=_TRADE, join_type="inner").select(NAMES_SCHEMA.names)
+        at = NAMES_SCHEMA.get_field_index("kind")
+        return lent.set_column(at, "kind", pa.repeat(pa.scalar("tradename"), lent.num_rows)).cast(NAMES_SCHEMA)
+
+
 _WANTED = ("CUI", "LAT", "TS", "STT", "ISPREF", "SAB", "TTY", "CODE", "STR", "SUPPRESS")
-_ABBREVIATIONS = ("AA", "AB", "ACR", "MTH_ACR", "OA", "OAM", "QAB", "RAB", "VAB")  # the term types that are abbreviations or acronyms
+_ABBREVIATIONS = (
+    "AA",
+    "AB",
+    "ACR",
+    "MTH_ACR",
+    "OA",
+    "OAM",
+    "QAB",
+    "RAB",
+    "VAB",
+)  # the term types that are abbreviations or acronyms
 _NO_CODE = ("", "NOCODE")
-_RELATIONS = {"SY": "same", "RB": "broader", "RN": "narrower", "RO": "related", "DEL": "deleted", "SUBX": "deleted"}  # of MRCUI
+_RELATIONS = {
+    "SY": "same",
+    "RB": "broader",
+    "RN": "narrower",
+    "RO": "related",
+    "DEL": "deleted",
+    "SUBX": "deleted",
+}  # of MRCUI
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +204,12 @@ class Choice:
 
 
 def read_umls(
-    files: UmlsFiles, into: Assembly, choice: Choice | None = None, *, tradenames: bool = False, rejects: Rejects | None = None
+    files: UmlsFiles,
+    into: Assembly,
+    choice: Choice | None = None,
+    *,
+    tradenames: bool = False,
+    rejects: Rejects | None = None,
 ) -> tuple[Tally, dict[str, Any]]:
     """Hand a release's names over → what became of each row of MRCONSO (and of each name lent), and the facts to remember.
 
@@ -82,7 +235,9 @@ def _read_names(
     seen: dict[str, set[str]] = {"LAT": set(), "SAB": set(), "TTY": set()}
     kept_sources = set[str]()
     blocks = read_rrf(files.mrconso, MRCONSO, _WANTED, rejects=rejects)
-    for block, (chosen, reasons, names) in mapped(lambda block: _judge(block, choice, fitting, precedence, files.mrconso), blocks):
+    for block, (chosen, reasons, names) in mapped(
+        lambda block: _judge(block, choice, fitting, precedence, files.mrconso), blocks
+    ):
         rows_in += block.num_rows
         dropped += reasons
         for column, values in seen.items():
@@ -130,7 +285,9 @@ def _judge(
 
 def _names(block: pa.Table, path: Path) -> pa.Table:
     """MRCONSO's columns as NAMES_SCHEMA."""
-    preferred = pc.and_(pc.equal(block["TS"], "P"), pc.and_(pc.equal(block["STT"], "PF"), pc.equal(block["ISPREF"], "Y")))
+    preferred = pc.and_(
+        pc.equal(block["TS"], "P"), pc.and_(pc.equal(block["STT"], "PF"), pc.equal(block["ISPREF"], "Y"))
+    )
     abbreviation = pc.is_in(block["TTY"], pa.array(_ABBREVIATIONS))
     code = pc.if_else(pc.is_in(block["CODE"], pa.array(_NO_CODE)), pa.scalar(None, pa.string()), block["CODE"])
     columns = {
@@ -164,7 +321,9 @@ def _translated(codes: pa.ChunkedArray, path: Path) -> pa.Array:
 def _check(choice: Choice, seen: dict[str, set[str]], path: Path) -> None:
     missing = [code for code in sorted(choice.languages or ()) if to_umls(code) not in seen["LAT"]]
     if missing:
-        raise DataError(f"{path} has no names in {to_name(missing[0])} ({to_umls(missing[0])}); it has {listed(seen['LAT'], 40)}")
+        raise DataError(
+            f"{path} has no names in {to_name(missing[0])} ({to_umls(missing[0])}); it has {listed(seen['LAT'], 40)}"
+        )
     check_choice(choice.sources or (), seen["SAB"], "source", path)
     check_choice(choice.term_types or (), seen["TTY"], "term type", path)
 
@@ -188,13 +347,19 @@ def _read_types(files: UmlsFiles, into: Assembly, choice: Choice, rejects: Rejec
         return None
     if not chosen & known:
         check_choice(choice.semantic_types or (), known, "semantic type", files.mrsty)
-    check_choice([value for value in choice.semantic_types or () if not _is_group(value)], known, "semantic type", files.mrsty)
+    check_choice(
+        [value for value in choice.semantic_types or () if not _is_group(value)], known, "semantic type", files.mrsty
+    )
     return pc.unique(pa.concat_arrays(fitting))
 
 
 def _tuis(chosen: Collection[str] | None) -> set[str] | None:
     """A choice with each group replaced by its types."""
-    return None if chosen is None else {tui for value in chosen for tui in (types_of(value) if _is_group(value) else {value})}
+    return (
+        None
+        if chosen is None
+        else {tui for value in chosen for tui in (types_of(value) if _is_group(value) else {value})}
+    )
 
 
 def _is_group(value: str) -> bool:
@@ -222,5 +387,7 @@ def _releases(files: UmlsFiles, sources: set[str], rejects: Rejects | None) -> d
     }
 
 
-def _blocks_of(file: Path | None, columns: tuple[str, ...], wanted: tuple[str, ...], rejects: Rejects | None) -> Iterator[pa.Table]:
+def _blocks_of(
+    file: Path | None, columns: tuple[str, ...], wanted: tuple[str, ...], rejects: Rejects | None
+) -> Iterator[pa.Table]:
     return read_rrf(file, columns, wanted, rejects=rejects) if file else iter(())

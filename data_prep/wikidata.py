@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from data_prep.accounting import Tally
 from data_prep.assemble import Assembly
-from data_prep.files import byte_lines, decode, of_kind, parse_json
-from data_prep.offers import known_language
-from data_prep.tally import Tally
+from data_prep.ontology_model import known_language
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
+from xsap.files import byte_lines, decode, of_kind, parse_json
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import TextPolicy, normalise
 
@@ -54,7 +54,9 @@ class _Name(NamedTuple):
     why_not: str | None = None
 
 
-def read_wikidata(path: Path, into: Assembly, *, key: Key, languages: Collection[str] | None = None) -> tuple[Tally, dict[str, Any]]:
+def read_wikidata(
+    path: Path, into: Assembly, *, key: Key, languages: Collection[str] | None = None
+) -> tuple[Tally, dict[str, Any]]:
     """Hand the names of a dump or a query's result to `into` → what became of each, and facts for the terminology's manifest.
 
     path: .json or .jsonl, perhaps .gz or .bz2. key: whose identifiers the concepts bear. languages: ISO codes; None takes every one that
@@ -75,7 +77,16 @@ def read_wikidata(path: Path, into: Assembly, *, key: Key, languages: Collection
         if reason:
             dropped[reason] += 1
             continue
-        row = (one.concept_id, language, normalise(one.name, policy), "synonym", SOURCE, one.item, None, int(one.is_label))
+        row = (
+            one.concept_id,
+            language,
+            normalise(one.name, policy),
+            "synonym",
+            SOURCE,
+            one.item,
+            None,
+            int(one.is_label),
+        )
         part.append(dict(zip(_ROWS.names, row, strict=True)))
         if len(part) == _PART:
             into.add_names(pa.Table.from_pylist(part, _ROWS))
@@ -103,7 +114,9 @@ def _names(path: Path, key: Key) -> Iterator[_Name]:
             yield one
     if fields and not (named and identified):
         expected = (*_IDENTIFIERS[key], *_ANY_IDENTIFIER) if named else (*_LABELS, *_ALIASES)
-        raise DataError(f"{path}: expected rows with one of {', '.join(expected)}; found {', '.join(sorted(fields)[:8])}")
+        raise DataError(
+            f"{path}: expected rows with one of {', '.join(expected)}; found {', '.join(sorted(fields)[:8])}"
+        )
 
 
 def _is_entity(record: dict[str, Any]) -> bool:
@@ -112,12 +125,16 @@ def _is_entity(record: dict[str, Any]) -> bool:
 
 def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     # Of several statements of one identifier one without a reason against it counts, and else one that is not deprecated.
-    identifiers = dict(sorted(_identifiers(entity, key, where), key=lambda found: (found[1] is None, found[1] != _DEPRECATED)))
+    identifiers = dict(
+        sorted(_identifiers(entity, key, where), key=lambda found: (found[1] is None, found[1] != _DEPRECATED))
+    )
     if not identifiers:
         return
     item = of_kind(entity.get("id"), str, f"{where}.id")
     labels = [(code, entry, True) for code, entry in _map(entity, "labels", where).items()]
-    several = {code: of_kind(found, list, f"{where}.aliases.{code}") for code, found in _map(entity, "aliases", where).items()}
+    several = {
+        code: of_kind(found, list, f"{where}.aliases.{code}") for code, found in _map(entity, "aliases", where).items()
+    }
     aliases = [(code, entry, False) for code, found in several.items() for entry in found]
     for code, entry, is_label in [*labels, *aliases]:
         at = f"{where}.{'labels' if is_label else 'aliases'}.{code}"
@@ -133,7 +150,9 @@ def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple
         rank = of_kind(statement, dict, at).get("rank")
         snak = of_kind(statement.get("mainsnak"), dict, f"{at}.mainsnak")
         if snak.get("snaktype") == "value":
-            value = of_kind(of_kind(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value")
+            value = of_kind(
+                of_kind(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value"
+            )
             yield value, _DEPRECATED if rank == "deprecated" else _malformed(value, key)
 
 
@@ -150,9 +169,13 @@ def _of_row(row: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     for fields in (_LABELS, _ALIASES):
         name, language = _first(row, fields, where)
         if name and name == item and _ITEM.fullmatch(name):  # so the query service answers where an item has no label
-            yield _Name(identifier, language or told, name, item, fields is _LABELS, why_not or "an item's number, not a name")
+            yield _Name(
+                identifier, language or told, name, item, fields is _LABELS, why_not or "an item's number, not a name"
+            )
         elif name and not (language or told):
-            raise DataError(f"{where}: expected the language of '{name[:80]}' as its xml:lang, or in {' or '.join(_LANGUAGES)}; found none")
+            raise DataError(
+                f"{where}: expected the language of '{name[:80]}' as its xml:lang, or in {' or '.join(_LANGUAGES)}; found none"
+            )
         elif name:
             yield _Name(identifier, language or told, name, item or None, fields is _LABELS, why_not)
 
@@ -175,7 +198,9 @@ def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 
     opened = closed = False
     entities = None
-    for number, raw in tqdm(byte_lines(path), unit=" lines", unit_scale=True, desc="reading", disable=None, leave=False):
+    for number, raw in tqdm(
+        byte_lines(path), unit=" lines", unit_scale=True, desc="reading", disable=None, leave=False
+    ):
         text, where = raw.strip(), f"{path}:{number}"
         if closed and text:
             raise DataError(f"{where}: expected nothing after the end of the array, found more. Is it one file?")
@@ -188,14 +213,18 @@ def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
             opened = True
             continue
         if entities is None and not text.startswith((b"{", b"[")):
-            raise DataError(f"{where}: expected JSON, either Wikidata's entities or the rows of a query, found other text")
+            raise DataError(
+                f"{where}: expected JSON, either Wikidata's entities or the rows of a query, found other text"
+            )
         text = text.removesuffix(b",")
         if entities is None and (text == b"{" or not (opened or _is_object(text))):
             yield from _document(path)
             return
         if entities and marker not in text:
             if not (text.startswith(b"{") and text.endswith(b"}")):
-                raise DataError(f"{where}: expected one JSON object a line, found a part of one. Is the file cut short?")
+                raise DataError(
+                    f"{where}: expected one JSON object a line, found a part of one. Is the file cut short?"
+                )
             continue
         record = of_kind(parse_json(decode(text, where), where, "one JSON object a line"), dict, where)
         if entities is None and "results" in record:
@@ -234,4 +263,6 @@ def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[str, dict[
 
 def _map(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     value = parent.get(key)
-    return {} if value is None or value == [] else of_kind(value, dict, f"{where}.{key}")  # PHP writes an empty map as a list
+    return (
+        {} if value is None or value == [] else of_kind(value, dict, f"{where}.{key}")
+    )  # PHP writes an empty map as a list

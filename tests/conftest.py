@@ -3,18 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.fixtures.commands import ROOT, Run
+
 settings.register_profile("xsap", deadline=None)  # machines that run tests are busy
 settings.load_profile("xsap")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).resolve().parents[1]
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +22,9 @@ def run() -> Run:
     def call(*words: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd or "/", env=environment, timeout=300, **options)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd or "/", env=environment, timeout=300, **options
+        )
 
     return call
 
@@ -49,8 +49,8 @@ def sample_names(sample_folder: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
     """A model folder of ours: an XLM-R of two narrow layers from scratch, mean pooling, lower case."""
-    from xsap.encoding.folder import Description
-    from xsap.encoding.scratch import from_scratch
+    from xsap.encoding.model_folder import Description
+    from xsap.encoding.vocabulary import from_scratch
     from xsap.text import TextPolicy
 
     description = Description("mean", 32, TextPolicy("lower", "NFKC"))

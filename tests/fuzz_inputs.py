@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import bitext, lists, omop, ontology, snomed, umls, wikidata
+from data_prep.accounting import Rejects
 from data_prep.assemble import Assembly
-from data_prep.rejects import Rejects
-from data_prep.umls_files import UmlsFiles
+from data_prep.umls import UmlsFiles
 
 Read = Callable[[Path, Assembly, Path], None]
 
@@ -25,11 +25,15 @@ def _umls(*, announced: bool) -> dict[str, bytes]:
         ("C2", "ENG", 'so-called "headache"'),
         ("C3", "ENG", "x" * 300),
     ]
-    conso = [f"{c}|{lat}|P|L{i}|PF|S{i}|Y|A{i}||M1|D1|MSH|PT|D{i}|{name}|0|N|256|" for i, (c, lat, name) in enumerate(atoms)]
+    conso = [
+        f"{c}|{lat}|P|L{i}|PF|S{i}|Y|A{i}||M1|D1|MSH|PT|D{i}|{name}|0|N|256|" for i, (c, lat, name) in enumerate(atoms)
+    ]
     files = {
         "MRCONSO.RRF": _lines(*conso),
         "MRSTY.RRF": _lines("C1|T184|A2.2.2|Sign or Symptom|AT1|256|", "C2|T047|A1|Disease or Syndrome|AT2||"),
-        "MRREL.RRF": _lines("C1|A1|SCUI|RO|C2|A2|SCUI|tradename_of|R1||X|X||Y|N||", "C3|A1|SCUI|RO|C2|A2|SCUI|isa|R2||X|X||Y|N||"),
+        "MRREL.RRF": _lines(
+            "C1|A1|SCUI|RO|C2|A2|SCUI|tradename_of|R1||X|X||Y|N||", "C3|A1|SCUI|RO|C2|A2|SCUI|isa|R2||X|X||Y|N||"
+        ),
         "MRRANK.RRF": _lines("0002|MSH|PT|N|", "0001|MSH|SY|N|"),
         "MRCUI.RRF": _lines("C8|2019AB|SY|||C1|Y|", "C9|2019AB|DEL|||||"[:-1]),
         "MRSAB.RRF": _lines("|".join(["C1", "C2", "MSH2020", "MSH", *[""] * 17, "Y", "Y", "", "", ""])),
@@ -58,14 +62,27 @@ _OWL = b"""<?xml version="1.0"?>
 _NODE = {"id": "http://purl.obolibrary.org/obo/HP_0000001", "lbl": "Fever", "type": "CLASS"}
 _NODE |= {"meta": {"synonyms": [{"pred": "hasExactSynonym", "val": "Pyrexia"}], "xrefs": [{"val": "UMLS:C1"}]}}  # type: ignore[dict-item]
 _GRAPH = json.dumps(
-    {"graphs": [{"nodes": [_NODE, {**_NODE, "id": "http://purl.obolibrary.org/obo/HP_0000002", "meta": {"deprecated": True}}]}]}
+    {
+        "graphs": [
+            {
+                "nodes": [
+                    _NODE,
+                    {**_NODE, "id": "http://purl.obolibrary.org/obo/HP_0000002", "meta": {"deprecated": True}},
+                ]
+            }
+        ]
+    }
 ).encode()
 _BABELON = _lines(
     "source_language\ttranslation_language\tsubject_id\tpredicate_id\tsource_value\ttranslation_value\ttranslation_status",
     "en\tde\tHP:0000001\trdfs:label\tFever\tFieber\tOFFICIAL", 'en\tde\tHP:0000001\tIAO:0000115\t"A ""def"""\tText\tCANDIDATE',
 )  # fmt: skip
-_ROBOT = _lines("subject_id\tsyn\tStatus", "ID\tAL oboInOwl:hasExactSynonym@es SPLIT=|\t", "HP:0000001\tfiebre|calentura\tOFFICIAL")
-_TSV = _lines("concept_id\tlanguage\tname\tkind\tsemantic_types", "C1\ten\tfever\tpreferred\tT184|T033", "C1\tes\tfiebre\t\t")
+_ROBOT = _lines(
+    "subject_id\tsyn\tStatus", "ID\tAL oboInOwl:hasExactSynonym@es SPLIT=|\t", "HP:0000001\tfiebre|calentura\tOFFICIAL"
+)
+_TSV = _lines(
+    "concept_id\tlanguage\tname\tkind\tsemantic_types", "C1\ten\tfever\tpreferred\tT184|T033", "C1\tes\tfiebre\t\t"
+)
 _CSV = _lines("concept_id,language,name", 'C1,en,"high ""fever"", or so"', "C1,es,fiebre")
 _JSONL = _lines(
     '{"concept_id": "C1", "language": "en", "name": "fever", "semantic_types": ["T184"]}',
@@ -80,7 +97,10 @@ _ENTITY = {
     "labels": {"en": {"language": "en", "value": "fever"}, "zh-hans": {"language": "zh-hans", "value": "发烧"}},
 }
 _ENTITY |= {"aliases": {"en": [{"language": "en", "value": "pyrexia"}]}}  # type: ignore[dict-item]
-_CLAIM: dict[str, Any] = {"mainsnak": {"snaktype": "value", "datavalue": {"value": "C0000001", "type": "string"}}, "rank": "normal"}
+_CLAIM: dict[str, Any] = {
+    "mainsnak": {"snaktype": "value", "datavalue": {"value": "C0000001", "type": "string"}},
+    "rank": "normal",
+}
 _DUMP = (
     b"[\n"
     + json.dumps({**_ENTITY, "claims": {"P2892": [_CLAIM]}}).encode()
@@ -115,16 +135,21 @@ def _omop() -> dict[str, bytes]:
     relationship = "concept_id_1 concept_id_2 relationship_id valid_start_date valid_end_date invalid_reason"
     return {
         "CONCEPT.csv": _lines(concept.replace(" ", "\t"), *(row.format(*cells) for cells in rows)),
-        "CONCEPT_SYNONYM.csv": _lines("concept_id\tconcept_synonym_name\tlanguage_concept_id", "1\tfiebre\t4182511", "2\tpyrexia\t4180186"),
+        "CONCEPT_SYNONYM.csv": _lines(
+            "concept_id\tconcept_synonym_name\tlanguage_concept_id", "1\tfiebre\t4182511", "2\tpyrexia\t4180186"
+        ),
         "CONCEPT_RELATIONSHIP.csv": _lines(relationship.replace(" ", "\t"), "2\t1\tMaps to\t19700101\t20991231\t"),
         "VOCABULARY.csv": _lines(
-            "vocabulary_id\tvocabulary_name\tvocabulary_reference\tvocabulary_version\tvocabulary_concept_id", "SNOMED\tx\ty\t2024\t1"
+            "vocabulary_id\tvocabulary_name\tvocabulary_reference\tvocabulary_version\tvocabulary_concept_id",
+            "SNOMED\tx\ty\t2024\t1",
         ),
     }
 
 
 def _snomed() -> dict[str, bytes]:
-    description = "id effectiveTime active moduleId conceptId languageCode typeId term caseSignificanceId".replace(" ", "\t")
+    description = "id effectiveTime active moduleId conceptId languageCode typeId term caseSignificanceId".replace(
+        " ", "\t"
+    )
     rows = [
         "11\t20200101\t1\tM\t386\ten\t900000000000003001\tFever (finding)\tC",
         "12\t20200101\t1\tM\t386\ten\t900000000000013009\tFever\tC",
@@ -147,7 +172,10 @@ def _snomed() -> dict[str, bytes]:
 
 def _read_umls(folder: Path, into: Assembly, out: Path) -> None:
     with Rejects(out.with_name("rejects.tsv"), 1) as rejects:
-        into.save(out, *umls.read_umls(UmlsFiles.find(folder), into, umls.Choice(suppress=None), tradenames=True, rejects=rejects))
+        into.save(
+            out,
+            *umls.read_umls(UmlsFiles.find(folder), into, umls.Choice(suppress=None), tradenames=True, rejects=rejects),
+        )
 
 
 def _ontology(name: str) -> Read:
@@ -196,7 +224,9 @@ READERS: dict[str, Read] = {
     "jsonl": _list("a.jsonl"),
     "scispacy": _list("a.jsonl", language="en"),
     "id-names": _list("a.txt"),
-    "bitext": lambda folder, into, out: into.save(out, *bitext.read_bitext([folder / "en-de.txt"], into, languages="en,de")) and None,
+    "bitext": lambda folder, into, out: (
+        into.save(out, *bitext.read_bitext([folder / "en-de.txt"], into, languages="en,de")) and None
+    ),
     "wikidata": _wikidata("dump.json"),
     "sparql": _wikidata("rows.json"),
     "omop": lambda folder, into, out: into.save(out, *omop.read_omop(folder, into)) and None,

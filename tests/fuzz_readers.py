@@ -150,7 +150,9 @@ def main() -> None:
     """Rounds until the time is up; exit code 1 if any broke a rule."""
     parser = argparse.ArgumentParser(description="Damaged files for every reader.")
     parser.add_argument("--minutes", type=float, default=20, help="in all, shared by the readers")
-    parser.add_argument("--reader", choices=sorted(fuzz_inputs.READERS), action="append", help="only this one (more than once: these)")
+    parser.add_argument(
+        "--reader", choices=sorted(fuzz_inputs.READERS), action="append", help="only this one (more than once: these)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--rounds", type=int, help="so many of each reader, however long they take")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-found"), help="where what breaks a rule is saved")
@@ -158,7 +160,9 @@ def main() -> None:
     pyarrow.array([""])  # loads pandas where there is one, which would else take each round a second
     counts: dict[str, Counter[int]] = {reader: Counter() for reader in given.reader or fuzz_inputs.READERS}
     end, seed = time.monotonic() + given.minutes * 60, given.seed
-    memory = Path("/dev/shm")  # rounds write files and wait for the disk to have them; a disk in memory has them at once
+    memory = Path(
+        "/dev/shm"
+    )  # rounds write files and wait for the disk to have them; a disk in memory has them at once
     with tempfile.TemporaryDirectory(prefix="xsap-fuzz-", dir=memory if memory.is_dir() else None) as place:
         while (seed - given.seed < given.rounds) if given.rounds else time.monotonic() < end:
             for reader, ended in counts.items():

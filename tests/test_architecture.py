@@ -12,24 +12,23 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 
 # A module imports only modules above it.
 ORDER = [
-    "errors", "text", "languages", "config", "artifacts", "locks",
-    "terms.semantic_types", "terms.terminology", "terms.pairs", "terms.mentions",
-    "encoding.tokens", "encoding.int8", "encoding.packing", "encoding.folder", "encoding.encoder", "encoding.scratch", "encoding.shrink",
-    "linking.metrics", "linking.search", "linking.lexical", "linking.vectors", "linking.cheap", "linking.scan", "linking.approximate", "linking.ranking", "linking.results",
-    "linking.selective", "linking.calibration",
-    "linking.contents", "linking.fusion", "linking.unique", "linking.filters", "linking.model", "linking.index", "linking.shards", "linking.parts", "linking.updating", "linking.memory", "linking.building",
-    "linking.nearest", "linking.askable", "linking.linker", "linking.weighing",
-    "linking.evaluation", "linking.reliability", "linking.diagrams",
-    "sheets.readers", "sheets.cells", "sheets.columns", "sheets.answers", "sheets.writers", "sheets.leftovers", "sheets.asking", "sheets.bulk",
-    "cluster.joining", "cluster.workers", "cluster.datasets",
-    "training.sampling", "training.mining", "training.losses", "training.gather", "training.gradcache", "training.table", "training.optim",
-    "training.checkpoint", "training.place",
-    "training.material", "training.mixing", "training.neighbours", "training.trainer", "training.chart", "training.report", "training.run",
-    "commands.terminal", "commands.indexing", "commands.linking", "commands.scoring", "commands.calibrating", "commands.models",
+    "errors", "text", "languages", "config", "artifacts", "files", "plots", "page", "terminal",
+    "terms.semantic_types", "terms.terminology", "terms.mentions",
+    "encoding.int8", "encoding.packing", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary",
+    "search.vectors", "search.exact", "search.approximate",
+    "evaluation.metrics",
+    "linking.dictionary", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
+    "linking.index", "linking.build", "linking.linker",
+    "evaluation.tuning", "evaluation.protocols", "evaluation.calibration_report",
+    "tabular.readers", "tabular.writers", "tabular.link_file", "cluster",
+    "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
+    "training.run_folder", "training.dataset", "training.trainer", "training.chart", "training.report", "training.run",
     "train", "cli",
 ]  # fmt: skip
 TORCH_FREE = [
-    name for name in ORDER if name.split(".")[0] not in {"encoding", "linking", "sheets", "cluster", "training", "commands", "train", "cli"}
+    name
+    for name in ORDER
+    if name.split(".")[0] not in {"encoding", "linking", "sheets", "cluster", "training", "commands", "train", "cli"}
 ]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "sentencepiece", "safetensors"}
 TAKEN = {"datasets", "tokenizers", "logging", "types", "evaluate", "distributed", "tables", "utils"}
@@ -37,14 +36,22 @@ NAMELESS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 
 
 def sources(*packages):
-    return {file: ast.parse(file.read_text(encoding="utf-8")) for package in packages for file in sorted((ROOT / package).rglob("*.py"))}
+    return {
+        file: ast.parse(file.read_text(encoding="utf-8"))
+        for package in packages
+        for file in sorted((ROOT / package).rglob("*.py"))
+    }
 
 
 TREES = sources(*PACKAGES)
 
 
 def of(*packages):
-    return [(file.relative_to(ROOT).as_posix(), tree) for file, tree in TREES.items() if file.relative_to(ROOT).parts[0] in packages]
+    return [
+        (file.relative_to(ROOT).as_posix(), tree)
+        for file, tree in TREES.items()
+        if file.relative_to(ROOT).parts[0] in packages
+    ]
 
 
 def imported(tree):
@@ -66,7 +73,9 @@ def place(name):
 
 
 def out_of_order(module, tree):
-    return sorted(name for name in imported(tree) if name.split(".")[0] == "xsap" and place(name) >= ORDER.index(module))
+    return sorted(
+        name for name in imported(tree) if name.split(".")[0] == "xsap" and place(name) >= ORDER.index(module)
+    )
 
 
 def foreign(tree, forbidden):
@@ -109,7 +118,11 @@ def writes(call, name):
         of_a_path = holder not in {"", "io", "codecs", "gzip", "bz2", "lzma", "tarfile", "zipfile"}
         modes = [call.args[:1] if of_a_path else call.args[1:2], [k.value for k in call.keywords if k.arg == "mode"]]
         return any(is_writing_mode(mode) for mode in sum(modes, []))
-    return last in {"write_text", "write_bytes", "write_table", "save_file"} and "." in name or name in {"np.save", "np.savez", "save_file"}
+    return (
+        last in {"write_text", "write_bytes", "write_table", "save_file"}
+        and "." in name
+        or name in {"np.save", "np.savez", "save_file"}
+    )
 
 
 def writes_in_place(tree):
@@ -117,9 +130,15 @@ def writes_in_place(tree):
     found = set()
     for call, name, around in calls(tree):
         if writes(call, name):
-            opened = [ast.unparse(item.context_expr) for node in around if isinstance(node, ast.With) for item in node.items]
-            if not any(text.startswith(("publish(", "write_atomically(", "tempfile.TemporaryDirectory(")) for text in opened):
-                found.add(next((node.name for node in reversed(around) if isinstance(node, ast.FunctionDef)), "<module>"))
+            opened = [
+                ast.unparse(item.context_expr) for node in around if isinstance(node, ast.With) for item in node.items
+            ]
+            if not any(
+                text.startswith(("publish(", "write_atomically(", "tempfile.TemporaryDirectory(")) for text in opened
+            ):
+                found.add(
+                    next((node.name for node in reversed(around) if isinstance(node, ast.FunctionDef)), "<module>")
+                )
     return sorted(found)
 
 
@@ -136,12 +155,26 @@ def unsafe(tree):
 
 def at_import(tree):
     """What a module does while it is imported that belongs into a function: logging set-up, device probing, the environment, printing."""
-    forbidden = {"environ", "getenv", "putenv", "basicConfig", "is_available", "device_count", "set_num_threads", "setLevel", "print"}
+    forbidden = {
+        "environ",
+        "getenv",
+        "putenv",
+        "basicConfig",
+        "is_available",
+        "device_count",
+        "set_num_threads",
+        "setLevel",
+        "print",
+    }
     found = []
 
     def visit(node):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            for early in [*getattr(node, "decorator_list", []), *node.args.defaults, *filter(None, node.args.kw_defaults)]:
+            for early in [
+                *getattr(node, "decorator_list", []),
+                *node.args.defaults,
+                *filter(None, node.args.kw_defaults),
+            ]:
                 visit(early)
             return
         if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
@@ -185,7 +218,11 @@ def found_in(check, packages, allowed):
 
 
 def test_the_order_holds_every_module_once():
-    files = [file.relative_to(ROOT / "xsap") for file in TREES if file.is_relative_to(ROOT / "xsap") and file.name != "__init__.py"]
+    files = [
+        file.relative_to(ROOT / "xsap")
+        for file in TREES
+        if file.is_relative_to(ROOT / "xsap") and file.name != "__init__.py"
+    ]
     assert sorted(ORDER) == sorted(".".join(file.with_suffix("").parts) for file in files)
 
 
@@ -212,7 +249,9 @@ def test_data_prep_stands_on_the_ground_and_the_terms_alone():
     allowed = {f"xsap.{name}" for name in TORCH_FREE}
     for file, tree in of("data_prep"):
         own = {name for name in imported(tree) if name.split(".")[0] == "xsap"}
-        assert not [name for name in own if not any(name == home or name.startswith(f"{home}.") for home in allowed)], file
+        assert not [name for name in own if not any(name == home or name.startswith(f"{home}.") for home in allowed)], (
+            file
+        )
         assert foreign(tree, HEAVY | {"benchmarks"}) == [], file
 
 
@@ -228,7 +267,10 @@ def test_benchmarks_and_data_prep_meet_in_files_and_xsap_knows_neither():
 
 
 def test_no_name_right_under_xsap_hides_a_package():
-    own = {entry.stem for entry in (ROOT / "xsap").iterdir() if entry.is_dir() or entry.suffix == ".py"} - {"__init__", "__pycache__"}
+    own = {entry.stem for entry in (ROOT / "xsap").iterdir() if entry.is_dir() or entry.suffix == ".py"} - {
+        "__init__",
+        "__pycache__",
+    }
     installed = {name for name, homes in packages_distributions().items() if set(homes) != {"xsap"}}
     assert {"errors", "terms", "train"} <= own
     assert {"torch", "numpy", "pytest"} <= installed
@@ -253,14 +295,14 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/text.py": {"name.lower", "unicodedata"},
         "xsap/languages.py": {"key.lower", "code.strip().lower", "text.strip().lower"},
         "xsap/config.py": {"error['msg'][:1].lower"},
-        "xsap/sheets/readers.py": {"PurePath(path).name.casefold"},
+        "xsap/tabular/readers.py": {"PurePath(path).name.casefold"},
         "xsap/terms/semantic_types.py": {"group.strip().casefold", "key.casefold"},
         "data_prep/choice.py": {"text.strip().lower", "k.casefold", "value.casefold"},
-        "data_prep/files.py": {"path.name.lower", "path.suffix.lower"},
+        "xsap/files.py": {"path.name.lower", "path.suffix.lower"},
         "data_prep/translations.py": {"column.lower"},
-        "benchmarks/notebook.py": {"cells[14].lower"},  # as the original does
-        "benchmarks/synthetic_umls.py": {"rng.choice(known).upper"},
-        "benchmarks/compare.py": {"path.suffix.lower"},
+        "benchmarks/speed/notebook.py": {"cells[14].lower"},  # as the original does
+        "benchmarks/speed/synthetic_umls.py": {"rng.choice(known).upper"},
+        "benchmarks/accuracy/compare.py": {"path.suffix.lower"},
     }
     assert found_in(folds_or_composes, PACKAGES, allowed) == {}
 
@@ -272,12 +314,12 @@ def test_language_codes_are_compared_in_one_place():
 def test_files_are_written_aside_and_published():
     allowed = {
         "xsap/artifacts.py": {"_seal", "write_atomically"},
-        "xsap/sheets/writers.py": {"_put_arrow"},  # on a stream that it is given
-        "xsap/linking/contents.py": {"write_contents"},  # into the folder that its caller publishes
-        "xsap/linking/vectors.py": {"write_vectors"},  # into the folder that its caller publishes
+        "xsap/tabular/writers.py": {"_put_arrow"},  # on a stream that it is given
+        "xsap/linking/dictionary.py": {"write_contents"},  # into the folder that its caller publishes
+        "xsap/search/vectors.py": {"write_vectors"},  # into the folder that its caller publishes
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts
-        "data_prep/in_order.py": {"add"},  # a temporary file
-        "data_prep/sources.py": {"_fetch"},  # into the folder that `download` publishes
+        "data_prep/assemble.py": {"add"},  # a temporary file
+        "data_prep/download.py": {"_fetch"},  # into the folder that `download` publishes
     }
     assert found_in(writes_in_place, ("xsap", "data_prep"), allowed) == {}
 

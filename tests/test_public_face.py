@@ -42,7 +42,7 @@ def test_importing_xsap_prints_nothing_and_loads_nothing_else(tmp_path):
 
 
 def test_a_terminology_is_opened_without_torch(tmp_path):
-    new = loaded("from xsap import Terminology; import xsap.terms.mentions, xsap.terms.pairs, xsap.config", tmp_path)
+    new = loaded("from xsap import Terminology; import xsap.terms.mentions, xsap.terms.mentions, xsap.config", tmp_path)
     assert not new & (HEAVY - {"pyarrow", "numpy", "pydantic"})
     assert "xsap.terms.terminology" in new
 

@@ -22,8 +22,12 @@ for name in sys.argv[1:]:
 
 
 def call(*words, cwd):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | {
+        "HF_HUB_OFFLINE": "1"
+    }
+    done = subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -66,7 +70,9 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(names):
 
 
 def test_the_wheel_holds_the_sample_and_the_marks_of_types(names):
-    sample = {f"data_prep/sample/{file}" for file in ("MRCONSO.RRF", "MRSTY.RRF", "MRFILES.RRF", "mentions.tsv", "README.md")}
+    sample = {
+        f"data_prep/sample/{file}" for file in ("MRCONSO.RRF", "MRSTY.RRF", "MRFILES.RRF", "mentions.tsv", "README.md")
+    }
     assert names >= sample | {"xsap/py.typed", "data_prep/py.typed"}
 
 

@@ -4,6 +4,8 @@ An artifact is a folder whose `manifest.json`, written last, names every file in
 place, fsynced, and renamed into place, so a reader sees the old folder, or the whole new one, or none. A file's sha256 is what other folders are
 bound to; its XXH3 (github.com/Cyan4973/xxHash), ten times as fast to compute, finds damage each time it is opened. The manifest ends
 with a hash of itself. What changes in a file after it was opened, and memory-mapped, is not looked for.
+
+One process at a time in one place: by a lock that the system lets go when its holder dies.
 """
 
 import hashlib
@@ -12,12 +14,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
 
-from xsap.errors import ArtifactError, DataError
+from xsap.errors import ArtifactError, ConfigError, DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -58,7 +61,9 @@ def refuse_to_replace(path: Path | str, *, overwrite: bool, kind: str | None = N
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path} exists already; choose another place, or allow it to be replaced with --overwrite")
     if path.exists() and not (path / MANIFEST).is_file():
-        raise ArtifactError(f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another place")
+        raise ArtifactError(
+            f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another place"
+        )
     if path.exists() and kind is not None and (found := _kind_of(path)) not in (kind, None):
         raise ArtifactError(
             f"{path} is {_a(found or '')} folder, which {_a(kind)} folder doesn't replace; choose another place, or remove it"
@@ -185,20 +190,28 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
         text = file.read_bytes().decode("utf-8")
         manifest: dict[str, Any] = json.loads(text)
         found, version, files = str(manifest["kind"]), manifest["format"], manifest["files"]
-        sizes = {name: int(entry["size"]) for name, entry in files.items() if version != FORMAT or (entry["sha256"] and entry["xxh3"])}
+        sizes = {
+            name: int(entry["size"])
+            for name, entry in files.items()
+            if version != FORMAT or (entry["sha256"] and entry["xxh3"])
+        }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
     if found != kind:
         raise ArtifactError(f"{path}: expected {_a(kind)} folder, found {_a(found)} folder")
     if version != FORMAT:
-        raise ArtifactError(f"{path}: expected format {FORMAT}, found format {version}; make it again with this version of xsap")
+        raise ArtifactError(
+            f"{path}: expected format {FORMAT}, found format {version}; make it again with this version of xsap"
+        )
     body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
     if text != f'{body},\n "{_SEAL}": "{_sha256(body)}"\n}}\n':
         raise ArtifactError(f"{file}: its hash of itself is not right; the {kind} folder is damaged, make it again")
     for name, size in sizes.items():
         member = path / name
         if not member.is_file():
-            raise ArtifactError(f"{member}: named by the manifest, but missing; the {kind} folder is damaged, make it again")
+            raise ArtifactError(
+                f"{member}: named by the manifest, but missing; the {kind} folder is damaged, make it again"
+            )
         if member.stat().st_size != size:
             raise ArtifactError(
                 f"{member}: expected {size:,} bytes, found {member.stat().st_size:,}; the {kind} folder is damaged, make it again"
@@ -211,7 +224,9 @@ def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
     manifest = read_manifest(path, kind)
     for name, entry in manifest["files"].items():
         if _xxh3_of(Path(path) / name) != entry["xxh3"]:
-            raise ArtifactError(f"{Path(path) / name}: its hash is not the manifest's; the {kind} folder is damaged, make it again")
+            raise ArtifactError(
+                f"{Path(path) / name}: its hash is not the manifest's; the {kind} folder is damaged, make it again"
+            )
     return manifest
 
 
@@ -246,7 +261,9 @@ def read_lines(path: Path | str) -> list[str]:
     """The lines of a UTF-8 file, without their ends (only `\\n` and `\\r\\n` end a line). Raises DataError."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?")
+        raise DataError(
+            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
+        )
     try:
         text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -261,3 +278,28 @@ def csv_delimiter(header: str) -> str:
     """What separates the cells of a CSV file, by its first line: a comma, or the semicolon that Excel writes where the comma is the
     decimal sign."""
     return ";" if header.count(";") > header.count(",") else ","
+
+
+@contextmanager
+def alone(file: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of a file meanwhile; it is made, its folder too, and left. busy: what the ConfigError says if another process holds it.
+
+    Where the system or the file system has no such locks, nothing is held.
+    """
+    if find_spec("fcntl") is None:  # not on Windows
+        yield
+        return
+    import fcntl
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(file, os.O_CREAT | os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(busy) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(lock)

@@ -119,7 +119,9 @@ class Settings(_Section):
     overwrite: bool = False
     resume: Literal["auto", "never"] = "never"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    pooling: Literal["cls", "mean", "mean_all"] | None = None  # of a base that doesn't say; from scratch, unless given: cls
+    pooling: Literal["cls", "mean", "mean_all"] | None = (
+        None  # of a base that doesn't say; from scratch, unless given: cls
+    )
     max_length: Annotated[int, Field(ge=3)] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     epochs: Positive = 1
@@ -155,7 +157,11 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
     except ValidationError as error:
         raise ConfigError(_explain(error.errors()[0], where)) from None
     if (settings.terminology is None) == (settings.pairs is None):
-        found, remedy = ("none", "terminology=FOLDER") if settings.pairs is None else ("both", "pairs=null, or --set terminology=null")
+        found, remedy = (
+            ("none", "terminology=FOLDER")
+            if settings.pairs is None
+            else ("both", "pairs=null, or --set terminology=null")
+        )
         raise ConfigError(f"exactly one of 'terminology' and 'pairs' must be set, found {found}; add --set {remedy}")
     return settings
 

@@ -75,7 +75,9 @@ _NAMES = {iso: name for iso, _, _, name in _ROWS}
 _UMLS = {iso: lat for iso, lat, _, _ in _ROWS}
 _CODES = {key.lower(): iso for iso, lat, three, name in _ROWS for key in (iso, lat, three, name)}
 _CODES["scr"] = "hr"  # the UMLS's name for Croatian up to 2012
-_CODES["nb"] = _CODES["nob"] = _CODES["nn"] = _CODES["nno"] = "no"  # both written forms, which the UMLS doesn't tell apart
+_CODES["nb"] = _CODES["nob"] = _CODES["nn"] = _CODES["nno"] = (
+    "no"  # both written forms, which the UMLS doesn't tell apart
+)
 
 
 @cache

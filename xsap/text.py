@@ -39,8 +39,17 @@ _ALPHABETS = """
     LATIN GREEK CYRILLIC ARMENIAN GEORGIAN HEBREW ARABIC SYRIAC THAANA ETHIOPIC DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU
     KANNADA MALAYALAM SINHALA THAI LAO TIBETAN MYANMAR KHMER MONGOLIAN HANGUL BOPOMOFO
 """
-_SCRIPTS = {word: word.capitalize() for word in _ALPHABETS.split()}  # the first word of a letter's Unicode name → its script
-_SCRIPTS |= {"CJK": "Han", "IDEOGRAPHIC": "Han", "HIRAGANA": _KANA, "KATAKANA": _KANA, "KATAKANA-HIRAGANA": _KANA, "HENTAIGANA": _KANA}
+_SCRIPTS = {
+    word: word.capitalize() for word in _ALPHABETS.split()
+}  # the first word of a letter's Unicode name → its script
+_SCRIPTS |= {
+    "CJK": "Han",
+    "IDEOGRAPHIC": "Han",
+    "HIRAGANA": _KANA,
+    "KATAKANA": _KANA,
+    "KATAKANA-HIRAGANA": _KANA,
+    "HENTAIGANA": _KANA,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,9 @@ def normalise(name: str, policy: TextPolicy) -> str:
     """One name under a policy: invisible characters dropped, runs of white space and controls made one space, ends trimmed."""
     if policy.unicode != "none":
         if not name.isascii():
-            name = unicodedata.normalize(policy.unicode, _INVISIBLE.sub("", name))  # in this order: they keep an accent from its letter
+            name = unicodedata.normalize(
+                policy.unicode, _INVISIBLE.sub("", name)
+            )  # in this order: they keep an accent from its letter
         if not name.isprintable():  # no control is printable, so most names are spared the loop
             name = _CONTROL.sub(" ", name)
         name = " ".join(name.split())
@@ -91,7 +102,9 @@ def normalise_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array"
     column = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
     word = f"[{_UNTOUCHED[policy.case]}{_LETTERS if (policy.case, policy.unicode) == ('cased', 'NFC') else ''}]+"
     others = pc.invert(pc.match_substring_regex(column, f"^{word}(?: {word})*$"))
-    return pc.replace_with_mask(column, others, pa.array(normalise_all(column.filter(others).to_pylist(), policy), pa.string()))
+    return pc.replace_with_mask(
+        column, others, pa.array(normalise_all(column.filter(others).to_pylist(), policy), pa.string())
+    )
 
 
 def normalise_all(names: Iterable[str], policy: TextPolicy) -> list[str]:

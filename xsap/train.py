@@ -11,9 +11,13 @@ if __name__ == "__main__" and sys.path and Path(sys.path[0]).resolve() == Path(_
 
 def main() -> None:
     """Read the settings, run, and print the model's folder. Exits with 2 and one line on wrong use or bad input."""
-    parser = argparse.ArgumentParser(prog="accelerate launch xsap/train.py", description="Train an encoder on a terminology's synonyms.")
+    parser = argparse.ArgumentParser(
+        prog="accelerate launch xsap/train.py", description="Train an encoder on a terminology's synonyms."
+    )
     parser.add_argument("--config", metavar="FILE", help="settings in TOML; configs/train/ has some to start from")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one more setting; may be repeated")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="one more setting; may be repeated"
+    )
     arguments = parser.parse_args()
     from xsap.config import load_settings
     from xsap.errors import XsapError

@@ -19,10 +19,18 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from xsap.artifacts import publish
-from xsap.encoding.folder import Description, open_folder, quiet, sentence_transformer_files
 from xsap.encoding.int8 import int8_is_faster, to_int8
-from xsap.encoding.packing import Packed, Transformer, can_pack, pack, packed_first, packed_mean, padded_states
-from xsap.encoding.tokens import tokenise
+from xsap.encoding.model_folder import Description, open_folder, quiet, sentence_transformer_files
+from xsap.encoding.packing import (
+    Packed,
+    Transformer,
+    can_pack,
+    pack,
+    packed_first,
+    packed_mean,
+    padded_states,
+    tokenise,
+)
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalise_all
 
@@ -128,14 +136,18 @@ class Encoder(nn.Module):
     def _autocast(self, device: torch.device) -> Any:
         return torch.autocast(device.type, _DTYPES[self.precision]) if self.precision in _DTYPES else nullcontext()
 
-    def save_pretrained(self, path: Path | str, *, overwrite: bool = False, facts: dict[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self, path: Path | str, *, overwrite: bool = False, facts: dict[str, Any] | None = None
+    ) -> None:
         """Write a Hugging Face folder that `from_pretrained` and SentenceTransformer open with the same vectors.
 
         facts: further keys of `xsap.json` (languages, the terminology's hash, …). SentenceTransformer has no pooling over pad
         positions, so for mean_all its files are left out.
         """
         if self.precision == "int8":
-            raise ConfigError("an encoder in int8 can't be saved, for its weights are rounded; open the model in fp32 and save that")
+            raise ConfigError(
+                "an encoder in int8 can't be saved, for its weights are rounded; open the model in fp32 and save that"
+            )
         described = self.description.to_dict() | (facts or {})
         with publish(path, "model", {}, overwrite=overwrite) as folder:
             with quiet():

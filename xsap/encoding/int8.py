@@ -25,7 +25,9 @@ def int8_is_faster() -> bool:
     left = torch.full((32, 768), 127, dtype=torch.int8)
     expected = left[0].int() @ right.int().T
     try:
-        return torch.cpu._is_vnni_supported() and all(bool((torch._int_mm(left[:q], right.T) == expected).all()) for q in (1, 32))
+        return torch.cpu._is_vnni_supported() and all(
+            bool((torch._int_mm(left[:q], right.T) == expected).all()) for q in (1, 32)
+        )
     except (AttributeError, RuntimeError):
         return False
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from xsap.linking.contents import values_at
-from xsap.linking.lexical import SIZES
+from benchmarks.accuracy.baselines import SIZES
+from xsap.linking.dictionary import values_at
 from xsap.linking.ranking import Find
-from xsap.linking.search import Floats, Rows
+from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, normalise
 
 POOL = 32
@@ -24,7 +24,9 @@ _PART = 256  # mentions whose names' n-grams are held at once
 def grams(name: str) -> frozenset[str]:
     """All runs of SIZES characters of a name's words, each word with a space on both sides; none of a blank name."""
     words = [f" {word} " for word in normalise(name, EXACT_MATCH).split(" ") if word]
-    return frozenset(word[start : start + size] for word in words for size in SIZES for start in range(len(word) - size + 1))
+    return frozenset(
+        word[start : start + size] for word in words for size in SIZES for start in range(len(word) - size + 1)
+    )
 
 
 def likeness(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Floats:
@@ -39,7 +41,9 @@ def likeness(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Flo
         bags = [grams(name) for name in values_at(names, different.tolist())]
         for i, among in enumerate(places.reshape(part.shape), start):
             own = grams(mentions[i])
-            scores[i] = [len(own & bags[place]) / math.sqrt(len(own) * len(bags[place]) or 1) for place in among.tolist()]
+            scores[i] = [
+                len(own & bags[place]) / math.sqrt(len(own) * len(bags[place]) or 1) for place in among.tolist()
+            ]
     return scores
 
 

@@ -1,4 +1,6 @@
-"""A terminology's names as vectors on disk, bound by hashes to the model that made them and the terminology they are of.
+"""The encoder that an index is bound to: which one, where it is, and how it was used.
+
+A terminology's names as vectors on disk, bound by hashes to the model that made them and the terminology they are of.
 
 `vectors.py` says how vectors are stored, `contents.py` which rows there are, `approximate.py` what a graph of them is, where one was
 asked for. Tables are Arrow files, uncompressed, so that all of an index is memory-mapped: millions of names open in an instant, and only what
@@ -7,27 +9,140 @@ an answer needs is read. (Parquet would have to be unpacked first.)
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+import torch
+from numpy.typing import NDArray
 
 from xsap.artifacts import added_file, amend, content_hash, open_artifact, publish
+from xsap.encoding.encoder import Encoder, Precision
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
-from xsap.linking.approximate import Graph, check_installed
 from xsap.linking.calibration import Calibration
-from xsap.linking.contents import Contents, open_contents, write_contents
-from xsap.linking.model import PLACE, Embedder, Model
-from xsap.linking.unique import contents_of, in_memory
-from xsap.linking.vectors import FILES, Storage, Vectors, write_vectors
+from xsap.linking.dictionary import Contents, contents_of, in_memory, open_contents, write_contents
+from xsap.search.approximate import Graph, check_installed
+from xsap.search.vectors import FILES, Storage, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
+from xsap.text import TextPolicy
+
+PLACE = ("path", "relative")  # what a manifest says of a model besides its facts
+
+
+class Embedder(Protocol):
+    """What an index needs of an encoder, when it is built and when it is searched."""
+
+    content: str | None
+
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def pooling(self) -> str: ...  # noqa: D102
+    @property
+    def max_length(self) -> int: ...  # noqa: D102
+    @property
+    def policy(self) -> TextPolicy: ...  # noqa: D102
+    def encode(self, names: Sequence[str], *, progress: bool = False) -> NDArray[np.float32]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoder that an index is bound to, and how it was used.
+
+    content: hash of its folder, None if it was never saved. path: where that was, or its hub id. precision: of the products that made the
+    vectors; mentions may be encoded in another.
+    """
+
+    content: str | None
+    path: str | None
+    pooling: str
+    max_length: int
+    policy: TextPolicy
+    precision: str = "fp32"
+
+    @classmethod
+    def of(cls, encoder: Embedder, path: Path | str | None = None) -> "Model":
+        """An encoder's, with where `Linker.load` will look for it."""
+        place = None if path is None else str(path)
+        return cls(encoder.content, place, encoder.pooling, encoder.max_length, encoder.policy, encoder.precision)
+
+    def facts(self) -> dict[str, Any]:
+        """As the manifest has it, but for its place."""
+        described = {"pooling": self.pooling, "max_length": self.max_length, "text": self.policy.to_dict()}
+        return {"content": self.content, **described, "precision": self.precision}
+
+    @property
+    def use(self) -> tuple[object, ...]:
+        """What an index and an encoder must have in common: all but place and precision."""
+        return self.content, self.pooling, self.max_length, self.policy
+
+    def describe(self) -> str:
+        """`use`, for people."""
+        return f"{short(self.content)} ({self.pooling}, {self.max_length} tokens, {self.policy.case}, {self.policy.unicode})"
+
+    def placed(self, index: Path) -> dict[str, Any]:
+        """`facts`, and where the model is: absolute and from the index, so that both may move together; a hub id as it is."""
+        if self.path is None or not Path(self.path).exists():
+            return self.facts() | dict(zip(PLACE, (self.path, None), strict=True))
+        absolute = Path(self.path).resolve()
+        return self.facts() | dict(zip(PLACE, (str(absolute), os.path.relpath(absolute, index.resolve())), strict=True))
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any], path: str | None) -> "Model":
+        """What `facts` gave, and a place. Raises KeyError and TypeError for what it didn't give."""
+        precision = facts.get("precision", "fp32")  # older indexes don't say it, and had no other
+        return cls(
+            facts["content"], path, facts["pooling"], facts["max_length"], TextPolicy(**facts["text"]), precision
+        )
+
+    @classmethod
+    def found(cls, facts: Mapping[str, Any], index: Path) -> "Model":
+        """What `placed` gave, wherever both have been moved to since."""
+        beside = index.resolve() / facts["relative"] if facts["relative"] else None
+        return cls.read(facts, str(beside.resolve()) if beside and beside.is_dir() else facts["path"])
+
+
+def open_encoder(
+    built: Model,
+    index_path: Path | str,
+    model: Path | str | None,
+    device: str | torch.device | None,
+    precision: Precision,
+) -> Encoder:
+    """The encoder that an index was built with, from its place or from `model`. Raises ArtifactError if it is gone, or another."""
+    path = str(model if model is not None else built.path)
+    gone = built.path is None or (Path(path).is_absolute() and not Path(path).exists())
+    if model is None and gone:
+        raise ArtifactError(
+            f"{index_path}: the model it was built with ({short(built.content)}) is no longer at {path}; give --model"
+        )
+    rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
+    try:
+        described: dict[str, Any] = {"pooling": built.pooling, "max_length": built.max_length, "policy": built.policy}
+        encoder = Encoder.from_pretrained(path, device=device, precision=precision, **described)
+    except ConfigError as error:
+        raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
+    if encoder.content != built.content:
+        found = f"{path} ({short(encoder.content)})"
+        raise ArtifactError(f"{index_path} was built with model {short(built.content)}, not with {found}. {rebuild}")
+    return encoder
+
+
+def short(content: str | None) -> str:
+    """The beginning of a content hash, for people."""
+    return f"{content[:8]}…" if content else "an unsaved one"
+
 
 KIND, CALIBRATION, FUSION, GRAPH = "index", "calibration.json", "fusion.json", "graph.usearch"
-WRITTEN = 1 << 10  # vectors written at once: a divisor of every shard's, for bounds on their rounding depend on it in the last bit
+WRITTEN = (
+    1 << 10
+)  # vectors written at once: a divisor of every shard's, for bounds on their rounding depend on it in the last bit
 
 
 @dataclass(frozen=True)
@@ -86,7 +201,10 @@ class Index:
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the folder, at once or not at all. Raises ConfigError if the model was never saved, ArtifactError if `path` is taken."""
-        with writing(path, self.model, self.terminology, self.languages, self.contents, overwrite=overwrite) as (folder, facts):
+        with writing(path, self.model, self.terminology, self.languages, self.contents, overwrite=overwrite) as (
+            folder,
+            facts,
+        ):
             n, d = len(self.vectors), self.vectors.dimension
             with write_vectors(folder, n, d, self.vectors.storage) as put:
                 for start in range(0, n, WRITTEN):
@@ -105,7 +223,9 @@ class Index:
             check_installed()
         manifest, path = open_artifact(path, KIND), Path(path)
         if strays := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
-            raise ArtifactError(f"{path / strays[0]}: not named by the manifest, so nobody knows whether it is whole; remove it")
+            raise ArtifactError(
+                f"{path / strays[0]}: not named by the manifest, so nobody knows whether it is whole; remove it"
+            )
         try:
             vectors = Vectors.open(path)
             contents = open_contents(path, manifest["dropped"])
@@ -119,13 +239,17 @@ class Index:
         except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
         if not sound:
-            raise ArtifactError(f"{path}: its files and its manifest don't fit together; the index is damaged, make it again")
+            raise ArtifactError(
+                f"{path}: its files and its manifest don't fit together; the index is damaged, make it again"
+            )
         return replace(index, graph=_graph(index, manifest.get("graph"))) if approximate else index
 
     def calibrated(self, calibration: Calibration) -> "Index":
         """The same with a calibration, which its folder keeps from now on. Raises ConfigError for an index that was never saved."""
         if self.path is None:
-            raise ConfigError("a calibration is kept in the folder of its index, but this index was never saved; save it first")
+            raise ConfigError(
+                "a calibration is kept in the folder of its index, but this index was never saved; save it first"
+            )
         amend(self.path, KIND, {CALIBRATION: json.dumps(calibration.to_dict(), indent=1) + "\n"})
         return Index.load(self.path, approximate=self.graph is not None)
 
@@ -136,7 +260,9 @@ class Index:
         """
         assert 0 <= lexical <= 1, f"a weight of {lexical}"
         if self.path is None:
-            raise ConfigError("a weight is kept in the folder of its index, but this index was never saved; save it first")
+            raise ConfigError(
+                "a weight is kept in the folder of its index, but this index was never saved; save it first"
+            )
         amend(self.path, KIND, {FUSION: json.dumps({"lexical": lexical}) + "\n", CALIBRATION: None})
         return Index.load(self.path, approximate=self.graph is not None)
 
@@ -174,7 +300,9 @@ def writing(
     Raises ConfigError if the model was never saved, ArtifactError if `path` is taken.
     """
     if model.content is None:
-        raise ConfigError("an index is bound to a model folder, but this one's model was never saved; save it, load it, build again")
+        raise ConfigError(
+            "an index is bound to a model folder, but this one's model was never saved; save it, load it, build again"
+        )
     facts: dict[str, Any] = {
         "model": model.placed(Path(path)),
         "terminology": terminology,

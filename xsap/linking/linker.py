@@ -1,4 +1,6 @@
-"""Mentions in, ranked concepts out: exact names first, then nearest vectors, by ranking.py's rules.
+"""What can be linked: strings that may be terms, and the languages that they are said to be in.
+
+Mentions in, ranked concepts out: exact names first, then nearest vectors, by ranking.py's rules.
 
 A mention that is a name of the index, letter for letter under EXACT_MATCH, means that name's concepts: these come first, among themselves by
 score, like all others after them. A score is the cosine of mention and name, or where the index has a weight for likeness in spelling
@@ -17,19 +19,57 @@ from tqdm import tqdm
 
 from xsap.encoding.encoder import Precision, device_for
 from xsap.errors import ArtifactError, ConfigError
-from xsap.linking.askable import is_missing, languages_of, why_not
-from xsap.linking.calibration import features_of
-from xsap.linking.contents import values_at
-from xsap.linking.filters import Filter, Kept, keep
+from xsap.languages import UNKNOWN, to_iso
+from xsap.linking.calibration import abstention, features_of
+from xsap.linking.dictionary import values_at
 from xsap.linking.fusion import fused
-from xsap.linking.index import Index
-from xsap.linking.model import Embedder, Model, open_encoder
-from xsap.linking.nearest import Nearest, accelerator_of
-from xsap.linking.ranking import NONE, Find, Ranked, rank_concepts
+from xsap.linking.index import Embedder, Index, Model, open_encoder
+from xsap.linking.ranking import NONE, Filter, Find, Kept, Ranked, keep, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
-from xsap.linking.scan import exact_scores
-from xsap.linking.search import Floats, Rows
-from xsap.linking.selective import abstention
+from xsap.search.approximate import Nearest, accelerator_of
+from xsap.search.exact import exact_scores
+from xsap.search.vectors import Floats, Rows
+from xsap.text import EXACT_MATCH, normalise
+
+LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
+
+
+def languages_of(given: Sequence[str | None] | None, n: int) -> list[str]:
+    """(n,) ISO codes, UNKNOWN where nothing is said. Raises ConfigError for another number of them, DataError for an unknown one."""
+    if given is None:
+        return [UNKNOWN] * n
+    if isinstance(given, str):
+        raise ConfigError(
+            f"languages takes a language for each mention, found the single string '{given[:40]}'; put it into a list"
+        )
+    given = list(given)  # a column may give another NaN each time it is read
+    if len(given) != n:
+        raise ConfigError(f"expected a language for each mention, found {len(given):,} for {n:,}")
+    known = {code: UNKNOWN if is_missing(code) or not code else to_iso(str(code)) for code in set(given)}
+    return [known[code] for code in given]
+
+
+def is_missing(value: object) -> bool:
+    """None, and what tables of pandas have in its place: NaN, NA, NaT."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
+
+
+def why_not(mention: object) -> str | None:
+    """Why a mention can't be linked; None if it can."""
+    if not isinstance(mention, str):
+        raise ConfigError(f"a mention must be text, found {mention!r} ({type(mention).__name__})")
+    if len(mention) > LONGEST_MENTION:
+        return f"the mention has {len(mention):,} characters; a term has at most {LONGEST_MENTION:,}"
+    if not mention:
+        return "the mention is empty"
+    if not normalise(mention, EXACT_MATCH):
+        return "the mention is blank"
+    if any("\ud800" <= character <= "\udfff" for character in mention):
+        return "the mention is not valid Unicode: it has half of a surrogate pair"
+    return None
+
 
 _BATCH = 4096  # mentions encoded and searched at once
 _EXACT = np.float32(4)  # added to an exact name's cosine while ranking
@@ -45,7 +85,9 @@ class Linker:
         """
         given, built = Model.of(encoder), index.model
         if given.use != built.use:
-            raise ArtifactError(f"the index was built with model {built.describe()}, not with {given.describe()}. Build it again")
+            raise ArtifactError(
+                f"the index was built with model {built.describe()}, not with {given.describe()}. Build it again"
+            )
         self.encoder, self.index = encoder, index
         self._nearest = Nearest(index.vectors, index.graph, accelerator_of(encoder))
         self._kept: dict[Filter, Kept] = {}
@@ -97,11 +139,15 @@ class Linker:
         for a filter that leaves nothing.
         """
         if isinstance(mentions, str):
-            raise ConfigError(f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list")
+            raise ConfigError(
+                f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list"
+            )
         if not isinstance(mentions, Iterable):
             raise ConfigError(f"link takes a list of mentions, found {mentions!r:.40}")
         if hasattr(mentions, "columns"):  # to walk over a data frame gives its columns' names
-            raise ConfigError(f"link takes one column of mentions, found a whole {type(mentions).__name__}; choose its column of mentions")
+            raise ConfigError(
+                f"link takes one column of mentions, found a whole {type(mentions).__name__}; choose its column of mentions"
+            )
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {top_k}")
         least = self._least(threshold, precision)
@@ -117,7 +163,9 @@ class Linker:
                 batch = unique[start : start + _BATCH]
                 answers.update(zip(batch, self._answer(batch, top_k, kept, least, precision), strict=True))
                 bar.update(len(batch))
-        return Results(answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True))
+        return Results(
+            answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True)
+        )
 
     def _keep(self, wanted: Filter) -> Kept:
         with self._lock:
@@ -134,18 +182,26 @@ class Linker:
         if threshold is not None and precision is not None:
             raise ConfigError(f"expected a threshold or a precision, found both: {threshold:g} and {precision:g}")
         if self.index.calibration is None:
-            raise ConfigError("a threshold or a precision needs a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX")
+            raise ConfigError(
+                "a threshold or a precision needs a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
+            )
         if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"a threshold is a confidence between 0 and 1, found {threshold:g}")
         return threshold if precision is None else self.index.calibration.threshold_for(precision)
 
-    def _answer(self, asked: list[tuple[str, str]], top_k: int, kept: Kept, least: float | None, precision: float | None) -> list[Result]:
+    def _answer(
+        self, asked: list[tuple[str, str]], top_k: int, kept: Kept, least: float | None, precision: float | None
+    ) -> list[Result]:
         mentions, spoken = [mention for mention, _ in asked], [language for _, language in asked]
         calibration = self.index.calibration
-        found = self._candidates(mentions, max(top_k, 2) if calibration else top_k, kept)  # a confidence looks at the second, too
+        found = self._candidates(
+            mentions, max(top_k, 2) if calibration else top_k, kept
+        )  # a confidence looks at the second, too
         if calibration is None:
             return [Result(mention, candidates) for mention, candidates in zip(mentions, found, strict=True)]
-        scores = np.array([[c.score for c in candidates[:2]] + [np.nan] * (2 - len(candidates[:2])) for candidates in found])
+        scores = np.array(
+            [[c.score for c in candidates[:2]] + [np.nan] * (2 - len(candidates[:2])) for candidates in found]
+        )
         confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), spoken).tolist()
         results = []
         for mention, candidates, confidence in zip(mentions, found, confidences, strict=True):
@@ -207,10 +263,13 @@ class Linker:
         there = ranked.concepts != NONE
         concepts, rows, scores = (array[there].tolist() for array in ranked)
         of_concepts = [
-            values_at(self.index.concepts[name], concepts) for name in ("concept_id", "preferred_name", "semantic_types", "codes")
+            values_at(self.index.concepts[name], concepts)
+            for name in ("concept_id", "preferred_name", "semantic_types", "codes")
         ]
         ids, names, types, codes = of_concepts
-        matched, languages, sources = (values_at(self.index.names[name], rows) for name in ("name", "language", "source"))
+        matched, languages, sources = (
+            values_at(self.index.names[name], rows) for name in ("name", "language", "source")
+        )
         flat = [
             Candidate(concept, name, found, score, language, source, tuple(of_type), tuple(coded))
             for concept, name, found, score, language, source, of_type, coded in zip(
@@ -224,4 +283,6 @@ class Linker:
 def _in_front(own: Floats, exact: Rows, scores: Floats, rows: Rows) -> tuple[Floats, Rows]:
     """Exact names before all others, as many rows as before."""
     others = ~np.isin(rows, exact)
-    return np.concatenate([own + _EXACT, scores[others]])[: len(rows)], np.concatenate([exact, rows[others]])[: len(rows)]
+    return np.concatenate([own + _EXACT, scores[others]])[: len(rows)], np.concatenate([exact, rows[others]])[
+        : len(rows)
+    ]

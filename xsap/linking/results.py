@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, overload
 
+from xsap.errors import ConfigError
+from xsap.languages import UNKNOWN
+
 if TYPE_CHECKING:
     import pandas as pd
 
-from xsap.errors import ConfigError
-from xsap.languages import UNKNOWN
 
 _SHOWN = 50  # results in a notebook
 
@@ -92,7 +93,10 @@ class Results(Sequence[Result]):
         rows = self[:_SHOWN].to_dicts()
         sure = any(row["confidence"] is not None for row in rows)
         columns = ["mention", "rank", "concept_id", "name", "matched_name", "score", *(["confidence"] if sure else [])]
-        cells = [[_shown(row["name"] or row["reason"] if column == "name" else row[column]) for column in columns] for row in rows]
+        cells = [
+            [_shown(row["name"] or row["reason"] if column == "name" else row[column]) for column in columns]
+            for row in rows
+        ]
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in cells)
         head = "".join(f"<th>{column.replace('matched_name', 'matched name')}</th>" for column in columns)
         more = f"<p>… and {len(self) - _SHOWN:,} more mentions</p>" if len(self) > _SHOWN else ""

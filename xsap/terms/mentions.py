@@ -2,9 +2,12 @@
 
 On disk a TSV file with a header (Parquet alike). Of its columns only `mention` must be there; `concept_ids` are separated by `|`, and
 any one of them is right.
+
+The line formats of the original SapBERT code: `id||name||name` for two names of one concept, `id||name` for one.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +31,9 @@ SCHEMA = pa.schema(
 _SPACES = dict.fromkeys(map(ord, "\t\r\n"), " ")
 
 
-def build_mentions(mentions: list[str], languages: list[str], concept_ids: list[list[str]], **columns: list[object]) -> pa.Table:
+def build_mentions(
+    mentions: list[str], languages: list[str], concept_ids: list[list[str]], **columns: list[object]
+) -> pa.Table:
     """A table of SCHEMA from columns of equal length; `columns`: context, start, end, document_id, each null where it is not given."""
     given = {"mention": mentions, "language": languages, "concept_ids": concept_ids, **columns}
     return pa.table({f.name: pa.array(given.get(f.name, [None] * len(mentions)), f.type) for f in SCHEMA}, SCHEMA)
@@ -78,7 +83,9 @@ def _parse(column: str, cell: str, where: str) -> object:
 
 def _read_parquet(path: Path) -> pa.Table:
     if not path.is_file():
-        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?")
+        raise DataError(
+            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
+        )
     try:
         table = pq.read_table(path)
         absent = {"language": UNKNOWN, "concept_ids": []}
@@ -89,7 +96,9 @@ def _read_parquet(path: Path) -> pa.Table:
         languages = pa.array([to_iso(code) if code else UNKNOWN for code in table["language"].to_pylist()], pa.string())
     except (KeyError, ValueError, OSError, pa.ArrowException) as error:
         found = str(error).strip("'").splitlines()[0]
-        raise DataError(f"{path}: expected a Parquet file with columns out of {', '.join(SCHEMA.names)}; found: {found}") from None
+        raise DataError(
+            f"{path}: expected a Parquet file with columns out of {', '.join(SCHEMA.names)}; found: {found}"
+        ) from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return table.set_column(SCHEMA.get_field_index("language"), SCHEMA.field("language"), languages)
@@ -104,7 +113,11 @@ def write_mentions(table: pa.Table, path: Path | str) -> None:
         with write_atomically(path, binary=True) as stream:
             pq.write_table(table.cast(SCHEMA), stream)
         return
-    kept = [name for name in SCHEMA.names if name in ("mention", "language", "concept_ids") or table[name].null_count < table.num_rows]
+    kept = [
+        name
+        for name in SCHEMA.names
+        if name in ("mention", "language", "concept_ids") or table[name].null_count < table.num_rows
+    ]
     with write_atomically(path) as stream:
         stream.write("\t".join(kept) + "\n")
         for row in table.select(kept).to_pylist():
@@ -114,3 +127,42 @@ def write_mentions(table: pa.Table, path: Path | str) -> None:
 def _format(value: object) -> str:
     text = "|".join(value) if isinstance(value, list) else "" if value is None else str(value)
     return text.translate(_SPACES)  # one for one, so that start and end still point into the context
+
+
+class Pairs(NamedTuple):
+    """Three columns of one length: the concept's identifier, and two of its names."""
+
+    concept_ids: list[str]
+    left: list[str]
+    right: list[str]
+
+
+class IdNames(NamedTuple):
+    """Two columns of one length: the concept's identifiers as written, and one of its names."""
+
+    concept_ids: list[str]
+    names: list[str]
+
+
+def read_pairs(path: Path | str) -> Pairs:
+    """Read training pairs, `id||name||name`, in their order. Raises DataError with file and line."""
+    return Pairs(*_columns(path, ("id", "name", "name")))
+
+
+def read_id_names(path: Path | str) -> IdNames:
+    """Read a dictionary or queries of the original evaluation, `id||name`, in their order. Raises DataError with file and line."""
+    return IdNames(*_columns(path, ("id", "name")))
+
+
+def _columns(path: Path | str, form: tuple[str, ...]) -> list[list[str]]:
+    """The fields of every line, none of them empty, by column."""
+    rows = []
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = [part.strip() for part in line.split("||")]
+        if len(fields) != len(form) or not all(fields):
+            found = f"{len(fields)} field(s), {sum(map(bool, fields))} of them not empty"
+            raise DataError(f"{path}:{number}: expected {'||'.join(form)}, found {found}")
+        rows.append(fields)
+    if not rows:
+        raise DataError(f"{path}: expected at least one line {'||'.join(form)}, found an empty file")
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -23,7 +23,12 @@ from xsap.artifacts import content_hash, open_artifact, publish
 from xsap.errors import ArtifactError, DataError
 from xsap.languages import ENGLISH
 
-KINDS = ("preferred", "synonym", "abbreviation", "tradename")  # of two equal rows the one whose kind comes first is kept
+KINDS = (
+    "preferred",
+    "synonym",
+    "abbreviation",
+    "tradename",
+)  # of two equal rows the one whose kind comes first is kept
 
 NAMES_SCHEMA = pa.schema(
     [
@@ -71,7 +76,11 @@ class Terminology:
 
     @classmethod
     def build(
-        cls, names: pa.Table, concepts: pa.Table | None = None, facts: dict[str, Any] | None = None, retired: pa.Table | None = None
+        cls,
+        names: pa.Table,
+        concepts: pa.Table | None = None,
+        facts: dict[str, Any] | None = None,
+        retired: pa.Table | None = None,
     ) -> tuple["Terminology", Counter[str]]:
         """Rows in any order → a terminology, and how many rows were dropped for which reason.
 
@@ -80,7 +89,9 @@ class Terminology:
         RETIRED_SCHEMA. A concept is called by its first preferred English name, else by its first English name, else by its first
         name; "first" is by kind, then by the highest precedence, then alphabetical.
         """
-        precedence = names[PRECEDENCE] if PRECEDENCE in names.column_names else pa.array(np.zeros(names.num_rows, np.int64))
+        precedence = (
+            names[PRECEDENCE] if PRECEDENCE in names.column_names else pa.array(np.zeros(names.num_rows, np.int64))
+        )
         names = names.select(NAMES_SCHEMA.names).cast(NAMES_SCHEMA)
         rank = pc.index_in(names["kind"], pa.array(KINDS))
         if rank.null_count:
@@ -108,7 +119,9 @@ class Terminology:
         if "facts" not in manifest:
             raise ArtifactError(f"{path}: its manifest has no facts; the terminology folder is damaged, make it again")
         tables = {
-            table: pq.read_table(Path(path) / f"{table}.parquet") if f"{table}.parquet" in manifest["files"] else schema.empty_table()
+            table: pq.read_table(Path(path) / f"{table}.parquet")
+            if f"{table}.parquet" in manifest["files"]
+            else schema.empty_table()
             for table, schema in _TABLES.items()
         }
         return cls(tables["names"], tables["concepts"], manifest["facts"], content_hash(manifest), tables["retired"])
@@ -146,7 +159,9 @@ class Terminology:
 
 
 @contextmanager
-def write_terminology(path: Path | str, facts: dict[str, Any], *, overwrite: bool = False) -> Iterator[Callable[[Terminology], None]]:
+def write_terminology(
+    path: Path | str, facts: dict[str, Any], *, overwrite: bool = False
+) -> Iterator[Callable[[Terminology], None]]:
     """Yield what takes the parts of a terminology, in the order of their concepts' identifiers; the folder appears when the block ends.
 
     No concept may stand in two parts. facts: what is remembered; the block may still add to them. Raises DataError for a terminology
@@ -168,7 +183,9 @@ def write_terminology(path: Path | str, facts: dict[str, Any], *, overwrite: boo
                 rows = getattr(part, table)
                 counts[table] += rows.num_rows
                 if table not in writers and (rows.num_rows or table != "retired"):
-                    writer = pq.ParquetWriter(folder / f"{table}.parquet", schema, compression="zstd", use_dictionary=_REPEATED)
+                    writer = pq.ParquetWriter(
+                        folder / f"{table}.parquet", schema, compression="zstd", use_dictionary=_REPEATED
+                    )
                     writers[table] = open_files.enter_context(writer)
                 if rows.num_rows:
                     writers[table].write_table(rows)
@@ -176,7 +193,9 @@ def write_terminology(path: Path | str, facts: dict[str, Any], *, overwrite: boo
         yield write
         open_files.close()
         if not counts["names"]:
-            raise DataError(f"a terminology needs at least one name, found none to write to {path}; are the filters too strict?")
+            raise DataError(
+                f"a terminology needs at least one name, found none to write to {path}; are the filters too strict?"
+            )
         by_size = dict(sorted(languages.items(), key=lambda item: (-item[1], item[0])))
         manifest |= {"names": counts["names"], "concepts": counts["concepts"], "languages": by_size}
 
@@ -190,7 +209,9 @@ def _starts(table: pa.Table, columns: list[str]) -> pa.Array:
     for name in columns:
         column = table[name]
         differs = pc.or_(differs, pc.not_equal(column.slice(1), column.slice(0, n - 1)))
-    return pa.chunked_array([pa.array([True]), *differs.chunks] if isinstance(differs, pa.ChunkedArray) else [pa.array([True]), differs])
+    return pa.chunked_array(
+        [pa.array([True]), *differs.chunks] if isinstance(differs, pa.ChunkedArray) else [pa.array([True]), differs]
+    )
 
 
 def _concepts(names: pa.Table, extra: pa.Table | None) -> pa.Table:
@@ -198,7 +219,11 @@ def _concepts(names: pa.Table, extra: pa.Table | None) -> pa.Table:
     foreign = pc.cast(pc.not_equal(names["language"], ENGLISH), pa.int8())
     order = [(column, "ascending") for column in ("concept_id", "foreign", "rank", "last", "language", "name")]
     best = names.append_column("foreign", foreign).sort_by(order)
-    best = best.filter(_starts(best, ["concept_id"])).select(["concept_id", "name"]).rename_columns(["concept_id", "preferred_name"])
+    best = (
+        best.filter(_starts(best, ["concept_id"]))
+        .select(["concept_id", "name"])
+        .rename_columns(["concept_id", "preferred_name"])
+    )
     lists = CONCEPTS_SCHEMA.names[2:]
     extra = CONCEPTS_SCHEMA.empty_table() if extra is None else extra
     at = pc.index_in(extra["concept_id"], best["concept_id"].combine_chunks())
@@ -211,7 +236,11 @@ def _concepts(names: pa.Table, extra: pa.Table | None) -> pa.Table:
 def _sorted_sets(lists: pa.Array, rows: pa.Array, n: int) -> pa.Array:
     """(n,) lists, each of all the values of those that go to its row, once and in order. rows: of each list; null goes nowhere."""
     flat = pa.table({"row": rows.take(pc.list_parent_indices(lists)), "value": pc.list_flatten(lists)})
-    flat = flat.filter(pc.and_(pc.is_valid(flat["row"]), pc.is_valid(flat["value"]))).group_by(["row", "value"]).aggregate([])
+    flat = (
+        flat.filter(pc.and_(pc.is_valid(flat["row"]), pc.is_valid(flat["value"])))
+        .group_by(["row", "value"])
+        .aggregate([])
+    )
     flat = flat.sort_by([("row", "ascending"), ("value", "ascending")])
     ends = np.cumsum(np.bincount(flat["row"].to_numpy(), minlength=n), dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), flat["value"].combine_chunks())

@@ -97,7 +97,9 @@ def chart(
 
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{safe(name)}">']
     for y, text in zip(place(0 * up, up)[1], _texts(up), strict=True):
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/><text class="y" x="{_LEFT - 8}" y="{y:.1f}">{text}</text>')
+        parts.append(
+            f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/><text class="y" x="{_LEFT - 8}" y="{y:.1f}">{text}</text>'
+        )
     for x, text in zip(place(along, 0 * along)[0], _texts(along), strict=True):
         parts.append(f'<text class="x" x="{x:.1f}" y="{bottom + 15}">{text}</text>')
     parts.append(f'<text class="unit" x="{width - 4}" y="{bottom + 15}">step</text>')
@@ -106,12 +108,16 @@ def chart(
         parts.append(f'<polygon class="band" points="{_points(*around)}"/>')
     for line in lines:
         kept = _kept(line.y)
-        parts.append(f'<g class="line {line.look}"><title>{safe(line.name)}</title>{_strokes(*place(line.x[kept], line.y[kept]))}</g>')
+        parts.append(
+            f'<g class="line {line.look}"><title>{safe(line.name)}</title>{_strokes(*place(line.x[kept], line.y[kept]))}</g>'
+        )
     feet = [place(line.x[final], line.y[final]) for line, final, _ in ends]
     levels = spread([float(y) for _, y in feet], _LINE_HEIGHT, _ABOVE, bottom)
     for (line, _, text), (x, y), level in zip(ends, feet, levels, strict=True):
         pointer = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/><path d="M{x:.1f} {y:.1f}L{right + 22} {level:.1f}H{right + 28}"/>'
-        parts.append(f'<g class="line {line.look}">{pointer}<text class="end" x="{right + 32}" y="{level:.1f}">{safe(text)}</text></g>')
+        parts.append(
+            f'<g class="line {line.look}">{pointer}<text class="end" x="{right + 32}" y="{level:.1f}">{safe(text)}</text></g>'
+        )
     if not len(values):
         parts.append(f'<text class="none" x="{(_LEFT + right) / 2:.1f}" y="{bottom / 2:.1f}">no finite values</text>')
     return "".join([*parts, "</svg>"])
@@ -139,7 +145,10 @@ def ticks(low: float, high: float, *, most: int = 6, finest: float = 0.0) -> lis
             step = digit * 10.0**exponent
             first, final = math.floor(low / step), math.ceil(high / step)
             if final - first < most and step >= finest:
-                return [i * digit / 10**-exponent if exponent < 0 else float(i * digit * 10**exponent) for i in range(first, final + 1)]
+                return [
+                    i * digit / 10**-exponent if exponent < 0 else float(i * digit * 10**exponent)
+                    for i in range(first, final + 1)
+                ]
     raise AssertionError("unreachable: some step is wide enough")
 
 
@@ -156,7 +165,9 @@ def number(value: float, digits: int = 4) -> str:
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """The places moved as little as keeps each `gap` from the next, in their order, and all between low and high where there is room."""
     order = sorted(range(len(places)), key=lambda i: places[i])
-    blocks: list[tuple[float, int]] = []  # (mean of place less its share of gaps, members): neighbours that touch move as one
+    blocks: list[
+        tuple[float, int]
+    ] = []  # (mean of place less its share of gaps, members): neighbours that touch move as one
     for rank, i in enumerate(order):
         mean, members = places[i] - gap * rank, 1
         while blocks and blocks[-1][0] > mean:
@@ -207,7 +218,9 @@ def _strokes(x: Values, y: Values) -> str:
     stretches = np.split(np.arange(len(y)), np.flatnonzero(~np.isfinite(y)))
     runs = [run[np.isfinite(y[run])] for run in stretches]
     return "".join(
-        f'<polyline points="{_points(x[run], y[run])}"/>' if len(run) > 1 else f'<circle cx="{x[run[0]]:.1f}" cy="{y[run[0]]:.1f}" r="2"/>'
+        f'<polyline points="{_points(x[run], y[run])}"/>'
+        if len(run) > 1
+        else f'<circle cx="{x[run[0]]:.1f}" cy="{y[run[0]]:.1f}" r="2"/>'
         for run in runs
         if len(run)
     )

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def multi_similarity(similarity: Tensor, positives: Tensor, negatives: Tensor, *, alpha: float, beta: float, base: float) -> Tensor:
+def multi_similarity(
+    similarity: Tensor, positives: Tensor, negatives: Tensor, *, alpha: float, beta: float, base: float
+) -> Tensor:
     """Multi-Similarity loss (Wang et al., CVPR 2019; L_MS), averaged over all n anchors.
 
     similarity: (n, n) cosines. positives, negatives: (n, n) bool, disjoint, False on the diagonal. An anchor without pairs adds zero.
@@ -61,7 +63,9 @@ def triplet(similarity: Tensor, positives: Tensor, negatives: Tensor, *, margin:
     return (within_reach * (distance + margin) - reaching * distance).sum() / within_reach.sum().clamp(min=1)
 
 
-def lifted_structure(similarity: Tensor, positives: Tensor, negatives: Tensor, *, neg_margin: float, pos_margin: float) -> Tensor:
+def lifted_structure(
+    similarity: Tensor, positives: Tensor, negatives: Tensor, *, neg_margin: float, pos_margin: float
+) -> Tensor:
     """Lifted structured loss (Oh Song et al., CVPR 2016, eq. 4), averaged over positive pairs.
 
     Of one pair: ½ [log(Σ_n e^(neg_margin - |a - n|) + Σ_n e^(neg_margin - |p - n|)) + |a - p| - pos_margin]₊², over the negatives of the
@@ -83,7 +87,9 @@ def nca(similarity: Tensor, positives: Tensor, negatives: Tensor, *, softmax_sca
     draws from all of them, and weighs anchors by how often they were mined; it also leaves out an anchor whose p_i underflows to zero.
     """
     logits = 2 * softmax_scale * similarity  # |x - y|² = 2 - 2 cos; a softmax takes no notice of the constant
-    each = F.softplus(_log_sum_exp(logits, negatives) - _log_sum_exp(logits, positives))  # -log(Σ e^p / (Σ e^p + Σ e^n))
+    each = F.softplus(
+        _log_sum_exp(logits, negatives) - _log_sum_exp(logits, positives)
+    )  # -log(Σ e^p / (Σ e^p + Σ e^n))
     return _mean(each, positives.any(1))
 
 

@@ -67,7 +67,9 @@ def read_log(file: Path) -> Log:
     """What metrics.jsonl says; nothing where there is none. A line that a kill cut is passed over; of a step told twice the later holds."""
     rows: dict[int, list[float]] = {}
     evaluations: dict[int, dict[str, Score]] = {}
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""  # neither steps nor evaluations: no file
+    text = (
+        file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    )  # neither steps nor evaluations: no file
     for line in text.split("\n"):
         try:
             entry = json.loads(line)
@@ -75,7 +77,10 @@ def read_log(file: Path) -> Log:
                 scores = entry["evaluation"]["languages"] | {_MEAN: entry["evaluation"]["mean"]}
                 evaluations[int(entry["step"])] = {code: _score(row) for code, row in scores.items()}
             else:
-                rows[int(entry["step"])] = [_number(entry["loss"]), *(_number(entry.get(field)) for field in _FIELDS[1:])]
+                rows[int(entry["step"])] = [
+                    _number(entry["loss"]),
+                    *(_number(entry.get(field)) for field in _FIELDS[1:]),
+                ]
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     steps = sorted(rows)
@@ -98,7 +103,9 @@ def _read_settings(run: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         settings = None
     if not isinstance(settings, dict) or "sampling" not in settings:
-        raise ArtifactError(f"{run}: expected the folder of a training run, found no config.json with its settings; is the path right?")
+        raise ArtifactError(
+            f"{run}: expected the folder of a training run, found no config.json with its settings; is the path right?"
+        )
     return settings
 
 
@@ -107,31 +114,52 @@ def _summary(run: Path, settings: Mapping[str, Any], log: Log) -> str:
     steps, loss, warnings = log.steps, log.columns["loss"], []
     done, planned, epochs = int(steps[-1]) if len(steps) else 0, settings.get("max_steps"), settings.get("epochs")
     tiles = [
-        ("Steps", f"{done:,}", f"of {planned:,} planned" if isinstance(planned, int) else f"planned: {epochs} epoch{'s'[: epochs != 1]}"),
+        (
+            "Steps",
+            f"{done:,}",
+            f"of {planned:,} planned" if isinstance(planned, int) else f"planned: {epochs} epoch{'s'[: epochs != 1]}",
+        ),
         ("Minutes", number(float(np.nansum(log.columns["seconds"])) / 60, 3), "in steps; evaluations not counted"),
         ("Last loss", number(float(loss[-1])) if done else "–", f"of step {done:,}" if done else "no step was done"),
     ]
     if log.evaluations:
         last, best = max(log.evaluations), log.best
         mean, languages = log.evaluations[last][_MEAN], len(log.evaluations[last]) - 1
-        tiles.append(("Mean Acc@1, %", _percent(mean), f"{languages} language{'s'[: languages != 1]}, n = {mean.n:,}, at step {last:,}"))
+        tiles.append(
+            (
+                "Mean Acc@1, %",
+                _percent(mean),
+                f"{languages} language{'s'[: languages != 1]}, n = {mean.n:,}, at step {last:,}",
+            )
+        )
         kept = "" if (run / "checkpoints" / f"step-{best}").is_dir() else "not "
         note = f"at step {best:,}; {'the last' if best == done else f'its checkpoint is {kept}kept'}"
         tiles.append(("Best mean Acc@1, %", _percent(log.evaluations[best][_MEAN]), note))
         if len({tuple((code, score.n) for code, score in scores.items()) for scores in log.evaluations.values()}) > 1:
             warnings.append("Not all evaluations are of the same mentions; their means can't be compared.")
     if len(bad := steps[~np.isfinite(loss)]):
-        warnings.append(f"The loss of {len(bad):,} of {len(loss):,} steps is not a finite number, first at step {int(bad[0]):,}.")
+        warnings.append(
+            f"The loss of {len(bad):,} of {len(loss):,} steps is not a finite number, first at step {int(bad[0]):,}."
+        )
     parts = [(title, *figure.partition(" ")[::2], note) for title, figure, note in tiles]
-    shown = "".join(f"<div><span>{title}</span><b>{a} <i>{b}</i></b><span>{safe(note)}</span></div>" for title, a, b, note in parts)
+    shown = "".join(
+        f"<div><span>{title}</span><b>{a} <i>{b}</i></b><span>{safe(note)}</span></div>" for title, a, b, note in parts
+    )
     return f'<div class="facts">{shown}</div>' + "".join(f'<p class="warning">{warning}</p>' for warning in warnings)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     """What differs from the defaults, the place of the output aside."""
     defaults = _flat(Settings(output=Path()).model_dump(mode="json"))
-    chosen = {key: value for key, value in _flat(settings).items() if key != "output" and (key not in defaults or value != defaults[key])}
-    codes = [f'<code title="default: {_plain(defaults.get(key))}">{safe(key)} = {_plain(value)}</code>' for key, value in chosen.items()]
+    chosen = {
+        key: value
+        for key, value in _flat(settings).items()
+        if key != "output" and (key not in defaults or value != defaults[key])
+    }
+    codes = [
+        f'<code title="default: {_plain(defaults.get(key))}">{safe(key)} = {_plain(value)}</code>'
+        for key, value in chosen.items()
+    ]
     return f'<p class="settings">Settings that differ from the defaults: {" ".join(codes) or "none"}</p>'
 
 
@@ -162,9 +190,15 @@ def _accuracy(log: Log) -> str:
     if not shown:
         return _section("Acc@1", "No evaluation was logged. The setting evaluation.mentions says on what to evaluate.")
     steps = np.array(shown, np.float64)
-    percent = {code: 100 * np.array([log.evaluations[step].get(code, Score())[:3] for step in shown]) for code in [*_codes(log), _MEAN]}
+    percent = {
+        code: 100 * np.array([log.evaluations[step].get(code, Score())[:3] for step in shown])
+        for code in [*_codes(log), _MEAN]
+    }
     looks = [*map(look_of, range(len(percent) - 1)), "strong"]
-    lines = [Line(_name(code), steps, percent[code][:, 0], look, label=_name(code)) for code, look in zip(percent, looks, strict=True)]
+    lines = [
+        Line(_name(code), steps, percent[code][:, 0], look, label=_name(code))
+        for code, look in zip(percent, looks, strict=True)
+    ]
     known = np.isfinite(percent[_MEAN]).all(1)
     around = steps[known], percent[_MEAN][known, 1], percent[_MEAN][known, 2]
     svg = chart(lines, "Acc@1 over steps", last=_last(log), width=_WIDTH, height=320, decimals=1, band=around)
@@ -178,13 +212,21 @@ def _rates(log: Log) -> str:
         return ""
     half = _half(log, least=10)  # the trainer logs seconds as means of up to 20 steps
     curves = [("Learning rate", "Of each step.", log.steps, log.columns["lr"])]
-    known = {f"{field.title()} per second": log.columns[field] for field in _FIELDS[3:] if np.isfinite(log.columns[field]).any()}
+    known = {
+        f"{field.title()} per second": log.columns[field]
+        for field in _FIELDS[3:]
+        if np.isfinite(log.columns[field]).any()
+    }
     for title, amounts in (known or {"Steps per second": np.ones(len(log.steps))}).items():
         at, rate = smoothed(amounts, log.columns["seconds"], half)
         curves.append((title, f"Over the {2 * half + 1:,} steps around.", log.steps[at], rate))
     width = (_WIDTH - 20 * (len(curves) - 1)) // len(curves)
     sections = [
-        _section(title, note, chart([Line(title, x, y, label="")], f"{title} over steps", last=_last(log), width=width, height=200))
+        _section(
+            title,
+            note,
+            chart([Line(title, x, y, label="")], f"{title} over steps", last=_last(log), width=width, height=200),
+        )
         for title, note, x, y in curves
     ]
     return f'<div class="row">{"".join(sections)}</div>'
@@ -195,15 +237,26 @@ def _evaluations(log: Log) -> str:
     shown, codes = _shown(log), [_MEAN, *_codes(log)]
     if not shown:
         return ""
-    head = "".join(f"<th>{safe(_name(code))}<small>n = {log.evaluations[shown[-1]].get(code, Score()).n:,}</small></th>" for code in codes)
+    head = "".join(
+        f"<th>{safe(_name(code))}<small>n = {log.evaluations[shown[-1]].get(code, Score()).n:,}</small></th>"
+        for code in codes
+    )
     best, rows = log.best, []
     for step in shown:
-        cells = "".join(f"<td>{_percent(log.evaluations[step].get(code, Score()), interval=code == _MEAN)}</td>" for code in codes)
+        cells = "".join(
+            f"<td>{_percent(log.evaluations[step].get(code, Score()), interval=code == _MEAN)}</td>" for code in codes
+        )
         mark = ' class="best"' if step == best else ""
         rows.append(f"<tr{mark}><td>{step:,}</td>{cells}</tr>")
-    some = f" Here are {len(shown):,} of {len(log.evaluations):,}; metrics.jsonl has all." if len(shown) < len(log.evaluations) else ""
+    some = (
+        f" Here are {len(shown):,} of {len(log.evaluations):,}; metrics.jsonl has all."
+        if len(shown) < len(log.evaluations)
+        else ""
+    )
     table = f"<table><thead><tr><th>step</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return _section("Evaluations", f"Acc@1, per cent, in brackets the 95 % interval; the best mean is marked.{some}", table)
+    return _section(
+        "Evaluations", f"Acc@1, per cent, in brackets the 95 % interval; the best mean is marked.{some}", table
+    )
 
 
 def _shown(log: Log) -> list[int]:

@@ -16,30 +16,48 @@ from torch import Tensor
 
 from xsap.config import Loss, Settings
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.folder import REFERENCE_LENGTH, Description
-from xsap.encoding.scratch import from_scratch
-from xsap.encoding.tokens import Tokens, tokenise_to_disk
+from xsap.encoding.model_folder import REFERENCE_LENGTH, Description
+from xsap.encoding.packing import Tokens, tokenise_to_disk
+from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ConfigError, DataError
+from xsap.evaluation.protocols import evaluate_concept, read_queries
 from xsap.languages import ENGLISH, to_iso
-from xsap.linking.evaluation import evaluate_concept, read_queries
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
+from xsap.training.dataset import Material, distinct, fingerprint, from_pairs, from_terminology, with_second
+from xsap.training.embedding_table import trim, whole
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
-from xsap.training.material import Material, distinct, fingerprint, from_pairs, from_terminology, with_second
-from xsap.training.mining import triplet_margin
-from xsap.training.mixing import Mixed
-from xsap.training.neighbours import Neighbours
-from xsap.training.optim import adamw, schedule
-from xsap.training.place import check_place, make_place
+from xsap.training.mining import Neighbours, triplet_margin
 from xsap.training.report import write_report
-from xsap.training.sampling import Concepts, FilePairs, GroupSampler, PairSampler, Sampler, language_weights, parse_choice
-from xsap.training.table import trim, whole
-from xsap.training.trainer import Objective, Trainer
+from xsap.training.run_folder import check_place, make_place
+from xsap.training.sampling import (
+    Concepts,
+    FilePairs,
+    GroupSampler,
+    Mixed,
+    PairSampler,
+    Sampler,
+    language_weights,
+    parse_choice,
+)
+from xsap.training.trainer import Objective, Trainer, adamw, schedule
 
 # what may differ between a run and its continuation; of the inputs their contents must be the same, not their places
-_FREE = {"output", "overwrite", "resume", "max_minutes", "tracker", "checkpoint", "evaluation", "base", "terminology", "second", "pairs"}
+_FREE = {
+    "output",
+    "overwrite",
+    "resume",
+    "max_minutes",
+    "tracker",
+    "checkpoint",
+    "evaluation",
+    "base",
+    "terminology",
+    "second",
+    "pairs",
+}
 _NEAREST = 4  # times as many near concepts are known as each step draws from
 
 
@@ -70,7 +88,11 @@ def run(settings: Settings) -> Path:
     rate = schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total)
 
     def whole_after(done: int) -> AbstractContextManager[None]:
-        return whole(encoder.transformer, table, math.prod(1 - optim.lr * rate(step) * optim.weight_decay for step in range(done)))
+        return whole(
+            encoder.transformer,
+            table,
+            math.prod(1 - optim.lr * rate(step) * optim.weight_decay for step in range(done)),
+        )
 
     def scores_after(done: int) -> dict[str, Any]:
         with whole_after(done):
@@ -118,20 +140,29 @@ def _accelerator(settings: Settings) -> Accelerator:
         precision = "no" if settings.precision == "fp32" else settings.precision
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # of the others while one evaluates or saves
         accelerator = Accelerator(
-            mixed_precision=precision, log_with=settings.tracker, project_dir=str(settings.output), kwargs_handlers=[patience]
+            mixed_precision=precision,
+            log_with=settings.tracker,
+            project_dir=str(settings.output),
+            kwargs_handlers=[patience],
         )
     except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigError(f"Accelerate can't run with precision = {settings.precision}, tracker = {settings.tracker}: {error}") from None
+        raise ConfigError(
+            f"Accelerate can't run with precision = {settings.precision}, tracker = {settings.tracker}: {error}"
+        ) from None
     if settings.precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("precision = fp16 needs a GPU, found a CPU; use bf16 or fp32")
     kind, accumulated = accelerator.distributed_type.value, accelerator.gradient_accumulation_steps
-    if accumulated != 1 or not (kind == "NO" or kind.startswith("MULTI_")):  # neither would fail: the result would be wrong
+    if accumulated != 1 or not (
+        kind == "NO" or kind.startswith("MULTI_")
+    ):  # neither would fail: the result would be wrong
         raise ConfigError(
             f"Accelerate must run whole models on each process, a step at a time; found {kind} with {accumulated} accumulated steps; "
             "launch without FSDP, DeepSpeed and gradient accumulation, and set the batch's size here"
         )
     if settings.tracker and not accelerator.log_with:  # Accelerate itself would go on without a word
-        raise ConfigError(f"the package of tracker = {settings.tracker} is not installed; install it, or leave tracker out")
+        raise ConfigError(
+            f"the package of tracker = {settings.tracker} is not installed; install it, or leave tracker out"
+        )
     return accelerator
 
 
@@ -154,8 +185,12 @@ def _material(settings: Settings) -> Material:
 def _encoder(settings: Settings, material: Material) -> Encoder:
     policy = TextPolicy(case=settings.text.case, unicode=settings.text.unicode) if settings.text else None
     if settings.base != "scratch":
-        return Encoder.from_pretrained(settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu")
-    description = Description(settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy())
+        return Encoder.from_pretrained(
+            settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
+        )
+    description = Description(
+        settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy()
+    )
     size = settings.scratch.model_dump()
     return from_scratch(material.names, description, **size, seed=settings.seed)
 
@@ -173,37 +208,56 @@ def _sampler(settings: Settings, material: Material) -> Sampler:
     if material.in_pairs:
         return FilePairs(material.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
     if not wanted.shuffle:
-        raise ConfigError("sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order")
+        raise ConfigError(
+            "sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order"
+        )
     if material.second is None:
         return _of_concepts(settings, material, 1)
     first, second = material.parts()
     if wanted.second_share * min(batch.pairs, batch.names) < 1:
         raise ConfigError(f"sampling.second_share = {wanted.second_share} of a step is not even a pair; make it larger")
-    samplers = _of_concepts(settings, first, 1 - wanted.second_share), _of_concepts(settings, second, wanted.second_share, hard=0)
+    samplers = (
+        _of_concepts(settings, first, 1 - wanted.second_share),
+        _of_concepts(settings, second, wanted.second_share, hard=0),
+    )
     return Mixed(*samplers, rows=len(first.names), concepts=material.second)
 
 
-def _of_concepts(settings: Settings, material: Material, share: float, *, hard: int | None = None) -> PairSampler | GroupSampler:
+def _of_concepts(
+    settings: Settings, material: Material, share: float, *, hard: int | None = None
+) -> PairSampler | GroupSampler:
     """What draws names of one source, so many that they are this share of a step."""
     wanted, batch, seed = settings.sampling, settings.batch, settings.seed
     hard = wanted.hard_concepts if hard is None else hard
     concepts = Concepts(material.concepts, material.languages, wanted.anchor and to_iso(wanted.anchor))
     if wanted.mode == "groups":
         weights = language_weights(material.languages, wanted.language_temperature)
-        size = {"names_per_concept": wanted.names_per_concept, "names": round(batch.names * share), "hard_concepts": hard}
+        size = {
+            "names_per_concept": wanted.names_per_concept,
+            "names": round(batch.names * share),
+            "hard_concepts": hard,
+        }
         return GroupSampler(concepts, **size, seed=seed, weights=weights)
     if wanted.hard_concepts or wanted.language_temperature != 1:
-        raise ConfigError("sampling.hard_concepts and sampling.language_temperature need sampling.mode = groups; found pairs")
-    return PairSampler(concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=round(batch.pairs * share), seed=seed)
+        raise ConfigError(
+            "sampling.hard_concepts and sampling.language_temperature need sampling.mode = groups; found pairs"
+        )
+    return PairSampler(
+        concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=round(batch.pairs * share), seed=seed
+    )
 
 
-def _neighbours(settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, material: Material) -> Neighbours | None:
+def _neighbours(
+    settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, material: Material
+) -> Neighbours | None:
     hard = settings.sampling.hard_concepts
     sampler = sampler.first if isinstance(sampler, Mixed) else sampler
     if not hard or not isinstance(sampler, GroupSampler):
         return None
     _, strings = np.unique(np.array(material.names, dtype=object), return_inverse=True)
-    return Neighbours(sampler, encoder, tokens, strings.astype(np.int64), _NEAREST * hard, settings.sampling.refresh_every)
+    return Neighbours(
+        sampler, encoder, tokens, strings.astype(np.int64), _NEAREST * hard, settings.sampling.refresh_every
+    )
 
 
 def _objective(loss: Loss) -> Objective:
@@ -235,7 +289,9 @@ def _evaluation(settings: Settings, material: Material) -> Callable[[Encoder], d
             "evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER"
         )
     if ENGLISH not in dictionary.languages:
-        raise DataError(f"the dictionary of an evaluation must have English names, found {', '.join(dictionary.languages)}")
+        raise DataError(
+            f"the dictionary of an evaluation must have English names, found {', '.join(dictionary.languages)}"
+        )
 
     def evaluate(encoder: Encoder) -> dict[str, Any]:
         index = Index.build(dictionary, encoder, languages={ENGLISH})

@@ -3,6 +3,11 @@
 An epoch is a pseudo-random permutation that can be asked for any of its places alone (a Feistel network over the numbers
 0 … n-1), so a run resumes at any step, and every process computes its own share, without a shuffled list. Pairs are numbered, never
 written down: a number is a concept and the how-manieth of its pairs.
+
+Two sources of names in each step: a terminology, and beside it another with its own share, such as general-domain translations.
+
+Both are sampled by themselves, so what the first gives in a step is what it would give alone in a batch of its size. The second goes
+round at its own pace: its epochs are counted from the steps taken.
 """
 
 from collections.abc import Collection, Sequence
@@ -92,8 +97,14 @@ class Concepts:
     or group must have a name. Concepts that can give no pair are left out.
     """
 
-    def __init__(self, concept_of: Integers, languages: Collection[str] | None = None, anchor: str | None = None) -> None:
-        anchored = np.ones(len(concept_of), bool) if anchor is None else np.array([code == anchor for code in languages or ()], bool)
+    def __init__(
+        self, concept_of: Integers, languages: Collection[str] | None = None, anchor: str | None = None
+    ) -> None:
+        anchored = (
+            np.ones(len(concept_of), bool)
+            if anchor is None
+            else np.array([code == anchor for code in languages or ()], bool)
+        )
         order = np.lexsort((~anchored, concept_of))
         numbers, first, counts = np.unique(concept_of[order], return_index=True, return_counts=True)
         ends = np.concatenate([[0], np.cumsum(anchored[order])])
@@ -162,12 +173,19 @@ class GroupSampler:
     ) -> None:
         least = max(2, 1 + hard_concepts)
         if names < least * names_per_concept:
-            raise ConfigError(f"batch.names must hold at least {least} groups of {names_per_concept} names, found {names}")
+            raise ConfigError(
+                f"batch.names must hold at least {least} groups of {names_per_concept} names, found {names}"
+            )
         if hard_concepts >= len(concepts.numbers):
             raise ConfigError(
                 f"sampling.hard_concepts must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_concepts}"
             )
-        self.concepts, self.names_per_concept, self.seed, self.hard_concepts = concepts, names_per_concept, seed, hard_concepts
+        self.concepts, self.names_per_concept, self.seed, self.hard_concepts = (
+            concepts,
+            names_per_concept,
+            seed,
+            hard_concepts,
+        )
         self.groups = names // names_per_concept // (1 + hard_concepts)
         self.steps_per_epoch = -(-len(concepts.numbers) // self.groups)
         self.weights = weights
@@ -216,7 +234,9 @@ class GroupSampler:
         if self.nearest is None:
             others = permute(np.arange(self.hard_concepts)[None], total, mix(self.seed, epoch, 6, at)[:, None])
         else:
-            drawn = permute(np.arange(self.hard_concepts)[None], self.nearest.shape[1], mix(self.seed, epoch, 7, at)[:, None])
+            drawn = permute(
+                np.arange(self.hard_concepts)[None], self.nearest.shape[1], mix(self.seed, epoch, 7, at)[:, None]
+            )
             others = np.take_along_axis(self.nearest[at], drawn, 1)
         _, first = np.unique(both := np.concatenate([at, others.ravel()]), return_index=True)
         return both[np.sort(first)]
@@ -242,3 +262,23 @@ class FilePairs:
 def share(names: Names, rank: int, processes: int) -> Names:
     """The part of a step's names that one process encodes: every `processes`-th of them. Parts are disjoint and complete."""
     return Names(names.rows[rank::processes], names.concepts[rank::processes])
+
+
+class Mixed:
+    """Each step's names from `first`, then those from `second`; an epoch is one of `first`.
+
+    rows, concepts: what is added to the second's rows and concepts, so that both count in one table of names.
+    """
+
+    def __init__(self, first: Sampler, second: Sampler, *, rows: int, concepts: int) -> None:
+        self.first, self.second, self.rows, self.concepts = first, second, rows, concepts
+        self.steps_per_epoch = first.steps_per_epoch
+
+    def batch(self, epoch: int, step: int) -> Names:
+        """The names of a step, a pure function of (epoch, step) as those of its parts are."""
+        one = self.first.batch(epoch, step)
+        two = self.second.batch(*divmod(epoch * self.steps_per_epoch + step, self.second.steps_per_epoch))
+        return Names(
+            np.concatenate([one.rows, two.rows + self.rows]),
+            np.concatenate([one.concepts, two.concepts + self.concepts]),
+        )

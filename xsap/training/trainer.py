@@ -1,4 +1,6 @@
-"""The loop: names → vectors → similarities → masks → loss → step; now and then evaluate, log, save.
+"""AdamW and its learning rate as a function of the step.
+
+The loop: names → vectors → similarities → masks → loss → step; now and then evaluate, log, save.
 
 It works on the global batch whatever the number of processes: each encodes its share, and all see all vectors.
 """
@@ -14,20 +16,36 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from xsap.artifacts import write_atomically
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.packing import pack
-from xsap.encoding.tokens import Tokens, drop_tokens
+from xsap.encoding.packing import Tokens, drop_tokens, pack
 from xsap.errors import ConfigError
-from xsap.training import checkpoint
-from xsap.training.gather import gather
-from xsap.training.gradcache import cached_backward
-from xsap.training.mining import all_pairs
-from xsap.training.neighbours import Neighbours
+from xsap.training import run_folder as checkpoint
+from xsap.training.large_batch import cached_backward, gather
+from xsap.training.mining import Neighbours, all_pairs
 from xsap.training.sampling import Sampler, mix, share
+
+
+def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form, on every parameter alike, as the SapBERT recipe has it."""
+    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+    """The share of the learning rate that step 0, 1, … takes: a linear warm-up, then constant, or linear down to zero after the last."""
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        if name == "constant":
+            return 1.0
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    return share
+
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # (similarity, positives, negatives) → loss
 _FLUSH_EVERY = 20  # steps whose losses wait on the device, so that logging doesn't stop it at each
@@ -74,7 +92,9 @@ class Trainer:
         if done == 0:
             self._evaluate(0)
         self._tick = time.monotonic()
-        with tqdm(total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5) as bar:
+        with tqdm(
+            total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5
+        ) as bar:
             late = self._late(spent, 0)  # as when it had stopped for lack of time before
             while done < self.total_steps and not late:
                 if self.neighbours and done and done % self.neighbours.every == 0:
@@ -107,11 +127,15 @@ class Trainer:
         parts = [share(names, r, processes) for r in range(processes)]
         sizes = [len(part.rows) for part in parts]
         concepts = np.concatenate([part.concepts for part in parts])
-        strings = None if self.neighbours is None else self.neighbours.strings[np.concatenate([part.rows for part in parts])]
+        strings = (
+            None if self.neighbours is None else self.neighbours.strings[np.concatenate([part.rows for part in parts])]
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr * self.rate(step)
         self._model.train()
-        rows = parts[rank].rows if sizes[rank] else names.rows[:1]  # without a share it encodes some name, for others wait for its gradient
+        rows = (
+            parts[rank].rows if sizes[rank] else names.rows[:1]
+        )  # without a share it encodes some name, for others wait for its gradient
         chunks = np.split(rows, range(self.chunk, len(rows), self.chunk)) if self.chunk else [rows]
 
         def encode(chunk: int) -> Tensor:
@@ -132,7 +156,9 @@ class Trainer:
             loss = loss_of(encode(0))
             accelerator.backward(loss)
         else:
-            loss = cached_backward(encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(self._model))
+            loss = cached_backward(
+                encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(self._model)
+            )
         if self.clip:
             accelerator.clip_grad_norm_(self._model.parameters(), self.clip)
         self._optimizer.step()
@@ -142,7 +168,9 @@ class Trainer:
     def _drop(self, tokens: Tokens, *key: int) -> Tokens:
         if not self.token_dropout:
             return tokens
-        return drop_tokens(tokens, self.token_dropout, np.ldexp(mix(self.seed, 9, *key, np.arange(len(tokens.ids))), -63))
+        return drop_tokens(
+            tokens, self.token_dropout, np.ldexp(mix(self.seed, 9, *key, np.arange(len(tokens.ids))), -63)
+        )
 
     def _late(self, seconds: float, done: int) -> bool:
         """Whether time is up for any process: clocks differ, and all must stop at the same step, so they ask one another now and then."""
@@ -160,7 +188,11 @@ class Trainer:
         self._flush()
         if self._main:
             scores = self.evaluate(done)
-            self._log({"step": done, "evaluation": scores}, done, {f"acc@1/{code}": v["acc@1"] for code, v in scores["languages"].items()})
+            self._log(
+                {"step": done, "evaluation": scores},
+                done,
+                {f"acc@1/{code}": v["acc@1"] for code, v in scores["languages"].items()},
+            )
             self.report()
         self.accelerator.wait_for_everyone()
         self._tick = time.monotonic()
@@ -176,7 +208,9 @@ class Trainer:
                     f"the loss must be a number, found {latest} at step {facts['step']:,}; lower optim.lr, or set optim.clip = 1"
                 )
             if self._main:
-                self._log({**facts, "loss": latest, "seconds": seconds}, facts["step"], {"loss": latest, "lr": facts["lr"]})
+                self._log(
+                    {**facts, "loss": latest, "seconds": seconds}, facts["step"], {"loss": latest, "lr": facts["lr"]}
+                )
         self._waiting, self._tick = [], time.monotonic()
         return latest
 

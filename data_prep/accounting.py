@@ -1,0 +1,137 @@
+"""What became of the rows that a reader took in: each one is kept, or dropped for a stated reason, and the sum must be right.
+
+A reader hands back one `Tally` beside its terminology. A count that does not add up is a defect of the reader, so it is an assertion,
+not a message.
+
+Records that a reader could not take: where each one stands and why, in a file beside the terminology, and how many are too many.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xsap.artifacts import write_atomically
+from xsap.errors import DataError
+from xsap.languages import to_name
+from xsap.terms.terminology import Terminology
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """rows_in = kept + the sum of dropped, whose keys are reasons in plain words."""
+
+    rows_in: int
+    kept: int
+    dropped: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        assert self.rows_in == self.kept + sum(self.dropped.values()), f"rows that nobody accounts for: {self}"
+
+    def then(self, kept: int, dropped: Mapping[str, int]) -> "Tally":
+        """This tally after a further step that took in what is kept here, kept `kept` of it and dropped the rest."""
+        return Tally(self.rows_in, kept, +(Counter(self.dropped) + Counter(dropped)))
+
+    def lines(self, what: str = "names") -> list[str]:
+        """The tally for people: rows in, rows kept, rows dropped, and under that each reason, most first."""
+        reasons = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
+        rows = [(f"{what} in", self.rows_in), ("kept", self.kept), ("dropped", self.rows_in - self.kept)]
+        return aligned([(label, f"{n:,}") for label, n in [*rows, *((f"  {reason}", n) for reason, n in reasons)]])
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a terminology holds: language → names, language → concepts that have names in it, and all of both.
+
+    Two parts of a terminology that share no concept add up.
+    """
+
+    names_by_language: Counter[str] = field(default_factory=Counter)
+    concepts_by_language: Counter[str] = field(default_factory=Counter)
+    names: int = 0
+    concepts: int = 0
+
+    @classmethod
+    def of(cls, terminology: Terminology) -> "Summary":
+        """Counted from the tables."""
+        names = terminology.names
+        pairs = names.select(["language", "concept_id"]).group_by(["language", "concept_id"]).aggregate([])
+        return cls(
+            Counter(terminology.languages),
+            Counter(count_by(pairs["language"])),
+            names.num_rows,
+            terminology.concepts.num_rows,
+        )
+
+    def __add__(self, other: "Summary") -> "Summary":
+        return Summary(
+            self.names_by_language + other.names_by_language,
+            self.concepts_by_language + other.concepts_by_language,
+            self.names + other.names,
+            self.concepts + other.concepts,
+        )
+
+    def lines(self) -> list[str]:
+        """Names and concepts of each language as an aligned table, most names first."""
+        by_size = sorted(self.names_by_language.items(), key=lambda item: (-item[1], item[0]))
+        rows = [(f"{code}  {to_name(code)}", f"{n:,}", f"{self.concepts_by_language[code]:,}") for code, n in by_size]
+        return aligned([("language", "names", "concepts"), *rows, ("all", f"{self.names:,}", f"{self.concepts:,}")])
+
+
+def count_by(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value occurs in a column of strings, most first."""
+    counted = pc.value_counts(column).to_pylist()
+    return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: (-row["counts"], row["values"]))}
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines: the first cell flush left, the others flush right. Every row has as many cells as the first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+_BEYOND = 99  # records listed beyond the first that is too many, before reading stops: enough to see a pattern
+
+
+@dataclass
+class Rejects:
+    """Rejected records, at most `limit` of them. A context: on leaving it, they are written to `file` (none: no file).
+
+    The file is tab-separated: file, line (from 1), byte offset of the line's start (in the uncompressed file), reason.
+    """
+
+    file: Path
+    limit: int = 0
+    rows: list[tuple[str, int, int, str]] = field(default_factory=list)
+    _first: str = ""
+
+    def __enter__(self) -> "Rejects":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.rows:
+            with write_atomically(self.file) as stream:
+                stream.write("file\tline\toffset\treason\n")
+                stream.writelines(f"{name}\t{line}\t{offset}\t{reason}\n" for name, line, offset, reason in self.rows)
+
+    def add(self, path: Path, line: int, offset: int, reason: str) -> None:
+        """Take one record. Raises DataError when there are far too many."""
+        self.rows.append((path.name, line, offset, reason))
+        self._first = self._first or f"{path}:{line}: {reason}"
+        if len(self.rows) > self.limit + _BEYOND:
+            self.check(" so far")
+
+    def check(self, so_far: str = "") -> None:
+        """Raise DataError, naming the first record, if there are more than the limit."""
+        if (found := len(self.rows)) > self.limit:
+            told = f"{found:,} record{'s' if found > 1 else ''}{so_far} rejected, --max-rejects allows {self.limit:,}"
+            raise DataError(f"{self._first} ({told}; all are listed in {self.file})")

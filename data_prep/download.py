@@ -1,0 +1,117 @@
+"""Open sources that anyone may download: where each file lies, what its bytes hash to, and on which terms.
+
+Every address names a commit, never a branch, so the same command gives the same bytes next year, or an error.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from data_prep.choice import check_choice
+from xsap.artifacts import publish
+from xsap.errors import DataError
+
+_GITHUB = "https://raw.githubusercontent.com"
+_TABLES = f"{_GITHUB}/obophenotype/hpo-translations/62f1d254f93e47d87e874783019ccd7480400e76/babelon"
+_PHENOSIM = f"{_GITHUB}/mam02Sema4/PhenoSim/df07d78ce5058300e1ce38d935be8cac1db6f13a/data"
+_MANTRA = f"{_GITHUB}/mi-erasmusmc/Mantra-Gold-Standard-Corpus/8ef737daa2208938a2c64ca600b117482ebe3c42"
+_HPO_TABLES = {
+    "hp-de.babelon.tsv": "bda90165c9f0e1688b0daa02625028cbc2410950ed7637ebb8e09a388a113c7c",
+    "hp-de.synonyms.tsv": "488e9e1fcbbff66cd99927dc2fda0518bd506558ca068f61b4839d89acee1430",
+    "hp-es.babelon.tsv": "00972e33775a0340ad7b45620f0ff1d2794766c45beb937a165ee86e6f16ed9a",
+    "hp-es.synonyms.tsv": "6e4aa4a8b96155f491432f9ea6185d20d53f3a7de4a651eacf34b2acfc31e515",
+    "hp-fr.babelon.tsv": "6a2c28bb381769583ebcdfd6901d1e99d3a3fda29b1ff052e69f965ad72398ad",
+    "hp-fr.synonyms.tsv": "bb94699ec496161cad0813b22d00a3db1394b971605f246dd8d452d9655c5454",
+    "hp-ja.babelon.tsv": "cefe15af19d988598eee0077cc75e2d488837adb746522f4cb5d1312fc343eea",
+    "hp-ja.synonyms.tsv": "6fd108205ef6b46aaf45bd343f23e56d91c16b13fd027cc68bc6c5124c6e68f6",
+    "hp-tr.synonyms.tsv": "5981fbbcf236b3c25ec38517cc8e2efa360ac3bad3c28945f6170bb83b3ffb54",
+    "hp-zh.babelon.tsv": "64a30d5f065e1180fa6a30c192dd84aa403cd1b44f2b24ee883fcde948b1ca53",
+    "hp-zh.synonyms.tsv": "31855af3e26c1432ed24ea024b761bb3bce29eadc3ce522ba3221fca67eb3c56",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file: where it goes in the folder, where it comes from, and the sha256 of its bytes."""
+
+    path: str
+    address: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A set of files with one licence; `home` says more about them."""
+
+    title: str
+    licence: str
+    home: str
+    files: tuple[RemoteFile, ...]
+
+
+SOURCES = {
+    "hpo": Source(
+        title="Human Phenotype Ontology: release 2014-11-26, and translations into de, es, fr, ja, tr, zh",
+        licence="HPO licence: free with attribution, contents unchanged (https://hpo.jax.org/license)",
+        home="https://github.com/obophenotype/hpo-translations",
+        files=(
+            RemoteFile(
+                "hp.obo", f"{_PHENOSIM}/hp.obo", "ca0964df808dd2045204f399e2121f22d85220ceaa2f3e78127b63dce6028d28"
+            ),
+            *(RemoteFile(f"translations/{name}", f"{_TABLES}/{name}", digest) for name, digest in _HPO_TABLES.items()),
+        ),
+    ),
+    "mantra": Source(
+        title="Mantra GSC: annotated sentences in de, en, es, fr, nl (brat)",
+        licence="GPL-3.0",
+        home="https://github.com/mi-erasmusmc/Mantra-Gold-Standard-Corpus",
+        files=(
+            RemoteFile(
+                "Mantra-GSC-brat.zip",
+                f"{_MANTRA}/Mantra-GSC-brat.zip",
+                "81bce226240215892035a8ba7ee6bf0fb23be844abb129de638e27716f3030fb",
+            ),
+        ),
+    ),
+}
+
+
+def download(name: str, folder: Path | str, *, overwrite: bool = False) -> Source:
+    """Fetch a source of SOURCES into a folder: every file with its right bytes, or no folder. Raises DataError, ArtifactError."""
+    check_choice([name], SOURCES, "open source", "xsap-prepare fetch")
+    source = SOURCES[name]
+    facts = {"source": name, "title": source.title, "licence": source.licence, "home": source.home}
+    with publish(folder, "download", facts, overwrite=overwrite) as aside:
+        for file in source.files:
+            (aside / file.path).parent.mkdir(parents=True, exist_ok=True)
+            _fetch(file, aside / file.path)
+    return source
+
+
+def _fetch(file: RemoteFile, place: Path) -> None:
+    from tqdm import tqdm
+
+    digest = sha256()
+    try:
+        with closing(urlopen(file.address, timeout=60)) as answer, place.open("wb") as stream:
+            for chunk in tqdm(_chunks(answer), desc=file.path, unit="MiB", disable=None, leave=False):
+                digest.update(chunk)
+                stream.write(chunk)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise DataError(
+            f"{file.address}: could not be fetched ({getattr(error, 'reason', error)}). Is the network reachable?"
+        ) from None
+    if digest.hexdigest() != file.sha256:
+        raise DataError(
+            f"{file.address}: expected sha256 {file.sha256}, found {digest.hexdigest()}; damaged on the way, or not the same file"
+        )
+
+
+def _chunks(answer: IO[bytes]) -> Iterator[bytes]:
+    while chunk := answer.read(1 << 20):
+        yield chunk

@@ -1,0 +1,112 @@
+"""What an ontology offers before it is judged: names, merged, obsolete and living identifiers, references. The one home of these types.
+
+A reader of a format (obo, owl, obographs, translations) fills them in and knows nothing of what will be kept. Whatever the format, an
+identifier is written alike: an IRI that ends in PREFIX_LOCAL is PREFIX:LOCAL, as OBO writes it (https://obofoundry.org/id-policy.html), and
+a property is known by its IRI (https://owlcollab.github.io/oboformat/doc/obo-syntax.html, section 5; https://www.w3.org/TR/skos-reference/).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from xsap.errors import DataError
+from xsap.languages import ENGLISH, to_iso
+
+SCOPES = ("EXACT", "NARROW", "RELATED", "BROAD")
+LABEL = "rdfs:label"  # the scope of a name by which a concept is called
+
+OBO, OBO_IN_OWL = "http://purl.obolibrary.org/obo/", "http://www.geneontology.org/formats/oboInOwl#"
+RDFS, SKOS = "http://www.w3.org/2000/01/rdf-schema#", "http://www.w3.org/2004/02/skos/core#"
+DEPRECATED = "http://www.w3.org/2002/07/owl#deprecated"
+REPLACED_BY = f"{OBO}IAO_0100001"
+ALTERNATIVE_ID = f"{OBO_IN_OWL}hasAlternativeId"
+REFERENCE = f"{OBO_IN_OWL}hasDbXref"
+SCOPE_OF = {f"{RDFS}label": LABEL, f"{SKOS}prefLabel": LABEL, f"{SKOS}altLabel": "EXACT"}
+SCOPE_OF |= {f"{OBO_IN_OWL}has{scope.title()}Synonym": scope for scope in SCOPES}
+PROPERTIES = {*SCOPE_OF, DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # those that `add` understands
+
+# The types of a synonym that make it an abbreviation: HPO's, Mondo's, and those of https://github.com/information-artifact-ontology/ontology-metadata
+_ABBREVIATIONS = {"abbreviation", "ABBREVIATION", "OMO:0003000", "OMO:0003012"}
+
+
+class Offer(NamedTuple):
+    """A name as a file offers it, before it is judged. why_not: the reason for which the file itself rules it out. translated: it comes
+    from a translation table, not from the ontology."""
+
+    concept_id: str
+    language: str
+    name: str
+    scope: str
+    status: str | None = None
+    kind: str = "synonym"
+    why_not: str | None = None
+    translated: bool = False
+
+
+@dataclass
+class Ontology:
+    """An ontology: its names, merged identifier → the one that stands, obsolete identifier → its successors, identifiers of obsolete and of
+    living concepts, references."""
+
+    offers: list[Offer] = field(default_factory=list)
+    merged: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    obsolete: set[str] = field(default_factory=set)
+    living: set[str] = field(default_factory=set)
+    references: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def add(
+    ontology: Ontology, concept_id: str, property_iri: str, value: str, *, language: str = "", kind: str = ""
+) -> None:
+    """Put what one property says about a concept into `ontology`; a property that is not in PROPERTIES says nothing here.
+
+    language: any code, or empty for English. kind: of a name; by default a label is preferred and all else a synonym.
+    """
+    scope = SCOPE_OF.get(property_iri)
+    if scope:
+        code, why_not = known_language(language) if language else (ENGLISH, None)
+        kind = kind or ("preferred" if scope == LABEL else "synonym")
+        ontology.offers.append(Offer(concept_id, code, value.strip(), scope, kind=kind, why_not=why_not))
+    elif property_iri == ALTERNATIVE_ID:
+        ontology.merged[identifier(value)] = concept_id
+    elif property_iri == REPLACED_BY:
+        ontology.replaced[concept_id].append(identifier(value))
+    elif property_iri == REFERENCE:
+        refer(ontology, concept_id, value)
+    elif property_iri == DEPRECATED and value.strip() in {"true", "1"}:
+        ontology.obsolete.add(concept_id)
+
+
+def refer(ontology: Ontology, concept_id: str, value: str) -> None:
+    """Add a cross-reference: the first word of `value`, since what follows describes it."""
+    ontology.references[concept_id] += [identifier(word) for word in value.split()[:1]]
+
+
+def identifier(text: str) -> str:
+    """http://purl.obolibrary.org/obo/HP_0000118 → HP:0000118; what is no IRI of this form stays as it is."""
+    text = text.strip()
+    if "://" not in text and not text.startswith("#"):
+        return text
+    prefix, _, local = _last_part(text).rpartition("_")
+    return f"{prefix}:{local}" if prefix[:1].isalpha() and local.isalnum() and any(c.isdigit() for c in local) else text
+
+
+def kind_of_synonym(synonym_type: str) -> str:
+    """The kind of a name (xsap.terms.terminology) by the type that an ontology gives a synonym, as a word, an identifier or an IRI."""
+    found = identifier(synonym_type)
+    return "abbreviation" if found in _ABBREVIATIONS or _last_part(found) in _ABBREVIATIONS else "synonym"
+
+
+@cache
+def known_language(code: str) -> tuple[str, str | None]:
+    """A language as its ISO code and no reason against it, or as it is written and the reason why its names can't be taken."""
+    try:
+        return to_iso(code), None
+    except DataError:
+        return code, f"language unknown to xsap: {code}"
+
+
+def _last_part(iri: str) -> str:
+    return iri[max(iri.rfind("/"), iri.rfind("#")) + 1 :]

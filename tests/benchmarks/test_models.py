@@ -1,0 +1,323 @@
+"""Models as rivals: what a linker of an index answers, what the reference protocol's own evaluation says, and vectors encoded once."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmarks.accuracy.dictionary import Space, of_file, of_terminology
+from benchmarks.accuracy.models import AS_IT_STANDS, KNOWN, LOWER, IndexLinker, Model
+from xsap.encoding.encoder import Encoder
+from xsap.encoding.model_folder import POOLINGS, Description
+from xsap.encoding.vocabulary import from_scratch
+from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.evaluation.metrics import hits, macro_mean, reciprocal_ranks
+from xsap.evaluation.protocols import Dictionary, K, evaluate_reference, reference_ranks
+from xsap.languages import ENGLISH
+from xsap.linking.index import Index
+from xsap.linking.linker import Linker
+from xsap.linking.ranking import NONE
+from xsap.terms.mentions import build_mentions
+from xsap.terms.terminology import NAMES_SCHEMA, Terminology
+
+PLACES = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung", "hip", "toe"]
+# not one of them a name, letter for letter: a linker may put those first
+MENTIONS = ["painful arm", "Rash of the LEG", "heartt", "lung, swollen", "painful arm", "o", "hip and toe " * 30]
+
+
+@pytest.fixture(scope="module")
+def terminology(tmp_path_factory):
+    """Names that concepts share, that differ in case alone, and that are longer than a model reads."""
+    rows = []
+    for i, place in enumerate(PLACES):
+        english = [
+            f"{place} pain",
+            f"Pain in the {place}",
+            f"pain in the {place}",
+            "PAIN" if i % 2 else "pain",
+            f"{place} " * 40,
+        ]
+        rows += [(f"C{i % 11:02}", "en", name) for name in english] + [(f"C{i % 11:02}", "de", f"{place}schmerz")]
+    rows += [("C98", "en", "\u200b"), ("C99", "de", "nur deutsch")]
+    columns = {"kind": "synonym", "source": "X"}
+    names = [dict(zip(("concept_id", "language", "name"), row, strict=True)) | columns for row in dict.fromkeys(rows)]
+    place = tmp_path_factory.mktemp("models") / "invented"
+    Terminology.build(pa.Table.from_pylist(names, NAMES_SCHEMA))[0].save(place)
+    return Terminology.load(place)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("vectors")
+
+
+@pytest.fixture(scope="module")
+def bare_folder(tiny_folder, tmp_path_factory):
+    """The same model as a bare Hugging Face folder, which doesn't say how it pools."""
+    place = tmp_path_factory.mktemp("bare") / "model"
+    shutil.copytree(
+        tiny_folder, place, ignore=shutil.ignore_patterns("xsap.json", "modules.json", "manifest.json", "1_*", "2_*")
+    )
+    return place
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many names were encoded, call by call."""
+    counts, encode = [], Encoder.encode
+    monkeypatch.setattr(
+        Encoder, "encode", lambda self, names, **options: counts.append(len(names)) or encode(self, names, **options)
+    )
+    return counts
+
+
+def shown(results):
+    return [[(c.concept_id, c.name, c.matched_name) for c in result.candidates] for result in results]
+
+
+def scores(results):
+    return [[c.score for c in result.candidates] for result in results]
+
+
+@pytest.mark.parametrize("languages", [(ENGLISH,), ("de", "en"), None])
+def test_the_same_concepts_and_scores_as_an_index_of_the_terminology(tiny_folder, terminology, cache, languages):
+    model = Model.open(str(tiny_folder), cache)
+    linking = model.link_into(of_terminology(terminology, "invented", languages))
+    linker = Linker(model.encoder, Index.build(terminology, model.encoder, languages=languages))
+    mentions = [*MENTIONS, "", " \u200b", "x" * 2001]
+    for k in (1, 4, 99):
+        ours, theirs = linking.link(mentions, k), linker.link(mentions, k)
+        assert shown(ours) == shown(theirs)
+        np.testing.assert_allclose(np.concatenate(scores(ours)), np.concatenate(scores(theirs)), rtol=0, atol=1e-6)
+        assert [(r.mention, r.reason) for r in ours] == [(r.mention, r.reason) for r in theirs]
+    assert len(ours[0].candidates) == (12 if languages != (ENGLISH,) else 11)
+    assert set(linker.concept_ids) <= set(linking.concept_ids)
+
+
+ROWS = [("D1", "Arm Pain"), ("D2|D3", "Leg Pain"), ("D1", "ARM PAIN"), ("D4", "eye"), ("D5+D6", "Ear"), ("D3", "ear")]
+ROWS += [(f"E{i}", f"Pain of the {place}") for i, place in enumerate(PLACES)]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all", None])
+def test_the_reference_protocol_is_the_one_of_the_evaluation(bare_folder, tiny_folder, cache, pooling):
+    """Upper-case mentions, composites, ties of equal names, gold that the dictionary lacks. None: a model that lower-cases by itself."""
+    model = Model.open(f"{bare_folder}@{pooling}" if pooling else str(tiny_folder), cache)
+    space = Space(Dictionary([ids for ids, _ in ROWS], [name for _, name in ROWS]), "invented", {}, {})
+    texts = ["arm pain", "ARM PAIN", "arm pain+eye", "leg|ear", "Ear", "toe", "pain of the HIP", "o", "+"]
+    gold = [["D1"], ["D1"], ["D1+D4"], ["D2", "D6"], ["D3"], ["E13"], ["E12"], ["Z9"], ["D4"]]
+    mentions = build_mentions(texts, ["de", "es", "de"] * 3, gold)
+    said = evaluate_reference(model.encoder, space.rows, mentions)
+    ranks, unreachable = reference_ranks(model.link_into(space).dictionary_rows, space.rows, mentions, K)
+    of = np.array(mentions["language"].to_pylist())
+    groups = [np.array(ranks)[of == code] for code in ("de", "es")]
+    for k in range(1, K + 1):
+        assert said["mean"][f"acc@{k}"] == macro_mean([hits(group, k) for group in groups])
+    assert said["mean"]["mrr"] == macro_mean([reciprocal_ranks(group) for group in groups])
+    assert said["mean"]["unreachable"] == sum(unreachable) == 1
+    assert 0 < said["mean"]["acc@1"] < said["mean"]["acc@10"]
+
+
+def test_more_rows_than_there_are(tiny_folder, cache):
+    rows = (
+        Model.open(str(tiny_folder), cache)
+        .link_into(Space(Dictionary(["D1", "D2"], ["a", "A"]), "x", {}, {}))
+        .dictionary_rows(["a"], 9)
+    )
+    assert rows.tolist() == [[0, 1]]
+    assert NONE not in rows
+
+
+def test_a_second_run_encodes_no_dictionary(tiny_folder, terminology, tmp_path, encoded):
+    space = of_terminology(terminology, "invented")
+    first = Model.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
+    assert len(encoded) == 2
+    assert sum(encoded) > 2 * len(PLACES)
+    kept = sorted((tmp_path / "vectors").iterdir())
+    assert len(kept) == 2  # of unit length by its own policy, and as they come, lower-cased
+    encoded.clear()
+    second = Model.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
+    assert encoded == []
+    assert scores(second.link(MENTIONS, 5)) == scores(first.link(MENTIONS, 5))
+    np.testing.assert_array_equal(second.dictionary_rows(MENTIONS, 5), first.dictionary_rows(MENTIONS, 5))
+    assert sorted((tmp_path / "vectors").iterdir()) == kept
+
+
+def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, tmp_path, encoded):
+    """Model, pooling, precision, text policy, length of vectors, and the names in their order: a folder each."""
+
+    def folders():
+        return len(list(tmp_path.glob("*")))
+
+    names = ["arm pain", "leg"]
+    model = Model.open(f"{bare_folder}@cls", tmp_path)
+    asked = [
+        (model, names, True, LOWER),
+        (model, names, False, LOWER),
+        (model, names, True, AS_IT_STANDS),
+        (model, names[::-1], True, LOWER),
+        (model, names[:1], True, LOWER),
+        (model, ["arm pain\nleg"], True, LOWER),
+        (Model.open(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
+        (Model.open(f"{bare_folder}@cls", tmp_path, precision="bf16"), names, True, LOWER),
+        (Model.open(str(tiny_folder), tmp_path), names, True, LOWER),
+    ]
+    for n, (asking, texts, unit, policy) in enumerate(asked, start=1):
+        vectors = asking.vectors(texts, unit=unit, policy=policy)
+        np.testing.assert_allclose(vectors, asking.encoder.encode(texts, unit=unit, policy=policy), atol=1e-6)
+        assert (folders(), len(vectors)) == (n, len(texts))
+    encoded.clear()
+    for asking, texts, unit, policy in asked:
+        asking.vectors(texts, unit=unit, policy=policy)
+    assert (encoded, folders()) == ([], len(asked))
+    assert asked[0][0].facts() == {
+        "model": asked[0][0].encoder.content,
+        "pooling": "cls",
+        "max_length": 25,
+        "text": {"case": "cased", "unicode": "NFC"},
+        "precision": "fp32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\xff"), "hash is not the manifest's"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-4]), "expected .* bytes, found"),
+        (lambda file: file.unlink(), "named by the manifest, but missing"),
+        (lambda file: (file.parent / "manifest.json").unlink(), "found no manifest.json"),
+        (lambda file: (file.parent / "manifest.json").write_text("{"), "not a readable manifest"),
+    ],
+)
+def test_damaged_vectors_are_refused(tiny_folder, tmp_path, damage, message):
+    model = Model.open(str(tiny_folder), tmp_path)
+    model.vectors(["a", "b"], unit=True, policy=LOWER)
+    (folder,) = tmp_path.iterdir()
+    damage(folder / "vectors.npy")
+    with pytest.raises(ArtifactError, match=message) as error:
+        model.vectors(["a", "b"], unit=True, policy=LOWER)
+    assert str(error.value).endswith(f": remove {folder}, and its names are encoded again")
+    shutil.rmtree(folder)
+    assert len(model.vectors(["a", "b"], unit=True, policy=LOWER)) == 2
+
+
+def test_vectors_that_are_no_numbers_are_not_kept(tiny_folder, tmp_path, monkeypatch):
+    model = Model.open(str(tiny_folder), tmp_path / "vectors")
+    monkeypatch.setattr(Encoder, "encode", lambda self, names, **_: np.array([[1.0, np.nan]] * len(names), np.float32))
+    with pytest.raises(DataError, match="the vectors of a dictionary must be finite numbers"):
+        model.vectors(["a"], unit=True, policy=LOWER)
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_a_model_without_a_hash_has_no_place_in_the_cache(tmp_path):
+    size = {"vocabulary_size": 100, "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0}
+    unsaved = from_scratch(["arm pain", "leg pain"] * 20, Description("mean"), **size, seed=1)
+    with pytest.raises(AssertionError, match="never saved"):
+        Model(unsaved, tmp_path).vectors(["a"], unit=True, policy=LOWER)
+
+
+# How a model is named
+
+
+def test_pooling_is_told_or_found_out(bare_folder, tiny_folder, tmp_path):
+    assert Model.open(f"{bare_folder}@mean_all", tmp_path).encoder.pooling == "mean_all"
+    assert Model.open(str(tiny_folder), tmp_path).encoder.pooling == "mean"
+    assert Model.open(f"{tiny_folder}@mean", tmp_path, precision="bf16").facts()["precision"] == "bf16"
+    for given, kind, message in [
+        (str(bare_folder), ArtifactError, "doesn't say how it pools; give pooling: one of cls, mean, mean_all"),
+        (f"{bare_folder}@", ArtifactError, "doesn't say how it pools"),
+        (f"{bare_folder}@max", ConfigError, "pooling must be one of cls, mean, mean_all; found 'max'"),
+        (f"{tiny_folder}@cls", ConfigError, "its pooling is mean, found cls asked for"),
+        (f"{tiny_folder}x@cls", ArtifactError, "expected a model folder, found nothing there"),
+    ]:
+        with pytest.raises(kind, match=message):
+            Model.open(given, tmp_path)
+
+
+def test_a_path_may_have_an_at_of_its_own(bare_folder, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "me@home" / "model")
+    shutil.copytree(bare_folder, tmp_path / "me@home" / "bare")
+    assert Model.open(str(tmp_path / "me@home" / "model"), tmp_path).encoder.pooling == "mean"
+    assert Model.open(f"{tmp_path / 'me@home' / 'bare'}@cls", tmp_path).encoder.pooling == "cls"
+
+
+def test_published_models_go_by_name(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Encoder,
+        "from_pretrained",
+        lambda path, **options: asked.append((path, options["pooling"], options["precision"])),
+    )
+    for given in (
+        "sapbert-xlmr",
+        "sapbert-mean",
+        "biolord",
+        "sapbert@mean",
+        "biolord@cls",
+        "someone/model@cls",
+        "@cls",
+    ):
+        Model.open(given, tmp_path, precision="bf16")
+    assert asked == [
+        ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bf16"),
+        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bf16"),
+        ("FremyCompany/BioLORD-2023", None, "bf16"),
+        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "mean", "bf16"),
+        ("FremyCompany/BioLORD-2023", "cls", "bf16"),
+        ("someone/model", "cls", "bf16"),
+        ("@cls", None, "bf16"),
+    ]
+    assert all(
+        known.pooling in (*POOLINGS, None) and known.source and known.hub_id.count("/") == 1 for known in KNOWN.values()
+    )
+    assert len({known.hub_id for known in KNOWN.values()}) == len(KNOWN)
+    assert not any(set("/@=+:") & set(name) for name in KNOWN)  # which mean something on the command line
+
+
+def test_a_published_model_that_cannot_be_had_is_one_line(tmp_path):
+    with pytest.raises(
+        ArtifactError,
+        match="^dmis-lab/biobert-base-cased-v1.2: no folder there, and the Hugging Face hub gave no model of",
+    ):
+        Model.open("biobert", tmp_path)
+
+
+# An index
+
+
+@pytest.fixture(scope="module")
+def index_folder(tiny_folder, terminology, tmp_path_factory):
+    place = tmp_path_factory.mktemp("index") / "index"
+    Index.build(terminology, Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(place)
+    return place
+
+
+def test_an_index_links_as_it_does_and_counts_rows_as_its_model(tiny_folder, terminology, index_folder, cache):
+    space = of_terminology(terminology, "invented")
+    opened, linker = IndexLinker.open(str(index_folder), space, cache), Linker.load(index_folder)
+    assert shown(opened.link(MENTIONS, 3)) == shown(linker.link(MENTIONS, 3))
+    assert scores(opened.link(MENTIONS, 3)) == scores(linker.link(MENTIONS, 3))
+    assert set(opened.concept_ids) == set(linker.concept_ids)
+    rows = Model.open(str(tiny_folder), cache).link_into(space).dictionary_rows(MENTIONS, 7)
+    np.testing.assert_array_equal(opened.dictionary_rows(MENTIONS, 7), rows)
+
+
+def test_an_index_of_another_dictionary_is_refused(terminology, index_folder, tmp_path, cache):
+    (tmp_path / "mine.txt").write_text("D1||a\n")
+    changed = Terminology.build(terminology.names.slice(1))[0]
+    changed.save(tmp_path / "other")
+    own = f"found terminology {terminology.content[:8]}… in en; build it from that"
+    for space, message in [
+        (
+            of_terminology(Terminology.load(tmp_path / "other"), "other"),
+            f"of the task's dictionary, other: terminology ........… in en; {own}",
+        ),
+        (of_terminology(terminology, "same", ("de",)), f"same: terminology {terminology.content[:8]}… in de; {own}"),
+        (of_terminology(terminology, "same", None), f"same: terminology {terminology.content[:8]}… in all; {own}"),
+        (
+            of_file(tmp_path / "mine.txt"),
+            "expected a dictionary that is a terminology, as an index's is; found mine.txt",
+        ),
+    ]:
+        with pytest.raises(DataError, match=message):
+            IndexLinker.open(str(index_folder), space, cache)

@@ -1,0 +1,374 @@
+"""The words after --system; recipes that are trained first, and HPO's held-out names: by the commands that a user would run."""
+
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.accuracy import hpo as hpo_module
+from benchmarks.accuracy import systems as module
+from benchmarks.accuracy import systems as recipes_module
+from benchmarks.accuracy.baselines import Fused, NameLinker
+from benchmarks.accuracy.dictionary import Space, of_terminology
+from benchmarks.accuracy.hpo import held_out_hpo
+from benchmarks.accuracy.models import IndexLinker, Model
+from benchmarks.accuracy.systems import RECIPES, System, Workplace, open_system, open_systems, trained
+from xsap.artifacts import content_hash, read_manifest
+from xsap.encoding.encoder import Encoder
+from xsap.errors import ArtifactError, ConfigError, DataError, XsapError
+from xsap.evaluation.protocols import Dictionary
+from xsap.linking.index import Index
+from xsap.terms.mentions import read_mentions
+from xsap.terms.terminology import NAMES_SCHEMA, Terminology
+from xsap.text import TextPolicy
+
+PLACES = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung"]
+SPACE = Space(Dictionary(["D1", "D2"], ["arm pain", "leg pain"]), "invented", {}, {})
+
+
+@pytest.fixture(scope="module")
+def terminology(tmp_path_factory):
+    """A folder with 36 names of 12 concepts in two languages."""
+    rows = []
+    for i, place in enumerate(PLACES):
+        for language, name in (("en", f"{place} pain"), ("en", f"pain in the {place}"), ("de", f"{place}schmerz")):
+            rows.append(
+                {"concept_id": f"C{i:02}", "language": language, "name": name, "kind": "synonym", "source": "X"}
+            )
+    place = tmp_path_factory.mktemp("systems") / "invented"
+    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA))[0].save(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def index_folder(terminology, tiny_folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("index") / "my index"
+    Index.build(Terminology.load(terminology), Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(place)
+    return place
+
+
+@pytest.fixture
+def work(tmp_path, terminology):
+    return Workplace(tmp_path / "work", terminology, 0.02)
+
+
+@pytest.fixture
+def no_training(monkeypatch, tiny_folder):
+    """In place of training: what would be trained, noted, and a model that is there already."""
+    asked = []
+    monkeypatch.setattr(module, "trained", lambda recipe, *told: asked.append((recipe, *told)) or tiny_folder)
+    return asked
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("words", "label", "kind"),
+    [
+        ("exact", "exact", "exact"),
+        ("tfidf", "tfidf", "tfidf"),
+        ("n-grams=tfidf", "n-grams", "tfidf"),
+        ("My system 1.0=tfidf", "My system 1.0", "tfidf"),
+        (" =exact", "exact", "exact"),
+        ("exact+tfidf", "exact+tfidf", "fused"),
+        ("both=tfidf+exact", "both", "fused"),
+    ],
+)
+def test_lexical_systems_and_their_names(work, words, label, kind):
+    system = open_system(words, work)
+    assert (system.label, system.facts["kind"], system.model) == (label, kind, None)
+    assert [c.concept_id for c in system.link_into(SPACE).link(["Leg  pain"], 1)[0].candidates] == ["D2"]
+
+
+def test_a_model_by_its_folder(tiny_folder, work):
+    system = open_system(str(tiny_folder), work)
+    assert system.label == "model"  # the folder's name
+    assert open_system(f"tiny={tiny_folder}@mean", work).label == "tiny"
+    assert system.facts == {"kind": "model", "given": str(tiny_folder)} | system.model.facts()
+    assert isinstance(system.link_into(SPACE), NameLinker)
+    assert system.model.cache == work.folder / "vectors"
+    assert system.model.cache.is_dir()
+    half = open_system(str(tiny_folder), Workplace(work.folder, None, 1, "bf16"))
+    assert half.facts["precision"] == "bf16"
+
+
+def test_short_paths_and_hub_ids_name_themselves(monkeypatch, work):
+    encoder = SimpleNamespace(content="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), precision="fp32")
+    monkeypatch.setattr(module.Model, "open", lambda spec, cache, **_: Model(encoder, cache))
+    names = {
+        words: open_system(words, work).label
+        for words in ("sapbert-xlmr", "someone/model@cls", "runs/x/model", "runs/x/", "./a/b@cls")
+    }
+    assert names == {
+        "sapbert-xlmr": "sapbert-xlmr",
+        "someone/model@cls": "someone/model@cls",
+        "runs/x/model": "model",
+        "runs/x/": "x",
+        "./a/b@cls": "b@cls",
+    }
+
+
+def test_an_index(index_folder, terminology, work, monkeypatch):
+    system = open_system(f"index:{index_folder}", work)
+    assert system.label == "my index"
+    assert system.facts == {"kind": "index", "index": content_hash(read_manifest(index_folder, "index"))}
+    assert system.model is None
+    linking = system.link_into(of_terminology(Terminology.load(terminology), "invented"))
+    assert isinstance(linking, IndexLinker)
+    assert linking.link(["arm pain"], 1)[0].candidates[0].concept_id == "C00"
+    monkeypatch.chdir(index_folder)
+    assert open_system("index:.", work).label == "my index"
+
+
+def test_fused_with_a_model_or_an_index(tiny_folder, index_folder, terminology, work, no_training):
+    space = of_terminology(Terminology.load(terminology), "invented")
+    for words, label in [
+        (f"tfidf+{tiny_folder}", "model"),
+        (f"{tiny_folder}+exact", f"{tiny_folder}+exact"),
+        (f"F=index:{index_folder}+tfidf", "F"),
+        (f"F=tfidf+index:{index_folder}", "F"),
+        ("recipe:xsap+tfidf", "recipe:xsap+tfidf"),
+        ("exact+tfidf+recipe:xsap", "exact+tfidf+recipe:xsap"),
+    ]:
+        system = open_system(words, work)
+        assert system.facts["kind"] == "fused"
+        assert label in system.label
+        assert system.model is None
+        linking = system.link_into(space)
+        assert isinstance(linking, Fused)
+        assert linking.link(["arm pain"], 3)[0].candidates[0].concept_id == "C00"
+        assert linking.dictionary_rows(["arm pain"], 3)[0, 0] == space.rows.names.index("arm pain")
+    one, two = (open_system(words, work).facts for words in (f"tfidf+{tiny_folder}", f"exact+{tiny_folder}"))
+    assert one != two
+    assert one["of"] == [{"kind": "tfidf"}, open_system(str(tiny_folder), work).facts]
+
+
+def test_a_path_may_have_a_plus(tiny_folder, tmp_path, work):
+    shutil.copytree(tiny_folder, tmp_path / "a+b" / "model")
+    assert open_system(str(tmp_path / "a+b" / "model"), work).facts["kind"] == "model"
+    assert open_system(f"{tmp_path}/a+b/model+exact", work).facts["of"][1] == {"kind": "exact"}
+
+
+def test_a_recipe_is_trained_on_what_it_is_told(terminology, work, tiny_folder, no_training):
+    system = open_system("recipe:xsap", work)
+    assert system.label == "xsap recipe"
+    assert (
+        system.facts
+        == {"kind": "recipe", "given": "xsap", "minutes": 0.02} | Model.open(str(tiny_folder), work.folder).facts()
+    )
+    assert system.model is not None
+    assert open_system("ours=recipe:reference", work).label == "ours"
+    assert no_training == [(recipe, terminology, 0.02, work.folder) for recipe in ("xsap", "reference")]
+
+
+def test_systems_come_in_their_order_and_recipes_are_trained_last(index_folder, work, no_training, monkeypatch):
+    opened, one = [], open_system
+    monkeypatch.setattr(module, "open_system", lambda words, work: opened.append(words) or one(words, work))
+    words = ["recipe:xsap", "exact", f"index:{index_folder}", "R=recipe:reference", "tfidf"]
+    systems = open_systems(words, work)
+    assert [system.label for system in systems] == ["xsap recipe", "exact", "my index", "R", "tfidf"]
+    assert all(isinstance(system, System) for system in systems)
+    assert opened == ["exact", f"index:{index_folder}", "tfidf", "recipe:xsap", "R=recipe:reference"]
+    assert len(no_training) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (
+            ["exact", "tfidf", "exact"],
+            ConfigError,
+            "a name of its own for each system, found 'exact' twice; write --system NAME=…",
+        ),
+        (["A=exact", "A=tfidf"], ConfigError, "found 'A' twice"),
+        (["a/x/model", "b/x/model"], ConfigError, "found 'model' twice"),
+        (
+            ["recipe:reference", "index:nothing"],
+            ArtifactError,
+            "^nothing: expected an index folder, found nothing there",
+        ),
+        (
+            ["recipe:reference", "./no/model"],
+            ArtifactError,
+            "^./no/model: expected a model folder, found nothing there",
+        ),
+        (["recipe:reference", "recipe:mine"], ConfigError, "^unknown recipe 'mine'; they are xsap and reference$"),
+        (["index:"], ArtifactError, "expected an index folder made by xsap"),
+        (["exat"], ArtifactError, "^exat: no folder there, and the Hugging Face hub gave no model of that name"),
+        (["exact+tfdf"], ArtifactError, "^tfdf: no folder there"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line_before_anything_is_trained(words, kind, message, work, no_training):
+    with pytest.raises(kind, match=message) as error:
+        open_systems(["recipe:xsap", *words], work)
+    assert "\n" not in str(error.value)
+    assert no_training == []
+
+
+def test_a_recipe_needs_something_to_train_on(tmp_path, no_training):
+    with pytest.raises(
+        ConfigError,
+        match="^'recipe:xsap' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO$",
+    ):
+        open_systems(["recipe:xsap"], Workplace(tmp_path, None, 1))
+    assert no_training == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--system", "exact", "--system", "x=exact", "--system", "exact"], "found 'exact' twice"),
+        (["--system", "recipe:xsap"], "'recipe:xsap' is trained first; say on what: --data training=TERMINOLOGY"),
+        (["--system", "recipe:best", "--data", "training={terminology}"], "unknown recipe 'best'"),
+        (["--system", "index:{terminology}"], "expected an index folder, found a terminology folder"),
+        (["--system", "exact", "--precision", "fp8"], "--precision must be fp32, bf16 or fp16, found 'fp8'"),
+        (
+            ["--system", "exact", "--data", "xlbel"],
+            "expected --data CORPUS=PATH such as mantra=Mantra-GSC-brat.zip, found 'xlbel'",
+        ),
+        (
+            ["--system", "exact", "--data", "mantra=nowhere"],
+            "--data mantra: expected files at nowhere, found nothing there",
+        ),
+        (["--system", "exact", "--languages", "ja"], "expected names in ja, found none to link into"),
+        (["--system", "exact", "--dictionary", "nowhere"], "nowhere: expected a file, found nothing there"),
+    ],
+)
+def test_on_the_command_line_each_mistake_is_one_line(options, message, terminology, tmp_path, capsys):
+    queries = tmp_path / "de_1k_test_query.txt"
+    queries.write_text("C00||Armschmerz\n")
+    words = ["linking", "--task", "xlbel-v0", "--out", str(tmp_path / "out"), "--data", f"xlbel={queries}"]
+    words += [] if "--dictionary" in options else ["--dictionary", str(terminology)]
+    with pytest.raises(SystemExit) as end:
+        main([*words, *(option.format(terminology=terminology) for option in options)])
+    told = capsys.readouterr()
+    assert (end.value.code, told.out) == (2, "")
+    assert told.err.startswith("error: ")
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_leaves_a_model_and_is_trained_once(recipe, terminology, tmp_path, monkeypatch, capfd):
+    model = trained(recipe, terminology, 0.001, tmp_path)
+    assert f"training by the recipe '{recipe}', 0.001 minutes" in capfd.readouterr().err
+    assert Encoder.from_pretrained(model).encode(["arm pain"]).shape == (1, 256)
+    monkeypatch.setattr(recipes_module.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    assert trained(recipe, terminology, 0.001, tmp_path) == model
+    shutil.copytree(terminology, tmp_path / "elsewhere")
+    assert trained(recipe, tmp_path / "elsewhere", 0.001, tmp_path) == model  # the same names in another place
+
+
+def test_another_time_or_terminology_is_another_model(terminology, tmp_path, monkeypatch):
+    """And a training that fails is one line, whose reason stands above it."""
+    commands = []
+
+    def failing(words, **_):
+        commands.append([str(word) for word in words])
+        return subprocess.CompletedProcess(words, 7)
+
+    monkeypatch.setattr(recipes_module.subprocess, "run", failing)
+    other = Terminology.load(terminology)
+    Terminology.build(other.names.slice(1))[0].save(tmp_path / "other")
+    for recipe in RECIPES:
+        for told, minutes in [(terminology, 1), (terminology, 2), (tmp_path / "other", 1)]:
+            message = f"^training by the recipe '{recipe}' ended with exit code 7; its own message stands above$"
+            with pytest.raises(XsapError, match=message):
+                trained(recipe, told, minutes, tmp_path / "work")
+    places = [next(word for word in words if "recipe-" in word) for words in commands]
+    assert len(set(places)) == len(commands) == 6
+    with pytest.raises(ConfigError, match="unknown recipe 'best'; they are xsap and reference"):
+        trained("best", terminology, 1, tmp_path)
+    with pytest.raises(ArtifactError, match="expected a terminology folder"):
+        trained("xsap", tmp_path / "nothing", 1, tmp_path)
+
+
+# HPO
+
+
+def _obo(ids):
+    terms = "".join(f'\n[Term]\nid: HP:{i:07d}\nname: Pain of place {i}\nsynonym: "Ache {i}" EXACT []\n' for i in ids)
+    return f"format-version: 1.2\nontology: hp\n{terms}"
+
+
+HEADER = "subject_id\tsource_language\ttranslation_language\tpredicate_id\tsource_value\ttranslation_status\ttranslation_value\n"
+
+
+def _translations(ids):
+    """Of each concept an OFFICIAL and a CANDIDATE one."""
+    rows = []
+    for i in ids:
+        for status, value in (("OFFICIAL", f"Schmerz {i}"), ("CANDIDATE", f"Weh {i}")):
+            predicate = "rdfs:label" if status == "OFFICIAL" else "oio:hasExactSynonym"
+            rows.append(f"HP:{i:07d}\ten\tde\t{predicate}\tPain of place {i}\t{status}\t{value}\n")
+    return HEADER + "".join(rows)
+
+
+@pytest.fixture
+def hpo_folder(tmp_path):
+    """Concepts 1 to 8, of which the split holds out 2, 3 and 5 (test_prep_split pins that)."""
+    folder = tmp_path / "hpo"
+    (folder / "translations").mkdir(parents=True)
+    (folder / "hp.obo").write_text(_obo(range(1, 9)), encoding="utf-8")
+    (folder / "translations" / "hp-de.babelon.tsv").write_text(_translations(range(1, 9)), encoding="utf-8")
+    return folder
+
+
+def test_hpo_s_held_out_names(hpo_folder, tmp_path, monkeypatch):
+    split = held_out_hpo(hpo_folder, tmp_path / "work")
+    mentions = read_mentions(split / "mentions.tsv").select(["mention", "language", "concept_ids"]).to_pylist()
+    assert mentions == [
+        {"mention": f"Schmerz {i}", "language": "de", "concept_ids": [f"HP:{i:07d}"]} for i in (2, 3, 5)
+    ]
+    names = Terminology.load(split / "terminology").names.select(["concept_id", "language", "name"]).to_pylist()
+    assert len([row for row in names if row["language"] == "en"]) == 16
+    foreign = {row["name"] for row in names if row["language"] == "de"}
+    assert foreign == {f"{word} {i}" for word in ("Schmerz", "Weh") for i in (1, 4, 6, 7, 8)}
+    prepare = hpo_module._prepare
+    monkeypatch.setattr(hpo_module, "_prepare", lambda *words: pytest.fail(f"prepared again: {words}"))
+    assert held_out_hpo(hpo_folder, tmp_path / "work") == split
+    shutil.copytree(hpo_folder, tmp_path / "moved")
+    assert held_out_hpo(tmp_path / "moved", tmp_path / "work") == split
+    shutil.rmtree(split)  # a run that was cut between the two commands
+    commands = []
+    monkeypatch.setattr(hpo_module, "_prepare", lambda *words: commands.append(words[0]) or prepare(*words))
+    assert held_out_hpo(hpo_folder, tmp_path / "work") == split
+    assert commands == ["split"]
+    monkeypatch.setattr(hpo_module, "_prepare", lambda *words: commands.append(words))
+    (hpo_folder / "translations" / "hp-de.babelon.tsv").write_text(_translations(range(1, 8)), encoding="utf-8")
+    assert held_out_hpo(hpo_folder, tmp_path / "work") != split
+    assert [words[0] for words in commands[1:]] == ["hpo", "split"]
+    assert commands[2][-4:] == ("--test-fraction", "0.2", "--test-status", "OFFICIAL")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda folder: (folder / "hp.obo").unlink(), r"0 .obo file\(s\) and 1 table\(s\)"),
+        (lambda folder: shutil.copy(folder / "hp.obo", folder / "other.obo"), r"2 .obo file\(s\) and 1 table\(s\)"),
+        (lambda folder: shutil.rmtree(folder / "translations"), r"1 .obo file\(s\) and 0 table\(s\)"),
+        (shutil.rmtree, r"0 .obo file\(s\) and 0 table\(s\)"),
+    ],
+)
+def test_a_folder_that_is_none_of_hpo_s(hpo_folder, tmp_path, change, found):
+    change(hpo_folder)
+    with pytest.raises(DataError, match=f"^{hpo_folder}: expected a folder with an .obo file and .*; found {found}$"):
+        held_out_hpo(hpo_folder, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_file_that_cannot_be_read_is_told_in_the_reader_s_own_line(hpo_folder, tmp_path):
+    (hpo_folder / "translations" / "hp-de.babelon.tsv").write_text("no\theader\n")
+    with pytest.raises(XsapError, match="^xsap-prepare hpo ended with exit code 2: .*hp-de.babelon.tsv") as error:
+        held_out_hpo(hpo_folder, tmp_path / "work")
+    assert "error:" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "work").rglob("whole"))

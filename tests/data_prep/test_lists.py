@@ -1,0 +1,381 @@
+import bz2
+import csv
+import gzip
+import io
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.lists import read_list
+from xsap.errors import DataError
+from xsap.text import TextPolicy, normalise
+
+ROWS = [
+    {
+        "concept_id": "A1",
+        "name": "fever",
+        "language": "en",
+        "kind": "preferred",
+        "source": "own",
+        "code": "7",
+        "status": "",
+        "semantic_types": "T1|T2",
+    },
+    {
+        "concept_id": "A1",
+        "name": "Fieber",
+        "language": "GER",
+        "kind": "",
+        "source": "",
+        "code": "",
+        "status": "OFFICIAL",
+        "semantic_types": "T2",
+    },
+    {
+        "concept_id": "B2",
+        "name": ' "tos"; seca ',
+        "language": "es",
+        "kind": "",
+        "source": "",
+        "code": "",
+        "status": "",
+        "semantic_types": "",
+    },
+]
+NAMES = [
+    {
+        "concept_id": "A1",
+        "language": "de",
+        "name": "Fieber",
+        "kind": "synonym",
+        "source": "mine",
+        "code": None,
+        "status": "OFFICIAL",
+    },
+    {
+        "concept_id": "A1",
+        "language": "en",
+        "name": "fever",
+        "kind": "preferred",
+        "source": "own",
+        "code": "7",
+        "status": None,
+    },
+    {
+        "concept_id": "B2",
+        "language": "es",
+        "name": '"tos"; seca',
+        "kind": "synonym",
+        "source": "mine",
+        "code": None,
+        "status": None,
+    },
+]
+
+
+def as_csv(delimiter):
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, ROWS[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return stream.getvalue()
+
+
+WRITTEN = {
+    "mine.tsv": "".join("\t".join(cells) + "\n" for cells in [ROWS[0].keys(), *(row.values() for row in ROWS)]) + "\n",
+    "mine.csv": as_csv(","),
+    "mine.de.csv": as_csv(";"),
+    "mine.jsonl": "".join(
+        json.dumps(row | {"semantic_types": row["semantic_types"].split("|"), "code": row["code"] or None}) + "\n"
+        for row in ROWS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_format_gives_the_same_terminology(tmp_path, name):
+    (tmp_path / name).write_bytes(WRITTEN[name].encode())
+    terminology, tally = read_list(tmp_path / name)
+    assert terminology.names.to_pylist() == NAMES
+    assert terminology.concepts["semantic_types"].to_pylist() == [["T1", "T2"], []]
+    assert (tally.rows_in, tally.kept) == (3, 3)
+
+
+def test_columns_language_and_source_can_be_told(tmp_path):
+    (tmp_path / "x.csv").write_text("Code,Term,Notes\nA,fiebre,x\nA,fiebre,y\n")
+    terminology, tally = read_list(
+        tmp_path / "x.csv", columns={"concept_id": "Code", "name": "Term"}, language="SPA", source="ICD"
+    )
+    (row,) = terminology.names.to_pylist()
+    assert (row["concept_id"], row["language"], row["name"], row["source"]) == ("A", "es", "fiebre", "ICD")
+    assert dict(tally.dropped) == {"same name of the same concept": 1}
+
+
+words = st.text(st.sampled_from('ab "\té熱|,;'), min_size=1, max_size=8).filter(
+    lambda s: "||" not in s and s.strip(" |\t")
+)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.sampled_from(["C1", "C2"]), words.map(lambda s: s.strip("|"))), min_size=1, max_size=10)
+)
+def test_lines_of_the_original_code(tmp_path_factory, pairs):
+    file = tmp_path_factory.mktemp("list") / "names.txt"
+    file.write_text("".join(f"{concept}||{name}\n\n" for concept, name in pairs))
+    terminology, tally = read_list(file)
+    found = {(row["concept_id"], row["language"], row["name"]) for row in terminology.names.to_pylist()}
+    expected = {(concept, "en", normalise(name, TextPolicy())) for concept, name in pairs}
+    assert found == {row for row in expected if row[2]}
+    assert tally.rows_in == len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told", "message"),
+    [
+        (
+            "x.tsv",
+            "concept_id\tname\nA\tb\n",
+            {},
+            ":2: expected a language in 'language', found none; name the language of the whole file with --language",
+        ),
+        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\tenx\n", {}, ":2: unknown language 'enx'"),
+        (
+            "x.tsv",
+            "concept_id\tname\tlanguage\n\tb\ten\n",
+            {},
+            ":2: expected a concept's identifier in 'concept_id', found none",
+        ),
+        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\n", {}, ":2: expected 3 fields, found 2"),
+        (
+            "x.tsv",
+            "concept_id\tname\tlanguage\tkind\nA\tb\ten\tsynonim\n",
+            {},
+            ":2: a name has no kind 'synonim'; did you mean 'synonym'?",
+        ),
+        ("x.tsv", "", {}, ":1: expected a header with the column 'concept_id', found an empty file"),
+        ("x.tsv", "id\tname\n", {}, ":1: expected a header with the column 'concept_id', found id, name"),
+        ("x.tsv", "concept_id\tname\n", {"columns": {"name": "term"}}, ":1: expected a header with the column 'term'"),
+        ("x.csv", 'concept_id,name,language\nA,"b" c,en\n', {}, ":2: expected CSV as in RFC 4180"),
+        (
+            "x.jsonl",
+            '{"concept_id": "A", "name": "b", "language": "en"}\n[1]\n',
+            {},
+            ":2: expected a JSON object with concept_id, name, found [1]",
+        ),
+        ("x.csv", 'concept_id,name,language\nA,"b\nc",en\nA,b\n', {}, ":4: expected 3 fields, found 2"),
+        ("x.jsonl", '\n{"concept_id": "A"}\n', {}, ":2: expected a JSON object"),
+        ("x.jsonl", '{"concept_id": \n', {}, ":1: expected one JSON object a line"),
+        ("x.txt", "A||b\nA||b||c\n", {}, ":2: expected id||name, found 3 field(s)"),
+        ("x.txt", "A||b\n", {"columns": {"name": "term"}}, ": lines id||name have no headers"),
+        ("x.xlsx", "A b\n", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found 'A b'"),
+        ("x.txt", "", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found ''"),
+    ],
+)
+def test_a_faulty_list_is_refused_with_its_line(tmp_path, name, text, told, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_list(tmp_path / name, **told)
+    assert str(caught.value).startswith(f"{tmp_path / name}{message}")
+
+
+def test_a_field_that_no_terminology_has_names_the_nearest(tmp_path):
+    with pytest.raises(DataError, match="a terminology has no field 'langauge'; did you mean 'language'?"):
+        read_list(tmp_path / "x.tsv", columns={"langauge": "lang"})
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_compressed_list_gives_the_same(tmp_path, name):
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(("\ufeff" + WRITTEN[name]).encode()))
+    (tmp_path / f"{name}.BZ2").write_bytes(bz2.compress(WRITTEN[name].encode()))
+    assert read_list(tmp_path / f"{name}.gz")[0].names.to_pylist() == NAMES
+    assert read_list(tmp_path / f"{name}.BZ2")[0].names.to_pylist() == NAMES
+    for ending in ("gz", "BZ2"):
+        cut = tmp_path / f"cut.{name}.{ending}"
+        cut.write_bytes((tmp_path / f"{name}.{ending}").read_bytes()[:-9])
+        with pytest.raises(
+            DataError, match="expected a whole compressed file, found its end too early. Is the file cut short"
+        ):
+            read_list(cut)
+
+
+# Dictionaries: a concept a line
+
+SCISPACY = {
+    "concept_id": "C9000001",
+    "canonical_name": "Invented ague",
+    "aliases": ["Made-up chill", "Invented ague", "", "ague|chill"],
+    "types": ["T047", "T184"],
+    "definition": "Not a name.",
+}
+XMEN = {"concept_id": 9000002, "canonical_name": "Husten", "aliases": ["Hüsteln"], "types": [], "definition": None}
+OF_CUIS = {
+    "cui": "C9000003",
+    "name": "Dry invention",
+    "synonyms": ["Arid invention"],
+    "type": "T046",
+    "source": "own",
+    "language": "ENG",
+}
+
+
+def names_of(terminology):
+    return {
+        (row["concept_id"], row["language"], row["name"], row["kind"], row["source"])
+        for row in terminology.names.to_pylist()
+    }
+
+
+def test_a_line_may_be_a_concept_with_all_its_names(tmp_path):
+    plain = {
+        "concept_id": "C9000004",
+        "name": "One name",
+        "kind": "abbreviation",
+        "semantic_types": ["T001"],
+        "nested": {"ignored": [True]},
+    }
+    (tmp_path / "kb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (SCISPACY, XMEN, OF_CUIS, plain)))
+    terminology, tally = read_list(tmp_path / "kb.jsonl", language="de")
+    assert names_of(terminology) == {
+        ("C9000001", "de", "Invented ague", "preferred", "kb"),
+        ("C9000001", "de", "Made-up chill", "synonym", "kb"),
+        ("C9000001", "de", "ague|chill", "synonym", "kb"),
+        ("9000002", "de", "Husten", "preferred", "kb"),
+        ("9000002", "de", "Hüsteln", "synonym", "kb"),
+        ("C9000003", "en", "Dry invention", "preferred", "own"),
+        ("C9000003", "en", "Arid invention", "synonym", "own"),
+        ("C9000004", "de", "One name", "abbreviation", "kb"),
+    }
+    assert (tally.rows_in, tally.kept) == (10, 8)
+    assert dict(tally.dropped) == {"empty name": 1, "same name of the same concept": 1}
+    types = dict(zip(*(terminology.concepts[c].to_pylist() for c in ("concept_id", "semantic_types")), strict=True))
+    assert types == {"9000002": [], "C9000001": ["T047", "T184"], "C9000003": ["T046"], "C9000004": ["T001"]}
+
+
+def test_the_columns_of_a_concept_can_be_told(tmp_path):
+    row = {"sctid": 7, "term": "tos", "synonyms": ["tosecilla"], "lang": "spa", "version": "x"}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    terminology, _ = read_list(
+        tmp_path / "x.jsonl", columns={"concept_id": "sctid", "name": "term", "language": "lang", "code": "version"}
+    )
+    assert names_of(terminology) == {("7", "es", "tos", "preferred", "x"), ("7", "es", "tosecilla", "synonym", "x")}
+    assert terminology.names["code"].to_pylist() == ["x", "x"]
+
+
+def test_a_name_that_is_a_list_is_several(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"concept_id": "A", "name": ["tos", "tosecilla"], "language": "es"}')
+    assert {row[2] for row in names_of(read_list(tmp_path / "x.jsonl")[0])} == {"tos", "tosecilla"}
+
+
+def test_a_concept_without_a_name_is_accounted_for(tmp_path):
+    (tmp_path / "x.jsonl").write_text(
+        '{"concept_id": "A", "canonical_name": null, "aliases": []}\n{"concept_id": "B", "canonical_name": "b", "aliases": null}'
+    )
+    terminology, tally = read_list(tmp_path / "x.jsonl", language="en")
+    assert (terminology.names["concept_id"].to_pylist(), tally.rows_in, dict(tally.dropped)) == (
+        ["B"],
+        2,
+        {"empty name": 1},
+    )
+
+
+ids = st.sampled_from(["C1", "C2", 3])
+some = st.text(st.sampled_from("ab |é热"), max_size=4)
+concept_lines = st.fixed_dictionaries(
+    {
+        "concept_id": ids,
+        "canonical_name": st.none() | some,
+        "aliases": st.lists(some | st.none() | st.integers(0, 9), max_size=4),
+        "types": st.lists(st.sampled_from(["T1", "T2"])),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lines=st.lists(concept_lines, min_size=1, max_size=5))
+def test_dictionaries_against_a_naive_reader(tmp_path_factory, lines):
+    file = tmp_path_factory.mktemp("list") / "kb.jsonl"
+    file.write_text("\n\n".join(map(json.dumps, lines)))
+    terminology, tally = read_list(file, language="en")
+    offered, types = [], {}
+    for line in lines:
+        names = [(line["canonical_name"], "preferred")] if line["canonical_name"] is not None else []
+        names += [("" if alias is None else str(alias), "synonym") for alias in line["aliases"]]
+        offered += [
+            (str(line["concept_id"]), normalise(name, TextPolicy()), kind) for name, kind in names or [("", "synonym")]
+        ]
+        types.setdefault(str(line["concept_id"]), set()).update(line["types"])
+    named = {(concept, name) for concept, name, _ in offered if name}
+    assert {(row[0], row[2], row[3]) for row in names_of(terminology)} == {
+        (concept, name, "preferred" if (concept, name, "preferred") in offered else "synonym")
+        for concept, name in named
+    }
+    assert (tally.rows_in, tally.kept) == (len(offered), len(named))
+    for row in terminology.concepts.to_pylist():
+        assert row["semantic_types"] == sorted(types[row["concept_id"]])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"canonical_name": "x", "aliases": []}', ":1: expected a concept's identifier in 'concept_id', found none"),
+        (
+            '{"concept_id": "A", "canonical_name": {"x": 1}}',
+            ":1: expected a text in 'canonical_name', found true, false, or what holds",
+        ),
+        (
+            '{"concept_id": "A", "canonical_name": "x", "aliases": [["y"]]}',
+            ":1: expected a text in 'aliases', found true, false, or what holds",
+        ),
+        (
+            '{"concept_id": "A", "canonical_name": "x", "aliases": {"y": 1}}',
+            ":1: expected a text in 'aliases', found true, false, or what holds",
+        ),
+        ('{"concept_id": ["A", "B"], "name": "x"}', ":1: expected a text in 'concept_id', found true"),
+        (
+            '{"concept_id": true, "canonical_name": "x"}',
+            ":1: expected a text in 'concept_id', found true, false, or what holds",
+        ),
+        (
+            '{"concept_id": "A", "canonical_name": "x", "types": [null, {}]}',
+            ":1: expected a text in 'types', found true, false, or what holds",
+        ),
+        ('{"concept_id": "A", "name": false}', ":1: expected a text in 'name', found true, false, or what holds"),
+        (
+            '{"concept_id": "A", "name": "\\udc00"}',
+            ":1: expected one JSON object a line, found half of a surrogate pair in it",
+        ),
+        ("[" * 100_000, ":1: expected one JSON object a line, found one that is nested too deeply to be read"),
+        ('{"concept_id": "A", "name": "x", "ignored": ' + "[" * 900 + "]" * 900 + "}", None),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path, row, message):
+    (tmp_path / "x.jsonl").write_text(row)
+    if message is None:
+        assert read_list(tmp_path / "x.jsonl", language="en")[1].kept == 1
+    else:
+        with pytest.raises(DataError) as caught:
+            read_list(tmp_path / "x.jsonl", language="en")
+        assert str(caught.value).startswith(f"{tmp_path / 'x.jsonl'}{message}")
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, "mine.txt"])
+def test_a_list_cut_anywhere_is_read_as_far_or_refused(tmp_path, name):
+    content = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
+    for at in range(len(content)):
+        (tmp_path / name).write_bytes(content[:at])
+        message = str(tmp_path / name)
+        try:
+            read_list(tmp_path / name, language="en")
+        except DataError as error:
+            message = str(error)
+        assert message.startswith(str(tmp_path / name))
+
+
+def test_parts_come_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.lists._PART", 2)
+    (tmp_path / "x.txt").write_text("".join(f"C{i % 3}||name {i}\n" for i in range(7)))
+    terminology, tally = read_list(tmp_path / "x.txt")
+    assert {(row[0], row[2]) for row in names_of(terminology)} == {(f"C{i % 3}", f"name {i}") for i in range(7)}
+    assert tally.rows_in == 7

@@ -1,0 +1,481 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xsap import artifacts
+from xsap.artifacts import (
+    MANIFEST,
+    content_hash,
+    open_artifact,
+    publish,
+    read_lines,
+    read_manifest,
+    refuse_to_replace,
+    sha256_of,
+    write_atomically,
+)
+from xsap.errors import ArtifactError, DataError
+
+FILES = {"a.txt": b"old words", "deep/b.bin": bytes(range(64)), "empty": b""}
+steady = settings(max_examples=60, deadline=None)
+
+
+def make(path, files=FILES, **options):
+    with publish(path, "thing", {"colour": "grün"}, **options) as folder:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+    return path
+
+
+def fill_and_fail(file, error):
+    file.write_bytes(b"1")
+    raise error
+
+
+def write_and_fail(stream, error):
+    stream.write("new" * 100_000)
+    raise error
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_stands(path, files):
+    assert contents(path).keys() == {*files, MANIFEST}
+    assert contents(path) | files == contents(path)
+    open_artifact(path, "thing")
+
+
+@pytest.fixture
+def thing(tmp_path):
+    return make(tmp_path / "thing")
+
+
+def test_the_manifest_names_every_file_with_its_size_and_hashes(thing):
+    manifest = json.loads((thing / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["files"] == {
+        name: {
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "xxh3": xxhash.xxh3_128_hexdigest(content),
+        }
+        for name, content in FILES.items()
+    }
+    assert (manifest["kind"], manifest["format"], manifest["colour"]) == ("thing", 2, "grün")
+    assert open_artifact(thing, "thing") == read_manifest(thing, "thing") == manifest
+
+
+def test_the_block_may_add_facts(tmp_path):
+    facts = {}
+    with publish(tmp_path / "x", "thing", facts):
+        facts["count"] = 3
+    assert open_artifact(tmp_path / "x", "thing")["count"] == 3
+
+
+def test_publishing_leaves_nothing_but_the_folder(tmp_path):
+    make(make(tmp_path / "deep" / "thing"), {"new": b"1"}, overwrite=True)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["thing"]
+    assert_stands(tmp_path / "deep" / "thing", {"new": b"1"})
+
+
+def test_a_relative_path_stays_where_it_pointed_when_the_block_changes_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with publish("x", "thing", {}):
+        os.chdir("elsewhere")
+    read_manifest(tmp_path / "x", "thing")
+
+
+def test_nothing_stands_at_the_place_before_the_block_ends(tmp_path):
+    with publish(tmp_path / "x", "thing", {}) as folder:
+        (folder / "a").write_bytes(b"1")
+        assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_exception_leaves_the_old_folder_and_nothing_else(thing, error):
+    with pytest.raises(error), publish(thing, "thing", {}, overwrite=True) as folder:
+        fill_and_fail(folder / "half", error)
+    assert_stands(thing, FILES)
+    assert list(thing.parent.iterdir()) == [thing]
+
+
+def test_an_exception_leaves_no_new_folder(tmp_path):
+    with pytest.raises(ValueError), publish(tmp_path / "x", "thing", {}):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+
+
+def test_facts_that_are_no_json_leave_the_old_folder_and_nothing_else(thing):
+    with pytest.raises(TypeError), publish(thing, "thing", {"bad": {1}}, overwrite=True):
+        pass
+    assert_stands(thing, FILES)
+    assert list(thing.parent.iterdir()) == [thing]
+
+
+def test_an_exception_between_the_two_renames_puts_the_old_folder_back(thing, monkeypatch):
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name.endswith(".new"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make(thing, {"new": b"1"}, overwrite=True)
+    assert_stands(thing, FILES)
+    assert list(thing.parent.iterdir()) == [thing]
+
+
+def dies_at(nth, work):
+    """Run `work` in a forked process that ends without any clean-up at its nth rename or fsync; True if it got that far."""
+    child = os.fork()
+    if child == 0:
+        try:
+            left = iter(range(nth - 1))
+
+            def counted(act):
+                return lambda *words: act(*words) if next(left, None) is not None else os._exit(9)
+
+            artifacts.os.fsync, Path.rename = counted(os.fsync), counted(Path.rename)
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_a_death_at_any_point_of_publishing_loses_neither_folder(tmp_path):
+    seen, nth, new = set(), 1, {"new": b"1"}
+    while True:
+        place = make(tmp_path / str(nth) / "thing")
+        died = dies_at(nth, lambda place=place: make(place, new, overwrite=True))
+        if place.exists():
+            state = "new" if (place / "new").exists() else "old"
+            assert_stands(place, new if state == "new" else FILES)
+        else:
+            state = "none"
+            (aside,) = place.parent.glob(".thing.*.old")
+            assert_stands(aside, FILES)
+        make(place, {"newer": b"2"}, overwrite=True)
+        assert_stands(place, {"newer": b"2"})
+        seen.add(state)
+        if not died:
+            break
+        nth += 1
+    assert nth > 5
+    assert seen == {"old", "none", "new"}
+
+
+def test_a_death_at_any_point_of_writing_a_file_leaves_the_old_or_the_new_one(tmp_path):
+    seen, nth = set(), 1
+
+    def write(file):
+        with write_atomically(file) as stream:
+            stream.write("new")
+
+    while True:
+        file = tmp_path / f"{nth}.txt"
+        file.write_text("old")
+        died = dies_at(nth, lambda file=file: write(file))
+        seen.add(file.read_text())
+        if not died:
+            break
+        nth += 1
+    assert seen == {"old", "new"}
+
+
+KILLED = """
+import sys, time
+from xsap.artifacts import publish
+with publish(sys.argv[1], "thing", {}, overwrite=True) as folder:
+    (folder / "half").write_bytes(b"1")
+    print("now", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
+def test_a_signal_while_the_folder_is_filled_leaves_the_old_one(thing, how):
+    root = str(Path(artifacts.__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(thing)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": root},
+    ) as process:
+        assert process.stdout.readline() == b"now\n"
+        process.send_signal(how)
+        assert process.wait(30) != 0
+    assert_stands(thing, FILES)
+    visible = [p for p in thing.parent.iterdir() if how == signal.SIGINT or not p.name.startswith(".")]
+    assert visible == [thing]
+
+
+@contextmanager
+def watched(monkeypatch):
+    """What is fsynced and renamed meanwhile, in order: inodes, and new paths."""
+    events, fsync, rename = [], os.fsync, Path.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_ino), fsync(fd)))
+        patch.setattr(Path, "rename", lambda self, to: (events.append(Path(to)), rename(self, to)))
+        yield events
+
+
+def test_everything_is_on_the_disk_before_the_folder_takes_its_place(tmp_path, monkeypatch):
+    with watched(monkeypatch) as events:
+        make(tmp_path / "x")
+    renamed = events.index(tmp_path / "x")
+    inodes = {p: p.stat().st_ino for p in [tmp_path / "x", *(tmp_path / "x").rglob("*")]}
+    assert set(inodes.values()) == set(events[:renamed])
+    assert events.index(inodes[tmp_path / "x" / MANIFEST]) > max(
+        events.index(inodes[tmp_path / "x" / name]) for name in FILES
+    )
+    assert tmp_path.stat().st_ino in events[renamed:]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    with watched(monkeypatch) as events, write_atomically(tmp_path / "x") as stream:
+        stream.write("1")
+    assert events == [(tmp_path / "x").stat().st_ino, tmp_path / "x"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_bit_flip_of_a_file_is_found(thing, name):
+    for place in range(len(FILES[name]) * 8):
+        damaged = bytearray(FILES[name])
+        damaged[place // 8] ^= 1 << place % 8
+        (thing / name).write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=f"{name}: its hash is not the manifest's.*make it again"):
+            open_artifact(thing, "thing")
+
+
+def test_every_bit_flip_of_the_manifest_is_found(thing):
+    whole = (thing / MANIFEST).read_bytes()
+    for place in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        (thing / MANIFEST).write_bytes(damaged)
+        with pytest.raises(ArtifactError):
+            read_manifest(thing, "thing")
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_every_truncation_and_addition_is_found(thing, name):
+    whole = (thing / name).read_bytes()
+    for damaged in [*(whole[:length] for length in range(len(whole))), whole + b"x"]:
+        (thing / name).write_bytes(damaged)
+        with pytest.raises(
+            ArtifactError,
+            match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|not a readable manifest|its hash of itself)",
+        ):
+            read_manifest(thing, "thing")
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_a_removed_file_is_found_and_named(thing, name):
+    (thing / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        read_manifest(thing, "thing")
+
+
+def test_a_manifest_is_read_without_the_bytes_of_the_files(thing):
+    (thing / "a.txt").write_bytes(b"OLD WORDS")
+    assert read_manifest(thing, "thing")["kind"] == "thing"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "model"}, "expected a thing folder, found a model folder"),
+        ({"format": 3}, "expected format 2, found format 3; make it again"),
+        ({"files": None}, "not a readable manifest"),
+        ({"files": {"a.txt": 3}}, "not a readable manifest"),
+        ({"kind": None}, "expected a thing folder, found a None folder"),
+        ({"kind": ""}, "expected a thing folder, found a  folder"),
+        ({"files": {"a.txt": {"size": 9}}}, "not a readable manifest"),
+        ({"files": {"a.txt": {"size": float("inf"), "sha256": "0", "xxh3": "0"}}}, "not a readable manifest"),
+        ({"files": {"a.txt": {"size": "many", "sha256": "0"}}}, "not a readable manifest"),
+        ({"files": {"a.txt": {"size": None, "sha256": "0", "xxh3": "0"}}}, "not a readable manifest"),
+        ({"files": {"a.txt": {"size": 9, "sha256": "0"}}}, "not a readable manifest"),
+        ({"colour": "rot"}, "its hash of itself is not right"),
+    ],
+)
+def test_a_manifest_of_another_thing_is_refused(thing, change, message):
+    manifest = json.loads((thing / MANIFEST).read_text())
+    (thing / MANIFEST).write_text(json.dumps(manifest | change))
+    with pytest.raises(ArtifactError, match=message):
+        open_artifact(thing, "thing")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b"\xff\xfe", b"{", b"[" * 100_000])
+def test_a_manifest_that_is_none_is_refused(thing, content):
+    (thing / MANIFEST).write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{MANIFEST}: not a readable manifest"):
+        open_artifact(thing, "thing")
+
+
+def test_nothing_and_a_foreign_folder_are_told_apart(tmp_path):
+    with pytest.raises(ArtifactError, match="expected a thing folder, found nothing there"):
+        open_artifact(tmp_path / "none", "thing")
+    with pytest.raises(ArtifactError, match=f"expected a thing folder made by xsap, found no {MANIFEST}"):
+        open_artifact(tmp_path, "thing")
+
+
+def standing(tmp_path, what):
+    path = tmp_path / "x"
+    if what == "file":
+        path.write_text("mine")
+    elif what == "ours":
+        make(path)
+    elif what != "nothing":
+        path.mkdir()
+        if what == "foreign":
+            (path / "thesis.tex").write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("what", "free", "replaced"), [("nothing", True, True), ("empty", True, True), ("ours", False, True), ("foreign", False, False), ("file", False, False)])  # fmt: skip
+def test_only_what_xsap_made_is_replaced_and_only_when_told(tmp_path, what, free, replaced, overwrite):
+    path = standing(tmp_path, what)
+    if replaced if overwrite else free:
+        refuse_to_replace(path, overwrite=overwrite)
+        assert_stands(make(path, {"new": b"1"}, overwrite=overwrite), {"new": b"1"})
+        return
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    for attempt in (refuse_to_replace, make):
+        with pytest.raises(
+            ArtifactError, match="was not made by xsap" if overwrite else "exists already; .*--overwrite"
+        ):
+            attempt(path, overwrite=overwrite)
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
+    thing = make(tmp_path / "thing")
+    for overwrite in (False, True):
+        with pytest.raises(
+            ArtifactError,
+            match="a thing folder, which an index folder doesn't replace" if overwrite else "exists already",
+        ):
+            refuse_to_replace(thing, overwrite=overwrite, kind="index")
+        with pytest.raises(ArtifactError), publish(thing, "index", {}, overwrite=overwrite):
+            raise AssertionError("it was opened")
+    open_artifact(thing, "thing")
+    refuse_to_replace(thing, overwrite=True, kind="thing")
+    (thing / "manifest.json").write_text("{}")
+    refuse_to_replace(thing, overwrite=True, kind="index")  # a damaged one
+
+
+def test_a_file_beside_those_of_the_manifest_is_no_part_of_it(thing):
+    before = content_hash(open_artifact(thing, "thing"))
+    (thing / "notes.txt").write_text("mine")
+    assert content_hash(open_artifact(thing, "thing")) == before
+
+
+def test_the_content_hash_is_of_names_and_bytes_alone(tmp_path):
+    def hash_of(name, files, **facts):
+        with publish(tmp_path / name, "thing", facts) as folder:
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+        return content_hash(open_artifact(tmp_path / name, "thing"))
+
+    first = hash_of("1", {"a": b"x", "b": b"y"})
+    files = open_artifact(tmp_path / "1", "thing")["files"]
+    assert content_hash({"files": dict(reversed(files.items()))}) == first
+    assert hash_of("2", {"b": b"y", "a": b"x"}, more=3) == first
+    others = [
+        hash_of(str(n), files)
+        for n, files in enumerate([{"a": b"y", "b": b"x"}, {"a": b"x", "c": b"y"}, {"a": b"x"}, {}], start=3)
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    content = os.urandom(3_000_001)
+    (tmp_path / "x").write_bytes(content)
+    assert sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_file_is_written_whole_with_its_folders_and_nothing_else(tmp_path, binary):
+    text = "a\nb\r\nγ\u2028\n"
+    with write_atomically(tmp_path / "new" / "x", binary=binary) as stream:
+        stream.write(text.encode() if binary else text)
+        assert not (tmp_path / "new" / "x").exists()
+    assert contents(tmp_path) == {"new/x": text.encode()}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, BrokenPipeError])
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(error), write_atomically(tmp_path / "x") as stream:
+        write_and_fail(stream, error)
+    assert contents(tmp_path) == {"x": b"old"}
+
+
+def test_text_that_is_no_unicode_leaves_nothing(tmp_path):
+    with pytest.raises(UnicodeEncodeError), write_atomically(tmp_path / "x") as stream:
+        stream.write("\ud800")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"\xef\xbb\xbf", []),
+        (b"\n", [""]),
+        (b"a", ["a"]),
+        (b"a\nb", ["a", "b"]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"a\n\n", ["a", ""]),
+        (b"\xef\xbb\xbfa\n", ["a"]),
+        ("a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\n".encode(), ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh"]),
+        ("a\ufeff\n\ufeffb\n".encode(), ["a\ufeff", "\ufeffb"]),
+    ],
+)
+def test_only_a_newline_ends_a_line(tmp_path, data, lines):
+    (tmp_path / "x").write_bytes(data)
+    assert read_lines(tmp_path / "x") == lines
+
+
+plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=6).filter(
+    lambda s: not s.endswith("\r")
+)
+
+
+@steady
+@given(lines=st.lists(plain, max_size=5), end=st.sampled_from(["\n", "\r\n"]), bom=st.sampled_from(["", "\ufeff"]))
+def test_lines_come_back_whatever_ends_them(tmp_path_factory, lines, end, bom):
+    file = tmp_path_factory.getbasetemp() / "lines.txt"
+    file.write_bytes((bom + "".join(line + end for line in lines)).encode())
+    if bom or not lines or not lines[0].startswith("\ufeff"):
+        assert read_lines(file) == lines
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_the_first_byte_that_is_no_utf8_is_placed_where_it_stands_in_the_file(tmp_path, bom):
+    (tmp_path / "x").write_bytes(bom + b"fi\xe9vre\xff")
+    with pytest.raises(DataError, match=rf"x: expected UTF-8, found byte 0xe9 at offset {len(bom) + 2}; convert"):
+        read_lines(tmp_path / "x")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path / 'x'}: expected a file, found nothing there"):
+        read_lines(tmp_path / "x")
+    with pytest.raises(DataError, match=f"{tmp_path}: expected a file, found a folder there"):
+        read_lines(tmp_path)

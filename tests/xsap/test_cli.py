@@ -1,0 +1,381 @@
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import typer
+
+from xsap.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def index_folder(tmp_path_factory, run, tiny_folder, sample_folder):
+    """Built as a user builds it, in a process of its own."""
+    out = tmp_path_factory.mktemp("cli") / "index"
+    done = run("-m", "xsap.cli", "index", tiny_folder, sample_folder, "--out", out)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"{out}: ")
+    return out
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory, tiny_folder):
+    """The same model with other weights."""
+    import torch
+
+    from xsap.encoding.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        next(encoder.transformer.parameters()).add_(0.1)
+    folder = tmp_path_factory.mktemp("other") / "model"
+    encoder.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def xsap(capsys):
+    """A command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, words)))
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(xsap):
+    """A command line that must end with exit code 2, nothing on stdout, and one line on stderr, which it returns."""
+
+    def call(*words):
+        code, out, err = xsap(*words)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err[7:-1]
+
+    return call
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Put bytes on stdin."""
+    return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def names_of(sample_folder, n):
+    """n English names of the sample, each of one concept: with (concept_id, name)."""
+    from xsap.terms.terminology import Terminology
+
+    rows = Terminology.load(sample_folder).select(languages={"en"}).names.to_pylist()
+    folded = [row["name"].casefold() for row in rows]
+    return [(row["concept_id"], row["name"]) for row in rows if folded.count(row["name"].casefold()) == 1][:n]
+
+
+def test_a_name_of_the_dictionary_links_to_its_concept(run, index_folder, sample_folder):
+    concept, name = names_of(sample_folder, 1)[0]
+    done = run(
+        "-m", "xsap.cli", "link", name.upper(), "fiebre", "", "--index", index_folder, "--top-k", 3, "--format", "jsonl"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["mention"] for row in rows] == [name.upper()] * 3 + ["fiebre"] * 3 + [""]
+    assert (rows[0]["concept_id"], rows[0]["score"]) == (concept, pytest.approx(1, abs=1e-5))
+    assert [row["rank"] for row in rows] == [1, 2, 3, 1, 2, 3, None]
+    assert rows[-1]["reason"] == "the mention is empty"
+    assert len({row["concept_id"] for row in rows[:3]}) == 3
+
+
+def test_a_reader_that_goes_away_is_no_error(index_folder):
+    command = [sys.executable, "-m", "xsap.cli", "link", "--index", str(index_folder), "--format", "csv"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.close()
+    process.stdin.write(b"".join(b"fever %d\n" % i for i in range(3000)))
+    process.stdin.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+def test_a_column_of_a_file_with_all_others(xsap, tmp_path, index_folder):
+    file = tmp_path / "terms.csv"
+    file.write_text(
+        '\ufeffid,term,name\n1,"fever, high",x\n2,   ,y\n3,fiebre,"two\nlines"\n4,%s,z\n' % ("x" * 100_000),
+        encoding="utf-8",
+    )
+    code, out, _ = xsap(
+        "link", "--file", file, "--column", "term", "--index", index_folder, "--top-k", 2, "--format", "csv"
+    )
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert code == 0
+    assert [(row["id"], row["name"], row["rank"]) for row in rows] == [
+        ("1", "x", "1"), ("1", "x", "2"), ("2", "y", ""), ("3", "two\nlines", "1"), ("3", "two\nlines", "2"), ("4", "z", ""),
+    ]  # fmt: skip
+    assert rows[2]["reason"] == "the mention is blank"
+    assert rows[5]["reason"] == "the mention has 100,000 characters; a term has at most 2,000"
+    assert all(row["linked_name"] for row in rows if row["rank"])
+
+
+def test_a_file_is_written_whole_in_the_form_its_name_says(xsap, tmp_path, index_folder):
+    code, out, _ = xsap("link", "fever", "--index", index_folder, "--out", tmp_path / "linked.tsv", "--top-k", 2)
+    assert (code, out) == (0, "")
+    lines = (tmp_path / "linked.tsv").read_text().split("\n")
+    assert lines[0].split("\t") == [
+        "mention", "rank", "concept_id", "name", "matched_name", "language", "source", "semantic_types", "codes", "score", "confidence", "reason",
+    ]  # fmt: skip
+    assert len(lines) == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["linked.tsv"]
+
+
+def test_terms_on_stdin(xsap, stdin, index_folder):
+    stdin("\ufefffièvre\r\n\r\nfever\n".encode())
+    code, out, _ = xsap("link", "--index", index_folder, "--top-k", 1)
+    lines = out.splitlines()
+    assert code == 0
+    assert (lines[0], lines[2], lines[3].strip(), lines[4]) == ("fièvre", "(blank)", "the mention is empty", "fever")
+    assert len(lines) == 6
+
+
+def test_what_link_refuses(refused, stdin, monkeypatch, tmp_path, index_folder):
+    (tmp_path / "t.csv").write_text("id,terms\n1,fever\n")
+    link = ("link", "--index", index_folder)
+    assert refused(*link, "--file", tmp_path / "t.csv").endswith(
+        "expected a column 'term', found id, terms; did you mean 'terms'?"
+    )
+    assert "found both: 'fever' and" in refused(*link, "fever", "--file", tmp_path / "t.csv")
+    assert "found nothing there" in refused(*link, "--file", tmp_path / "none.csv")
+    assert "found nothing there" in refused("link", "fever", "--index", tmp_path / "none")
+    assert refused(*link, "fever", "--top-k", 0) == "top_k must be at least 1, found 0"
+    assert "--format" in refused(*link, "fever", "--format", "xml")
+    assert "--index" in refused("link", "fever")
+    assert refused("link", "fever").endswith("'--index'. See xsap --help")
+    assert refused(*link, "fever", "--top-k", "x").endswith("string as an integer. See xsap --help")
+    assert refused(*link, "fever", "--sheet", "S") == "--sheet 'S' is of a --file, found none; leave it out"
+    assert "See xsap --help" in refused("linke")
+    stdin(b"fi\xe8vre\n")
+    assert refused(*link).startswith("stdin: expected UTF-8, found byte 0xe8 at offset 2")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert refused(*link).startswith("expected terms as arguments, on stdin")
+
+
+def test_a_failure_leaves_an_earlier_file_alone(refused, tmp_path, index_folder):
+    (tmp_path / "out.csv").write_text("before")
+    refused("link", "fever", "--index", index_folder, "--top-k", 0, "--out", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "before"
+
+
+def test_another_model_is_refused_with_the_command_that_mends_it(refused, index_folder, other_model):
+    line = refused("link", "fever", "--index", index_folder, "--model", other_model)
+    assert line.startswith(f"{index_folder} was built with model ")
+    assert f"not with {other_model} (" in line
+    assert line.endswith(f"Rebuild it: xsap index {other_model} TERMINOLOGY --out {index_folder} --overwrite")
+
+
+def test_a_model_that_pools_otherwise_is_refused_likewise(refused, tmp_path, tiny_folder, index_folder):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "model" / "manifest.json").unlink()
+    described = tmp_path / "model" / "xsap.json"
+    described.write_text(described.read_text().replace('"mean"', '"cls"'))
+    line = refused("link", "fever", "--index", index_folder, "--model", tmp_path / "model")
+    assert "was built with another model than" in line
+    assert "its pooling is cls, found mean" in line
+    assert "Rebuild it: " in line
+
+
+def test_a_model_that_moved_is_found_by_its_hash(xsap, refused, tmp_path, tiny_folder, sample_folder):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    assert xsap("index", tmp_path / "model", sample_folder, "--out", tmp_path / "index")[0] == 0
+    shutil.move(tmp_path / "model", tmp_path / "moved")
+    line = refused("link", "fever", "--index", tmp_path / "index")
+    assert f"no longer at {tmp_path / 'model'}; give --model" in line
+    assert xsap("link", "fever", "--index", tmp_path / "index", "--model", tmp_path / "moved")[0] == 0
+
+
+def test_what_index_refuses(refused, tmp_path, tiny_folder, sample_folder, index_folder):
+    before = (index_folder / "manifest.json").read_bytes()
+    assert "exists already" in refused(
+        "index", "no-model", "no-terminology", "--out", index_folder
+    )  # said before any work
+    assert (index_folder / "manifest.json").read_bytes() == before
+    out = ("--out", tmp_path / "index")
+    assert "expected a terminology with names in nl; found " in refused(
+        "index", tiny_folder, sample_folder, *out, "--languages", "nl"
+    )
+    assert "did you mean" in refused("index", tiny_folder, sample_folder, *out, "--languages", "Germn")
+    assert "expected a terminology folder, found a model folder" in refused("index", tiny_folder, tiny_folder, *out)
+    assert "found nothing there" in refused("index", tmp_path / "none", sample_folder, *out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def mentions(tmp_path, sample_folder):
+    """Thirty names of the dictionary itself as mentions in two languages, one of them with no concept of the dictionary."""
+    rows = [
+        f"{name}\t{'de' if i % 2 else 'es'}\t{concept}" for i, (concept, name) in enumerate(names_of(sample_folder, 30))
+    ]
+    rows[0] = "fiebre alta\tes\tX9"
+    file = tmp_path / "mentions.tsv"
+    file.write_text("\n".join(["mention\tlanguage\tconcept_ids", *rows]) + "\n", encoding="utf-8")
+    return file
+
+
+def test_names_of_the_dictionary_itself_score_one(xsap, mentions, index_folder):
+    code, out, _ = xsap("evaluate", mentions, "--index", index_folder, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["protocol"], report["k"], set(report["languages"])) == ("concept", 10, {"de", "es"})
+    assert report["languages"]["de"] | {"mrr": None} == {
+        "n": 15, "unreachable": 0, "mrr": None,
+        **{f"acc@{k}{suffix}": [1, 1] if suffix else 1 for k in (1, 5, 10) for suffix in ("", "_interval")},
+    }  # fmt: skip
+    assert report["languages"]["es"]["acc@1"] == pytest.approx(14 / 15)
+    assert report["mean"]["unreachable"] == 1
+    assert report["dictionary"]["concepts"] > 100
+    assert len(report["model"]) == len(report["mentions"]["sha256"]) == 64
+    assert "mean" in xsap("evaluate", mentions, "--index", index_folder)[1].splitlines()[-1]
+
+
+def test_the_reference_protocol_from_an_index_and_from_a_file(
+    xsap, tmp_path, mentions, index_folder, sample_folder, tiny_folder
+):
+    """Mean pooling of raw vectors: a long vector may beat the name itself, so nothing is sure but that it runs, alike both ways."""
+    from xsap.linking.index import Index
+
+    index = Index.load(index_folder)
+    ids, owners = index.concepts["concept_id"].to_pylist(), index.contents.owners
+    names = enumerate(index.names["name"].to_pylist())
+    lines = [
+        f"{ids[c]}||{name}" for row, name in names for c in owners.concepts[owners.starts[row] : owners.starts[row + 1]]
+    ]
+    (tmp_path / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    reference = ("--protocol", "reference", "--json")
+    by_index = json.loads(xsap("evaluate", mentions, "--index", index_folder, *reference)[1])
+    by_file = json.loads(
+        xsap("evaluate", mentions, "--model", tiny_folder, "--dictionary", tmp_path / "dict.txt", *reference)[1]
+    )
+    assert by_index["languages"] == by_file["languages"]
+    assert {f"acc@{k}" for k in range(1, 11)} < set(by_file["mean"])
+    assert by_file["dictionary"]["names"] == len(lines)
+
+
+def test_an_approximate_search_from_end_to_end(
+    xsap, refused, tmp_path, monkeypatch, mentions, index_folder, sample_folder, tiny_folder
+):
+    pytest.importorskip("usearch")
+    words = ("index", tiny_folder, sample_folder, "--approximate", "--out")
+    code, out, err = xsap(*words, tmp_path / "index")
+    assert (code, out) == (0, "")
+    assert re.search(
+        r" names of [\d,]+ concepts; approximate search finds (9\d\.\d|100\.0) % of the 64 nearest names\n$", err
+    )
+    scores = {}
+    for options in ((), ("--approximate",)):
+        report = json.loads(xsap("evaluate", mentions, "--index", tmp_path / "index", "--json", *options)[1])
+        scores[options] = report["mean"]["acc@1"]
+        assert (report["dictionary"]["search"] == "exact") == (not options)
+        code, out, _ = xsap("link", "fever", "--index", tmp_path / "index", "--format", "jsonl", "--top-k", 1, *options)
+        assert (code, json.loads(out)["mention"]) == (0, "fever")
+    assert scores[("--approximate",)] == pytest.approx(scores[()], abs=0.04)
+    for command in (("link", "fever"), ("evaluate", mentions)):
+        line = refused(*command, "--index", index_folder, "--approximate")
+        assert line.startswith(f"{index_folder} has no graph for approximate search; search exactly, or add one")
+    assert "compares all names" in refused(
+        "evaluate", mentions, "--index", index_folder, "--approximate", "--protocol", "reference"
+    )
+    monkeypatch.setitem(sys.modules, "usearch", None)
+    assert "pip install 'xsap[ann]'" in refused("link", "fever", "--index", tmp_path / "index", "--approximate")
+    assert "pip install 'xsap[ann]'" in refused(
+        "index", "no-model", "no-terminology", "--approximate", "--out", tmp_path / "new"
+    )
+    assert "pip install 'xsap[ann]'" in refused("merge", tmp_path / "none", "--approximate", "--out", tmp_path / "new")
+    assert xsap("link", "fever", "--index", tmp_path / "index")[0] == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_the_precision_of_the_encoder_from_end_to_end(
+    xsap, refused, tmp_path, monkeypatch, mentions, sample_folder, tiny_folder, precision
+):
+    from xsap.encoding import encoder
+    from xsap.encoding.int8 import int8_is_faster
+
+    option = ("--encoder-precision", precision)
+    if precision == "int8" and not int8_is_faster():
+        pytest.skip("this processor has no fast int8 products")
+    assert xsap("index", tiny_folder, sample_folder, "--out", tmp_path / "index", *option)[0] == 0
+    assert (
+        json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))["model"]["precision"]
+        == precision
+    )
+    words = ("index", tiny_folder, sample_folder, "--out", tmp_path / "new", "--update", tmp_path / "index")
+    assert "was built with another model, or with this one used differently" in refused(*words)
+    assert ", encoded 0, " in xsap(*words, *option)[2]
+    reports = [
+        json.loads(xsap("evaluate", mentions, "--index", tmp_path / "index", "--json", *more)[1])
+        for more in ((), option)
+    ]
+    assert reports[0]["mean"]["acc@1"] == pytest.approx(reports[1]["mean"]["acc@1"], abs=0.04)
+    assert [report["encoder_precision"] for report in reports] == ["fp32", precision]
+    out = xsap("link", "fever", "--index", tmp_path / "index", "--format", "jsonl", "--top-k", 1, *option)[1]
+    assert json.loads(out)["mention"] == "fever"
+    (tmp_path / "names.txt").write_text("fever\nfiebre\n", encoding="utf-8")
+    for file, more in (("exact.npy", ()), ("near.npy", option)):
+        assert xsap("encode", tiny_folder, "--names", tmp_path / "names.txt", "--out", tmp_path / file, *more)[0] == 0
+    exact, near = np.load(tmp_path / "exact.npy"), np.load(tmp_path / "near.npy")
+    assert not np.array_equal(exact, near)
+    assert (exact * near).sum(1).min() > 0.99
+    if precision == "int8":
+        monkeypatch.setattr(encoder, "int8_is_faster", lambda: False)
+        for words in (
+            ("link", "fever", "--index", tmp_path / "index"),
+            ("index", tiny_folder, sample_folder, "--out", tmp_path / "other"),
+        ):
+            assert refused(*words, *option).startswith("precision int8 needs a processor that multiplies int8 fast")
+
+
+def test_what_evaluate_refuses(refused, tmp_path, mentions, index_folder, tiny_folder):
+    evaluate, index, model = ("evaluate", mentions), ("--index", index_folder), ("--model", tiny_folder)
+    assert "found neither" in refused(*evaluate)
+    assert "found both" in refused(*evaluate, *index, "--dictionary", mentions)
+    assert "needs a --model" in refused(*evaluate, "--dictionary", mentions, "--protocol", "reference")
+    assert "is for --protocol reference" in refused(*evaluate, "--dictionary", mentions, *model)
+    assert "an index knows its own" in refused(*evaluate, *index, "--pooling", "cls")
+    assert "found nothing there" in refused("evaluate", tmp_path / "none.tsv", *index)
+    assert "mentions.tsv:1: expected id||name" in refused(
+        *evaluate, "--dictionary", mentions, *model, "--protocol", "reference"
+    )
+    (tmp_path / "gold.tsv").write_text("mention\tlanguage\nfiebre\tes\n")
+    assert "none that has any" in refused("evaluate", tmp_path / "gold.tsv", *index)
+
+
+def test_help(xsap):
+    assert xsap("--help")[0] == 0
+    assert "--format" in xsap("link", "--help")[1]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, typer.Abort])  # typer has handed on the one, and now the other
+def test_interruption(xsap, monkeypatch, stop):
+    monkeypatch.setattr("xsap.cli.parse_languages", Mock(side_effect=stop))
+    assert xsap("index", "a", "b", "--out", "c")[0] == 130
+
+
+def test_a_file_that_cannot_be_written_is_a_failure_in_one_line(xsap, tmp_path, index_folder):
+    (tmp_path / "file").write_text("")
+    code, out, err = xsap("link", "fever", "--index", index_folder, "--out", tmp_path / "file" / "linked.csv")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: ")
+
+
+def test_a_defect_of_ours_shows_its_traceback(monkeypatch):
+    monkeypatch.setattr("xsap.cli.parse_languages", Mock(side_effect=ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        main(["index", "a", "b", "--out", "c"])

@@ -1,0 +1,508 @@
+"""A Ray cluster of two nodes, each a process tree of its own, against one process: the same bytes, whatever dies on the way.
+
+`-m slow` starts the cluster; without it, what workers do is tried in this process, and Ray is a stand-in.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.fixtures.commands import ROOT
+from xsap import cluster as datasets
+from xsap import cluster as workers
+from xsap.cli import main
+from xsap.cluster import Groups, Linkers, Linking, Share, connect, in_one_line, index_of, share_of
+from xsap.encoding.encoder import Encoder
+from xsap.errors import ArtifactError, ConfigError
+from xsap.linking.build import build_index, encode_group
+from xsap.linking.index import Model
+from xsap.linking.linker import Linker
+from xsap.linking.results import Result
+from xsap.tabular.link_file import packed
+
+ALONE = Share(1, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder):
+    return Encoder.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, sample_folder, tiny_folder, encoder):
+    folder = tmp_path_factory.mktemp("index") / "index"
+    build_index(sample_folder, encoder, folder, model_path=tiny_folder, languages=None)
+    return folder
+
+
+# What a worker does
+
+
+def test_a_worker_encodes_a_group_as_one_process_does(tmp_path, sample_names, tiny_folder, encoder):
+    with (
+        pa.OSFile(str(tmp_path / "names.arrow"), "wb") as stream,
+        pa.ipc.new_file(stream, pa.schema({"name": pa.string()})) as writer,
+    ):
+        for start in range(0, 90, 30):
+            writer.write_table(pa.table({"name": sample_names[start : start + 30]}))
+    rows = [70, 3, 41, 55]
+    work = Groups(ALONE, str(tiny_folder), Model.of(encoder).facts(), tmp_path / "names.arrow")
+    done = work(pa.table({"rows": pa.array([rows], pa.list_(pa.int32()))}))
+    assert done["row"].to_pylist() == rows
+    expected = encode_group([sample_names[row] for row in rows], encoder)
+    np.testing.assert_array_equal(np.array(done["vector"].to_pylist(), np.float32), expected)
+
+
+def test_a_worker_refuses_what_its_node_has_else(tmp_path, tiny_folder, encoder, index, monkeypatch):
+    facts, group = Model.of(encoder).facts(), pa.table({"rows": [[0]]})
+    with pytest.raises(
+        ConfigError, match=r"names\.arrow is not there on node .*; choose a place for --out that all nodes have"
+    ):
+        Groups(ALONE, str(tiny_folder), facts, tmp_path / "names.arrow")(group)
+    with pytest.raises(ArtifactError, match=r"model on node .* is another model \(.{8}…\) than here \(ffffffff…\)$"):
+        Groups(ALONE, str(tiny_folder), facts | {"content": "f" * 64}, tmp_path / "names.arrow")(group)
+    with pytest.raises(ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\)$"):
+        Linking(ALONE, str(index), "f" * 64, {}).answers_to([("fever", None)], 1, False, {})
+    with pytest.raises(ConfigError, match=r"node .* has xsap 0.*; install the same everywhere, here it is 9\.9$"):
+        Linking(ALONE._replace(version="9.9"), *index_of(index, {})).answers_to([("fever", None)], 1, False, {})
+    with pytest.raises(ArtifactError, match="expected an index folder, found nothing there"):
+        index_of(tmp_path / "gone", {})
+
+
+def test_a_worker_links_as_one_process_does(index, sample_names):
+    mentions = [*sample_names[:20], "", "no such thing"]
+    expected = list(map(packed, Linker.load(index, device="cpu").link(mentions, 3)))
+    assert (
+        Linking(ALONE, *index_of(index, {})).answers_to([(mention, None) for mention in mentions], 3, False, {})
+        == expected
+    )
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
+    batch = pa.table(
+        {
+            "id": range(4),
+            "term": [sample_names[0], "", sample_names[5], sample_names[0]],
+            "of": ["en", None, "de", "en"],
+        }
+    )
+    work = datasets.Answering(
+        ALONE, *index_of(index, {}), "term", "of", 2, wide, {"keep": None, "threshold": None, "precision": None}
+    )
+    done = work(batch).to_pylist()
+    results = Linker.load(index, device="cpu").link(batch["term"].to_pylist(), 2, languages=batch["of"].to_pylist())
+    if wide:
+        assert [row["id"] for row in done] == [0, 1, 2, 3]
+        assert [row["concept_id_2"] for row in done] == [
+            result.candidates[1].concept_id if result.candidates else None for result in results
+        ]
+    else:
+        expected = [
+            (i, rank) for i, result in enumerate(results) for rank in (range(1, len(result.candidates) + 1) or [None])
+        ]
+        assert [(row["id"], row["rank"]) for row in done] == expected
+        assert [row["concept_id"] for row in done if row["rank"] == 1] == [
+            r.candidates[0].concept_id for r in results if r.candidates
+        ]
+    assert {row["reason"] for row in done} == {None, "the mention is empty"}
+    assert work(batch.slice(0, 0)).schema == work(batch).schema
+    vectors = datasets.Encoding(ALONE, str(tiny_folder), "term", "vector", {})(batch)
+    assert vectors.column_names == ["id", "term", "of", "vector"]
+    found = np.array(vectors["vector"].to_pylist(), np.float32)
+    np.testing.assert_allclose(found, encoder.encode(batch["term"].to_pylist()), atol=1e-6)
+
+
+# What the cluster has
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share"),
+    [
+        ([{"CPU": 1}, {"CPU": 1}], (1, 0, 2)),
+        ([{"CPU": 16}, {"CPU": 6}], (4, 0, 5)),
+        ([{"CPU": 2}, {"CPU": 16}, {"memory": 1}], (2, 0, 9)),
+        ([{"CPU": 16, "GPU": 2}, {"CPU": 64}, {"CPU": 8, "GPU": 1}], (1, 1, 3)),
+        ([{"CPU": 0}, {"CPU": 3.0}], (3, 0, 1)),
+    ],
+)
+def test_workers_for_gpus_or_for_cpus(nodes, share):
+    gone = {"Resources": {"CPU": 1, "GPU": 4}, "Alive": False}
+    found = share_of(SimpleNamespace(nodes=lambda: [gone, *({"Resources": node, "Alive": True} for node in nodes)]))
+    assert found[:3] == share
+    assert found.asks() == ({"num_gpus": 1} if share[1] else {"num_cpus": share[0]})
+
+
+def test_a_cluster_of_nothing():
+    with pytest.raises(ConfigError, match="has no CPU and no GPU to work with"):
+        share_of(SimpleNamespace(nodes=lambda: [{"Resources": {"CPU": 0}, "Alive": True}]))
+
+
+def test_without_ray(monkeypatch, capsys, tmp_path, tiny_folder, sample_folder, index):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "x.csv").write_text("term\nfever\n")
+    for words in (
+        ["index", tiny_folder, sample_folder, "--out", tmp_path / "index", "--ray", "local"],
+        ["link", "--index", index, "--file", tmp_path / "x.csv", "--ray", "auto"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        shown = capsys.readouterr()
+        assert (end.value.code, shown.out) == (2, "")
+        assert shown.err == "error: a cluster needs Ray; install it here and on every node: pip install 'xsap[ray]'\n"
+    assert not (tmp_path / "index").exists()
+
+
+def test_what_does_not_go_with_a_cluster(capsys, index):
+    for address in ("ray://x:1", "x", ":1", "x:y", "x:1:", ""):
+        with pytest.raises(
+            ConfigError,
+            match=f"expected auto, local or host:port of a Ray cluster, found {address}; run the command on",
+        ):
+            connect(address)
+    with pytest.raises(SystemExit):
+        main(["link", "--index", str(index), "--ray", "local", "fever"])
+    assert capsys.readouterr().err == "error: --ray is for the rows of a --file; leave it out\n"
+
+
+# What goes wrong on the way
+
+
+class Errors:
+    """Of a stand-in for Ray, as Ray's are related."""
+
+    class RayError(Exception): ...
+
+    class RayTaskError(RayError):
+        def __init__(self, cause):
+            super().__init__("many\nlines")
+            self.cause = cause
+
+    class RayActorError(RayError): ...
+
+    class NodeDiedError(RayError): ...
+
+
+def test_errors_in_one_line():
+    ray = SimpleNamespace(exceptions=Errors)
+
+    def told(error):
+        with pytest.raises(Exception) as caught, in_one_line(ray):
+            raise error
+        return type(caught.value), str(caught.value)
+
+    of_ours = ArtifactError("the index is damaged")
+    assert told(Errors.RayTaskError(of_ours)) == (ArtifactError, "the index is damaged")
+    deep = RuntimeError("outer")
+    deep.__cause__ = Errors.RayTaskError(of_ours)
+    assert told(deep) == (ArtifactError, "the index is damaged")
+    assert told(of_ours) == (ArtifactError, "the index is damaged")
+    assert told(Errors.NodeDiedError("node 7 died\nand more")) == (
+        OSError,
+        "the Ray cluster failed: node 7 died; run the same command again, it goes on",
+    )
+    assert told(Errors.RayActorError("dead"))[0] is Errors.RayActorError
+    assert told(Errors.RayTaskError(KeyError("a defect of ours")))[0] is Errors.RayTaskError
+
+
+class FakeRay:
+    """Actors that die at some calls. dies: whether, by the call's number and the actor's. absent: actors that never start."""
+
+    exceptions = Errors
+
+    def __init__(self, dies, absent=()):
+        self.dies, self.absent, self.calls, self.made = dies, absent, [], 0
+
+    def remote(self, _):
+        return SimpleNamespace(options=self._options)
+
+    def _options(self, **options):
+        assert options == {"max_restarts": -1, "num_cpus": 1}
+        return SimpleNamespace(remote=self._actor)
+
+    def _actor(self, *_):
+        number = self.made
+        self.made += 1
+        ready = SimpleNamespace(remote=lambda: number)
+        return SimpleNamespace(ready=ready, answers_to=SimpleNamespace(remote=lambda keys, *_: (number, keys)))
+
+    def wait(self, references, timeout):
+        assert timeout == 0
+        return [each for each in references if each not in self.absent], []
+
+    def get(self, call):
+        self.calls.append(call[0])
+        if self.dies(len(self.calls), call[0]):
+            raise Errors.RayActorError
+        return [packed(Result(mention, (), "none")) for mention, _ in call[1]]
+
+
+def linkers(monkeypatch, index, ray, count=2):
+    monkeypatch.setattr(workers, "find_ray", lambda: ray)
+    monkeypatch.setattr(workers, "sleep", lambda _: None)
+    return Linkers(Share(1, 0, count), index)
+
+
+def test_a_dead_workers_chunk_goes_to_another(monkeypatch, index):
+    ray = FakeRay(lambda call, actor: actor == 0)
+    found = linkers(monkeypatch, index, ray)
+    for _ in range(3):
+        assert len(found.answers_to([("a", None), ("b", None)], 1, by_language=False, options={})) == 2
+    assert ray.calls == [0, 1, 0, 1, 0, 1]
+    assert found.answers_to([], 1, by_language=False, options={}) == []
+
+
+def test_a_worker_that_never_starts_is_never_asked(monkeypatch, index):
+    ray = FakeRay(lambda call, actor: False, absent=[1])
+    found = linkers(monkeypatch, index, ray, 3)
+    for _ in range(5):
+        found.answers_to([("a", None)], 1, by_language=False, options={})
+    assert set(ray.calls) == {0, 2}
+
+
+def test_workers_that_only_die(monkeypatch, index):
+    ray = FakeRay(lambda call, actor: True)
+    with pytest.raises(OSError, match="died 20 times with the same mentions; run the same command again, it goes on"):
+        linkers(monkeypatch, index, ray).answers_to([("a", None)], 1, by_language=False, options={})
+    assert len(ray.calls) == 20
+
+
+# Two nodes
+
+CPUS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as a worker of one CPU has: sums are rounded alike
+SMALL = (("xsap.linking.build._ROWS", 1024), ("xsap.linking.build._AT_ONCE", 256))
+DRIVER = f"""
+import os, signal, sys, threading, time
+from pathlib import Path
+from unittest.mock import patch
+for target, value in {SMALL!r}:
+    patch(target, value).start()
+from xsap.linking import building
+from xsap.sheets import bulk
+written = 0
+def then(function, event, what):
+    def wrapped(*arguments, **options):
+        global written
+        result = function(*arguments, **options)
+        written += 1
+        if written == int(event):
+            what()
+        return result
+    return wrapped
+def kill_worker():
+    import psutil
+    mine = psutil.Process(os.getppid()).children(recursive=True)
+    titles = [(process, process.cmdline()) for process in mine if process.is_running() and process.status() != "zombie"]
+    workers = [process for process, title in titles if title and title[0].startswith(("ray::MapWorker", "ray::_MapWorker", "ray::Linking"))]
+    assert workers, titles
+    print("killed", len(workers[:1]), file=sys.stderr)
+    workers[0].kill()
+def touch():
+    Path(os.environ["SIGN"]).touch()
+    time.sleep(3)
+what = {{"driver": lambda: os.kill(os.getpid(), signal.SIGKILL), "worker": kill_worker, "sign": touch}}[sys.argv[1]]
+building.write_shard = then(building.write_shard, sys.argv[2], what)
+bulk.write_part = then(bulk.write_part, sys.argv[2], what)
+bulk.link_file.__kwdefaults__["chunk"] = 512
+from xsap.cli import main
+main(sys.argv[3:])
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    saved = dict(os.environ)
+    os.environ |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "RAY_USAGE_STATS_ENABLED": "0", **CPUS}
+    two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    two.add_node(num_cpus=1)
+    yield two
+    two.shutdown()
+    os.environ.clear()
+    os.environ |= saved
+
+
+def start(nodes, *words, event="driver", at=10**9, **environment):
+    """The command line on the cluster. At the event's number of shards or chunks that are written something happens."""
+    command = [sys.executable, "-c", DRIVER, event, at, *words, "--ray", nodes.address]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env=environment
+    )
+
+
+def end(process):
+    out, err = process.communicate(timeout=240)
+    lines = [
+        line for line in err.splitlines(keepends=True) if " core_worker.cc:" not in line
+    ]  # what Ray's C++ says can't be turned off
+    return SimpleNamespace(code=process.returncode, out=out, err="".join(lines))
+
+
+@pytest.fixture(scope="module")
+def alone(nodes, tmp_path_factory, sample_folder, tiny_folder, sample_names):
+    """The same commands without a cluster: the index, a file of mentions, and what is linked."""
+    folder = tmp_path_factory.mktemp("alone")
+    with (folder / "x.tsv").open("w") as stream:
+        stream.write("id\tterm\n")
+        for i, name in enumerate([*sample_names[::-1], *sample_names[::3], "", "no such thing"]):
+            stream.write(f"{i}\t{name}\n")
+    code = DRIVER.replace("sys.argv[3:]", "sys.argv[3:-2]")
+    commands = [["index", tiny_folder, sample_folder, "--languages", "all", "--out", folder / "index"]]
+    commands += [["link", "--index", folder / "index", "--file", folder / "x.tsv", "--out", folder / "y.csv"]]
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "driver", "999999", *map(str, words), "-", "-"],
+            capture_output=True,
+            text=True,
+            env=os.environ,
+            cwd="/",
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def files_of(folder):
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def indexing(alone, tiny_folder, sample_folder):
+    return ["index", tiny_folder, sample_folder, "--languages", "all", "--out"]
+
+
+def linking(alone):
+    return ["link", "--index", alone / "index", "--file", alone / "x.tsv", "--out"]
+
+
+@pytest.mark.slow
+def test_the_same_index_and_the_same_answers(nodes, alone, tmp_path, tiny_folder, sample_folder):
+    done = end(start(nodes, *indexing(alone, tiny_folder, sample_folder), tmp_path / "index"))
+    assert (done.code, done.out) == (0, ""), done.err
+    assert len(done.err.splitlines()) == 1, done.err  # ours; Ray is quiet
+    assert files_of(tmp_path / "index") == files_of(alone / "index")
+    done = end(start(nodes, *linking(alone), tmp_path / "y.csv"))
+    assert (done.code, done.out) == (0, ""), done.err
+    assert len(done.err.splitlines()) == 1, done.err
+    assert (tmp_path / "y.csv").read_bytes() == (alone / "y.csv").read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["index", "y.csv"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_driver_goes_on(nodes, alone, tmp_path, tiny_folder, sample_folder):
+    words = [*indexing(alone, tiny_folder, sample_folder), tmp_path / "index"]
+    assert end(start(nodes, *words, at=2)).code == -signal.SIGKILL
+    there = {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".index.part").glob("*.shard")}
+    assert len(there) == 2
+    done = end(start(nodes, *words))
+    assert done.code == 0, done.err
+    assert f"; {2 * 1024:,} were encoded earlier" in done.err
+    assert files_of(tmp_path / "index") == files_of(alone / "index")
+    words = [*linking(alone), tmp_path / "y.csv"]
+    assert end(start(nodes, *words, at=5)).code == -signal.SIGKILL
+    assert len(list((tmp_path / ".y.csv.part").glob("*.gz"))) >= 5
+    done = end(start(nodes, *words))
+    assert done.code == 0, done.err
+    assert "rows taken over from an earlier run" in done.err
+    assert (tmp_path / "y.csv").read_bytes() == (alone / "y.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed(nodes, alone, tmp_path, tiny_folder, sample_folder):
+    done = end(start(nodes, *indexing(alone, tiny_folder, sample_folder), tmp_path / "index", event="worker", at=1))
+    assert (done.code, "killed 1" in done.err) == (0, True), done.err
+    assert files_of(tmp_path / "index") == files_of(alone / "index")
+    done = end(start(nodes, *linking(alone), tmp_path / "y.csv", event="worker", at=3))
+    assert (done.code, "killed 1" in done.err) == (0, True), done.err
+    assert (tmp_path / "y.csv").read_bytes() == (alone / "y.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["index", "link"])
+def test_a_node_that_is_lost(nodes, alone, tmp_path, tiny_folder, sample_folder, what):
+    words = indexing(alone, tiny_folder, sample_folder) if what == "index" else linking(alone)
+    process = start(nodes, *words, tmp_path / "made", "--format", "csv", event="sign", at=2, SIGN=str(tmp_path / "sign")) if what == "link" else start(nodes, *words, tmp_path / "made", event="sign", at=1, SIGN=str(tmp_path / "sign"))  # fmt: skip
+    while not (tmp_path / "sign").exists() and process.poll() is None:
+        time.sleep(0.05)
+    lost = next(iter(nodes.worker_nodes))
+    nodes.remove_node(lost, allow_graceful=False)
+    try:
+        done = end(process)
+    finally:
+        nodes.add_node(num_cpus=1)
+    assert done.code == 0, done.err
+    if what == "index":
+        assert files_of(tmp_path / "made") == files_of(alone / "index")
+    else:
+        assert (tmp_path / "made").read_bytes() == (alone / "y.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_mistake_that_a_worker_finds(nodes, alone, tmp_path):
+    done = end(start(nodes, *linking(alone), tmp_path / "y.csv", "--precision", "0.9"))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: a threshold or a precision needs a calibrated index")
+    assert done.err.count("\n") == 1, done.err
+    shutil.copytree(alone / "index", tmp_path / "index")
+    table = tmp_path / "index" / "names.arrow"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    done = end(
+        start(nodes, "link", "--index", tmp_path / "index", "--file", alone / "x.tsv", "--out", tmp_path / "y.csv")
+    )
+    assert done.code == 2
+    assert "names.arrow: its hash is not the manifest's" in done.err
+    assert done.err.count("\n") == 1, done.err
+    done = end(start(SimpleNamespace(address="127.0.0.1:1"), *linking(alone), tmp_path / "y.csv"))
+    assert done.code == 2
+    assert done.err.startswith("error: no Ray cluster can be joined at 127.0.0.1:1")
+    assert done.err.count("\n") == 1, done.err
+
+
+DATASETS = """
+import json, sys
+import pyarrow as pa, ray
+from xsap.cluster import encode_dataset, link_dataset
+address, index, model, source, out = sys.argv[1:]
+ray.init(address, log_to_driver=False)
+rows = ray.data.read_parquet(source)
+link_dataset(rows, index, column="term", top_k=2).write_parquet(out + "/linked")
+encode_dataset(rows, model, column="term").write_parquet(out + "/encoded")
+"""
+
+
+@pytest.mark.slow
+def test_datasets_between_rays_readers_and_writers(nodes, alone, tmp_path, tiny_folder, sample_names):
+    (tmp_path / "terms").mkdir()
+    for part in range(4):
+        rows = sample_names[part * 20 : part * 20 + 20]
+        pq.write_table(
+            pa.table({"id": [f"{part}:{i}" for i in range(20)], "term": rows}), tmp_path / "terms" / f"{part}.parquet"
+        )
+    words = [nodes.address, alone / "index", tiny_folder, tmp_path / "terms", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-c", DATASETS, *map(str, words)], capture_output=True, text=True, env=os.environ, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    linked = pq.read_table(tmp_path / "linked").to_pylist()
+    results = Linker.load(alone / "index", device="cpu").link(sample_names[:80], 2)
+    expected = {
+        (f"{i // 20}:{i % 20}", r): c.concept_id
+        for i, result in enumerate(results)
+        for r, c in enumerate(result.candidates, 1)
+    }
+    assert {(row["id"], row["rank"]): row["concept_id"] for row in linked} == expected
+    encoded = {row["id"]: row["vector"] for row in pq.read_table(tmp_path / "encoded").to_pylist()}
+    vectors = Encoder.from_pretrained(tiny_folder, device="cpu").encode(sample_names[:80])
+    found = np.array([encoded[f"{i // 20}:{i % 20}"] for i in range(80)], np.float32)
+    np.testing.assert_allclose(found, vectors, atol=1e-6)

@@ -1,0 +1,304 @@
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as trials
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from xsap.config import Settings, load_settings
+from xsap.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "configs" / "train").glob("*.toml"))
+NEEDED = ["output=out", "terminology=names"]
+steady = trials(max_examples=60, deadline=None)
+
+
+def settings(*overrides):
+    return load_settings(None, [*NEEDED, *overrides])
+
+
+def refusal(*overrides, file=None):
+    with pytest.raises(ConfigError) as raised:
+        load_settings(file, [*NEEDED, *overrides])
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        (tmp_path / "run.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / "run.toml"
+
+    return write
+
+
+def test_the_defaults_are_the_original_recipe():
+    found = settings()
+    assert (found.sampling.mode, found.sampling.pairs_per_concept, found.batch.pairs) == ("pairs", 50, 256)
+    assert (found.loss.name, found.loss.miner, found.loss.margin) == ("multi_similarity", "triplet_margin", 0.2)
+    assert (found.loss.alpha, found.loss.beta, found.loss.base) == (1.0, 60.0, 0.5)
+    assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (2e-5, 0.01, "constant")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.name)
+def test_each_recipe_loads_and_sets_what_it_says(recipe):
+    assert_tree(load_settings(recipe, NEEDED), tomllib.loads(recipe.read_text(encoding="utf-8")))
+
+
+def assert_tree(section, tree):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            assert_tree(getattr(section, key), value)
+        else:
+            assert getattr(section, key) == value, key
+
+
+def test_there_are_recipes():
+    assert {file.name for file in RECIPES} >= {
+        "sapbert_reference.toml",
+        "all_syn.toml",
+        "en_syn.toml",
+        "en_es_syn.toml",
+        "small.toml",
+    }
+
+
+def test_a_file_differs_from_the_defaults_only_where_it_says(write):
+    file = write('output = "out"\nterminology = "names"\nseed = 3\n\n[optim]\nlr = 1e-3\n')
+    assert load_settings(file) == settings("seed=3", "optim.lr=1e-3")
+    assert load_settings(file).model_dump() != settings().model_dump()
+
+
+def test_a_later_setting_wins_over_an_earlier_one_and_over_the_file(write):
+    file = write('output = "out"\npairs = "p.txt"\nseed = 3\n[batch]\npairs = 8\nnames = 9\n')
+    found = load_settings(file, ["seed=4", "seed=5", "batch.pairs=7"])
+    assert (found.seed, found.batch.pairs, found.batch.names, found.pairs) == (5, 7, 9, Path("p.txt"))
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("optim.lr=1e-4", "optim.lr", 1e-4),
+        ("optim.lr=1", "optim.lr", 1.0),
+        ("seed = 7", "seed", 7),
+        ("batch.pairs=1_024", "batch.pairs", 1024),
+        ("sampling.shuffle=false", "sampling.shuffle", False),
+        ("overwrite=true", "overwrite", True),
+        ("base=scratch", "base", "scratch"),
+        ('base="scratch"', "base", "scratch"),
+        ("base = scratch ", "base", "scratch"),
+        ("sampling.anchor = null", "sampling.anchor", None),
+        ("base=org/model-base", "base", "org/model-base"),
+        ("base=a=b", "base", "a=b"),
+        ("sampling.languages=en+es_syn", "sampling.languages", "en+es_syn"),
+        ("output=/data/run 1/x", "output", Path("/data/run 1/x")),
+        ("output=../x", "output", Path("../x")),
+        ("output=C:\\new\\table", "output", Path("C:\\new\\table")),
+        ("output=2026-10-17", "output", Path("2026-10-17")),
+        ("output=12:30:00", "output", Path("12:30:00")),
+        ("sampling.anchor=null", "sampling.anchor", None),
+        ("max_steps=0", "max_steps", 0),
+        ("text.case=lower", "text.case", "lower"),
+        ('text={case = "lower"}', "text.unicode", "NFC"),
+    ],
+)
+def test_set_takes_numbers_truth_words_paths_and_null(override, path, value):
+    found = settings("sampling.anchor=en", override)
+    for part in path.split("."):
+        found = getattr(found, part)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_null_undoes_what_a_file_says(write):
+    assert load_settings(write('output = "o"\npairs = "p"\ntracker = "wandb"\n'), ["tracker=null"]).tracker is None
+
+
+def test_a_refusal_is_one_line_though_a_key_has_two():
+    assert refusal("seed\nx=1") == "unknown setting 'seed x' in --set seed x=1; did you mean 'seed'?"
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", " = 3", "", "seed=", "seed= ", ".=3", "optim.=3", ".lr=3"])
+def test_set_without_a_key_or_value_is_refused(text):
+    assert re.fullmatch(rf"--set takes key=value, found '{text}'; for example .*", refusal(text))
+
+
+def test_one_set_makes_one_setting():
+    assert settings("base=3\nepochs = 9").epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("sampling.langauges", "languages"),
+        ("sedd", "seed"),
+        ("optim.warmup", "warmup_steps"),
+        ("optimm.lr", "optim"),
+        ("evaluation.precison", "precision"),
+        ("loss.layers", "scratch.layers"),
+        ("lr", "optim.lr"),
+        ("case", "text.case"),
+        ("temperature", "loss.temperature"),
+        ("loss.lr", "optim.lr"),
+        ("text.cas", "case"),
+        ("scratch.layer", "layers"),
+        ("Epochs", "epochs"),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(key, nearest):
+    named = "optimm" if key.startswith("optimm") else key
+    assert refusal(f"{key}=1") == f"unknown setting '{named}' in --set {key}=1; did you mean '{nearest}'?"
+
+
+def test_an_unknown_setting_in_a_file_names_file_and_key(write):
+    file = write('[sampling]\nlangauges = "en_syn"\n')
+    assert refusal(file=file) == f"unknown setting 'sampling.langauges' in {file}; did you mean 'languages'?"
+
+
+def test_an_unknown_section_in_a_file_names_file_and_key(write):
+    file = write("[optimm]\nlr = 1.0\n")
+    assert refusal(file=file) == f"unknown setting 'optimm' in {file}; did you mean 'optim'?"
+
+
+@pytest.mark.parametrize("key", ["qqqqzzzz", "optim.learning_rate"])
+def test_a_setting_that_resembles_none_gets_no_guess(key):
+    assert refusal(f"{key}=1") == f"unknown setting '{key}' in --set {key}=1"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=abc",
+        "seed=1.5",
+        "seed=-1",
+        "seed=9223372036854775808",
+        "epochs=0",
+        "max_steps=-1",
+        "max_minutes=0",
+        "max_length=2",
+        "batch.pairs=0",
+        "sampling.shuffle=perhaps",
+        "sampling.mode=triples",
+        "sampling.names_per_concept=1",
+        "loss.name=softmax",
+        "loss.temperature=0",
+        "loss.margin=-0.1",
+        "loss.base=nan",
+        "optim.lr=0",
+        "optim.lr=-1e-5",
+        "optim.lr=inf",
+        "optim.lr=fast",
+        "optim.clip=-1",
+        "checkpoint.keep=0",
+        "scratch.dropout=1",
+        "pooling=max",
+        "precision=fp64",
+        "resume=always",
+        "text.case=upper",
+        "text.unicode=NFD",
+        "tracker=3",
+        "output=[1]",
+        "seed=null",
+    ],
+)
+def test_a_value_of_the_wrong_type_or_out_of_bounds_names_its_key_place_and_value(override):
+    key, _, value = override.partition("=")
+    message = refusal(override)
+    assert message.startswith(f"setting '{key}' in --set {override}: ")
+    assert message.rpartition("; found ")[2].strip("'") == {"-1e-5": "-1e-05", "null": "None"}.get(value, value)
+
+
+def test_a_bad_value_in_a_file_names_the_file(write):
+    file = write("[optim]\nlr = -1.0\n")
+    assert re.fullmatch(rf"setting 'optim.lr' in {file}: .*greater than 0; found -1.0", refusal(file=file))
+
+
+def test_a_bad_value_is_placed_where_it_was_last_set(write):
+    assert "in --set epochs=-2:" in refusal("epochs=-2", file=write("epochs = -1\n"))
+
+
+def test_a_section_is_not_a_value_and_a_value_no_section():
+    assert "setting 'sampling' in --set sampling=groups" in refusal("sampling=groups")
+    assert refusal("seed=1", "seed.x=2") == "--set seed.x=2: 'seed' is a value, not a section"
+
+
+@pytest.mark.parametrize("overrides", [["output=o"], ["output=o", "terminology=null"]])
+def test_neither_terminology_nor_pairs_is_refused(overrides):
+    with pytest.raises(
+        ConfigError,
+        match="exactly one of 'terminology' and 'pairs' must be set, found none; add --set terminology=FOLDER",
+    ):
+        load_settings(None, overrides)
+
+
+def test_both_terminology_and_pairs_are_refused_with_the_way_out():
+    assert re.match(
+        "exactly one of 'terminology' and 'pairs' must be set, found both; add --set pairs=null", refusal("pairs=p.txt")
+    )
+    assert settings("pairs=p.txt", "terminology=null").pairs == Path("p.txt")
+
+
+def test_output_must_be_given():
+    with pytest.raises(ConfigError, match="the setting 'output' must be given; add --set output="):
+        load_settings(None, ["terminology=x"])
+
+
+@pytest.mark.parametrize(
+    "content", ["seed = ", "seed = 1\nseed = 2\n", "[optim\n", b"base = '\xff'\n", b"\x00", "seed: 1\n"]
+)
+def test_what_is_no_toml_is_named(write, content):
+    file = write(content)
+    assert refusal(file=file).startswith(f"{file}: not a TOML file: ")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    assert (
+        refusal(file=tmp_path / "x.toml")
+        == f"{tmp_path / 'x.toml'}: expected a TOML file of settings, found nothing there"
+    )
+    assert refusal(file=tmp_path).startswith(f"{tmp_path}: not a TOML file: ")
+
+
+def test_a_file_with_a_byte_order_mark_and_crlf_is_read(write):
+    assert load_settings(write("\ufeffseed = 3\r\n[optim]\r\nlr = 0.5\r\n"), NEEDED) == settings(
+        "seed=3", "optim.lr=0.5"
+    )
+
+
+def test_settings_are_frozen():
+    found = settings()
+    for section in [found, *(value for _, value in found if isinstance(value, BaseModel))]:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, next(iter(type(section).model_fields)), "x")
+
+
+def test_settings_come_back_from_their_json():
+    found = settings("text.case=lower", "max_minutes=0.5", "sampling.anchor=en")
+    assert Settings.model_validate_json(found.model_dump_json()) == found
+
+
+@steady
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@example("\n")
+@example("'\n'")
+@example("3\n")
+def test_any_base_comes_back_as_text_or_is_refused_in_one_line(text):
+    try:
+        base = settings(f"base={text}").base
+    except ConfigError:
+        assert "base" in refusal(f"base={text}")
+        return
+    assert base == text.strip() or text.lstrip()[0] in "\"'" or "#" in text
+
+
+@steady
+@given(st.text("abcdefilmnoprstx_.", min_size=1, max_size=16))
+def test_any_key_is_known_or_refused(key):
+    try:
+        settings(f"{key}=1")
+    except ConfigError:
+        assert key.split(".")[0] in refusal(f"{key}=1")

@@ -1,0 +1,294 @@
+"""Gradients in chunks against the plain gradient of the whole batch: every loss, uneven chunks, dropout at work, one process and two."""
+
+import copy
+import json
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.fixtures.commands import ROOT, Run
+from xsap import Encoder
+from xsap.config import load_settings
+from xsap.encoding.model_folder import Description
+from xsap.encoding.packing import Packed, Tokens, pack, tokenise
+from xsap.encoding.vocabulary import from_scratch
+from xsap.text import TextPolicy
+from xsap.training.large_batch import cached_backward
+from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
+from xsap.training.mining import all_pairs, triplet_margin
+from xsap.training.run import run as train
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "multi_similarity": partial(multi_similarity, alpha=1.0, beta=60.0, base=0.5),
+    "info_nce": partial(info_nce, temperature=0.05),
+    "circle": partial(circle, m=0.4, gamma=80.0),
+    "triplet": partial(triplet, margin=0.2),
+    "lifted_structure": partial(lifted_structure, neg_margin=1.0, pos_margin=0.0),
+    "nca": partial(nca, softmax_scale=8.0),
+}
+SIZES = [5, 11, 1, 7]  # names a chunk: none alike, one of a single name
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder: Path) -> Encoder:
+    """Dropout of a tenth, on. Matrices are larger than as made, so that names are told apart and every layer counts."""
+    encoder = Encoder.from_pretrained(tiny_folder, device="cpu").train()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def tokens(encoder: Encoder, sample_names: list[str]) -> Tokens:
+    """24 names, of all lengths."""
+    return tokenise(sample_names[:240:10], encoder.tokenizer, 32)
+
+
+def objective(name: str, mined: bool) -> Callable[[Tensor], Tensor]:
+    """Vectors of 24 names of 8 concepts → the loss. Mined: of all pairs some, but not all."""
+    masks = all_pairs(torch.arange(24) % 8)
+
+    def loss_of(vectors: Tensor) -> Tensor:
+        similarity = vectors @ vectors.T
+        if not mined:
+            return LOSSES[name](similarity, *masks)
+        thinned = triplet_margin(similarity, *masks, margin=-0.1)
+        assert all(0 < few.sum() < many.sum() for few, many in zip(thinned, masks, strict=True))
+        return LOSSES[name](similarity, *thinned)
+
+    return loss_of
+
+
+def encode_by(encoder: Encoder, tokens: Tokens, sizes: Sequence[int]) -> Callable[[int], Tensor]:
+    chunks = torch.arange(len(tokens)).split(list(sizes))
+
+    def encode(chunk: int) -> Tensor:
+        torch.manual_seed(100 + chunk)
+        return encoder(pack(tokens.take(chunks[chunk].numpy())))
+
+    return encode
+
+
+def gradients(encoder: Encoder) -> dict[str, Tensor]:
+    found = {
+        name: parameter.grad.clone() for name, parameter in encoder.named_parameters() if parameter.grad is not None
+    }
+    encoder.zero_grad()
+    return found
+
+
+def both_ways(
+    encoder: Encoder, tokens: Tokens, sizes: Sequence[int], loss_of: Callable[[Tensor], Tensor]
+) -> Iterator[tuple]:
+    """(loss, gradients), plain and then cached."""
+    encode = encode_by(encoder, tokens, sizes)
+    plain = loss_of(torch.cat([encode(chunk) for chunk in range(len(sizes))]))
+    plain.backward()
+    yield plain.detach(), gradients(encoder)
+    yield cached_backward(encode, len(sizes), loss_of, torch.Tensor.backward, nullcontext), gradients(encoder)
+
+
+def worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """The largest difference of any parameter's gradient, by the largest number in any."""
+    assert found.keys() == wanted.keys()
+    scale = max(gradient.abs().max().item() for gradient in wanted.values())
+    assert scale > 0
+    return max((found[name] - wanted[name]).abs().max().item() for name in wanted) / scale
+
+
+@pytest.mark.parametrize("mined", [False, True], ids=["all", "mined"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_in_chunks_is_the_plain_one(encoder: Encoder, tokens: Tokens, name: str, mined: bool) -> None:
+    (loss, wanted), (cached, found) = both_ways(encoder, tokens, SIZES, objective(name, mined))
+    assert torch.equal(cached, loss)
+    assert worst(found, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("sizes", [[24], [23, 1], [1, 23], [1] * 24], ids=str)
+def test_however_the_chunks_are_cut(encoder: Encoder, tokens: Tokens, sizes: list[int]) -> None:
+    (loss, wanted), (cached, found) = both_ways(encoder, tokens, sizes, objective("info_nce", mined=True))
+    assert torch.equal(cached, loss)
+    assert worst(found, wanted) < (1e-6 if len(sizes) > 1 else 1e-12)
+
+
+def test_in_double_precision_nothing_is_left_of_the_difference(
+    encoder: Encoder, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What single precision shows is rounding, no term that was forgotten."""
+    monkeypatch.setattr(
+        torch.Tensor, "float", lambda tensor: tensor
+    )  # the encoder returns single precision, whatever it computes in
+    double = Encoder(copy.deepcopy(encoder.transformer).double(), encoder.tokenizer, encoder.description).train()
+    (loss, wanted), (cached, found) = both_ways(double, tokens, SIZES, objective("info_nce", mined=True))
+    assert loss.dtype == torch.float64
+    assert torch.equal(cached, loss)
+    assert worst(found, wanted) < 1e-14
+
+
+def test_dropout_is_at_work_in_these_tests(encoder: Encoder, tokens: Tokens) -> None:
+    encode = encode_by(encoder, tokens, SIZES)
+    assert torch.equal(encode(0), encode(0))
+    torch.manual_seed(3)
+    assert not torch.allclose(encoder(pack(tokens.take(np.arange(5)))), encode(0), atol=1e-3)
+
+
+def test_gradients_add_to_those_that_are_there(encoder: Encoder, tokens: Tokens) -> None:
+    """As a backward pass does; and a loss that is scaled on its way back has scaled gradients, but comes out as it is."""
+    encode, loss_of = encode_by(encoder, tokens, SIZES), objective("info_nce", mined=False)
+    (loss, wanted), _ = both_ways(encoder, tokens, SIZES, loss_of)
+    for _ in range(2):
+        assert torch.equal(
+            cached_backward(encode, len(SIZES), loss_of, lambda loss: (loss * 8).backward(), nullcontext), loss
+        )
+    assert worst(gradients(encoder), {name: 16 * gradient for name, gradient in wanted.items()}) < 1e-6
+
+
+def test_while_the_loss_is_computed_no_graph_of_an_encoder_is_in_memory_and_later_one_at_a_time(
+    encoder: Encoder, tokens: Tokens
+) -> None:
+    """What all this is for."""
+    inner, made, alive = encode_by(encoder, tokens, SIZES), [], []
+
+    def living() -> int:
+        return sum(graph() is not None for graph in made)
+
+    def encode(chunk: int) -> Tensor:
+        alive.append(living())
+        vectors = inner(chunk)
+        made.append(weakref.ref(vectors))
+        return vectors
+
+    def loss_of(vectors: Tensor) -> Tensor:
+        alive.append(living())
+        return objective("info_nce", mined=False)(vectors)
+
+    cached_backward(encode, len(SIZES), loss_of, torch.Tensor.backward, nullcontext)
+    gradients(encoder)
+    assert alive == [0] * 9
+
+
+def test_processes_exchange_gradients_once_with_the_last_chunk(encoder: Encoder, tokens: Tokens) -> None:
+    inner, said, depth = encode_by(encoder, tokens, SIZES), [], [0]
+
+    def encode(chunk: int) -> Tensor:
+        vectors = inner(chunk)
+        vectors.register_hook(lambda _: said.append((chunk, "apart" if depth[0] else "together")))
+        said.append((chunk, "apart" if depth[0] else "together"))
+        return vectors
+
+    @contextmanager
+    def apart() -> Iterator[None]:
+        depth[0] += 1
+        yield
+        depth[0] -= 1
+
+    cached_backward(encode, len(SIZES), objective("info_nce", mined=False), torch.Tensor.backward, apart)
+    gradients(encoder)
+    first = [(chunk, "apart") for chunk in range(4)]
+    assert said == first + [(chunk, "apart") for chunk in (0, 0, 1, 1, 2, 2)] + [(3, "together")] * 2
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state in the process; each run in a test begins as in a new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
+    """A model of one narrow layer without dropout, which would draw other numbers for other chunks."""
+    size = {"vocabulary_size": 2000, "layers": 1, "hidden": 32, "heads": 2, "dropout": 0.0}
+    folder = tmp_path_factory.mktemp("base") / "model"
+    from_scratch(sample_names, Description("mean", 25, TextPolicy("lower")), **size, seed=1).save_pretrained(folder)
+    return folder
+
+
+# 33 names are 17 on the one process and 16 on the other: with 16 at once, these have two chunks and one
+COMMON = [
+    "sampling.mode=groups",
+    "sampling.names_per_concept=3",
+    "batch.names=33",
+    "max_steps=5",
+    "optim.lr=1e-3",
+    "optim.clip=0.5",
+]
+
+
+def settings(terminology: Path, base: Path, output: Path, *more: str) -> list[str]:
+    return [f"terminology={terminology}", f"base={base}", f"output={output}", "checkpoint.every=5", *COMMON, *more]
+
+
+@pytest.fixture(scope="module")
+def unchunked(sample_folder: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("unchunked") / "run"
+    train(load_settings(None, settings(sample_folder, base, output)))
+    return output
+
+
+def assert_alike(found: Path, wanted: Path) -> None:
+    losses, expected = (
+        [
+            line["loss"]
+            for line in map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
+        for output in (found, wanted)
+    )
+    assert len(expected) == 5
+    assert losses == pytest.approx(expected, rel=1e-5)
+    weights, others = (load_file(output / "model" / "model.safetensors") for output in (found, wanted))
+    assert weights.keys() == others.keys()
+    for name, value in others.items():
+        print(name, ((weights[name] - value).norm() / value.norm()).item())
+        if not name.endswith("key.bias"):  # its gradient is zero, but for rounding, which Adam makes large
+            assert (weights[name] - value).norm() <= 1e-5 * value.norm(), name
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 32])
+def test_a_run_in_chunks_is_the_run_without(
+    sample_folder: Path, base: Path, tmp_path: Path, unchunked: Path, chunk: int
+) -> None:
+    train(load_settings(None, settings(sample_folder, base, tmp_path / "run", f"batch.chunk={chunk}")))
+    assert_alike(tmp_path / "run", unchunked)
+
+
+def test_a_run_in_chunks_encodes_no_more_names_at_once(
+    sample_folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, sizes = Encoder.forward, []
+
+    def counted(encoder: Encoder, batch: Packed, unit: bool = True) -> Tensor:
+        sizes.append(len(batch.starts))
+        return forward(encoder, batch, unit)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    train(load_settings(None, settings(sample_folder, base, tmp_path / "run", "batch.chunk=10", "max_steps=1")))
+    assert sizes == [10, 10, 10, 3] * 2
+
+
+def test_processes_in_chunks_do_what_one_does_without(
+    sample_folder: Path, base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, unchunked: Path
+) -> None:
+    """The one in two chunks, the other in one: see COMMON."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = [
+        word for value in settings(sample_folder, base, tmp_path / "run", "batch.chunk=16") for word in ("--set", value)
+    ]
+    done = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, ROOT / "xsap" / "train.py", *words)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-5" / "manifest.json").read_text())
+    assert manifest["identity"]["processes"] == 2
+    assert_alike(tmp_path / "run", unchunked)

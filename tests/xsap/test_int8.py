@@ -1,0 +1,168 @@
+"""int8 layers: codes and products against double precision, and an encoder of them against the same one in fp32."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from xsap import Encoder
+from xsap.encoding import encoder as encoder_module
+from xsap.encoding import int8
+from xsap.encoding.int8 import Int8Linear, Last, coded, int8_is_faster, to_int8
+from xsap.errors import ConfigError
+
+fast = pytest.mark.skipif(not int8_is_faster(), reason="this processor has no fast int8 products")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40),
+    st.integers(2, 70),
+    st.integers(1, 30),
+    st.integers(0, 2**32 - 1),
+    st.floats(1e-6, 1e6),
+    st.booleans(),
+)
+def test_a_layer_is_the_product_of_its_codes_and_these_are_the_nearest(m, k, n, seed, size, biased):
+    random = torch.Generator().manual_seed(seed)
+    linear = nn.Linear(k, n, bias=biased)
+    states = torch.randn(m, k, generator=random) * size * torch.rand(m, 1, generator=random)
+    states[0] = 0
+    codes, scales = coded(states)
+    assert codes.dtype == torch.int8
+    assert int(codes.int().abs().max()) <= 127
+    exact = states.double() / scales.double()
+    assert float((exact - codes.double()).abs().max()) <= 0.5 + 1e-4  # each is the nearest
+    assert (
+        codes.int().abs().amax(1) == torch.where(states.abs().amax(1) > 0, 127, 0)
+    ).all()  # and the scale the finest
+    layer = Int8Linear(linear, coded)
+    weight = layer.weight.T.double() * layer.scales.double()[:, None]
+    assert ((linear.weight.detach().double() - weight).abs().amax(1) <= 0.5001 * layer.scales.double()).all()
+    assert (layer.weight.int().abs().amax(0) == 127).all()  # a scale for each output
+    expected = (codes.double() * scales.double()) @ weight.T + (linear.bias.detach().double() if biased else 0)
+    reach = (codes.double() * scales.double()).abs() @ weight.abs().T + 1e-12
+    assert float(((layer(states).double() - expected).abs() / (reach + expected.abs())).max()) < 1e-6
+
+
+def test_what_is_lost_is_within_half_a_code_of_each_side():
+    torch.manual_seed(0)
+    linear, states = nn.Linear(64, 48), torch.randn(5, 7, 64)
+    layer = Int8Linear(linear, coded)
+    lost = (layer(states) - linear(states)).detach().abs().flatten(0, 1)
+    half_states, half_weights = coded(states)[1] / 2, layer.scales / 2
+    bound = half_states * linear.weight.abs().sum(1) + half_weights * (
+        states.abs().sum(-1).flatten()[:, None] + 64 * half_states
+    )
+    assert (lost <= bound * 1.001).all()
+    assert layer(states).shape == (5, 7, 48)
+    assert float(lost.max()) > 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_hidden(bad):
+    states = torch.ones(3, 8)
+    states[1, 2] = bad
+    out = Int8Linear(nn.Linear(8, 4), coded)(states)
+    assert not out[1].isfinite().any()
+    assert out[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_states_in_16_bits_keep_their_signs(dtype):
+    torch.manual_seed(0)
+    states = torch.randn(2000, 96).to(dtype)
+    codes, scales = coded(states)
+    assert torch.equal(codes, coded(states.float())[0])
+    assert ((codes.float() * scales - states.float()).abs() <= 0.501 * scales).all()
+
+
+def test_no_rows():
+    layer = Int8Linear(nn.Linear(8, 4), coded)
+    assert layer(torch.ones(2, 1, 8)).shape == (2, 1, 4)
+
+
+def test_a_row_has_the_same_codes_whatever_stands_beside_it():
+    states = torch.randn(9, 16)
+    together = coded(states)
+    for row in range(9):
+        alone = coded(states[row : row + 1] if row % 2 else torch.cat([states[row : row + 1], 1000 * states]))
+        assert torch.equal(alone[0][0], together[0][row])
+        assert torch.equal(alone[1][0], together[1][row])
+
+
+def test_query_key_and_value_share_codes_and_others_do_not(monkeypatch):
+    class Parent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.inner = (
+                nn.Linear(4, 4),
+                nn.Linear(4, 4),
+                nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+            )
+
+    asked = []
+    monkeypatch.setattr(int8, "coded", lambda states: asked.append(states) or coded(states))
+    parent = Parent()
+    plain = [parent.query, parent.key, parent.inner[0]]
+    to_int8(parent)
+    assert not any(isinstance(module, nn.Linear) for module in parent.modules())
+    first, second = torch.randn(2, 4), torch.randn(2, 4)
+    for states in (first, second, first):
+        for linear, layer in zip(plain, (parent.query, parent.key, parent.inner[0]), strict=True):
+            torch.testing.assert_close(layer(states), linear(states), atol=0.05, rtol=0)
+    assert len(asked) == 6  # of nine
+
+
+def test_the_last_input_is_told_by_what_it_is_not_by_what_it_holds():
+    last, states = Last(), torch.randn(2, 4)
+    codes = last(states)
+    assert last(states) is codes
+    assert last(states.clone()) is not codes
+
+
+@fast
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
+def test_an_encoder_in_int8_is_near_to_the_one_in_fp32(
+    tiny_folder: Path, tmp_path: Path, sample_names: list[str], pooling: str, monkeypatch
+):
+    names = sample_names[:300]
+    plain = Encoder.from_pretrained(tiny_folder)
+    plain.description = plain.description.__class__(pooling, 25, plain.policy)
+    plain.save_pretrained(tmp_path / "model")
+    exact = Encoder.from_pretrained(tmp_path / "model").encode(names)
+    encoder = Encoder.from_pretrained(tmp_path / "model", precision="int8")
+    near = encoder.encode(names)
+    assert float((exact * near).sum(1).min()) > 0.99
+    assert not np.array_equal(exact, near)
+    np.testing.assert_allclose(np.linalg.norm(near, axis=1), 1, atol=1e-6)
+    monkeypatch.setattr(encoder_module, "_TOKENS_INT8", 64)
+    np.testing.assert_allclose(encoder.encode(names[::-1])[::-1], near, atol=2e-3)  # other neighbours
+
+
+@fast
+def test_an_encoder_in_int8_is_for_cpus_and_can_not_be_saved(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    encoder = Encoder.from_pretrained(tiny_folder, precision="int8")
+    with pytest.raises(ConfigError, match="can't be saved"):
+        encoder.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(ConfigError, match="int8 is for CPUs, found device 'cuda'"):
+        Encoder.from_pretrained(tiny_folder, precision="int8", device="cuda")
+    monkeypatch.setattr(encoder_module, "int8_is_faster", lambda: False)
+    with pytest.raises(ConfigError, match="VNNI"):
+        Encoder.from_pretrained(tiny_folder, precision="int8")
+
+
+def test_products_that_saturate_are_not_trusted(monkeypatch):
+    right = torch._int_mm
+
+    def missing(left, other):
+        raise RuntimeError("not implemented for this processor")
+
+    for wrong in (lambda left, other: right(left, other).clamp(-(2**15), 2**15 - 1), missing):
+        monkeypatch.setattr(torch, "_int_mm", wrong)
+        assert not int8_is_faster.__wrapped__()

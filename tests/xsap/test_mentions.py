@@ -1,0 +1,180 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xsap.errors import DataError
+from xsap.terms.mentions import SCHEMA, build_mentions, read_mentions, write_mentions
+
+words = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\t\n\r\u2028\x85 "|\ufeff'), max_size=8)
+ids = st.lists(st.text("CH:P0123+é ", min_size=1, max_size=5), max_size=3)
+numbers = st.none() | st.integers(0, 2**63 - 1)
+rows = st.lists(
+    st.tuples(
+        words, st.sampled_from(["en", "de", "zh", "und"]), ids, st.none() | words, numbers, numbers, st.none() | words
+    ),
+    max_size=5,
+)
+steady = settings(max_examples=60, deadline=None)
+
+
+def table(rows):
+    mentions, languages, concept_ids, *others = [list(column) for column in zip(*rows, strict=True)] or [[]] * 7
+    return build_mentions(mentions, languages, concept_ids, **dict(zip(SCHEMA.names[3:], others, strict=True)))
+
+
+def as_rows(table):
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def spaced(value):
+    return value.replace("\t", " ").replace("\r", " ").replace("\n", " ") if isinstance(value, str) else value
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(content):
+        (tmp_path / "m.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_mentions(tmp_path / "m.tsv")
+
+    return read
+
+
+@steady
+@given(rows=rows)
+def test_parquet_gives_back_every_value(tmp_path_factory, rows):
+    file = tmp_path_factory.getbasetemp() / "lr=1.parquet"
+    write_mentions(table(rows), file)
+    assert as_rows(read_mentions(file)) == rows
+    assert read_mentions(file).schema == SCHEMA
+
+
+@steady
+@given(rows=rows.filter(bool))
+def test_tsv_gives_back_every_value_with_tabs_and_line_ends_as_spaces(tmp_path_factory, rows):
+    file = tmp_path_factory.getbasetemp() / "mentions.tsv"
+    write_mentions(table(rows), file)
+    optional = [tuple(spaced(value) or (0 if value == 0 else None) for value in row[3:]) for row in rows]
+    assert as_rows(read_mentions(file)) == [
+        (spaced(row[0]), *row[1:3], *more) for row, more in zip(rows, optional, strict=True)
+    ]
+    assert read_mentions(file).schema == SCHEMA
+
+
+def test_start_and_end_still_point_at_the_mention_after_writing(tmp_path):
+    context = "\r\n  Patient  has\u00a0no\t fever\n."
+    start = context.index("fever")
+    write_mentions(
+        build_mentions(["fever"], ["en"], [["C1"]], context=[context], start=[start], end=[start + 5]),
+        tmp_path / "m.tsv",
+    )
+    (row,) = read_mentions(tmp_path / "m.tsv").to_pylist()
+    assert row["context"][row["start"] : row["end"]] == row["mention"] == "fever"
+
+
+def test_writing_leaves_out_columns_without_a_value(tmp_path):
+    write_mentions(build_mentions(["a", "b"], ["de", "en"], [["C1", "C2"], []], start=[None, 0]), tmp_path / "m.tsv")
+    assert (tmp_path / "m.tsv").read_text() == "mention\tlanguage\tconcept_ids\tstart\na\tde\tC1|C2\t\nb\ten\t\t0\n"
+
+
+@pytest.mark.parametrize("name", ["m.tsv", "m.parquet"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, name):
+    write_mentions(build_mentions(["a"], ["en"], [[]]), tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises((KeyError, ValueError)):
+        write_mentions(pa.table({"mention": ["b"]}), tmp_path / name)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, before)]
+
+
+def test_a_mention_is_all_that_must_be_there(read):
+    assert as_rows(read("mention\nfever\n")) == [("fever", "und", [], None, None, None, None)]
+
+
+def test_columns_may_stand_in_any_order_and_be_empty(read):
+    found = read("end\tconcept_ids\tmention\tlanguage\tstart\n5\tC1||C2|\tfever\tENG\t0\n\t\t\t\t\n")
+    assert as_rows(found) == [("fever", "en", ["C1", "C2"], None, 0, 5, None), ("", "und", [], None, None, None, None)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("last", ["", "end"])
+def test_byte_order_mark_and_line_ends_make_no_difference(read, end, bom, last):
+    found = read(f"{bom}mention\tlanguage{end}fever\ten{end}tos\tes{end if last else ''}")
+    assert [row[:2] for row in as_rows(found)] == [("fever", "en"), ("tos", "es")]
+
+
+@pytest.mark.parametrize(
+    "odd", ['"fever', "a\u2028b", "a\x85b", "a\x0bb", "a\x1cb", "a\rb", "'", "a|b", "", " ", "x" * 100_000]
+)
+def test_a_mention_stays_as_it_stands(read, odd):
+    assert read(f"language\tmention\nen\t{odd}\nen\tb\n")["mention"].to_pylist() == [odd, "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", ": expected a header line and at least one mention, found 0 line"),
+        ("\ufeff", ": expected a header line and at least one mention, found 0 line"),
+        ("mention\n", ": expected a header line and at least one mention, found 1 line"),
+        ("language\nen\n", ":1: expected columns out of mention, .*; found no column 'mention'"),
+        ("mention\tlang\na\ten\n", ":1: expected columns out of mention, .*; found the unknown column 'lang'"),
+        ("mention\tmention\na\tb\n", ":1: expected each column once, found mention, mention"),
+        ("mention\tlanguage\na\ten\nb\n", ":3: expected 2 tab-separated fields, found 1"),
+        ("mention\tlanguage\na\ten\tx\n", ":2: expected 2 tab-separated fields, found 3"),
+        ("mention\tlanguage\na\ten\n\n", ":3: expected 2 tab-separated fields, found 1"),
+        ("mention\tlanguage\na\txq\n", ":2: unknown language 'xq'"),
+        ("mention\tstart\na\t0\nb\t1.5\n", ":3: expected a whole number in 'start', found '1.5'"),
+        ("mention\tend\na\tx\n", ":2: expected a whole number in 'end', found 'x'"),
+        (f"mention\tend\na\t{10**30}\n", f":2: expected a whole number in 'end', found '{10**30}'"),
+        (b"mention\nfi\xe8vre\n", ": expected UTF-8, found byte 0xe8 at offset 10"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file_and_line(read, content, message):
+    with pytest.raises(DataError, match=rf"m\.tsv{message}"):
+        read(content)
+
+
+@pytest.mark.parametrize("name", ["m.tsv", "m.parquet"])
+def test_a_missing_file_and_a_folder_are_named(tmp_path, name):
+    with pytest.raises(DataError, match=f"{name}: expected a file, found nothing there"):
+        read_mentions(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=f"{name}: expected a file, found a folder there"):
+        read_mentions(tmp_path / name)
+
+
+def test_parquet_is_read_as_tsv_is(tmp_path):
+    pq.write_table(
+        pa.table({"language": ["ENG", "spa", ""], "mention": ["a", "b", "c"], "note": [1, 2, 3]}),
+        tmp_path / "m.parquet",
+    )
+    nothing = ([], None, None, None, None)
+    assert as_rows(read_mentions(tmp_path / "m.parquet")) == [
+        ("a", "en", *nothing),
+        ("b", "es", *nothing),
+        ("c", "und", *nothing),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"language": ["en"]}, "expected a Parquet file with columns out of mention, .*mention"),
+        ({"mention": ["a", None]}, "null values"),
+        ({"mention": ["a"], "start": ["x"]}, "'x'"),
+        ({"mention": ["a"], "concept_ids": ["C1"]}, "found: "),
+        ({"mention": ["a"], "language": ["xq"]}, "unknown language 'xq'"),
+    ],
+)
+def test_a_parquet_file_of_something_else_is_refused_in_one_line(tmp_path, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match=rf"m\.parquet: .*{message}.*\Z"):
+        read_mentions(tmp_path / "m.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"mention\na\n", b"PAR1" + bytes(40) + b"PAR1"])
+def test_what_is_no_parquet_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "m.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"m\.parquet: expected a Parquet file .*\Z"):
+        read_mentions(tmp_path / "m.parquet")

@@ -1,0 +1,273 @@
+"""Names → concepts, against a plain loop over all names; and the ranks of mentions, against plain loops over their parts."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xsap.errors import ArtifactError
+from xsap.evaluation.metrics import MISS
+from xsap.evaluation.protocols import Dictionary, concept_ranks, reference_ranks
+from xsap.linking import ranking
+from xsap.linking.dictionary import Owners
+from xsap.linking.ranking import NONE, rank_concepts
+from xsap.linking.results import Candidate, Result
+from xsap.terms.mentions import build_mentions
+
+LISTS = pa.list_(pa.string())
+
+
+class Table:
+    """Finds names by a table of scores, (queries, names); of the names that `rows` leaves. Remembers how many it was asked for.
+
+    What scores `floor` or less it may stand for any row: here for the last, and what it scored is lost.
+    """
+
+    def __init__(self, scores, rows=None, floor=-np.inf):
+        self.scores, self.floor, self.asked = np.asarray(scores, np.float32), floor, []
+        self.rows = np.arange(self.scores.shape[1]) if rows is None else np.array(sorted(rows), np.int64)
+
+    def __call__(self, part, k):
+        assert 0 < k <= len(self.rows)
+        self.asked.append((part.tolist(), k))
+        found = [sorted(self.rows.tolist(), key=lambda row: (-self.scores[query, row], row))[:k] for query in part]
+        rows = np.array(found, np.int64).reshape(len(part), k)
+        scores = np.take_along_axis(self.scores[part], rows, axis=1)
+        fits = scores > self.floor
+        return np.where(fits, scores, self.floor).astype(np.float32), np.where(fits, rows, self.scores.shape[1] - 1)
+
+
+def plain_loop(scores, owners, wanted, *, rows=None, floor=-np.inf):
+    """[(concept, row, score)] of one query: each concept by its best name, of equally good ones the lowest; then by score and concept."""
+    best = {}
+    for row, score in enumerate(scores):
+        if score > floor and (rows is None or row in rows):
+            for concept in owners[row]:
+                if concept not in best or score > best[concept][1]:
+                    best[concept] = row, score
+    ranked = sorted(best, key=lambda concept: (-best[concept][1], concept))[:wanted]
+    return [(concept, *best[concept]) for concept in ranked]
+
+
+def found(ranked, query):
+    """What `rank_concepts` says of a query, as the loop does. All that stands behind the last concept is filling."""
+    line = [array[query].tolist() for array in ranked]
+    n = sum(concept != NONE for concept in line[0])
+    assert all(concept == NONE for concept in line[0][n:])
+    assert not any(line[2][n:])
+    return list(zip(*line, strict=True))[:n]
+
+
+def owners_of(lists, known):
+    return Owners.of(
+        pa.array([[f"C{c:02}" for c in concepts] for concepts in lists], LISTS),
+        pa.array([f"C{c:02}" for c in range(known)]),
+    )
+
+
+@settings(max_examples=150)
+@given(
+    data=st.data(),
+    names=st.integers(1, 60),
+    concepts=st.integers(1, 20),
+    queries=st.integers(1, 4),
+    wanted=st.integers(1, 25),
+)
+def test_ranks_are_those_of_a_plain_loop(data, names, concepts, queries, wanted):
+    """Few scores, so that ties are many; names of several concepts and of none; concepts without a name; a floor; a part of the names."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    greatest = data.draw(st.integers(0, 3))
+    scores = rng.integers(-greatest, greatest + 1, (queries, names))
+    lists = [sorted(set(rng.integers(concepts, size=rng.integers(0, 4)).tolist())) for _ in range(names)]
+    floor = data.draw(st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 3.0]))
+    rows = data.draw(st.none() | st.sets(st.integers(0, names - 1), min_size=1))
+    table = Table(scores, rows, floor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_OVERFETCH", data.draw(st.integers(1, 4)))
+        patch.setattr(ranking, "_FETCHED", data.draw(st.sampled_from([1, 16, 1 << 24])))
+        ranked = rank_concepts(table, owners_of(lists, concepts), queries, wanted, total=len(table.rows), floor=floor)
+    assert {array.shape for array in ranked} == {(queries, min(wanted, concepts))}
+    for query in range(queries):
+        assert found(ranked, query) == plain_loop(scores[query].tolist(), lists, wanted, rows=rows, floor=floor)
+
+
+def test_an_answer_by_hand():
+    lists = [[1], [0, 2], [2], [1, 3]]
+    ranked = rank_concepts(Table([[5, 7, 7, 5], [0, 0, 9, 0]]), owners_of(lists, 4), 2, 3)
+    assert found(ranked, 0) == [
+        (0, 1, 7),
+        (2, 1, 7),
+        (1, 0, 5),
+    ]  # a shared name stands for both, and the lower row for a concept
+    assert found(ranked, 1) == [(2, 2, 9), (0, 1, 0), (1, 0, 0)]
+    assert [array.dtype for array in ranked] == [np.int64, np.int64, np.float32]
+
+
+def test_names_are_fetched_until_the_answer_is_sure_and_no_further():
+    """The first concept has the 40 best names; query 1 is answered by the first four, and isn't asked again."""
+    lists = [[0]] * 40 + [[1]] + [[2]] * 30
+    scores = np.array([[*range(100, 60, -1), 50, *range(49, 19, -1)], [*[0] * 40, 8, *range(99, 69, -1)]])
+    scores[1, 41] = 3
+    scores[1, 0] = 98
+    table = Table(scores)
+    ranked = rank_concepts(table, owners_of(lists, 3), 2, 2)
+    assert [[concept for concept, *_ in found(ranked, query)] for query in (0, 1)] == [[0, 1], [0, 2]]
+    assert table.asked == [([0, 1], 8), ([0], 64)]
+
+
+def test_one_more_name_is_needed_where_the_last_fetched_ties():
+    """Of equal scores the lower concept comes first, and it may come with a name that wasn't fetched."""
+    table = Table([[1] * 9])
+    ranked = rank_concepts(table, owners_of([[9]] * 8 + [[3]], 10), 1, 1)
+    assert found(ranked, 0) == [(3, 8, 1)]
+    assert [k for _, k in table.asked] == [4, 9]
+    sure = Table([[2, 2, 2, 1, 1, 1, 1, 1, 1]])
+    assert found(rank_concepts(sure, owners_of([[9]] * 8 + [[3]], 10), 1, 1), 0) == [(9, 0, 2)]
+    assert len(sure.asked) == 1
+
+
+def test_nothing_more_is_fetched_once_all_concepts_are_there():
+    table = Table([[1] * 100])
+    assert found(rank_concepts(table, owners_of([[1], [0]] + [[1]] * 98, 2), 1, 9), 0) == [(0, 1, 1), (1, 0, 1)]
+    assert len(table.asked) == 1
+
+
+def test_nothing_more_is_fetched_below_the_floor():
+    table = Table([[3, 1, 0, 0, *[0] * 96]], floor=0.0)
+    assert found(rank_concepts(table, owners_of([[i] for i in range(100)], 100), 1, 1, floor=0.0), 0) == [(0, 0, 3)]
+    assert found(rank_concepts(table, owners_of([[i] for i in range(100)], 100), 1, 5, floor=0.0), 0) == [
+        (0, 0, 3),
+        (1, 1, 1),
+    ]
+    assert len(table.asked) == 2
+
+
+def test_names_held_at_once_are_few(monkeypatch):
+    monkeypatch.setattr(ranking, "_FETCHED", 100)
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (50, 60))
+    lists = [[int(c)] for c in rng.integers(5, size=60)]
+    table = Table(scores)
+    ranked = rank_concepts(table, owners_of(lists, 5), 50, 4)
+    assert max(len(part) * k for part, k in table.asked) <= 100
+    for query in range(50):
+        assert found(ranked, query) == plain_loop(scores[query].tolist(), lists, 4)
+
+
+@pytest.mark.parametrize(("lists", "queries", "wanted"), [([], 2, 3), ([[0]], 0, 3), ([[0]], 2, 0)])
+def test_no_names_no_queries_nothing_wanted(lists, queries, wanted):
+    ranked = rank_concepts(Table(np.zeros((queries, len(lists)))), owners_of(lists, 1), queries, wanted)
+    assert all(array.shape == (queries, min(1, wanted)) for array in ranked)
+    assert (ranked.concepts == NONE).all()
+
+
+def test_owners_of_a_part_of_a_table():
+    owners = Owners.of(pa.array([["X"], ["B", "A"], [], ["C"], ["Y"]], LISTS).slice(1, 3), pa.array(["A", "B", "C"]))
+    assert (owners.starts.tolist(), owners.concepts.tolist(), owners.count, len(owners)) == (
+        [0, 2, 2, 3],
+        [1, 0, 2],
+        3,
+        3,
+    )
+    with pytest.raises(ArtifactError, match="a concept that it doesn't list"):
+        Owners.of(pa.array([["A"], ["Z"]], LISTS), pa.array(["A"]))
+
+
+# Ranks of mentions
+
+
+class Answers(NamedTuple):
+    """Links by a table of mention → concepts, best first; remembers what it was asked."""
+
+    table: dict
+    asked: list
+
+    def link(self, mentions, top_k):
+        self.asked.append((list(mentions), top_k))
+        return [
+            Result(m, tuple(Candidate(c, c, f"{c} of {m}", 0.5) for c in self.table.get(m, ())[:top_k]))
+            for m in mentions
+        ]
+
+
+parts = st.sampled_from(["a", "b", "c", "d", ""])
+ids = st.sampled_from(["C1", "C2", "C3", "C4"])
+answers = st.fixed_dictionaries({part: st.lists(ids, max_size=4, unique=True) for part in ("a", "b", "c", "")})
+mention_lists = st.lists(
+    st.tuples(st.lists(parts, min_size=1, max_size=3), st.lists(ids, min_size=1, max_size=2, unique=True)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=100)
+@given(table=answers, given=mention_lists, k=st.integers(1, 4), composite=st.booleans())
+def test_concept_ranks_against_plain_loops(table, given, k, composite):
+    texts = ["|".join(whole) for whole, _ in given]
+    mentions = build_mentions(texts, ["de"] * len(given), [gold for _, gold in given])
+    linker = Answers(table, [])
+    ranks, results = concept_ranks(linker, mentions, k, composite=composite)
+    for text, (whole, gold), rank, result in zip(texts, given, ranks, results, strict=True):
+        worst = None
+        for part in whole if composite else [text]:
+            candidates = table.get(part, ())[:k]
+            places = [place for place, concept in enumerate(candidates) if concept in gold]
+            own = (min(places) if places else 99), part
+            worst = own if worst is None or own[0] > worst[0] else worst
+        assert rank == (MISS if worst[0] == 99 else worst[0])
+        assert result.mention == worst[1]  # of the part that decided, of equals the first
+    ((asked, top_k),) = linker.asked
+    assert len(asked) == len(set(asked))
+    assert top_k == k
+
+
+def test_concept_ranks_of_composites_by_hand():
+    table = {"a": ["C1", "C2"], "b": ["C3", "C2"], "a|b": ["C9"]}
+    mentions = build_mentions(["a|b", "b|a", "a|x|b"], ["en"] * 3, [["C2"], ["C1", "C2"], ["C1", "C3"]])
+    ranks, results = concept_ranks(Answers(table, []), mentions, 5, composite=True)
+    assert ranks == [1, 1, MISS]
+    assert [(r.mention, [c.concept_id for c in r.candidates]) for r in results] == [
+        ("a", ["C1", "C2"]),
+        ("b", ["C3", "C2"]),
+        ("x", []),
+    ]
+    assert concept_ranks(Answers(table, []), mentions, 5)[0] == [MISS, MISS, MISS]  # as they stand, they are no names
+    assert concept_ranks(Answers(table, []), mentions, 1, composite=True)[0] == [MISS, MISS, MISS]
+
+
+rows_of = st.fixed_dictionaries(
+    {part: st.lists(st.integers(-1, 4), min_size=3, max_size=3) for part in ("a", "b", "c", "d", "")}
+)
+
+
+@settings(max_examples=100)
+@given(
+    table=rows_of,
+    dictionary=st.lists(st.lists(ids, min_size=1, max_size=2, unique=True), min_size=5, max_size=5),
+    given=mention_lists,
+    sign=st.sampled_from("|+"),
+)
+def test_reference_ranks_against_plain_loops(table, dictionary, given, sign):
+    asked = []
+
+    def nearest(strings, k):
+        asked.append((strings, k))
+        return np.array([table[string] for string in strings])
+
+    mentions = build_mentions(
+        [sign.join(whole) for whole, _ in given], ["de"] * len(given), [[sign.join(gold)] for _, gold in given]
+    )
+    rows = Dictionary([sign.join(names) for names in dictionary], ["n"] * 5)
+    ranks, unreachable = reference_ranks(nearest, rows, mentions, 3)
+    for (whole, gold), rank, absent in zip(given, ranks, unreachable, strict=True):
+        worst = 0
+        for part in whole:
+            places = [place for place, row in enumerate(table[part]) if row >= 0 and set(dictionary[row]) & set(gold)]
+            worst = max(worst, min(places, default=99))
+        assert rank == (MISS if worst == 99 else worst)
+        assert absent == (not any(set(names) & set(gold) for names in dictionary))
+    assert len(asked) == 1
+    assert asked[0][1] == 3

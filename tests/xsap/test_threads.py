@@ -1,0 +1,176 @@
+"""Many threads, many linkers: the same calls get the same answers, to the last bit, whoever makes them and whatever runs beside them."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from xsap.encoding.encoder import Encoder
+from xsap.linking.calibration import Calibration, Curve, Odds
+from xsap.linking.index import Index
+from xsap.linking.linker import Linker
+from xsap.linking.ranking import Filter
+from xsap.linking.results import Result
+from xsap.terms.terminology import Terminology
+
+LONG = "pain " * 500  # no term
+
+
+class Call(NamedTuple):
+    """What one caller asks for."""
+
+    mentions: list[str | None]
+    top_k: int
+    languages: list[str | None] | None
+    keep: Filter | None
+    threshold: float | None
+    precision: float | None
+
+    def ask(self, linker: Linker) -> list[Result]:
+        mentions, top_k, *options = self
+        return list(linker.link(mentions, top_k, **dict(zip(self._fields[2:], options, strict=True))))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tiny_folder, sample_folder):
+    """Indexes of all names of the sample: plain float32; float16, calibrated and with a weight; int8, with a weight. All with int8 codes."""
+    terms, encoder = Terminology.load(sample_folder), Encoder.from_pretrained(tiny_folder)
+    odds = Odds((0.8, 0.2), (0.1, 0.1), (1.0, 0.5), 0.3, {"de": 0.1, "es": -0.2}, 0.1)
+    confidences = np.linspace(0, 1, 2000)
+    curve = Curve.of(
+        confidences, np.random.default_rng(0).random(2000) < confidences**0.2, [str(i) for i in range(2000)]
+    )
+    with patch("xsap.search.vectors.SCAN_FROM", 100):
+        made = {}
+        for storage, weight, calibrated in (("float32", 0, False), ("float16", 0.2, True), ("int8", 0.5, False)):
+            made[storage] = tmp_path_factory.mktemp("threads") / storage
+            built = Index.build(terms, encoder, languages=None, model_path=tiny_folder, storage=storage)
+            built.save(made[storage])
+            if weight:
+                Index.load(made[storage]).weighted(weight)
+            if calibrated:
+                Index.load(made[storage]).calibrated(Calibration(odds, curve))
+        yield made
+
+
+def calls_of(linker: Linker, n: int, seed: int) -> list[Call]:
+    """Some n mentions as columns have them, in calls of 1 to 400: names as they stand, in capitals, cut short or run together; few of them
+    often; blanks, gaps and a document among them; with languages or without, filtered or not, with a threshold, a precision or neither."""
+    rng, index = np.random.default_rng(seed), linker.index
+    names = index.names["name"].to_pylist()
+    types = [{kind} for kind in index.concepts["semantic_types"][0].as_py()]
+    filters = [
+        None,
+        None,
+        Filter.of(languages={"en"}),
+        Filter.of(semantic_types=types[0], languages={"en", "es", "de"}),
+    ]
+    calls: list[Call] = []
+    while n > 0:
+        size = min(n, int(rng.integers(1, 400)))
+        n -= size
+        mentions: list[str | None] = []
+        common = (len(names) * rng.random(size) ** 3).astype(int)
+        for kind, at, other in zip(rng.random(size), common, rng.integers(len(names), size=size), strict=True):
+            name = names[at]
+            changed = {
+                0: name,
+                1: name.upper(),
+                2: name[: len(name) // 2 + 1],
+                3: f"{name} {names[other]}",
+                4: name[::-1],
+            }[int(kind * 5)]
+            mentions.append(["", None, "  \t", LONG, "\u200b"][int(kind * 1000)] if kind < 0.005 else changed)
+        spoken = (
+            rng.choice(np.array(["de", "es", "en", None, "fi"], object), size).tolist() if rng.random() < 0.5 else None
+        )
+        sure = rng.random() if index.calibration else 1.0
+        keep = filters[rng.integers(len(filters))]
+        top_k = int(rng.choice([1, 5, 20]))
+        calls.append(
+            Call(mentions, top_k, spoken, keep, 0.6 if sure < 0.25 else None, 0.7 if 0.25 <= sure < 0.5 else None)
+        )
+    return calls
+
+
+def by_threads(linker: Linker, calls: list[Call], threads: int) -> list[list[Result]]:
+    """Answers in the order of the calls; threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda call: call.ask(linker), calls))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def assert_varied(answers: list[list[Result]]) -> None:
+    """What was compared has all that answers can have."""
+    results = [result for part in answers for result in part]
+    assert {len(result.candidates) for result in results} >= {0, 1, 5, 20}
+    reasons = {(result.reason or "").split(",")[0] for result in results}
+    assert reasons >= {"", "the mention is empty", "the mention is blank", "the confidence of the first candidate"}
+    assert any(candidate.confidence is not None for result in results for candidate in result.candidates)
+
+
+def test_eight_threads_get_the_answers_of_one(folders):
+    linker = Linker.load(folders["float16"])
+    calls = calls_of(linker, 3000, seed=1)
+    alone = [call.ask(linker) for call in calls]
+    assert by_threads(Linker.load(folders["float16"]), calls, 8) == alone
+    assert_varied(alone)
+
+
+def test_linkers_at_work_at_once_do_not_mix(folders):
+    """Each opened and used by threads of its own."""
+
+    def work(storage: str) -> tuple[list[Call], list[list[Result]]]:
+        linker = Linker.load(folders[storage])
+        calls = calls_of(linker, 600, seed=2)
+        return calls, by_threads(linker, calls, 3)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(work, [*folders, *folders]))
+    for storage, (calls, answers) in zip([*folders, *folders], found, strict=True):
+        linker = Linker.load(folders[storage])
+        assert answers == [call.ask(linker) for call in calls]
+
+
+def test_linkers_may_share_an_encoder(folders, tiny_folder):
+    encoder = Encoder.from_pretrained(tiny_folder)
+    linkers = [Linker(encoder, Index.load(folder)) for folder in folders.values()] * 2
+    calls = [calls_of(linker, 400, seed=3) for linker in linkers]
+    alone = [[call.ask(linker) for call in own] for linker, own in zip(linkers, calls, strict=True)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda linker, own: by_threads(linker, own, 3), linkers, calls)) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_sixty_four_threads_and_a_hundred_thousand_mentions(folders, storage):
+    linker = Linker.load(folders[storage])
+    calls = calls_of(linker, 100_000, seed=4)
+    assert sum(len(call.mentions) for call in calls) == 100_000
+    alone = [call.ask(linker) for call in calls]
+    assert by_threads(linker, calls, 64) == alone
+    if storage == "float16":
+        assert_varied(alone)
+
+
+@pytest.mark.slow
+def test_in_whatever_company_mentions_are_linked_nothing_but_rounding_differs(folders):
+    """The same mentions, all in one call or in many: scores differ by rounding, and concepts only where scores do by no more than that."""
+    linker = Linker.load(folders["float16"])
+    linker = Linker(linker.encoder, replace(linker.index, calibration=None))
+    mentions = [mention for call in calls_of(linker, 20_000, seed=5) for mention in call.mentions]
+    at_once = linker.link(mentions, 5)
+    parts = [mentions[start : start + 100] for start in range(0, len(mentions), 100)]
+    with ThreadPoolExecutor(64) as pool:
+        one_by_one = [result for part in pool.map(lambda part: linker.link(part, 5), parts) for result in part]
+    for left, right in zip(at_once, one_by_one, strict=True):
+        assert (left.mention, left.reason, len(left.candidates)) == (right.mention, right.reason, len(right.candidates))
+        np.testing.assert_allclose([c.score for c in left.candidates], [c.score for c in right.candidates], atol=1e-6)

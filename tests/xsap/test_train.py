@@ -1,0 +1,690 @@
+"""Training as a user runs it: the original recipe step for step, killed and resumed, on several processes, and with wrong input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from pytorch_metric_learning.losses import MultiSimilarityLoss
+from pytorch_metric_learning.miners import TripletMarginMiner
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+from tests.fixtures.commands import ROOT, Run
+from xsap import Encoder, Terminology
+from xsap.artifacts import open_artifact
+from xsap.config import load_settings
+from xsap.encoding.packing import Packed, Tokens
+from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.terms.mentions import read_mentions, write_mentions
+from xsap.text import TextPolicy
+from xsap.training import run_folder as checkpoint
+from xsap.training import trainer as trainer_module
+from xsap.training.dataset import Material, distinct, fingerprint
+from xsap.training.losses import info_nce
+from xsap.training.run import run as train
+from xsap.training.sampling import Names, PairSampler
+from xsap.training.trainer import Trainer
+
+SMALL = [
+    "base=scratch",
+    "scratch.vocabulary_size=2000",
+    "scratch.layers=1",
+    "scratch.hidden=32",
+    "scratch.heads=2",
+    "pooling=mean",
+    "optim.lr=1e-3",
+]
+LAUNCH = (
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+)
+TOGETHER = (
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node",
+)  # Accelerate launches several processes on GPUs alone
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state in the process; each run in a test begins as in a new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+
+
+def settings(terminology: Path, output: Path, *more: str) -> list[str]:
+    return [f"terminology={terminology}", f"output={output}", *SMALL, *more]
+
+
+def steps_of(output: Path) -> list[dict[str, float]]:
+    return [line for line in map(json.loads, (output / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model" / "model.safetensors")
+
+
+def assert_same_weights(left: Path, right: Path) -> None:
+    a, b = weights(left), weights(right)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def pairs_file(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 pairs of the sample's names as the original code reads them."""
+    names = Terminology.load(sample_folder).names.to_pylist()
+    rng = np.random.default_rng(0)
+    lines = []
+    while len(lines) < 160:
+        left = names[rng.integers(len(names))]
+        right = rng.choice([n for n in names if n["concept_id"] == left["concept_id"] and n["name"] != left["name"]])
+        lines.append(f"{left['concept_id']}||{left['name']}||{right['name']}")
+    file = tmp_path_factory.mktemp("pairs") / "pairs.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def reference_losses(model_folder: Path, pairs_file: Path, pooling: str) -> list[float]:
+    """The original recipe by its own libraries: padded to 25, two forward passes, the miner over triplets, AdamW."""
+    model, tokenizer = (
+        AutoModel.from_pretrained(model_folder, add_pooling_layer=False).train(),
+        AutoTokenizer.from_pretrained(model_folder),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    loss_of, miner = (
+        MultiSimilarityLoss(alpha=1, beta=60, base=0.5),
+        TripletMarginMiner(margin=0.2, type_of_triplets="all"),
+    )
+    rows = [line.split("||") for line in pairs_file.read_text(encoding="utf-8").splitlines()]
+    losses = []
+    for start in range(0, len(rows), 16):
+        ids, left, right = zip(*rows[start : start + 16], strict=True)
+        sides = []
+        for names in (left, right):
+            inputs = tokenizer(list(names), padding="max_length", truncation=True, max_length=25, return_tensors="pt")
+            states = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][..., None]
+            sides.append(
+                {"cls": states[:, 0], "mean": (states * mask).sum(1) / mask.sum(1), "mean_all": states.mean(1)}[pooling]
+            )
+        vectors = torch.cat(sides)
+        labels = torch.tensor([sorted(set(ids)).index(i) for i in ids * 2])
+        loss = loss_of(vectors, labels, miner(vectors, labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
+def test_the_original_recipe_gives_the_same_losses(
+    tiny_folder: Path, pairs_file: Path, tmp_path: Path, pooling: str
+) -> None:
+    from test_encoder import bare
+
+    base = bare(tiny_folder, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps(config))
+    overrides = [
+        f"base={base}",
+        f"pairs={pairs_file}",
+        f"output={tmp_path / 'run'}",
+        f"pooling={pooling}",
+        "batch.pairs=16",
+        "optim.lr=1e-3",
+    ]
+    train(
+        load_settings(
+            ROOT / "configs/train/sapbert_reference.toml", [*overrides, "sampling.shuffle=false", "precision=fp32"]
+        )
+    )
+    ours = [line["loss"] for line in steps_of(tmp_path / "run")]
+    theirs = reference_losses(base, pairs_file, pooling)
+    assert len(ours) == 10
+    assert np.ptp(ours) > 1e-3  # batches and updates both count
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tmp_path: Path, run: Run) -> None:
+    mentions = ROOT / "data_prep" / "sample" / "mentions.tsv"
+    more = [
+        f"terminology={sample_folder}",
+        f"output={tmp_path / 'run'}",
+        f"evaluation.mentions={mentions}",
+        "scratch.vocabulary_size=3000",
+        "scratch.hidden=64",
+        "batch.names=256",
+        "max_steps=80",
+        "optim.warmup_steps=10",
+        "optim.lr=4e-3",
+        "scratch.dropout=0.0",
+    ]
+    words = [word for value in more for word in ("--set", value)]
+    done = run(
+        *LAUNCH,
+        "--num_processes",
+        "1",
+        ROOT / "xsap/train.py",
+        "--config",
+        ROOT / "configs/train/small.toml",
+        *words,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "run" / "model")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    before, after = (line["evaluation"] for line in lines if "evaluation" in line)
+    assert after["mean"]["acc@1"] > before["mean"]["acc@1"] + 0.1
+    assert set(after["languages"]) == {"es", "de", "fr", "fi", "ru", "tr", "ko", "zh", "ja", "th"}
+    losses = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in losses] == list(range(1, 81))
+    assert losses[0]["lr"] == pytest.approx(4e-3 / 11)
+    assert losses[-1]["lr"] == pytest.approx(4e-3 / 70)
+    described = json.loads((tmp_path / "run" / "model" / "xsap.json").read_text())
+    assert described["terminology"] == Terminology.load(sample_folder).content
+    assert described["languages"] == sorted(Terminology.load(sample_folder).languages)
+    assert Encoder.from_pretrained(tmp_path / "run" / "model").encode(["fiebre"]).shape == (1, 64)
+    assert not list(tmp_path.glob("run/.*"))
+
+
+def test_killed_and_resumed_equals_unbroken_to_the_bit(sample_folder: Path, tmp_path: Path) -> None:
+    common = [
+        "max_steps=60",
+        "checkpoint.every=7",
+        "sampling.mode=groups",
+        "batch.names=64",
+        "optim.schedule=linear",
+        "optim.clip=1.0",
+    ]
+    train(load_settings(None, settings(sample_folder, tmp_path / "whole", *common)))
+    words = [
+        word
+        for value in settings(sample_folder, tmp_path / "broken", *common, "resume=auto")
+        for word in ("--set", value)
+    ]
+    command = [sys.executable, str(ROOT / "xsap" / "train.py"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "broken" / "checkpoints" / "step-14").exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "broken" / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
+    whole, broken = steps_of(tmp_path / "whole"), steps_of(tmp_path / "broken")
+    assert [(x["step"], x["loss"], x["lr"]) for x in whole] == [(x["step"], x["loss"], x["lr"]) for x in broken]
+
+
+@pytest.mark.parametrize(("mode", "processes", "pairs"), [("pairs", 2, 15), ("groups", 3, 15), ("pairs", 3, 1)])
+def test_processes_together_do_what_one_does(
+    sample_folder: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    processes: int,
+    pairs: int,
+) -> None:
+    """Two names for three processes as well, as at the end of an epoch."""
+    common = [
+        f"sampling.mode={mode}",
+        "max_steps=4",
+        f"batch.pairs={pairs}",
+        f"loss.miner={'triplet_margin' if pairs > 1 else 'none'}",
+        "batch.names=36",
+        "scratch.dropout=0.0",
+        "checkpoint.every=4",
+        "optim.clip=0.5",
+    ]
+    train(load_settings(None, settings(sample_folder, tmp_path / "one", *common)))
+    words = [word for value in settings(sample_folder, tmp_path / "several", *common) for word in ("--set", value)]
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    done = run(*TOGETHER, processes, ROOT / "xsap" / "train.py", *words)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "several" / "checkpoints" / "step-4" / "manifest.json").read_text())
+    assert manifest["identity"]["processes"] == processes  # a launcher may start fewer, without a word
+    assert done.stdout.split() == [str(tmp_path / "several" / "model")]
+    alone, together = steps_of(tmp_path / "one"), steps_of(tmp_path / "several")
+    assert [x["loss"] for x in together] == pytest.approx([x["loss"] for x in alone], rel=1e-5)
+    several = weights(tmp_path / "several")
+    for name, value in weights(tmp_path / "one").items():
+        torch.testing.assert_close(several[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_epochs_follow_one_another_and_each_step_has_its_own_dropout(
+    sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, seeds, batch, seed = [], [], PairSampler.batch, torch.manual_seed
+
+    def recorded(sampler: PairSampler, epoch: int, step: int) -> Names:
+        asked.append((epoch, step))
+        return batch(sampler, epoch, step)
+
+    def seeded(number: int) -> torch.Generator:
+        seeds.append(number)
+        return seed(number)
+
+    monkeypatch.setattr(PairSampler, "batch", recorded)
+    monkeypatch.setattr(torch, "manual_seed", seeded)
+    few = ["epochs=2", "sampling.pairs_per_concept=1", "batch.pairs=150"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", *few)))
+    steps = 1 + max(step for _, step in asked)
+    assert steps > 1
+    assert asked == [(epoch, step) for epoch in (0, 1) for step in range(steps)]
+    assert len(set(seeds[-2 * steps :])) == 2 * steps
+
+
+class Drawing(torch.nn.Module):
+    """In the place of an encoder: writes down which tokens it got, and which random numbers its dropout would have drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.drawn = torch.nn.Parameter(torch.ones(3)), []
+
+    def forward(self, batch: Packed) -> torch.Tensor:
+        numbers = torch.rand(4)
+        self.drawn.append((tuple(numbers.tolist()), tuple(batch.ids.flatten().tolist())))
+        return self.weight * (1 + torch.arange(len(batch.starts))[:, None])
+
+
+class Alike:
+    """Sixteen times the same name, in every step."""
+
+    steps_per_epoch = 2
+
+    def batch(self, epoch: int, step: int) -> Names:
+        return Names(np.zeros(16, np.int64), np.arange(16) // 2)
+
+
+def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: object) -> list[tuple]:
+    """What the encoder of one of two processes draws in three steps of four chunks of two names, that each are encoded twice."""
+    monkeypatch.setattr(trainer_module, "gather", lambda vectors, sizes, _: torch.cat([vectors] * len(sizes)))
+    model = Drawing()
+    alone = SimpleNamespace(
+        device=torch.device("cpu"),
+        process_index=rank,
+        num_processes=2,
+        is_main_process=rank == 0,
+        prepare=lambda *things: things,
+        no_sync=lambda model: nullcontext(),
+        backward=lambda loss: loss.backward(),
+        log=lambda *_, **__: None,
+        wait_for_everyone=lambda: None,
+    )
+    never = dict.fromkeys(("checkpoint_every", "evaluate_every", "clip"), 0) | dict.fromkeys(
+        ("neighbours", "evaluate", "max_minutes")
+    )
+    options = {"chunk": 2, "token_dropout": 0.5, "seed": 0} | more
+    output.mkdir()
+    Trainer(
+        accelerator=alone,
+        encoder=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1e-3),
+        tokens=Tokens(np.arange(30, dtype=np.int32), np.array([0, 30])),
+        sampler=Alike(),
+        objective=partial(info_nce, temperature=1.0),
+        rate=lambda step: 1.0,
+        report=lambda: None,
+        output=output,
+        identity={},
+        lr=1e-3,
+        total_steps=3,
+        checkpoint_keep=1,
+        **never,
+        **options,
+    ).run(resume=False)
+    return model.drawn
+
+
+def test_dropout_differs_between_processes_steps_chunks_and_seeds_and_is_otherwise_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the network, and that of tokens. All names are one and the same."""
+    chunks = []
+    for rank, seed in ((0, 0), (1, 0), (0, 1)):
+        drawn = drawn_by(rank, tmp_path / f"{rank}-{seed}", monkeypatch, seed=seed)
+        assert len(drawn) == 3 * 4 * 2
+        for step in range(3):
+            first, second = drawn[8 * step : 8 * step + 4], drawn[8 * step + 4 : 8 * step + 8]
+            assert first == second  # for the loss, and for the gradient
+            chunks += first
+    assert len(chunks) == 36
+    numbers, tokens = zip(*chunks, strict=True)
+    assert len(set(numbers)) == len(set(tokens)) == 36
+    assert drawn_by(1, tmp_path / "again", monkeypatch) == [
+        pair for i in (12, 16, 20) for pair in chunks[i : i + 4] * 2
+    ]
+
+
+EXPLODING = [
+    "batch.pairs=8",
+    "max_steps=6",
+    "optim.lr=1e30",
+    "checkpoint.every=1",
+    "checkpoint.keep=9",
+]  # the second step has no number
+
+
+def assert_stopped_after_one_step(output: Path) -> None:
+    """What was saved before the step that has no loss is whole, and nothing was saved after it."""
+    assert [place.name for place in (output / "checkpoints").iterdir()] == ["step-1"]
+    assert open_artifact(output / "checkpoints" / "step-1", "checkpoint")["step"] == 1
+    assert all(
+        torch.isfinite(value).all()
+        for value in load_file(output / "checkpoints" / "step-1" / "model.safetensors").values()
+    )
+    assert [line["step"] for line in steps_of(output)] == [1]
+    assert not (output / "model").exists()
+
+
+@pytest.mark.parametrize("miner", ["none", "triplet_margin"])
+@pytest.mark.parametrize("loss", ["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"])
+def test_a_run_whose_weights_are_no_numbers_any_more_stops_whatever_its_loss(
+    sample_folder: Path, tiny_folder: Path, tmp_path: Path, loss: str, miner: str
+) -> None:
+    words = settings(
+        sample_folder, tmp_path / "run", *EXPLODING, f"base={tiny_folder}", f"loss.name={loss}", f"loss.miner={miner}"
+    )
+    with pytest.raises(ConfigError, match=r"the loss must be a number, found nan at step 2; lower optim\.lr"):
+        train(load_settings(None, words))
+    assert_stopped_after_one_step(tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
+    sample_folder: Path, tiny_folder: Path, tmp_path: Path, run: Run
+) -> None:
+    words = settings(sample_folder, tmp_path / "run", *EXPLODING, f"base={tiny_folder}", "loss.miner=none")
+    done = run(ROOT / "xsap" / "train.py", *(word for value in words for word in ("--set", value)))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = [
+        line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("train:", "tokens:"))
+    ]  # the bars
+    assert lines == ["error: the loss must be a number, found nan at step 2; lower optim.lr, or set optim.clip = 1"]
+    assert_stopped_after_one_step(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"), [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.clip=1e-12", 0.0)]
+)
+def test_the_first_step_of_adam_moves_weights_by_the_learning_rate(
+    sample_folder: Path, tmp_path: Path, change: str, moved: float
+) -> None:
+    for name, steps in (("before", 0), ("after", 1)):
+        more = [f"max_steps={steps}", "batch.pairs=16", "optim.weight_decay=0", "optim.schedule=linear", change]
+        train(load_settings(None, settings(sample_folder, tmp_path / name, *more)))
+    before, after = weights(tmp_path / "before"), weights(tmp_path / "after")
+    assert max((after[name] - before[name]).abs().max().item() for name in before) == pytest.approx(
+        moved, rel=0.01, abs=1e-6
+    )
+
+
+def test_of_names_equal_under_the_policy_one_in_the_anchor_language_stays() -> None:
+    names, concepts = ["Fieber", "Fever", "fever", "FEVER", " "], np.array([3, 3, 3, 5, 5])
+    kept = distinct(
+        Material(names, concepts, ["de", "de", "en", "de", "en"], in_pairs=False), TextPolicy("lower"), "en"
+    )
+    assert (kept.names, kept.concepts.tolist(), kept.languages) == (
+        ["fieber", "fever", "fever"],
+        [3, 3, 5],
+        ["de", "en", "de"],
+    )
+
+
+def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
+    ids, offsets, concepts, languages = (
+        np.array([0, 7, 2, 0, 2], np.int32),
+        np.array([0, 3, 5]),
+        np.array([4, 4]),
+        ["en", "de"],
+    )
+    parts = [
+        (ids, offsets, concepts, languages),
+        (ids + 1, offsets, concepts, languages),
+        (ids, offsets - [0, 1, 0], concepts, languages),
+    ]
+    parts += [(ids, offsets, np.array([4, 5]), languages), (ids, offsets, concepts, ["de", "en"])]
+    prints = [fingerprint(Tokens(i, o), Material(["a", "b"], c, codes, in_pairs=False)) for i, o, c, codes in parts]
+    assert len(set(prints)) == len(parts)
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["checkpoint.every=4", "max_steps=8", "batch.pairs=8"]
+    output = tmp_path / "run"
+    train(load_settings(None, settings(sample_folder, output, *common)))
+    expected = weights(output)
+    (output / "checkpoints" / "step-8" / "model.safetensors").write_bytes(b"half")
+    train(load_settings(None, settings(sample_folder, output, *common, "resume=auto")))
+    assert "passed over" in capsys.readouterr().err
+    assert all(torch.equal(value, expected[name]) for name, value in weights(output).items())
+
+
+def test_only_the_newest_checkpoints_are_kept(sample_folder: Path, tmp_path: Path) -> None:
+    train(
+        load_settings(
+            None,
+            settings(
+                sample_folder,
+                tmp_path / "run",
+                "checkpoint.every=2",
+                "checkpoint.keep=2",
+                "max_steps=9",
+                "batch.pairs=8",
+            ),
+        )
+    )
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-8", "step-9"]
+
+
+def test_no_checkpoint_is_lost_to_a_damaged_one_and_nothing_is_left_aside(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in (4, 8):
+        checkpoint.save(tmp_path, step, model, optimizer, {}, {}, {}, keep=2)
+    (tmp_path / "step-8" / "manifest.json").unlink()
+    (tmp_path / ".step-8.123.new").mkdir()  # as a kill leaves it
+    found = checkpoint.resume(tmp_path, model, optimizer, {})
+    assert found is not None
+    assert found[0] == 4
+    checkpoint.save(tmp_path, 6, model, optimizer, {}, {}, {}, keep=1)
+    assert [place.name for place in tmp_path.iterdir()] == ["step-6"]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [".model.123.new", ".model.123.old", ".config.json.123.new", ".metrics.jsonl.123.new", ".report.html.123.new"],
+)
+def test_what_a_kill_left_aside_is_gone_when_the_run_is_done(
+    sample_folder: Path, tiny_folder: Path, tmp_path: Path, left: str
+) -> None:
+    words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", f"base={tiny_folder}")
+    train(load_settings(None, words))
+    if left.startswith(".model"):
+        shutil.copytree(tmp_path / "run" / "model", tmp_path / "run" / left)
+    else:
+        (tmp_path / "run" / left).write_text("half")
+    (tmp_path / "run" / ".mine").write_text("none of xsap's")
+    train(load_settings(None, [*words, "resume=auto"]))
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".mine"]
+
+
+def test_a_run_goes_on_when_its_terminology_has_moved(
+    sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
+    expected = weights(tmp_path / "run")
+    moved = shutil.copytree(sample_folder, tmp_path / "moved")
+    train(load_settings(None, settings(moved, tmp_path / "run", *common, "resume=auto")))
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
+
+
+@pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.lr=5e-4", "sampling.languages=en_syn"])
+def test_another_run_is_not_continued(sample_folder: Path, tmp_path: Path, change: str) -> None:
+    common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
+    with pytest.raises(ConfigError, match=r"step-2 was saved with \w+ = .*, this run has .*; set it back"):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", *common, change, "resume=auto")))
+
+
+def test_a_run_is_not_overwritten_unless_told_to(sample_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", "checkpoint.every=0")
+    train(load_settings(None, words))
+    with pytest.raises(ArtifactError, match="holds a run already"):
+        train(load_settings(None, words))
+    train(load_settings(None, [*words, "overwrite=true"]))
+    assert len(steps_of(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", ["overwrite=true", "resume=auto"])
+def test_nothing_but_a_run_is_ever_replaced(
+    sample_folder: Path, tiny_folder: Path, tmp_path: Path, change: str
+) -> None:
+    """A Hugging Face folder has a config.json too."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"holds config\.json, yet no run of xsap's"):
+        train(load_settings(None, settings(sample_folder, folder, "max_steps=0", change)))
+    assert Encoder.from_pretrained(folder).dimension == 64
+
+
+def test_time_is_up_at_max_minutes_and_stays_up(sample_folder: Path, tmp_path: Path) -> None:
+    words = settings(
+        sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.every=1000"
+    )
+    for more in ([], ["resume=auto"]):
+        train(load_settings(None, [*words, *more]))
+        steps = len(steps_of(tmp_path / "run"))
+        assert [place.name for place in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{steps}"], more
+    done = len(steps_of(tmp_path / "run"))
+    assert done >= 1
+    assert (tmp_path / "run" / "checkpoints" / f"step-{done}").is_dir()
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_no_step_writes_the_untrained_model(sample_folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(load_settings(None, settings(sample_folder, tmp_path / name, "max_steps=0")))
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "output=x"], "exactly one of 'terminology' and 'pairs' must be set"),
+        (["--set", "output=x", "--set", "terminology=nowhere"], "expected a terminology folder, found nothing there"),
+        (
+            ["--set", "output=x", "--set", "terminology=a", "--set", "sampling.langauges=en_syn"],
+            "did you mean 'languages'?",
+        ),
+        (["--config", "none.toml"], "expected a TOML file of settings, found nothing there"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, words: list[str], message: str) -> None:
+    done = run(ROOT / "xsap" / "train.py", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sampling.mode=groups", "a file of pairs allows neither"),
+        ("sampling.languages=en_syn", "a file of pairs allows neither"),
+        ("sampling.hard_concepts=1", "sampling.hard_concepts"),
+        ("sampling.language_temperature=0.5", "sampling.language_temperature"),
+        ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
+    ],
+)
+def test_pairs_have_their_limits(pairs_file: Path, tmp_path: Path, change: str, message: str) -> None:
+    change = change.format(mentions=ROOT / "data_prep" / "sample" / "mentions.tsv")
+    with pytest.raises(ConfigError, match=message):
+        train(load_settings(None, [f"pairs={pairs_file}", f"output={tmp_path / 'run'}", *SMALL, change]))
+
+
+def test_a_language_without_names_is_named(sample_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no concept has two names"):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.anchor=sv")))
+    with pytest.raises(ConfigError, match="has no name in sv; it has en, "):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.languages=en+es+sv_syn")))
+
+
+@pytest.mark.parametrize("without", ["gold", "English"])
+def test_an_evaluation_that_can_score_nothing_is_refused_at_once(
+    sample_folder: Path, tmp_path: Path, without: str
+) -> None:
+    mentions, dictionary = ROOT / "data_prep" / "sample" / "mentions.tsv", sample_folder
+    if without == "gold":
+        write_mentions(read_mentions(mentions).slice(0, 0), tmp_path / "m.parquet")
+        mentions = tmp_path / "m.parquet"
+    else:
+        Terminology.load(sample_folder).select(languages={"de"}).save(tmp_path / "german")
+        dictionary = tmp_path / "german"
+    words = settings(
+        sample_folder, tmp_path / "run", f"evaluation.mentions={mentions}", f"evaluation.dictionary={dictionary}"
+    )
+    with pytest.raises(
+        DataError, match="found none that has any" if without == "gold" else "must have English names, found de"
+    ):
+        train(load_settings(None, words))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("precision=fp16", "fp16 needs a GPU, found a CPU"),
+        ("tracker=clearml", "the package of tracker = clearml is not installed"),
+        ("scratch.heads=3", "scratch.hidden must be a multiple of scratch.heads, found 32 and 3"),
+    ],
+)
+def test_what_this_machine_lacks_is_one_line(sample_folder: Path, tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", change)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulated_gradients_are_refused(
+    sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate would divide each loss by their number, and nobody would add them up."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(ConfigError, match="found NO with 4 accumulated steps"):
+        train(load_settings(None, settings(sample_folder, tmp_path / "run")))

@@ -1,0 +1,194 @@
+"""Vectors as they are stored, in memory and in files, against conversions by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xsap.errors import ArtifactError, DataError
+from xsap.search import vectors as module
+from xsap.search.vectors import Vectors, quantise, write_vectors
+
+STORAGES = ("float32", "float16", "int8")
+
+
+@pytest.fixture
+def codes_from_ten(monkeypatch):
+    monkeypatch.setattr(module, "SCAN_FROM", 10)
+
+
+def units(seed, n, d):
+    vectors = np.random.default_rng(seed).standard_normal((n, d), dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+
+
+def write(folder, array, storage, blocks=()):
+    folder.mkdir(exist_ok=True)
+    with write_vectors(folder, *array.shape, storage) as put:
+        for block in np.split(array, blocks):
+            put(block)
+    return folder
+
+
+def test_codes_by_hand():
+    rows = np.array([[1, -0.5, 0.25, 0], [0, 0, 0, 0], [-2.54, 1.27, 0.01, -0.014]], np.float32)
+    codes, scales = quantise(rows)
+    assert codes.tolist() == [[127, -64, 32, 0], [0, 0, 0, 0], [-127, 64, 0, -1]]  # 63.5 and 31.75; half to even
+    np.testing.assert_allclose(scales, [1 / 127, 0, 0.02], rtol=1e-6)
+    assert codes.dtype == np.int8
+    assert scales.dtype == np.float32
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(
+        st.lists(st.floats(-1, 1, width=32) | st.sampled_from([0, 1e-30, 1e-45, -1]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=8,
+    ),
+    storage=st.sampled_from(STORAGES),
+)
+def test_bounds_hold_for_every_row(values, storage):
+    array = np.array(values, np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SCAN_FROM", 1)
+        vectors = Vectors.of(array, storage)
+    exact = vectors.take(slice(None)).astype(np.float64)
+    assert np.linalg.norm(exact, axis=1).max() <= vectors.norm
+    coded = vectors.scan.astype(np.float64) * vectors.scales.astype(np.float64)[:, None]
+    lost = np.linalg.norm(exact - coded, axis=1).max()
+    if storage == "int8":
+        assert vectors.error == 0
+        assert lost <= 1e-7 * vectors.norm  # the one rounding to float32
+    else:
+        assert lost <= vectors.error
+        assert vectors.error <= 1.01 * lost + 1e-5 * vectors.norm + 1e-15  # and not much too high
+    assert np.abs(exact - array).max() <= {"float32": 0, "float16": 2**-11, "int8": 0.51 / 127}[storage]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("n", [0, 1, 9, 10, 37])
+def test_written_in_blocks_is_as_in_memory(tmp_path, codes_from_ten, monkeypatch, storage, n):
+    monkeypatch.setattr(module, "_AT_ONCE", 24)  # 4 rows
+    array = units(n, n, 6)
+    expected = Vectors.of(array, storage)
+    found = Vectors.open(write(tmp_path, array, storage, [n // 3, n // 3, n // 2]))
+    assert (len(found), found.dimension, found.storage) == (n, 6, storage)
+    assert (found.scan is not None) == (storage == "int8" or n >= 10)
+    assert (found.fine is None) == (storage == "int8")
+    for name in ("fine", "scan", "scales"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+    assert (found.error, found.norm) == pytest.approx((expected.error, expected.norm), rel=1e-5)
+    assert found.facts() == {"storage": storage, "count": n, "dimension": 6, "int8_error": found.error}
+
+
+def test_rows_taken_are_what_is_stored(tmp_path, codes_from_ten):
+    array, rows = units(0, 12, 5), np.array([7, 0, 7, 11])
+    np.testing.assert_array_equal(Vectors.of(array).take(rows), array[rows])
+    np.testing.assert_array_equal(
+        Vectors.of(array, "float16").take(slice(2, 5)), array.astype(np.float16)[2:5].astype(np.float32)
+    )
+    codes, scales = quantise(array)
+    coded = Vectors.open(write(tmp_path, array, "int8"))
+    assert coded.take(rows).dtype == np.float32
+    assert coded.take(rows).tolist() == [[np.float32(c) * scales[r] for c in codes[r]] for r in rows]
+
+
+def test_what_is_not_finite_is_refused(tmp_path):
+    array = units(0, 20, 3)
+    array[13, 1] = np.nan
+    for storage in STORAGES:
+        with pytest.raises(
+            DataError, match=r"^vectors must be finite numbers; found another in row 13\. Is the model damaged\?$"
+        ):
+            Vectors.of(array, storage)
+        with pytest.raises(DataError, match="row 13"):
+            write(tmp_path, array, storage, [11])
+    array[13, 1] = 1e6
+    assert np.isfinite(Vectors.of(array).norm)
+    with pytest.raises(DataError, match="row 13"):
+        Vectors.of(array, "float16")
+
+
+def test_as_many_rows_as_were_announced(tmp_path):
+    with (
+        pytest.raises(AssertionError, match="7 vectors were announced, 3 came"),
+        write_vectors(tmp_path, 7, 2, "float32") as put,
+    ):
+        put(units(0, 3, 2))
+    with (
+        pytest.raises(AssertionError, match="expected 2 components, found 4"),
+        write_vectors(tmp_path, 7, 2, "float32") as put,
+    ):
+        put(units(0, 3, 4))
+
+
+def test_the_folder_opens_without_reading_its_rows(tmp_path, codes_from_ten):
+    write(tmp_path, units(0, 30, 4), "float16")
+    for vectors in (Vectors.open(tmp_path), Vectors.open(str(tmp_path))):
+        for array in (vectors.fine, vectors.scan, vectors.scales):
+            base = array
+            while not isinstance(base, np.memmap):
+                base = base.base  # ends in an AttributeError if nothing is mapped
+            assert not array.flags.writeable
+
+
+def replaced(array):
+    return lambda file: np.save(file, array)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("vectors", lambda file: file.write_bytes(b""), "vectors.npy: not a whole .npy file"),
+        ("scan", lambda file: file.write_bytes(file.read_bytes()[:-1]), "scan.npy: not a whole .npy file"),
+        (
+            "vectors",
+            lambda file: file.write_bytes(file.read_bytes().replace(b"descr", b"desc\x00")),
+            "not a whole .npy file",
+        ),
+        (
+            "vectors",
+            lambda file: file.write_bytes(file.read_bytes().replace(b"(30, 4)", b"(30,(4)")),
+            "not a whole .npy file",
+        ),
+        (
+            "vectors",
+            lambda file: file.write_bytes(file.read_bytes().replace(b"False", b"True ")),
+            "not a whole .npy file",
+        ),
+        ("scales", lambda file: file.unlink(), r"scan int8\[30, 4\], scales missing"),
+        ("bounds", lambda file: file.unlink(), "bounds missing"),
+        ("scan", replaced(np.zeros((30, 5), np.int8)), r"scan int8\[30, 5\]"),
+        ("scan", replaced(np.zeros((30, 4), np.uint8)), "scan uint8"),
+        ("scales", replaced(np.zeros(29, np.float32)), r"scales float32\[29\]"),
+        ("scales", replaced(np.zeros(30)), "scales float64"),
+        ("vectors", replaced(np.zeros((30, 4))), "vectors float64"),
+        ("vectors", replaced(np.zeros(30, np.float32)), r"vectors float32\[30\]"),
+        ("bounds", replaced(np.array([np.nan, 1])), "don't fit together"),
+        ("bounds", replaced(np.array([-0.1, 1])), "don't fit together"),
+        ("bounds", replaced(np.zeros(3)), "don't fit together"),
+        ("vectors", replaced(np.array([None] * 3)), "not a whole .npy file"),
+    ],
+)
+def test_damage_is_told_in_one_line(tmp_path, codes_from_ten, name, damage, message):
+    write(tmp_path, units(0, 30, 4), "float32")
+    damage(tmp_path / f"{name}.npy")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        Vectors.open(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_codes_must_be_there_when_there_are_so_many_rows(tmp_path, codes_from_ten, monkeypatch):
+    write(tmp_path, units(0, 30, 4), "float32")
+    for name in ("scan", "scales"):
+        (tmp_path / f"{name}.npy").unlink()
+    with pytest.raises(ArtifactError, match="scan missing"):
+        Vectors.open(tmp_path)
+    with pytest.raises(ArtifactError, match="vectors missing"):
+        Vectors.open(tmp_path / "nowhere")

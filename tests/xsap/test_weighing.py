@@ -1,0 +1,159 @@
+"""Weights of lexical fusion: by plain loops, and on mentions made so that only one answer can be right."""
+
+from statistics import fmean, pstdev
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xsap.errors import DataError
+from xsap.evaluation import tuning as module
+from xsap.evaluation.tuning import WEIGHTS, choose_weight, weigh
+from xsap.linking.dictionary import Owners
+from xsap.linking.fusion import POOL, likeness
+from xsap.linking.index import Index
+from xsap.linking.linker import Linker
+from xsap.search.exact import search
+from xsap.terms.mentions import build_mentions
+from xsap.terms.terminology import NAMES_SCHEMA, Terminology
+from xsap.text import TextPolicy
+
+IDS = ["A", "B", "C", "D"]
+EACH = Owners.of(pa.array([[concept] for concept in IDS]), pa.array(IDS))  # name i is of concept i alone
+
+
+def choose(cases, seed=0, together=False):
+    """cases: (gold, the cosines of the names of A to D, their likeness). together: do all of one gold concept fall into the same half?"""
+    cosines, alike = (np.float32([case[i] for case in cases]) for i in (1, 2))
+    rows = np.argsort(-cosines, axis=1, kind="stable")
+    gold = [{case[0]} if together else {case[0], f"0 {i}"} for i, case in enumerate(cases)]
+    sorted_ones = np.take_along_axis(cosines, rows, 1), rows, np.take_along_axis(alike, rows, 1)
+    return choose_weight(*sorted_ones, EACH, IDS, gold, seed=seed)
+
+
+LIKE = ([0.8, 0.7, 0, 0], [0, 1, 0, 0])  # B from a weight of 0.1 on (0.72 to 0.73), A below it
+UNLIKE = ([0.8, 0.75, 0, 0], [0, 1, 0, 0])  # B from 0.05 on
+
+
+def loop_accuracy(cases, weight):
+    right = []
+    for gold, cosines, alike in cases:
+        scores = [
+            np.float32(1 - weight) * np.float32(c) + np.float32(weight) * np.float32(a)
+            for c, a in zip(cosines, alike, strict=True)
+        ]
+        right.append(float(IDS[scores.index(max(scores))] == gold))
+    return right
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40))
+def test_accuracies_and_weight_against_plain_loops(seed, n):
+    rng = np.random.default_rng(seed)
+    cases = [
+        (IDS[rng.integers(4)], (rng.integers(5, size=4) / 4).tolist(), (rng.integers(5, size=4) / 4).tolist())
+        for _ in range(n)
+    ]
+    choice = choose(cases)
+    right = [loop_accuracy(cases, weight) for weight in WEIGHTS]
+    assert choice.accuracies == pytest.approx([fmean(row) for row in right])
+    assert choice.weight == (WEIGHTS[plain_choice(right)] if choice.gain.low > 0 else 0)
+
+
+def plain_choice(right):
+    best = max(right, key=sum)  # the first of several
+    for place, row in enumerate(right):
+        lost = [b - r for b, r in zip(best, row, strict=True)]
+        if fmean(lost) <= pstdev(lost) / len(row) ** 0.5 + 1e-15:
+            return place
+    raise AssertionError("the best one loses nothing against itself")
+
+
+def test_the_least_weight_that_is_enough():
+    choice = choose([(gold, *LIKE) for gold in "B" * 60] + [("C", [0, 0, 1, 0], [0, 0, 1, 0])] * 40)
+    assert choice.weight == 0.1
+    assert choice.accuracies == (0.4, 0.4, *[1.0] * 9)
+
+
+def test_a_weight_a_little_better_than_a_lower_one_is_not_worth_it():
+    """At 0.1 the LIKE ones come right that weren't at 0.05; two of three of them go wrong that were right."""
+    many = [("B", *UNLIKE)] * 90
+    assert choose(many + [("B", *LIKE)] * 2 + [("A", *LIKE)]).weight == 0.05
+    assert choose(many + [("B", *LIKE)] * 20 + [("A", *LIKE)]).weight == 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_none_where_it_harms_or_nobody_can_tell(seed):
+    harmed = [("A", *LIKE)] * 30 + [("C", [0, 0, 1, 0], [0, 0, 1, 0])] * 30
+    assert choose(harmed, seed).weight == 0
+    assert choose(harmed, seed).gain.difference == 0
+    few = harmed + [("B", *LIKE)] * 31
+    choice = choose(few, seed)
+    assert choice.gain.low <= 0
+    assert choice.weight == 0
+    assert max(choice.accuracies) > choice.accuracies[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mentions_of_one_concept_never_choose_each_other_s_weight(seed):
+    """What pays for B only harms A. Half of each would choose a weight that pays on the whole; each alone does not."""
+    mixed = [("B", *LIKE)] * 150 + [("A", *LIKE)] * 50
+    choice = choose(mixed, seed, together=True)
+    assert choice.gain.difference == pytest.approx(-50 / 200)
+    assert choice.weight == 0
+    assert choose(mixed, seed).gain.difference == pytest.approx(100 / 200)
+    assert choose(mixed, seed).weight == 0.1
+    assert choose(mixed[:150], seed, together=True).gain.difference == 0  # there is no other concept to choose on
+
+
+class Same:
+    """Vectors by the first letter of a name, so that likeness alone tells names of one letter apart."""
+
+    content, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
+
+    def encode(self, names, *, progress=False):
+        return np.float32([[np.cos(ord(name[0])), np.sin(ord(name[0]))] for name in names])
+
+
+def linker(*names):
+    rows = [(concept, "en", name, "synonym", "TEST", None, None) for concept, name in names]
+    terminology, _ = Terminology.build(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=NAMES_SCHEMA))
+    return Linker(Same(), Index.build(terminology, Same()))
+
+
+ENDS = [f"{x}{y}" for x in "abcdefgh" for y in "mnopqrst"]
+
+
+def test_weigh_on_a_linker():
+    """Names of one first letter have one vector: of them the first is nearest, and n-grams tell which is meant."""
+    linked = linker(*((f"C{i:02}", f"x{end}") for i, end in enumerate(ENDS[:30])), ("D", "y"))
+    mentions = [f"x{end}{end[-1]}" for end in ENDS[:30]] * 2 + [f"x{end}" for end in ENDS[:30]] + ["y"]
+    gold = [[f"C{i:02}"] for i in range(30)] * 3 + [["D"]]
+    more = ["xam", "lost", " ", "x", "\ud800"]
+    table = build_mentions(
+        [*mentions, *more[:4]], ["de"] * (len(mentions) + 4), [*gold, ["C00", "E"], ["E"], ["D"], []]
+    )
+    choice = weigh(linked, table, seed=3)
+    strings = mentions[30:]
+    cosines, rows = search(linked.index.vectors.take(slice(None)), linked.encoder.encode(strings), POOL)
+    contents = linked.index.contents
+    ids = contents.concepts["concept_id"].to_pylist()
+    alike = likeness(strings, rows, contents.names["name"])
+    assert choice == choose_weight(cosines, rows, alike, contents.owners, ids, gold[30:], seed=3)
+    assert choice.weight == 0.05
+    assert choice.accuracies[0] == pytest.approx(3 / 61)
+    assert choice.accuracies[1] == 1
+
+
+def test_too_few_mentions():
+    linked = linker(*((f"C{i:02}", f"x{end}") for i, end in enumerate(ENDS[:50])))
+    enough = build_mentions([f"x{end}" for end in ENDS[:50]], ["de"] * 50, [[f"C{i:02}"] for i in range(50)])
+    assert weigh(linked, enough, seed=0).weight == 0.05
+    with pytest.raises(
+        DataError,
+        match=r"^a weight is chosen on at least 50 different mentions whose concepts the index has, found 49$",
+    ):
+        weigh(linked, pa.concat_tables([enough.slice(1), enough.slice(1)]), seed=0)
+    assert module.LEAST == 50

@@ -1,0 +1,105 @@
+"""What a run trains on: a terminology or a file of pairs, turned into names, the concept of each, and its language."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from xsap.encoding.packing import Tokens
+from xsap.errors import ConfigError
+from xsap.languages import UNKNOWN
+from xsap.terms.mentions import read_pairs
+from xsap.terms.terminology import Terminology
+from xsap.text import TextPolicy, normalise_all
+
+
+@dataclass(frozen=True)
+class Material:
+    """names: n strings, as their source has them. concepts: (n,) the concept of each, numbered. languages: n ISO codes.
+
+    in_pairs: rows 2i and 2i + 1 are a pair of a file, in its order. terminology: where the names are from, else None. second: from which
+    concept on they are of a second source; their rows come last.
+    """
+
+    names: list[str]
+    concepts: NDArray[np.int64]
+    languages: list[str]
+    in_pairs: bool
+    terminology: Terminology | None = None
+    second: int | None = None
+
+    def parts(self) -> tuple["Material", "Material"]:
+        """The first source and the second, each as if it were alone."""
+        cut = int(np.searchsorted(self.concepts >= (self.second or 0), True))
+        first = Material(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.in_pairs, self.terminology)
+        return first, Material(
+            self.names[cut:], self.concepts[cut:] - (self.second or 0), self.languages[cut:], in_pairs=False
+        )
+
+
+def with_second(first: Material, second: Material) -> Material:
+    """Both sources in one table of names."""
+    assert first.terminology is not None, "a file of pairs has no second source"
+    start = first.terminology.concepts.num_rows
+    concepts = np.concatenate([first.concepts, second.concepts + start])
+    return Material(
+        first.names + second.names, concepts, first.languages + second.languages, False, first.terminology, start
+    )
+
+
+def from_terminology(path: Path, languages: frozenset[str] | None) -> Material:
+    """The names of a terminology in these languages (None: all). Raises ConfigError if one of them has none."""
+    terminology = Terminology.load(path)
+    lacking = sorted((languages or frozenset()) - set(terminology.languages))
+    if lacking:
+        raise ConfigError(f"{path}: has no name in {', '.join(lacking)}; it has {', '.join(terminology.languages)}")
+    names = terminology.select(languages=languages).names
+    concepts = pc.index_in(names["concept_id"], terminology.concepts["concept_id"].combine_chunks())
+    numbers = concepts.to_numpy().astype(np.int64)
+    return Material(
+        names["name"].to_pylist(), numbers, names["language"].to_pylist(), in_pairs=False, terminology=terminology
+    )
+
+
+def from_pairs(path: Path) -> Material:
+    """The names of an `id||name||name` file, pair after pair."""
+    pairs = read_pairs(path)
+    names = [name for pair in zip(pairs.left, pairs.right, strict=True) for name in pair]
+    _, numbers = np.unique(pairs.concept_ids, return_inverse=True)
+    return Material(names, np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names), in_pairs=True)
+
+
+def distinct(material: Material, policy: TextPolicy, anchor: str | None) -> Material:
+    """Names under a policy, each once a concept: "Fever" and "fever" are no pair to learn from. Of equal names one in `anchor` stays."""
+    names = normalise_all(material.names, policy)
+    if material.in_pairs:
+        return Material(names, material.concepts, material.languages, in_pairs=True)
+    _, strings = np.unique(np.array(names, dtype=object), return_inverse=True)
+    other = np.array([code != anchor for code in material.languages])
+    order = np.lexsort((other, strings, material.concepts))
+    key = np.stack([material.concepts, strings])[:, order]
+    first = np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(0)])
+    kept = np.sort(order[first])
+    kept = kept[[bool(names[i]) for i in kept]]
+    return Material(
+        [names[i] for i in kept],
+        material.concepts[kept],
+        [material.languages[i] for i in kept],
+        False,
+        material.terminology,
+        material.second,
+    )
+
+
+def fingerprint(tokens: Tokens, material: Material) -> str:
+    """One sha256 of all that a step can draw from: the token ids and concepts of the names, and their languages, in order."""
+    digest = hashlib.sha256()
+    for array in (tokens.ids, tokens.offsets, material.concepts):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("\n".join(material.languages).encode())
+    if material.second is not None:
+        digest.update(f"\nsecond from {material.second}".encode())
+    return digest.hexdigest()
