@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.accuracy import nil as abstaining
 from benchmarks.accuracy.compare import comparison_to_markdown, plot, read_systems
-from benchmarks.accuracy.dictionary import Account, count, restrict
+from benchmarks.accuracy.dictionary import RowCounts, count, restrict
 from benchmarks.accuracy.run import linking, report
 from benchmarks.accuracy.tasks import CORPORA, corpus_of
 from benchmarks.corpora.mantra import read_mantra
@@ -88,7 +88,7 @@ def _finish(table: pa.Table, terminology: Path | None, out: Path) -> None:
     print("\n".join([f"{out}: {table.num_rows:,} mentions", "", *_account_lines(accounts)]))
 
 
-def _account_lines(accounts: Mapping[str, Account]) -> list[str]:
+def _account_lines(accounts: Mapping[str, RowCounts]) -> list[str]:
     """Rows in, kept and dropped by reason, of each language and of all."""
     reasons = sorted({reason for account in accounts.values() for reason in account.dropped})
     counts = {
@@ -160,7 +160,7 @@ def speed_train(
     pairs: Pairs = 256,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured, after a warm-up.")] = 3,
     device: Device = None,
-    levers: Annotated[bool, typer.Option("--levers", help="Race our step without each lever, too.")] = False,
+    ablations: Annotated[bool, typer.Option("--levers", help="Race our step without each lever, too.")] = False,
     cached_pairs: Annotated[
         int | None, typer.Option(min=2, help="Try a step of as many pairs, such as 4096, by cached gradients.")
     ] = None,
@@ -168,16 +168,16 @@ def speed_train(
     plot_to: PlotTo = None,
 ) -> None:
     """One training step of the original recipe against ours."""
-    from benchmarks.speed.train import plot, race_train, to_text
+    from benchmarks.speed.train import compare_training, plot, to_text
 
     check_plot(plot_to)
-    result = race_train(
+    result = compare_training(
         terminology,
         size=size.value,
         pairs=pairs,
         steps=steps,
         device=device_of(device),
-        levers=levers,
+        ablations=ablations,
         cached_pairs=cached_pairs,
     )
     write_json(result, json_to)
@@ -196,9 +196,9 @@ def speed_curve(
     json_to: JsonTo = None,
 ) -> None:
     """The losses of the original recipe and ours, update by update; exit code 3 if they part."""
-    from benchmarks.speed.train import curve_to_text, race_curve
+    from benchmarks.speed.train import compare_loss_curves, curve_to_text
 
-    result = race_curve(terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device))
+    result = compare_loss_curves(terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device))
     write_json(result, json_to)
     print(curve_to_text(result))
     if not result["within_bar"]:
@@ -233,11 +233,11 @@ def speed_prepare(
     alone: Annotated[
         bool, typer.Option("--alone", help="Without the notebook, which takes all of a release into memory.")
     ] = False,
-    memory: Annotated[str | None, typer.Option(help="What our sort may take, such as 2GB.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="What our sort may take, such as 2GB.")] = None,
     json_to: JsonTo = None,
 ) -> None:
     """A UMLS release → training data: the original notebook against ours."""
-    result = preparing.race(meta, tradenames=tradenames, rounds=rounds, rival=not alone, memory=memory)
+    result = preparing.compare_speed(meta, tradenames=tradenames, rounds=rounds, rival=not alone, max_memory=max_memory)
     write_json(result, json_to)
     print(preparing.to_text(result))
 

@@ -16,7 +16,7 @@ import typer
 
 from data_prep import bitext, lists, omop, ontology, snomed, split, umls, wikidata
 from data_prep import download as sources
-from data_prep.accounting import Rejects, Summary, Tally
+from data_prep.accounting import Rejects, RowCounts, Summary
 from data_prep.assemble import MEMORY, Assembly
 from data_prep.choice import check_choice, parse_choice
 from data_prep.describe import check_plot, describe, description_lines, plot
@@ -27,7 +27,7 @@ from data_prep.merge import map_terminology, merge_terminologies
 from data_prep.retired import update_mentions
 from data_prep.store import Stored
 from data_prep.umls import UmlsFiles
-from xsap.artifacts import refuse_to_replace, sha256_of
+from xsap.artifacts import check_can_write, sha256_of
 from xsap.errors import ConfigError, XsapError
 from xsap.languages import parse_languages
 from xsap.terms.mentions import read_mentions, write_mentions
@@ -78,11 +78,11 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Join terminologies into one: concepts with the same identifier become one, with the names of all."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly() as assembly:
         merged = merge_terminologies(terminologies, assembly)
-        summary, tally = assembly.save(out, merged.tally, merged.facts, overwrite=overwrite)
-    _print_lines([f"{out}: {summary.concepts:,} concepts", *merged.lines(), "", *tally.lines(), "", *summary.lines()])
+        summary, counts = assembly.save(out, merged.counts, merged.metadata, overwrite=overwrite)
+    _print_lines([f"{out}: {summary.concepts:,} concepts", *merged.lines(), "", *counts.lines(), "", *summary.lines()])
 
 
 @app.command("map")
@@ -102,11 +102,11 @@ def map_to(
     overwrite: Overwrite = False,
 ) -> None:
     """Put each concept under the identifier that its cross-reference names, such as UMLS:C0015967."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly() as assembly:
         mapped = map_terminology(terminology, to, assembly, several=ambiguous is Ambiguous.ALL, keep_prefix=keep_prefix)
-        summary, tally = assembly.save(out, mapped.tally, mapped.facts, overwrite=overwrite)
-    _print_lines([f"{out}: {summary.concepts:,} concepts", *mapped.lines(), "", *tally.lines(), "", *summary.lines()])
+        summary, counts = assembly.save(out, mapped.counts, mapped.metadata, overwrite=overwrite)
+    _print_lines([f"{out}: {summary.concepts:,} concepts", *mapped.lines(), "", *counts.lines(), "", *summary.lines()])
 
 
 @app.command("diff")
@@ -153,7 +153,7 @@ def leakage(
 ) -> None:
     """Tell which mentions a terminology holds already, letter for letter (case aside) or but for one edit."""
     if hold_out_to:
-        refuse_to_replace(hold_out_to, overwrite=overwrite, kind="terminology")
+        check_can_write(hold_out_to, overwrite=overwrite, kind="terminology")
     stored = Stored.open(terminology)
     ledger = read_ledger(stored, read_mentions(mentions))
     if out:
@@ -161,16 +161,19 @@ def leakage(
     _print_lines([f"{mentions} in {terminology}", *ledger.lines(), *(["", f"{out}: the ledger"] if out else [])])
     if hold_out_to:
         with Assembly() as assembly:
-            tally, facts = hold_out(stored, ledger, assembly, {mentions.name: sha256_of(mentions)})
+            counts, metadata = hold_out(stored, ledger, assembly, {mentions.name: sha256_of(mentions)})
             _print_lines(
-                ["", *_held_out(stored, *assembly.save(hold_out_to, tally, facts, overwrite=overwrite), hold_out_to)]
+                [
+                    "",
+                    *_held_out(stored, *assembly.save(hold_out_to, counts, metadata, overwrite=overwrite), hold_out_to),
+                ]
             )
 
 
-def _held_out(stored: Stored, summary: Summary, tally: Tally, out: Path) -> list[str]:
+def _held_out(stored: Stored, summary: Summary, counts: RowCounts, out: Path) -> list[str]:
     nameless = stored.count("concepts") - summary.concepts
     lost = [f"{nameless:,} concepts have no name left: train on it, but link into {stored.folder}"] if nameless else []
-    return [f"{out}: {summary.concepts:,} concepts", *lost, *tally.lines(), "", *summary.lines()]
+    return [f"{out}: {summary.concepts:,} concepts", *lost, *counts.lines(), "", *summary.lines()]
 
 
 @app.command("export")
@@ -199,7 +202,7 @@ def export(
         f"{out}: {done.pairs:,} pairs of {done.concepts:,} concepts; of {done.capped:,} some were drawn",
         policy_line,
     ]
-    _print_lines([*told, *Tally(done.names_in, done.names, {k: n for k, n in dropped.items() if n}).lines()])
+    _print_lines([*told, *RowCounts(done.names_in, done.names, {k: n for k, n in dropped.items() if n}).lines()])
 
 
 @app.command("describe")
@@ -249,15 +252,15 @@ def prepare_umls(
     max_rejects: Annotated[
         int, typer.Option(min=0, help="Lines that are no records to bear with; they are listed beside OUT.")
     ] = 0,
-    memory: Memory = MEMORY,
+    max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """The UMLS Metathesaurus as a terminology."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     files = UmlsFiles.find(meta, mrsty=mrsty, mrrel=mrrel)
     chosen = [parse_choice(text) for text in (sources, term_types, types, suppress)]
-    choice = umls.Choice(parse_languages(languages), *chosen)
-    with Assembly(memory) as assembly, Rejects(out.with_name(f"{out.name}.rejects.tsv"), max_rejects) as rejects:
+    choice = umls.RowSelection(parse_languages(languages), *chosen)
+    with Assembly(max_memory) as assembly, Rejects(out.with_name(f"{out.name}.rejects.tsv"), max_rejects) as rejects:
         read = umls.read_umls(files, assembly, choice, tradenames=tradenames, rejects=rejects)
         _finish_assembly(assembly, *read, out, overwrite)
 
@@ -275,17 +278,17 @@ def prepare_omop(
     domains: Annotated[
         str, typer.Option(help="Domains of the concepts: all, or a list such as Condition,Drug.")
     ] = "all",
-    memory: Memory = MEMORY,
+    max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """The OMOP Standardized Vocabularies as a terminology of their standard concepts."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     chosen = {
         "languages": parse_languages(languages),
         "sources": parse_choice(vocabularies),
         "domains": parse_choice(domains),
     }
-    with Assembly(memory) as assembly:
+    with Assembly(max_memory) as assembly:
         _finish_assembly(assembly, *omop.read_omop(folder, assembly, **chosen), out, overwrite)
 
 
@@ -300,13 +303,13 @@ def prepare_snomed(
     refsets: Annotated[
         str, typer.Option(help="Language reference sets whose names to take: all, or a list of identifiers.")
     ] = "all",
-    memory: Memory = MEMORY,
+    max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """A SNOMED CT release, with its extensions, as a terminology."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     chosen = {"languages": parse_languages(languages), "refsets": parse_choice(refsets)}
-    with Assembly(memory) as assembly:
+    with Assembly(max_memory) as assembly:
         _finish_assembly(assembly, *snomed.read_snomed(folders, assembly, **chosen), out, overwrite)
 
 
@@ -323,7 +326,7 @@ def prepare_hpo(
     overwrite: Overwrite = False,
 ) -> None:
     """The Human Phenotype Ontology, with its translations, as a terminology."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     read = ontology.read_hpo(obo, translations, statuses=parse_choice(status), scopes=parse_choice(scopes))
     _finish(*read, out, overwrite)
 
@@ -346,7 +349,7 @@ def prepare_ontology(
     overwrite: Overwrite = False,
 ) -> None:
     """Any ontology (Mondo, DOID, …), with its translations, as a terminology."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     chosen = {"statuses": parse_choice(status), "scopes": parse_choice(scopes), "prefixes": parse_choice(prefixes)}
     _finish(*ontology.read_ontology(file, translations, source=source, **chosen), out, overwrite)
 
@@ -359,13 +362,13 @@ def prepare_wikidata(
     out: Out,
     key: Annotated[str, typer.Option(help=f"Whose identifiers the concepts bear: {', '.join(wikidata.PROPERTIES)}.")],
     languages: Annotated[str, typer.Option(help="all, or a list such as en,es.")] = "all",
-    memory: Memory = MEMORY,
+    max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """Wikidata's labels and aliases in all languages as a terminology, to be merged into another."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     check_choice([key], wikidata.PROPERTIES, "key", "xsap-prepare wikidata")
-    with Assembly(memory) as assembly:
+    with Assembly(max_memory) as assembly:
         read = wikidata.read_wikidata(file, assembly, key=cast(wikidata.Key, key), languages=parse_languages(languages))
         _finish_assembly(assembly, *read, out, overwrite)
 
@@ -387,7 +390,7 @@ def prepare_table(
 
     JSONL may have one concept a line, too, as in the dictionaries of scispaCy and xMEN.
     """
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     columns = dict(_pair(text) for text in column or [])
     _finish(*lists.read_list(file, columns=columns, language=language, source=source), out, overwrite)
 
@@ -403,7 +406,7 @@ def prepare_bitext(
     overwrite: Overwrite = False,
 ) -> None:
     """General-domain translations as a terminology, to train on beside another (setting `second`)."""
-    refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+    check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly() as assembly:
         _finish_assembly(
             assembly, *bitext.read_bitext(files, assembly, languages=languages, source=source), out, overwrite
@@ -424,7 +427,7 @@ def split_mentions(
     overwrite: Overwrite = False,
 ) -> None:
     """Hold out the non-English names of some concepts: OUT/terminology to train on, OUT/mentions.tsv to test on."""
-    refuse_to_replace(out, overwrite=overwrite, kind="split")
+    check_can_write(out, overwrite=overwrite, kind="split")
     parts = split.split_terminology(
         Terminology.load(terminology), fraction=test_fraction, seed=seed, statuses=parse_choice(test_status)
     )
@@ -459,17 +462,19 @@ def _pair(text: str) -> tuple[str, str]:
     return field, header
 
 
-def _finish(terminology: Terminology, tally: Tally, out: Path, overwrite: bool) -> None:
+def _finish(terminology: Terminology, counts: RowCounts, out: Path, overwrite: bool) -> None:
     terminology.save(out, overwrite=overwrite)
-    _report(Summary.of(terminology), tally, out)
+    _report(Summary.of(terminology), counts, out)
 
 
-def _finish_assembly(assembly: Assembly, tally: Tally, facts: dict[str, Any], out: Path, overwrite: bool) -> None:
-    _report(*assembly.save(out, tally, facts, overwrite=overwrite), out)
+def _finish_assembly(
+    assembly: Assembly, counts: RowCounts, metadata: dict[str, Any], out: Path, overwrite: bool
+) -> None:
+    _report(*assembly.save(out, counts, metadata, overwrite=overwrite), out)
 
 
-def _report(summary: Summary, tally: Tally, out: Path) -> None:
-    _print([f"{out}: {summary.concepts:,} concepts", *tally.lines(), "", *summary.lines()])
+def _report(summary: Summary, counts: RowCounts, out: Path) -> None:
+    _print([f"{out}: {summary.concepts:,} concepts", *counts.lines(), "", *summary.lines()])
 
 
 def _print(lines: list[str]) -> None:

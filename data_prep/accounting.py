@@ -1,6 +1,6 @@
 """What became of the rows that a reader took in: each one is kept, or dropped for a stated reason, and the sum must be right.
 
-A reader hands back one `Tally` beside its terminology. A count that does not add up is a defect of the reader, so it is an assertion,
+A reader hands back one `RowCounts` beside its terminology. A count that does not add up is a defect of the reader, so it is an assertion,
 not a message.
 
 Records that a reader could not take: where each one stands and why, in a file beside the terminology, and how many are too many.
@@ -22,7 +22,7 @@ from xsap.terms.terminology import Terminology
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RowCounts:
     """rows_in = kept + the sum of dropped, whose keys are reasons in plain words."""
 
     rows_in: int
@@ -32,9 +32,9 @@ class Tally:
     def __post_init__(self) -> None:
         assert self.rows_in == self.kept + sum(self.dropped.values()), f"rows that nobody accounts for: {self}"
 
-    def then(self, kept: int, dropped: Mapping[str, int]) -> "Tally":
+    def then(self, kept: int, dropped: Mapping[str, int]) -> "RowCounts":
         """This tally after a further step that took in what is kept here, kept `kept` of it and dropped the rest."""
-        return Tally(self.rows_in, kept, +(Counter(self.dropped) + Counter(dropped)))
+        return RowCounts(self.rows_in, kept, +(Counter(self.dropped) + Counter(dropped)))
 
     def lines(self, what: str = "names") -> list[str]:
         """The tally for people: rows in, rows kept, rows dropped, and under that each reason, most first."""

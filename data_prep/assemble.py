@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Summary, Tally
-from xsap.artifacts import refuse_to_replace
+from data_prep.accounting import RowCounts, Summary
+from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
 from xsap.files import mapped
 from xsap.terms.terminology import (
@@ -53,8 +53,8 @@ class InOrder:
     place: of its files, without an ending. key: a column of strings without nulls.
     """
 
-    def __init__(self, place: Path, schema: pa.Schema, key: str, memory: str) -> None:
-        self._place, self._schema, self._key, self._memory = place, schema, key, memory
+    def __init__(self, place: Path, schema: pa.Schema, key: str, max_memory: str) -> None:
+        self._place, self._schema, self._key, self._memory = place, schema, key, max_memory
         self._last = ""
         self._run: pa.ipc.RecordBatchFileWriter | None = None
         self._few: list[pa.Table] = []
@@ -190,11 +190,11 @@ class Assembly:
     ConfigError for what is no amount of memory.
     """
 
-    def __init__(self, memory: str = MEMORY) -> None:
-        check_memory(memory)
+    def __init__(self, max_memory: str = MEMORY) -> None:
+        check_memory(max_memory)
         self._folder = Path(tempfile.mkdtemp(prefix="xsap-prepare-"))
-        self._names = InOrder(self._folder / "names", _NAMES, _KEY, memory)
-        self._concepts = InOrder(self._folder / "concepts", _CONCEPTS, _KEY, memory)
+        self._names = InOrder(self._folder / "names", _NAMES, _KEY, max_memory)
+        self._concepts = InOrder(self._folder / "concepts", _CONCEPTS, _KEY, max_memory)
         self._retired = [RETIRED_SCHEMA.empty_table()]
         self.taken = 0
 
@@ -209,7 +209,7 @@ class Assembly:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add_names(self, rows: pa.Table) -> None:
-        """Take names: the columns of NAMES_SCHEMA, and `precedence` if there is one. Names are normalised already."""
+        """Take names: the columns of NAMES_SCHEMA, and `precedence` if there is one. Names are normalized already."""
         if PRECEDENCE not in rows.column_names:
             rows = rows.append_column(PRECEDENCE, pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows))
         self._names.add(rows.select(_NAMES.names).cast(_NAMES))
@@ -227,22 +227,24 @@ class Assembly:
         """Take identifiers that are no longer in use: RETIRED_SCHEMA."""
         self._retired.append(rows.select(RETIRED_SCHEMA.names).cast(RETIRED_SCHEMA))
 
-    def save(self, out: Path, tally: Tally, facts: dict[str, Any], *, overwrite: bool = False) -> tuple[Summary, Tally]:
-        """Write the folder, at once or not at all → what it holds, and `tally` after what is dropped here.
+    def save(
+        self, out: Path, counts: RowCounts, metadata: dict[str, Any], *, overwrite: bool = False
+    ) -> tuple[Summary, RowCounts]:
+        """Write the folder, at once or not at all → what it holds, and `counts` after what is dropped here.
 
         tally.kept must be the names taken. Raises DataError if there is no name, ArtifactError if `out` is taken.
         """
-        assert tally.kept == self.taken, f"a reader kept {tally.kept} names and handed over {self.taken}"
-        refuse_to_replace(out, overwrite=overwrite, kind="terminology")
+        assert counts.kept == self.taken, f"a reader kept {counts.kept} names and handed over {self.taken}"
+        check_can_write(out, overwrite=overwrite, kind="terminology")
         summary, dropped = Summary(), Counter[str]()
-        with write_terminology(out, facts, overwrite=overwrite) as write:
+        with write_terminology(out, metadata, overwrite=overwrite) as write:
             for _, (part, again) in mapped(
                 lambda tables: Terminology.build(tables[0], tables[1], retired=tables[2]), self._parts()
             ):
                 write(part)
                 summary += Summary.of(part)
                 dropped += again
-        return summary, tally.then(summary.names, dropped)
+        return summary, counts.then(summary.names, dropped)
 
     def _parts(self) -> Iterator[tuple[pa.Table, pa.Table, pa.Table | None]]:
         """Names in the order of their concepts, cut between concepts; the facts of just these concepts; with the first, all retired."""
@@ -251,12 +253,12 @@ class Assembly:
         retired = pa.concat_tables(self._retired).group_by(RETIRED_SCHEMA.names).aggregate([])
 
         run, others = (Ahead(rows, _NAMES, _KEY) for rows in self._names.read())
-        facts = [Ahead(rows, _CONCEPTS, _KEY) for rows in self._concepts.read()]
+        metadata = [Ahead(rows, _CONCEPTS, _KEY) for rows in self._concepts.read()]
         with tqdm(total=self.taken, unit="name", unit_scale=True, desc="writing", disable=None, leave=False) as bar:
             for leading, following in ((run, [others]), (others, [])):
                 while part := leading.some(_PART):
                     last = part[_KEY][-1].as_py()
                     names = pa.concat_tables([part, *(rows.until(last) for rows in following)])
                     bar.update(names.num_rows)
-                    yield names, pa.concat_tables([rows.until(last) for rows in facts]), retired
+                    yield names, pa.concat_tables([rows.until(last) for rows in metadata]), retired
                     retired = None

@@ -12,20 +12,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.assemble import Assembly
 from xsap.artifacts import read_lines, sha256_of
 from xsap.errors import ConfigError, DataError
 from xsap.languages import to_iso
 from xsap.terms.terminology import NAMES_SCHEMA
-from xsap.text import EXACT_MATCH, TextPolicy, normalise
+from xsap.text import EXACT_MATCH, TextPolicy, normalize
 
 _BLOCK = 100_000  # lines
 
 
 def read_bitext(
     files: Sequence[Path], into: Assembly, *, languages: str, source: str | None = None
-) -> tuple[Tally, dict[str, Any]]:
+) -> tuple[RowCounts, dict[str, Any]]:
     """Hand the pairs of the files over → what became of each name in them, and facts.
 
     languages: of the first and of the second column, such as `en,de`. source: what the names' source is called; else the file's stem. A pair
@@ -36,8 +36,8 @@ def read_bitext(
     for file in files:
         rows: list[tuple[str, str, str]] = []
         for number, pair in _pairs(file):
-            names = tuple(normalise(name, TextPolicy()) for name in pair)
-            key = (normalise(pair[0], EXACT_MATCH), normalise(pair[1], EXACT_MATCH))
+            names = tuple(normalize(name, TextPolicy()) for name in pair)
+            key = (normalize(pair[0], EXACT_MATCH), normalize(pair[1], EXACT_MATCH))
             rows_in += 2
             reason = (
                 "no name"
@@ -59,8 +59,8 @@ def read_bitext(
                 into.add_names(_table(rows, source or file.stem))
                 rows = []
         into.add_names(_table(rows, source or file.stem))
-    facts = {"reader": "bitext", "languages": [left, right], "files": {file.name: sha256_of(file) for file in files}}
-    return Tally(rows_in, kept, dropped), facts
+    metadata = {"reader": "bitext", "languages": [left, right], "files": {file.name: sha256_of(file) for file in files}}
+    return RowCounts(rows_in, kept, dropped), metadata
 
 
 def _two(languages: str) -> tuple[str, str]:

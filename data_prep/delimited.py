@@ -27,7 +27,7 @@ from pyarrow import csv
 
 from data_prep.accounting import Rejects
 from xsap.errors import DataError
-from xsap.files import mapped, open_bytes, why_no_text
+from xsap.files import invalid_text_reason, mapped, open_bytes
 
 MRFILES = "MRFILES.RRF"
 MRFILES_COLUMNS = ("FIL", "DES", "FMT", "CLS", "RWS", "BTS")  # file, description, columns, their number, rows, bytes
@@ -207,7 +207,7 @@ def _judged(block: bytes, width: int, number: int, offset: int) -> Iterator[tupl
 def _fault(line: bytes, width: int, *, first: bool) -> str | None:
     if first and line.startswith(_BOM):
         return "expected plain UTF-8, found a byte-order mark; an editor or a transfer put it there: take the file from the release again"
-    if reason := why_no_text(line):
+    if reason := invalid_text_reason(line):
         return reason
     if line.endswith(b"|\r"):
         return "expected a line end of LF alone, found CR LF; a transfer changed the file: convert it with dos2unix"
@@ -308,7 +308,7 @@ def _tsv_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
 
 
 def _header(path: Path, line: bytes, wanted: Sequence[str]) -> list[str]:
-    if fault := why_no_text(line):
+    if fault := invalid_text_reason(line):
         raise DataError(f"{path}:1: {fault}")
     header = line.decode().removesuffix("\r").split("\t")
     if missing := [name for name in wanted if name not in header]:
@@ -360,7 +360,7 @@ def _complaint(path: Path, block: bytes, line: int, width: int) -> str:
     *rows, rest = block.split(b"\n")
     for at, row in enumerate(rows, start=line):
         fields = row.count(b"\t") + 1
-        if fault := why_no_text(row):
+        if fault := invalid_text_reason(row):
             return f"{path}:{at}: {fault}"
         if fields != width:
             advice = (

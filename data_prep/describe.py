@@ -21,7 +21,7 @@ from data_prep.store import Stored, database
 from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.languages import to_name
-from xsap.text import EXACT_MATCH, normalise_all
+from xsap.text import EXACT_MATCH, normalize_all
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,10 +66,10 @@ def _bars(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
     if len(shown) > _BARS:
         rest = shown[_BARS - 1 :]
         shown = [*shown[: _BARS - 1], (f"{len(rest):,} others", sum(n for _, n in rest))]
-    colours = [_GREY if len(counts) > _BARS and i == len(shown) - 1 else _BLUE for i in range(len(shown))]
+    colors = [_GREY if len(counts) > _BARS and i == len(shown) - 1 else _BLUE for i in range(len(shown))]
     labels = [label if len(label) <= _LABEL else f"{label[: _LABEL - 9]}…{label[-8:]}" for label, _ in shown]
     heights = [n for _, n in shown]
-    axes.barh(range(len(shown)), heights, color=colours, height=0.7)
+    axes.barh(range(len(shown)), heights, color=colors, height=0.7)
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(max(len(shown), _BARS // 2) - 0.5, -0.5)  # the first on top, and a few bars no thicker than many
     for place, n in enumerate(heights):
@@ -101,11 +101,11 @@ def _matrix(axes: "Axes", overlap: Mapping[str, Any]) -> None:
 
 def _curves(axes: "Axes", told: Mapping[str, Any]) -> None:
     """The share of names that are at most so long."""
-    for unit, colour in (("characters", _BLUE), ("tokens", _ORANGE)):
+    for unit, color in (("characters", _BLUE), ("tokens", _ORANGE)):
         if histogram := told.get(f"{unit}_histogram"):
             lengths, shares = np.array(list(histogram)), np.cumsum(list(histogram.values())) / sum(histogram.values())
             end = int(np.searchsorted(shares, _REACH)) + 1
-            axes.step([0, *lengths[:end]], [0, *(100 * shares[:end])], where="post", color=colour, label=unit)
+            axes.step([0, *lengths[:end]], [0, *(100 * shares[:end])], where="post", color=color, label=unit)
     axes.set_ylim(0, 104)
     axes.set_xlim(left=0)
     axes.set_xlabel("length")
@@ -118,7 +118,7 @@ def _curves(axes: "Axes", told: Mapping[str, Any]) -> None:
 
 
 LARGEST = 10  # languages in the matrix of overlaps
-SAMPLE, SEED = 200_000, 0  # names that are tokenised, of terminologies that have more
+SAMPLE, SEED = 200_000, 0  # names that are tokenized, of terminologies that have more
 EXAMPLES = 5
 _SHOWN = 20  # rows of a table for people
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -136,7 +136,7 @@ def describe(stored: Stored, tokenizer: Path | str | None = None) -> dict[str, A
     """
     told: dict[str, Any] = {
         "terminology": str(stored.folder),
-        "content": stored.content,
+        "content": stored.content_hash,
         "names": stored.count("names"),
         "concepts": stored.count("concepts"),
         "retired": stored.count("retired"),
@@ -186,7 +186,7 @@ def _shared(connection: "duckdb.DuckDBPyConnection", stored: Stored) -> dict[str
     """Strings that name several concepts, the names that are these strings, and those that name most concepts."""
     connection.execute("CREATE TABLE keys (key VARCHAR, concept_id VARCHAR)")
     for rows in stored.batches("names", ["name", "concept_id"]):
-        keys = pa.array(normalise_all(rows["name"].to_pylist(), EXACT_MATCH), pa.string())
+        keys = pa.array(normalize_all(rows["name"].to_pylist(), EXACT_MATCH), pa.string())
         connection.register("part", pa.table({"key": keys, "concept_id": rows["concept_id"]}))
         connection.execute("INSERT INTO keys SELECT * FROM part")
     connection.execute("""CREATE TABLE shared AS SELECT key, sum(n)::BIGINT AS names, count(*) AS concepts
@@ -233,7 +233,7 @@ def _tokens(stored: Stored, name: Path | str) -> dict[str, Any]:
             taken["language"].to_pylist(), tokenizer.encode_batch(taken["name"].to_pylist()), strict=True
         ):
             lengths.setdefault(language, Counter())[len(encoding.ids)] += 1
-    return {"tokenizer": str(name), "tokenised": size} | _lengths("tokens", lengths)
+    return {"tokenizer": str(name), "tokenized": size} | _lengths("tokens", lengths)
 
 
 def _open_tokenizer(name: Path | str) -> "Tokenizer":
@@ -271,8 +271,8 @@ def description_lines(told: dict[str, Any]) -> list[str]:
     lines += ["", *_length_lines("characters", told["characters"])]
     if "tokenizer" in told:
         sample = (
-            f"a sample of {told['tokenised']:,} names, seed {SEED}"
-            if told["tokenised"] < told["names"]
+            f"a sample of {told['tokenized']:,} names, seed {SEED}"
+            if told["tokenized"] < told["names"]
             else "all names"
         )
         lines += [

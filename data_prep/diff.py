@@ -46,7 +46,7 @@ def changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
             UNION ALL SELECT '{NAME_ADDED}', {_KEY}, '' FROM come ANTI JOIN gone USING (language, name)
             UNION ALL SELECT '{CONCEPT_ADDED}', concept_id, '', preferred_name, ''
                 FROM new_concepts ANTI JOIN old_concepts USING (concept_id)""")
-        connection.register("heirs", _heirs(connection, after))
+        connection.register("heirs", _successors(connection, after))
         connection.execute(f"""INSERT INTO changes SELECT CASE WHEN other IS NULL THEN '{CONCEPT_RETIRED}' ELSE '{CONCEPT_MOVED}' END,
             concept_id, '', preferred_name, coalesce(other, '') FROM ({_LOST}) LEFT JOIN heirs USING (concept_id)""")
         yield connection
@@ -55,7 +55,7 @@ def changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
 _LOST = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_concepts USING (concept_id)"
 
 
-def _heirs(connection: "duckdb.DuckDBPyConnection", after: Stored) -> pa.Table:
+def _successors(connection: "duckdb.DuckDBPyConnection", after: Stored) -> pa.Table:
     """concept_id, other: the concepts that the new state does not have but knows successors of, and these."""
     retired = "(SELECT retired_id AS concept_id FROM new_retired)"
     lost = connection.sql(f"SELECT concept_id FROM ({_LOST}) SEMI JOIN {retired} USING (concept_id)").to_arrow_table()[

@@ -45,7 +45,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class OpenDataset:
     """A set of files with one licence; `home` says more about them."""
 
     title: str
@@ -55,7 +55,7 @@ class Source:
 
 
 SOURCES = {
-    "hpo": Source(
+    "hpo": OpenDataset(
         title="Human Phenotype Ontology: release 2014-11-26, and translations into de, es, fr, ja, tr, zh",
         licence="HPO licence: free with attribution, contents unchanged (https://hpo.jax.org/license)",
         home="https://github.com/obophenotype/hpo-translations",
@@ -66,7 +66,7 @@ SOURCES = {
             *(RemoteFile(f"translations/{name}", f"{_TABLES}/{name}", digest) for name, digest in _HPO_TABLES.items()),
         ),
     ),
-    "mantra": Source(
+    "mantra": OpenDataset(
         title="Mantra GSC: annotated sentences in de, en, es, fr, nl (brat)",
         licence="GPL-3.0",
         home="https://github.com/mi-erasmusmc/Mantra-Gold-Standard-Corpus",
@@ -81,12 +81,12 @@ SOURCES = {
 }
 
 
-def download(name: str, folder: Path | str, *, overwrite: bool = False) -> Source:
+def download(name: str, folder: Path | str, *, overwrite: bool = False) -> OpenDataset:
     """Fetch a source of SOURCES into a folder: every file with its right bytes, or no folder. Raises DataError, ArtifactError."""
     check_choice([name], SOURCES, "open source", "xsap-prepare fetch")
     source = SOURCES[name]
-    facts = {"source": name, "title": source.title, "licence": source.licence, "home": source.home}
-    with publish(folder, "download", facts, overwrite=overwrite) as aside:
+    metadata = {"source": name, "title": source.title, "licence": source.licence, "home": source.home}
+    with publish(folder, "download", metadata, overwrite=overwrite) as aside:
         for file in source.files:
             (aside / file.path).parent.mkdir(parents=True, exist_ok=True)
             _fetch(file, aside / file.path)

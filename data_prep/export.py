@@ -18,9 +18,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from xsap.artifacts import content_hash, open_artifact, sha256_of, write_atomically
+from xsap.artifacts import manifest_hash, open_artifact, sha256_of, write_atomically
 from xsap.errors import DataError
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 SEPARATOR = "||"
 CAP = 50
@@ -68,15 +68,15 @@ def export_pairs(
             raise DataError(
                 f"{terminology}: expected a concept with two names to pair, found none; choose more languages"
             )
-    facts: dict[str, Any] = {
-        "terminology": content_hash(manifest),
+    metadata: dict[str, Any] = {
+        "terminology": manifest_hash(manifest),
         "policy": policy.to_dict(),
         "cap": cap,
         "seed": seed,
     }
-    facts |= {"languages": sorted(languages) if languages is not None else None, "sha256": sha256_of(out), **counts}
+    metadata |= {"languages": sorted(languages) if languages is not None else None, "sha256": sha256_of(out), **counts}
     with write_atomically(out.with_name(f"{out.name}.json")) as stream:
-        json.dump(facts, stream, indent=1)
+        json.dump(metadata, stream, indent=1)
     return Exported(**counts)
 
 
@@ -112,7 +112,7 @@ def _names(
     names = set[str]()
     for _, language, name in rows:
         counts["names_in"] += 1
-        written = normalise(name, policy)
+        written = normalize(name, policy)
         if languages is not None and language not in languages:
             counts["not_chosen"] += 1
         elif not written or SEPARATOR in written or written[0] == "|" or written[-1] == "|":

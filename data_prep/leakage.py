@@ -1,4 +1,4 @@
-"""Which strings are at most one edit apart: equal, or one code point inserted, deleted or substituted. Swapped neighbours are two edits.
+"""Which strings are at most one edit apart: equal, or one code point inserted, deleted or substituted. Swapped neighbors are two edits.
 
 If two strings are, then one string is common to both sides: among the string itself and what is left of it when one code point is taken out.
 So every string is turned into the 64-bit hashes of these, and only pairs that share a hash are compared. A string hashes to the sum of
@@ -7,7 +7,7 @@ cumulated sum. That two unlike strings share a hash costs a comparison, and neve
 
 The leakage ledger: which mentions of a test stand in a terminology already, letter for letter or but for one edit.
 
-What a model is asked after having been taught it says little about what it has learnt. Strings are compared as EXACT_MATCH normalises them,
+What a model is asked after having been taught it says little about what it has learnt. Strings are compared as EXACT_MATCH normalizes them,
 and names of all languages count, for a multilingual model learns from all. The stricter test is then made by holding out: the terminology
 without every name of a gold concept that is equal to its mention, or within one edit of it.
 """
@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_prep.accounting import Tally, aligned, count_by
+from data_prep.accounting import RowCounts, aligned, count_by
 from data_prep.assemble import Assembly
 from data_prep.store import Stored
 from xsap.artifacts import write_atomically
 from xsap.languages import to_name
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
-from xsap.text import EXACT_MATCH, normalise_all
+from xsap.text import EXACT_MATCH, normalize_all
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -41,7 +41,7 @@ _SPARE_BITS = 5  # a hash that nobody has passes the first look with a chance of
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """Strings that others are compared with. hashes, rows: of the strings and of what is left of them, sorted by hash.
     taken: (2^bits,) bool, which leading bits occur among the hashes."""
 
@@ -52,7 +52,7 @@ class Neighbourhood:
     bits: int
 
     @classmethod
-    def of(cls, strings: Sequence[str]) -> "Neighbourhood":
+    def of(cls, strings: Sequence[str]) -> "Neighborhood":
         """Without surrogates, as every string that comes from UTF-8."""
         hashes, rows = _hashes(strings)
         order = np.argsort(hashes, kind="stable")
@@ -190,7 +190,7 @@ def _cell(value: object) -> str:
 
 def read_ledger(stored: Stored, mentions: pa.Table) -> Ledger:
     """Look each mention up in a terminology. mentions: terms.mentions' SCHEMA."""
-    strings = normalise_all(mentions["mention"].to_pylist(), EXACT_MATCH)
+    strings = normalize_all(mentions["mention"].to_pylist(), EXACT_MATCH)
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
     gold_of = defaultdict[str, set[str]](set)
     for string, ids in zip(strings, gold, strict=True):
@@ -216,17 +216,17 @@ def read_ledger(stored: Stored, mentions: pa.Table) -> Ledger:
 
 
 def _look_up(stored: Stored, gold_of: dict[str, set[str]]) -> tuple[dict[str, Found], NDArray[np.uint8]]:
-    """Normalised mention → the concepts that have a name within one edit of it; and a ledger's `edits`. gold_of: mention → gold concepts."""
-    neighbourhood = Neighbourhood.of(list(gold_of))
+    """Normalized mention → the concepts that have a name within one edit of it; and a ledger's `edits`. gold_of: mention → gold concepts."""
+    neighborhood = Neighborhood.of(list(gold_of))
     found: dict[str, Found] = {string: {} for string in gold_of}
     edits = np.full(stored.count("names"), 2, np.uint8)
     start = 0
     for rows in stored.batches("names", ["concept_id", "name"]):
         concepts, names = rows["concept_id"].to_pylist(), rows["name"].to_pylist()
-        normalised = normalise_all(names, EXACT_MATCH)
-        for i, j in neighbourhood.pairs(normalised):
-            string, concept = neighbourhood.strings[i], concepts[j]
-            distance = _EQUAL if string == normalised[j] else _NEAR
+        normalized = normalize_all(names, EXACT_MATCH)
+        for i, j in neighborhood.pairs(normalized):
+            string, concept = neighborhood.strings[i], concepts[j]
+            distance = _EQUAL if string == normalized[j] else _NEAR
             match = (distance, names[j])
             found[string][concept] = min(match, found[string].get(concept, match))
             if concept in gold_of[string]:
@@ -251,7 +251,9 @@ def _status(distance: int, is_gold: bool) -> str:
     return (SEEN_GOLD if is_gold else SEEN_OTHER) if distance == _EQUAL else NEAR_GOLD if is_gold else NEAR_OTHER
 
 
-def hold_out(stored: Stored, ledger: Ledger, into: Assembly, mentions: dict[str, str]) -> tuple[Tally, dict[str, Any]]:
+def hold_out(
+    stored: Stored, ledger: Ledger, into: Assembly, mentions: dict[str, str]
+) -> tuple[RowCounts, dict[str, Any]]:
     """Hand over the terminology without the names that give a mention of their concept away → what became of the names, and the facts.
 
     mentions: the file's name → its sha256. A concept keeps its preferred name unless that one goes.
@@ -268,5 +270,7 @@ def hold_out(stored: Stored, ledger: Ledger, into: Assembly, mentions: dict[str,
         start += rows.num_rows
     counts = {reason: int(np.count_nonzero(ledger.edits == edits)) for edits, reason in _REASONS.items()}
     dropped = {reason: n for reason, n in counts.items() if n}
-    facts = stored.facts | {"held_out": {"of": stored.content, "files": mentions, "names": sum(dropped.values())}}
-    return Tally(start, into.taken, dropped), facts
+    metadata = stored.metadata | {
+        "held_out": {"of": stored.content_hash, "files": mentions, "names": sum(dropped.values())}
+    }
+    return RowCounts(start, into.taken, dropped), metadata

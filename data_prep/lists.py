@@ -15,14 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.choice import check_choice
 from xsap.artifacts import csv_delimiter, sha256_of
 from xsap.errors import DataError
 from xsap.files import ending, lines, parse_json
 from xsap.languages import ENGLISH, to_iso
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 ID, LANGUAGE, NAME, KIND, SOURCE = NAMES_SCHEMA.names[:5]
 LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns that hold several values, separated by a bar
@@ -39,7 +39,7 @@ Rows = Iterator[tuple[int, dict[str, str]]]  # line number, column → cell
 
 def read_list(
     path: Path, *, columns: Mapping[str, str] | None = None, language: str | None = None, source: str | None = None
-) -> tuple[Terminology, Tally]:
+) -> tuple[Terminology, RowCounts]:
     """A list of names as a terminology, and what became of each of its rows.
 
     columns: field of FIELDS → the file's name for it, where they differ. language: of rows that state none. source: what rows without one
@@ -74,15 +74,15 @@ def read_list(
     concepts = {
         field: pa.array([sorted(c[field]) for c in of_concepts.values()], pa.list_(pa.string())) for field in LISTS
     }
-    facts = {"reader": "table", "files": {path.name: sha256_of(path)}}
+    metadata = {"reader": "table", "files": {path.name: sha256_of(path)}}
     terminology, dropped = Terminology.build(
-        names, pa.table({ID: pa.array(list(of_concepts), pa.string())} | concepts), facts
+        names, pa.table({ID: pa.array(list(of_concepts), pa.string())} | concepts), metadata
     )
-    return terminology, Tally(names.num_rows, terminology.names.num_rows, dropped)
+    return terminology, RowCounts(names.num_rows, terminology.names.num_rows, dropped)
 
 
 def _checked(row: dict[str, str], where: str) -> dict[str, str]:
-    """A row with its name normalised and its language as an ISO code. Raises DataError for one without concept, language or right kind."""
+    """A row with its name normalized and its language as an ISO code. Raises DataError for one without concept, language or right kind."""
     if not row[ID]:
         raise DataError(f"{where}: expected a concept's identifier in '{ID}', found none")
     if not row[LANGUAGE]:
@@ -91,7 +91,7 @@ def _checked(row: dict[str, str], where: str) -> dict[str, str]:
         )
     try:
         check_choice([row[KIND]], KINDS, "kind", "a name")
-        return row | {LANGUAGE: to_iso(row[LANGUAGE]), NAME: normalise(row[NAME], TextPolicy())}
+        return row | {LANGUAGE: to_iso(row[LANGUAGE]), NAME: normalize(row[NAME], TextPolicy())}
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
 

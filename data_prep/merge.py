@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.accounting import Tally, aligned
+from data_prep.accounting import RowCounts, aligned
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice
 from data_prep.store import Stored, database, number, quoted, result
@@ -41,8 +41,8 @@ class Share:
 class Merged:
     """What became of all names, the facts to remember, each terminology's share, and how many retired identifiers turned out to be in use."""
 
-    tally: Tally
-    facts: dict[str, Any]
+    counts: RowCounts
+    metadata: dict[str, Any]
     shares: list[Share]
     in_use: int
 
@@ -86,7 +86,7 @@ def merge_terminologies(folders: Sequence[Path], into: Assembly) -> Merged:
     rows_in, kept = sum(share.names for share in shares), into.taken
     dropped = {"same name of the same concept in a terminology named before": rows_in - kept} if rows_in > kept else {}
     return Merged(
-        Tally(rows_in, kept, dropped), {"reader": "merge", "of": [one.origin() for one in stored]}, shares, in_use
+        RowCounts(rows_in, kept, dropped), {"reader": "merge", "of": [one.origin() for one in stored]}, shares, in_use
     )
 
 
@@ -116,11 +116,11 @@ def _join_retired(connection: "duckdb.DuckDBPyConnection", n: int, into: Assembl
 class Mapped:
     """What became of all names, the facts to remember, counts of concepts in plain words, and how many names in are copies.
 
-    A concept that goes to several identifiers gives its names to each: all but one of them are copies, and `tally` counts them as names in.
+    A concept that goes to several identifiers gives its names to each: all but one of them are copies, and `counts` counts them as names in.
     """
 
-    tally: Tally
-    facts: dict[str, Any]
+    counts: RowCounts
+    metadata: dict[str, Any]
     concepts: dict[str, int]
     copies: int
 
@@ -151,16 +151,22 @@ def map_terminology(
         for rows in result(connection, _MAPPED_RETIRED):
             into.add_retired(rows)
         concepts = {label: number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
-        none, left_out, mapped = (number(connection, f"SELECT count(*) FROM t_names {where}") for where in _FATES)
+        none, left_out, mapped = (number(connection, f"SELECT count(*) FROM t_names {where}") for where in _OUTCOMES)
     reasons = {
         f"concept without a reference to {vocabulary}": none,
         f"concept with several references to {vocabulary}": left_out,
     }
-    tally = Tally(
+    counts = RowCounts(
         stored.count("names") + into.taken - mapped, into.taken, {reason: n for reason, n in reasons.items() if n}
     )
-    facts = {"reader": "map", "to": vocabulary, "several": several, "keep_prefix": keep_prefix, "of": [stored.origin()]}
-    return Mapped(tally, facts, concepts, into.taken - mapped)
+    metadata = {
+        "reader": "map",
+        "to": vocabulary,
+        "several": several,
+        "keep_prefix": keep_prefix,
+        "of": [stored.origin()],
+    }
+    return Mapped(counts, metadata, concepts, into.taken - mapped)
 
 
 def _choose_targets(
@@ -202,7 +208,7 @@ _CONCEPT_COUNTS = {
     "concepts out": "SELECT count(DISTINCT target) FROM chosen",
     "  joined from several": "SELECT count(*) FROM (SELECT target FROM chosen GROUP BY target HAVING count(*) > 1)",
 }
-_FATES = (
+_OUTCOMES = (
     "ANTI JOIN targets USING (concept_id)",
     "SEMI JOIN targets USING (concept_id) ANTI JOIN chosen USING (concept_id)",
     "SEMI JOIN chosen USING (concept_id)",

@@ -131,7 +131,7 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
         iri = predicate if ":" in predicate else OBO_IN_OWL + predicate
         if SCOPE_OF.get(iri, LABEL) == LABEL:
             ontology.offers.append(
-                Offer(concept_id, ENGLISH, name, predicate, why_not=f"synonym of unknown scope {predicate}")
+                Offer(concept_id, ENGLISH, name, predicate, rejection_reason=f"synonym of unknown scope {predicate}")
             )
         else:
             add(ontology, concept_id, iri, name, kind=kind_of_synonym(_get(synonym, "synonymType", str, where, "")))

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice, listed
 from data_prep.delimited import read_tsv_blocks, whole_numbers
@@ -25,7 +25,7 @@ from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.languages import to_iso, to_name
 from xsap.terms.terminology import PRECEDENCE
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY = (
     "CONCEPT.csv",
@@ -34,7 +34,7 @@ CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY = (
     "VOCABULARY.csv",
 )
 
-_TONGUE = "language_concept_id"
+_LANGUAGE_CONCEPT = "language_concept_id"
 _LANGUAGE, _SUFFIX = (
     "Language",
     " language",
@@ -47,7 +47,7 @@ _NOWHERE, _SEVERAL, _WITH_VALUE, _UNKNOWN = (
     -3,
     -4,
 )  # stand in for the row of the concept that a name is a name of
-_WHY_NOT = {
+_REJECTION_REASON = {
     _UNKNOWN: f"concept not in {CONCEPT}",
     _NOWHERE: "non-standard concept that maps to no standard one",
     _SEVERAL: "non-standard concept that maps to several",
@@ -63,15 +63,15 @@ class _Concepts:
     """
 
     ids: np.ndarray
-    heirs: np.ndarray
+    successors: np.ndarray
     vocabularies: pa.DictionaryArray
     domains: pa.DictionaryArray
     codes: pa.StringArray
-    tongues: Mapping[str, str]  # those concepts that are languages: identifier → name
+    languages: Mapping[str, str]  # those concepts that are languages: identifier → name
 
 
 @dataclass
-class _Sieve:
+class _Selection:
     """What is wanted of the names, and what came of them: those dropped, by reason, and the languages that occurred."""
 
     languages: Collection[str] | None
@@ -88,7 +88,7 @@ def read_omop(
     languages: Collection[str] | None = None,
     sources: Collection[str] | None = None,
     domains: Collection[str] | None = None,
-) -> tuple[Tally, dict[str, Any]]:
+) -> tuple[RowCounts, dict[str, Any]]:
     """Hand a download's names over → what became of each row of CONCEPT and CONCEPT_SYNONYM, and the facts to remember.
 
     folder: the unpacked download, or a file in it; the files may be .gz. languages: ISO codes; sources: vocabularies that a name may
@@ -98,29 +98,29 @@ def read_omop(
     concepts = _read_concepts(files[CONCEPT], files[RELATIONSHIP])
     check_choice(sources or (), concepts.vocabularies.dictionary.to_pylist(), "vocabulary", files[CONCEPT])
     check_choice(domains or (), concepts.domains.dictionary.to_pylist(), "domain", files[CONCEPT])
-    sieve = _Sieve(languages, _among(concepts.vocabularies, sources), _among(concepts.domains, domains))
+    selection = _Selection(languages, _among(concepts.vocabularies, sources), _among(concepts.domains, domains))
     rows_in = kept = 0
     for file, columns in (
         (CONCEPT, ("concept_id", "concept_name")),
-        (SYNONYM, ("concept_id", "concept_synonym_name", _TONGUE)),
+        (SYNONYM, ("concept_id", "concept_synonym_name", _LANGUAGE_CONCEPT)),
     ):
         for rows in read_tsv_blocks(files[file], columns):
-            names = _names(files[file], rows, rows[columns[1]], concepts, sieve)
+            names = _names(files[file], rows, rows[columns[1]], concepts, selection)
             into.add_names(names)
             rows_in += rows.num_rows
             kept += names.num_rows
-    if missing := sorted(set(languages or ()) - sieve.seen):
+    if missing := sorted(set(languages or ()) - selection.seen):
         raise DataError(
-            f"{files[SYNONYM]} has no names in {to_name(missing[0])}; it has {listed([to_name(c) for c in sieve.seen])}"
+            f"{files[SYNONYM]} has no names in {to_name(missing[0])}; it has {listed([to_name(c) for c in selection.seen])}"
         )
     _add_domains(concepts, into)
-    facts: dict[str, Any] = {"reader": "omop", "files": {file.name: sha256_of(file) for file in files.values()}}
-    facts["vocabularies"] = _versions(files[VOCABULARY])
-    facts |= {
+    metadata: dict[str, Any] = {"reader": "omop", "files": {file.name: sha256_of(file) for file in files.values()}}
+    metadata["vocabularies"] = _versions(files[VOCABULARY])
+    metadata |= {
         key: None if v is None else sorted(v)
         for key, v in (("languages", languages), ("sources", sources), ("domains", domains))
     }
-    return Tally(rows_in, kept, +sieve.dropped), facts
+    return RowCounts(rows_in, kept, +selection.dropped), metadata
 
 
 def find_files(place: Path) -> dict[str, Path]:
@@ -140,7 +140,7 @@ def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
     ids: list[np.ndarray] = []
     standard: list[np.ndarray] = []
     texts: dict[str, list[pa.Array]] = {"vocabulary_id": [], "domain_id": [], "concept_code": []}
-    tongues = {_ENGLISH: f"English{_SUFFIX}"}
+    languages = {_ENGLISH: f"English{_SUFFIX}"}
     for rows in read_tsv_blocks(concept, ("concept_id", "concept_name", "standard_concept", "invalid_reason", *texts)):
         ids.append(whole_numbers(concept, rows, "concept_id"))
         standard.append(
@@ -150,7 +150,7 @@ def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
             column = rows[name].combine_chunks()
             parts.append(column if name == "concept_code" else column.dictionary_encode())
         spoken = rows.filter(pc.or_(pc.equal(rows["vocabulary_id"], _LANGUAGE), pc.equal(rows["domain_id"], _LANGUAGE)))
-        tongues |= dict(zip(spoken["concept_id"].to_pylist(), spoken["concept_name"].to_pylist(), strict=True))
+        languages |= dict(zip(spoken["concept_id"].to_pylist(), spoken["concept_name"].to_pylist(), strict=True))
     if not ids:
         raise DataError(f"{concept}: expected a row for each concept, found only a header. Was its transfer cut short?")
     order = np.argsort(unsorted := np.concatenate(ids))
@@ -160,16 +160,16 @@ def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
         raise DataError(
             f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads put together?"
         )
-    heirs = _heirs(relationship, sorted_ids, np.concatenate(standard)[order])
+    successors = _successors(relationship, sorted_ids, np.concatenate(standard)[order])
     at = pa.array(order)
     vocabularies, domains, codes = (
         pa.chunked_array(parts).unify_dictionaries().combine_chunks().take(at) for parts in texts.values()
     )
-    return _Concepts(sorted_ids, heirs, vocabularies, domains, codes, tongues)
+    return _Concepts(sorted_ids, successors, vocabularies, domains, codes, languages)
 
 
-def _heirs(path: Path, ids: np.ndarray, standard: np.ndarray) -> np.ndarray:
-    """(n,) `_Concepts.heirs`, by the valid rows of CONCEPT_RELATIONSHIP. ids: (n,) int64, sorted. standard: (n,) bool."""
+def _successors(path: Path, ids: np.ndarray, standard: np.ndarray) -> np.ndarray:
+    """(n,) `_Concepts.successors`, by the valid rows of CONCEPT_RELATIONSHIP. ids: (n,) int64, sorted. standard: (n,) bool."""
     # Of a concept's targets only the least and the greatest are kept: if these are one, there is one.
     least, greatest, with_value = (
         np.full(len(ids), np.iinfo(np.int64).max),
@@ -185,12 +185,12 @@ def _heirs(path: Path, ids: np.ndarray, standard: np.ndarray) -> np.ndarray:
         maps = (at >= 0) & maps
         np.minimum.at(least, at[maps], targets[maps])
         np.maximum.at(greatest, at[maps], targets[maps])
-    heirs = _find(ids, greatest)
-    heirs[(heirs < 0) | ~standard[np.maximum(heirs, 0)]] = _NOWHERE
-    heirs[least < greatest] = _SEVERAL
-    heirs[with_value] = _WITH_VALUE
-    heirs[standard] = np.flatnonzero(standard)
-    return heirs
+    successors = _find(ids, greatest)
+    successors[(successors < 0) | ~standard[np.maximum(successors, 0)]] = _NOWHERE
+    successors[least < greatest] = _SEVERAL
+    successors[with_value] = _WITH_VALUE
+    successors[standard] = np.flatnonzero(standard)
+    return successors
 
 
 def _find(ids: np.ndarray, sought: np.ndarray) -> np.ndarray:
@@ -199,20 +199,20 @@ def _find(ids: np.ndarray, sought: np.ndarray) -> np.ndarray:
     return np.where(ids[at] == sought, at, _UNKNOWN)
 
 
-def _names(path: Path, rows: pa.Table, texts: pa.ChunkedArray, concepts: _Concepts, sieve: _Sieve) -> pa.Table:
+def _names(path: Path, rows: pa.Table, texts: pa.ChunkedArray, concepts: _Concepts, selection: _Selection) -> pa.Table:
     """NAMES_SCHEMA and precedence for those rows of CONCEPT or CONCEPT_SYNONYM that are wanted. texts: their names."""
-    synonyms = _TONGUE in rows.column_names
+    synonyms = _LANGUAGE_CONCEPT in rows.column_names
     own = _find(concepts.ids, whole_numbers(path, rows, "concept_id"))
-    heirs = np.where(own < 0, _UNKNOWN, concepts.heirs[np.maximum(own, 0)])
-    tongues = rows[_TONGUE].combine_chunks() if synonyms else pa.repeat(_ENGLISH, rows.num_rows)
-    languages, wanted = _judge(own, heirs, tongues.dictionary_encode(), concepts, sieve)
-    own, heirs, at = own[wanted], heirs[wanted], pa.array(np.flatnonzero(wanted))
-    itself, codes = own == heirs, concepts.codes.take(pa.array(own))
+    successors = np.where(own < 0, _UNKNOWN, concepts.successors[np.maximum(own, 0)])
+    languages = rows[_LANGUAGE_CONCEPT].combine_chunks() if synonyms else pa.repeat(_ENGLISH, rows.num_rows)
+    languages, wanted = _judge(own, successors, languages.dictionary_encode(), concepts, selection)
+    own, successors, at = own[wanted], successors[wanted], pa.array(np.flatnonzero(wanted))
+    itself, codes = own == successors, concepts.codes.take(pa.array(own))
     return pa.table(
         {
-            "concept_id": pc.cast(pa.array(concepts.ids[heirs]), pa.string()),
+            "concept_id": pc.cast(pa.array(concepts.ids[successors]), pa.string()),
             "language": languages.take(at),
-            "name": pa.array(normalise_all(texts.take(at).to_pylist(), TextPolicy()), pa.string()),
+            "name": pa.array(normalize_all(texts.take(at).to_pylist(), TextPolicy()), pa.string()),
             "kind": pc.if_else(pa.array(itself & (not synonyms)), "preferred", "synonym"),
             "source": concepts.vocabularies.take(pa.array(own)).dictionary_decode(),
             "code": pc.if_else(pc.equal(codes, ""), pa.scalar(None, pa.string()), codes),
@@ -223,27 +223,29 @@ def _names(path: Path, rows: pa.Table, texts: pa.ChunkedArray, concepts: _Concep
 
 
 def _judge(
-    own: np.ndarray, heirs: np.ndarray, tongues: pa.DictionaryArray, concepts: _Concepts, sieve: _Sieve
+    own: np.ndarray, successors: np.ndarray, languages: pa.DictionaryArray, concepts: _Concepts, selection: _Selection
 ) -> tuple[pa.Array, np.ndarray]:
     """(m,) ISO codes of rows, and (m,) bool: those that are wanted; the others are counted under the first reason that holds.
 
     own, heirs: (m,) the row of the concept that a name was given to, and of the one that it is a name of. tongues: (m,) language ids.
     """
-    known = [_iso(concepts.tongues.get(tongue)) for tongue in tongues.dictionary.to_pylist()]
-    spoken = tongues.indices.to_numpy()
-    sieve.seen.update(code for code, _ in known if code)
-    reasons = [(_WHY_NOT[_UNKNOWN], heirs == _UNKNOWN)]
+    known = [_iso(concepts.languages.get(tongue)) for tongue in languages.dictionary.to_pylist()]
+    spoken = languages.indices.to_numpy()
+    selection.seen.update(code for code, _ in known if code)
+    reasons = [(_REJECTION_REASON[_UNKNOWN], successors == _UNKNOWN)]
     reasons += [(why, spoken == i) for i, (_, why) in enumerate(known) if why]
-    if sieve.languages is not None:
-        reasons.append(("language not chosen", ~np.array([code in sieve.languages for code, _ in known], bool)[spoken]))
-    reasons.append(("vocabulary not chosen", ~sieve.sources[np.maximum(own, 0)]))
-    reasons += [(why, heirs == stand_in) for stand_in, why in _WHY_NOT.items()]
-    reasons.append(("domain not chosen", ~sieve.domains[np.maximum(heirs, 0)]))
+    if selection.languages is not None:
+        reasons.append(
+            ("language not chosen", ~np.array([code in selection.languages for code, _ in known], bool)[spoken])
+        )
+    reasons.append(("vocabulary not chosen", ~selection.sources[np.maximum(own, 0)]))
+    reasons += [(why, successors == stand_in) for stand_in, why in _REJECTION_REASON.items()]
+    reasons.append(("domain not chosen", ~selection.domains[np.maximum(successors, 0)]))
     wanted = np.ones(len(own), bool)
     for why, holds in reasons:
-        sieve.dropped[why] += int((wanted & holds).sum())
+        selection.dropped[why] += int((wanted & holds).sum())
         wanted &= ~holds
-    return pa.array([code for code, _ in known], pa.string()).take(tongues.indices), wanted
+    return pa.array([code for code, _ in known], pa.string()).take(languages.indices), wanted
 
 
 def _iso(name: str | None) -> tuple[str, str]:
@@ -268,7 +270,7 @@ def _among(values: pa.DictionaryArray, chosen: Collection[str] | None) -> np.nda
 
 def _add_domains(concepts: _Concepts, into: Assembly) -> None:
     """Hand over the domain of each standard concept, as its semantic type."""
-    standard = np.flatnonzero(concepts.heirs == np.arange(len(concepts.ids)))
+    standard = np.flatnonzero(concepts.successors == np.arange(len(concepts.ids)))
     domains = concepts.domains.take(pa.array(standard)).dictionary_decode()
     one = pa.ListArray.from_arrays(pa.array(np.arange(len(standard) + 1, dtype=np.int32)), domains)
     into.add_concepts(

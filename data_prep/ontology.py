@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.choice import check_choice
 from data_prep.obo import read_obo, read_obographs
 from data_prep.ontology_model import LABEL, SCOPES, Offer, Ontology
@@ -24,7 +24,7 @@ from xsap.errors import DataError
 from xsap.files import ending
 from xsap.languages import ENGLISH
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 READERS: dict[str, Callable[[Path], Ontology]] = {".obo": read_obo, ".owl": read_owl, ".json": read_obographs}
 DEFAULT_SCOPES = SCOPES[:3]  # a BROAD synonym names something wider than the concept, so it must not be linked to it
@@ -39,7 +39,7 @@ def read_hpo(
     *,
     statuses: Collection[str] | None = None,
     scopes: Collection[str] | None = DEFAULT_SCOPES,
-) -> tuple[Terminology, Tally]:
+) -> tuple[Terminology, RowCounts]:
     """The Human Phenotype Ontology: `read_ontology`, and of what it borrows from other ontologies nothing."""
     return read_ontology(file, translations, source="HPO", statuses=statuses, scopes=scopes, prefixes={"HP"})
 
@@ -52,7 +52,7 @@ def read_ontology(
     statuses: Collection[str] | None = None,
     scopes: Collection[str] | None = DEFAULT_SCOPES,
     prefixes: Collection[str] | None = None,
-) -> tuple[Terminology, Tally]:
+) -> tuple[Terminology, RowCounts]:
     """An ontology (.obo, .owl or .json, perhaps .gz) and a folder of translation tables as a terminology, and what became of each name.
 
     source: what its names are said to come from; by default the file's name up to its first dot. statuses: translations must have one of
@@ -83,7 +83,7 @@ def read_ontology(
     kept = []
     for offer in offers:
         concept_id = merged.get(offer.concept_id, offer.concept_id)
-        reason = offer.why_not or _why_not(
+        reason = offer.rejection_reason or _rejection_reason(
             offer, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes
         )
         if reason:
@@ -96,18 +96,18 @@ def read_ontology(
                 and (offer.translated or offer.concept_id != concept_id)
             )
             kept.append(offer._replace(concept_id=concept_id, kind="synonym" if rival else offer.kind))
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "reader": "ontology",
         "source": source,
         "files": {one.name: sha256_of(one) for one in [file, *tables]},
     }
-    facts |= {"statuses": _listed(statuses), "scopes": _listed(scopes), "prefixes": _listed(prefixes)}
+    metadata |= {"statuses": _listed(statuses), "scopes": _listed(scopes), "prefixes": _listed(prefixes)}
     retired = _retired(ontology, merged, prefixes, file)
-    terminology, again = Terminology.build(_names(kept, source), _references(ontology, merged), facts, retired)
-    return terminology, Tally(len(offers), len(kept), dropped).then(terminology.names.num_rows, again)
+    terminology, again = Terminology.build(_names(kept, source), _references(ontology, merged), metadata, retired)
+    return terminology, RowCounts(len(offers), len(kept), dropped).then(terminology.names.num_rows, again)
 
 
-def _why_not(
+def _rejection_reason(
     offer: Offer,
     concept_id: str,
     obsolete: bool,
@@ -131,7 +131,7 @@ def _names(offers: list[Offer], source: str) -> pa.Table:
     columns = {
         "concept_id": [offer.concept_id for offer in offers],
         "language": [offer.language for offer in offers],
-        "name": [normalise(offer.name, policy) for offer in offers],
+        "name": [normalize(offer.name, policy) for offer in offers],
         "kind": [offer.kind for offer in offers],
         "source": [f"{source}-translations" if offer.translated else source for offer in offers],
         "code": [None] * len(offers),
@@ -167,17 +167,19 @@ def _retired(ontology: Ontology, merged: dict[str, str], prefixes: Collection[st
     for old in sorted(merged.keys() | ontology.obsolete):
         if prefixes is not None and _prefix(old) not in prefixes:
             continue
-        seen, heirs = [old], set[str]()
+        seen, successors = [old], set[str]()
         for one in seen:  # grows as it is walked
             following = (
                 [merged[one]] if one in merged else ontology.replaced.get(one, []) if one in ontology.obsolete else None
             )
             if following is None:
-                heirs.add(one)
+                successors.add(one)
             seen += [
                 _short_of_endless(new, seen, file) for new in dict.fromkeys(following or ()) if new and new not in seen
             ]
-        rows += [(old, heir, "same" if len(heirs) == 1 else "related") for heir in heirs] or [(old, None, "deleted")]
+        rows += [(old, heir, "same" if len(successors) == 1 else "related") for heir in successors] or [
+            (old, None, "deleted")
+        ]
     return pa.Table.from_pylist([dict(zip(RETIRED_SCHEMA.names, row, strict=True)) for row in rows], RETIRED_SCHEMA)
 
 

@@ -40,7 +40,7 @@ class Offer(NamedTuple):
     scope: str
     status: str | None = None
     kind: str = "synonym"
-    why_not: str | None = None
+    rejection_reason: str | None = None
     translated: bool = False
 
 
@@ -66,9 +66,11 @@ def add(
     """
     scope = SCOPE_OF.get(property_iri)
     if scope:
-        code, why_not = known_language(language) if language else (ENGLISH, None)
+        code, rejection_reason = known_language(language) if language else (ENGLISH, None)
         kind = kind or ("preferred" if scope == LABEL else "synonym")
-        ontology.offers.append(Offer(concept_id, code, value.strip(), scope, kind=kind, why_not=why_not))
+        ontology.offers.append(
+            Offer(concept_id, code, value.strip(), scope, kind=kind, rejection_reason=rejection_reason)
+        )
     elif property_iri == ALTERNATIVE_ID:
         ontology.merged[identifier(value)] = concept_id
     elif property_iri == REPLACED_BY:

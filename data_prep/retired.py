@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Tally, aligned
+from data_prep.accounting import RowCounts, aligned
 from xsap.terms.mentions import SCHEMA
 
 SAME = "same"
@@ -71,7 +71,7 @@ class Update:
     """mentions: those that are kept, brought up to date. tally: what became of all. identifiers: how many of them met which fate."""
 
     mentions: pa.Table
-    tally: Tally
+    counts: RowCounts
     identifiers: Mapping[str, int]
 
     def lines(self) -> list[str]:
@@ -80,7 +80,7 @@ class Update:
         return [
             *aligned([total, *((f"  {fate}", f"{n:,}") for fate, n in self.identifiers.items())]),
             "",
-            *self.tally.lines("mentions"),
+            *self.counts.lines("mentions"),
         ]
 
 
@@ -95,15 +95,19 @@ def update_mentions(mentions: pa.Table, retired: pa.Table, living: pa.ChunkedArr
     successors, known = Successors.of(wanted, retired, living), set(living.filter(pc.is_in(living, wanted)).to_pylist())
     fates, updated = Counter[str](), list[list[str]]()
     for ids in gold:
-        heirs = list[str]()
+        current = list[str]()
         for one in ids:
-            ends, why_not = successors.trace(one)
-            heirs += ends
+            ends, rejection_reason = successors.trace(one)
+            current += ends
             stays = "in use" if one in known else "unknown to the terminology, kept as they are"
             fates[
-                f"left out: {why_not}" if why_not else stays if ends == [one] else "replaced by their successors"
+                f"left out: {rejection_reason}"
+                if rejection_reason
+                else stays
+                if ends == [one]
+                else "replaced by their successors"
             ] += 1
-        updated.append(list(dict.fromkeys(heirs)))
+        updated.append(list(dict.fromkeys(current)))
     kept = [bool(after) or not before for before, after in zip(gold, updated, strict=True)]
     at = SCHEMA.get_field_index("concept_ids")
     table = mentions.set_column(at, SCHEMA.field(at), pa.array(updated, SCHEMA.field(at).type)).filter(
@@ -111,7 +115,9 @@ def update_mentions(mentions: pa.Table, retired: pa.Table, living: pa.ChunkedArr
     )
     dropped = {NO_IDENTIFIER_LEFT: kept.count(False)} if False in kept else {}
     return Update(
-        table, Tally(len(gold), sum(kept), dropped), dict(sorted(fates.items(), key=lambda item: (-item[1], item[0])))
+        table,
+        RowCounts(len(gold), sum(kept), dropped),
+        dict(sorted(fates.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 

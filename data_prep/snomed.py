@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice, listed
 from data_prep.delimited import LINE, read_tsv_blocks, whole_numbers
@@ -25,7 +25,7 @@ from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso, to_name
 from xsap.terms.terminology import PRECEDENCE, RETIRED_SCHEMA
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 SOURCE = "SNOMEDCT"
 CONCEPT, DESCRIPTION, LANGUAGE, ASSOCIATION = "Concept", "Description", "Language", "Association"
@@ -50,7 +50,7 @@ def read_snomed(
     *,
     languages: Collection[str] | None = None,
     refsets: Collection[str] | None = None,
-) -> tuple[Tally, dict[str, Any]]:
+) -> tuple[RowCounts, dict[str, Any]]:
     """Hand the names of releases over → what became of each row of their description files, and the facts to remember.
 
     folders: where snapshot files are, at any depth. languages: ISO codes. refsets: identifiers of language reference sets; if any are
@@ -104,15 +104,15 @@ def read_snomed(
     for start in range(0, rows.num_rows, _PART):
         into.add_names(_names(rows.slice(start, _PART), codes, preferred))
     into.add_retired(_retired(concepts, _members(files[ASSOCIATION], "targetComponentId")))
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "reader": "snomed",
         "files": {file.name: sha256_of(file) for kind in files.values() for file in kind},
     }
-    facts["release"] = max(pc.unique(concepts["effectiveTime"]).to_pylist(), default=None)
-    facts |= {
+    metadata["release"] = max(pc.unique(concepts["effectiveTime"]).to_pylist(), default=None)
+    metadata |= {
         key: None if value is None else sorted(value) for key, value in (("languages", languages), ("refsets", refsets))
     }
-    return Tally(rows_in, rows.num_rows, +dropped), facts
+    return RowCounts(rows_in, rows.num_rows, +dropped), metadata
 
 
 def find_files(folders: Sequence[Path]) -> dict[str, list[Path]]:
@@ -193,7 +193,7 @@ def _add_types(rows: pa.Table, codes: Mapping[str, str | None], into: Assembly) 
     fsns = fsns.filter(pc.or_(english, pc.invert(pc.is_in(fsns["conceptId"], told))))
     for start in range(0, fsns.num_rows, _PART):
         part = fsns.slice(start, _PART)
-        tags = pc.struct_field(pc.extract_regex(_normalised(part), _TAGGED), "tag")
+        tags = pc.struct_field(pc.extract_regex(_normalized(part), _TAGGED), "tag")
         concepts = part["conceptId"].combine_chunks().filter(pc.is_valid(tags))
         one = pa.ListArray.from_arrays(pa.array(range(len(concepts) + 1), pa.int32()), tags.drop_null())
         into.add_concepts(pa.table({"concept_id": concepts, "semantic_types": one}))
@@ -202,7 +202,7 @@ def _add_types(rows: pa.Table, codes: Mapping[str, str | None], into: Assembly) 
 def _names(rows: pa.Table, codes: Mapping[str, str | None], preferred: pa.Array) -> pa.Table:
     """NAMES_SCHEMA and precedence for descriptions. preferred: the ids of those that a language reference set prefers."""
     rows = rows.combine_chunks()
-    terms, fsn = _normalised(rows), pc.equal(rows["typeId"], _FSN)
+    terms, fsn = _normalized(rows), pc.equal(rows["typeId"], _FSN)
     untagged = pc.coalesce(pc.struct_field(pc.extract_regex(terms, _TAGGED), "name"), terms)
     languages = rows["languageCode"].combine_chunks().dictionary_encode()
     return pa.table(
@@ -239,8 +239,8 @@ def _retired(concepts: pa.Table, associations: pa.Table) -> pa.Table:
     return pa.concat_tables([followed, deleted])
 
 
-def _normalised(rows: pa.Table) -> pa.StringArray:
-    return pa.array(normalise_all(rows["term"].to_pylist(), TextPolicy()), pa.string())
+def _normalized(rows: pa.Table) -> pa.StringArray:
+    return pa.array(normalize_all(rows["term"].to_pylist(), TextPolicy()), pa.string())
 
 
 def _iso(code: str) -> str | None:

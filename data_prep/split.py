@@ -20,7 +20,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.languages import ENGLISH, to_name
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 TERMINOLOGY, MENTIONS = "terminology", "mentions.tsv"
 
@@ -37,7 +37,7 @@ class Split:
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write `terminology/` and `mentions.tsv` into one folder, both or neither. Raises ArtifactError if `path` is taken."""
-        with publish(path, "split", {"facts": self.training.facts}, overwrite=overwrite) as folder:
+        with publish(path, "split", {"facts": self.training.metadata}, overwrite=overwrite) as folder:
             self.training.save(folder / TERMINOLOGY)
             write_mentions(self.mentions, folder / MENTIONS)
 
@@ -75,13 +75,15 @@ def split_terminology(
         raise DataError(
             f"no name is held out: none of the {len(chosen):,} concepts chosen has a fitting non-English name; hold out a larger share"
         )
-    facts = {
-        "of": terminology.content,
+    metadata = {
+        "of": terminology.content_hash,
         "fraction": fraction,
         "seed": seed,
         "test_status": sorted(statuses) if statuses is not None else None,
     }
-    training = Terminology(names.filter(pc.invert(away)), terminology.concepts, terminology.facts | {"split": facts})
+    training = Terminology(
+        names.filter(pc.invert(away)), terminology.concepts, terminology.metadata | {"split": metadata}
+    )
     return Split(training, _mentions(test, names), away_concepts, names.num_rows - training.names.num_rows)
 
 
@@ -113,11 +115,11 @@ def overlap_lines(split: Split) -> list[str]:
     for language, name in zip(
         split.training.names["language"].to_pylist(), split.training.names["name"].to_pylist(), strict=True
     ):
-        (english if language == ENGLISH else trained).add(normalise(name, EXACT_MATCH))
+        (english if language == ENGLISH else trained).add(normalize(name, EXACT_MATCH))
     rows = []
     for language, n in count_by(split.mentions["language"]).items():
         mentions = split.mentions.filter(pc.equal(split.mentions["language"], language))["mention"].to_pylist()
-        strings = [normalise(mention, EXACT_MATCH) for mention in mentions]
+        strings = [normalize(mention, EXACT_MATCH) for mention in mentions]
         seen = (sum(s in english for s in strings), sum(s in trained and s not in english for s in strings))
         rows.append((f"{language}  {to_name(language)}", f"{n:,}", *(f"{count:,}" for count in seen)))
     return aligned([("mentions", "all", "equal an English name", "else equal a training name"), *rows])

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from xsap.artifacts import content_hash, open_artifact
+from xsap.artifacts import manifest_hash, open_artifact
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, RETIRED_SCHEMA
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ class Stored:
     """A terminology folder. content: the sha256 of its content. facts: what its reader remembered."""
 
     folder: Path
-    content: str
-    facts: dict[str, Any]
+    content_hash: str
+    metadata: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path) -> "Stored":
         """Check every hash. Raises ArtifactError."""
         manifest = open_artifact(folder, "terminology")
-        return cls(folder, content_hash(manifest), manifest.get("facts", {}))
+        return cls(folder, manifest_hash(manifest), manifest.get("facts", {}))
 
     def origin(self) -> dict[str, Any]:
         """What a terminology made from this one remembers of it."""
-        return {"name": self.folder.name, "content": self.content, "facts": self.facts}
+        return {"name": self.folder.name, "content": self.content_hash, "facts": self.metadata}
 
     def count(self, table: str) -> int:
         """The rows of `names`, `concepts` or `retired`."""

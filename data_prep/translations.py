@@ -53,7 +53,7 @@ def _babelon(path: Path) -> Iterator[Offer]:
         if scope == LABEL and row["source_value"]:
             yield _offer(subject, row["source_language"], row["source_value"], LABEL, None)
         offer = _offer(subject, row["translation_language"], row["translation_value"], scope or "", status)
-        yield offer if scope else offer._replace(why_not="a definition or comment, not a name")
+        yield offer if scope else offer._replace(rejection_reason="a definition or comment, not a name")
 
 
 def _robot(path: Path) -> Iterator[Offer]:
@@ -82,9 +82,16 @@ def _robot(path: Path) -> Iterator[Offer]:
 def _offer(subject: str, language: str, value: str, scope: str, status: str | None) -> Offer:
     name = _unquote(value.strip())
     code, unknown = known_language(language)
-    why_not = unknown or ("no translation" if name in _NO_NAME or status == _NOT_TRANSLATED else None)
+    rejection_reason = unknown or ("no translation" if name in _NO_NAME or status == _NOT_TRANSLATED else None)
     return Offer(
-        subject, code, name, scope, status, "preferred" if scope == LABEL else "synonym", why_not, translated=True
+        subject,
+        code,
+        name,
+        scope,
+        status,
+        "preferred" if scope == LABEL else "synonym",
+        rejection_reason,
+        translated=True,
     )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Rejects, Tally
+from data_prep.accounting import Rejects, RowCounts
 from data_prep.assemble import Assembly
 from data_prep.choice import check_choice, listed
 from data_prep.delimited import find_rrf, read_rrf
@@ -36,7 +36,7 @@ from xsap.files import mapped
 from xsap.languages import to_iso, to_name, to_umls
 from xsap.terms.semantic_types import types_of
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA
-from xsap.text import TextPolicy, normalise_column
+from xsap.text import TextPolicy, normalize_column
 
 # fmt: off
 MRCONSO = (
@@ -185,7 +185,7 @@ _RELATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RowSelection:
     """Which rows of MRCONSO are taken; None leaves a thing open.
 
     languages: ISO codes. sources: SAB. term_types: TTY. semantic_types: TUI (`T047`), name (`Disease or Syndrome`), or group (`DISO`,
@@ -198,7 +198,7 @@ class Choice:
     semantic_types: Collection[str] | None = None
     suppress: Collection[str] | None = ("N",)
 
-    def facts(self) -> dict[str, list[str] | None]:
+    def metadata(self) -> dict[str, list[str] | None]:
         """As JSON keeps it."""
         return {field: None if (v := getattr(self, field)) is None else sorted(v) for field in self.__slots__}
 
@@ -206,28 +206,28 @@ class Choice:
 def read_umls(
     files: UmlsFiles,
     into: Assembly,
-    choice: Choice | None = None,
+    choice: RowSelection | None = None,
     *,
     tradenames: bool = False,
     rejects: Rejects | None = None,
-) -> tuple[Tally, dict[str, Any]]:
+) -> tuple[RowCounts, dict[str, Any]]:
     """Hand a release's names over → what became of each row of MRCONSO (and of each name lent), and the facts to remember.
 
     tradenames: a concept also gets, as its own, the names of the concepts that MRREL calls its trade names. rejects: takes lines that are
     no records. Raises DataError with file and line, or if a value chosen does not occur.
     """
-    choice = choice or Choice()
+    choice = choice or RowSelection()
     with ThreadPoolExecutor(1) as worker:  # hashing takes as long as a third of the reading, and runs beside it
         used = [file for file in files.present() if tradenames or file != files.mrrel]
         hashes = worker.submit(lambda: {file.name: sha256_of(file) for file in used})
-        tally, facts = _read_names(files, into, choice, tradenames, rejects)
+        counts, metadata = _read_names(files, into, choice, tradenames, rejects)
         _read_retired(files, into, rejects)
-        return tally, {"reader": "umls", "files": hashes.result(), **choice.facts(), **facts}
+        return counts, {"reader": "umls", "files": hashes.result(), **choice.metadata(), **metadata}
 
 
 def _read_names(
-    files: UmlsFiles, into: Assembly, choice: Choice, tradenames: bool, rejects: Rejects | None
-) -> tuple[Tally, dict[str, Any]]:
+    files: UmlsFiles, into: Assembly, choice: RowSelection, tradenames: bool, rejects: Rejects | None
+) -> tuple[RowCounts, dict[str, Any]]:
     fitting = _read_types(files, into, choice, rejects)
     lent = Tradenames.read(files.need("mrrel", "trade names"), rejects) if tradenames else None
     precedence = ranks(files.mrrank, rejects) if files.mrrank else None
@@ -248,20 +248,20 @@ def _read_names(
         if lent is not None:
             lent.see(names)
     _check(choice, seen, files.mrconso)
-    facts: dict[str, Any] = {"releases": _releases(files, kept_sources, rejects)}
+    metadata: dict[str, Any] = {"releases": _releases(files, kept_sources, rejects)}
     rejected = len([row for row in rejects.rows if row[0] == files.mrconso.name]) if rejects else 0
     dropped += Counter({"no record: see the file of rejects": rejected})
-    tally = Tally(rows_in + rejected, kept, dropped)
+    counts = RowCounts(rows_in + rejected, kept, dropped)
     if lent is not None:
         more = lent.names()
         into.add_names(more)
-        tally = Tally(tally.rows_in + more.num_rows, kept + more.num_rows, dropped)
-        facts["tradenames"] = {"relations": lent.relations, "names": more.num_rows}
-    return tally, facts
+        counts = RowCounts(counts.rows_in + more.num_rows, kept + more.num_rows, dropped)
+        metadata["tradenames"] = {"relations": lent.relations, "names": more.num_rows}
+    return counts, metadata
 
 
 def _judge(
-    block: pa.Table, choice: Choice, concepts: pa.Array | None, ranked: pa.Table | None, path: Path
+    block: pa.Table, choice: RowSelection, concepts: pa.Array | None, ranked: pa.Table | None, path: Path
 ) -> tuple[pa.Table, Counter[str], pa.Table]:
     """The rows of a block that fit every choice; the others counted under the first that they miss; and the former as names."""
     dropped = Counter[str]()
@@ -293,7 +293,7 @@ def _names(block: pa.Table, path: Path) -> pa.Table:
     columns = {
         "concept_id": block["CUI"],
         "language": _translated(block["LAT"], path),
-        "name": normalise_column(block["STR"], TextPolicy()),
+        "name": normalize_column(block["STR"], TextPolicy()),
         "kind": pc.if_else(preferred, "preferred", pc.if_else(abbreviation, "abbreviation", "synonym")),
         "source": block["SAB"],
         "code": code,
@@ -318,7 +318,7 @@ def _translated(codes: pa.ChunkedArray, path: Path) -> pa.Array:
         raise DataError(f"{path}: {error}; choose --languages without it") from None
 
 
-def _check(choice: Choice, seen: dict[str, set[str]], path: Path) -> None:
+def _check(choice: RowSelection, seen: dict[str, set[str]], path: Path) -> None:
     missing = [code for code in sorted(choice.languages or ()) if to_umls(code) not in seen["LAT"]]
     if missing:
         raise DataError(
@@ -328,7 +328,7 @@ def _check(choice: Choice, seen: dict[str, set[str]], path: Path) -> None:
     check_choice(choice.term_types or (), seen["TTY"], "term type", path)
 
 
-def _read_types(files: UmlsFiles, into: Assembly, choice: Choice, rejects: Rejects | None) -> pa.Array | None:
+def _read_types(files: UmlsFiles, into: Assembly, choice: RowSelection, rejects: Rejects | None) -> pa.Array | None:
     """Hand semantic types over → the concepts that have one of those chosen, None if all fit."""
     if choice.semantic_types is not None:
         files.need("mrsty", "a choice of semantic types")
@@ -373,8 +373,10 @@ def _read_retired(files: UmlsFiles, into: Assembly, rejects: Rejects | None) -> 
     """Hand over what became of identifiers that are no longer in use."""
     for block in _blocks_of(files.mrcui, MRCUI, ("CUI1", "REL", "CUI2"), rejects):
         relations = [_RELATIONS.get(rel, "related") for rel in block["REL"].to_pylist()]
-        heirs = pc.if_else(pc.equal(block["CUI2"], ""), pa.scalar(None, pa.string()), block["CUI2"])
-        into.add_retired(pa.table([block["CUI1"], heirs, pa.array(relations, pa.string())], names=RETIRED_SCHEMA.names))
+        successors = pc.if_else(pc.equal(block["CUI2"], ""), pa.scalar(None, pa.string()), block["CUI2"])
+        into.add_retired(
+            pa.table([block["CUI1"], successors, pa.array(relations, pa.string())], names=RETIRED_SCHEMA.names)
+        )
 
 
 def _releases(files: UmlsFiles, sources: set[str], rejects: Rejects | None) -> dict[str, dict[str, str]]:

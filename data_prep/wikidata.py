@@ -16,14 +16,14 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.assemble import Assembly
 from data_prep.ontology_model import known_language
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import byte_lines, decode, of_kind, parse_json
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 Key = Literal["umls", "hpo", "mesh"]
 PROPERTIES: dict[str, str] = {"umls": "P2892", "hpo": "P3841", "mesh": "P486"}
@@ -51,12 +51,12 @@ class _Name(NamedTuple):
     name: str
     item: str | None
     is_label: bool
-    why_not: str | None = None
+    rejection_reason: str | None = None
 
 
 def read_wikidata(
     path: Path, into: Assembly, *, key: Key, languages: Collection[str] | None = None
-) -> tuple[Tally, dict[str, Any]]:
+) -> tuple[RowCounts, dict[str, Any]]:
     """Hand the names of a dump or a query's result to `into` → what became of each, and facts for the terminology's manifest.
 
     path: .json or .jsonl, perhaps .gz or .bz2. key: whose identifiers the concepts bear. languages: ISO codes; None takes every one that
@@ -68,7 +68,7 @@ def read_wikidata(
     for one in _names(path, key):
         offered += 1
         language, is_unknown = known_language(one.language)
-        reason = one.why_not
+        reason = one.rejection_reason
         if not reason and is_unknown:
             unknown[one.language] += 1
             reason = "language unknown to xsap"
@@ -80,7 +80,7 @@ def read_wikidata(
         row = (
             one.concept_id,
             language,
-            normalise(one.name, policy),
+            normalize(one.name, policy),
             "synonym",
             SOURCE,
             one.item,
@@ -92,13 +92,13 @@ def read_wikidata(
             into.add_names(pa.Table.from_pylist(part, _ROWS))
             part = []
     into.add_names(pa.Table.from_pylist(part, _ROWS))
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "reader": "wikidata",
         "property": PROPERTIES[key],
         "languages": sorted(languages) if languages is not None else None,
     }
-    facts |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
-    return Tally(offered, offered - dropped.total(), dropped), facts
+    metadata |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
+    return RowCounts(offered, offered - dropped.total(), dropped), metadata
 
 
 def _names(path: Path, key: Key) -> Iterator[_Name]:
@@ -139,8 +139,8 @@ def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     for code, entry, is_label in [*labels, *aliases]:
         at = f"{where}.{'labels' if is_label else 'aliases'}.{code}"
         name = of_kind(of_kind(entry, dict, at).get("value"), str, f"{at}.value")
-        for identifier, why_not in identifiers.items():
-            yield _Name(identifier, code, name, item, is_label, why_not)
+        for identifier, rejection_reason in identifiers.items():
+            yield _Name(identifier, code, name, item, is_label, rejection_reason)
 
 
 def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple[str, str | None]]:
@@ -165,19 +165,24 @@ def _of_row(row: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     identifier, _ = _first(row, (*_IDENTIFIERS[key], PROPERTIES[key], *_ANY_IDENTIFIER), where)
     item = _first(row, _ITEMS, where)[0].rpartition("/")[2]
     told, _ = _first(row, _LANGUAGES, where)
-    why_not = _malformed(identifier, key) if identifier else "no identifier"
+    rejection_reason = _malformed(identifier, key) if identifier else "no identifier"
     for fields in (_LABELS, _ALIASES):
         name, language = _first(row, fields, where)
         if name and name == item and _ITEM.fullmatch(name):  # so the query service answers where an item has no label
             yield _Name(
-                identifier, language or told, name, item, fields is _LABELS, why_not or "an item's number, not a name"
+                identifier,
+                language or told,
+                name,
+                item,
+                fields is _LABELS,
+                rejection_reason or "an item's number, not a name",
             )
         elif name and not (language or told):
             raise DataError(
                 f"{where}: expected the language of '{name[:80]}' as its xml:lang, or in {' or '.join(_LANGUAGES)}; found none"
             )
         elif name:
-            yield _Name(identifier, language or told, name, item or None, fields is _LABELS, why_not)
+            yield _Name(identifier, language or told, name, item or None, fields is _LABELS, rejection_reason)
 
 
 def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[str, str]:

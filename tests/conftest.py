@@ -49,11 +49,11 @@ def sample_names(sample_folder: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
     """A model folder of ours: an XLM-R of two narrow layers from scratch, mean pooling, lower case."""
-    from xsap.encoding.model_folder import Description
+    from xsap.encoding.model_folder import EncoderConfig
     from xsap.encoding.vocabulary import from_scratch
     from xsap.text import TextPolicy
 
-    description = Description("mean", 32, TextPolicy("lower", "NFKC"))
+    description = EncoderConfig("mean", 32, TextPolicy("lower", "NFKC"))
     size = {"vocabulary_size": 3000, "layers": 2, "hidden": 64, "heads": 4, "dropout": 0.1}
     folder = tmp_path_factory.mktemp("tiny") / "model"
     from_scratch(sample_names, description, **size, seed=1).save_pretrained(folder)

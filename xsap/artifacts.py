@@ -29,28 +29,28 @@ _BUFFER = 1 << 22  # bytes read at once
 
 
 @contextmanager
-def publish(path: Path | str, kind: str, facts: dict[str, Any], *, overwrite: bool = False) -> Iterator[Path]:
+def publish(path: Path | str, kind: str, metadata: dict[str, Any], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; on leaving it is completed with a manifest and takes its place as `path`.
 
     kind: what the folder is ("terminology", "model", …). facts: further keys of the manifest; the block may still add to them.
     If the block raises, nothing is left behind. Raises ArtifactError if `path` exists and may not be replaced.
     """
     path = Path(path).absolute()
-    refuse_to_replace(path, overwrite=overwrite, kind=kind)
+    check_can_write(path, overwrite=overwrite, kind=kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}.new"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
         yield aside
-        _seal(aside, {"kind": kind, "format": FORMAT, **facts})
+        _seal(aside, {"kind": kind, "format": FORMAT, **metadata})
         _swap(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def refuse_to_replace(path: Path | str, *, overwrite: bool, kind: str | None = None) -> None:
+def check_can_write(path: Path | str, *, overwrite: bool, kind: str | None = None) -> None:
     """Raise ArtifactError if something stands at `path` that `publish` would not replace: ask before hours of work, not after.
 
     kind: what shall stand there; a folder of another kind, which may be what it is made of, is never replaced.
@@ -89,7 +89,7 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
         _fsync(entry)
 
 
-def amend(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
+def update_files(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
     """Add text files to a published folder, or replace or (None) remove those that an earlier call added; all others stay as they are.
 
     A file's name in the folder gets its hash, so that the old manifest and the new one each name whole files at any time. Raises
@@ -98,7 +98,7 @@ def amend(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
     path = Path(path)
     manifest = open_artifact(path, kind)
     del manifest[_SEAL]
-    old = [name for name in manifest["files"] if any(_added(name, file) for file in files)]
+    old = [name for name in manifest["files"] if any(_updated_name(name, file) for file in files)]
     entries = {name: entry for name, entry in manifest["files"].items() if name not in old}
     for file, content in files.items():
         if content is not None:
@@ -113,12 +113,12 @@ def amend(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
         (path / name).unlink()
 
 
-def added_file(manifest: dict[str, Any], file: str) -> str | None:
-    """The name under which a folder has what `amend` added as `file`; None if there is none."""
-    return next((name for name in manifest["files"] if _added(name, file)), None)
+def find_updated(manifest: dict[str, Any], file: str) -> str | None:
+    """The name under which a folder has what `update_files` added as `file`; None if there is none."""
+    return next((name for name in manifest["files"] if _updated_name(name, file)), None)
 
 
-def _added(name: str, file: str) -> bool:
+def _updated_name(name: str, file: str) -> bool:
     stem, ending = file.split(".")
     return name.startswith(f"{stem}-") and name.endswith(f".{ending}")
 
@@ -234,7 +234,7 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind.startswith(tuple("aeiou")) else f"a {kind}"
 
 
-def content_hash(manifest: dict[str, Any]) -> str:
+def manifest_hash(manifest: dict[str, Any]) -> str:
     """One sha256 for all files that a manifest names: what other folders are bound to."""
     lines = [f"{name}\0{entry['sha256']}\n" for name, entry in sorted(manifest["files"].items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -281,7 +281,7 @@ def csv_delimiter(header: str) -> str:
 
 
 @contextmanager
-def alone(file: Path, busy: str) -> Iterator[None]:
+def file_lock(file: Path, busy: str) -> Iterator[None]:
     """Hold the lock of a file meanwhile; it is made, its folder too, and left. busy: what the ConfigError says if another process holds it.
 
     Where the system or the file system has no such locks, nothing is held.

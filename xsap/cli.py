@@ -25,11 +25,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xsap.artifacts import read_lines, refuse_to_replace, sha256_of, write_atomically
+from xsap.artifacts import check_can_write, read_lines, sha256_of, write_atomically
 from xsap.errors import ConfigError, XsapError
 from xsap.languages import parse_languages
 from xsap.terminal import (
-    Approximate,
+    Ann,
     EncoderPrecision,
     MaxLength,
     OnRay,
@@ -43,8 +43,8 @@ from xsap.terminal import (
 )
 
 if TYPE_CHECKING:
-    from xsap.linking.build import Built
-    from xsap.tabular.link_file import Elsewhere, Links
+    from xsap.linking.build import BuildSummary
+    from xsap.tabular.link_file import Links, RemoteLinkers
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -77,15 +77,15 @@ def index(
     terminology: Annotated[Path, typer.Argument(help="A terminology's folder, as xsap-prepare makes it.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     languages: Annotated[str, typer.Option(help="Whose names to embed: 'all', or codes such as 'en,es'.")] = "en",
-    storage: Annotated[
+    vector_dtype: Annotated[
         Stored, typer.Option(help="Of the vectors: float16 halves the space, int8 takes a quarter.")
     ] = Stored.FLOAT32,
-    memory: Annotated[str | None, typer.Option(help="What it may take, such as 4GB; else as it comes.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="What it may take, such as 4GB; else as it comes.")] = None,
     update: Annotated[
         Path | None, typer.Option(help="An index of the same model, whose vectors are taken over.")
     ] = None,
     shard: Annotated[str | None, typer.Option(help="i/N: make only the i-th of N parts, for xsap merge.")] = None,
-    approximate: WithGraph = False,
+    ann: WithGraph = False,
     ray: OnRay = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
@@ -94,20 +94,20 @@ def index(
 ) -> None:
     """Embed a terminology's names, for `link` and `evaluate` to search. Run again after it was stopped, it goes on where it was."""
     chosen = parse_languages(languages)
-    refuse_to_replace(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
+    check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
     from xsap.encoding.encoder import Encoder
-    from xsap.linking.build import build_index, parse_memory, parse_shard, together
-    from xsap.linking.index import Model
-    from xsap.search.approximate import check_installed
+    from xsap.linking.build import build_index, parse_shard, parse_size, process_group
+    from xsap.linking.index import EncoderSpec
+    from xsap.search.approximate import check_usearch_installed
 
-    if approximate:
-        check_installed()
-    allowed, part = parse_memory(memory) if memory else None, parse_shard(shard) if shard else None
-    group = together()
+    if ann:
+        check_usearch_installed()
+    allowed, part = parse_size(max_memory) if max_memory else None, parse_shard(shard) if shard else None
+    group = process_group()
     device = None if group is None else str(group.device)
     share = None
     if ray:
-        from xsap.cluster import connect, spread
+        from xsap.cluster import connect, encode_groups
 
         share = connect(ray)
     encoder = Encoder.from_pretrained(
@@ -119,12 +119,12 @@ def index(
         out,
         model_path=model,
         languages=chosen,
-        storage=storage.value,
-        memory=allowed,
+        vector_dtype=vector_dtype.value,
+        max_memory=allowed,
         update=update,
         shard=part,
-        approximate=approximate,
-        spread=spread(share, model, Model.of(encoder).facts()) if share else None,
+        ann=ann,
+        encode_groups=encode_groups(share, model, EncoderSpec.of(encoder).metadata()) if share else None,
         overwrite=overwrite,
         progress=watched(),
     )
@@ -135,16 +135,16 @@ def index(
 def merge(
     parts: Annotated[list[Path], typer.Argument(help="The folders that xsap index --shard 1/N … N/N made.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    approximate: WithGraph = False,
+    ann: WithGraph = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Put the parts of an index together: the same index as one made at once (but for a graph, which is never twice the same)."""
     from xsap.linking.build import merge_shards
 
-    _tell(out, merge_shards(parts, out, approximate=approximate, overwrite=overwrite, progress=watched()))
+    _tell(out, merge_shards(parts, out, ann=ann, overwrite=overwrite, progress=watched()))
 
 
-def _tell(out: Path | str, built: "Built", *, updated: bool = False) -> None:
+def _tell(out: Path | str, built: "BuildSummary", *, updated: bool = False) -> None:
     from xsap.search.approximate import RECALL_AT
 
     dropped = "".join(f"; dropped {count:,} ({reason})" for reason, count in built.dropped.items())
@@ -206,7 +206,7 @@ def link(
     precision: Annotated[
         float | None, typer.Option(help="No answer but where answers keep this precision: 0.95 …")
     ] = None,
-    approximate: Approximate = False,
+    ann: Ann = False,
     ray: OnRay = None,
     encoder_precision: EncoderPrecision = Precision.FP32,
     form: Annotated[Format | None, typer.Option("--format", help="By default as --out ends, else table.")] = None,
@@ -219,7 +219,7 @@ def link(
     """Link terms to concepts."""
     from xsap.tabular.link_file import link_file
     from xsap.tabular.readers import open_source, terms_source
-    from xsap.tabular.writers import Layout
+    from xsap.tabular.writers import OutputFormat
 
     if file and terms:
         raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")
@@ -228,7 +228,7 @@ def link(
     for option, value in (("--sheet", sheet), ("--column", column), ("--language-column", language_column)):
         if value is not None and not file:
             raise ConfigError(f"{option} '{value}' is of a --file, found none; leave it out")
-    layout = Layout.to(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
+    layout = OutputFormat.to(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
     source = open_source(file, sheet=sheet) if file else terms_source(terms or stdin_lines(), "stdin")
     column = column or ("term" if file else "mention")
     for name in filter(None, (column, language_column)):
@@ -242,10 +242,10 @@ def link(
         languages=_parts(languages),
     )
     options = {"keep": wanted, "threshold": threshold, "precision": precision}
-    opened: dict[str, Any] = {"model": model, "approximate": approximate, "encoder_precision": encoder_precision.value}
-    linker, content = _opened(index, ray, opened)
+    opened: dict[str, Any] = {"model": model, "approximate": ann, "encoder_precision": encoder_precision.value}
+    linker, content_hash = _opened(index, ray, opened)
     said = {"types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
-    identity = {"index": content, "threshold": threshold, "precision": precision, "approximate": approximate, **said}
+    identity = {"index": content_hash, "threshold": threshold, "precision": precision, "approximate": ann, **said}
     identity |= {"encoder_precision": encoder_precision.value}
     with _bytes(out) as target:
         account = link_file(
@@ -256,17 +256,17 @@ def link(
         log(f"{file}: {account.summary()}")
 
 
-def _opened(index: Path, ray: str | None, options: dict[str, Any]) -> "tuple[Links | Elsewhere, str | None]":
+def _opened(index: Path, ray: str | None, options: dict[str, Any]) -> "tuple[Links | RemoteLinkers, str | None]":
     """What links, here or on a cluster, and its index's content. options: of `Linker.load`."""
     if ray:
-        from xsap.cluster import Linkers, connect
+        from xsap.cluster import RayLinkers, connect
 
-        linkers = Linkers(connect(ray), index, **options)
-        return linkers, linkers.content
+        linkers = RayLinkers(connect(ray), index, **options)
+        return linkers, linkers.content_hash
     from xsap.linking.linker import Linker
 
     linker = Linker.load(index, **options)
-    return linker, linker.index.content
+    return linker, linker.index.content_hash
 
 
 def _parts(text: str | None) -> list[str] | None:
@@ -305,39 +305,37 @@ def evaluate(
     protocol: Annotated[
         Protocol, typer.Option(help="concept: as link answers; reference: as the original SapBERT code.")
     ] = Protocol.CONCEPT,
-    approximate: Approximate = False,
+    ann: Ann = False,
     encoder_precision: EncoderPrecision = Precision.FP32,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals."""
-    _check_evaluate(index, model, dictionary, protocol, pooling or max_length, approximate=approximate)
+    _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     from xsap.encoding.encoder import Encoder
-    from xsap.evaluation.protocols import Dictionary, evaluate_concept, evaluate_reference, read_queries, to_text
+    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_concept, evaluate_reference, read_queries, to_text
     from xsap.linking.linker import Linker
 
     queries = read_queries(mentions)
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if dictionary:
-        rows = Dictionary.read(dictionary)
+        rows = ReferenceDictionary.read(dictionary)
         encoder = Encoder.from_pretrained(
             str(model), pooling=pooling, max_length=max_length, precision=encoder_precision.value
         )
         report = evaluate_reference(encoder, rows, queries, progress=watched())
-        facts = {"dictionary": {**rows.facts(), "sha256": sha256_of(dictionary)}, "model": encoder.content}
+        metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
     else:
-        linker = Linker.load(
-            str(index), model=model, approximate=approximate, encoder_precision=encoder_precision.value
-        )
+        linker = Linker.load(str(index), model=model, ann=ann, encoder_precision=encoder_precision.value)
         if protocol is Protocol.CONCEPT:
             report = evaluate_concept(linker, queries)
         else:
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
-            report = evaluate_reference(linker.encoder, Dictionary.of_index(linker.index), queries, progress=watched())
-        facts = {"dictionary": linker.index.facts(), "model": linker.encoder.content}
-    facts["encoder_precision"] = encoder_precision.value
-    report |= facts | {"mentions": {"n": queries.num_rows, "sha256": sha256_of(mentions)}}
+            report = evaluate_reference(linker.encoder, ReferenceDictionary.of_index(linker.index), queries, progress=watched())
+        metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
+    metadata["encoder_precision"] = encoder_precision.value
+    report |= metadata | {"mentions": {"n": queries.num_rows, "sha256": sha256_of(mentions)}}
     with output(None) as stream:
         stream.write((json.dumps(report, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
 
@@ -349,7 +347,7 @@ def _check_evaluate(
     protocol: Protocol,
     described: object,
     *,
-    approximate: bool,
+    ann: bool,
 ) -> None:
     if bool(index) == bool(dictionary):
         raise ConfigError(f"expected --index or --dictionary, found {'both' if index else 'neither'}")
@@ -361,7 +359,7 @@ def _check_evaluate(
         )
     if index and described:
         raise ConfigError("--pooling and --max-length go with --dictionary; an index knows its own")
-    if approximate and (dictionary or protocol is Protocol.REFERENCE):
+    if ann and (dictionary or protocol is Protocol.REFERENCE):
         raise ConfigError(
             "--approximate goes with --index and --protocol concept; the reference protocol compares all names"
         )
@@ -391,7 +389,7 @@ def calibrate(
     queries = read_queries(mentions)
     linker = Linker.load(index, model=model)
     calibration, found = calibrate(linker, queries, seed=seed)
-    linker.index.calibrated(calibration)
+    linker.index.with_calibration(calibration)
     if report:
         with write_atomically(report) as stream:
             stream.write(page_of(found, f"How sure are the answers of {index.name}?"))
@@ -401,7 +399,7 @@ def calibrate(
         stream.write(to_text(found) + "\n")
 
 
-def weigh(
+def tune_fusion(
     mentions: Annotated[Path, typer.Argument(help="Mentions as evaluate reads them, of the kind that will be linked.")],
     index: Annotated[
         Path, typer.Option(help="The index's folder, which keeps the weight; calibrate it again after that.")
@@ -411,13 +409,13 @@ def weigh(
 ) -> None:
     """Choose how much likeness in spelling counts beside meaning: 0, unless it surely pays for these mentions."""
     from xsap.evaluation.protocols import read_queries
-    from xsap.evaluation.tuning import WEIGHTS, weigh
+    from xsap.evaluation.tuning import WEIGHTS, tune_fusion
     from xsap.linking.linker import Linker
 
     queries = read_queries(mentions)
     linker = Linker.load(index, model=model)
-    choice = weigh(linker, queries, seed=seed)
-    linker.index.weighted(choice.weight)
+    choice = tune_fusion(linker, queries, seed=seed)
+    linker.index.with_fusion_weight(choice.weight)
     with output(None) as stream:
         stream.write("weight  Acc@1, per cent\n")
         stream.writelines(f"{w:6.2f}  {100 * score:.2f}\n" for w, score in zip(WEIGHTS, choice.accuracies, strict=True))
@@ -438,9 +436,9 @@ def shrink(
     overwrite: Overwrite = False,
 ) -> None:
     """Make a model smaller: without the pieces of words that no name of a terminology has, and with the same vectors for all others."""
-    refuse_to_replace(out, overwrite=overwrite, kind="model")
+    check_can_write(out, overwrite=overwrite, kind="model")
     from xsap.encoding.encoder import Encoder
-    from xsap.encoding.vocabulary import covered, facts_of_shrunk, shrink_to
+    from xsap.encoding.vocabulary import shrink_to, shrunk_metadata, unchanged_texts
     from xsap.evaluation.protocols import read_queries
     from xsap.terms.terminology import Terminology
 
@@ -448,7 +446,7 @@ def shrink(
     names = Terminology.load(terminology)
     encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length)
     smaller = shrink_to(encoder, names.names["name"].to_pylist())
-    smaller.save_pretrained(out, overwrite=overwrite, facts=facts_of_shrunk(encoder, names.content))
+    smaller.save_pretrained(out, overwrite=overwrite, metadata=shrunk_metadata(encoder, names.content_hash))
     rows = [each.transformer.get_input_embeddings().num_embeddings for each in (encoder, smaller)]
     weights = [sum(weight.numel() for weight in each.transformer.parameters()) for each in (encoder, smaller)]
     log(
@@ -456,7 +454,7 @@ def shrink(
         f"{weights[0] * 4 / 1e6:,.1f} → {weights[1] * 4 / 1e6:,.1f} MB of weights"
     )
     if texts:
-        same = covered(encoder, smaller, texts)
+        same = unchanged_texts(encoder, smaller, texts)
         other = [text for text, alike in zip(texts, same, strict=True) if not alike]
         examples = f"; not: {', '.join(repr(text) for text in other[:5])}" if other else ""
         log(f"{mentions}: {100 * same.mean():.1f} % of {len(texts):,} mentions become the same pieces{examples}")
@@ -495,7 +493,7 @@ for command in (
     merge,
     link,
     evaluate,
-    weigh,
+    tune_fusion,
     calibrate,
     encode,
     shrink,

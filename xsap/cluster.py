@@ -37,12 +37,12 @@ from xsap import __version__
 from xsap.artifacts import read_manifest, write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, XsapError
-from xsap.linking.build import Floats, Rows, Spread, encode_group, names_at
-from xsap.linking.index import KIND, content_of, short
+from xsap.linking.build import Floats, GroupEncoder, Rows, encode_group, names_at
+from xsap.linking.index import KIND, hash_of_index, short
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
-from xsap.tabular.link_file import Key, added, answers_to, keys_of, unpacked, with_answers
-from xsap.tabular.readers import Sheet
+from xsap.tabular.link_file import Query, added, answers_to, keys_of, decode_answer, with_answers
+from xsap.tabular.readers import Chunk
 from xsap.text import TextPolicy
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _THREADS = 4  # of a worker, where a node has as many: each has its own copy of the model
 
 
-class Share(NamedTuple):
+class WorkerSpec(NamedTuple):
     """What each of a cluster's workers has, and how many there are. device: as torch names it, None for the best."""
 
     cpus: int
@@ -60,11 +60,11 @@ class Share(NamedTuple):
     workers: int
     version: str = __version__
 
-    def asks(self) -> dict[str, float]:
+    def resources(self) -> dict[str, float]:
         """Of Ray."""
         return {"num_gpus": self.gpus} if self.gpus else {"num_cpus": self.cpus}
 
-    def settle(self) -> str | None:
+    def start_worker(self) -> str | None:
         """Make this process one of the workers; the device that its model belongs on, None for the best. Raises ConfigError."""
         if self.version != __version__:
             raise ConfigError(
@@ -74,7 +74,7 @@ class Share(NamedTuple):
         return None if self.gpus else "cpu"
 
 
-def connect(address: str) -> Share:
+def connect(address: str) -> WorkerSpec:
     """Join a cluster, quietly: 'auto' for the one that this machine belongs to, host:port, or 'local' to start one on this machine alone.
 
     Raises ConfigError if Ray isn't installed, or no cluster is there.
@@ -100,7 +100,7 @@ def connect(address: str) -> Share:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    return share_of(ray)
+    return worker_spec(ray)
 
 
 def find_ray() -> Any:
@@ -113,28 +113,28 @@ def find_ray() -> Any:
     return ray
 
 
-def share_of(ray: Any) -> Share:
+def worker_spec(ray: Any) -> WorkerSpec:
     """A worker for each GPU, or without any for every few CPUs of a node. Raises ConfigError for a cluster that has neither."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:
-        return Share(1, 1, gpus)
+        return WorkerSpec(1, 1, gpus)
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:
         raise ConfigError(
             "the Ray cluster has no CPU and no GPU to work with; add a node: ray start --address=HOST:PORT"
         )
     own = min(_THREADS, *cpus)
-    return Share(own, 0, sum(n // own for n in cpus))
+    return WorkerSpec(own, 0, sum(n // own for n in cpus))
 
 
-def place_of(model: Path | str) -> str:
+def model_location(model: Path | str) -> str:
     """A folder's path from anywhere; a hub id as it is."""
     return str(Path(model).absolute()) if Path(model).exists() else str(model)
 
 
 @contextmanager
-def in_one_line(ray: Any) -> Iterator[None]:
+def short_errors(ray: Any) -> Iterator[None]:
     """A worker's XsapError as it was raised there, without Ray's account of it; a failure of the cluster as OSError, but for a dead actor's."""
     try:
         yield
@@ -157,8 +157,8 @@ _START = 600  # seconds that the first worker may take to start
 _NAMES = "names.arrow"
 
 
-def spread(share: Share, model: Path | str, facts: Mapping[str, Any]) -> Spread:
-    """What `build_index` encodes with. model: where every node has it, or its hub id. facts: `Model.facts()` of it."""
+def encode_groups(share: WorkerSpec, model: Path | str, metadata: Mapping[str, Any]) -> GroupEncoder:
+    """What `build_index` encodes with. model: where every node has it, or its hub id. facts: `Model.metadata()` of it."""
 
     def encoded(names: pa.ChunkedArray, groups: Iterable[Rows], folder: Path) -> Iterator[tuple[Rows, Floats]]:
         ray, table = find_ray(), pa.table({"name": names})
@@ -168,16 +168,16 @@ def spread(share: Share, model: Path | str, facts: Mapping[str, Any]) -> Spread:
         with write_atomically(folder / _NAMES, binary=True) as stream, pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)
         dataset = ray.data.from_arrow(tables).map_batches(
-            Groups,
-            fn_constructor_args=(share, place_of(model), dict(facts), folder / _NAMES),
+            EncodeWorker,
+            fn_constructor_args=(share, model_location(model), dict(metadata), folder / _NAMES),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(share.workers, len(tables))),
-            **share.asks(),
+            **share.resources(),
         )
         dataset.context.execution_options.preserve_order = True  # so that one shard is under way here, not many
         dataset.context.raise_original_map_exception = True
-        with in_one_line(ray):
+        with short_errors(ray):
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 vectors = batch["vector"].combine_chunks()
                 yield batch["row"].to_numpy().astype(np.int64), vectors.flatten().to_numpy().reshape(len(vectors), -1)
@@ -185,25 +185,27 @@ def spread(share: Share, model: Path | str, facts: Mapping[str, Any]) -> Spread:
     return encoded
 
 
-class Linkers:
+class RayLinkers:
     """A cluster's linkers for `link_file`. options: of `Linker.load`. Raises ArtifactError for what is no index."""
 
-    def __init__(self, share: Share, index: Path | str, **options: Any) -> None:
+    def __init__(self, share: WorkerSpec, index: Path | str, **options: Any) -> None:
         self._ray, self.at_once = find_ray(), share.workers
-        place, self.content, placed = index_of(index, options)
-        kind = self._ray.remote(Linking).options(max_restarts=-1, **share.asks())
-        actors = [kind.remote(share, place, self.content, placed) for _ in range(share.workers)]
+        place, self.content_hash, placed = index_of(index, options)
+        kind = self._ray.remote(LinkWorker).options(max_restarts=-1, **share.resources())
+        actors = [kind.remote(share, place, self.content_hash, placed) for _ in range(share.workers)]
         self._starting = {actor.ready.remote(): actor for actor in actors}
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
-    def answers_to(self, keys: list[Key], top_k: int, *, by_language: bool, options: Mapping[str, Any]) -> list[bytes]:
+    def answers_to(
+        self, keys: list[Query], top_k: int, *, by_language: bool, options: Mapping[str, Any]
+    ) -> list[bytes]:
         """By the first worker that is free; by another if it dies. Several threads may call it."""
         if not keys:
             return []
         for _ in range(_TRIES):
             actor = self._free()
             try:
-                with in_one_line(self._ray):
+                with short_errors(self._ray):
                     lines: list[bytes] = self._ray.get(actor.answers_to.remote(keys, top_k, by_language, dict(options)))
                 return lines
             except self._ray.exceptions.RayActorError:
@@ -230,28 +232,28 @@ class Linkers:
                     ) from None
 
 
-class Groups:
+class EncodeWorker:
     """Encodes groups of an index's names, on a worker. facts: of the model that it is built with. names: the file that has them.
 
     What it needs is opened with the first group: Ray tells what goes wrong in a call, but not in the making of a worker.
     """
 
-    def __init__(self, share: Share, model: str, facts: Mapping[str, Any], names: Path) -> None:
-        self._share, self._model, self._facts, self._file = share, model, facts, names
+    def __init__(self, share: WorkerSpec, model: str, metadata: Mapping[str, Any], names: Path) -> None:
+        self._share, self._model, self._metadata, self._file = share, model, metadata, names
 
     @cached_property
     def _opened(self) -> tuple[Encoder, pa.ChunkedArray]:
-        here, facts = f"on node {socket.gethostname()}", self._facts
+        here, metadata = f"on node {socket.gethostname()}", self._metadata
         described = {
-            "pooling": facts["pooling"],
-            "max_length": facts["max_length"],
-            "policy": TextPolicy(**facts["text"]),
-            "precision": facts["precision"],
+            "pooling": metadata["pooling"],
+            "max_length": metadata["max_length"],
+            "policy": TextPolicy(**metadata["text"]),
+            "precision": metadata["precision"],
         }
-        encoder = Encoder.from_pretrained(self._model, device=self._share.settle(), **described)
-        if encoder.content != facts["content"]:
+        encoder = Encoder.from_pretrained(self._model, device=self._share.start_worker(), **described)
+        if encoder.content_hash != metadata["content"]:
             raise ArtifactError(
-                f"{self._model} {here} is another model ({short(encoder.content)}) than here ({short(facts['content'])})"
+                f"{self._model} {here} is another model ({short(encoder.content_hash)}) than here ({short(metadata['content'])})"
             )
         if not self._file.is_file():
             raise ConfigError(f"{self._file} is not there {here}; choose a place for --out that all nodes have")
@@ -266,34 +268,34 @@ class Groups:
         )
 
 
-class Linking:
+class LinkWorker:
     """A linker on a worker, opened with the first question. content: the hash that its index must have. options: of `Linker.load`."""
 
-    def __init__(self, share: Share, index: str, content: str, options: Mapping[str, Any]) -> None:
-        self._share, self._index, self._content, self._options = share, index, content, options
+    def __init__(self, share: WorkerSpec, index: str, content_hash: str, options: Mapping[str, Any]) -> None:
+        self._share, self._index, self._content_hash, self._options = share, index, content_hash, options
 
     @cached_property
     def _linker(self) -> Linker:
-        linker = Linker.load(self._index, **({"device": self._share.settle()} | dict(self._options)))
-        if linker.index.content != self._content:
-            found, node = short(linker.index.content), socket.gethostname()
+        linker = Linker.load(self._index, **({"device": self._share.start_worker()} | dict(self._options)))
+        if linker.index.content_hash != self._content_hash:
+            found, node = short(linker.index.content_hash), socket.gethostname()
             raise ArtifactError(
-                f"{self._index} on node {node} is another index ({found}) than here ({short(self._content)})"
+                f"{self._index} on node {node} is another index ({found}) than here ({short(self._content_hash)})"
             )
         return linker
 
     def ready(self) -> None:
         """Returns once the worker is there."""
 
-    def answers_to(self, keys: list[Key], top_k: int, by_language: bool, options: dict[str, Any]) -> list[bytes]:
+    def answers_to(self, keys: list[Query], top_k: int, by_language: bool, options: dict[str, Any]) -> list[bytes]:
         """As asking.py has it."""
         return answers_to(self._linker, keys, top_k, by_language=by_language, options=options)
 
 
 def index_of(index: Path | str, options: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """An index's place, its content hash, and options of `Linker.load`, as a worker takes them. Raises ArtifactError."""
-    placed = dict(options) | ({"model": place_of(options["model"])} if options.get("model") is not None else {})
-    return str(Path(index).absolute()), content_of(read_manifest(index, KIND)), placed
+    placed = dict(options) | ({"model": model_location(options["model"])} if options.get("model") is not None else {})
+    return str(Path(index).absolute()), hash_of_index(read_manifest(index, KIND)), placed
 
 
 def lists_of(vectors: Floats) -> pa.FixedSizeListArray:
@@ -308,7 +310,7 @@ def encode_dataset(
     dataset: "Dataset", model: Path | str, *, column: str, into: str = "vector", **options: Any
 ) -> "Dataset":
     """A dataset with unit vectors, as lists of float32, beside a column of names. options: of `Encoder.from_pretrained`."""
-    return _mapped(dataset, Encoding, place_of(model), column, into, options)
+    return _mapped(dataset, DatasetEncoder, model_location(model), column, into, options)
 
 
 def link_dataset(
@@ -330,12 +332,12 @@ def link_dataset(
     Raises ArtifactError for what is no index.
     """
     asked = {"keep": keep, "threshold": threshold, "precision": precision}
-    return _mapped(dataset, Answering, *index_of(index, options), column, language_column, top_k, wide, asked)
+    return _mapped(dataset, DatasetLinker, *index_of(index, options), column, language_column, top_k, wide, asked)
 
 
 def _mapped(dataset: "Dataset", work: type, *arguments: Any) -> "Dataset":
     ray = find_ray()
-    share = share_of(ray)
+    share = worker_spec(ray)
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=share.workers)  # what reads and writes needs room, too
     mapped: Dataset = dataset.map_batches(
         work,
@@ -343,20 +345,20 @@ def _mapped(dataset: "Dataset", work: type, *arguments: Any) -> "Dataset":
         batch_size=_AT_ONCE,
         batch_format="pyarrow",
         compute=pool,
-        **share.asks(),
+        **share.resources(),
     )
     return mapped
 
 
-class Encoding:
+class DatasetEncoder:
     """An encoder on a worker, opened with the first batch."""
 
-    def __init__(self, share: Share, model: str, column: str, into: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, share: WorkerSpec, model: str, column: str, into: str, options: Mapping[str, Any]) -> None:
         self._share, self._model, self._column, self._into, self._options = share, model, column, into, options
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder.from_pretrained(self._model, **({"device": self._share.settle()} | dict(self._options)))
+        return Encoder.from_pretrained(self._model, **({"device": self._share.start_worker()} | dict(self._options)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with their vectors."""
@@ -364,14 +366,14 @@ class Encoding:
         return batch.append_column(self._into, lists_of(self._encoder.encode(names)))
 
 
-class Answering:
-    """A linker on a worker. linker: as `Linking` is told of it."""
+class DatasetLinker:
+    """A linker on a worker. linker: as `LinkWorker` is told of it."""
 
     def __init__(
         self,
-        share: Share,
+        share: WorkerSpec,
         index: str,
-        content: str,
+        content_hash: str,
         options: Mapping[str, Any],
         column: str,
         language_column: str | None,
@@ -379,7 +381,7 @@ class Answering:
         wide: bool,
         asked: dict[str, Any],
     ) -> None:
-        self._linking = Linking(share, index, content, options)
+        self._linking = LinkWorker(share, index, content_hash, options)
         self._column, self._language_column, self._top_k, self._wide, self._asked = (
             column,
             language_column,
@@ -394,9 +396,9 @@ class Answering:
         keys = keys_of(batch[self._column], languages)
         distinct = list(dict.fromkeys(keys))
         lines = self._linking.answers_to(distinct, self._top_k, languages is not None, self._asked)
-        answers = dict(zip(distinct, map(unpacked, lines), strict=True))
+        answers = dict(zip(distinct, map(decode_answer, lines), strict=True))
         wide = self._top_k if self._wide else None
-        sheet = with_answers(Sheet(batch.column_names, batch.columns), [answers[key] for key in keys], wide=wide)
+        sheet = with_answers(Chunk(batch.column_names, batch.columns), [answers[key] for key in keys], wide=wide)
         types = [*batch.schema.types, *added(batch.column_names, wide=wide)[1]]
         columns = [
             pa.array(column, of) if isinstance(column, list) else column

@@ -34,7 +34,7 @@ class Sampling(_Section):
     names_per_concept: Annotated[int, Field(ge=2)] = 4
     shuffle: bool = True
     language_temperature: Annotated[float, Field(ge=0, le=1)] = 1.0  # groups: 1: names as they come; 0: languages alike
-    hard_concepts: Natural = 0  # groups: of how many nearest concepts each drawn one brings names into the batch
+    hard_negatives: Natural = 0  # groups: of how many nearest concepts each drawn one brings names into the batch
     second_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of a step, where there is a second source
     refresh_every: Positive = 500  # steps until the nearest concepts are looked up anew
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of tokens left out of the names of a step

@@ -116,7 +116,7 @@ def of_kind(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def why_no_text(line: bytes) -> str | None:
+def invalid_text_reason(line: bytes) -> str | None:
     """What keeps a line from being text in UTF-8, for a message; None if nothing does."""
     if b"\0" in line:
         return f"expected text, found a NUL byte at column {line.index(0) + 1:,}. Is the file damaged, or in UTF-16?"

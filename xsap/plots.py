@@ -1,6 +1,6 @@
 """Two charts as SVG, made to stand inside a page without any file beside it: bars with intervals, and accuracy by k.
 
-Colours can be told apart by most eyes and in grey; where they come round again they are paler and lines dashed. Every mark has a title that a pointer shows. Sizes are in SVG's user units.
+Colors can be told apart by most eyes and in grey; where they come round again they are paler and lines dashed. Every mark has a title that a pointer shows. Sizes are in SVG's user units.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-COLOURS = ("#9aa5b1", "#e08a1e", "#3a8f5c", "#1f6fb2", "#b5485d", "#7a5ea8")
+COLORS = ("#9aa5b1", "#e08a1e", "#3a8f5c", "#1f6fb2", "#b5485d", "#7a5ea8")
 _WIDTH, _LEFT, _RIGHT, _BAR, _GAP = 720, 110, 60, 13, 12
 _TOP, _HEIGHT = 14, 260
 
@@ -22,9 +22,9 @@ class Bar(NamedTuple):
 
 
 def legend(systems: Sequence[str]) -> str:
-    """The systems' colours, as HTML."""
+    """The systems' colors, as HTML."""
     marks = [
-        f'<span><i style="background:{_colour(i)};opacity:{_opacity(i)}"></i>{escape(system, quote=False)}</span>'
+        f'<span><i style="background:{_color(i)};opacity:{_opacity(i)}"></i>{escape(system, quote=False)}</span>'
         for i, system in enumerate(systems)
     ]
     return f'<p class="legend">{"".join(marks)}</p>'
@@ -71,13 +71,13 @@ def _bar(bar: Bar, top: float, number: int, what: str) -> str:
         whisker = f'<path d="M{low:.1f} {middle:.1f}H{high:.1f}M{low:.1f} {middle - 3:.1f}v6M{high:.1f} {middle - 3:.1f}v6" class="whisker"/>'
     return (
         f'<g><title>{escape(what, quote=False)}: {said}</title><rect x="{_LEFT}" y="{top + 1:.1f}" width="{_x(bar.value) - _LEFT:.1f}" '
-        f'height="{_BAR - 2}" fill="{_colour(number)}" fill-opacity="{_opacity(number)}"/>{whisker}'
+        f'height="{_BAR - 2}" fill="{_color(number)}" fill-opacity="{_opacity(number)}"/>{whisker}'
         f'<text x="{_x(end) + 5:.1f}" y="{middle + 4:.1f}" class="small">{100 * bar.value:.1f}</text></g>'
     )
 
 
 def lines(curves: Mapping[str, Sequence[float | None]], places: Sequence[int], title: str) -> str:
-    """Accuracy (0 to 100) by k, k on a logarithmic scale: a line a system, in its colour."""
+    """Accuracy (0 to 100) by k, k on a logarithmic scale: a line a system, in its color."""
     bottom, last = _TOP + _HEIGHT, math.log(places[-1])
 
     def at(k: int, value: float) -> tuple[float, float]:
@@ -96,21 +96,21 @@ def lines(curves: Mapping[str, Sequence[float | None]], places: Sequence[int], t
         known = [(k, value) for k, value in zip(places, values, strict=True) if value is not None]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(k, value) for k, value in known))
         named = escape(f"{system}: {', '.join(f'{100 * value:.1f} at {k}' for k, value in known)}", quote=False)
-        stroke = f'stroke="{_colour(number)}" stroke-opacity="{_opacity(number)}" stroke-dasharray="{_dashes(number)}" stroke-width="2.5"'
+        stroke = f'stroke="{_color(number)}" stroke-opacity="{_opacity(number)}" stroke-dasharray="{_dashes(number)}" stroke-width="2.5"'
         parts.append(f'<polyline points="{path}" fill="none" {stroke}><title>{named}</title></polyline>')
     return _svg(bottom + 26, title, parts)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
 
 
 def _opacity(number: int) -> str:
-    return f"{1 / (1 + number // len(COLOURS)):.2f}"
+    return f"{1 / (1 + number // len(COLORS)):.2f}"
 
 
 def _dashes(number: int) -> str:
-    again = number // len(COLOURS)
+    again = number // len(COLORS)
     return f"{9 / again:.1f} 3" if again else "none"
 
 

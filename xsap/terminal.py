@@ -25,7 +25,7 @@ class Precision(StrEnum):
 
 Pooling = Annotated[str | None, typer.Option(help="cls, mean or mean_all, for a model folder that doesn't say.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a name is cut to, for a model folder that doesn't say.")]
-Approximate = Annotated[
+Ann = Annotated[
     bool,
     typer.Option(
         "--approximate",

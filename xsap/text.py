@@ -1,4 +1,4 @@
-"""How a name is normalised: the only place that lower-cases, composes Unicode or touches white space; and what script it is written in.
+"""How a name is normalized: the only place that lower-cases, composes Unicode or touches white space; and what script it is written in.
 
 The policy is part of a model. It is saved with it, and applied alike to the names of a dictionary and to the mentions that are
 linked into it, so that the two sides can't drift apart.
@@ -54,7 +54,7 @@ _SCRIPTS |= {
 
 @dataclass(frozen=True, slots=True)
 class TextPolicy:
-    """What is done to a string before it is tokenised or compared.
+    """What is done to a string before it is tokenized or compared.
 
     case: "lower" folds case away. unicode: the normal form; "none" leaves the string exactly as it stands (white space
     included), which is what the original SapBERT code does.
@@ -77,7 +77,7 @@ EXACT_MATCH = TextPolicy(case="lower", unicode="NFKC")
 """The policy under which two strings count as the same name."""
 
 
-def normalise(name: str, policy: TextPolicy) -> str:
+def normalize(name: str, policy: TextPolicy) -> str:
     """One name under a policy: invisible characters dropped, runs of white space and controls made one space, ends trimmed."""
     if policy.unicode != "none":
         if not name.isascii():
@@ -94,8 +94,8 @@ def normalise(name: str, policy: TextPolicy) -> str:
     return name
 
 
-def normalise_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array":
-    """`normalise` for a column of strings without nulls; the many that nothing is done to never become Python objects."""
+def normalize_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array":
+    """`normalize` for a column of strings without nulls; the many that nothing is done to never become Python objects."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -103,13 +103,13 @@ def normalise_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array"
     word = f"[{_UNTOUCHED[policy.case]}{_LETTERS if (policy.case, policy.unicode) == ('cased', 'NFC') else ''}]+"
     others = pc.invert(pc.match_substring_regex(column, f"^{word}(?: {word})*$"))
     return pc.replace_with_mask(
-        column, others, pa.array(normalise_all(column.filter(others).to_pylist(), policy), pa.string())
+        column, others, pa.array(normalize_all(column.filter(others).to_pylist(), policy), pa.string())
     )
 
 
-def normalise_all(names: Iterable[str], policy: TextPolicy) -> list[str]:
-    """`normalise` for each name, in order."""
-    return [normalise(name, policy) for name in names]
+def normalize_all(names: Iterable[str], policy: TextPolicy) -> list[str]:
+    """`normalize` for each name, in order."""
+    return [normalize(name, policy) for name in names]
 
 
 def script_of(text: str) -> str:

@@ -10,7 +10,7 @@ idf and the l2 norm: https://scikit-learn.org/stable/modules/feature_extraction.
 What links without being trained on anything: exact names, character n-grams, and two systems fused.
 
 A `Linking` is something that links into one dictionary, as the concept protocol sees it (`link`: ranked concepts) and as the reference
-protocol does (`dictionary_rows`: ranked rows of the dictionary). Lexical systems normalise both sides by EXACT_MATCH under either protocol.
+protocol does (`dictionary_rows`: ranked rows of the dictionary). Lexical systems normalize both sides by EXACT_MATCH under either protocol.
 """
 
 from collections import defaultdict
@@ -22,19 +22,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.dictionary import Space
-from xsap.linking.dictionary import Owners
-from xsap.linking.linker import why_not
-from xsap.linking.ranking import NONE, Find, rank_concepts
+from benchmarks.accuracy.dictionary import SearchSpace
+from xsap.linking.dictionary import NameConcepts
+from xsap.linking.linker import rejection_reason
+from xsap.linking.ranking import NO_CONCEPT, NameSearch, rank_concepts
 from xsap.linking.results import Candidate, Result
 from xsap.search.vectors import Floats, Rows
-from xsap.text import EXACT_MATCH, TextPolicy, normalise_all
+from xsap.text import EXACT_MATCH, TextPolicy, normalize_all
 
 SIZES = (
     2,
     3,
 )  # characters of an n-gram: together they find more than either alone, or than longer ones; four would not fit an integer
-_BITS = 21  # of a code point; normalising leaves no zeros, so n-grams of different sizes differ
+_BITS = 21  # of a code point; normalizing leaves no zeros, so n-grams of different sizes differ
 _PART = 1 << 15  # names whose n-grams are held at once
 _GROUP = 64  # cosines that stand for themselves by their maximum
 
@@ -157,7 +157,7 @@ class _Bags(NamedTuple):
 
 
 def _count(names: Sequence[str]) -> _Bags:
-    padded = [f" {name.replace(' ', '  ')} " if name else "" for name in normalise_all(names, EXACT_MATCH)]
+    padded = [f" {name.replace(' ', '  ')} " if name else "" for name in normalize_all(names, EXACT_MATCH)]
     rows = np.repeat(np.arange(len(padded)), np.fromiter(map(len, padded), np.int64, len(padded)))
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
     words = (np.cumsum(codes == ord(" ")) + 1) // 2  # a space opens and a space closes each
@@ -191,7 +191,7 @@ FUSION = 60  # the constant of reciprocal rank fusion, as its paper has it
 NO_NAME_FITS = "no name has anything in common with the mention"
 _BATCH = 2048  # mentions searched at once
 
-Search = Callable[[Sequence[str]], Find]
+Search = Callable[[Sequence[str]], NameSearch]
 """Mentions → what finds the names nearest to some of them. A score of the floor or less means that a name does not fit."""
 
 
@@ -206,30 +206,30 @@ class Linking(Protocol):
 
 @dataclass(frozen=True)
 class Names:
-    """The unique names of a dictionary, as a policy normalises them, in order of first appearance. texts: as first written."""
+    """The unique names of a dictionary, as a policy normalizes them, in order of first appearance. texts: as first written."""
 
     texts: list[str]
-    owners: Owners
+    owners: NameConcepts
 
     @classmethod
-    def of(cls, space: Space, policy: TextPolicy) -> "Names":
-        """Names that are empty once normalised are left out."""
-        normalised = normalise_all(space.rows.names, policy)
+    def of(cls, space: SearchSpace, policy: TextPolicy) -> "Names":
+        """Names that are empty once normalized are left out."""
+        normalized = normalize_all(space.rows.names, policy)
         concepts: dict[str, set[str]] = defaultdict(set)
         texts: dict[str, str] = {}
-        for name, text, ids in zip(normalised, space.rows.names, space.concept_ids.to_pylist(), strict=True):
+        for name, text, ids in zip(normalized, space.rows.names, space.concept_ids.to_pylist(), strict=True):
             if name:
                 concepts[name].update(ids)
                 texts.setdefault(name, text)
         lists = pa.array([sorted(concepts[name]) for name in texts], pa.list_(pa.string()))
-        return cls(list(texts.values()), Owners.of(lists, pa.array(space.concepts, pa.string())))
+        return cls(list(texts.values()), NameConcepts.of(lists, pa.array(space.concepts, pa.string())))
 
 
 @dataclass(frozen=True)
 class NameLinker:
     """A search over names → a Linking. over_rows: the same over all rows of the dictionary, for the reference protocol."""
 
-    space: Space
+    space: SearchSpace
     names: Names
     search: Search
     over_rows: Search
@@ -242,7 +242,7 @@ class NameLinker:
 
     def link(self, mentions: Sequence[str], top_k: int) -> list[Result]:
         """A result for each mention; those that no name fits, or that `xsap link` refuses, have no candidates and a reason."""
-        reasons = [why_not(mention) for mention in mentions]
+        reasons = [rejection_reason(mention) for mention in mentions]
         terms = [mention for mention, reason in zip(mentions, reasons, strict=True) if reason is None]
         batches = (self._link(terms[start : start + _BATCH], top_k) for start in range(0, len(terms), _BATCH))
         results = (result for batch in batches for result in batch)
@@ -259,7 +259,7 @@ class NameLinker:
             candidates = tuple(
                 Candidate(ids[concept], self.space.preferred.get(ids[concept], texts[row]), texts[row], score)
                 for concept, row, score in zip(*found, strict=True)
-                if concept != NONE
+                if concept != NO_CONCEPT
             )
             results.append(Result(mention, candidates, None if candidates else NO_NAME_FITS))
         return results
@@ -271,13 +271,13 @@ class NameLinker:
         for start in range(0, len(mentions), _BATCH):
             part = mentions[start : start + _BATCH]
             scores, rows = self.over_rows(part)(np.arange(len(part)), k)
-            found.append(np.where(scores > self.floor, rows, NONE))
+            found.append(np.where(scores > self.floor, rows, NO_CONCEPT))
         return np.concatenate(found)
 
 
 @dataclass(frozen=True)
 class ExactNames:
-    """Names looked up as EXACT_MATCH normalises them: `search` scores 1 where they are equal."""
+    """Names looked up as EXACT_MATCH normalizes them: `search` scores 1 where they are equal."""
 
     rows: dict[str, list[int]]
     count: int
@@ -286,7 +286,7 @@ class ExactNames:
     def build(cls, names: Sequence[str]) -> "ExactNames":
         """Empty names match nothing."""
         rows: dict[str, list[int]] = defaultdict(list)
-        for row, name in enumerate(normalise_all(names, EXACT_MATCH)):
+        for row, name in enumerate(normalize_all(names, EXACT_MATCH)):
             if name:
                 rows[name].append(row)
         return cls(dict(rows), len(names))
@@ -295,7 +295,7 @@ class ExactNames:
         """(q, k) scores, 1 or 0, and rows; what stands beside a 0 means nothing."""
         k = min(k, self.count)
         scores, rows = np.zeros((len(mentions), k), np.float32), np.zeros((len(mentions), k), np.int64)
-        for i, name in enumerate(normalise_all(mentions, EXACT_MATCH)):
+        for i, name in enumerate(normalize_all(mentions, EXACT_MATCH)):
             found = self.rows.get(name, [])[:k]
             scores[i, : len(found)], rows[i, : len(found)] = 1, found
         return scores, rows
@@ -305,14 +305,14 @@ def _of_texts(search: Callable[[Sequence[str], int], tuple[Floats, Rows]]) -> Se
     return lambda mentions: lambda part, k: search([mentions[i] for i in part], k)
 
 
-def exact(space: Space) -> NameLinker:
-    """Exact match after normalisation."""
+def exact(space: SearchSpace) -> NameLinker:
+    """Exact match after normalization."""
     names = Names.of(space, EXACT_MATCH)
     found, rows = (_of_texts(ExactNames.build(texts).search) for texts in (names.texts, space.rows.names))
     return NameLinker(space, names, found, rows, 0.0)
 
 
-def tfidf(space: Space) -> NameLinker:
+def tfidf(space: SearchSpace) -> NameLinker:
     """Cosine of character n-grams, weighted by inverse document frequency."""
     names = Names.of(space, EXACT_MATCH)
     found, rows = (_of_texts(Lexicon.build(texts).search) for texts in (names.texts, space.rows.names))
@@ -354,12 +354,12 @@ class Fused:
     def dictionary_rows(self, mentions: Sequence[str], k: int) -> Rows:
         """As NameLinker's."""
         both = [system.dictionary_rows(mentions, DEPTH) for system in (self.first, self.second)]
-        fused: NDArray[np.int64] = np.full((len(mentions), k), NONE)
+        fused: NDArray[np.int64] = np.full((len(mentions), k), NO_CONCEPT)
         for i in range(len(mentions)):
             scores: dict[int, float] = defaultdict(float)
             for rows in both:
                 for place, row in enumerate(rows[i].tolist(), start=1):
-                    if row != NONE:
+                    if row != NO_CONCEPT:
                         scores[row] += 1 / (FUSION + place)
             best = sorted(scores, key=lambda row: (-scores[row], row))[:k]
             fused[i, : len(best)] = best

@@ -1,7 +1,7 @@
 """Parts of a task's mentions within which scores are told, for a mean hides which of them a system can link.
 
 A function each for what training has seen, for length, script and semantic group: mentions in, a label for each out, in their order.
-Strings are compared and measured as EXACT_MATCH normalises them, so a part is the same for every system. "Seen" means by the names
+Strings are compared and measured as EXACT_MATCH normalizes them, so a part is the same for every system. "Seen" means by the names
 given as the training terminology, whether or not a run drew them.
 
 What case and cosine do: a model's Acc@1 with mention and dictionary as they stand or lower-cased, by cosine or by dot product.
@@ -26,14 +26,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.accuracy.baselines import NameLinker, Names, Search
-from benchmarks.accuracy.models import AS_IT_STANDS, LOWER, Model
-from benchmarks.accuracy.scores import DEEPEST, SEED, Answers, by_language, unreachable
+from benchmarks.accuracy.models import AS_IT_STANDS, LOWER, CachedEncoder
+from benchmarks.accuracy.scores import DEEPEST, SEED, RankedAnswers, by_language, gold_not_in_dictionary
 from benchmarks.accuracy.tasks import Task
 from xsap.artifacts import open_artifact, publish
 from xsap.errors import DataError
 from xsap.evaluation.metrics import MISS, hits, macro_mean
 from xsap.evaluation.protocols import concept_ranks
-from xsap.linking.ranking import Find
+from xsap.linking.ranking import NameSearch
 from xsap.search.exact import search
 from xsap.search.vectors import Floats
 from xsap.terms.semantic_types import GROUPS, group_of
@@ -43,9 +43,9 @@ from xsap.text import (
     NO_SCRIPT,
     OTHER_SCRIPT,
     TextPolicy,
-    normalise,
-    normalise_all,
-    normalise_column,
+    normalize,
+    normalize_all,
+    normalize_column,
     script_of,
 )
 
@@ -63,12 +63,12 @@ def by_seen(mentions: pa.Table, training: Terminology) -> list[str]:
 
     mentions, here and below: terms.mentions' SCHEMA.
     """
-    strings = normalise_all(mentions["mention"].to_pylist(), EXACT_MATCH)
+    strings = normalize_all(mentions["mention"].to_pylist(), EXACT_MATCH)
     asked = pa.array(sorted(set(strings)), pa.string())
     names: set[str] = set()
     for chunk in training.names["name"].chunks:  # millions of names, of which few are asked for
-        normalised = normalise_column(chunk, EXACT_MATCH)
-        names.update(pc.unique(normalised.filter(pc.is_in(normalised, asked))).to_pylist())
+        normalized = normalize_column(chunk, EXACT_MATCH)
+        names.update(pc.unique(normalized.filter(pc.is_in(normalized, asked))).to_pylist())
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
     living = training.concepts["concept_id"]
     concepts = frozenset(living.filter(pc.is_in(living, pa.array(sorted(set().union(*gold)), pa.string()))).to_pylist())
@@ -80,8 +80,8 @@ def by_seen(mentions: pa.Table, training: Terminology) -> list[str]:
 
 
 def by_length(mentions: pa.Table) -> list[str]:
-    """LENGTHS, in characters; 0 where normalisation leaves nothing."""
-    lengths = map(len, normalise_all(mentions["mention"].to_pylist(), EXACT_MATCH))
+    """LENGTHS, in characters; 0 where normalization leaves nothing."""
+    lengths = map(len, normalize_all(mentions["mention"].to_pylist(), EXACT_MATCH))
     return [LENGTHS[sum(length > longest for longest in _LONGEST)] for length in lengths]
 
 
@@ -126,10 +126,10 @@ PRODUCTS = ("cosine", "dot")
 _FILE = "effects.json"
 
 
-def kept_effects(task: Task, model: Model, place: Path) -> list[dict[str, Any]]:
-    """`effects_of`, out of a folder where an earlier run has left them, or else left there."""
+def cached_ablation(task: Task, model: CachedEncoder, place: Path) -> list[dict[str, Any]]:
+    """`case_and_similarity_ablation`, out of a folder where an earlier run has left them, or else left there."""
     if not place.is_dir():
-        rows = effects_of(task, model)
+        rows = case_and_similarity_ablation(task, model)
         with publish(place, "effects", {"task": task.name}) as aside:
             (aside / _FILE).write_text(json.dumps(rows), encoding="utf-8")
     open_artifact(place, "effects")
@@ -137,13 +137,13 @@ def kept_effects(task: Task, model: Model, place: Path) -> list[dict[str, Any]]:
     return kept
 
 
-def effects_of(task: Task, model: Model) -> list[dict[str, Any]]:
+def case_and_similarity_ablation(task: Task, model: CachedEncoder) -> list[dict[str, Any]]:
     """Eight rows: mention, dictionary, product, and the mean Acc@1 over languages."""
     rows = []
     asked = {mention: _vectors_of(task, model, policy) for mention, policy in CASES.items()}
     for dictionary, policy in CASES.items():
         names = Names.of(task.space, policy)
-        raw = model.vectors(normalise_all(names.texts, policy), unit=False, policy=AS_IT_STANDS)
+        raw = model.vectors(normalize_all(names.texts, policy), unit=False, policy=AS_IT_STANDS)
         for product in PRODUCTS:
             vectors = _unit(raw) if product == "cosine" else raw
             for mention, queries in asked.items():
@@ -155,7 +155,7 @@ def effects_of(task: Task, model: Model) -> list[dict[str, Any]]:
     return rows
 
 
-def _vectors_of(task: Task, model: Model, policy: TextPolicy) -> dict[str, Floats]:
+def _vectors_of(task: Task, model: CachedEncoder, policy: TextPolicy) -> dict[str, Floats]:
     """Of each mention, and of each part of a composite one."""
     wholes = task.mentions["mention"].to_pylist()
     texts = list(dict.fromkeys(part for whole in wholes for part in (whole.split("|") if task.composite else [whole])))
@@ -163,7 +163,7 @@ def _vectors_of(task: Task, model: Model, policy: TextPolicy) -> dict[str, Float
 
 
 def _comparing(vectors: Floats, queries: dict[str, Floats]) -> Search:
-    def find(mentions: Sequence[str]) -> Find:
+    def find(mentions: Sequence[str]) -> NameSearch:
         asked = np.stack([queries[mention] for mention in mentions])
         return lambda part, k: search(vectors, asked[part], k)
 
@@ -188,10 +188,10 @@ EXAMPLES = 3  # of each kind, unless said otherwise
 _SHOWN = 3  # gold concepts of an example
 
 
-def mistakes_of(task: Task, answers: Answers, examples: int = EXAMPLES) -> dict[str, Any]:
+def classify_errors(task: Task, answers: RankedAnswers, examples: int = EXAMPLES) -> dict[str, Any]:
     """How many of each kind, concept protocol, and `examples` of each, no two alike, drawn by a hash: in whatever order mentions come, the same."""
     rows = _rows(task.mentions, answers.table)
-    kinds = [_kind(row, absent) for row, absent in zip(rows, unreachable(task).tolist(), strict=True)]
+    kinds = [_kind(row, absent) for row, absent in zip(rows, gold_not_in_dictionary(task).tolist(), strict=True)]
     lots = [_lot(row) for row in rows]
     told: dict[str, Any] = {}
     for kind in (kind for kind in KINDS if kind in kinds):
@@ -225,7 +225,7 @@ def _kind(row: dict[str, Any], absent: bool) -> str | None:
         return NOTHING
     if row["gold_score"] == row["score"]:  # a gold that was not found has none
         return TIE
-    if normalise(row["found_name"], EXACT_MATCH) == normalise(row["mention"], EXACT_MATCH):
+    if normalize(row["found_name"], EXACT_MATCH) == normalize(row["mention"], EXACT_MATCH):
         return SAME_NAME
     if row["concept"] == MISS:
         return LOST

@@ -134,7 +134,7 @@ def to_text(changes: list[Change], old: Path, new: Path) -> str:
 
 CUTS = ("acc@1", "acc@5")
 _LABELS = {"acc@1": "Acc@1", "acc@5": "Acc@5"}
-_COLOURS = ("#9aa5b1", "#1f6fb2", "#e08a1e", "#3a8f5c", "#b5485d", "#7a5ea8")  # told apart by eye and in grey
+_COLORS = ("#9aa5b1", "#1f6fb2", "#e08a1e", "#3a8f5c", "#b5485d", "#7a5ea8")  # told apart by eye and in grey
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ def _bars(axes: "Axes", system: System, cut: str, places: Sequence[float], numbe
         heights.append(100 * row[cut])
         below.append(100 * max(0.0, row[cut] - low))
         above.append(100 * max(0.0, high - row[cut]))
-    axes.bar(at, heights, width * 0.92, label=system.name, color=_COLOURS[number % len(_COLOURS)])
+    axes.bar(at, heights, width * 0.92, label=system.name, color=_COLORS[number % len(_COLORS)])
     axes.errorbar(at, heights, yerr=[below, above], fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
     for x, height, more in zip(at, heights, above, strict=True):
         if not math.isnan(height):

@@ -32,7 +32,7 @@ from xsap.terms.mentions import SCHEMA
 from xsap.terms.terminology import Terminology
 
 if TYPE_CHECKING:
-    from xsap.evaluation.protocols import Dictionary
+    from xsap.evaluation.protocols import ReferenceDictionary
 
 
 ABSENT = "gold concept not in the terminology"
@@ -40,7 +40,7 @@ NO_GOLD = "no gold concept"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class RowCounts:
     """What became of one language's rows: rows_in = kept + the sum of dropped, whose keys are reasons in plain words."""
 
     rows_in: int
@@ -51,14 +51,14 @@ class Account:
         assert self.rows_in == self.kept + sum(self.dropped.values()), f"rows that nobody accounts for: {self}"
 
 
-def count(mentions: pa.Table) -> dict[str, Account]:
+def count(mentions: pa.Table) -> dict[str, RowCounts]:
     """The account of a table from which nothing was dropped, by language."""
-    return {code: Account(n, n, {}) for code, n in _by_language(mentions).items()}
+    return {code: RowCounts(n, n, {}) for code, n in _by_language(mentions).items()}
 
 
 def restrict(
     mentions: pa.Table, terminology: Terminology, *, vocabulary: str = "UMLS"
-) -> tuple[pa.Table, dict[str, Account]]:
+) -> tuple[pa.Table, dict[str, RowCounts]]:
     """Mentions whose gold is in the terminology, as its concept ids (sorted), in their order; and an account by language.
 
     mentions: terms.mentions' SCHEMA. A gold id is in the terminology if a concept has it as its id, or cross-references it as
@@ -97,12 +97,12 @@ def _concepts_of(ids: set[str], terminology: Terminology, vocabulary: str) -> di
     return known
 
 
-def _accounts(mentions: pa.Table, reasons: list[str | None]) -> dict[str, Account]:
+def _accounts(mentions: pa.Table, reasons: list[str | None]) -> dict[str, RowCounts]:
     counted = Counter(zip(mentions["language"].to_pylist(), reasons, strict=True))
     accounts = {}
     for code, rows_in in _by_language(mentions).items():
         dropped = {reason: counted[code, reason] for reason in (ABSENT, NO_GOLD) if counted[code, reason]}
-        accounts[code] = Account(rows_in, counted[code, None], dropped)
+        accounts[code] = RowCounts(rows_in, counted[code, None], dropped)
     return accounts
 
 
@@ -119,13 +119,13 @@ PUBLISHED = "xlbel"
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """A dictionary. rows: ids and names as written. preferred, types: of each concept, where known. source: where it came from.
 
     terminology: the content hash of the one whose names (in `languages`, None for all) these are; None for a file.
     """
 
-    rows: "Dictionary"
+    rows: "ReferenceDictionary"
     source: str
     preferred: Mapping[str, str]
     types: Mapping[str, list[str]]
@@ -143,55 +143,57 @@ class Space:
         return sorted(set(self.concept_ids.flatten().to_pylist()))
 
     @cached_property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         """sha256 over all rows, in their order."""
         digest = hashlib.sha256()
         for identifier, name in zip(self.rows.concept_ids, self.rows.names, strict=True):
             digest.update(f"{identifier}||{name}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a report says of it."""
         languages = "all" if self.languages is None else ",".join(self.languages)
         said = {
             "source": self.source,
             "rows": len(self.rows.names),
             "concepts": len(self.concepts),
-            "sha256": self.content,
+            "sha256": self.content_hash,
         }
         return said | ({"terminology": self.terminology, "languages": languages} if self.terminology else {})
 
 
-def of_terminology(terminology: Terminology, source: str, languages: tuple[str, ...] | None = (ENGLISH,)) -> Space:
+def of_terminology(
+    terminology: Terminology, source: str, languages: tuple[str, ...] | None = (ENGLISH,)
+) -> SearchSpace:
     """The names that a terminology has in some languages (None: all). Raises DataError if it has none."""
-    from xsap.evaluation.protocols import Dictionary
+    from xsap.evaluation.protocols import ReferenceDictionary
 
     part = terminology.select(languages=languages)
     if not part.names.num_rows:
         raise DataError(
             f"{source}: expected names in {', '.join(languages or ['any language'])}, found none to link into"
         )
-    rows = Dictionary(part.names["concept_id"].to_pylist(), part.names["name"].to_pylist())
+    rows = ReferenceDictionary(part.names["concept_id"].to_pylist(), part.names["name"].to_pylist())
     concepts = part.concepts
     ids = concepts["concept_id"].to_pylist()
     preferred = dict(zip(ids, concepts["preferred_name"].to_pylist(), strict=True))
     types = dict(zip(ids, concepts["semantic_types"].to_pylist(), strict=True))
-    return Space(rows, source, preferred, types, terminology.content, languages)
+    return SearchSpace(rows, source, preferred, types, terminology.content_hash, languages)
 
 
-def of_file(path: Path, source: str | None = None) -> Space:
+def of_file(path: Path, source: str | None = None) -> SearchSpace:
     """A file of `id||name` lines, in its order. A concept is called by its first name."""
-    from xsap.evaluation.protocols import Dictionary
+    from xsap.evaluation.protocols import ReferenceDictionary
 
-    rows = Dictionary.read(path)
+    rows = ReferenceDictionary.read(path)
     preferred: dict[str, str] = {}
     for ids, name in zip(rows.concept_ids, rows.names, strict=True):
         for identifier in split_ids(ids):
             preferred.setdefault(identifier, name)
-    return Space(rows, source or path.name, preferred, {})
+    return SearchSpace(rows, source or path.name, preferred, {})
 
 
-def open_dictionary(given: str, cache: Path, languages: tuple[str, ...] | None = (ENGLISH,)) -> Space:
+def open_search_space(given: str, cache: Path, languages: tuple[str, ...] | None = (ENGLISH,)) -> SearchSpace:
     """A terminology's folder, a file of `id||name`, or `xlbel` for the published one, fetched once into `cache`. Raises XsapError."""
     if given == PUBLISHED:
         return of_file(fetch_xlbel(cache), f"XL-BEL's {XLBEL_FILE}")

@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.accuracy.baselines import NameLinker, Names
-from benchmarks.accuracy.dictionary import Space
+from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import Encoder, Precision
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.linker import Linker
-from xsap.linking.ranking import Find
+from xsap.linking.ranking import NameSearch
 from xsap.linking.results import Result
 from xsap.search.exact import check_finite, search
 from xsap.search.vectors import Floats, Rows
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 AS_IT_STANDS, LOWER = TextPolicy(case="cased", unicode="none"), TextPolicy(case="lower", unicode="none")
 
 
-class Known(NamedTuple):
+class PublishedModel(NamedTuple):
     """A published model: its id on the hub, how it pools (None: its folder says), and where that is stated."""
 
     hub_id: str
@@ -41,30 +41,30 @@ _SAPBERT = "https://github.com/cambridgeltl/sapbert"
 _CODER = "[CLS]; its authors take what the pooler makes of it, which no pooling here is (https://github.com/GanjinZero/CODER)"
 _CLS = "[CLS], as SapBERT compares it (Liu et al., NAACL 2021, table 1)"
 KNOWN = {
-    "sapbert": Known("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "cls", _SAPBERT),
-    "sapbert-mean": Known("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", _SAPBERT),
-    "sapbert-xlmr": Known("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", _SAPBERT),
-    "sapbert-xlmr-large": Known("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR-large", "cls", _SAPBERT),
-    "coder": Known("GanjinZero/coder_all", "cls", _CODER),
-    "coder-en": Known("GanjinZero/coder_eng", "cls", _CODER),
-    "biobert": Known("dmis-lab/biobert-base-cased-v1.2", "cls", _CLS),
-    "scibert": Known("allenai/scibert_scivocab_uncased", "cls", _CLS),
-    "pubmedbert": Known("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", "cls", _CLS),
-    "biolord": Known("FremyCompany/BioLORD-2023", None, "https://huggingface.co/FremyCompany/BioLORD-2023"),
-    "biolord-multilingual": Known(
+    "sapbert": PublishedModel("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "cls", _SAPBERT),
+    "sapbert-mean": PublishedModel("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", _SAPBERT),
+    "sapbert-xlmr": PublishedModel("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", _SAPBERT),
+    "sapbert-xlmr-large": PublishedModel("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR-large", "cls", _SAPBERT),
+    "coder": PublishedModel("GanjinZero/coder_all", "cls", _CODER),
+    "coder-en": PublishedModel("GanjinZero/coder_eng", "cls", _CODER),
+    "biobert": PublishedModel("dmis-lab/biobert-base-cased-v1.2", "cls", _CLS),
+    "scibert": PublishedModel("allenai/scibert_scivocab_uncased", "cls", _CLS),
+    "pubmedbert": PublishedModel("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", "cls", _CLS),
+    "biolord": PublishedModel("FremyCompany/BioLORD-2023", None, "https://huggingface.co/FremyCompany/BioLORD-2023"),
+    "biolord-multilingual": PublishedModel(
         "FremyCompany/BioLORD-2023-M", None, "https://huggingface.co/FremyCompany/BioLORD-2023-M"
     ),
-    "sapbert-es": Known(
+    "sapbert-es": PublishedModel(
         "BSC-NLP4BIA/SapBERT-from-roberta-base-biomedical-clinical-es", "cls", "https://huggingface.co/BSC-NLP4BIA"
     ),
-    "roberta-es": Known(
+    "roberta-es": PublishedModel(
         "PlanTL-GOB-ES/roberta-base-biomedical-clinical-es", "cls", "https://huggingface.co/PlanTL-GOB-ES"
     ),
 }  # KeBioLM's weights are not on the hub (https://github.com/GanjinZero/KeBioLM): give their folder, with @cls
 
 
 @dataclass(frozen=True)
-class Model:
+class CachedEncoder:
     """An encoder, and where the vectors of its dictionaries are kept."""
 
     encoder: Encoder
@@ -72,7 +72,7 @@ class Model:
     progress: bool = False
 
     @classmethod
-    def open(cls, given: str, cache: Path, *, precision: Precision = "fp32", progress: bool = False) -> "Model":
+    def open(cls, given: str, cache: Path, *, precision: Precision = "fp32", progress: bool = False) -> "CachedEncoder":
         """given: a name of KNOWN, a folder or a hub id; `…@cls` (or mean, mean_all) states a pooling. Raises XsapError."""
         place, _, pooling = given.rpartition("@")
         if not place or "/" in pooling:  # no pooling: a path may have an @ of its own
@@ -82,11 +82,11 @@ class Model:
             place, pooling = known.hub_id, pooling or known.pooling or ""
         return cls(Encoder.from_pretrained(place, pooling=pooling or None, precision=precision), cache, progress)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a report says of it."""
         encoder = self.encoder
         return {
-            "model": encoder.content,
+            "model": encoder.content_hash,
             "pooling": encoder.pooling,
             "max_length": encoder.max_length,
             "text": encoder.policy.to_dict(),
@@ -98,15 +98,17 @@ class Model:
 
         Raises DataError for vectors that aren't finite, ArtifactError where the cache is damaged.
         """
-        assert self.encoder.content, "a model that was never saved has no name of its own in the cache"
-        digest = hashlib.sha256(json.dumps([self.facts() | {"text": policy.to_dict()}, unit], sort_keys=True).encode())
+        assert self.encoder.content_hash, "a model that was never saved has no name of its own in the cache"
+        digest = hashlib.sha256(
+            json.dumps([self.metadata() | {"text": policy.to_dict()}, unit], sort_keys=True).encode()
+        )
         for name in names:
             digest.update(f"{len(name)} {name}\n".encode("utf-8", "surrogatepass"))
         folder = self.cache / digest.hexdigest()[:32]
         if not folder.is_dir():
             array = self.encoder.encode(names, unit=unit, policy=policy, progress=self.progress)
             check_finite(array, "the vectors of a dictionary")
-            with publish(folder, "vectors", {"count": len(names), **self.facts()}) as aside:
+            with publish(folder, "vectors", {"count": len(names), **self.metadata()}) as aside:
                 np.save(aside / "vectors.npy", array, allow_pickle=False)
         try:
             open_artifact(folder, "vectors")
@@ -115,23 +117,23 @@ class Model:
         vectors: Floats = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
         return vectors
 
-    def link_into(self, space: Space) -> NameLinker:
+    def link_into(self, space: SearchSpace) -> NameLinker:
         """Cosine of unit vectors under the model's own text policy; for the reference protocol the dot product of raw ones, the
         dictionary lower-cased, mentions as they stand."""
         encoder = self.encoder
         names = Names.of(space, encoder.policy)
         unit = self.vectors(names.texts, unit=True, policy=encoder.policy)
-        lowered = normalise_all(space.rows.names, LOWER)
+        lowered = normalize_all(space.rows.names, LOWER)
         unique = {
             name: i for i, name in enumerate(dict.fromkeys(lowered))
         }  # equal names get equal vectors, so that they tie
         raw = self.vectors(list(unique), unit=False, policy=AS_IT_STANDS)[[unique[name] for name in lowered]]
 
-        def as_linker(mentions: Sequence[str]) -> Find:
+        def as_linker(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions)
             return lambda part, k: search(unit, queries[part], k)
 
-        def as_reference(mentions: Sequence[str]) -> Find:
+        def as_reference(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions, unit=False, policy=AS_IT_STANDS)
             return lambda part, k: search(raw, queries[part], k)
 
@@ -146,7 +148,7 @@ class IndexLinker:
     reference: NameLinker
 
     @classmethod
-    def open(cls, path: str, space: Space, cache: Path) -> "IndexLinker":
+    def open(cls, path: str, space: SearchSpace, cache: Path) -> "IndexLinker":
         """Raises DataError if the index is not of the task's dictionary, for then its scores would not compare."""
         linker = Linker.load(path)
         index = linker.index
@@ -164,7 +166,7 @@ class IndexLinker:
             )
         if not isinstance(linker.encoder, Encoder):
             raise ConfigError(f"{path}: expected an index with a model of its own")
-        return cls(linker, Model(linker.encoder, cache).link_into(space))
+        return cls(linker, CachedEncoder(linker.encoder, cache).link_into(space))
 
     @property
     def concept_ids(self) -> Collection[str]:

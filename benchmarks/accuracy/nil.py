@@ -5,7 +5,7 @@ and with a remark. The words are written for this; a row means the same in each 
 
 Does the linker know when it doesn't know? Mentions among as many that have no concept, at the precisions that a calibration promises.
 
-A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more, though all their neighbours are
+A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more, though all their neighbors are
 there: the hardest kind. In each language invented strings (invented.py) make them as many as the mentions that still have one. All is
 split in halves that share no concept and no invented word; on one half the calibration is fitted, on the other it is measured. What it
 says of another mixture is shown too: the same, fitted only on mentions that have a concept.
@@ -24,7 +24,7 @@ import typer
 from xsap.artifacts import sha256_of, write_atomically
 from xsap.evaluation.calibration_report import (
     BINS,
-    Answers,
+    CalibrationSample,
     Links,
     answers_of,
     expected_calibration_error,
@@ -122,14 +122,14 @@ no. 12|Nr. 12|n.º 12|n° 12|12番|no. 12|12号
 _SPACES = dict(zip(_LANGUAGES, (" ", " ", " ", " ", "", " ", ""), strict=True))
 
 
-class Invented(NamedTuple):
+class SyntheticMention(NamedTuple):
     """A mention without a concept; kind: general or clinical."""
 
     mention: str
     kind: str
 
 
-def invent(language: str, count: int, *, half: int, seed: int) -> list[Invented]:
+def synthetic_mentions(language: str, count: int, *, half: int, seed: int) -> list[SyntheticMention]:
     """`count` different mentions, or as many as there are, of both kinds alike. A language without words of its own gets English ones.
 
     half: 0 or 1. The two halves have no words in common, links and remarks aside.
@@ -138,7 +138,7 @@ def invent(language: str, count: int, *, half: int, seed: int) -> list[Invented]
     space = _SPACES[_LANGUAGES[column]]
     links, remarks = ([row[column] for row in _rows(table)] for table in (_LINKS, _REMARKS))
     rng = np.random.default_rng([seed, half, column])
-    chosen: list[Invented] = []
+    chosen: list[SyntheticMention] = []
     for kind, table, wanted in (("general", _GENERAL, count - count // 2), ("clinical", _CLINICAL, count // 2)):
         rows = _rows(table)
         words = [
@@ -153,7 +153,7 @@ def invent(language: str, count: int, *, half: int, seed: int) -> list[Invented]
         ]
         remarked = [form.format(word, remark) for form in ("{}, {}", "{} ({})") for word in words for remark in remarks]
         unique = list(dict.fromkeys([*words, *pairs, *(remarked if kind == "clinical" else [])]))
-        chosen += [Invented(unique[i], kind) for i in rng.permutation(len(unique))[:wanted]]
+        chosen += [SyntheticMention(unique[i], kind) for i in rng.permutation(len(unique))[:wanted]]
     return chosen
 
 
@@ -166,7 +166,7 @@ PROMISED, BAR = 0.95, 0.93  # the precision promised, and the least that must be
 _HIDDEN = 3  # one concept in so many
 
 
-class Hiding:
+class MaskedLinker:
     """A linker that answers as if its index lacked some concepts."""
 
     def __init__(self, linker: Links, hidden: Collection[str]) -> None:
@@ -193,18 +193,18 @@ class Hiding:
 class Half(NamedTuple):
     """Answers, and the kind of each."""
 
-    answers: Answers
+    answers: CalibrationSample
     kinds: list[str]
 
 
-def race(linker: Links, mentions: pa.Table, *, seed: int) -> dict[str, Any]:
+def compare_speed(linker: Links, mentions: pa.Table, *, seed: int) -> dict[str, Any]:
     """Fit on one half, measure on the other. Raises DataError for too few mentions."""
     ids: list[list[str]] = mentions["concept_ids"].to_pylist()
     concepts = sorted({concept for gold in ids for concept in gold})
     rng = np.random.default_rng(seed)
     hidden = {concepts[i] for i in rng.permutation(len(concepts))[: len(concepts) // _HIDDEN]}
     side = dict(zip(concepts, rng.permutation(len(concepts)) % 2, strict=True))
-    hiding = Hiding(linker, hidden)
+    hiding = MaskedLinker(linker, hidden)
     of_half = np.array([side[min(gold)] if gold else i % 2 for i, gold in enumerate(ids)], np.int64)
     fitted, held = (_half(hiding, mentions.filter(pa.array(of_half == half)), half, seed) for half in (0, 1))
     calibration, left_out = fit(
@@ -238,7 +238,7 @@ def _within(kept: Mapping[str, Any] | None) -> bool:
     return kept is not None and (kept["precision"] or 0) >= BAR
 
 
-def _half(linker: Hiding, mentions: pa.Table, half: int, seed: int) -> Half:
+def _half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -> Half:
     """A half's mentions, and invented ones, linked."""
     known = np.array([not linker.concept_ids.isdisjoint(gold) for gold in mentions["concept_ids"].to_pylist()], bool)
     parts = {"known": mentions.filter(pa.array(known)), "hidden": mentions.filter(pa.array(~known))}
@@ -246,7 +246,7 @@ def _half(linker: Hiding, mentions: pa.Table, half: int, seed: int) -> Half:
     invented = [
         (each, language)
         for language, count in sorted(counts["known"].items())
-        for each in invent(language, max(0, count - counts["hidden"][language]), half=half, seed=seed)
+        for each in synthetic_mentions(language, max(0, count - counts["hidden"][language]), half=half, seed=seed)
     ]
     for kind in KINDS[2:]:
         chosen = [(each.mention, language) for each, language in invented if each.kind == kind]
@@ -255,7 +255,7 @@ def _half(linker: Hiding, mentions: pa.Table, half: int, seed: int) -> Half:
         )
     answers = [answers_of(linker, parts[kind]) for kind in KINDS]
     kinds = [kind for kind, each in zip(KINDS, answers, strict=True) for _ in each.languages]
-    joined = Answers(
+    joined = CalibrationSample(
         features=np.concatenate([each.features for each in answers]),
         right=np.concatenate([each.right for each in answers]),
         languages=[code for each in answers for code in each.languages],
@@ -280,7 +280,7 @@ def _on_known(fitted: Half, held: Half, seed: int) -> dict[str, Any]:
 
 
 def _variants(
-    fitted: Answers, held: Answers, calibration: Calibration, left_out: Values, seed: int
+    fitted: CalibrationSample, held: CalibrationSample, calibration: Calibration, left_out: Values, seed: int
 ) -> dict[str, dict[str, float]]:
     """Log loss, calibration error and area of what the calibration is, and of what it might have been."""
 
@@ -366,7 +366,7 @@ def command(
     from xsap.evaluation.protocols import read_queries
     from xsap.linking.linker import Linker
 
-    result = {"mentions": sha256_of(mentions)} | race(Linker.load(index), read_queries(mentions), seed=seed)
+    result = {"mentions": sha256_of(mentions)} | compare_speed(Linker.load(index), read_queries(mentions), seed=seed)
     if json_to:
         with write_atomically(json_to) as stream:
             json.dump(result, stream, indent=1)

@@ -57,11 +57,11 @@ def _summary(results: Results) -> list[Block]:
 
 
 def _task(name: str, results: Results) -> list[Block]:
-    facts, scored = results["tasks"][name], results["scores"][name]
-    dictionary, systems = facts["dictionary"], list(scored["scores"])
+    metadata, scored = results["tasks"][name], results["scores"][name]
+    dictionary, systems = metadata["dictionary"], list(scored["scores"])
     missing = next(iter(scored["scores"].values()))["concept"]["mean"]["unreachable"]
     told = (
-        f"{facts['about']}. {facts['mentions']['n']:,} mentions into {dictionary['rows']:,} names of {dictionary['concepts']:,} concepts "
+        f"{metadata['about']}. {metadata['mentions']['n']:,} mentions into {dictionary['rows']:,} names of {dictionary['concepts']:,} concepts "
         f"({dictionary['source']}); {missing:,} mentions have no gold concept there and count as misses."
     )
     return [
@@ -81,7 +81,7 @@ def _task(name: str, results: Results) -> list[Block]:
         *_comparisons(scored),
         *_parts(scored["parts"]),
         *_effects(results.get("effects", {}).get(name, {})),
-        *_mistakes(scored["mistakes"], facts["mentions"]["n"]),
+        *_mistakes(scored["mistakes"], metadata["mentions"]["n"]),
         *_published(name),
     ]
 
@@ -204,20 +204,20 @@ def _provenance(results: Results) -> list[Block]:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     rows = [["what", "value"], ["command", results["command"]], ["made", results["created"]], ["versions", versions]]
     rows.append(["machine", _listed(results["machine"])])
-    for name, facts in results["tasks"].items():
-        rows.append([f"{name}: mentions", f"{facts['mentions']['n']:,}, sha256 {facts['mentions']['sha256']}"])
-        rows.append([f"{name}: dictionary", _listed(facts["dictionary"])])
-        if facts.get("training"):
-            rows.append([f"{name}: training terminology", f"sha256 {facts['training']}"])
-        reasons = [(code, reason, n) for code, a in facts["accounts"].items() for reason, n in a["dropped"].items()]
-        rows_in = sum(a["rows_in"] for a in facts["accounts"].values())
+    for name, metadata in results["tasks"].items():
+        rows.append([f"{name}: mentions", f"{metadata['mentions']['n']:,}, sha256 {metadata['mentions']['sha256']}"])
+        rows.append([f"{name}: dictionary", _listed(metadata["dictionary"])])
+        if metadata.get("training"):
+            rows.append([f"{name}: training terminology", f"sha256 {metadata['training']}"])
+        reasons = [(code, reason, n) for code, a in metadata["accounts"].items() for reason, n in a["dropped"].items()]
+        rows_in = sum(a["rows_in"] for a in metadata["accounts"].values())
         dropped = "; ".join(f"{code}: {n:,} {reason}" for code, reason, n in reasons) or "none"
-        rows.append([f"{name}: rows", f"{rows_in:,} in = {facts['mentions']['n']:,} kept + dropped ({dropped})"])
-    rows += [[f"system {label}", _listed(facts)] for label, facts in results["systems"].items()]
+        rows.append([f"{name}: rows", f"{rows_in:,} in = {metadata['mentions']['n']:,} kept + dropped ({dropped})"])
+    rows += [[f"system {label}", _listed(metadata)] for label, metadata in results["systems"].items()]
     return [Heading(2, "Where this comes from"), Table(rows, words=True)]
 
 
-def _listed(facts: Results) -> str:
+def _listed(metadata: Results) -> str:
     """`kind model, text (case lower, unicode NFKC)`."""
 
     def said(value: Any) -> str:
@@ -227,4 +227,4 @@ def _listed(facts: Results) -> str:
             return " and ".join(map(said, value))
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    return ", ".join(f"{key} {said(value)}" for key, value in facts.items())
+    return ", ".join(f"{key} {said(value)}" for key, value in metadata.items())

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy import breakdowns as strata
-from benchmarks.accuracy.breakdowns import EXAMPLES, mistakes_of
-from benchmarks.accuracy.scores import CURVE, PROTOCOLS, Answers, compare, curve_of, parts_of, scores_of
+from benchmarks.accuracy.breakdowns import EXAMPLES, classify_errors
+from benchmarks.accuracy.scores import CURVE, PROTOCOLS, RankedAnswers, compare, curve_of, parts_of, scores_of
 from benchmarks.accuracy.tasks import Task
 from xsap.artifacts import write_atomically
 from xsap.errors import DataError
@@ -51,7 +51,7 @@ def provenance(command: Sequence[str]) -> Results:
     }
 
 
-def of_task(task: Task, answers: Mapping[str, Answers], examples: int = EXAMPLES) -> Results:
+def of_task(task: Task, answers: Mapping[str, RankedAnswers], examples: int = EXAMPLES) -> Results:
     """All scores of a task. answers: by system. examples: of each kind of error."""
     pairs = [(first, second) for i, first in enumerate(answers) for second in list(answers)[i + 1 :]]
     return {
@@ -69,22 +69,22 @@ def of_task(task: Task, answers: Mapping[str, Answers], examples: int = EXAMPLES
             }
             for first, second in pairs
         ],
-        "mistakes": {label: mistakes_of(task, each, examples) for label, each in answers.items()},
+        "mistakes": {label: classify_errors(task, each, examples) for label, each in answers.items()},
         "answers": {label: each.key for label, each in answers.items()},
     }
 
 
-def _parts(task: Task, answers: Mapping[str, Answers]) -> Results:
+def _parts(task: Task, answers: Mapping[str, RankedAnswers]) -> Results:
     """Acc@1 by seen-ness, semantic group, length and script: part → label → system. A part of one label is left out."""
-    labelled = {
+    labeled = {
         "length": strata.by_length(task.mentions),
         "script": strata.by_script(task.mentions),
         "semantic group": strata.by_group(task.mentions, task.space.types),
     }
     if task.training:
-        labelled = {"seen": strata.by_seen(task.mentions, Terminology.load(task.training)), **labelled}
+        labeled = {"seen": strata.by_seen(task.mentions, Terminology.load(task.training)), **labeled}
     parts: Results = {}
-    for part, labels in labelled.items():
+    for part, labels in labeled.items():
         order = strata.in_order(labels)
         if len(order) > 1:
             parts[part] = {label: parts_of(labels, order, each) for label, each in answers.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.accuracy.tasks import CORPORA, TRAINING, Task, brings_dictionary, data_keys, open_task
-from xsap.artifacts import content_hash, read_manifest
+from xsap.artifacts import manifest_hash, read_manifest
 from xsap.errors import ConfigError
 from xsap.languages import parse_languages
 
@@ -95,36 +95,36 @@ def _run(
     effects: bool,
     examples: int,
 ) -> dict[str, Any]:
-    from benchmarks.accuracy.breakdowns import kept_effects
+    from benchmarks.accuracy.breakdowns import cached_ablation
     from benchmarks.accuracy.results import of_task, provenance
     from benchmarks.accuracy.scores import answer, kept_answers, key_of
-    from benchmarks.accuracy.systems import Workplace, open_systems
+    from benchmarks.accuracy.systems import WorkDir, open_systems
 
     trained_on = next((t.training for t in tasks if brings_dictionary(t.name)), data.get(TRAINING))
     watched = sys.stderr.isatty()
-    systems = open_systems(given, Workplace(place, trained_on, minutes, precision, watched))
+    systems = open_systems(given, WorkDir(place, trained_on, minutes, precision, watched))
     results: dict[str, Any] = provenance(["python", "-m", "benchmarks", *sys.argv[1:]])
-    results |= {"systems": {each.label: each.facts for each in systems}, "tasks": {}, "scores": {}, "effects": {}}
+    results |= {"systems": {each.label: each.metadata for each in systems}, "tasks": {}, "scores": {}, "effects": {}}
     opened: dict[tuple[str, str], Linking] = {}
     for number, task in enumerate(tasks, start=1):
         answers = {}
         opened = {
-            asked: linking for asked, linking in opened.items() if asked[1] == task.space.content
+            asked: linking for asked, linking in opened.items() if asked[1] == task.space.content_hash
         }  # the last dictionary's alone
         for each in systems:
-            key = key_of(task, each.facts)
+            key = key_of(task, each.metadata)
             kept = kept_answers(out / "answers", key)
             _say(f"[{number}/{len(tasks)}] {task.name} × {each.label}{': kept from before' if kept else ''}")
-            asked = (each.label, task.space.content)
+            asked = (each.label, task.space.content_hash)
             if kept is None and asked not in opened:
                 opened[asked] = each.link_into(task.space)
             answers[each.label] = kept or answer(task, opened[asked], out / "answers", key)
-        trained = {"training": content_hash(read_manifest(task.training, "terminology"))} if task.training else {}
-        results["tasks"][task.name] = task.facts() | trained
+        trained = {"training": manifest_hash(read_manifest(task.training, "terminology"))} if task.training else {}
+        results["tasks"][task.name] = task.metadata() | trained
         results["scores"][task.name] = of_task(task, answers, examples)
         if effects:
             results["effects"][task.name] = {
-                each.label: kept_effects(task, each.model, out / "answers" / f"{key_of(task, each.facts)}-effects")
+                each.label: cached_ablation(task, each.model, out / "answers" / f"{key_of(task, each.metadata)}-effects")
                 for each in systems
                 if each.model
             }

@@ -56,7 +56,7 @@ ANSWERS_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Answers:
+class RankedAnswers:
     """What a system answered to a task. table: ANSWERS_SCHEMA, a row a mention. key: the hash of what it follows from."""
 
     table: pa.Table
@@ -68,23 +68,23 @@ class Answers:
         return ranks
 
 
-def key_of(task: Task, facts: Mapping[str, Any]) -> str:
+def key_of(task: Task, metadata: Mapping[str, Any]) -> str:
     """One hash for a system's answers to a task."""
     rows = [task.mentions[name].to_pylist() for name in ("mention", "language", "concept_ids")]
-    said = {"task": task.facts(), "rows": rows, "system": facts, "version": _VERSION}
+    said = {"task": task.metadata(), "rows": rows, "system": metadata, "version": _VERSION}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def kept_answers(folder: Path, key: str) -> Answers | None:
+def kept_answers(folder: Path, key: str) -> RankedAnswers | None:
     """What was answered in an earlier run. Raises ArtifactError where its folder is damaged."""
     place = folder / key
     if not place.is_dir():
         return None
     open_artifact(place, "answers")
-    return Answers(pq.read_table(place / "answers.parquet", schema=ANSWERS_SCHEMA), key)
+    return RankedAnswers(pq.read_table(place / "answers.parquet", schema=ANSWERS_SCHEMA), key)
 
 
-def answer(task: Task, linking: Linking, folder: Path, key: str) -> Answers:
+def answer(task: Task, linking: Linking, folder: Path, key: str) -> RankedAnswers:
     """Link a task's mentions under both protocols, and keep the answers."""
     ranks, results = concept_ranks(linking, task.mentions, DEEPEST, composite=task.composite)
     rows, _ = reference_ranks(linking.dictionary_rows, task.space.rows, task.mentions, DEEPEST)
@@ -103,7 +103,7 @@ def answer(task: Task, linking: Linking, folder: Path, key: str) -> Answers:
     )
     with publish(folder / key, "answers", {"task": task.name}) as aside:
         pq.write_table(table, aside / "answers.parquet", compression="zstd")
-    return Answers(table, key)
+    return RankedAnswers(table, key)
 
 
 def by_language(task: Task) -> dict[str, NDArray[np.bool_]]:
@@ -112,15 +112,15 @@ def by_language(task: Task) -> dict[str, NDArray[np.bool_]]:
     return {code: languages == code for code in sorted(set(languages))}
 
 
-def unreachable(task: Task) -> NDArray[np.bool_]:
+def gold_not_in_dictionary(task: Task) -> NDArray[np.bool_]:
     """(n,) whether none of a mention's gold is in the dictionary."""
     known = frozenset(task.space.concepts)
     return np.array([known.isdisjoint(ids) for ids in task.mentions["concept_ids"].to_pylist()])
 
 
-def scores_of(task: Task, answers: Answers, protocol: str) -> dict[str, Any]:
+def scores_of(task: Task, answers: RankedAnswers, protocol: str) -> dict[str, Any]:
     """Rows of scores in [0, 1] by language, then `mean`, each with 95 % bootstrap intervals."""
-    ranks, groups, missing = answers.ranks(protocol), by_language(task), unreachable(task)
+    ranks, groups, missing = answers.ranks(protocol), by_language(task), gold_not_in_dictionary(task)
     rows = {code: row_of([ranks[chosen]], int(missing[chosen].sum())) for code, chosen in groups.items()}
     return rows | {"mean": row_of([ranks[chosen] for chosen in groups.values()], int(missing.sum()))}
 
@@ -137,13 +137,13 @@ def row_of(groups: Sequence[Ranks], missing: int) -> dict[str, Any]:
     return row
 
 
-def curve_of(task: Task, answers: Answers) -> list[float]:
+def curve_of(task: Task, answers: RankedAnswers) -> list[float]:
     """Accuracy at each k of CURVE, mean over languages, concept protocol."""
     ranks = answers.ranks("concept")
     return [macro_mean([hits(ranks[chosen], k) for chosen in by_language(task).values()]) for k in CURVE]
 
 
-def parts_of(labels: Sequence[str], order: Sequence[str], answers: Answers) -> dict[str, Any]:
+def parts_of(labels: Sequence[str], order: Sequence[str], answers: RankedAnswers) -> dict[str, Any]:
     """Acc@1 of parts of the mentions (all languages in one), by their label, in an order."""
     ranks, of = answers.ranks("concept"), np.array(labels, object)
     rows = {}

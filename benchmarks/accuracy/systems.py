@@ -2,7 +2,7 @@
 
 Both start from random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on the same names. Ours is
 `configs/train/small.toml`, and goes on where it was cut; the original's has no resume, so a run that was cut begins again. Its learning rate is the
-best of those tried (LOG.md). The original's clock starts when its names are tokenised, ours too.
+best of those tried (LOG.md). The original's clock starts when its names are tokenized, ours too.
 
 What may stand after --system, as something that links into any dictionary.
 
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.baselines import Fused, Linking, exact, tfidf
-from benchmarks.accuracy.dictionary import Space
-from benchmarks.accuracy.models import IndexLinker, Model
-from xsap.artifacts import content_hash, read_manifest
+from benchmarks.accuracy.dictionary import SearchSpace
+from benchmarks.accuracy.models import CachedEncoder, IndexLinker
+from xsap.artifacts import manifest_hash, read_manifest
 from xsap.encoding.encoder import Precision
 from xsap.errors import ConfigError, XsapError
 
@@ -41,7 +41,7 @@ def check_recipe(recipe: str) -> None:
 def trained(recipe: str, terminology: Path, minutes: float, work: Path) -> Path:
     """The model's folder, trained unless it is there already. Raises XsapError if the training fails."""
     check_recipe(recipe)
-    told = f"{content_hash(read_manifest(terminology, 'terminology'))} {minutes} {_CONFIG.read_text(encoding='utf-8')}"
+    told = f"{manifest_hash(read_manifest(terminology, 'terminology'))} {minutes} {_CONFIG.read_text(encoding='utf-8')}"
     place = work / f"recipe-{recipe}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     model = place if recipe == "reference" else place / "model"
     if model.is_dir():
@@ -66,13 +66,13 @@ def trained(recipe: str, terminology: Path, minutes: float, work: Path) -> Path:
     return model
 
 
-LEXICAL: Mapping[str, Callable[[Space], Linking]] = {"exact": exact, "tfidf": tfidf}
+LEXICAL: Mapping[str, Callable[[SearchSpace], Linking]] = {"exact": exact, "tfidf": tfidf}
 _INDEX, _RECIPE = "index:", "recipe:"
 _LABEL = re.compile(r"([\w. -]+)=(.+)")
 
 
 @dataclass(frozen=True)
-class Workplace:
+class WorkDir:
     """Where vectors and trained models are kept, and how. training: what recipes are trained on, for `minutes` each."""
 
     folder: Path
@@ -87,12 +87,12 @@ class System:
     """A rival. facts: all that its results follow from. model: for what compares its text treatments; None of other kinds."""
 
     label: str
-    facts: dict[str, Any]
-    link_into: Callable[[Space], Linking]
-    model: Model | None = None
+    metadata: dict[str, Any]
+    link_into: Callable[[SearchSpace], Linking]
+    model: CachedEncoder | None = None
 
 
-def open_systems(given: Sequence[str], work: Workplace) -> list[System]:
+def open_systems(given: Sequence[str], work: WorkDir) -> list[System]:
     """Systems by their words on the command line, recipes among them trained. Raises ConfigError where two have one name.
 
     What can be wrong is found before the first recipe is trained, which takes minutes.
@@ -108,29 +108,29 @@ def open_systems(given: Sequence[str], work: Workplace) -> list[System]:
     return [opened[i] for i in range(len(given))]
 
 
-def open_system(words: str, work: Workplace) -> System:
+def open_system(words: str, work: WorkDir) -> System:
     """One system. Raises XsapError."""
     label, spec = _parse(words)
     if spec in LEXICAL:
         return System(label, {"kind": spec}, LEXICAL[spec])
     if pair := _fusion(spec):
         first, second = (open_system(part, work) for part in pair)
-        fused = {"kind": "fused", "of": [first.facts, second.facts]}
+        fused = {"kind": "fused", "of": [first.metadata, second.metadata]}
         return System(label, fused, lambda space: Fused(first.link_into(space), second.link_into(space)))
     if spec.startswith(_INDEX):
         path = spec.removeprefix(_INDEX)
-        held = {"kind": "index", "index": content_hash(read_manifest(path, "index"))}
+        held = {"kind": "index", "index": manifest_hash(read_manifest(path, "index"))}
         return System(label, held, lambda space: IndexLinker.open(path, space, work.folder / "vectors"))
-    facts: dict[str, Any] = {"kind": "model", "given": spec}
+    metadata: dict[str, Any] = {"kind": "model", "given": spec}
     if spec.startswith(_RECIPE):
         recipe = spec.removeprefix(_RECIPE)
         check_recipe(recipe)
         if work.training is None:
             raise ConfigError(f"'{spec}' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO")
-        facts = {"kind": "recipe", "given": recipe, "minutes": work.minutes}
+        metadata = {"kind": "recipe", "given": recipe, "minutes": work.minutes}
         spec = str(trained(recipe, work.training, work.minutes, work.folder))
-    model = Model.open(spec, work.folder / "vectors", precision=work.precision, progress=work.progress)
-    return System(label, facts | model.facts(), model.link_into, model)
+    model = CachedEncoder.open(spec, work.folder / "vectors", precision=work.precision, progress=work.progress)
+    return System(label, metadata | model.metadata(), model.link_into, model)
 
 
 def _parse(words: str) -> tuple[str, str]:

@@ -17,7 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.accuracy.breakdowns import GROUPS_COLUMN
-from benchmarks.accuracy.dictionary import NO_GOLD, Account, Space, count, of_terminology, open_dictionary, restrict
+from benchmarks.accuracy.dictionary import (
+    NO_GOLD,
+    RowCounts,
+    SearchSpace,
+    count,
+    of_terminology,
+    open_search_space,
+    restrict,
+)
 from benchmarks.accuracy.hpo import held_out_hpo
 from benchmarks.corpora.askapatient import read_askapatient
 from benchmarks.corpora.bigbio import read_bigbio
@@ -46,7 +54,7 @@ HPO, IN_HPO, TRAINING = "hpo", "-in-hpo", "training"
 BIGBIO = "bigbio:"  # a corpus by its database and language: bigbio:UMLS:es
 
 
-class Corpus(NamedTuple):
+class CorpusSpec(NamedTuple):
     """Where a corpus's mentions come from. data: the name of its files on the command line. composite: a mention may be `a|b`."""
 
     data: str
@@ -56,39 +64,41 @@ class Corpus(NamedTuple):
 
 
 CORPORA = {
-    "xlbel-v0": Corpus("xlbel", lambda path: read_xlbel_version(path, contexts=False), "XL-BEL v0.0 (CUIs)"),
-    "xlbel-v1": Corpus("xlbel", lambda path: read_xlbel_version(path, contexts=True), "XL-BEL v1.0 (CUIs)"),
-    "mantra": Corpus("mantra", read_mantra, "Mantra GSC (CUIs)"),
-    "medmentions": Corpus("medmentions", read_medmentions, "MedMentions, full or ST21pv, test split (CUIs)"),
-    "cometa-general": Corpus("cometa", read_cometa, "COMETA, general meaning (SNOMED CT)"),
-    "cometa-specific": Corpus(
+    "xlbel-v0": CorpusSpec("xlbel", lambda path: read_xlbel_version(path, contexts=False), "XL-BEL v0.0 (CUIs)"),
+    "xlbel-v1": CorpusSpec("xlbel", lambda path: read_xlbel_version(path, contexts=True), "XL-BEL v1.0 (CUIs)"),
+    "mantra": CorpusSpec("mantra", read_mantra, "Mantra GSC (CUIs)"),
+    "medmentions": CorpusSpec("medmentions", read_medmentions, "MedMentions, full or ST21pv, test split (CUIs)"),
+    "cometa-general": CorpusSpec("cometa", read_cometa, "COMETA, general meaning (SNOMED CT)"),
+    "cometa-specific": CorpusSpec(
         "cometa", partial(read_cometa, meaning="specific"), "COMETA, specific meaning (SNOMED CT)"
     ),
-    "ncbi-disease": Corpus(
+    "ncbi-disease": CorpusSpec(
         "ncbi-disease", read_concept_files, "NCBI disease, .concept files (MeSH, OMIM)", composite=True
     ),
-    "bc5cdr-disease": Corpus(
+    "bc5cdr-disease": CorpusSpec(
         "bc5cdr-disease", read_concept_files, "BC5CDR diseases, .concept files (MeSH)", composite=True
     ),
-    "bc5cdr-chemical": Corpus(
+    "bc5cdr-chemical": CorpusSpec(
         "bc5cdr-chemical", read_concept_files, "BC5CDR chemicals, .concept files (MeSH)", composite=True
     ),
-    "askapatient": Corpus("askapatient", read_askapatient, "AskAPatient, all folds (SNOMED CT, AMT)"),
-    "quaero-emea": Corpus("quaero", partial(read_quaero, part="EMEA"), "QUAERO, EMEA (CUIs)"),
-    "quaero-medline": Corpus("quaero", partial(read_quaero, part="MEDLINE"), "QUAERO, MEDLINE (CUIs)"),
-    "distemist": Corpus("distemist", read_distemist, "DisTEMIST, subtrack 2 (SNOMED CT)"),
-    "symptemist": Corpus("symptemist", read_symptemist, "SympTEMIST, subtask 2 (SNOMED CT)"),
-    "symptemist-multilingual": Corpus("symptemist", read_symptemist_multilingual, "SympTEMIST, subtask 3 (SNOMED CT)"),
-    "medprocner": Corpus("medprocner", read_medprocner, "MedProcNER, subtask 2 (SNOMED CT)"),
-    "cantemist": Corpus("cantemist", read_cantemist, "CANTEMIST-NORM (eCIE-O-3.1)"),
-    "codiesp": Corpus("codiesp", read_codiesp, "CodiEsp-X (ICD-10-CM and -PCS)"),
-    "codiesp-d": Corpus(
+    "askapatient": CorpusSpec("askapatient", read_askapatient, "AskAPatient, all folds (SNOMED CT, AMT)"),
+    "quaero-emea": CorpusSpec("quaero", partial(read_quaero, part="EMEA"), "QUAERO, EMEA (CUIs)"),
+    "quaero-medline": CorpusSpec("quaero", partial(read_quaero, part="MEDLINE"), "QUAERO, MEDLINE (CUIs)"),
+    "distemist": CorpusSpec("distemist", read_distemist, "DisTEMIST, subtrack 2 (SNOMED CT)"),
+    "symptemist": CorpusSpec("symptemist", read_symptemist, "SympTEMIST, subtask 2 (SNOMED CT)"),
+    "symptemist-multilingual": CorpusSpec(
+        "symptemist", read_symptemist_multilingual, "SympTEMIST, subtask 3 (SNOMED CT)"
+    ),
+    "medprocner": CorpusSpec("medprocner", read_medprocner, "MedProcNER, subtask 2 (SNOMED CT)"),
+    "cantemist": CorpusSpec("cantemist", read_cantemist, "CANTEMIST-NORM (eCIE-O-3.1)"),
+    "codiesp": CorpusSpec("codiesp", read_codiesp, "CodiEsp-X (ICD-10-CM and -PCS)"),
+    "codiesp-d": CorpusSpec(
         "codiesp", lambda path: of_group(read_codiesp(path), "DISO"), "CodiEsp-X, diagnoses (ICD-10-CM)"
     ),
-    "codiesp-p": Corpus(
+    "codiesp-p": CorpusSpec(
         "codiesp", lambda path: of_group(read_codiesp(path), "PROC"), "CodiEsp-X, procedures (ICD-10-PCS)"
     ),
-    "bronco": Corpus("bronco", read_bronco, "BRONCO150 (ICD-10-GM, OPS, ATC)"),
+    "bronco": CorpusSpec("bronco", read_bronco, "BRONCO150 (ICD-10-GM, OPS, ATC)"),
 }
 
 
@@ -102,17 +112,17 @@ class Task:
     name: str
     about: str
     mentions: pa.Table
-    space: Space
-    accounts: Mapping[str, Account]
+    space: SearchSpace
+    accounts: Mapping[str, RowCounts]
     composite: bool = False
     training: Path | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a report says of it, and what makes its results its own."""
         return {
             "about": self.about,
             "mentions": {"n": self.mentions.num_rows, "sha256": hash_of(self.mentions)},
-            "dictionary": self.space.facts(),
+            "dictionary": self.space.metadata(),
             "composite": self.composite,
             "accounts": {
                 code: {"rows_in": a.rows_in, "kept": a.kept, "dropped": dict(a.dropped)}
@@ -130,13 +140,13 @@ def hash_of(mentions: pa.Table) -> str:
     return hashlib.sha256("".join(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def corpus_of(name: str) -> Corpus:
+def corpus_of(name: str) -> CorpusSpec:
     """A corpus of CORPORA, or one in BigBIO's schema: `bigbio:DATABASE:LANGUAGE`. Raises ConfigError."""
     if name.startswith(BIGBIO):
         _, database, *language = name.split(":")
         if len(language) != 1 or not database:
             raise ConfigError(f"expected {BIGBIO}DATABASE:LANGUAGE such as {BIGBIO}UMLS:es, found '{name}'")
-        return Corpus(
+        return CorpusSpec(
             "bigbio", partial(read_bigbio, db_name=database, language=language[0]), f"{name}, in BigBIO's schema"
         )
     if name not in CORPORA:
@@ -164,7 +174,7 @@ def open_task(
     dictionary: str | None = None,
     languages: tuple[str, ...] | None = (ENGLISH,),
 ) -> Task:
-    """`hpo`, a corpus (`corpus_of`), or either with `-in-hpo`. data: where each corpus's files are. dictionary: as `open_dictionary` takes
+    """`hpo`, a corpus (`corpus_of`), or either with `-in-hpo`. data: where each corpus's files are. dictionary: as `open_search_space` takes
     it, for a task that doesn't bring its own, with its names in `languages`. Raises ConfigError where something isn't given, DataError."""
     if brings_dictionary(name):
         return _open_in_hpo(name, data, work)
@@ -174,7 +184,7 @@ def open_task(
             f"task '{name}' needs something to link into: --dictionary, a terminology's folder or a file of id||name"
         )
     mentions, accounts = _with_gold(corpus.read(_given(data, corpus.data, name)))
-    space = open_dictionary(dictionary, work, languages)
+    space = open_search_space(dictionary, work, languages)
     return Task(name, corpus.about, mentions, space, accounts, corpus.composite, data.get(TRAINING))
 
 
@@ -205,7 +215,7 @@ def _given(data: Mapping[str, Path], key: str, task: str) -> Path:
     return data[key]
 
 
-def _with_gold(mentions: pa.Table) -> tuple[pa.Table, dict[str, Account]]:
+def _with_gold(mentions: pa.Table) -> tuple[pa.Table, dict[str, RowCounts]]:
     """Mentions that have a gold concept, and an account by language. Raises DataError if none has."""
     has = pc.greater(pc.list_value_length(mentions["concept_ids"]), 0)
     kept = mentions.filter(has)
@@ -215,7 +225,7 @@ def _with_gold(mentions: pa.Table) -> tuple[pa.Table, dict[str, Account]]:
     accounts = {}
     for code, account in count(mentions).items():
         missing = account.rows_in - (left[code].kept if code in left else 0)
-        accounts[code] = Account(account.rows_in, account.rows_in - missing, {NO_GOLD: missing} if missing else {})
+        accounts[code] = RowCounts(account.rows_in, account.rows_in - missing, {NO_GOLD: missing} if missing else {})
     return kept, accounts
 
 

@@ -1,6 +1,6 @@
 """AskAPatient: phrases from drug reviews, each with a SNOMED CT or AMT concept, in ten folds.
 
-Limsopatham and Collier, ACL 2016 (Normalising Medical Concepts in Social Media Texts by Learning Semantic Representation);
+Limsopatham and Collier, ACL 2016 (Normalizing Medical Concepts in Social Media Texts by Learning Semantic Representation);
 https://zenodo.org/record/55013, datasets.zip, where `datasets/AskAPatient/AskAPatient.fold-0.test.txt` to fold-9 have lines
 `identifier<tab>label of the concept<tab>phrase`. SapBERT's copy has `AskAPatient.fold-0.test.preprocessed_query.txt` instead, with lines
 `identifier||phrase`. The published files are not UTF-8: every reader that we found decodes them as Latin-1 (BigBIO's ask_a_patient.py among
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.corpora.corpus import Corpus, Row, ids_in, open_corpus, to_table
+from benchmarks.corpora.corpus import CorpusFiles, Row, ids_in, open_corpus, to_table
 from xsap.errors import DataError
 from xsap.languages import ENGLISH
 
@@ -50,7 +50,7 @@ def _folds(names: Sequence[str]) -> dict[int, str]:
     return {int(match["fold"]): name for match, name in named}
 
 
-def _read(files: Corpus, name: str, fold: str) -> list[Row]:
+def _read(files: CorpusFiles, name: str, fold: str) -> list[Row]:
     content = files.bytes_of(name) or b""
     lines = enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
     return [

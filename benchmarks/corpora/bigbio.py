@@ -21,7 +21,7 @@ from benchmarks.corpora.corpus import Document, Row, gives_ancestors, groups_of,
 from xsap.artifacts import read_lines
 from xsap.errors import DataError
 from xsap.languages import to_iso
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 _FORMAT = (
     "a document in BigBIO's KB schema (document_id, passages with text, entities with text, offsets and normalized)"
@@ -124,4 +124,4 @@ def _texts(value: object) -> list[str]:
 
 
 def _same(one: str, other: str) -> bool:
-    return normalise(one, EXACT_MATCH) == normalise(other, EXACT_MATCH)
+    return normalize(one, EXACT_MATCH) == normalize(other, EXACT_MATCH)

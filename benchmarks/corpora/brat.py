@@ -2,8 +2,8 @@
 
 Stenetorp et al., EACL 2012 (demonstrations); https://brat.nlplab.org/standoff.html. Beside each text lies an `.ann` file, of whose lines three
 kinds matter here: `T1<tab>TYPE start end[;start end…]<tab>text`, the spans in characters of the text, from 0, the end exclusive; notes
-`#1<tab>AnnotatorNotes T1<tab>text`; and normalisations `N1<tab>Reference T1 RESOURCE:id<tab>text`. Events, relations, equivalences,
-attributes, and notes and normalisations of those, are passed over. A span in pieces quotes them with a space between.
+`#1<tab>AnnotatorNotes T1<tab>text`; and normalizations `N1<tab>Reference T1 RESOURCE:id<tab>text`. Events, relations, equivalences,
+attributes, and notes and normalizations of those, are passed over. A span in pieces quotes them with a space between.
 """
 
 import re
@@ -63,7 +63,7 @@ def parse_brat(text: str, where: str) -> list[Annotation]:
     for of, number in spoken_of.items():
         if of.startswith("T") and of not in found:
             raise DataError(
-                f"{where}:{number}: expected a note or a normalisation of an annotation of this file; found no {of} in it"
+                f"{where}:{number}: expected a note or a normalization of an annotation of this file; found no {of} in it"
             )
     return [one._replace(notes=notes[key], references=references[key]) for key, one in found.items()]
 

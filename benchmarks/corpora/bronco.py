@@ -2,9 +2,9 @@
 
 Kittner et al., JAMIA Open 2021; https://www2.informatik.hu-berlin.de/~leser/bronco, given out under an agreement. Five files of shuffled
 sentences, one a line, `textFiles/randomSentSet1.txt` to 5, with brat annotations in `bratFiles/randomSentSet1.ann`; a mention's code is in a
-normalisation, `N1<tab>… T1 ICD10GM:C22.0<tab>text`. The same stands as BioC in bioCFiles; the CoNLL files (conllIOBTags) have no codes.
+normalization, `N1<tab>… T1 ICD10GM:C22.0<tab>text`. The same stands as BioC in bioCFiles; the CoNLL files (conllIOBTags) have no codes.
 
-The layout, and `RESOURCE:code` in brat's normalisations, are told from programs that read them: BigBIO's and xMEN's loaders, and two of the brat
+The layout, and `RESOURCE:code` in brat's normalizations, are told from programs that read them: BigBIO's and xMEN's loaders, and two of the brat
 form. What they leave open: how the resources are written (any spelling that begins with ICD, OPS or ATC is taken, with or without the year);
 whether a mention can have several codes. BigBIO's loader repairs `,` for `.` and a stray `+`; so does this one, but a comma before what begins
 another code parts the two. Tested on a hand-written fragment in the format so inferred, not on the real files.
@@ -55,7 +55,7 @@ def read_bronco(path: Path) -> pa.Table:
                 )
                 groups = [_GROUPS[found.type]] if found.type in _GROUPS else []
                 rows.append(_in_its_sentence(found, text, member.stem)._replace(concept_ids=ids, groups=groups))
-        check_rows(rows, files, "codes in normalisations of the annotations", with_texts=True)
+        check_rows(rows, files, "codes in normalizations of the annotations", with_texts=True)
     return to_table(rows, with_groups=True)
 
 
@@ -76,7 +76,7 @@ def _ids(reference: str, where: str) -> list[str]:
     match = _REFERENCE.fullmatch(reference)
     if not match:
         raise DataError(
-            f"{where}: expected normalisations such as ICD10GM:C22.0, OPS:5-501.0 or ATC:L01XE05; found '{reference[:60]}'"
+            f"{where}: expected normalizations such as ICD10GM:C22.0, OPS:5-501.0 or ATC:L01XE05; found '{reference[:60]}'"
         )
     codes = [code.replace(",", ".").replace("+", "") for code in _BETWEEN.split(match["codes"].strip())]
     return [f"{_RESOURCES[match['resource']]}:{code}" for code in codes if any(letter.isdigit() for letter in code)]

@@ -4,7 +4,7 @@ Basaldella et al., EMNLP 2020 (COMETA: A Corpus for Medical Entity Linking in th
 The splits lie in `splits/<stratified|zeroshot>_<general|specific>/{train,dev,test}.csv` and are tab-separated, written by pandas (data/Split
 Generator.ipynb there): cells with a quote, tab or newline in them stand in double quotes. Columns, read by name: an unnamed index, ID, Term,
 General SNOMED Label, General SNOMED ID, Specific SNOMED Label, Specific SNOMED ID, Example, Example Link, Origin_Sheet. The example is a
-tokenised post that holds the term or a spelling of it; where in it, the corpus doesn't say. Tested on a hand-written fragment in the published
+tokenized post that holds the term or a spelling of it; where in it, the corpus doesn't say. Tested on a hand-written fragment in the published
 format, not on the real files.
 """
 

@@ -37,7 +37,7 @@ from benchmarks.accuracy.breakdowns import GROUPS_COLUMN
 from xsap.errors import DataError
 from xsap.terms.mentions import build_mentions
 from xsap.terms.semantic_types import GROUPS, group_of
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Document:
         return (start, end) if self.context is self.text else collapse(self.text, start, end)[1:]
 
     def _says(self, start: int, end: int, piece: str) -> bool:
-        found = normalise(self.text[start:end], EXACT_MATCH) if 0 <= start < end <= len(self.text) else ""
-        return found != "" and found == normalise(piece, EXACT_MATCH)
+        found = normalize(self.text[start:end], EXACT_MATCH) if 0 <= start < end <= len(self.text) else ""
+        return found != "" and found == normalize(piece, EXACT_MATCH)
 
 
 def collapse(text: str, start: int, end: int) -> tuple[str, int, int]:
@@ -145,7 +145,7 @@ def ids_in(cell: str) -> list[str]:
         parts = [part.strip() for part in joined.split("+")]
         found += parts if all(parts) else [joined.strip()]
     bare = [_PREFIX.sub("", one, count=1) if _PREFIX.match(one) else one for one in found]
-    return list(dict.fromkeys(one for one in bare if normalise(one, EXACT_MATCH) not in _NONE))
+    return list(dict.fromkeys(one for one in bare if normalize(one, EXACT_MATCH) not in _NONE))
 
 
 def groups_of(classes: Iterable[str], *, ancestors: bool = False) -> list[str]:
@@ -164,7 +164,7 @@ def gives_ancestors(cell: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class CorpusFiles:
     """The files under `root`. names: in order, hidden ones and macOS's left out. layout: what the corpus looks like, for errors."""
 
     root: Path
@@ -207,21 +207,21 @@ class Corpus:
 
 
 @contextmanager
-def open_corpus(path: Path, layout: str) -> Iterator[Corpus]:
-    """The files of a zip, a folder or a single file; the last under a name that begins with its folder's, so that its neighbours are found.
+def open_corpus(path: Path, layout: str) -> Iterator[CorpusFiles]:
+    """The files of a zip, a folder or a single file; the last under a name that begins with its folder's, so that its neighbors are found.
 
     Raises DataError, also while the block reads, where a zip is damaged.
     """
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        yield Corpus(path, _shown(names), layout, lambda name: _bytes_of(path / name))
+        yield CorpusFiles(path, _shown(names), layout, lambda name: _bytes_of(path / name))
     elif not path.is_file():
         raise DataError(f"{path}: expected {layout}; found nothing there. Is the path right?")
     elif path.suffix == ".zip" or zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 held = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
-                yield Corpus(path, _shown(held), layout, lambda name: archive.read(name) if name in held else None)
+                yield CorpusFiles(path, _shown(held), layout, lambda name: archive.read(name) if name in held else None)
         except (
             zipfile.BadZipFile,
             zipfile.LargeZipFile,
@@ -234,7 +234,7 @@ def open_corpus(path: Path, layout: str) -> Iterator[Corpus]:
     else:
         file = path.absolute()
         root = file.parent.parent
-        yield Corpus(
+        yield CorpusFiles(
             root, [f"{file.parent.name}/{file.name}"], layout, lambda name: _bytes_of(root / name), is_one_file=True
         )
 
@@ -277,7 +277,7 @@ def place(
     )
 
 
-def check_rows(rows: Sequence[Row], files: Corpus, what: str, *, with_texts: bool) -> None:
+def check_rows(rows: Sequence[Row], files: CorpusFiles, what: str, *, with_texts: bool) -> None:
     """Raise DataError where there are no rows, none has a gold concept, or most don't stand in their texts where their offsets say.
 
     what: the gold concepts, and where they come from. with_texts: every row's text is there; else, those of rows with a context. A few wrong

@@ -37,7 +37,7 @@ import pyarrow as pa
 
 from benchmarks.corpora.brat import parse_brat, parse_spans, pieces_of
 from benchmarks.corpora.corpus import (
-    Corpus,
+    CorpusFiles,
     Document,
     Row,
     check_rows,
@@ -128,7 +128,7 @@ def _read(path: Path, layout: _Layout) -> pa.Table:
     return to_table(rows, with_groups=True)
 
 
-def _rows(files: Corpus, name: str, language: str, texts: str | None) -> list[Row]:
+def _rows(files: CorpusFiles, name: str, language: str, texts: str | None) -> list[Row]:
     where = files.where(name)
     lines = tsv_rows(files.text(name), where)
     at = _positions(lines[0][1] if lines else [], where)
@@ -213,7 +213,7 @@ def read_codiesp(path: Path) -> pa.Table:
     return to_table(rows, with_groups=True)
 
 
-def _codiesp_rows(files: Corpus, name: str) -> list[Row]:
+def _codiesp_rows(files: CorpusFiles, name: str) -> list[Row]:
     texts = PurePosixPath(name).parent / "text_files"
     documents: dict[str, list[Document]] = {}
     rows = []

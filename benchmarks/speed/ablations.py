@@ -32,8 +32,8 @@ from benchmarks.speed.reference import (
     MARGIN,
     WEIGHT_DECAY,
     Batch,
-    Side,
     Start,
+    TrainingImplementation,
     autocast,
     reference_loss,
     reference_side,
@@ -55,7 +55,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Levers:
+class Ablations:
     """What our step does that the reference's doesn't."""
 
     packed: bool = True
@@ -67,7 +67,7 @@ class Levers:
     few_random: bool = True
 
 
-FULL = Levers()
+FULL = Ablations()
 LEFT_OUT = {
     "names padded to 25, not packed": replace(FULL, packed=False),
     "the whole embedding table, not trimmed": replace(FULL, trimmed=False),
@@ -86,24 +86,26 @@ def our_loss(vectors: Tensor, concepts: Tensor) -> Tensor:
     return multi_similarity(similarity, positives, negatives, alpha=ALPHA, beta=BETA, base=BASE)
 
 
-def our_side(encoder: Encoder, renumber: Renumber, levers: Levers = FULL, *, chunk: int = 0, lr: float = LR) -> Side:
+def our_side(
+    encoder: Encoder, renumber: Renumber, ablations: Ablations = FULL, *, chunk: int = 0, lr: float = LR
+) -> TrainingImplementation:
     """Our way to train an encoder, on the device where it is. renumber: see `Table`. chunk: names encoded at once, 0 for all.
 
     A batch's names are renumbered and packed within the step; a run renumbers all names once.
     """
-    device, precision = next(encoder.parameters()).device, "bf16" if levers.bf16 else "fp32"
-    lay = pack if levers.packed else _one_a_tile
-    loss_of = our_loss if levers.masks else reference_loss
+    device, precision = next(encoder.parameters()).device, "bf16" if ablations.bf16 else "fp32"
+    lay = pack if ablations.packed else _one_a_tile
+    loss_of = our_loss if ablations.masks else reference_loss
     optimizer = (
         adamw(encoder, lr=lr, weight_decay=WEIGHT_DECAY)
-        if levers.fused
+        if ablations.fused
         else torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=False)
     )
 
     def encode(tokens: Tokens) -> Tensor:
         names = lay(renumber(tokens)).to(device)
-        with autocast(device, precision), nullcontext() if levers.few_random else _torch_dropout():
-            vectors: Tensor = encoder(names) if levers.first_only else _of_all_tokens(encoder, names)
+        with autocast(device, precision), nullcontext() if ablations.few_random else _torch_dropout():
+            vectors: Tensor = encoder(names) if ablations.first_only else _of_all_tokens(encoder, names)
         return vectors
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -135,7 +137,7 @@ def our_side(encoder: Encoder, renumber: Renumber, levers: Levers = FULL, *, chu
     def positions(batch: Batch) -> int:
         return lay(batch.tokens).ids.numel()
 
-    return Side(encoder, precision, forward, step, positions, levers.first_only)
+    return TrainingImplementation(encoder, precision, forward, step, positions, ablations.first_only)
 
 
 def trimmed(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
@@ -145,7 +147,7 @@ def trimmed(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
     return encoder.to(device), table.renumber
 
 
-def build(name: str, start: Start, device: torch.device, *, chunk: int = 0) -> Side:
+def build(name: str, start: Start, device: torch.device, *, chunk: int = 0) -> TrainingImplementation:
     """A side of the race, such as "reference fp32" or "xsap bf16", with weights of its own, all of which are start's."""
     kind, precision = name.split()
     if kind == "reference":
@@ -153,17 +155,19 @@ def build(name: str, start: Start, device: torch.device, *, chunk: int = 0) -> S
     return our_side(*trimmed(start, device), replace(FULL, bf16=precision == "bf16"), chunk=chunk)
 
 
-def lever_sides(start: Start, device: torch.device) -> dict[str, Side]:
+def ablation_sides(start: Start, device: torch.device) -> dict[str, TrainingImplementation]:
     """Ours in full, and without each lever. All but the one with the whole table train the same weights, so that base fits into memory."""
     ours, whole = trimmed(start, device), start.encoder().to(device)
     sides = {"in full": our_side(*ours)}
-    for name, levers in LEFT_OUT.items():
-        if levers.few_random or device.type == "cpu":
-            sides[name] = our_side(*ours, levers) if levers.trimmed else our_side(whole, lambda tokens: tokens, levers)
+    for name, ablations in LEFT_OUT.items():
+        if ablations.few_random or device.type == "cpu":
+            sides[name] = (
+                our_side(*ours, ablations) if ablations.trimmed else our_side(whole, lambda tokens: tokens, ablations)
+            )
     return sides
 
 
-def linear_flops(side: Side, batch: Batch) -> tuple[int, int]:
+def linear_flops(side: TrainingImplementation, batch: Batch) -> tuple[int, int]:
     """What the transformer's linear layers cost in a step: for a batch's real tokens, and for all positions that the side computes.
 
     Counted is 6 · weights · tokens: a multiplication and an addition forward, and twice that backward, for the inputs and for the weights.

@@ -48,11 +48,11 @@ from benchmarks.speed.harness import (
 )
 from benchmarks.speed.reference import autocast, pad
 from benchmarks.speed.train import product_seconds
-from xsap.artifacts import content_hash, read_manifest, sha256_of
+from xsap.artifacts import manifest_hash, read_manifest, sha256_of
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.int8 import int8_is_faster
 from xsap.encoding.model_folder import quiet
-from xsap.encoding.packing import tokenise
+from xsap.encoding.packing import tokenize_names
 from xsap.errors import ConfigError
 from xsap.page import markdown
 from xsap.terms.terminology import Terminology
@@ -83,7 +83,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class EncodingImplementation:
     """One way to encode. encode: n names → (n, hidden), of any length. model: its word embeddings see every position that it computes.
 
     first_only: the last layer is computed for [CLS] alone.
@@ -100,7 +100,7 @@ def names_of(sides: str) -> list[str]:
     return [name for name in SIDES[sides] if int8_is_faster() or not name.endswith("int8")]
 
 
-def open_sides(exact: Encoder, folder: Path, device: torch.device, sides: str) -> dict[str, Side]:
+def open_sides(exact: Encoder, folder: Path, device: torch.device, sides: str) -> dict[str, EncodingImplementation]:
     """SIDES of this key, all of them with a folder's weights, on a device. exact: that folder's encoder in fp32."""
     opened = {}
     for name in names_of(sides):
@@ -119,7 +119,7 @@ def open_encoder(folder: Path | str, device: torch.device, precision: Any) -> En
     return Encoder.from_pretrained(folder, device=device, precision=precision)
 
 
-def _reference(encoder: Encoder, precision: str) -> Side:
+def _reference(encoder: Encoder, precision: str) -> EncodingImplementation:
     device = next(encoder.parameters()).device
     batch, pad_id = _REFERENCE_BATCH[device.type], int(encoder.tokenizer.pad_token_id)
 
@@ -127,16 +127,16 @@ def _reference(encoder: Encoder, precision: str) -> Side:
         parts = []
         with torch.inference_mode(), autocast(device, precision):
             for start in range(0, len(names), batch):
-                tokens = tokenise(list(names[start : start + batch]), encoder.tokenizer, encoder.max_length)
+                tokens = tokenize_names(list(names[start : start + batch]), encoder.tokenizer, encoder.max_length)
                 ids, mask = (part.to(device) for part in pad(tokens, pad_id))
                 states = encoder.transformer(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
                 parts.append(states.float().cpu().numpy())
         return np.concatenate(parts)
 
-    return Side(encode, encoder, precision, first_only=False)
+    return EncodingImplementation(encode, encoder, precision, first_only=False)
 
 
-def _peer(folder: Path, device: torch.device, precision: str) -> Side:
+def _peer(folder: Path, device: torch.device, precision: str) -> EncodingImplementation:
     with quiet():
         model = SentenceTransformer(str(folder), device=str(device))
     if precision == "fp16":
@@ -147,15 +147,15 @@ def _peer(folder: Path, device: torch.device, precision: str) -> Side:
             model.encode(list(names), batch_size=_PEER_BATCH[precision], show_progress_bar=False), np.float32
         )
 
-    return Side(encode, model, precision, first_only=False)
+    return EncodingImplementation(encode, model, precision, first_only=False)
 
 
-def _ours(encoder: Encoder, precision: str) -> Side:
-    return Side(encoder.encode, encoder, precision, first_only=True)
+def _ours(encoder: Encoder, precision: str) -> EncodingImplementation:
+    return EncodingImplementation(encoder.encode, encoder, precision, first_only=True)
 
 
 @contextmanager
-def counted(side: Side) -> Iterator[list[int]]:
+def counted(side: EncodingImplementation) -> Iterator[list[int]]:
     """How many positions a side computes meanwhile, padding included: batch by batch, those of which it asks for the embeddings."""
     table = next(part for name, part in side.model.named_modules() if name.endswith("word_embeddings"))
     found: list[int] = []
@@ -166,7 +166,7 @@ def counted(side: Side) -> Iterator[list[int]]:
         hook.remove()
 
 
-def linear_flops(side: Side, encoder: Encoder, names: int, places: int) -> int:
+def linear_flops(side: EncodingImplementation, encoder: Encoder, names: int, places: int) -> int:
     """What the linear layers cost for so many names and places: 2 · weights, a multiplication and an addition, for each.
 
     Not counted: biases, attention's own products, embeddings, layer norms. encoder: one in fp32, for others may keep weights elsewhere.
@@ -203,7 +203,7 @@ _CHECKED = 64  # names
 _SEED = 0
 
 
-def race(
+def compare_speed(
     terminology: Path, *, size: str, names: int | None, rounds: int, device: "torch.device", sides: str | None = None
 ) -> dict[str, Any]:
     """The whole race → its figures. names: as many as the device needs, unless given. sides: the key of encoders.SIDES, else the device's.
@@ -230,11 +230,11 @@ def race(
         "seed": _SEED,
         "agreement": check(racing, given[:_CHECKED]),
     }
-    told |= _race_sides(exact, racing, given, rounds, device)
+    told |= _time_sides(exact, racing, given, rounds, device)
     return told | {"accuracy": None, "bars": [], **machine(device, ("transformers", "sentence-transformers"))}
 
 
-def check(sides: "Mapping[str, Side]", names: Sequence[str]) -> dict[str, float]:
+def check(sides: "Mapping[str, EncodingImplementation]", names: Sequence[str]) -> dict[str, float]:
     """The greatest distance of a vector from the reference's, both of length 1, by side. An AssertionError if it is too great.
 
     In units of how far the reference's own vectors are from their mean: those of an untrained model are nearly the same for all names.
@@ -251,12 +251,12 @@ def check(sides: "Mapping[str, Side]", names: Sequence[str]) -> dict[str, float]
     return apart
 
 
-def _race_sides(
-    exact: "Encoder", sides: "Mapping[str, Side]", given: Sequence[str], rounds: int, device: "torch.device"
+def _time_sides(
+    exact: "Encoder", sides: "Mapping[str, EncodingImplementation]", given: Sequence[str], rounds: int, device: "torch.device"
 ) -> dict[str, Any]:
     """The race, and what follows from its medians and from the device's rates."""
     from benchmarks.speed.ablations import timed
-    from xsap.encoding.packing import tokenise
+    from xsap.encoding.packing import tokenize_names
 
     precisions = dict.fromkeys(side.precision for side in sides.values())
     products = {precision: rate_seconds(precision, exact.dimension, device) for precision in precisions}
@@ -272,7 +272,7 @@ def _race_sides(
     for precision, taken in products.items():
         taken += rate_seconds(precision, exact.dimension, device)
     rates = {precision: rate_flops(exact.dimension) / median(taken) for precision, taken in products.items()}
-    tokens = int(tokenise(list(given), exact.tokenizer, exact.max_length).lengths.sum())
+    tokens = int(tokenize_names(list(given), exact.tokenizer, exact.max_length).lengths.sum())
     figures: dict[str, dict[str, Any]] = {}
     for name, side in sides.items():
         took = median(seconds[name])
@@ -318,8 +318,8 @@ def accuracy(
         agreed = float(np.mean([one == other for one, other in zip(first, expected, strict=True)]))
         found[precision] = {"acc@1": 100 * float((np.array(ranks) == 0).mean()), "agreed": 100 * agreed}
         say(f"{precision}: Acc@1 {found[precision]['acc@1']:.2f}")
-    hashes = {"terminology": content_hash(read_manifest(terminology, "terminology")), "mentions": sha256_of(mentions)}
-    return {"n": queries.num_rows, "model": encoder.content, **hashes, "precisions": found}
+    hashes = {"terminology": manifest_hash(read_manifest(terminology, "terminology")), "mentions": sha256_of(mentions)}
+    return {"n": queries.num_rows, "model": encoder.content_hash, **hashes, "precisions": found}
 
 
 def bars_of(
@@ -366,7 +366,7 @@ def to_text(result: Mapping[str, Any]) -> str:
     rates = ", ".join(
         f"{precision} {rate / 1e9:,.0f} GFLOP/s" for precision, rate in result["product_flops_a_second"].items()
     )
-    facts = [
+    metadata = [
         f"XLM-R {result['size']}, {result['names']:,} names of {result['tokens_a_name']:.1f} tokens, drawn with seed {result['seed']}; medians of "
         f"{result['rounds']} rounds in turns; {machine_in_words(result)}",
         "share of rate: 2 · weights of the linear layers · tokens / seconds / the device's rate, the tokens being real ones, or all positions "
@@ -377,10 +377,10 @@ def to_text(result: Mapping[str, Any]) -> str:
         found = ", ".join(
             f"{p} {each['acc@1']:.2f} ({each['agreed']:.2f})" for p, each in quality["precisions"].items()
         )
-        facts.append(f"Acc@1 on {quality['n']:,} mentions (and the same first concept as fp32), %: {found}")
+        metadata.append(f"Acc@1 on {quality['n']:,} mentions (and the same first concept as fp32), %: {found}")
     elif result["size"] == FULL:
-        facts.append("no verdict: --model and --mentions tell which side keeps its accuracy")
-    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in [*facts, *verdicts(result["bars"])])])
+        metadata.append("no verdict: --model and --mentions tell which side keeps its accuracy")
+    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in [*metadata, *verdicts(result["bars"])])])
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -413,7 +413,7 @@ def command(
             "--model and --mentions go together: what 16 or 8 bits cost is measured by linking mentions with a trained model"
         )
     on = device_of(device)
-    result = race(terminology, size=size, names=names, rounds=rounds, device=on)
+    result = compare_speed(terminology, size=size, names=names, rounds=rounds, device=on)
     if model and mentions:
         ours = [side["precision"] for name, side in result["sides"].items() if name.startswith(OURS)]
         result["accuracy"] = accuracy(model, terminology, mentions, ours, on)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 OURS = "xsap"  # how our sides' names begin
-COLOURS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of ours
+COLORS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of ours
 
 
 class DeviceName(StrEnum):
@@ -143,7 +143,7 @@ def chart(panels: Mapping[str, Mapping[str, tuple[float, str]]], path: Path) -> 
         drawn = axes.barh(
             list(panel),
             [length for length, _ in panel.values()],
-            color=[COLOURS[name.startswith(OURS)] for name in panel],
+            color=[COLORS[name.startswith(OURS)] for name in panel],
         )
         axes.bar_label(drawn, [said for _, said in panel.values()], padding=4, fontsize=8)
         axes.set_title(title, fontsize=10)

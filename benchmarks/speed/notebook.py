@@ -23,7 +23,7 @@ def training_pairs(meta: Path, *, tradenames: bool) -> list[str]:
         named.append(f"{cells[0]}||{cells[14].lower()}")
     named = list(set(named))
     if tradenames:
-        named = list(set(named + _lent(_lines(meta / "MRREL.RRF"), _by_concept(named))))
+        named = list(set(named + _inherited(_lines(meta / "MRREL.RRF"), _by_concept(named))))
     pairs = []
     for concept, names in _by_concept(named).items():
         both = list(combinations(names, 2))
@@ -46,7 +46,7 @@ def _by_concept(named: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _lent(relations: list[str], by_concept: dict[str, list[str]]) -> list[str]:
+def _inherited(relations: list[str], by_concept: dict[str, list[str]]) -> list[str]:
     """`id||name` for the names of the last concept that each one has a trade-name relation with."""
     last = {}
     for row in relations:

@@ -24,7 +24,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 OURS, NOTEBOOK = "xsap-prepare umls", "original notebook"
 
 
-def race(meta: Path, *, tradenames: bool, rounds: int, rival: bool, memory: str | None = None) -> dict[str, Any]:
+def compare_speed(
+    meta: Path, *, tradenames: bool, rounds: int, rival: bool, max_memory: str | None = None
+) -> dict[str, Any]:
     """Seconds and bytes of each side, by turn. Raises XsapError if a side fails."""
     sides: dict[str, list[dict[str, float]]] = {side: [] for side in ((OURS, NOTEBOOK) if rival else (OURS,))}
     extra = ["--tradenames"] if tradenames else []
@@ -33,7 +35,7 @@ def race(meta: Path, *, tradenames: bool, rounds: int, rival: bool, memory: str 
             with TemporaryDirectory(prefix="xsap-race-", dir=meta.parent) as place:
                 out = str(Path(place) / "out")
                 if side == OURS:
-                    limit = ["--memory", memory] if memory else []
+                    limit = ["--memory", max_memory] if max_memory else []
                     words = ["data_prep", "umls", str(meta), "--out", out, "--suppress", "all", *extra, *limit]
                 else:
                     words = ["benchmarks.speed.notebook", str(meta), out, *extra]

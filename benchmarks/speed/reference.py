@@ -27,10 +27,10 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, XLMRobertaConfig, XLMRobertaModel
 
-from xsap.artifacts import refuse_to_replace
+from xsap.artifacts import check_can_write
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import REFERENCE_LENGTH, Description
-from xsap.encoding.packing import Tokens, tokenise
+from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
+from xsap.encoding.packing import Tokens, tokenize_names
 from xsap.encoding.vocabulary import train_tokenizer
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy
@@ -40,7 +40,7 @@ from xsap.training.sampling import Concepts, FilePairs, Names, PairSampler
 LR, WEIGHT_DECAY = 2e-5, 0.01
 MARGIN, ALPHA, BETA, BASE = 0.2, 1.0, 60.0, 0.5
 PAIRS_PER_CONCEPT = 50
-DESCRIPTION = Description("cls", REFERENCE_LENGTH, TextPolicy("cased", "none"))
+DESCRIPTION = EncoderConfig("cls", REFERENCE_LENGTH, TextPolicy("cased", "none"))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SEED = 0
 _ALL = 1 << 40  # pairs
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class TrainingImplementation:
     """One way to train an encoder. forward: batch → (2n, hidden) vectors, and their loss. step: one update → its loss, on the device.
 
     positions: how many a batch takes in the linear layers, padding included. first_only: the last layer is computed for [CLS] alone.
@@ -150,7 +150,7 @@ def prepare(terminology: Path, size: Size, pieces: int) -> Start:
     say("reading names, training a tokenizer")
     material = distinct(from_terminology(terminology, None), DESCRIPTION.policy, None)
     tokenizer = train_tokenizer(material.names, pieces)
-    return Start(size, tokenizer, tokenise(material.names, tokenizer, DESCRIPTION.max_length), material.concepts)
+    return Start(size, tokenizer, tokenize_names(material.names, tokenizer, DESCRIPTION.max_length), material.concepts)
 
 
 def say(text: str) -> None:
@@ -186,7 +186,7 @@ def reference_loss(vectors: Tensor, concepts: Tensor) -> Tensor:
     return loss
 
 
-def reference_side(encoder: Encoder, *, precision: str, lr: float = LR) -> Side:
+def reference_side(encoder: Encoder, *, precision: str, lr: float = LR) -> TrainingImplementation:
     """The recipe's way to train an encoder, on the device where it is. Loss and miner are inside autocast, as in the original."""
     device = next(encoder.parameters()).device
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=False)
@@ -205,7 +205,9 @@ def reference_side(encoder: Encoder, *, precision: str, lr: float = LR) -> Side:
         optimizer.zero_grad()
         return loss.detach()
 
-    return Side(encoder, precision, forward, step, positions=lambda batch: batch.padded.ids.numel(), first_only=False)
+    return TrainingImplementation(
+        encoder, precision, forward, step, positions=lambda batch: batch.padded.ids.numel(), first_only=False
+    )
 
 
 def reference_run(
@@ -221,11 +223,11 @@ def reference_run(
 ) -> tuple[int, float]:
     """Train the recipe as such from random weights on the CPU, until minutes or steps are up, and save the model → steps done, last loss.
 
-    The clock starts when the names are tokenised; padding is within it. Raises XsapError before it starts.
+    The clock starts when the names are tokenized; padding is within it. Raises XsapError before it starts.
     """
     if minutes is None and steps is None:
         raise ConfigError("a run must know when to stop; give --minutes, --steps, or both")
-    refuse_to_replace(out, overwrite=False)
+    check_can_write(out, overwrite=False)
     start = prepare(terminology, size, pieces)
     encoder = start.encoder()
     side = reference_side(encoder, precision="fp32", lr=lr)
@@ -239,7 +241,7 @@ def reference_run(
         done += 1
         if done % 50 == 0:
             say(f"step {done:,}, {spent:.1f} minutes, loss {loss:.4f}")
-    encoder.save_pretrained(out, facts={"recipe": "benchmarks speed reference-run", "steps": done, "lr": lr})
+    encoder.save_pretrained(out, metadata={"recipe": "benchmarks speed reference-run", "steps": done, "lr": lr})
     return done, loss
 
 

@@ -72,7 +72,7 @@ def _cosines(vectors: Floats, query: Floats) -> NDArray[np.float64]:
     return cosines
 
 
-def race(*, names: int, mentions: int, dimension: int, part: int, seed: int = 0) -> dict[str, Any]:
+def compare_speed(*, names: int, mentions: int, dimension: int, part: int, seed: int = 0) -> dict[str, Any]:
     """The whole race → its figures. part: the mentions that the reference answers, at least two."""
     import torch
 
@@ -145,7 +145,7 @@ def to_text(result: Mapping[str, Any]) -> str:
     part, agreement = result["sides"][REFERENCE], result["agreement"]
     turns = " and ".join(f"{seconds:.1f}" for seconds in part["all_seconds"])
     busy = ", ".join(f"{side} {cores:.1f}" for side, cores in result["cores_busy"].items())
-    facts = [
+    metadata = [
         f"{result['mentions']:,} mentions × {result['names']:,} names × {result['dimension']} dimensions, float32, random unit vectors of seed "
         f"{result['seed']}; the {result['k']} best of each; {result['device']}, cores: {result['cores']}, threads: {result['threads']}, "
         f"torch {result['torch']}, numpy {result['numpy']}",
@@ -157,8 +157,8 @@ def to_text(result: Mapping[str, Any]) -> str:
     ]
     if result["within_bars"] is not None:
         bars = f"at most {result['bars']['seconds']} s, at least {result['bars']['times_as_fast']} times as fast"
-        facts.append(f"{'within' if result['within_bars'] else 'NOT within'} the bars: {bars}")
-    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in facts)])
+        metadata.append(f"{'within' if result['within_bars'] else 'NOT within'} the bars: {bars}")
+    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in metadata)])
 
 
 def command(
@@ -170,7 +170,7 @@ def command(
     json_to: Annotated[Path | None, typer.Option("--json", help="A file for all figures as JSON.")] = None,
 ) -> None:
     """Scoring without encoding: one mention at a time against ours; exit code 3 if ours misses its bars."""
-    result = race(names=names, mentions=mentions, dimension=dimension, part=part, seed=seed)
+    result = compare_speed(names=names, mentions=mentions, dimension=dimension, part=part, seed=seed)
     if json_to:
         with write_atomically(json_to) as stream:
             json.dump(result, stream, indent=1)

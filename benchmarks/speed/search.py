@@ -2,7 +2,7 @@
 
 Vectors are as those of names are: concepts with four names each lie in topics, and topics in areas, drawn in 128 dimensions of falling
 weight, which gives cosines and an effective dimension like those of HPO's names under a small model trained here (about 0.7 to a name's
-siblings, 0.56 to its tenth neighbour, 61 dimensions); and some uniform noise. Queries are rows moved to a cosine of 0.86.
+siblings, 0.56 to its tenth neighbor, 61 dimensions); and some uniform noise. Queries are rows moved to a cosine of 0.86.
 A side reads what it needs from files, so that its memory is its own: the highest resident, mapped files included, less that before it
 opened anything. Needs Linux.
 
@@ -81,7 +81,7 @@ Rows = NDArray[np.int64]
 Search = Callable[[Floats], Rows]
 
 
-def made_up(n: int, d: int, seed: int) -> Iterator[Floats]:
+def synthetic_vectors(n: int, d: int, seed: int) -> Iterator[Floats]:
     """n unit vectors of d components, in blocks; the same ones for the same n, d and seed."""
     first = np.random.default_rng((seed, 0))
     weights = np.arange(1, _LATENT + 1, dtype=np.float32) ** np.float32(-0.3)
@@ -110,10 +110,10 @@ def write_sets(folder: Path, n: int, d: int, mentions: int, storages: tuple[str,
     chosen, queries = np.sort(rng.choice(n, mentions, replace=mentions > n)), np.empty((mentions, d), np.float32)
     with ExitStack() as stack:
         puts = []
-        for storage in storages:
-            (folder / storage).mkdir()
-            puts.append(stack.enter_context(write_vectors(folder / storage, n, d, storage)))  # type: ignore[arg-type]
-        for start, block in zip(range(0, n, _ROWS), made_up(n, d, seed), strict=True):
+        for vector_dtype in storages:
+            (folder / vector_dtype).mkdir()
+            puts.append(stack.enter_context(write_vectors(folder / vector_dtype, n, d, vector_dtype)))  # type: ignore[arg-type]
+        for start, block in zip(range(0, n, _ROWS), synthetic_vectors(n, d, seed), strict=True):
             for put in puts:
                 put(block)
             here = (start <= chosen) & (chosen < start + _ROWS)
@@ -147,26 +147,26 @@ def open_side(side: str, folder: Path) -> tuple[Search, dict[str, Any]]:
     from xsap.search.vectors import Vectors
 
     if side == APPROXIMATE:
-        from xsap.search.approximate import Graph
+        from xsap.search.approximate import HnswIndex
 
         vectors16 = Vectors.open(folder / "float16")
-        facts = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
-        graph = Graph.open(folder / "graph.usearch", vectors16, facts)
-        return lambda queries: graph.search(queries, K)[1], facts
+        metadata = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+        graph = HnswIndex.open(folder / "graph.usearch", vectors16, metadata)
+        return lambda queries: graph.search(queries, K)[1], metadata
     ours = Vectors.open(folder / side.removeprefix("xsap "))
-    return lambda queries: search_vectors(ours, queries, K)[1], ours.facts()
+    return lambda queries: search_vectors(ours, queries, K)[1], ours.metadata()
 
 
 def build_graph(folder: Path) -> None:
     """Build the graph that APPROXIMATE opens; its facts say how long that took."""
-    from xsap.search.approximate import Graph
+    from xsap.search.approximate import HnswIndex
     from xsap.search.vectors import Vectors
 
     start = time.perf_counter()
-    graph = Graph.build(Vectors.open(folder / "float16"), progress=True)
-    facts = graph.save(folder / "graph.usearch")
-    facts |= {"build_seconds": time.perf_counter() - start, "bytes": (folder / "graph.usearch").stat().st_size}
-    (folder / "graph.json").write_text(json.dumps(facts), encoding="utf-8")
+    graph = HnswIndex.build(Vectors.open(folder / "float16"), progress=True)
+    metadata = graph.save(folder / "graph.usearch")
+    metadata |= {"build_seconds": time.perf_counter() - start, "bytes": (folder / "graph.usearch").stat().st_size}
+    (folder / "graph.json").write_text(json.dumps(metadata), encoding="utf-8")
 
 
 def run_side(side: str, folder: Path, *, together: bool) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def run_side(side: str, folder: Path, *, together: bool) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew: proc(5)
     before = rss_bytes("VmRSS")
     start = time.perf_counter()
-    search, facts = open_side(side, folder)
+    search, metadata = open_side(side, folder)
     opened = time.perf_counter() - start
     alone, rows = [], []
     for query in queries[: 1 + (_PLAIN_PART if side == PLAIN else SINGLES), None]:
@@ -187,7 +187,7 @@ def run_side(side: str, folder: Path, *, together: bool) -> dict[str, Any]:
         rows.append(search(query))
         alone.append(time.perf_counter() - start)
     result: dict[str, Any] = {
-        "facts": facts,
+        "facts": metadata,
         "open_seconds": opened,
         "first_seconds": alone[0],
         "single_seconds": alone[1:],
@@ -219,11 +219,11 @@ _PART = 10  # mentions that PLAIN answers, and that are compared with the search
 _PRODUCT = 8192  # of the product that tells the device's rate
 
 
-def race_resident(
+def time_device_search(
     *,
     names: int,
     dimension: int,
-    storage: str,
+    vector_dtype: str,
     device: "torch.device",
     place: Path | None,
     batch: int = BATCH,
@@ -236,10 +236,12 @@ def race_resident(
     from xsap.search.vectors import Vectors
 
     with TemporaryDirectory(prefix="xsap-search-", dir=place) as folder:
-        write_sets(Path(folder), names, dimension, batch * _BATCHES, (storage,), seed)
-        say(f"{names:,} × {dimension} written in {storage}")
-        figures = _measure(Vectors.open(Path(folder) / storage), np.load(Path(folder) / "queries.npy"), batch, device)
-    size = {"names": names, "dimension": dimension, "storage": storage, "batch": batch}
+        write_sets(Path(folder), names, dimension, batch * _BATCHES, (vector_dtype,), seed)
+        say(f"{names:,} × {dimension} written in {vector_dtype}")
+        figures = _measure(
+            Vectors.open(Path(folder) / vector_dtype), np.load(Path(folder) / "queries.npy"), batch, device
+        )
+    size = {"names": names, "dimension": dimension, "storage": vector_dtype, "batch": batch}
     return size | {"k": K, "seed": seed, **figures, "bars": [], **machine(device)}
 
 
@@ -256,7 +258,7 @@ def _measure(vectors: "Vectors", queries: Floats, batch: int, device: "torch.dev
     uploaded, there = timed(lambda stored: upload(stored, device), vectors, device)
 
     def ours(some: Floats) -> Rows:
-        return search_vectors(vectors, some, K, resident=there)[1]
+        return search_vectors(vectors, some, K, device_copy=there)[1]
 
     def plain(query: Floats) -> Rows:
         scores = torch.from_numpy(query).to(there) @ there.T
@@ -298,24 +300,24 @@ def _recall(found: Iterable[Rows], exact: Rows) -> float:
     return float(np.mean([len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)])) / int(exact.shape[1])
 
 
-def resident_to_text(result: Mapping[str, Any]) -> str:
+def device_search_to_text(result: Mapping[str, Any]) -> str:
     """The race as a table for people, and under it what makes it comparable."""
     rows = [["search on a device", "mentions/s", "times as fast", "one, ms (p50)", "slowest", "recall@10"]]
     for name, side in result["sides"].items():
         alone = [f"{1000 * seconds:,.1f}" for seconds in (median(side["single_seconds"]), max(side["single_seconds"]))]
         times = result["times_as_fast"] if name == OURS else 1
         rows.append([name, f"{side['mentions_a_second']:,.1f}", f"{times:.1f}", *alone, f"{side['recall@10']:.4f}"])
-    facts = [
+    metadata = [
         f"{result['names']:,} vectors × {result['dimension']} components, stored in {result['storage']}, clustered, made up with seed "
         f"{result['seed']}; the {result['k']} best of each; {machine_in_words(result)}",
         f"ours: batches of {result['batch']:,} mentions, exact for what is stored; {PLAIN}: one mention at a time, in the device's 16 bits",
         f"on the device: {result['device_bytes'] / 1e9:.2f} GB at most; uploaded in {result['upload_seconds']:.1f} s",
         f"{100 * result['share_of_rate']:.0f} % of the device's rate of bf16 products, {result['product_flops_a_second'] / 1e9:,.0f} GFLOP/s",
     ]
-    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in facts)])
+    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in metadata)])
 
 
-def plot_resident(result: Mapping[str, Any], path: Path) -> None:
+def plot_device_search(result: Mapping[str, Any], path: Path) -> None:
     """Mentions a second of each side as bars in a PNG file."""
     panel = {
         name: (side["mentions_a_second"], in_digits(side["mentions_a_second"]))
@@ -328,11 +330,11 @@ STORAGES = ("float32", "float16", "int8")
 NINE_MILLION, FULL = 9_000_000, {"names": 1_000_000, "dimension": 768, "mentions": 1000}
 
 
-def race(
+def compare_speed(
     *, names: int, dimension: int, mentions: int, approximate: bool, place: Path | None, seed: int = 0
 ) -> dict[str, Any]:
     """The whole race → its figures. place: where some 9 kB a name fit while it lasts."""
-    sides = [PLAIN, *([FAISS] if find_spec("faiss") else []), *(f"xsap {storage}" for storage in STORAGES)]
+    sides = [PLAIN, *([FAISS] if find_spec("faiss") else []), *(f"xsap {vector_dtype}" for vector_dtype in STORAGES)]
     sides += [APPROXIMATE] if approximate else []
     figures: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory(prefix="xsap-search-", dir=place) as folder:
@@ -404,12 +406,12 @@ def to_text(result: Mapping[str, Any]) -> str:
     """A race as a table for people, and under it what makes it comparable."""
     if "side" in result:
         side = result["side"]
-        facts = [
+        metadata = [
             f"{result['names']:,} × {result['dimension']}, int8 alone: opened in {1000 * side['open_seconds']:.0f} ms, one mention "
             f"{1000 * side['single_p50']:.0f} ms (the first {1000 * side['first_seconds']:.0f}), {side['process_bytes'] / 1e9:.2f} GB resident",
             machine_in_words(result),
         ]
-        return "\n".join(f"- {fact}" for fact in [*facts, *verdicts(result["bars"])])
+        return "\n".join(f"- {fact}" for fact in [*metadata, *verdicts(result["bars"])])
     sides, count = result["sides"], f"{result['mentions']:,} mentions"
     rows = [
         [
@@ -432,7 +434,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         ]
         alone = [f"{1000 * t:,.1f}" for t in (side["single_p50"], max(side["single_seconds"]), side["first_seconds"])]
         rows.append([name, took, *ratios, *alone, f"{side['bytes'] / 1e9:.2f}", f"{side['recall@10']:.4f}"])
-    facts = [
+    metadata = [
         f"{count} × {result['names']:,} vectors × {result['dimension']} components, clustered, made up with seed {result['seed']}; the "
         f"{result['k']} best of each; {machine_in_words(result)}",
         f"{PLAIN}: one mention at a time, measured on {len(sides[PLAIN]['single_seconds'])}, and multiplied",
@@ -442,11 +444,11 @@ def to_text(result: Mapping[str, Any]) -> str:
     ]
     if APPROXIMATE in sides:
         said = sides[APPROXIMATE]["facts"]
-        facts.append(
+        metadata.append(
             f"{APPROXIMATE}: built in {said['build_seconds']:,.0f} s, {said['bytes'] / 1e9:.2f} GB, width {said['width']}, "
             f"recall@64 {said['recall@64']:.4f} when it was built"
         )
-    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in [*facts, *verdicts(result["bars"])])])
+    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in [*metadata, *verdicts(result["bars"])])])
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -502,14 +504,16 @@ def command(
         raise ConfigError("--approximate races on a CPU alone; take --device cpu, or leave it out")
     if approximate and find_spec("usearch") is None:
         raise ConfigError("--approximate needs usearch; install it: pip install 'xsap[ann]'")
-    tell, draw = (resident_to_text, plot_resident) if on.type == "cuda" else (to_text, plot)
+    tell, draw = (device_search_to_text, plot_device_search) if on.type == "cuda" else (to_text, plot)
     if on.type == "cuda":
-        count, storage = (NINE_MILLION, "int8") if nine_million else (names, "float16")
-        result = race_resident(names=count, dimension=dimension, storage=storage, device=on, place=place)
+        count, vector_dtype = (NINE_MILLION, "int8") if nine_million else (names, "float16")
+        result = time_device_search(names=count, dimension=dimension, vector_dtype=vector_dtype, device=on, place=place)
     elif nine_million:
         result = race_nine_million(dimension=dimension, place=place)
     else:
-        result = race(names=names, dimension=dimension, mentions=mentions, approximate=approximate, place=place)
+        result = compare_speed(
+            names=names, dimension=dimension, mentions=mentions, approximate=approximate, place=place
+        )
     write_json(result, json_to)
     if plot_to:
         draw(result, plot_to)

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.speed.ablations import build, lever_sides, linear_flops, peak_memory, timed
-from benchmarks.speed.reference import DTYPES, SIZES, Batch, Side, Start, prepare, say
+from benchmarks.speed.ablations import ablation_sides, build, linear_flops, peak_memory, timed
+from benchmarks.speed.reference import DTYPES, SIZES, Batch, Start, TrainingImplementation, prepare, say
 from xsap.artifacts import write_atomically
 from xsap.encoding.model_folder import REFERENCE_LENGTH
 from xsap.page import markdown
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PIECES = 16_000
 EXACT, LOOSE = 1e-4, 5e-2  # how far apart sides may be: both in fp32, or one not
-COLOURS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of the others
+COLORS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of the others
 CURVE_BAR = 1e-3
 CHUNK = 512  # names, of the side that caches gradients
 _SIDES = {"cpu": ("reference fp32", "xsap fp32", "xsap bf16"), "cuda": ("reference fp16", "xsap bf16")}
@@ -39,7 +39,7 @@ _PRODUCTS = {"cpu": 1, "cuda": 100}  # timed as one, for on CUDA one is as short
 _TIMES = 10
 
 
-def check_agreement(sides: Mapping[str, Side], batch: Batch) -> dict[str, dict[str, float]]:
+def check_agreement(sides: Mapping[str, TrainingImplementation], batch: Batch) -> dict[str, dict[str, float]]:
     """Each side's loss of a batch without dropout, and how far loss and cosines are from the first side's. An AssertionError if too far.
 
     Cosines are of vectors less their mean: an untrained model's vectors are nearly equal, and so would be any cosines of them.
@@ -51,8 +51,8 @@ def check_agreement(sides: Mapping[str, Side], batch: Batch) -> dict[str, dict[s
         vectors, tensor = side.forward(batch)
         side.encoder.train()
         units = F.normalize(vectors.detach().float(), dim=-1)
-        centred = F.normalize(units - units.mean(0), dim=-1)
-        loss, cosines = float(tensor.detach()), centred @ centred.T
+        centered = F.normalize(units - units.mean(0), dim=-1)
+        loss, cosines = float(tensor.detach()), centered @ centered.T
         if not found:
             expected_loss, expected = loss, cosines
         apart = {"loss_relative": abs(loss / expected_loss - 1), "cosine": float((cosines - expected).abs().max())}
@@ -64,7 +64,7 @@ def check_agreement(sides: Mapping[str, Side], batch: Batch) -> dict[str, dict[s
     return found
 
 
-def race(
+def compare_speed(
     sides: Mapping[str, Callable[[Batch], Tensor]], batches: Iterable[Batch], device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each step of each side, the sides in turns on each batch; those of the first batches, a warm-up, are left out."""
@@ -91,14 +91,14 @@ def product_seconds(precision: str, tokens: int, hidden: int, device: torch.devi
     return [timed(products, weights, device)[0] / at_once for _ in range(_TIMES + 1)][1:]
 
 
-def race_train(
+def compare_training(
     terminology: Path,
     *,
     size: str,
     pairs: int,
     steps: int,
     device: torch.device,
-    levers: bool = False,
+    ablations: bool = False,
     cached_pairs: int | None = None,
 ) -> dict[str, Any]:
     """The whole race → its figures. Raises XsapError if the terminology can't fill the batches."""
@@ -117,7 +117,7 @@ def race_train(
         "steps": steps,
         "agreement": check_agreement(sides, batches[0]),
     }
-    result |= _race_sides(sides, batches, batches[-steps:], device)
+    result |= _time_sides(sides, batches, batches[-steps:], device)
     for name, side in result["sides"].items():
         side["memory"] = memory[name]
     del sides  # their memory is needed
@@ -128,12 +128,15 @@ def race_train(
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "cached": cached,
-        "levers": race_levers(start, batches, device) if levers else None,
+        "levers": time_ablations(start, batches, device) if ablations else None,
     }
 
 
-def _race_sides(
-    sides: Mapping[str, Side], batches: Sequence[Batch], measured: Sequence[Batch], device: torch.device
+def _time_sides(
+    sides: Mapping[str, TrainingImplementation],
+    batches: Sequence[Batch],
+    measured: Sequence[Batch],
+    device: torch.device,
 ) -> dict[str, Any]:
     """The race, and what follows from its medians and from the device's rate, taken before and after it."""
     tokens, names = (
@@ -143,7 +146,7 @@ def _race_sides(
     products = {
         side.precision: product_seconds(side.precision, round(tokens), hidden, device) for side in sides.values()
     }
-    seconds = race({name: side.step for name, side in sides.items()}, batches, device)
+    seconds = compare_speed({name: side.step for name, side in sides.items()}, batches, device)
     for precision, taken in products.items():
         taken += product_seconds(precision, round(tokens), hidden, device)
     rates = {precision: 8 * round(tokens) * hidden**2 / median(taken) for precision, taken in products.items()}
@@ -165,18 +168,20 @@ def _race_sides(
     return {"tokens_a_name": tokens / names, "product_flops_a_second": rates, "sides": figures}
 
 
-def race_levers(start: Start, batches: Sequence[Batch], device: torch.device) -> dict[str, dict[str, Any]]:
+def time_ablations(start: Start, batches: Sequence[Batch], device: torch.device) -> dict[str, dict[str, Any]]:
     """Our step in full, and with each lever left out, in turns → seconds, and how many times as long as in full."""
-    sides = lever_sides(start, device)
+    sides = ablation_sides(start, device)
     check_agreement(sides, batches[0])
-    seconds = race({name: side.step for name, side in sides.items()}, batches, device)
+    seconds = compare_speed({name: side.step for name, side in sides.items()}, batches, device)
     full = median(next(iter(seconds.values())))
     return {
         name: {"seconds": median(s), "all_seconds": s, "times_as_long": median(s) / full} for name, s in seconds.items()
     }
 
 
-def race_curve(terminology: Path, *, size: str, pairs: int, steps: int, device: torch.device) -> dict[str, Any]:
+def compare_loss_curves(
+    terminology: Path, *, size: str, pairs: int, steps: int, device: torch.device
+) -> dict[str, Any]:
     """The losses of both recipes in fp32 without dropout, from the same start, on the same batches, each after its own updates."""
     start = prepare(terminology, SIZES[size], PIECES)
     sides = {name: build(name, start, device) for name in ("reference fp32", "xsap fp32")}
@@ -223,7 +228,7 @@ def to_text(result: Mapping[str, Any]) -> str:
     )
     parameters = ", ".join(f"{name} {side['parameters'] / 1e6:.1f} M" for name, side in result["sides"].items())
     losses = ", ".join(f"{found['loss']:.6f}" for found in result["agreement"].values())
-    facts = [
+    metadata = [
         f"{result['pairs']} pairs a step, medians of {result['steps']} steps in turns; {result['device']}, threads: {result['threads']}, "
         f"torch {result['torch']}; a tokenizer of {result['pieces']:,} pieces, trained on the terminology's names",
         f"parameters in training: {parameters}",
@@ -235,13 +240,13 @@ def to_text(result: Mapping[str, Any]) -> str:
         f"(tokens × hidden) · (hidden × 4 hidden) in the same precision, before and after the race: {rates}",
     ]
     if cached := result["cached"]:
-        facts.append(
+        metadata.append(
             f"{cached['side']}, {cached['pairs']:,} pairs a step in chunks of {cached['chunk']} names: {cached['bytes'] / 1e9:.2f} GB "
             f"(the whole process {cached['process_bytes'] / 1e9:.2f}), {cached['seconds'][-1]:.1f} s a step"
         )
-    lines = [*markdown(rows), "", *(f"- {fact}" for fact in facts)]
-    if levers := result["levers"]:
-        cells = [[name, f"{side['seconds']:.3f}", f"{side['times_as_long']:.2f}"] for name, side in levers.items()]
+    lines = [*markdown(rows), "", *(f"- {fact}" for fact in metadata)]
+    if ablations := result["levers"]:
+        cells = [[name, f"{side['seconds']:.3f}", f"{side['times_as_long']:.2f}"] for name, side in ablations.items()]
         lines += ["", *markdown([["ours, one lever left out", "seconds", "times as long"], *cells])]
     return "\n".join(lines)
 
@@ -250,8 +255,8 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     """The race as bars in a PNG file: pairs a second of each side, and what leaving out a lever costs."""
     from matplotlib.figure import Figure
 
-    levers = result["levers"] or {}
-    counts = [len(result["sides"]), *([len(levers)] if levers else [])]
+    ablations = result["levers"] or {}
+    counts = [len(result["sides"]), *([len(ablations)] if ablations else [])]
     figure = Figure(figsize=(8, 1.4 + 0.42 * sum(counts)), dpi=150, layout="constrained")
     axes = figure.subplots(len(counts), 1, squeeze=False, height_ratios=counts)[:, 0]
     sides = result["sides"]
@@ -263,11 +268,11 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     axes[0].set_title(
         f"Training: pairs a second ({result['size']}, {result['pairs']} pairs a step, {result['device']})", fontsize=10
     )
-    if levers:
+    if ablations:
         _bars(
             axes[1],
-            {n: s["seconds"] for n, s in levers.items()},
-            [f"{s['times_as_long']:.2f} ×" for s in levers.values()],
+            {n: s["seconds"] for n, s in ablations.items()},
+            [f"{s['times_as_long']:.2f} ×" for s in ablations.values()],
         )
         axes[1].set_title("Seconds of our step, one lever left out", fontsize=10)
     with write_atomically(path, binary=True) as stream:
@@ -275,7 +280,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _bars(axes: "Axes", lengths: Mapping[str, float], labels: Sequence[str]) -> None:
-    bars = axes.barh(list(lengths), list(lengths.values()), color=[COLOURS[i > 0] for i in range(len(lengths))])
+    bars = axes.barh(list(lengths), list(lengths.values()), color=[COLORS[i > 0] for i in range(len(lengths))])
     axes.bar_label(bars, labels, padding=4, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.12)

@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from benchmarks import __main__ as command_line
 from benchmarks.accuracy import nil as abstaining
 from benchmarks.accuracy import nil as invented
-from benchmarks.accuracy.nil import Hiding, invent, isotonic, race, to_table
+from benchmarks.accuracy.nil import MaskedLinker, compare_speed, isotonic, synthetic_mentions, to_table
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions, write_mentions
 
@@ -25,7 +25,7 @@ def candidate(concept_id, score):
 
 
 class Nearby:
-    """A linker whose concepts are numbers: `12 es` is nearest to C12 or a neighbour, and any other string is near to nothing."""
+    """A linker whose concepts are numbers: `12 es` is nearest to C12 or a neighbor, and any other string is near to nothing."""
 
     def __init__(self, concepts=400):
         self.concept_ids = frozenset(f"C{i:03}" for i in range(concepts))
@@ -59,7 +59,7 @@ def number_mentions(concepts=400):
 
 @pytest.fixture(scope="module")
 def result():
-    return race(Nearby(), number_mentions(), seed=0)
+    return compare_speed(Nearby(), number_mentions(), seed=0)
 
 
 def test_words_are_there_in_every_language():
@@ -71,11 +71,11 @@ def test_words_are_there_in_every_language():
 
 @pytest.mark.parametrize("language", ["en", "de", "es", "fr", "ja", "tr", "zh", "sw"])
 def test_invented_mentions_are_different_and_of_both_kinds(language):
-    found = invent(language, 300, half=0, seed=0)
+    found = synthetic_mentions(language, 300, half=0, seed=0)
     assert len({each.mention for each in found}) == 300
     assert Counter(each.kind for each in found) == {"general": 150, "clinical": 150}
-    assert found == invent(language, 300, half=0, seed=0)
-    assert found != invent(language, 300, half=0, seed=1)
+    assert found == synthetic_mentions(language, 300, half=0, seed=0)
+    assert found != synthetic_mentions(language, 300, half=0, seed=1)
 
 
 @pytest.mark.parametrize("language", ["de", "ja"])
@@ -84,7 +84,12 @@ def test_halves_share_no_word(language):
     for table in (invented._GENERAL, invented._CLINICAL):
         words = [row[column] for row in invented._rows(table)]
         used = [
-            {word for each in invent(language, 10_000, half=half, seed=3) for word in words if word in each.mention}
+            {
+                word
+                for each in synthetic_mentions(language, 10_000, half=half, seed=3)
+                for word in words
+                if word in each.mention
+            }
             for half in (0, 1)
         ]
         # a word may lie inside another one, such as "Bett" in "Krankenhausbett"; none does here
@@ -93,14 +98,14 @@ def test_halves_share_no_word(language):
 
 
 def test_no_more_are_invented_than_there_are():
-    assert 1000 < len(invent("es", 10_000, half=0, seed=0)) < 10_000
-    assert invent("es", 0, half=0, seed=0) == []
-    assert [each.kind for each in invent("es", 1, half=0, seed=0)] == ["general"]
+    assert 1000 < len(synthetic_mentions("es", 10_000, half=0, seed=0)) < 10_000
+    assert synthetic_mentions("es", 0, half=0, seed=0) == []
+    assert [each.kind for each in synthetic_mentions("es", 1, half=0, seed=0)] == ["general"]
 
 
 def test_a_language_without_words_gets_english_ones():
-    assert {each.mention for each in invent("sw", 10_000, half=1, seed=0)} == {
-        each.mention for each in invent("en", 10_000, half=1, seed=0)
+    assert {each.mention for each in synthetic_mentions("sw", 10_000, half=1, seed=0)} == {
+        each.mention for each in synthetic_mentions("en", 10_000, half=1, seed=0)
     }
 
 
@@ -114,7 +119,7 @@ def test_hiding_against_filtering_all_candidates(hidden, top_k, asked):
     mentions, languages = [m for m, _ in asked], [language for _, language in asked]
     linker = Nearby(40)
     gone = {f"C{i:03}" for i in hidden}
-    hiding = Hiding(linker, gone)
+    hiding = MaskedLinker(linker, gone)
     assert hiding.concept_ids == linker.concept_ids - gone
     expected = [
         tuple(c for c in r.candidates if c.concept_id not in gone)[:top_k]
@@ -127,7 +132,7 @@ def test_hiding_against_filtering_all_candidates(hidden, top_k, asked):
 
 def test_hiding_looks_further_where_all_that_is_near_is_hidden():
     linker = Nearby(40)
-    hiding = Hiding(linker, {c.concept_id for c in linker.link(["3"], 37, languages=["es"])[0].candidates})
+    hiding = MaskedLinker(linker, {c.concept_id for c in linker.link(["3"], 37, languages=["es"])[0].candidates})
     (result,) = hiding.link(["3"], 2, languages=["es"])
     assert result.candidates == linker.link(["3"], 40, languages=["es"])[0].candidates[37:39]
     assert len(hiding.link(["3"], 5, languages=["es"])[0].candidates) == 3  # there are no more
@@ -154,7 +159,7 @@ def test_as_many_have_no_concept_and_halves_share_none(result, monkeypatch):
         return original(linker, mentions)
 
     monkeypatch.setattr(abstaining, "answers_of", watched)
-    assert race(Nearby(), number_mentions(), seed=0) == result
+    assert compare_speed(Nearby(), number_mentions(), seed=0) == result
     seen, invented_here = [], []
     for start in (0, 4):
         hiding = tables[start][0]
@@ -195,7 +200,7 @@ def test_mentions_that_never_had_a_concept_stay(result):
         {"mention": f"9999 {i}", "language": "es", "concept_ids": []} for i in range(40)
     ]
     columns = [[row[name] for row in rows] for name in ("mention", "language", "concept_ids")]
-    found = race(Nearby(), build_mentions(*columns), seed=0)
+    found = compare_speed(Nearby(), build_mentions(*columns), seed=0)
     for half in ("fitted", "measured"):
         assert found["counts"][half]["hidden"] == result["counts"][half]["hidden"] + 20
 

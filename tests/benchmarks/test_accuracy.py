@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.accuracy.dictionary import Space, count
+from benchmarks.accuracy.dictionary import SearchSpace, count
 from benchmarks.accuracy.results import _finite, of_task
 from benchmarks.accuracy.scores import (
     CURVE,
     DEEPEST,
-    Answers,
+    RankedAnswers,
     answer,
     compare,
     curve_of,
@@ -38,7 +38,9 @@ def task_of(rows, dictionary, *, composite=False, types=None):
     mentions = build_mentions(
         [m for m, _, _ in rows], [code for _, code, _ in rows], [list(gold) for _, _, gold in rows]
     )
-    space = Space(Dictionary([ids for ids, _ in dictionary], [name for _, name in dictionary]), "here", {}, types or {})
+    space = SearchSpace(
+        Dictionary([ids for ids, _ in dictionary], [name for _, name in dictionary]), "here", {}, types or {}
+    )
     return Task("t", "invented", mentions, space, count(mentions), composite)
 
 
@@ -205,7 +207,7 @@ def test_the_key_is_of_all_that_answers_follow_from():
 
 def _answers(ranks, reference=None):
     """Answers of which only the ranks are looked at."""
-    return Answers(
+    return RankedAnswers(
         pa.table({"concept": pa.array(ranks, pa.int16()), "reference": pa.array(reference or ranks, pa.int16())}), "key"
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy.compare import BETTER, SAME, UNLIKE, UNPAIRED, WORSE, Change, differences, to_text
-from benchmarks.accuracy.dictionary import Space, count
+from benchmarks.accuracy.dictionary import SearchSpace, count
 from benchmarks.accuracy.results import of_task, provenance, read_results, write_results
 from benchmarks.accuracy.scores import answer, key_of
 from benchmarks.accuracy.tasks import Task
@@ -43,7 +43,11 @@ def write(folder, systems, *, rows=ROWS, dictionary=("a", "b"), task="t"):
     """systems: label → the mentions it links rightly."""
     mentions = build_mentions([m for m, _ in rows], [code for _, code in rows], [["A"]] * len(rows))
     made = Task(
-        task, "invented", mentions, Space(Dictionary(["A", "B"], list(dictionary)), "here", {}, {}), count(mentions)
+        task,
+        "invented",
+        mentions,
+        SearchSpace(Dictionary(["A", "B"], list(dictionary)), "here", {}, {}),
+        count(mentions),
     )
     answers = {
         name: answer(made, Right(right), folder / "answers", key_of(made, {"right": sorted(right)}))
@@ -51,7 +55,7 @@ def write(folder, systems, *, rows=ROWS, dictionary=("a", "b"), task="t"):
     }
     results = provenance(["x"]) | {
         "systems": {},
-        "tasks": {task: made.facts()},
+        "tasks": {task: made.metadata()},
         "scores": {task: of_task(made, answers)},
     }
     write_results(results, folder)

@@ -26,8 +26,8 @@ MENTIONS = ["brain fog", "the zorb's – no, zorbix", "my aché", "couldn’t mo
 
 def _folder(path, files):
     path.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (path / name).write_bytes(content)
+    for name, content_hash in files.items():
+        (path / name).write_bytes(content_hash)
     return path
 
 
@@ -55,8 +55,8 @@ def test_one_fold_one_file_a_folder_above_and_the_zip(tmp_path):
     assert read_askapatient(folder / "AskAPatient.fold-2.test.txt")["mention"].to_pylist() == MENTIONS[2:4]
     for top in ("datasets", "DATASETS"):
         with zipfile.ZipFile(tmp_path / f"{top}.zip", "w") as archive:
-            for name, content in FOLDS.items():
-                archive.writestr(f"{top}/AskAPatient/{name}", content)
+            for name, content_hash in FOLDS.items():
+                archive.writestr(f"{top}/AskAPatient/{name}", content_hash)
                 archive.writestr(f"__MACOSX/{top}/AskAPatient/{name}", b"\0\x05\x16\x07")
             archive.writestr(f"{top}/TwADR-L/TwADR-L.fold-0.test.txt", b"C1\tX\ttwitter\n")
         assert read_askapatient(tmp_path / f"{top}.zip").equals(everything)
@@ -71,8 +71,8 @@ def test_sapberts_form_is_read_where_the_other_is_not_there(tmp_path):
 
 @given(st.text(alphabet=st.characters(codec="cp1252", min_codepoint=33), min_size=1, max_size=12))
 def test_windows_1252_is_read_as_it_was_written(tmp_path_factory, phrase):
-    content = b"100000001\tX\t" + phrase.encode("cp1252") + b"\xff\n"  # the last byte is never UTF-8
-    path = _folder(tmp_path_factory.mktemp("a"), {"AskAPatient.fold-0.test.txt": content})
+    content_hash = b"100000001\tX\t" + phrase.encode("cp1252") + b"\xff\n"  # the last byte is never UTF-8
+    path = _folder(tmp_path_factory.mktemp("a"), {"AskAPatient.fold-0.test.txt": content_hash})
     assert read_askapatient(path)["mention"].to_pylist() == [(phrase + "ÿ").strip()]
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from benchmarks.accuracy import baselines as module
 from benchmarks.accuracy.baselines import DEPTH, FUSION, NO_NAME_FITS, ExactNames, Fused, Lexicon, Names, exact, tfidf
-from benchmarks.accuracy.dictionary import Space
+from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.evaluation.protocols import Dictionary
 from xsap.linking.ranking import NONE
 from xsap.linking.results import Candidate, Result
-from xsap.text import EXACT_MATCH, TextPolicy, normalise
+from xsap.text import EXACT_MATCH, TextPolicy, normalize
 
 ROWS = [
     ("C1", "Fever"),
@@ -30,7 +30,9 @@ row_lists = st.lists(st.tuples(st.sampled_from(["C1", "C2", "C3", "C1|C4", "C5+C
 
 
 def space_of(rows, preferred=None):
-    return Space(Dictionary([ids for ids, _ in rows], [name for _, name in rows]), "invented", preferred or {}, {})
+    return SearchSpace(
+        Dictionary([ids for ids, _ in rows], [name for _, name in rows]), "invented", preferred or {}, {}
+    )
 
 
 def owners_of(ids):
@@ -42,13 +44,13 @@ def shown(results):
 
 
 def ranked_concepts(rows, scores, top_k):
-    """[(concept, name as it is first written, score)] by a plain loop over rows. scores: of each normalised name."""
+    """[(concept, name as it is first written, score)] by a plain loop over rows. scores: of each normalized name."""
     written, best = {}, {}
     for _, name in rows:
-        written.setdefault(normalise(name, EXACT_MATCH), name)
+        written.setdefault(normalize(name, EXACT_MATCH), name)
     order = list(written)
     for ids, name in rows:
-        key = normalise(name, EXACT_MATCH)
+        key = normalize(name, EXACT_MATCH)
         for concept in owners_of(ids) if scores.get(key, 0) > 0 else ():
             own = -scores[key], order.index(key)
             best[concept] = min(best.get(concept, own), own)
@@ -61,7 +63,7 @@ def test_names_are_unique_and_keep_all_their_concepts(rows, policy):
     names = Names.of(space_of(rows), policy)
     owners, written = defaultdict(set), {}
     for ids, name in rows:
-        if key := normalise(name, policy):
+        if key := normalize(name, policy):
             owners[key] |= owners_of(ids)
             written.setdefault(key, name)
     known = sorted(set().union(*(owners_of(ids) for ids, _ in rows)))
@@ -82,10 +84,10 @@ def test_exact_match_against_a_plain_loop(rows, mentions, k, batch):
         results, found = system.link(mentions, k), system.dictionary_rows(mentions, k)
     assert [result.mention for result in results] == mentions
     for mention, result, line in zip(mentions, results, found.tolist(), strict=True):
-        key = normalise(mention, EXACT_MATCH)
+        key = normalize(mention, EXACT_MATCH)
         expected = ranked_concepts(rows, {key: 1.0} if key else {}, k)
         assert [(c.concept_id, c.matched_name, c.score) for c in result.candidates] == expected
-        same = [row for row, (_, name) in enumerate(rows) if key and normalise(name, EXACT_MATCH) == key][:k]
+        same = [row for row, (_, name) in enumerate(rows) if key and normalize(name, EXACT_MATCH) == key][:k]
         assert line == same + [NONE] * (min(k, len(rows)) - len(same))
 
 
@@ -94,7 +96,7 @@ def test_exact_match_against_a_plain_loop(rows, mentions, k, batch):
 def test_n_grams_against_a_plain_loop(rows, mentions, k):
     system = tfidf(space_of(rows))
     results, found = system.link(mentions, k), system.dictionary_rows(mentions, k)
-    unique = list(dict.fromkeys(key for _, name in rows if (key := normalise(name, EXACT_MATCH))))
+    unique = list(dict.fromkeys(key for _, name in rows if (key := normalize(name, EXACT_MATCH))))
     places = [np.tile(np.arange(n), (len(mentions), 1)) for n in (len(unique), len(rows))]
     of_names = Lexicon.build(unique).scores(mentions, places[0]).tolist()
     of_rows = Lexicon.build([name for _, name in rows]).scores(mentions, places[1]).tolist()

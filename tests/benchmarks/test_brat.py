@@ -124,7 +124,7 @@ def test_spans_and_pieces():
         ("N1\tReference T1 C0000001\ttoux", "or another of brat's kinds of line; found 'N1"),
         (
             "N1\tReference T9 UMLS:C0000001\ttoux",
-            r"x\.ann:2: expected a note or a normalisation of an annotation of this file; found no T9",
+            r"x\.ann:2: expected a note or a normalization of an annotation of this file; found no T9",
         ),
         ("#1\tAnnotatorNotes T9\tC0000001", r"x\.ann:2: .* found no T9 in it"),
         ("#1 AnnotatorNotes T1 C0000001", "another of brat's kinds"),

@@ -38,9 +38,9 @@ SENTENCES = [" ".join(line.split()) for line in TEXT.splitlines()]
 
 def _publish(folder, changes=None):
     with zipfile.ZipFile(folder / "b.zip", "w") as archive:
-        for name, content in (FILES | (changes or {})).items():
-            if content is not None:
-                archive.writestr(name, content.encode())
+        for name, content_hash in (FILES | (changes or {})).items():
+            if content_hash is not None:
+                archive.writestr(name, content_hash.encode())
     with zipfile.ZipFile(folder / "b.zip") as archive:
         archive.extractall(folder / "b")
     return folder / "b.zip", folder / "b"
@@ -89,14 +89,14 @@ FIRST = "BRONCO150/bratFiles/randomSentSet1.ann"
         ({FIRST: "T1\tDIAGNOSIS 0 4 Kein\n"}, r"bratFiles/randomSentSet1\.ann:1: expected T1<tab>TYPE"),
         (
             {FIRST: "\nT1\tDIAGNOSIS 0 4\tKein\nN1\tReference T1 UMLS:C1\t\n"},
-            r"randomSentSet1\.ann:2: expected normalisations such as ICD10GM:C22\.0",
+            r"randomSentSet1\.ann:2: expected normalizations such as ICD10GM:C22\.0",
         ),
         (
             {"BRONCO150/textFiles/randomSentSet1.txt": None},
             r"textFiles/randomSentSet1\.txt: expected bratFiles/.*found no such file",
         ),
         ({"BRONCO150/textFiles/randomSentSet1.txt": "Anderer Text."}, "stand at their offsets; found 1 of 8"),
-        ({name: None for name in FILES if name.endswith(".ann")}, "with codes in normalisations .*found 0 mentions"),
+        ({name: None for name in FILES if name.endswith(".ann")}, "with codes in normalizations .*found 0 mentions"),
         (
             {FIRST: "T1\tDIAGNOSIS 0 4\tKein\n", FIRST.replace("Set1", "Set2"): ""},
             "found 1 mentions and no such concept",

@@ -48,9 +48,9 @@ FILES = {
 def _publish(folder, files):
     """A zip and the folder that it unpacks to."""
     with zipfile.ZipFile(folder / "c.zip", "w") as archive:
-        for name, content in files.items():
-            if content is not None:
-                archive.writestr(name, content.encode())
+        for name, content_hash in files.items():
+            if content_hash is not None:
+                archive.writestr(name, content_hash.encode())
     with zipfile.ZipFile(folder / "c.zip") as archive:
         archive.extractall(folder / "c")
     return folder / "c.zip", folder / "c"
@@ -97,8 +97,8 @@ def test_cantemists_test_set(tmp_path):
         ("test-set/cantemist-norm/cc_onco1.ann", None, "found 0 mentions"),
     ],
 )
-def test_what_is_not_cantemist(tmp_path, name, content, message):
-    for path in _publish(tmp_path, CANTEMIST | {name: content}):
+def test_what_is_not_cantemist(tmp_path, name, content_hash, message):
+    for path in _publish(tmp_path, CANTEMIST | {name: content_hash}):
         with pytest.raises(DataError, match=message):
             read_cantemist(path)
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from benchmarks.accuracy.compare import _COLOURS, plot, read_systems, to_markdown
+from benchmarks.accuracy.compare import _COLORS, plot, read_systems, to_markdown
 from xsap.errors import ConfigError, DataError
 from xsap.page import markdown
 
@@ -84,17 +84,17 @@ def test_names_of_systems(tmp_path):
             read_systems([text])
 
 
-def _area(path, colour):
-    """How many pixels have a colour."""
-    return int((abs(imread(path)[..., :3] - to_rgb(colour)).max(-1) < 0.02).sum())
+def _area(path, color):
+    """How many pixels have a color."""
+    return int((abs(imread(path)[..., :3] - to_rgb(color)).max(-1) < 0.02).sum())
 
 
 def test_bars_are_as_high_as_the_scores(tmp_path):
     systems = read_systems(_write(tmp_path, before=_results(0.25), after=_results(0.5)))
     plot(systems, tmp_path / "chart.png")
-    first, second = (_area(tmp_path / "chart.png", colour) for colour in _COLOURS[:2])
+    first, second = (_area(tmp_path / "chart.png", color) for color in _COLORS[:2])
     assert second / first == pytest.approx((0.5 + 0.75 + 0.625) / (0.25 + 0.5 + 0.375), rel=0.1)
-    assert _area(tmp_path / "chart.png", _COLOURS[2]) == 0
+    assert _area(tmp_path / "chart.png", _COLORS[2]) == 0
     with pytest.raises(ConfigError, match=r"ends in \.png, found .*chart\.svg"):
         plot(systems, tmp_path / "chart.svg")
 

@@ -23,8 +23,8 @@ PROCESSED = {
 
 def _folder(path, files):
     path.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for name, content_hash in files.items():
+        (path / name).write_bytes(content_hash.encode() if isinstance(content_hash, str) else content_hash)
     return path
 
 

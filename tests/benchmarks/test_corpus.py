@@ -21,18 +21,18 @@ JUNK = {"__MACOSX/corpus/test/._a.tsv": b"\x00\xff", "corpus/.DS_Store": b"\xff"
 
 
 def _folder(path):
-    for name, content in (FILES | JUNK).items():
+    for name, content_hash in (FILES | JUNK).items():
         file = path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        file.write_bytes(content_hash)
     return path
 
 
 def _zip(path):
     with zipfile.ZipFile(path / "corpus.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("corpus/texts/", b"")
-        for name, content in (FILES | JUNK).items():
-            archive.writestr(name, content)
+        for name, content_hash in (FILES | JUNK).items():
+            archive.writestr(name, content_hash)
     return path / "corpus.zip"
 
 
@@ -50,7 +50,7 @@ def test_a_folder_and_its_zip_show_the_same(tmp_path, make):
             files.the("b.tsv")
 
 
-def test_a_single_file_is_found_with_its_neighbours(tmp_path, monkeypatch):
+def test_a_single_file_is_found_with_its_neighbors(tmp_path, monkeypatch):
     monkeypatch.chdir(_folder(tmp_path) / "corpus" / "test")
     for path in (tmp_path / "corpus" / "test" / "a.tsv", type(tmp_path)("a.tsv")):
         with open_corpus(path, "x") as files:

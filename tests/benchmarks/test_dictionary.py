@@ -14,12 +14,12 @@ from benchmarks.accuracy.dictionary import (
     PUBLISHED,
     XLBEL_BLOB,
     XLBEL_FILE,
-    Space,
+    SearchSpace,
     blob_id,
     fetch_xlbel,
     of_file,
     of_terminology,
-    open_dictionary,
+    open_search_space,
 )
 from xsap.errors import ArtifactError, DataError
 from xsap.evaluation.protocols import Dictionary
@@ -54,9 +54,9 @@ def test_the_names_of_a_terminology_in_its_order(terminology):
     assert space.concept_ids.to_pylist() == [["C1"], ["C1"], ["C2"]]
     assert space.preferred == {"C1": "High fever", "C2": "Rash"}
     assert space.types == {"C1": ["T033", "T184"], "C2": ["T047"]}
-    assert space.terminology == Terminology.load(terminology).content
-    facts = space.facts()
-    assert {key: facts[key] for key in ("source", "rows", "concepts", "languages")} == {
+    assert space.terminology == Terminology.load(terminology).content_hash
+    metadata = space.metadata()
+    assert {key: metadata[key] for key in ("source", "rows", "concepts", "languages")} == {
         "source": "invented",
         "rows": 3,
         "concepts": 2,
@@ -69,8 +69,8 @@ def test_languages_are_chosen(terminology):
     assert of_terminology(opened, "x", ("de",)).rows.names == ["Fieber", "Husten"]
     every = of_terminology(opened, "x", None)
     assert len(every.rows.names) == 5
-    assert every.facts()["languages"] == "all"
-    assert of_terminology(opened, "x", ("de", "en")).facts()["languages"] == "de,en"
+    assert every.metadata()["languages"] == "all"
+    assert of_terminology(opened, "x", ("de", "en")).metadata()["languages"] == "de,en"
     with pytest.raises(DataError, match="^mine: expected names in ja, found none to link into$"):
         of_terminology(opened, "mine", ("ja",))
 
@@ -83,13 +83,13 @@ def test_a_row_may_stand_for_several_concepts(tmp_path):
     assert space.concepts == ["D1", "D2", "D3", "D4"]
     assert space.preferred == {"D1": "fever", "D2": "Cold", "D3": "Cold", "D4": "both"}  # by its first name
     assert space.types == {}
-    assert space.facts() == {
+    assert space.metadata() == {
         "source": "mine.txt",
         "rows": 5,
         "concepts": 4,
         "sha256": hashlib.sha256(FRAGMENT.encode()).hexdigest(),
     }
-    assert of_file(tmp_path / "mine.txt", "by another name").facts()["source"] == "by another name"
+    assert of_file(tmp_path / "mine.txt", "by another name").metadata()["source"] == "by another name"
 
 
 @given(
@@ -101,7 +101,7 @@ def test_a_row_may_stand_for_several_concepts(tmp_path):
 )
 def test_the_hash_is_of_all_rows_in_their_order(rows):
     def of(pairs):
-        return Space(Dictionary([i for i, _ in pairs], [n for _, n in pairs]), "x", {}, {}).content
+        return SearchSpace(Dictionary([i for i, _ in pairs], [n for _, n in pairs]), "x", {}, {}).content_hash
 
     assert (
         of(rows) == hashlib.sha256("".join(f"{i}||{n}\n" for i, n in rows).encode("utf-8", "surrogatepass")).hexdigest()
@@ -113,20 +113,20 @@ def test_the_hash_is_of_all_rows_in_their_order(rows):
 def test_opened_by_what_is_there(tmp_path, terminology):
     (tmp_path / "mine.txt").write_text(FRAGMENT)
     (tmp_path / "empty").mkdir()
-    assert open_dictionary(str(tmp_path / "mine.txt"), tmp_path).source == "mine.txt"
-    opened = open_dictionary(str(terminology), tmp_path, ("de",))
+    assert open_search_space(str(tmp_path / "mine.txt"), tmp_path).source == "mine.txt"
+    opened = open_search_space(str(terminology), tmp_path, ("de",))
     assert (opened.source, opened.languages, opened.rows.names) == ("invented", ("de",), ["Fieber", "Husten"])
-    assert open_dictionary(str(terminology), tmp_path).languages == ("en",)
+    assert open_search_space(str(terminology), tmp_path).languages == ("en",)
     for given_, kind, message in [
         ("nothing.txt", DataError, "expected a file, found nothing there"),
         ("empty", ArtifactError, "expected a terminology folder made by xsap"),
         (XLBEL_FILE, DataError, "expected a file, found nothing there. Is the path right?"),
     ]:
         with pytest.raises(kind, match=message):
-            open_dictionary(str(tmp_path / given_), tmp_path)
+            open_search_space(str(tmp_path / given_), tmp_path)
     (tmp_path / "bad.txt").write_text("D1||a\nD2\n")
     with pytest.raises(DataError, match="bad.txt:2: expected id"):
-        open_dictionary(str(tmp_path / "bad.txt"), tmp_path)
+        open_search_space(str(tmp_path / "bad.txt"), tmp_path)
 
 
 def test_a_file_of_the_published_name_must_be_the_published_one(tmp_path, monkeypatch):
@@ -135,10 +135,10 @@ def test_a_file_of_the_published_name_must_be_the_published_one(tmp_path, monkey
     with pytest.raises(
         DataError, match=f"expected git blob {XLBEL_BLOB}, found [0-9a-f]{{40}}; it is damaged, or another file"
     ):
-        open_dictionary(str(file), tmp_path)
+        open_search_space(str(file), tmp_path)
     assert file.is_file()  # the user's own is never removed
     monkeypatch.setattr(module, "XLBEL_BLOB", blob_id(file))
-    assert len(open_dictionary(str(file), tmp_path).rows.names) == 5
+    assert len(open_search_space(str(file), tmp_path).rows.names) == 5
 
 
 # The published dictionary
@@ -156,9 +156,11 @@ def test_a_file_of_the_published_name_must_be_the_published_one(tmp_path, monkey
         (b"ab\r\n" * 700_000, None),  # in several pieces
     ],
 )
-def test_the_blob_id_is_git_s(tmp_path, content, blob):
-    (tmp_path / "file").write_bytes(content)
-    assert blob_id(tmp_path / "file") == (blob or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+def test_the_blob_id_is_git_s(tmp_path, content_hash, blob):
+    (tmp_path / "file").write_bytes(content_hash)
+    assert blob_id(tmp_path / "file") == (
+        blob or hashlib.sha1(b"blob %d\0" % len(content_hash) + content_hash).hexdigest()
+    )
 
 
 def test_fetched_once(tmp_path):
@@ -248,6 +250,6 @@ def test_published_means_the_one_in_the_cache(tmp_path, monkeypatch):
     (tmp_path / "fetched").write_text(FRAGMENT)
     asked = []
     monkeypatch.setattr(module, "fetch_xlbel", lambda cache: asked.append(cache) or tmp_path / "fetched")
-    space = open_dictionary(PUBLISHED, tmp_path / "cache")
+    space = open_search_space(PUBLISHED, tmp_path / "cache")
     assert (space.source, asked) == (f"XL-BEL's {XLBEL_FILE}", [tmp_path / "cache"])
     assert len(space.rows.names) == 5

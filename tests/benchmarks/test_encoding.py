@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.speed import ablations as levers
+from benchmarks.speed import ablations as ablations
 from benchmarks.speed import encode as encoders
 from benchmarks.speed import encode as encoding
 from benchmarks.speed import reference
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.packing import tokenise
+from xsap.encoding.packing import tokenize_names
 from xsap.errors import ConfigError
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
@@ -83,7 +83,7 @@ def test_all_sides_give_what_the_plain_model_gives(opened, sample_names, key):
 def test_positions_are_counted_with_their_padding(opened, sample_names):
     _, exact, sides = opened
     names = sample_names[:30]
-    lengths = tokenise(names, exact.tokenizer, exact.max_length).lengths
+    lengths = tokenize_names(names, exact.tokenizer, exact.max_length).lengths
     found = {}
     for name, side in sides["cpu"].items():
         with encoders.counted(side) as found[name]:
@@ -119,10 +119,10 @@ def test_the_rate_is_that_of_a_product(precision, monkeypatch):
 
 def test_the_figures_follow_from_the_clock(tiny, sample_folder, monkeypatch):
     clock = iter([8, 4, 2, 1, 10, 3, 2.5, 2, 5, 6, 1.5, 0.5])  # three rounds
-    monkeypatch.setattr(levers, "timed", lambda step, names, device: (next(clock), step(names)))
+    monkeypatch.setattr(ablations, "timed", lambda step, names, device: (next(clock), step(names)))
     rates = iter([[0.5], [0.25], [1.5], [0.75]])  # fp32, bf16, and again: the medians are 1 and 0.5
     monkeypatch.setattr(encoders, "rate_seconds", lambda *_: next(rates))
-    result = encoding.race(sample_folder, size="tiny", names=20, rounds=3, device=CPU, sides="four")
+    result = encoding.compare_speed(sample_folder, size="tiny", names=20, rounds=3, device=CPU, sides="four")
     medians = dict(zip(FOUR, (8, 4, 2, 1), strict=True))
     assert list(result["sides"]) == list(FOUR)
     h2, n, tokens = TINY.hidden**2, 20, round(20 * result["tokens_a_name"])
@@ -153,7 +153,7 @@ def test_the_figures_follow_from_the_clock(tiny, sample_folder, monkeypatch):
 
 
 def test_the_race_of_a_gpu_runs_on_a_cpu_too(tiny, sample_folder, capsys):
-    result = encoding.race(sample_folder, size="tiny", names=80, rounds=1, device=CPU, sides="cuda")
+    result = encoding.compare_speed(sample_folder, size="tiny", names=80, rounds=1, device=CPU, sides="cuda")
     rivals = ["reference fp32", "reference fp16", "SentenceTransformer fp32", "SentenceTransformer fp16"]
     assert list(result["sides"]) == [*rivals, "xsap fp32", "xsap bf16"]
     assert list(result["sides"]["xsap bf16"]["times_as_fast"]) == rivals
@@ -239,7 +239,7 @@ def test_accuracy_by_hand(sample_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         encoders,
         "open_encoder",
-        lambda *given: opened.append(given) or SimpleNamespace(content="abc", precision=given[2]),
+        lambda *given: opened.append(given) or SimpleNamespace(content_hash="abc", precision=given[2]),
     )
     monkeypatch.setattr("xsap.linking.index.Index.build", lambda names, encoder: encoder)
     monkeypatch.setattr("xsap.linking.linker.Linker", lambda encoder, index: index.precision)
@@ -298,7 +298,7 @@ def raced(monkeypatch):
     }
     told |= {"accuracy": None, "bars": [], "device": "CPU x", "cores": 2, "threads": 2, "versions": {"torch": "2"}}
     kept = quality(bf16=(77.8, 99.5))
-    monkeypatch.setattr(encoding, "race", lambda terminology, size, **_: told | {"size": size})
+    monkeypatch.setattr(encoding, "compare_speed", lambda terminology, size, **_: told | {"size": size})
     monkeypatch.setattr(
         encoding, "accuracy", lambda model, terminology, mentions, precisions, device: {"n": 500, "precisions": kept}
     )
@@ -374,4 +374,4 @@ def test_wrong_use(words, message, capsys, monkeypatch):
 
 def test_size_is_checked_before_the_names_are_read():
     with pytest.raises(ConfigError, match="--size"):
-        encoding.race("nowhere", size="huge", names=1, rounds=1, device=CPU)
+        encoding.compare_speed("nowhere", size="huge", names=1, rounds=1, device=CPU)

@@ -14,7 +14,7 @@ from benchmarks.__main__ import main
 from xsap.cli import main as xsap
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,12 +214,12 @@ def test_an_index_and_its_model_into_the_terminology(place, bench):
     names = Terminology.load(place / "sample").select(languages=["en"]).names.to_pylist()
     owners = {}
     for row in names:
-        owners.setdefault(normalise(row["name"], EXACT_MATCH), set()).add(row["concept_id"])
+        owners.setdefault(normalize(row["name"], EXACT_MATCH), set()).add(row["concept_id"])
     hit = {}
     for name, text in MENTIONS.items():
         for line in text.splitlines():
             ids, _, mention = line.partition("||")
-            first = min(owners.get(normalise(mention, EXACT_MATCH), {""}))
+            first = min(owners.get(normalize(mention, EXACT_MATCH), {""}))
             hit.setdefault(name[:2], []).append(first in ids.split("|"))
     exact = {code: row["acc@1"] for code, row in scores["exact"]["concept"].items() if code != "mean"}
     assert exact == pytest.approx({code: sum(found) / len(found) for code, found in hit.items()}, abs=1e-6)

@@ -29,9 +29,9 @@ FILES = {
 def _zip(folder, changes=None):
     path = folder / "Mantra-GSC-brat.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (FILES | (changes or {})).items():
-            if content is not None:
-                archive.writestr(name, content)
+        for name, content_hash in (FILES | (changes or {})).items():
+            if content_hash is not None:
+                archive.writestr(name, content_hash)
     return path
 
 

@@ -19,12 +19,12 @@ from benchmarks.accuracy.breakdowns import (
     NOTHING,
     SAME_NAME,
     TIE,
-    effects_of,
-    kept_effects,
-    mistakes_of,
+    cached_ablation,
+    case_and_similarity_ablation,
+    classify_errors,
 )
-from benchmarks.accuracy.dictionary import Space, count
-from benchmarks.accuracy.scores import ANSWERS_SCHEMA, Answers
+from benchmarks.accuracy.dictionary import SearchSpace, count
+from benchmarks.accuracy.scores import ANSWERS_SCHEMA, RankedAnswers
 from benchmarks.accuracy.tasks import Task
 from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS
@@ -38,7 +38,9 @@ def task_of(rows, dictionary=(("A", "alpha"), ("B", "beta"), ("C", "gamma"), ("D
     mentions = build_mentions(
         [m for m, *_ in rows], [code for _, code, *_ in rows], [list(gold) for _, _, gold, *_ in rows]
     )
-    space = Space(Dictionary([ids for ids, _ in dictionary], [name for _, name in dictionary]), "here", PREFERRED, {})
+    space = SearchSpace(
+        Dictionary([ids for ids, _ in dictionary], [name for _, name in dictionary]), "here", PREFERRED, {}
+    )
     return Task("t", "invented", mentions, space, count(mentions), composite)
 
 
@@ -46,7 +48,7 @@ def found(rows):
     """rows: (mention, language, gold, rank, what was found first, by which name, its score, the gold's score)."""
     columns = [[row[0] for row in rows], [row[1] for row in rows], [row[3] for row in rows], [MISS] * len(rows)]
     columns += [[row[place] for row in rows] for place in (4, 5, 6, 7)]
-    return Answers(
+    return RankedAnswers(
         pa.table([pa.array(c, f.type) for c, f in zip(columns, ANSWERS_SCHEMA, strict=True)], ANSWERS_SCHEMA), "key"
     )
 
@@ -65,12 +67,12 @@ ROWS = {
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_each_kind_alone(kind):
-    assert list(mistakes_of(task_of([ROWS[kind]]), found([ROWS[kind]]))) == [kind for kind in [kind] if kind]
+    assert list(classify_errors(task_of([ROWS[kind]]), found([ROWS[kind]]))) == [kind for kind in [kind] if kind]
 
 
 def test_all_kinds_with_what_was_found_instead():
     rows = list(ROWS.values())
-    told = mistakes_of(task_of(rows), found(rows))
+    told = classify_errors(task_of(rows), found(rows))
     assert tuple(told) == KINDS
     assert [told[kind]["n"] for kind in KINDS] == [1] * len(KINDS)
     near, lost, nothing = (told[kind]["examples"][0] for kind in (NEAR, LOST, NOTHING))
@@ -94,12 +96,12 @@ def test_all_kinds_with_what_was_found_instead():
 
 def test_a_miss_of_the_same_name():
     row = ("alpha", "de", ["C"], MISS, "A", "alpha", 0.5, None)
-    assert list(mistakes_of(task_of([row]), found([row]))) == [SAME_NAME]
+    assert list(classify_errors(task_of([row]), found([row]))) == [SAME_NAME]
 
 
 def test_the_bounds_of_near_and_far():
     rows = [(f"m{rank}", "de", ["A"], rank, "B", "beta", 0.9, 0.1) for rank in (0, 1, 4, 5, 63)]
-    told = mistakes_of(task_of(rows), found(rows))
+    told = classify_errors(task_of(rows), found(rows))
     assert {kind: by["n"] for kind, by in told.items()} == {NEAR: 2, FAR: 2}
     assert {e["rank"] for e in told[NEAR]["examples"]} == {2, 5}
     assert {e["rank"] for e in told[FAR]["examples"]} == {6, 64}
@@ -108,17 +110,17 @@ def test_the_bounds_of_near_and_far():
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.randoms())
 def test_examples_are_few_and_differ_and_are_the_same_in_whatever_order(places, rng):
     rows = [(f"m{place}", "de", ["A", "B"], 3, "C", "gamma", 0.5, 0.25) for place in places]
-    told = mistakes_of(task_of(rows), found(rows))[NEAR]
+    told = classify_errors(task_of(rows), found(rows))[NEAR]
     assert told["n"] == len(places)
     mentions = [example["mention"] for example in told["examples"]]
     assert len(mentions) == len(set(mentions)) == min(3, len(set(places)))
     rng.shuffle(rows)
-    assert mistakes_of(task_of(rows), found(rows))[NEAR] == told
+    assert classify_errors(task_of(rows), found(rows))[NEAR] == told
 
 
 def test_examples_are_not_the_first_of_the_file():
     rows = [(f"m{place:03}", "de", ["A"], 3, "C", "gamma", 0.5, 0.25) for place in range(300)]
-    drawn = {example["mention"] for example in mistakes_of(task_of(rows), found(rows))[NEAR]["examples"]}
+    drawn = {example["mention"] for example in classify_errors(task_of(rows), found(rows))[NEAR]["examples"]}
     assert len(drawn) == 3
     assert drawn != {"m000", "m001", "m002"}
 
@@ -156,7 +158,7 @@ class Vectors:
 
 
 class Stub:
-    """What `effects_of` needs of a Model."""
+    """What `case_and_similarity_ablation` needs of a Model."""
 
     def __init__(self):
         self.encoder = Vectors()
@@ -202,7 +204,7 @@ golds = st.sets(st.sampled_from("ABCDE"), min_size=1, max_size=2)
     composite=st.booleans(),
 )
 def test_the_eight_cells_by_plain_loops(dictionary, rows, composite):
-    cells = effects_of(task_of(rows, dictionary, composite=composite), Stub())
+    cells = case_and_similarity_ablation(task_of(rows, dictionary, composite=composite), Stub())
     assert len({(cell["mention"], cell["dictionary"], cell["product"]) for cell in cells}) == len(cells) == 8
     for cell in cells:
         expected = naive(rows, dictionary, composite, cell["mention"], cell["dictionary"], cell["product"])
@@ -211,11 +213,15 @@ def test_the_eight_cells_by_plain_loops(dictionary, rows, composite):
 
 def test_effects_are_kept(tmp_path):
     task, model = task_of([("alpha", "de", ["A"]), ("Beta", "de", ["A"])]), Stub()
-    first = kept_effects(task, model, tmp_path / "effects")
+    first = cached_ablation(task, model, tmp_path / "effects")
     assert len(first) == 8
     model.encoder.encoded.clear()
-    assert kept_effects(replace(task, name="again"), model, tmp_path / "effects") == first == effects_of(task, Stub())
+    assert (
+        cached_ablation(replace(task, name="again"), model, tmp_path / "effects")
+        == first
+        == case_and_similarity_ablation(task, Stub())
+    )
     assert model.encoder.encoded == []
     (tmp_path / "effects" / "effects.json").write_text("[]")
     with pytest.raises(ArtifactError, match="damaged"):
-        kept_effects(task, model, tmp_path / "effects")
+        cached_ablation(task, model, tmp_path / "effects")

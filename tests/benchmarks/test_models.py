@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.accuracy.dictionary import Space, of_file, of_terminology
-from benchmarks.accuracy.models import AS_IT_STANDS, KNOWN, LOWER, IndexLinker, Model
+from benchmarks.accuracy.dictionary import SearchSpace, of_file, of_terminology
+from benchmarks.accuracy.models import AS_IT_STANDS, KNOWN, LOWER, CachedEncoder, IndexLinker
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import POOLINGS, Description
+from xsap.encoding.model_folder import POOLINGS, EncoderConfig
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.metrics import hits, macro_mean, reciprocal_ranks
@@ -82,7 +82,7 @@ def scores(results):
 
 @pytest.mark.parametrize("languages", [(ENGLISH,), ("de", "en"), None])
 def test_the_same_concepts_and_scores_as_an_index_of_the_terminology(tiny_folder, terminology, cache, languages):
-    model = Model.open(str(tiny_folder), cache)
+    model = CachedEncoder.open(str(tiny_folder), cache)
     linking = model.link_into(of_terminology(terminology, "invented", languages))
     linker = Linker(model.encoder, Index.build(terminology, model.encoder, languages=languages))
     mentions = [*MENTIONS, "", " \u200b", "x" * 2001]
@@ -102,26 +102,26 @@ ROWS += [(f"E{i}", f"Pain of the {place}") for i, place in enumerate(PLACES)]
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all", None])
 def test_the_reference_protocol_is_the_one_of_the_evaluation(bare_folder, tiny_folder, cache, pooling):
     """Upper-case mentions, composites, ties of equal names, gold that the dictionary lacks. None: a model that lower-cases by itself."""
-    model = Model.open(f"{bare_folder}@{pooling}" if pooling else str(tiny_folder), cache)
-    space = Space(Dictionary([ids for ids, _ in ROWS], [name for _, name in ROWS]), "invented", {}, {})
+    model = CachedEncoder.open(f"{bare_folder}@{pooling}" if pooling else str(tiny_folder), cache)
+    space = SearchSpace(Dictionary([ids for ids, _ in ROWS], [name for _, name in ROWS]), "invented", {}, {})
     texts = ["arm pain", "ARM PAIN", "arm pain+eye", "leg|ear", "Ear", "toe", "pain of the HIP", "o", "+"]
     gold = [["D1"], ["D1"], ["D1+D4"], ["D2", "D6"], ["D3"], ["E13"], ["E12"], ["Z9"], ["D4"]]
     mentions = build_mentions(texts, ["de", "es", "de"] * 3, gold)
     said = evaluate_reference(model.encoder, space.rows, mentions)
-    ranks, unreachable = reference_ranks(model.link_into(space).dictionary_rows, space.rows, mentions, K)
+    ranks, gold_not_in_dictionary = reference_ranks(model.link_into(space).dictionary_rows, space.rows, mentions, K)
     of = np.array(mentions["language"].to_pylist())
     groups = [np.array(ranks)[of == code] for code in ("de", "es")]
     for k in range(1, K + 1):
         assert said["mean"][f"acc@{k}"] == macro_mean([hits(group, k) for group in groups])
     assert said["mean"]["mrr"] == macro_mean([reciprocal_ranks(group) for group in groups])
-    assert said["mean"]["unreachable"] == sum(unreachable) == 1
+    assert said["mean"]["unreachable"] == sum(gold_not_in_dictionary) == 1
     assert 0 < said["mean"]["acc@1"] < said["mean"]["acc@10"]
 
 
 def test_more_rows_than_there_are(tiny_folder, cache):
     rows = (
-        Model.open(str(tiny_folder), cache)
-        .link_into(Space(Dictionary(["D1", "D2"], ["a", "A"]), "x", {}, {}))
+        CachedEncoder.open(str(tiny_folder), cache)
+        .link_into(SearchSpace(Dictionary(["D1", "D2"], ["a", "A"]), "x", {}, {}))
         .dictionary_rows(["a"], 9)
     )
     assert rows.tolist() == [[0, 1]]
@@ -130,13 +130,13 @@ def test_more_rows_than_there_are(tiny_folder, cache):
 
 def test_a_second_run_encodes_no_dictionary(tiny_folder, terminology, tmp_path, encoded):
     space = of_terminology(terminology, "invented")
-    first = Model.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
+    first = CachedEncoder.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
     assert len(encoded) == 2
     assert sum(encoded) > 2 * len(PLACES)
     kept = sorted((tmp_path / "vectors").iterdir())
     assert len(kept) == 2  # of unit length by its own policy, and as they come, lower-cased
     encoded.clear()
-    second = Model.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
+    second = CachedEncoder.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
     assert encoded == []
     assert scores(second.link(MENTIONS, 5)) == scores(first.link(MENTIONS, 5))
     np.testing.assert_array_equal(second.dictionary_rows(MENTIONS, 5), first.dictionary_rows(MENTIONS, 5))
@@ -150,7 +150,7 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
         return len(list(tmp_path.glob("*")))
 
     names = ["arm pain", "leg"]
-    model = Model.open(f"{bare_folder}@cls", tmp_path)
+    model = CachedEncoder.open(f"{bare_folder}@cls", tmp_path)
     asked = [
         (model, names, True, LOWER),
         (model, names, False, LOWER),
@@ -158,9 +158,9 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
         (model, names[::-1], True, LOWER),
         (model, names[:1], True, LOWER),
         (model, ["arm pain\nleg"], True, LOWER),
-        (Model.open(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
-        (Model.open(f"{bare_folder}@cls", tmp_path, precision="bf16"), names, True, LOWER),
-        (Model.open(str(tiny_folder), tmp_path), names, True, LOWER),
+        (CachedEncoder.open(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
+        (CachedEncoder.open(f"{bare_folder}@cls", tmp_path, precision="bf16"), names, True, LOWER),
+        (CachedEncoder.open(str(tiny_folder), tmp_path), names, True, LOWER),
     ]
     for n, (asking, texts, unit, policy) in enumerate(asked, start=1):
         vectors = asking.vectors(texts, unit=unit, policy=policy)
@@ -170,8 +170,8 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
     for asking, texts, unit, policy in asked:
         asking.vectors(texts, unit=unit, policy=policy)
     assert (encoded, folders()) == ([], len(asked))
-    assert asked[0][0].facts() == {
-        "model": asked[0][0].encoder.content,
+    assert asked[0][0].metadata() == {
+        "model": asked[0][0].encoder.content_hash,
         "pooling": "cls",
         "max_length": 25,
         "text": {"case": "cased", "unicode": "NFC"},
@@ -190,7 +190,7 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
     ],
 )
 def test_damaged_vectors_are_refused(tiny_folder, tmp_path, damage, message):
-    model = Model.open(str(tiny_folder), tmp_path)
+    model = CachedEncoder.open(str(tiny_folder), tmp_path)
     model.vectors(["a", "b"], unit=True, policy=LOWER)
     (folder,) = tmp_path.iterdir()
     damage(folder / "vectors.npy")
@@ -202,7 +202,7 @@ def test_damaged_vectors_are_refused(tiny_folder, tmp_path, damage, message):
 
 
 def test_vectors_that_are_no_numbers_are_not_kept(tiny_folder, tmp_path, monkeypatch):
-    model = Model.open(str(tiny_folder), tmp_path / "vectors")
+    model = CachedEncoder.open(str(tiny_folder), tmp_path / "vectors")
     monkeypatch.setattr(Encoder, "encode", lambda self, names, **_: np.array([[1.0, np.nan]] * len(names), np.float32))
     with pytest.raises(DataError, match="the vectors of a dictionary must be finite numbers"):
         model.vectors(["a"], unit=True, policy=LOWER)
@@ -211,18 +211,18 @@ def test_vectors_that_are_no_numbers_are_not_kept(tiny_folder, tmp_path, monkeyp
 
 def test_a_model_without_a_hash_has_no_place_in_the_cache(tmp_path):
     size = {"vocabulary_size": 100, "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0}
-    unsaved = from_scratch(["arm pain", "leg pain"] * 20, Description("mean"), **size, seed=1)
+    unsaved = from_scratch(["arm pain", "leg pain"] * 20, EncoderConfig("mean"), **size, seed=1)
     with pytest.raises(AssertionError, match="never saved"):
-        Model(unsaved, tmp_path).vectors(["a"], unit=True, policy=LOWER)
+        CachedEncoder(unsaved, tmp_path).vectors(["a"], unit=True, policy=LOWER)
 
 
 # How a model is named
 
 
 def test_pooling_is_told_or_found_out(bare_folder, tiny_folder, tmp_path):
-    assert Model.open(f"{bare_folder}@mean_all", tmp_path).encoder.pooling == "mean_all"
-    assert Model.open(str(tiny_folder), tmp_path).encoder.pooling == "mean"
-    assert Model.open(f"{tiny_folder}@mean", tmp_path, precision="bf16").facts()["precision"] == "bf16"
+    assert CachedEncoder.open(f"{bare_folder}@mean_all", tmp_path).encoder.pooling == "mean_all"
+    assert CachedEncoder.open(str(tiny_folder), tmp_path).encoder.pooling == "mean"
+    assert CachedEncoder.open(f"{tiny_folder}@mean", tmp_path, precision="bf16").metadata()["precision"] == "bf16"
     for given, kind, message in [
         (str(bare_folder), ArtifactError, "doesn't say how it pools; give pooling: one of cls, mean, mean_all"),
         (f"{bare_folder}@", ArtifactError, "doesn't say how it pools"),
@@ -231,14 +231,14 @@ def test_pooling_is_told_or_found_out(bare_folder, tiny_folder, tmp_path):
         (f"{tiny_folder}x@cls", ArtifactError, "expected a model folder, found nothing there"),
     ]:
         with pytest.raises(kind, match=message):
-            Model.open(given, tmp_path)
+            CachedEncoder.open(given, tmp_path)
 
 
 def test_a_path_may_have_an_at_of_its_own(bare_folder, tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "me@home" / "model")
     shutil.copytree(bare_folder, tmp_path / "me@home" / "bare")
-    assert Model.open(str(tmp_path / "me@home" / "model"), tmp_path).encoder.pooling == "mean"
-    assert Model.open(f"{tmp_path / 'me@home' / 'bare'}@cls", tmp_path).encoder.pooling == "cls"
+    assert CachedEncoder.open(str(tmp_path / "me@home" / "model"), tmp_path).encoder.pooling == "mean"
+    assert CachedEncoder.open(f"{tmp_path / 'me@home' / 'bare'}@cls", tmp_path).encoder.pooling == "cls"
 
 
 def test_published_models_go_by_name(tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_published_models_go_by_name(tmp_path, monkeypatch):
         "someone/model@cls",
         "@cls",
     ):
-        Model.open(given, tmp_path, precision="bf16")
+        CachedEncoder.open(given, tmp_path, precision="bf16")
     assert asked == [
         ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bf16"),
         ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bf16"),
@@ -279,7 +279,7 @@ def test_a_published_model_that_cannot_be_had_is_one_line(tmp_path):
         ArtifactError,
         match="^dmis-lab/biobert-base-cased-v1.2: no folder there, and the Hugging Face hub gave no model of",
     ):
-        Model.open("biobert", tmp_path)
+        CachedEncoder.open("biobert", tmp_path)
 
 
 # An index
@@ -298,7 +298,7 @@ def test_an_index_links_as_it_does_and_counts_rows_as_its_model(tiny_folder, ter
     assert shown(opened.link(MENTIONS, 3)) == shown(linker.link(MENTIONS, 3))
     assert scores(opened.link(MENTIONS, 3)) == scores(linker.link(MENTIONS, 3))
     assert set(opened.concept_ids) == set(linker.concept_ids)
-    rows = Model.open(str(tiny_folder), cache).link_into(space).dictionary_rows(MENTIONS, 7)
+    rows = CachedEncoder.open(str(tiny_folder), cache).link_into(space).dictionary_rows(MENTIONS, 7)
     np.testing.assert_array_equal(opened.dictionary_rows(MENTIONS, 7), rows)
 
 
@@ -306,14 +306,14 @@ def test_an_index_of_another_dictionary_is_refused(terminology, index_folder, tm
     (tmp_path / "mine.txt").write_text("D1||a\n")
     changed = Terminology.build(terminology.names.slice(1))[0]
     changed.save(tmp_path / "other")
-    own = f"found terminology {terminology.content[:8]}… in en; build it from that"
+    own = f"found terminology {terminology.content_hash[:8]}… in en; build it from that"
     for space, message in [
         (
             of_terminology(Terminology.load(tmp_path / "other"), "other"),
             f"of the task's dictionary, other: terminology ........… in en; {own}",
         ),
-        (of_terminology(terminology, "same", ("de",)), f"same: terminology {terminology.content[:8]}… in de; {own}"),
-        (of_terminology(terminology, "same", None), f"same: terminology {terminology.content[:8]}… in all; {own}"),
+        (of_terminology(terminology, "same", ("de",)), f"same: terminology {terminology.content_hash[:8]}… in de; {own}"),
+        (of_terminology(terminology, "same", None), f"same: terminology {terminology.content_hash[:8]}… in all; {own}"),
         (
             of_file(tmp_path / "mine.txt"),
             "expected a dictionary that is a terminology, as an index's is; found mine.txt",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.prepare import race, timed, to_text, training_pairs
+from benchmarks.speed.prepare import compare_speed, timed, to_text, training_pairs
 from benchmarks.speed.synthetic_umls import generate
 from tests.fixtures.commands import ROOT, Run
 from xsap.errors import ArtifactError, XsapError
 from xsap.languages import to_iso
 from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 COLUMNS = {"MRCONSO": 18, "MRSTY": 6, "MRREL": 16, "MRCUI": 7, "MRRANK": 4, "MRSAB": 25, "MRFILES": 6}
 
@@ -90,13 +90,13 @@ def test_the_notebook_pairs_what_ours_pairs(meta, tmp_path, run: Run):
     theirs = defaultdict(set)
     for line in training_pairs(meta, tradenames=False):
         concept, left, right = line.split("||")
-        theirs[concept].add(frozenset((normalise(left, EXACT_MATCH), normalise(right, EXACT_MATCH))))
+        theirs[concept].add(frozenset((normalize(left, EXACT_MATCH), normalize(right, EXACT_MATCH))))
     assert run("-m", "data_prep", "umls", meta, "--suppress", "all", "--out", tmp_path / "t").returncode == 0
     assert run("-m", "data_prep", "export", tmp_path / "t", "--out", tmp_path / "pairs.txt").returncode == 0
     ours = defaultdict(set)
     for line in (tmp_path / "pairs.txt").read_text(encoding="utf-8").split("\n")[:-1]:
         concept, left, right = line.split("||")
-        ours[concept].add(frozenset((normalise(left, EXACT_MATCH), normalise(right, EXACT_MATCH))))
+        ours[concept].add(frozenset((normalize(left, EXACT_MATCH), normalize(right, EXACT_MATCH))))
     names = Terminology.load(tmp_path / "t").names.to_pylist()
     few = {concept for concept, n in Counter(row["concept_id"] for row in names).items() if n <= 10}
     for concept in few:
@@ -119,7 +119,7 @@ def test_the_notebook_keeps_the_last_trade_name_alone(tmp_path):
 
 def test_a_race_times_both_in_processes_of_their_own(meta, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    result = race(meta, tradenames=True, rounds=1, rival=True, memory="300MB")
+    result = compare_speed(meta, tradenames=True, rounds=1, rival=True, memory="300MB")
     assert set(result["sides"]) == {"xsap-prepare umls", "original notebook"}
     assert all(run["seconds"] > 0 and run["bytes"] > 20e6 for runs in result["sides"].values() for run in runs)
     lines = to_text(result).splitlines()

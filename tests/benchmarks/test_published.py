@@ -122,8 +122,8 @@ def test_what_is_wrong_is_said_in_one_line(write, old, new, said):
 
 
 @pytest.mark.parametrize("content", ["[[sources]\n", b"note = '\xff'", 'a = "1\n2"'])
-def test_what_is_no_toml_is_named(write, content):
-    path = write(content)
+def test_what_is_no_toml_is_named(write, content_hash):
+    path = write(content_hash)
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: not a TOML file: ") as error:
         read_published(path)
     assert "\n" not in str(error.value)

@@ -38,9 +38,9 @@ FILES = {
 def _zip(folder, changes=None):
     path = folder / "QUAERO_FrenchMed_brat.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (FILES | (changes or {})).items():
-            if content is not None:
-                archive.writestr(name, content)
+        for name, content_hash in (FILES | (changes or {})).items():
+            if content_hash is not None:
+                archive.writestr(name, content_hash)
     return path
 
 
@@ -108,7 +108,7 @@ def test_offsets_hold_after_a_tsv_file(tmp_path):
             "expected QUAERO_FrenchMed/corpus/test/.* with UMLS CUIs .*found 0 mentions",
         ),
         (
-            {name: re.sub(rb"C([0-9])", rb"M\1", content) for name, content in FILES.items()},
+            {name: re.sub(rb"C([0-9])", rb"M\1", content_hash) for name, content_hash in FILES.items()},
             "found 9 mentions and no such concept",
         ),
         (

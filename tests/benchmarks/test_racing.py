@@ -88,7 +88,7 @@ def test_a_chart_shows_each_bar_as_long_as_it_is(tmp_path):
     racing.chart({"one": {"theirs": (1, "1"), "xsap a": (3, "3")}, "two": {"xsap b": (2, "2")}}, tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     picture = imread(tmp_path / "c.png")[..., :3]
-    grey, blue = (np.abs(picture - to_rgb(colour)).max(-1) < 0.02 for colour in racing.COLOURS)
+    grey, blue = (np.abs(picture - to_rgb(color)).max(-1) < 0.02 for color in racing.COLORS)
     lengths = [int(rows.sum(1).max()) for rows in (grey, blue)]
     assert lengths[1] / lengths[0] == pytest.approx(3, rel=0.05)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.accuracy.dictionary import Account, Space, count
+from benchmarks.accuracy.dictionary import RowCounts, SearchSpace, count
 from benchmarks.accuracy.report import blocks_of, write_pages
 from benchmarks.accuracy.results import of_task, provenance, read_results, write_results
 from benchmarks.accuracy.scores import CURVE, answer
@@ -20,7 +20,7 @@ from xsap.errors import DataError
 from xsap.evaluation.protocols import Dictionary
 from xsap.linking.results import Candidate, Result
 from xsap.page import Chart, Heading, Paragraph, Table, markdown, per_cent, to_html, to_markdown, with_interval
-from xsap.plots import COLOURS, Bar, bars, legend, lines
+from xsap.plots import COLORS, Bar, bars, legend, lines
 from xsap.terms.mentions import build_mentions
 
 VOID = {"meta", "br", "img", "link", "input"}
@@ -142,7 +142,7 @@ def test_a_markdown_parser_reads_the_same_table_without_markup(rows, words):
         elif token.type == "inline":
             assert inside, "text outside of the table"
             assert {child.type for child in token.children} <= {"text", "text_special"}, token.children
-            cells.append("".join(child.content for child in token.children))
+            cells.append("".join(child.content_hash for child in token.children))
     assert cells == [" ".join(cell.split()) for row in rows for cell in row]
 
 
@@ -174,7 +174,7 @@ def test_bars_are_as_long_as_the_scores():
     rows = {"de": [Bar(0.25, 0.2, 0.5), Bar(0.5)], NASTY: [Bar(None), Bar(1, 0.9, 1)]}
     page = Page(bars(rows, ["one", NASTY], NASTY))
     found = page.all("rect")
-    assert [rect["fill"] for rect in found] == [COLOURS[0], COLOURS[1], COLOURS[1]]
+    assert [rect["fill"] for rect in found] == [COLORS[0], COLORS[1], COLORS[1]]
     widths = [float(rect["width"]) for rect in found]
     assert widths == pytest.approx([widths[2] / 4, widths[2] / 2, widths[2]], abs=0.1)
     tops = [float(rect["y"]) for rect in found]
@@ -253,10 +253,10 @@ def results_of(folder):
         ["de", "de", "es", "es", "zh", "zh"],
         [["A"], ["B"], ["B"], ["B"], ["Z"], ["A", "B", "C", "D", "E"]],
     )
-    space = Space(
+    space = SearchSpace(
         Dictionary(["A", "B"], [NASTY, "x | y"]), "a<b>|c", {"A": NASTY, "B": "x | y"}, {"A": ["T047"], "B": ["T121"]}
     )
-    accounts = count(mentions) | {"de": Account(4, 2, {"no gold concept": 2})}
+    accounts = count(mentions) | {"de": RowCounts(4, 2, {"no gold concept": 2})}
     systems = {
         "plain": Fixed({NASTY: "A", "a|b": "AB", "fever": "BA"}),
         "<b>|x": Fixed({NASTY: "BA", "a|b": "AB", "热": "B", "fever": "A"}),
@@ -270,7 +270,7 @@ def results_of(folder):
     results["effects"] = {}
     for name in TASKS:
         task = Task(name, "invented & <nasty>", mentions, space, accounts)
-        results["tasks"][name] = task.facts() | {"training": "0123abcd"}
+        results["tasks"][name] = task.metadata() | {"training": "0123abcd"}
         results["scores"][name] = of_task(
             task,
             {
@@ -375,8 +375,8 @@ def test_results_are_read_as_they_were_written(folder):
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", "3", '"format"', "[" * 100_000, b"\xff\xfe", '{"format": 1}', "{}"]
 )
-def test_files_that_are_no_results(folder, content):
-    (folder / "results.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+def test_files_that_are_no_results(folder, content_hash):
+    (folder / "results.json").write_bytes(content_hash if isinstance(content_hash, bytes) else content_hash.encode())
     with pytest.raises(DataError, match=r"results\.json: expected results"):
         read_results(folder)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import ablations as levers
-from benchmarks.speed import search as resident
+from benchmarks.speed import ablations as ablations
+from benchmarks.speed import search as device_copy
 from benchmarks.speed.search import PLAIN, SINGLES
 from xsap.search import exact as scan
 
@@ -16,7 +16,7 @@ SMALL = {"names": 2000, "dimension": 24, "device": CPU, "batch": 32}
 
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
-def test_the_race(storage, tmp_path, monkeypatch):
+def test_the_race(vector_dtype, tmp_path, monkeypatch):
     asked = []
     search = scan.search_vectors
     monkeypatch.setattr(
@@ -26,7 +26,7 @@ def test_the_race(storage, tmp_path, monkeypatch):
             asked.append((len(some), list(options))) or search(vectors, some, k, **options)
         ),
     )
-    result = resident.race(**SMALL, storage=storage, place=tmp_path)
+    result = device_copy.compare_speed(**SMALL, vector_dtype=vector_dtype, place=tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert asked[:2] == [(10, ["resident"]), (10, [])]
     assert asked[2:] == [*6 * [(32, ["resident"])], *(SINGLES + 1) * [(1, ["resident"])]]
@@ -35,9 +35,9 @@ def test_the_race(storage, tmp_path, monkeypatch):
     assert sides["xsap resident"]["recall@10"] == 1
     assert 0.7 < sides[PLAIN]["recall@10"] <= 1  # it ranks by 16 bits
     assert result["device_bytes"] == 2000 * 24 * 2
-    assert (result["seed"], result["k"], result["storage"], result["bars"]) == (0, 10, storage, [])
+    assert (result["seed"], result["k"], result["storage"], result["bars"]) == (0, 10, vector_dtype, [])
     json.dumps(result)
-    resident.plot(result, tmp_path / "r.png")
+    device_copy.plot(result, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,10 +54,10 @@ def test_the_figures_follow_from_the_clock(tmp_path, monkeypatch):
         name = step.__name__
         return next(seconds[32 if len(given) == 32 else "plain" if name == "plain" else "one"]), step(given)
 
-    monkeypatch.setattr(levers, "timed", timed)
+    monkeypatch.setattr(ablations, "timed", timed)
     rates = iter([[0.5], [1.5]])
     monkeypatch.setattr("benchmarks.speed.train.product_seconds", lambda precision, tokens, hidden, device: next(rates))
-    result = resident.race(**SMALL, storage="int8", place=tmp_path)
+    result = device_copy.compare_speed(**SMALL, vector_dtype="int8", place=tmp_path)
     ours, theirs = result["sides"]["xsap resident"], result["sides"][PLAIN]
     assert ours["mentions_a_second"] == 32 / 4  # the first batch doesn't count
     assert theirs["mentions_a_second"] == 1
@@ -67,7 +67,7 @@ def test_the_figures_follow_from_the_clock(tmp_path, monkeypatch):
     rate = 8192 * 2 * 24 * 4 * 24 / 1
     assert result["product_flops_a_second"] == rate
     assert result["share_of_rate"] == pytest.approx(2000 * 24 * 2 * 8 / rate)
-    text = resident.to_text(result)
+    text = device_copy.to_text(result)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert rows[2][:5] == [PLAIN, "1.0", "1.0", "1,000.0", "1,500.0"]
     assert rows[3] == ["xsap resident", "8.0", "8.0", "200.0", "300.0", "1.0000"]
@@ -77,10 +77,10 @@ def test_the_figures_follow_from_the_clock(tmp_path, monkeypatch):
 def test_other_rows_than_the_cpus_are_seen(tmp_path, monkeypatch):
     search = scan.search_vectors
 
-    def wrong(vectors, queries, k, resident=None):
-        scores, rows = search(vectors, queries, k, resident=resident)
-        return scores, rows if resident is None else rows[:, ::-1]
+    def wrong(vectors, queries, k, device_copy=None):
+        scores, rows = search(vectors, queries, k, device_copy=device_copy)
+        return scores, rows if device_copy is None else rows[:, ::-1]
 
     monkeypatch.setattr(scan, "search_vectors", wrong)
     with pytest.raises(AssertionError, match="other rows than without"):
-        resident.race(**SMALL, storage="int8", place=tmp_path)
+        device_copy.compare_speed(**SMALL, vector_dtype="int8", place=tmp_path)

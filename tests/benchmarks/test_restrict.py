@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from benchmarks.accuracy.dictionary import ABSENT, NO_GOLD, Account, count, restrict
+from benchmarks.accuracy.dictionary import ABSENT, NO_GOLD, RowCounts, count, restrict
 from xsap.errors import DataError
 from xsap.terms.mentions import build_mentions, read_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
@@ -31,8 +31,12 @@ def test_gold_becomes_every_concept_that_it_names_and_the_rest_is_dropped():
         "f": ["HP:1"],
     }
     assert table["start"].to_pylist() == [1, 3, 4, 6]
-    assert accounts == {"de": Account(3, 2, {ABSENT: 1}), "es": Account(2, 1, {NO_GOLD: 1}), "zh": Account(1, 1, {})}
-    assert count(table) == {"de": Account(2, 2, {}), "es": Account(1, 1, {}), "zh": Account(1, 1, {})}
+    assert accounts == {
+        "de": RowCounts(3, 2, {ABSENT: 1}),
+        "es": RowCounts(2, 1, {NO_GOLD: 1}),
+        "zh": RowCounts(1, 1, {}),
+    }
+    assert count(table) == {"de": RowCounts(2, 2, {}), "es": RowCounts(1, 1, {}), "zh": RowCounts(1, 1, {})}
 
 
 def test_another_vocabulary():
@@ -47,7 +51,7 @@ def test_nothing_left_is_an_error():
 
 def test_an_account_must_add_up():
     with pytest.raises(AssertionError, match="nobody accounts for"):
-        Account(3, 1, {ABSENT: 1})
+        RowCounts(3, 1, {ABSENT: 1})
 
 
 def test_the_command_writes_mentions_and_accounts_for_them(tmp_path, run):

@@ -13,7 +13,7 @@ from benchmarks.speed.scoring import (
     OURS,
     REFERENCE,
     check_agreement,
-    race,
+    compare_speed,
     reference_search,
     to_text,
     unit_vectors,
@@ -72,7 +72,7 @@ def test_ours_answers_all_and_the_reference_a_part_that_is_multiplied(clock, mon
     monkeypatch.setattr(
         scoring, "reference_search", lambda v, some, k: asked.append(len(some)) or reference_search(v, some, k)
     )
-    result = race(**TINY, part=5)
+    result = compare_speed(**TINY, part=5)
     assert asked == [2, 2, 3]  # the warm-up, and a half before and a half after
     theirs, ours = result["sides"][REFERENCE], result["sides"][OURS]
     assert theirs == {"measured": 5, "all_seconds": [1, 3], "seconds": 8, "extrapolated": True}
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_race(monkeypatch):
         scoring, "reference_search", lambda v, some, k: asked.append(some) or reference_search(v, some, k)
     )
     for seed in (5, 5, 6):
-        race(**TINY, part=4, seed=seed)
+        compare_speed(**TINY, part=4, seed=seed)
     first, again, other = asked[0], asked[3], asked[6]
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_race(monkeypatch):
 def test_a_search_that_finds_other_names_ends_the_race(monkeypatch):
     monkeypatch.setattr(scoring, "reference_search", lambda v, some, k: reference_search(-v, some, k))
     with pytest.raises(AssertionError, match="the sides found different names"):
-        race(**TINY, part=5)
+        compare_speed(**TINY, part=5)
 
 
 @pytest.mark.parametrize(("seconds", "ratio", "code"), [(4, 2, 0), (3.9, 2, 3), (4, 2.1, 3)])

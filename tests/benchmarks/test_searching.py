@@ -16,12 +16,12 @@ from benchmarks.speed.search import (
     FAISS,
     PLAIN,
     SINGLES,
+    compare_speed,
     in_a_process,
-    made_up,
     open_side,
-    race,
     race_nine_million,
     run_side,
+    synthetic_vectors,
     to_text,
     write_sets,
 )
@@ -30,7 +30,7 @@ N, D = 3000, 24
 
 
 def vectors(n=N, d=D, seed=0):
-    return np.concatenate(list(made_up(n, d, seed)))
+    return np.concatenate(list(synthetic_vectors(n, d, seed)))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_vectors_are_unit_and_the_same_again():
     np.testing.assert_allclose(np.linalg.norm(vectors(), axis=1), 1, atol=1e-6)
     assert vectors().tobytes() == vectors().tobytes()
     assert vectors(seed=1).tobytes() != vectors().tobytes()
-    assert [len(block) for block in made_up(70_001, 3, 0)] == [65_536, 4465]
+    assert [len(block) for block in synthetic_vectors(70_001, 3, 0)] == [65_536, 4465]
 
 
 def test_vectors_lie_as_those_of_names():
@@ -112,7 +112,7 @@ def test_what_is_multiplied_says_so(folder):
 
 
 def test_the_race(one_process, tmp_path):
-    result = race(names=N, dimension=D, mentions=60, approximate=False, place=tmp_path)
+    result = compare_speed(names=N, dimension=D, mentions=60, approximate=False, place=tmp_path)
     assert list(tmp_path.iterdir()) == []
     expected = [PLAIN, *([FAISS] if find_spec("faiss") else []), "xsap float32", "xsap float16", "xsap int8"]
     assert list(result["sides"]) == expected
@@ -222,7 +222,7 @@ def test_nine_million_by_the_command(one_process, tmp_path, capsys, monkeypatch)
 def test_a_gpu_has_a_race_of_its_own(tmp_path, capsys, monkeypatch):
     there, calls = torch.device("cuda"), []
     monkeypatch.setattr(searching, "device_of", lambda name: there)
-    monkeypatch.setattr(searching.resident, "race", lambda **given: calls.append(given) or {"bars": []})
+    monkeypatch.setattr(searching.resident, "compare_speed", lambda **given: calls.append(given) or {"bars": []})
     monkeypatch.setattr(searching.resident, "to_text", lambda result: "told")
     monkeypatch.setattr(searching.resident, "plot", lambda result, path: path.write_bytes(b"drawn"))
     assert run("--device", "cuda", "--plot", tmp_path / "r.png", "--in", tmp_path) == 0

@@ -57,8 +57,8 @@ def _publish(folder, corpus, tsv=None, text=TEXT):
     }
     files |= {} if text is None else {document: text}
     with zipfile.ZipFile(folder / f"{corpus}.zip", "w") as archive:
-        for file, content in files.items():
-            archive.writestr(file, content.encode())
+        for file, content_hash in files.items():
+            archive.writestr(file, content_hash.encode())
     with zipfile.ZipFile(folder / f"{corpus}.zip") as archive:
         archive.extractall(folder / corpus)
     return folder / corpus, folder / f"{corpus}.zip", folder / corpus / name

@@ -13,20 +13,20 @@ from matplotlib.image import imread
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.__main__ import main
-from benchmarks.speed import ablations as levers
+from benchmarks.speed import ablations as ablations
 from benchmarks.speed import reference
 from benchmarks.speed import train as speed
 from xsap.encoding import encoder as encoder_module
 from xsap.encoding import packing
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import Description
-from xsap.encoding.packing import tokenise
+from xsap.encoding.model_folder import EncoderConfig
+from xsap.encoding.packing import tokenize_names
 from xsap.errors import ArtifactError, ConfigError
 
 TINY = reference.Size(layers=2, hidden=32, heads=4, rows=20_000)
 CPU = torch.device("cpu")
-FP32 = replace(levers.FULL, bf16=False)
-WITHOUT = [field.name for field in fields(levers.Levers) if field.name not in {"bf16", "trimmed"}]
+FP32 = replace(ablations.FULL, bf16=False)
+WITHOUT = [field.name for field in fields(ablations.Ablations) if field.name not in {"bf16", "trimmed"}]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def weights(side, name="encoder.layer.1.output.dense.weight"):
 
 def test_padding_is_the_tokenizers(start):
     names = ["fever", "fiebre alta y escalofríos", "胸痛", "a very long name " * 9]
-    padded = reference.pad(tokenise(names, start.tokenizer, 25), start.tokenizer.pad_token_id)
+    padded = reference.pad(tokenize_names(names, start.tokenizer, 25), start.tokenizer.pad_token_id)
     theirs = start.tokenizer(names, padding="max_length", max_length=25, truncation=True, return_tensors="pt")
     assert torch.equal(padded.ids, theirs["input_ids"])
     assert torch.equal(padded.mask, theirs["attention_mask"])
@@ -112,25 +112,25 @@ def test_the_references_loss_is_a_plain_loop(batches):
         total += np.log1p(pull) + np.log1p(push) / 60
     assert 0 < kept < 16
     assert float(reference.reference_loss(vectors, concepts)) == pytest.approx(total / 16, rel=1e-5)
-    assert float(levers.our_loss(vectors, concepts)) == pytest.approx(total / 16, rel=1e-5)
+    assert float(ablations.our_loss(vectors, concepts)) == pytest.approx(total / 16, rel=1e-5)
 
 
 def test_sides_agree_and_disagreement_is_seen(start, batches):
-    sides = {name: levers.build(name, start, CPU) for name in ("reference fp32", "xsap fp32", "xsap bf16")}
+    sides = {name: ablations.build(name, start, CPU) for name in ("reference fp32", "xsap fp32", "xsap bf16")}
     found = speed.check_agreement(sides, batches[0])
     assert list(found) == list(sides)
     assert speed.EXACT < found["xsap bf16"]["cosine"] <= speed.LOOSE  # it isn't fp32
     assert found["xsap fp32"]["loss_relative"] <= speed.EXACT
     assert all(side.encoder.training for side in sides.values())
-    mean = Encoder(start.encoder().transformer, start.tokenizer, Description("mean", 25))
+    mean = Encoder(start.encoder().transformer, start.tokenizer, EncoderConfig("mean", 25))
     for precise in (True, False):
-        other = levers.our_side(mean, lambda tokens: tokens, replace(levers.FULL, bf16=not precise))
+        other = ablations.our_side(mean, lambda tokens: tokens, replace(ablations.FULL, bf16=not precise))
         with pytest.raises(AssertionError, match="other doesn't compute the same"):
             speed.check_agreement({"reference": sides["reference fp32"], "other": other}, batches[0])
 
 
 def test_both_steps_make_the_same_updates(start, batches):
-    theirs, ours = (still(levers.build(name, start, CPU)) for name in ("reference fp32", "xsap fp32"))
+    theirs, ours = (still(ablations.build(name, start, CPU)) for name in ("reference fp32", "xsap fp32"))
     before = weights(theirs)
     assert torch.equal(before, weights(ours))
     for batch in batches:
@@ -180,8 +180,8 @@ def test_the_reference_in_half_precision_scales_its_gradients(start, batches, mo
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_without_a_lever_the_loss_is_the_same(start, batches, name):
-    ours = levers.trimmed(start, CPU)
-    full, without = (still(levers.our_side(*ours, lever)) for lever in (FP32, replace(FP32, **{name: False})))
+    ours = ablations.trimmed(start, CPU)
+    full, without = (still(ablations.our_side(*ours, lever)) for lever in (FP32, replace(FP32, **{name: False})))
     vectors, loss = full.forward(batches[0])
     other_vectors, other_loss = without.forward(batches[0])
     assert torch.allclose(vectors, other_vectors, atol=1e-5)
@@ -194,13 +194,13 @@ def test_a_lever_left_out_is_out(start, batches, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    sides = levers.lever_sides(start, CPU)
-    assert list(sides) == ["in full", *levers.LEFT_OUT]
-    by_lever = dict(zip((field.name for field in fields(levers.Levers)), list(sides.values())[1:], strict=True))
+    sides = ablations.ablation_sides(start, CPU)
+    assert list(sides) == ["in full", *ablations.LEFT_OUT]
+    by_lever = dict(zip((field.name for field in fields(ablations.Ablations)), list(sides.values())[1:], strict=True))
     for name, module, function in (
-        ("masks", levers, "our_loss"),
+        ("masks", ablations, "our_loss"),
         ("few_random", packing, "_dropout"),
-        ("fused", levers, "adamw"),
+        ("fused", ablations, "adamw"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(module, function, fail)
@@ -209,10 +209,10 @@ def test_a_lever_left_out_is_out(start, batches, monkeypatch):
                 with pytest.raises(ZeroDivisionError):
                     sides["in full"].step(batches[0])
             else:
-                ours = levers.trimmed(start, CPU)
-                levers.our_side(*ours, replace(levers.FULL, **{name: False})).step(batches[0])
+                ours = ablations.trimmed(start, CPU)
+                ablations.our_side(*ours, replace(ablations.FULL, **{name: False})).step(batches[0])
                 with pytest.raises(ZeroDivisionError):
-                    levers.our_side(*ours).step(batches[0])
+                    ablations.our_side(*ours).step(batches[0])
     with monkeypatch.context() as patched:
         patched.setitem(encoder_module._PACKED, "cls", fail)
         by_lever["first_only"].step(batches[0])
@@ -227,7 +227,7 @@ def test_a_lever_left_out_is_out(start, batches, monkeypatch):
 @pytest.mark.parametrize("name", ["reference fp32", "xsap fp32", "packed", "first_only"])
 def test_operations_are_those_that_torch_counts(start, batches, name):
     lever = {"packed": replace(FP32, packed=False), "first_only": replace(FP32, first_only=False)}.get(name)
-    side = levers.our_side(*levers.trimmed(start, CPU), lever) if lever else levers.build(name, start, CPU)
+    side = ablations.our_side(*ablations.trimmed(start, CPU), lever) if lever else ablations.build(name, start, CPU)
     with FlopCounterMode(display=False) as counter:
         side.forward(batches[0])[0].sum().backward()
     by_kind = counter.get_flop_counts()["Global"]
@@ -235,7 +235,7 @@ def test_operations_are_those_that_torch_counts(start, batches, name):
     counted -= (
         2 * 16 * 16 * TINY.hidden
     )  # the cosines of the loss, which is part of `forward`; backward the sum of vectors has none
-    real, computed = levers.linear_flops(side, batches[0])
+    real, computed = ablations.linear_flops(side, batches[0])
     assert computed == counted
     places = side.positions(batches[0])
     if not side.first_only:
@@ -245,9 +245,9 @@ def test_operations_are_those_that_torch_counts(start, batches, name):
 
 @pytest.mark.parametrize("chunk", [5, 16])
 def test_cached_gradients_make_the_same_update(start, batches, chunk, monkeypatch):
-    encoded, pack = [], levers.pack
-    monkeypatch.setattr(levers, "pack", lambda tokens: encoded.append(len(tokens)) or pack(tokens))
-    plain, cached = (levers.our_side(*levers.trimmed(start, CPU), FP32, chunk=c) for c in (0, chunk))
+    encoded, pack = [], ablations.pack
+    monkeypatch.setattr(ablations, "pack", lambda tokens: encoded.append(len(tokens)) or pack(tokens))
+    plain, cached = (ablations.our_side(*ablations.trimmed(start, CPU), FP32, chunk=c) for c in (0, chunk))
     if chunk == 16:  # one chunk, dropout on: drawn alike both times
         torch.manual_seed(3)
         seed = int(torch.randint(2**31, ()))
@@ -270,7 +270,7 @@ def test_cached_gradients_make_the_same_update(start, batches, chunk, monkeypatc
 def test_sides_race_in_turns_and_the_warm_up_does_not_count(capsys):
     calls = []
     sides = {name: lambda batch, name=name: calls.append((name, batch)) or torch.tensor(0.5) for name in ("a", "b")}
-    seconds = speed.race(sides, ["warm", "one", "two"], CPU)
+    seconds = speed.compare_speed(sides, ["warm", "one", "two"], CPU)
     assert calls == [(name, batch) for batch in ("warm", "one", "two") for name in ("a", "b")]
     assert {name: len(took) for name, took in seconds.items()} == {"a": 2, "b": 2}
     captured = capsys.readouterr()
@@ -285,7 +285,7 @@ def test_a_whole_race_in_a_tiny_size(sample_folder, monkeypatch):
     )
     clock = iter(range(10_000))
     monkeypatch.setattr(speed, "timed", lambda step, batch, device: ((1 + next(clock) % 7) / 8, step(batch)))
-    result = speed.race_train(sample_folder, size="tiny", pairs=8, steps=3, device=CPU, cached_pairs=16)
+    result = speed.compare_training(sample_folder, size="tiny", pairs=8, steps=3, device=CPU, cached_pairs=16)
     names = ["reference fp32", "xsap fp32", "xsap bf16"]
     assert list(result["sides"]) == list(result["agreement"]) == names
     lengths = [
@@ -334,12 +334,12 @@ def test_the_command_races_measures_and_plots(sample_folder, run, tmp_path):
         assert 16 * side["parameters"] < side["memory"]["bytes"] < 16 * side["parameters"] + 500e6
         assert side["memory"]["process_bytes"] > side["memory"]["bytes"]
     assert result["cached"]["pairs"] == 16
-    assert list(result["levers"]) == ["in full", *levers.LEFT_OUT]
+    assert list(result["levers"]) == ["in full", *ablations.LEFT_OUT]
     assert result["levers"]["in full"]["times_as_long"] == 1
     assert all(name in done.stdout for name in result["levers"])
     grey, blue = (
-        (np.abs(imread(tmp_path / "race.png")[..., :3] - colour).max(-1) < 0.02).sum()
-        for colour in map(to_rgb, speed.COLOURS)
+        (np.abs(imread(tmp_path / "race.png")[..., :3] - color).max(-1) < 0.02).sum()
+        for color in map(to_rgb, speed.COLORS)
     )
     assert grey > 1000
     assert blue > 1000

@@ -12,7 +12,7 @@ from xsap.errors import DataError
 from xsap.terms.mentions import build_mentions
 from xsap.terms.semantic_types import GROUPS, types_of
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 STRING, CONCEPT, NEITHER = SEEN
 
@@ -69,7 +69,7 @@ def test_seen_agrees_with_a_plain_loop(names, asked, chunks):
     names = [name for name in names if name[2]]
     expected = []
     for mention, gold in asked:
-        same = any(normalise(name, EXACT_MATCH) == normalise(mention, EXACT_MATCH) for _, _, name in names)
+        same = any(normalize(name, EXACT_MATCH) == normalize(mention, EXACT_MATCH) for _, _, name in names)
         known = any(concept in gold for concept, _, _ in names)
         expected.append(STRING if same else CONCEPT if known else NEITHER)
     mentions = _mentions([m for m, _ in asked], [g for _, g in asked])
@@ -97,7 +97,7 @@ def test_seen_agrees_with_a_plain_loop(names, asked, chunks):
         ("子宫切除", "1-5"),
     ],
 )
-def test_length_in_characters_of_the_normalised_mention(mention, label):
+def test_length_in_characters_of_the_normalized_mention(mention, label):
     assert by_length(_mentions([mention])) == [label]
 
 

@@ -12,11 +12,11 @@ from benchmarks.accuracy import hpo as hpo_module
 from benchmarks.accuracy import systems as module
 from benchmarks.accuracy import systems as recipes_module
 from benchmarks.accuracy.baselines import Fused, NameLinker
-from benchmarks.accuracy.dictionary import Space, of_terminology
+from benchmarks.accuracy.dictionary import SearchSpace, of_terminology
 from benchmarks.accuracy.hpo import held_out_hpo
-from benchmarks.accuracy.models import IndexLinker, Model
-from benchmarks.accuracy.systems import RECIPES, System, Workplace, open_system, open_systems, trained
-from xsap.artifacts import content_hash, read_manifest
+from benchmarks.accuracy.models import CachedEncoder, IndexLinker
+from benchmarks.accuracy.systems import RECIPES, System, WorkDir, open_system, open_systems, trained
+from xsap.artifacts import manifest_hash, read_manifest
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError, XsapError
 from xsap.evaluation.protocols import Dictionary
@@ -26,7 +26,7 @@ from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
 
 PLACES = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung"]
-SPACE = Space(Dictionary(["D1", "D2"], ["arm pain", "leg pain"]), "invented", {}, {})
+SPACE = SearchSpace(Dictionary(["D1", "D2"], ["arm pain", "leg pain"]), "invented", {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def index_folder(terminology, tiny_folder, tmp_path_factory):
 
 @pytest.fixture
 def work(tmp_path, terminology):
-    return Workplace(tmp_path / "work", terminology, 0.02)
+    return WorkDir(tmp_path / "work", terminology, 0.02)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def no_training(monkeypatch, tiny_folder):
 )
 def test_lexical_systems_and_their_names(work, words, label, kind):
     system = open_system(words, work)
-    assert (system.label, system.facts["kind"], system.model) == (label, kind, None)
+    assert (system.label, system.metadata["kind"], system.model) == (label, kind, None)
     assert [c.concept_id for c in system.link_into(SPACE).link(["Leg  pain"], 1)[0].candidates] == ["D2"]
 
 
@@ -88,17 +88,19 @@ def test_a_model_by_its_folder(tiny_folder, work):
     system = open_system(str(tiny_folder), work)
     assert system.label == "model"  # the folder's name
     assert open_system(f"tiny={tiny_folder}@mean", work).label == "tiny"
-    assert system.facts == {"kind": "model", "given": str(tiny_folder)} | system.model.facts()
+    assert system.metadata == {"kind": "model", "given": str(tiny_folder)} | system.model.metadata()
     assert isinstance(system.link_into(SPACE), NameLinker)
     assert system.model.cache == work.folder / "vectors"
     assert system.model.cache.is_dir()
-    half = open_system(str(tiny_folder), Workplace(work.folder, None, 1, "bf16"))
-    assert half.facts["precision"] == "bf16"
+    half = open_system(str(tiny_folder), WorkDir(work.folder, None, 1, "bf16"))
+    assert half.metadata["precision"] == "bf16"
 
 
 def test_short_paths_and_hub_ids_name_themselves(monkeypatch, work):
-    encoder = SimpleNamespace(content="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), precision="fp32")
-    monkeypatch.setattr(module.Model, "open", lambda spec, cache, **_: Model(encoder, cache))
+    encoder = SimpleNamespace(
+        content_hash="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), precision="fp32"
+    )
+    monkeypatch.setattr(module.CachedEncoder, "open", lambda spec, cache, **_: CachedEncoder(encoder, cache))
     names = {
         words: open_system(words, work).label
         for words in ("sapbert-xlmr", "someone/model@cls", "runs/x/model", "runs/x/", "./a/b@cls")
@@ -115,7 +117,7 @@ def test_short_paths_and_hub_ids_name_themselves(monkeypatch, work):
 def test_an_index(index_folder, terminology, work, monkeypatch):
     system = open_system(f"index:{index_folder}", work)
     assert system.label == "my index"
-    assert system.facts == {"kind": "index", "index": content_hash(read_manifest(index_folder, "index"))}
+    assert system.metadata == {"kind": "index", "index": manifest_hash(read_manifest(index_folder, "index"))}
     assert system.model is None
     linking = system.link_into(of_terminology(Terminology.load(terminology), "invented"))
     assert isinstance(linking, IndexLinker)
@@ -135,30 +137,31 @@ def test_fused_with_a_model_or_an_index(tiny_folder, index_folder, terminology, 
         ("exact+tfidf+recipe:xsap", "exact+tfidf+recipe:xsap"),
     ]:
         system = open_system(words, work)
-        assert system.facts["kind"] == "fused"
+        assert system.metadata["kind"] == "fused"
         assert label in system.label
         assert system.model is None
         linking = system.link_into(space)
         assert isinstance(linking, Fused)
         assert linking.link(["arm pain"], 3)[0].candidates[0].concept_id == "C00"
         assert linking.dictionary_rows(["arm pain"], 3)[0, 0] == space.rows.names.index("arm pain")
-    one, two = (open_system(words, work).facts for words in (f"tfidf+{tiny_folder}", f"exact+{tiny_folder}"))
+    one, two = (open_system(words, work).metadata for words in (f"tfidf+{tiny_folder}", f"exact+{tiny_folder}"))
     assert one != two
-    assert one["of"] == [{"kind": "tfidf"}, open_system(str(tiny_folder), work).facts]
+    assert one["of"] == [{"kind": "tfidf"}, open_system(str(tiny_folder), work).metadata]
 
 
 def test_a_path_may_have_a_plus(tiny_folder, tmp_path, work):
     shutil.copytree(tiny_folder, tmp_path / "a+b" / "model")
-    assert open_system(str(tmp_path / "a+b" / "model"), work).facts["kind"] == "model"
-    assert open_system(f"{tmp_path}/a+b/model+exact", work).facts["of"][1] == {"kind": "exact"}
+    assert open_system(str(tmp_path / "a+b" / "model"), work).metadata["kind"] == "model"
+    assert open_system(f"{tmp_path}/a+b/model+exact", work).metadata["of"][1] == {"kind": "exact"}
 
 
 def test_a_recipe_is_trained_on_what_it_is_told(terminology, work, tiny_folder, no_training):
     system = open_system("recipe:xsap", work)
     assert system.label == "xsap recipe"
     assert (
-        system.facts
-        == {"kind": "recipe", "given": "xsap", "minutes": 0.02} | Model.open(str(tiny_folder), work.folder).facts()
+        system.metadata
+        == {"kind": "recipe", "given": "xsap", "minutes": 0.02}
+        | CachedEncoder.open(str(tiny_folder), work.folder).metadata()
     )
     assert system.model is not None
     assert open_system("ours=recipe:reference", work).label == "ours"
@@ -214,7 +217,7 @@ def test_a_recipe_needs_something_to_train_on(tmp_path, no_training):
         ConfigError,
         match="^'recipe:xsap' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO$",
     ):
-        open_systems(["recipe:xsap"], Workplace(tmp_path, None, 1))
+        open_systems(["recipe:xsap"], WorkDir(tmp_path, None, 1))
     assert no_training == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import benchmarks.accuracy.tasks
-from benchmarks.accuracy.dictionary import ABSENT, NO_GOLD, Account
+from benchmarks.accuracy.dictionary import ABSENT, NO_GOLD, RowCounts
 from benchmarks.accuracy.published import read_published
 from benchmarks.accuracy.tasks import (
     CORPORA,
@@ -68,11 +68,11 @@ def test_a_corpus_into_a_dictionary(tmp_path, xlbel, dictionary):
         ("Leberrauschen", "de", ["C0000009"]),  # its gold is not in the dictionary: it stays, and is a miss
         ("tembleque", "es", ["C0000002"]),
     ]
-    assert task.accounts == {"de": Account(3, 3, {}), "es": Account(1, 1, {})}
+    assert task.accounts == {"de": RowCounts(3, 3, {}), "es": RowCounts(1, 1, {})}
     assert task.space.concepts == ["C0000001", "C0000002", "C0000003"]
-    facts = task.facts()
-    assert (facts["mentions"]["n"], facts["dictionary"]["rows"], facts["dictionary"]["concepts"]) == (4, 3, 3)
-    assert facts["accounts"] == {
+    metadata = task.metadata()
+    assert (metadata["mentions"]["n"], metadata["dictionary"]["rows"], metadata["dictionary"]["concepts"]) == (4, 3, 3)
+    assert metadata["accounts"] == {
         "de": {"rows_in": 3, "kept": 3, "dropped": {}},
         "es": {"rows_in": 1, "kept": 1, "dropped": {}},
     }
@@ -148,7 +148,7 @@ def test_mentions_without_gold_are_dropped_and_counted(tmp_path, dictionary):
     file.write_text(json.dumps(document) + "\n")
     task = open_task("bigbio:UMLS:es", {"bigbio": file}, tmp_path, dictionary=dictionary)
     assert task.mentions["mention"].to_pylist() == ["wobbles", "shakes"]
-    assert task.accounts == {"es": Account(3, 2, {NO_GOLD: 1})}
+    assert task.accounts == {"es": RowCounts(3, 2, {NO_GOLD: 1})}
     assert "BigBIO" in task.about
     none = build_mentions(["a", "b"], ["de", "de"], [[], []])
     with pytest.raises(DataError, match="expected mentions with gold concepts, found none among 2"):
@@ -188,13 +188,13 @@ def test_hpo_and_a_corpus_in_it(tmp_path, xlbel, monkeypatch):
     data = {"hpo": tmp_path / "hpo", "xlbel": xlbel}
     task = open_task("hpo", data, tmp_path, dictionary=None)
     assert task.mentions["mention"].to_pylist() == ["Wackelei", "temblores"]
-    assert task.accounts == {"de": Account(2, 1, {NO_GOLD: 1}), "es": Account(1, 1, {})}
+    assert task.accounts == {"de": RowCounts(2, 1, {NO_GOLD: 1}), "es": RowCounts(1, 1, {})}
     assert (task.space.rows.names, task.space.languages) == (["wobble fever", "shakes"], ("en",))  # English names alone
     assert task.training == split / "terminology"
     inside = open_task("xlbel-v0-in-hpo", data | {"training": xlbel}, tmp_path)
     rows = {row["mention"]: row["concept_ids"] for row in inside.mentions.to_pylist()}
     assert rows == {"Wackelfieber": ["HP:1", "HP:2"], "Wackeln": ["HP:1", "HP:2"], "tembleque": ["HP:2"]}
-    assert inside.accounts == {"de": Account(3, 2, {ABSENT: 1}), "es": Account(1, 1, {})}
+    assert inside.accounts == {"de": RowCounts(3, 2, {ABSENT: 1}), "es": RowCounts(1, 1, {})}
     assert inside.training == xlbel
     assert [
         brings_dictionary(name) for name in ("hpo", "xlbel-v0-in-hpo", "bigbio:UMLS:es-in-hpo", "xlbel-v0", "hpo-x")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep import assemble
 from data_prep import assemble as in_order
-from data_prep.accounting import Summary, Tally
+from data_prep.accounting import RowCounts, Summary
 from data_prep.assemble import Assembly
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.terms.terminology import KINDS, NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA, Terminology
@@ -36,16 +36,16 @@ SCHEMA = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int64()))
 @settings(max_examples=40)
 @given(
     rows=st.lists(row, min_size=1, max_size=40),
-    facts=st.lists(fact, max_size=8),
+    metadata=st.lists(fact, max_size=8),
     part=st.integers(1, 9),
     cut=st.integers(1, 15),
     few=st.sampled_from([0, 7, 1000]),
 )
-def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_factory, rows, facts, part, cut, few):
+def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_factory, rows, metadata, part, cut, few):
     out = tmp_path_factory.mktemp("assembled") / "t"
     table = pa.Table.from_pylist(rows, SCHEMA)
     lists: dict[str, dict[str, set[str]]] = {}
-    for concept, values, semantic in facts:
+    for concept, values, semantic in metadata:
         lists.setdefault(concept, {"semantic_types": set(), "cross_references": set()})[
             "semantic_types" if semantic else "cross_references"
         ] |= set(values)
@@ -60,13 +60,13 @@ def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_fa
         {"retired_id": ["X", "X", "Y"], "concept_id": ["C1", "C1", None], "relation": ["same", "same", "deleted"]},
         RETIRED_SCHEMA,
     )
-    tally = Tally(len(rows), len(rows), {})
+    counts = RowCounts(len(rows), len(rows), {})
     with pytest.MonkeyPatch.context() as patch, Assembly("200MB") as assembly:
         patch.setattr(assemble, "_PART", part)
         patch.setattr(in_order, "_FEW", few)
         for first in range(0, len(rows), cut):
             assembly.add_names(table.slice(first, cut))
-        for concept, values, semantic in facts:
+        for concept, values, semantic in metadata:
             assembly.add_concepts(
                 pa.table(
                     {
@@ -78,17 +78,17 @@ def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_fa
         assembly.add_retired(retired)
         if not any(r["name"] for r in rows):
             with pytest.raises(DataError, match="found none to write"):
-                assembly.save(out, tally, {})
+                assembly.save(out, counts, {})
             assert not list(out.parent.iterdir())
             return
-        summary, after = assembly.save(out, tally, {"x": 1})
+        summary, after = assembly.save(out, counts, {"x": 1})
     built, dropped = Terminology.build(table, concepts, retired=retired.slice(1))
     found = Terminology.load(out)
     assert found.names.equals(built.names)
     assert found.concepts.equals(built.concepts)
     assert found.retired.equals(built.retired)
-    assert (found.facts, summary) == ({"x": 1}, Summary.of(built))
-    assert after == Tally(len(rows), built.names.num_rows, dropped)
+    assert (found.metadata, summary) == ({"x": 1}, Summary.of(built))
+    assert after == RowCounts(len(rows), built.names.num_rows, dropped)
 
 
 def test_more_than_memory_holds_goes_by_way_of_the_disk(tmp_path):
@@ -103,8 +103,8 @@ def test_more_than_memory_holds_goes_by_way_of_the_disk(tmp_path):
     with Assembly("120MB") as assembly:
         for _ in range(8):
             assembly.add_names(table)
-        summary, tally = assembly.save(tmp_path / "t", Tally(480_000, 480_000, {}), {})
-    assert (summary.names, summary.concepts, dict(tally.dropped)) == (
+        summary, counts = assembly.save(tmp_path / "t", RowCounts(480_000, 480_000, {}), {})
+    assert (summary.names, summary.concepts, dict(counts.dropped)) == (
         60_000,
         60_000,
         {"same name of the same concept": 420_000},
@@ -135,7 +135,7 @@ def test_nothing_is_left_behind_and_nothing_is_replaced(tmp_path):
     with Assembly() as assembly:
         assert set(Path(gettempdir()).glob("xsap-prepare-*")) > before
         with pytest.raises(ArtifactError, match="exists already"):
-            assembly.save(tmp_path, Tally(0, 0, {}), {})
+            assembly.save(tmp_path, RowCounts(0, 0, {}), {})
     assert set(Path(gettempdir()).glob("xsap-prepare-*")) <= before
     with pytest.raises(ConfigError, match="expected an amount of memory such as 2GB, found 'much'"):
         Assembly("much")
@@ -144,4 +144,4 @@ def test_nothing_is_left_behind_and_nothing_is_replaced(tmp_path):
 
 def test_a_reader_that_loses_rows_is_found_out(tmp_path):
     with pytest.raises(AssertionError, match="kept 1 names and handed over 0"), Assembly() as assembly:
-        assembly.save(tmp_path / "t", Tally(1, 1, {}), {})
+        assembly.save(tmp_path / "t", RowCounts(1, 1, {}), {})

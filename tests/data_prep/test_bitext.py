@@ -10,19 +10,19 @@ def read(folder, text, languages="en,de", name="muse.txt"):
     file = folder / name
     file.write_text(text, encoding="utf-8")
     with Assembly("200MB") as assembly:
-        _, tally = assembly.save(folder / "out", *read_bitext([file], assembly, languages=languages), overwrite=True)
-    return Terminology.load(folder / "out"), tally
+        _, counts = assembly.save(folder / "out", *read_bitext([file], assembly, languages=languages), overwrite=True)
+    return Terminology.load(folder / "out"), counts
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", "||"])
 def test_each_line_is_a_concept_of_two_names(tmp_path, separator):
     lines = ["the die", "House Haus", "", "house haus", "taxi Taxi", "fever Fieber"]
-    terminology, tally = read(tmp_path, "\n".join(line.replace(" ", separator) for line in lines) + "\n")
+    terminology, counts = read(tmp_path, "\n".join(line.replace(" ", separator) for line in lines) + "\n")
     rows = [(r["concept_id"], r["language"], r["name"], r["source"]) for r in terminology.names.to_pylist()]
     expected = [("muse:1", "de", "die"), ("muse:1", "en", "the"), ("muse:2", "de", "Haus"), ("muse:2", "en", "House")]
     expected += [("muse:6", "de", "Fieber"), ("muse:6", "en", "fever")]
     assert rows == [(*row, "muse") for row in expected]
-    assert (tally.rows_in, tally.kept, dict(tally.dropped)) == (10, 6, {"both sides equal": 2, "pair met before": 2})
+    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (10, 6, {"both sides equal": 2, "pair met before": 2})
 
 
 def test_phrases_need_a_tab_and_identifiers_are_left_out(tmp_path):
@@ -44,5 +44,5 @@ def test_two_languages_must_be_given(tmp_path, languages):
 
 
 def test_a_side_without_a_name_is_counted(tmp_path):
-    terminology, tally = read(tmp_path, "a\t\u200b\nfever\tFieber\n")
-    assert (terminology.names.num_rows, dict(tally.dropped)) == (2, {"no name": 2})
+    terminology, counts = read(tmp_path, "a\t\u200b\nfever\tFieber\n")
+    assert (terminology.names.num_rows, dict(counts.dropped)) == (2, {"no name": 2})

@@ -257,12 +257,12 @@ def test_fetch_says_what_it_has(tmp_path, prepare, monkeypatch):
     code, _, err = prepare("fetch", "hop", "--out", tmp_path / "out")
     assert (code, err) == (2, "error: xsap-prepare fetch has no open source 'hop'; did you mean 'hpo'?\n")
     (tmp_path / "x").write_bytes(b"")
-    from data_prep.download import SOURCES, RemoteFile, Source
+    from data_prep.download import SOURCES, OpenDataset, RemoteFile
 
     file = RemoteFile(
         "x", (tmp_path / "x").as_uri(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     )
-    monkeypatch.setitem(SOURCES, "mine", Source("Mine", "CC0", "https://example.org", (file,)))
+    monkeypatch.setitem(SOURCES, "mine", OpenDataset("Mine", "CC0", "https://example.org", (file,)))
     code, out, _ = prepare("fetch", "mine", "--out", tmp_path / "out")
     assert (code, out.splitlines()) == (
         0,

@@ -21,7 +21,7 @@ from data_prep.describe import describe, description_lines, plot
 from data_prep.store import Stored
 from xsap.errors import ConfigError, DataError
 from xsap.terms.terminology import KINDS, NAMES_SCHEMA, Terminology
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,7 @@ def test_the_numbers_are_those_of_a_count(tmp_path_factory, tokenizer, names, ty
     assert told["overlap"]["concepts"] == [[len(one & other) for other in having.values()] for one in having.values()]
     bearers = {}
     for row in rows:
-        bearers.setdefault(normalise(row["name"], EXACT_MATCH), []).append(row["concept_id"])
+        bearers.setdefault(normalize(row["name"], EXACT_MATCH), []).append(row["concept_id"])
     shared = {name: concepts for name, concepts in bearers.items() if len(set(concepts)) > 1}
     assert (told["shared"]["strings"], told["shared"]["names"]) == (len(shared), sum(map(len, shared.values())))
     most = sorted(((-len(set(concepts)), name) for name, concepts in shared.items()))[:5]
@@ -96,7 +96,7 @@ def test_the_numbers_are_those_of_a_count(tmp_path_factory, tokenizer, names, ty
         }
         assert told[unit] == {code: spread(values) for code, values in lengths.items()}
         assert told[f"{unit}_histogram"] == Counter(lengths["all"])
-    assert told["tokenised"] == told["names"] == len(rows)
+    assert told["tokenized"] == told["names"] == len(rows)
     json.dumps(told)
     description_lines(told)
 
@@ -114,7 +114,7 @@ def test_a_sample_stands_for_many(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr("data_prep.describe.SAMPLE", 100)
     told = [describe(Stored.open(tmp_path / "t"), tokenizer) for _ in range(2)]
     assert told[0] == told[1]
-    assert told[0]["tokenised"] == told[0]["tokens"]["all"]["n"] == 100
+    assert told[0]["tokenized"] == told[0]["tokens"]["all"]["n"] == 100
     assert len(told[0]["tokens_histogram"]) == 100  # each name at most once
     assert 150 < told[0]["tokens"]["all"]["p50"] < 250
     assert any("over a sample of 100 names, seed 0" in line for line in description_lines(told[0]))
@@ -173,7 +173,7 @@ def test_describe_from_a_shell(tmp_path, run, tokenizer):
     assert imread(tmp_path / "p.png").shape[:2] == (1080, 1440)
     done = run("-m", "data_prep", "describe", tmp_path / "t", "--json")
     told = json.loads(done.stdout)
-    assert told["content"] == Terminology.load(tmp_path / "t").content
+    assert told["content"] == Terminology.load(tmp_path / "t").content_hash
     assert told["by_language"]["en"] == {"names": 3, "concepts": 2}
     assert told["characters_histogram"] == {"5": 2, "6": 1, "9": 1}
     assert "tokens" not in told

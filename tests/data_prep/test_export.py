@@ -74,8 +74,8 @@ def test_what_is_written_is_what_a_plain_loop_pairs(tmp_path):
     assert (done.names_in, done.names, done.again, done.unwritable) == (18, 15, 1, 2)
     assert (done.concepts, done.capped, done.pairs) == (2, 1, 51)
     assert read_pairs(tmp_path / "pairs.txt").left[0] == "fever"
-    facts = json.loads((tmp_path / "pairs.txt.json").read_text())
-    assert (facts["cap"], facts["seed"], facts["policy"]["case"]) == (50, 0, "lower")
+    metadata = json.loads((tmp_path / "pairs.txt.json").read_text())
+    assert (metadata["cap"], metadata["seed"], metadata["policy"]["case"]) == (50, 0, "lower")
     cased = export_pairs(tmp_path / "t", tmp_path / "cased.txt", policy=TextPolicy(), languages={"en", "es"}, cap=3)
     assert (tmp_path / "cased.txt").read_text().splitlines()[:2] == ["C1||Fever||Fiebre", "C1||Fever||fever"]
     assert (cased.not_chosen, cased.pairs) == (2, 6)

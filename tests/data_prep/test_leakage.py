@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
-from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighbourhood, hold_out, read_ledger, within_one_edit
+from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, hold_out, read_ledger, within_one_edit
 from data_prep.store import Stored
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
-from xsap.text import EXACT_MATCH, TextPolicy, normalise
+from xsap.text import EXACT_MATCH, TextPolicy, normalize
 
 
 def distance(a, b):
@@ -26,7 +26,7 @@ def distance(a, b):
     return row[-1]
 
 
-# Combining marks, letters beyond the 16 bits, Han, half-width forms, what normalisation drops or folds, repeated letters.
+# Combining marks, letters beyond the 16 bits, Han, half-width forms, what normalization drops or folds, repeated letters.
 LETTERS = "aab \u0301\u0308éÉ熱発ｱア\U00020000\U0001f912ß'\u200b\u00ad"
 strings = st.text(st.sampled_from(LETTERS), max_size=5)
 
@@ -35,7 +35,7 @@ strings = st.text(st.sampled_from(LETTERS), max_size=5)
 @given(left=st.lists(strings, unique=True, max_size=12), right=st.lists(strings, max_size=12))
 def test_pairs_are_those_of_the_textbook(left, right):
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
-    assert Neighbourhood.of(left).pairs(right) == expected
+    assert Neighborhood.of(left).pairs(right) == expected
 
 
 @settings(max_examples=300)
@@ -50,7 +50,7 @@ def test_one_edit_is_that_of_the_textbook(a, b):
 )  # fmt: skip
 def test_one_edit_by_hand(a, b, near):
     assert within_one_edit(a, b) is within_one_edit(b, a) is near
-    assert Neighbourhood.of([a]).pairs([b]) == ([(0, 0)] if near else [])
+    assert Neighborhood.of([a]).pairs([b]) == ([(0, 0)] if near else [])
 
 
 def test_every_edit_of_a_long_string_is_found():
@@ -62,7 +62,7 @@ def test_every_edit_of_a_long_string_is_found():
         for middle, gap in (("", 1), ("x", 1), ("x", 0))
     ]
     twice = [one[:700] + "y" + one[701:] for one in edited]
-    assert Neighbourhood.of([long, "x"]).pairs([*edited, *twice, long]) == [(0, j) for j in (*range(15), 30)]
+    assert Neighborhood.of([long, "x"]).pairs([*edited, *twice, long]) == [(0, j) for j in (*range(15), 30)]
 
 
 def test_a_hash_that_all_share_changes_nothing(monkeypatch):
@@ -70,12 +70,12 @@ def test_a_hash_that_all_share_changes_nothing(monkeypatch):
     left, right = (["".join(rng.choice(list("abc"), 4)) for _ in range(40)] for _ in range(2))
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
     monkeypatch.setattr("data_prep.leakage._values", lambda: np.zeros(0x110000, np.uint64))
-    assert Neighbourhood.of(left).pairs(right) == expected
+    assert Neighborhood.of(left).pairs(right) == expected
 
 
 def terminology(path, names, retired=()):
-    """names: (concept, language, name, kind); a name is normalised as readers do it, and left out if nothing is left of it."""
-    rows = [dict(zip(NAMES_SCHEMA.names, (c, lang, normalise(name, TextPolicy()), kind, "S", None, None), strict=True)) for c, lang, name, kind in names]  # fmt: skip
+    """names: (concept, language, name, kind); a name is normalized as readers do it, and left out if nothing is left of it."""
+    rows = [dict(zip(NAMES_SCHEMA.names, (c, lang, normalize(name, TextPolicy()), kind, "S", None, None), strict=True)) for c, lang, name, kind in names]  # fmt: skip
     concepts = pa.table({"concept_id": ["A"], "semantic_types": [["T1"]], "cross_references": [["U:1"]]})
     gone = pa.table([pa.array([row[i] for row in retired], pa.string()) for i in range(3)], schema=RETIRED_SCHEMA)
     built, _ = Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), concepts, {"made": "here"}, gone)
@@ -122,9 +122,9 @@ def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
     rows = built.names.to_pylist()
     leaks, edits = {}, [2] * len(rows)
     for i, (mention, gold) in enumerate(mentions):
-        string = normalise(mention, EXACT_MATCH)
+        string = normalize(mention, EXACT_MATCH)
         for j, row in enumerate(rows):
-            apart = distance(string, normalise(row["name"], EXACT_MATCH))
+            apart = distance(string, normalize(row["name"], EXACT_MATCH))
             if apart <= 1:
                 leaks.setdefault(i, []).append(
                     (2 * apart + (row["concept_id"] not in gold), row["concept_id"], row["name"])
@@ -141,11 +141,11 @@ def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
     assert ledger.edits.tolist() == edits
 
     with Assembly() as assembly:
-        tally, facts = hold_out(stored, ledger, assembly, {"m.tsv": "0"})
-        _, tally = assembly.save(folder / "held", tally, facts)
+        counts, metadata = hold_out(stored, ledger, assembly, {"m.tsv": "0"})
+        _, counts = assembly.save(folder / "held", counts, metadata)
     held = Terminology.load(folder / "held")
     assert held.names.to_pylist() == [row for row, apart in zip(rows, edits, strict=True) if apart > 1]
-    assert dict(tally.dropped) == {reason: n for reason, n in (("equal to a mention of its concept", edits.count(0)), ("one edit from a mention of its concept", edits.count(1))) if n}  # fmt: skip
+    assert dict(counts.dropped) == {reason: n for reason, n in (("equal to a mention of its concept", edits.count(0)), ("one edit from a mention of its concept", edits.count(1))) if n}  # fmt: skip
     again = read_ledger(Stored.open(folder / "held"), table)
     assert set(again.rows["status"].to_pylist()) <= {"seen: other", "near: other", "unseen"}
     preferred = dict(
@@ -228,9 +228,9 @@ def test_leakage_from_a_shell(tmp_path, run):
     assert held.concepts["preferred_name"].to_pylist() == ["Pyrexia", "Lever"]
     assert held.concepts["semantic_types"].to_pylist() == [["T1"], []]
     assert held.retired.num_rows == 1
-    assert held.facts["made"] == "here"
-    assert held.facts["held_out"]["of"] == Terminology.load(tmp_path / "t").content
-    assert list(held.facts["held_out"]["files"]) == ["m.tsv"]
+    assert held.metadata["made"] == "here"
+    assert held.metadata["held_out"]["of"] == Terminology.load(tmp_path / "t").content_hash
+    assert list(held.metadata["held_out"]["files"]) == ["m.tsv"]
     assert built.names.num_rows == 6
     done = run(*words)
     assert (done.returncode, done.stdout) == (2, "")
@@ -259,7 +259,7 @@ def test_a_batch_of_names_ends_anywhere(tmp_path, monkeypatch):
     assert apart.rows.equals(whole.rows)
     assert apart.edits.tolist() == whole.edits.tolist()
     with Assembly() as assembly:
-        tally, facts = hold_out(stored, whole, assembly, {})
-        assembly.save(tmp_path / "held", tally, facts)
+        counts, metadata = hold_out(stored, whole, assembly, {})
+        assembly.save(tmp_path / "held", counts, metadata)
     kept = [row for row, edits in zip(built.names.to_pylist(), whole.edits.tolist(), strict=True) if edits > 1]
     assert Terminology.load(tmp_path / "held").names.to_pylist() == kept

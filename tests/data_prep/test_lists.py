@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.lists import read_list
 from xsap.errors import DataError
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 ROWS = [
     {
@@ -97,20 +97,20 @@ WRITTEN = {
 @pytest.mark.parametrize("name", WRITTEN)
 def test_each_format_gives_the_same_terminology(tmp_path, name):
     (tmp_path / name).write_bytes(WRITTEN[name].encode())
-    terminology, tally = read_list(tmp_path / name)
+    terminology, counts = read_list(tmp_path / name)
     assert terminology.names.to_pylist() == NAMES
     assert terminology.concepts["semantic_types"].to_pylist() == [["T1", "T2"], []]
-    assert (tally.rows_in, tally.kept) == (3, 3)
+    assert (counts.rows_in, counts.kept) == (3, 3)
 
 
 def test_columns_language_and_source_can_be_told(tmp_path):
     (tmp_path / "x.csv").write_text("Code,Term,Notes\nA,fiebre,x\nA,fiebre,y\n")
-    terminology, tally = read_list(
+    terminology, counts = read_list(
         tmp_path / "x.csv", columns={"concept_id": "Code", "name": "Term"}, language="SPA", source="ICD"
     )
     (row,) = terminology.names.to_pylist()
     assert (row["concept_id"], row["language"], row["name"], row["source"]) == ("A", "es", "fiebre", "ICD")
-    assert dict(tally.dropped) == {"same name of the same concept": 1}
+    assert dict(counts.dropped) == {"same name of the same concept": 1}
 
 
 words = st.text(st.sampled_from('ab "\té熱|,;'), min_size=1, max_size=8).filter(
@@ -124,11 +124,11 @@ words = st.text(st.sampled_from('ab "\té熱|,;'), min_size=1, max_size=8).filte
 def test_lines_of_the_original_code(tmp_path_factory, pairs):
     file = tmp_path_factory.mktemp("list") / "names.txt"
     file.write_text("".join(f"{concept}||{name}\n\n" for concept, name in pairs))
-    terminology, tally = read_list(file)
+    terminology, counts = read_list(file)
     found = {(row["concept_id"], row["language"], row["name"]) for row in terminology.names.to_pylist()}
-    expected = {(concept, "en", normalise(name, TextPolicy())) for concept, name in pairs}
+    expected = {(concept, "en", normalize(name, TextPolicy())) for concept, name in pairs}
     assert found == {row for row in expected if row[2]}
-    assert tally.rows_in == len(pairs)
+    assert counts.rows_in == len(pairs)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_compressed_list_gives_the_same(tmp_path, name):
 
 SCISPACY = {
     "concept_id": "C9000001",
-    "canonical_name": "Invented ague",
+    "canonical_name": "SyntheticMention ague",
     "aliases": ["Made-up chill", "Invented ague", "", "ague|chill"],
     "types": ["T047", "T184"],
     "definition": "Not a name.",
@@ -236,7 +236,7 @@ def test_a_line_may_be_a_concept_with_all_its_names(tmp_path):
         "nested": {"ignored": [True]},
     }
     (tmp_path / "kb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (SCISPACY, XMEN, OF_CUIS, plain)))
-    terminology, tally = read_list(tmp_path / "kb.jsonl", language="de")
+    terminology, counts = read_list(tmp_path / "kb.jsonl", language="de")
     assert names_of(terminology) == {
         ("C9000001", "de", "Invented ague", "preferred", "kb"),
         ("C9000001", "de", "Made-up chill", "synonym", "kb"),
@@ -247,8 +247,8 @@ def test_a_line_may_be_a_concept_with_all_its_names(tmp_path):
         ("C9000003", "en", "Arid invention", "synonym", "own"),
         ("C9000004", "de", "One name", "abbreviation", "kb"),
     }
-    assert (tally.rows_in, tally.kept) == (10, 8)
-    assert dict(tally.dropped) == {"empty name": 1, "same name of the same concept": 1}
+    assert (counts.rows_in, counts.kept) == (10, 8)
+    assert dict(counts.dropped) == {"empty name": 1, "same name of the same concept": 1}
     types = dict(zip(*(terminology.concepts[c].to_pylist() for c in ("concept_id", "semantic_types")), strict=True))
     assert types == {"9000002": [], "C9000001": ["T047", "T184"], "C9000003": ["T046"], "C9000004": ["T001"]}
 
@@ -272,8 +272,8 @@ def test_a_concept_without_a_name_is_accounted_for(tmp_path):
     (tmp_path / "x.jsonl").write_text(
         '{"concept_id": "A", "canonical_name": null, "aliases": []}\n{"concept_id": "B", "canonical_name": "b", "aliases": null}'
     )
-    terminology, tally = read_list(tmp_path / "x.jsonl", language="en")
-    assert (terminology.names["concept_id"].to_pylist(), tally.rows_in, dict(tally.dropped)) == (
+    terminology, counts = read_list(tmp_path / "x.jsonl", language="en")
+    assert (terminology.names["concept_id"].to_pylist(), counts.rows_in, dict(counts.dropped)) == (
         ["B"],
         2,
         {"empty name": 1},
@@ -297,13 +297,13 @@ concept_lines = st.fixed_dictionaries(
 def test_dictionaries_against_a_naive_reader(tmp_path_factory, lines):
     file = tmp_path_factory.mktemp("list") / "kb.jsonl"
     file.write_text("\n\n".join(map(json.dumps, lines)))
-    terminology, tally = read_list(file, language="en")
+    terminology, counts = read_list(file, language="en")
     offered, types = [], {}
     for line in lines:
         names = [(line["canonical_name"], "preferred")] if line["canonical_name"] is not None else []
         names += [("" if alias is None else str(alias), "synonym") for alias in line["aliases"]]
         offered += [
-            (str(line["concept_id"]), normalise(name, TextPolicy()), kind) for name, kind in names or [("", "synonym")]
+            (str(line["concept_id"]), normalize(name, TextPolicy()), kind) for name, kind in names or [("", "synonym")]
         ]
         types.setdefault(str(line["concept_id"]), set()).update(line["types"])
     named = {(concept, name) for concept, name, _ in offered if name}
@@ -311,7 +311,7 @@ def test_dictionaries_against_a_naive_reader(tmp_path_factory, lines):
         (concept, name, "preferred" if (concept, name, "preferred") in offered else "synonym")
         for concept, name in named
     }
-    assert (tally.rows_in, tally.kept) == (len(offered), len(named))
+    assert (counts.rows_in, counts.kept) == (len(offered), len(named))
     for row in terminology.concepts.to_pylist():
         assert row["semantic_types"] == sorted(types[row["concept_id"]])
 
@@ -362,9 +362,9 @@ def test_a_value_of_another_kind_is_refused(tmp_path, row, message):
 
 @pytest.mark.parametrize("name", [*WRITTEN, "mine.txt"])
 def test_a_list_cut_anywhere_is_read_as_far_or_refused(tmp_path, name):
-    content = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
-    for at in range(len(content)):
-        (tmp_path / name).write_bytes(content[:at])
+    content_hash = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
+    for at in range(len(content_hash)):
+        (tmp_path / name).write_bytes(content_hash[:at])
         message = str(tmp_path / name)
         try:
             read_list(tmp_path / name, language="en")
@@ -376,6 +376,6 @@ def test_a_list_cut_anywhere_is_read_as_far_or_refused(tmp_path, name):
 def test_parts_come_together(tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.lists._PART", 2)
     (tmp_path / "x.txt").write_text("".join(f"C{i % 3}||name {i}\n" for i in range(7)))
-    terminology, tally = read_list(tmp_path / "x.txt")
+    terminology, counts = read_list(tmp_path / "x.txt")
     assert {(row[0], row[2]) for row in names_of(terminology)} == {(f"C{i % 3}", f"name {i}") for i in range(7)}
-    assert tally.rows_in == 7
+    assert counts.rows_in == 7

@@ -17,19 +17,19 @@ from xsap.terms.terminology import KINDS, NAMES_SCHEMA, RETIRED_SCHEMA, Terminol
 KEY = ("concept_id", "language", "name")
 
 
-def terminology(path, names, facts=(), retired=()):
+def terminology(path, names, metadata=(), retired=()):
     """names: (concept, language, name, kind, source). facts: (concept, types, references). retired: (identifier, successor, relation)."""
     rows = [dict(zip(NAMES_SCHEMA.names, (*name, None, None), strict=True)) for name in names]
     concepts = pa.table(
         {
-            "concept_id": pa.array([f[0] for f in facts], pa.string()),
-            "semantic_types": pa.array([f[1] for f in facts], pa.list_(pa.string())),
-            "cross_references": pa.array([f[2] for f in facts], pa.list_(pa.string())),
+            "concept_id": pa.array([f[0] for f in metadata], pa.string()),
+            "semantic_types": pa.array([f[1] for f in metadata], pa.list_(pa.string())),
+            "cross_references": pa.array([f[2] for f in metadata], pa.list_(pa.string())),
         }
     )
     gone = pa.table([pa.array([r[i] for r in retired], pa.string()) for i in range(3)], schema=RETIRED_SCHEMA)
     built, _ = Terminology.build(
-        pa.Table.from_pylist(rows, NAMES_SCHEMA), concepts if facts else None, {"made": path.name}, gone
+        pa.Table.from_pylist(rows, NAMES_SCHEMA), concepts if metadata else None, {"made": path.name}, gone
     )
     built.save(path, overwrite=True)
     return built
@@ -62,10 +62,10 @@ states = st.tuples(names_of, facts_of, retired_of)
 
 
 def save(into, read, out):
-    summary, tally = into.save(out, read.tally, read.facts, overwrite=True)
+    summary, counts = into.save(out, read.counts, read.metadata, overwrite=True)
     written = Terminology.load(out)
-    assert summary.names == tally.kept == written.names.num_rows
-    return written, tally
+    assert summary.names == counts.kept == written.names.num_rows
+    return written, counts
 
 
 def called(rows):
@@ -92,7 +92,7 @@ def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
     built = [terminology(folder / f"t{i}", *part) for i, part in enumerate(parts)]
     with Assembly() as assembly:
         merged = merge_terminologies([folder / f"t{i}" for i in range(len(parts))], assembly)
-        written, tally = save(assembly, merged, folder / "out")
+        written, counts = save(assembly, merged, folder / "out")
 
     expected, ranked = {}, []
     for rank, one in enumerate(built):
@@ -105,9 +105,9 @@ def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
                 expected[key] = row
                 ranked.append((row, rank, preferred[row["concept_id"]] == row["name"]))
     assert {tuple(row[column] for column in KEY): row for row in written.names.to_pylist()} == expected
-    assert tally.rows_in == sum(one.names.num_rows for one in built)
-    assert sum(tally.dropped.values()) == tally.rows_in - len(expected)
-    assert set(tally.dropped) <= {"same name of the same concept in a terminology named before"}
+    assert counts.rows_in == sum(one.names.num_rows for one in built)
+    assert sum(counts.dropped.values()) == counts.rows_in - len(expected)
+    assert set(counts.dropped) <= {"same name of the same concept in a terminology named before"}
     living = set(written.concepts["concept_id"].to_pylist())
     assert dict(
         zip(written.concepts["concept_id"].to_pylist(), written.concepts["preferred_name"].to_pylist(), strict=True)
@@ -147,7 +147,7 @@ def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, sever
             with pytest.raises(DataError, match="a terminology needs at least one name"):
                 save(assembly, mapped, folder / "out")
             return
-        written, tally = save(assembly, mapped, folder / "out")
+        written, counts = save(assembly, mapped, folder / "out")
 
     rows = [(row, new) for row in built.names.to_pylist() for new in chosen.get(row["concept_id"], [])]
     assert {tuple(row[column] for column in KEY) for row in written.names.to_pylist()} == {(new, row["language"], row["name"]) for row, new in rows}  # fmt: skip
@@ -179,12 +179,12 @@ def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, sever
     fates = Counter(
         0 if row["concept_id"] in chosen else len(found[row["concept_id"]]) or -1 for row in built.names.to_pylist()
     )
-    assert mapped.tally.dropped.get("concept without a reference to U", 0) == fates[-1]
-    assert mapped.tally.dropped.get("concept with several references to U", 0) == sum(
+    assert mapped.counts.dropped.get("concept without a reference to U", 0) == fates[-1]
+    assert mapped.counts.dropped.get("concept with several references to U", 0) == sum(
         n for size, n in fates.items() if size > 1
     )
     assert mapped.copies == len(rows) - fates[0]
-    assert tally.rows_in == built.names.num_rows + mapped.copies
+    assert counts.rows_in == built.names.num_rows + mapped.copies
     sizes = [len(f) for f in found.values()]
     by_target = Counter(target for targets in chosen.values() for target in targets)
     expected_counts = [len(sizes), sizes.count(1), sum(n > 1 for n in sizes), sizes.count(0), len(by_target), sum(n > 1 for n in by_target.values())]  # fmt: skip
@@ -307,9 +307,9 @@ def test_a_path_with_quotes_and_stars_is_a_path(tmp_path):
         merged = merge_terminologies([tmp_path / "it's [a] *", tmp_path / "b?"], assembly)
         written, _ = save(assembly, merged, tmp_path / "out")
     assert written.names.num_rows == 1
-    assert [one["name"] for one in written.facts["of"]] == ["it's [a] *", "b?"]
-    assert written.facts["of"][0]["content"] == Terminology.load(tmp_path / "it's [a] *").content
-    assert written.facts["of"][0]["facts"] == {"made": "it's [a] *"}
+    assert [one["name"] for one in written.metadata["of"]] == ["it's [a] *", "b?"]
+    assert written.metadata["of"][0]["content"] == Terminology.load(tmp_path / "it's [a] *").content_hash
+    assert written.metadata["of"][0]["facts"] == {"made": "it's [a] *"}
 
 
 def test_merge_map_and_diff_from_a_shell(tmp_path, run):
@@ -319,8 +319,8 @@ def test_merge_map_and_diff_from_a_shell(tmp_path, run):
         ("H:1", "en", "Ague", "preferred", "K"),
         ("H:4", "en", "Itch", "preferred", "K"),
     ]
-    facts = [("H:1", ["T184"], ["UMLS:C1"]), ("H:2", [], ["UMLS:C1", "UMLS:C2"])]
-    terminology(tmp_path / "a", first, facts, [("H:0", "H:1", "same"), ("H:4", "H:3", "same")])
+    metadata = [("H:1", ["T184"], ["UMLS:C1"]), ("H:2", [], ["UMLS:C1", "UMLS:C2"])]
+    terminology(tmp_path / "a", first, metadata, [("H:0", "H:1", "same"), ("H:4", "H:3", "same")])
     terminology(tmp_path / "b", second)
     done = run("-m", "data_prep", "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
     assert (done.returncode, done.stderr) == (0, "")

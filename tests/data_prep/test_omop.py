@@ -15,7 +15,7 @@ from data_prep.delimited import read_tsv_blocks
 from data_prep.omop import find_files, read_omop
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 ROOT = Path(__file__).parents[2]
 HEADERS = {
@@ -125,7 +125,7 @@ def naive(concepts, synonyms, relations, languages, sources, domains):
         kind = "preferred" if own_name and heir == id_ else "synonym"
         code = by_id[id_][6] or None
         kept.append(
-            (heir, ISO[tongue], normalise(name, TextPolicy()), kind, by_id[id_][3], code, None, int(heir == id_))
+            (heir, ISO[tongue], normalize(name, TextPolicy()), kind, by_id[id_][3], code, None, int(heir == id_))
         )
     return kept, dropped
 
@@ -178,14 +178,14 @@ def test_names_and_reasons_as_a_naive_reader_finds_them(
     into = Recorder()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(read_tsv_blocks, "__kwdefaults__", {"block_bytes": block_bytes})
-        tally, facts = read_omop(folder, into, languages=languages, sources=sources, domains=domains)
+        counts, metadata = read_omop(folder, into, languages=languages, sources=sources, domains=domains)
     kept, dropped = naive(rows, synonyms, relations, languages, sources, domains)
     assert sorted(into.names, key=repr) == sorted(kept, key=repr)
-    assert tally.dropped == dropped
-    assert tally.rows_in == len(rows) + len(synonyms)
+    assert counts.dropped == dropped
+    assert counts.rows_in == len(rows) + len(synonyms)
     standard = [row for row in rows if row[5] == "S" and not row[9]]
     assert sorted(into.concepts) == sorted((row[0], row[2]) for row in standard)
-    assert facts["sources"] == (None if sources is None else sorted(sources))
+    assert metadata["sources"] == (None if sources is None else sorted(sources))
 
 
 CONCEPTS = [
@@ -292,9 +292,9 @@ def test_a_download_from_a_shell(tmp_path, packed):
         "Testformin",
         "Testformin, withdrawn",
     ]
-    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]
-    assert facts["vocabularies"] == {"None": "v5.0 31-AUG-26", "SNOMED": "2026"}
-    assert sorted(facts["files"]) == sorted(f"{table}.csv{'.gz' if packed else ''}" for table in HEADERS)
+    metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]
+    assert metadata["vocabularies"] == {"None": "v5.0 31-AUG-26", "SNOMED": "2026"}
+    assert sorted(metadata["files"]) == sorted(f"{table}.csv{'.gz' if packed else ''}" for table in HEADERS)
 
 
 def test_choices(tmp_path, prepare):

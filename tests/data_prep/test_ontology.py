@@ -119,9 +119,9 @@ COLUMNS = ("concept_id", "language", "name", "kind", "source", "status")
 
 
 def test_the_names_of_both_and_nothing_else(files):
-    terminology, tally = read_hpo(*files)
+    terminology, counts = read_hpo(*files)
     assert rows(terminology, *COLUMNS) == NAMES | TRANSLATED
-    assert dict(tally.dropped) == {
+    assert dict(counts.dropped) == {
         # HP:3 and its synonym, HP:11's label; in the tables HP:3 twice, HP:6 twice, HP:11's English label
         "obsolete concept": 8,
         "synonym of scope BROAD": 2,
@@ -130,21 +130,21 @@ def test_the_names_of_both_and_nothing_else(files):
         "language unknown to xsap: nna": 1,
         "same name of the same concept": 3,  # "Fever" twice, "New, other" once more
     }
-    assert tally.kept == len(NAMES | TRANSLATED) == terminology.names.num_rows
+    assert counts.kept == len(NAMES | TRANSLATED) == terminology.names.num_rows
 
 
 def test_an_obo_file_alone(files):
-    terminology, tally = read_hpo(files[0])
+    terminology, counts = read_hpo(files[0])
     assert rows(terminology, *COLUMNS) == NAMES
     concepts = {c["concept_id"]: (c["preferred_name"], c["cross_references"]) for c in terminology.concepts.to_pylist()}
     assert concepts == {"HP:1": ("Fever", ["UMLS:C0000011", "UMLS:C0015967"]), "HP:2": ("Cough", [])}
-    assert (tally.rows_in, tally.kept) == (11, 7)
+    assert (counts.rows_in, counts.kept) == (11, 7)
 
 
 def test_a_status_chooses_among_translations_and_leaves_english_alone(files):
-    terminology, tally = read_hpo(*files, statuses={"OFFICIAL"})
+    terminology, counts = read_hpo(*files, statuses={"OFFICIAL"})
     assert rows(terminology, *COLUMNS) == NAMES | {row for row in TRANSLATED if row[1] == "en" or row[5] == "OFFICIAL"}
-    assert tally.dropped["translation status not chosen"] == 4
+    assert counts.dropped["translation status not chosen"] == 4
     with pytest.raises(DataError, match="has no translation status 'OFICIAL'; did you mean 'OFFICIAL'?"):
         read_hpo(*files, statuses={"OFICIAL"})
 
@@ -295,10 +295,10 @@ def test_several_ontologies_in_one_file(tmp_path):
     (tmp_path / "mondo.base.obo").write_text(term("MONDO:1", "alt_id: MONDO:2", "xref: EFO:1") + borrowed)
     everything, _ = read_ontology(tmp_path / "mondo.base.obo")
     assert rows(everything, "concept_id", "source") == {("MONDO:1", "mondo"), ("UBERON:1", "mondo")}
-    own, tally = read_ontology(tmp_path / "mondo.base.obo", source="Mondo", prefixes={"MONDO"})
+    own, counts = read_ontology(tmp_path / "mondo.base.obo", source="Mondo", prefixes={"MONDO"})
     assert rows(own, "concept_id", "source") == {("MONDO:1", "Mondo")}
     assert retired(own) == {("MONDO:2", "MONDO:1", "same")}
-    assert dict(tally.dropped) == {"concept of another ontology": 1, "obsolete concept": 1}
+    assert dict(counts.dropped) == {"concept of another ontology": 1, "obsolete concept": 1}
     with pytest.raises(
         DataError, match=r"mondo\.base\.obo has no identifiers that begin with 'HP'; it has MONDO, UBERON"
     ):
@@ -308,8 +308,8 @@ def test_several_ontologies_in_one_file(tmp_path):
 def test_translations_of_another_ontology_bear_its_name(files, tmp_path):
     terminology, _ = read_ontology(files[0], files[1], source="mine", scopes=None)
     assert set(terminology.names["source"].to_pylist()) == {"mine", "mine-translations"}
-    assert terminology.facts["source"] == "mine"
-    assert set(terminology.facts["files"]) == {"hp.obo", "hp-de.babelon.tsv", "hp-fr.synonyms.tsv"}
+    assert terminology.metadata["source"] == "mine"
+    assert set(terminology.metadata["files"]) == {"hp.obo", "hp-de.babelon.tsv", "hp-fr.synonyms.tsv"}
 
 
 def test_a_compressed_file_gives_the_same(files, tmp_path):
@@ -343,9 +343,9 @@ def test_a_compressed_file_gives_the_same(files, tmp_path):
         ("x.obo", b"[Term]\nid: \nname: x\n", "x.obo:2: expected one id in this [Term], found 0"),
     ],
 )
-def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
+def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content_hash, message):
+    if content_hash is not None:
+        (tmp_path / name).write_bytes(content_hash)
     with pytest.raises(DataError) as caught:
         read_ontology(tmp_path / name)
     assert str(caught.value) == f"{tmp_path}/{message}"

@@ -15,7 +15,7 @@ from data_prep.obo import read_obographs
 from data_prep.ontology import read_ontology
 from data_prep.owl import read_owl
 from xsap.errors import DataError
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 HEAD = """<?xml version="1.0"?>
 <rdf:RDF xmlns="http://purl.obolibrary.org/obo/hp.owl#" xml:base="http://purl.obolibrary.org/obo/hp.owl"
@@ -200,9 +200,9 @@ def refusal(read, path):
 
 def test_owl_as_it_is_published(tmp_path):
     (tmp_path / "hp.owl").write_text(OWL)
-    terminology, tally = read_ontology(tmp_path / "hp.owl")
+    terminology, counts = read_ontology(tmp_path / "hp.owl")
     assert rows(terminology) == NAMES
-    assert dict(tally.dropped) == {
+    assert dict(counts.dropped) == {
         "language unknown to xsap: nna": 1,
         "synonym of scope BROAD": 1,
         "obsolete concept": 1,
@@ -248,7 +248,7 @@ def test_a_language_is_inherited(tmp_path):
 
 def test_obographs_as_they_are_published(tmp_path):
     (tmp_path / "hp.json").write_text(json.dumps(GRAPHS, indent=1))
-    terminology, tally = read_ontology(tmp_path / "hp.json", prefixes={"HP"})
+    terminology, counts = read_ontology(tmp_path / "hp.json", prefixes={"HP"})
     assert rows(terminology) == {
         ("HP:0000001", "en", "Fever", "preferred"),
         ("HP:0000001", "en", "FUO", "abbreviation"),
@@ -256,7 +256,7 @@ def test_obographs_as_they_are_published(tmp_path):
         ("HP:0000001", "en", "Wound fever", "synonym"),
         ("HP:0000001", "en", "Feverishness", "synonym"),
     }
-    assert dict(tally.dropped) == {
+    assert dict(counts.dropped) == {
         "synonym of scope BROAD": 1,
         "synonym of unknown scope hasOtherSynonym": 1,
         "obsolete concept": 1,
@@ -397,7 +397,7 @@ def naive(ontology):
         ]
         for text, scope, kind in offered:
             if identifier not in gone and scope != "BROAD":
-                key = (identifier, "en", normalise(text, TextPolicy()))
+                key = (identifier, "en", normalize(text, TextPolicy()))
                 best.setdefault(key, []).append(kind)
     order = ["preferred", "synonym", "abbreviation"]
     names = {(*key, min(kinds, key=order.index)) for key, kinds in best.items() if key[2]}
@@ -434,10 +434,10 @@ def test_three_formats_and_a_naive_reader_agree(tmp_path_factory, ontology):
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
         read.append(read_ontology(folder / name))
-    (obo, tally), *others = read
+    (obo, counts), *others = read
     assert (rows(obo), retired(obo)) == naive(ontology)
     for other, its_tally in others:
-        assert (other.names, other.concepts, other.retired, its_tally) == (obo.names, obo.concepts, obo.retired, tally)
+        assert (other.names, other.concepts, other.retired, its_tally) == (obo.names, obo.concepts, obo.retired, counts)
 
 
 # What is not OWL
@@ -514,17 +514,17 @@ def test_short_entities_that_are_many_times_used_stay_within_bounds(tmp_path):
         ),
     ],
 )
-def test_what_is_no_owl_is_refused(tmp_path, content, message):
-    (tmp_path / "x.owl").write_bytes(content)
+def test_what_is_no_owl_is_refused(tmp_path, content_hash, message):
+    (tmp_path / "x.owl").write_bytes(content_hash)
     assert refusal(read_owl, tmp_path / "x.owl").startswith(message)
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
-    content = OWL.encode().rstrip()
-    for at in range(0, len(content), 97):
-        (tmp_path / "x.owl").write_bytes(content[:at])
+    content_hash = OWL.encode().rstrip()
+    for at in range(0, len(content_hash), 97):
+        (tmp_path / "x.owl").write_bytes(content_hash[:at])
         assert refusal(read_owl, tmp_path / "x.owl").startswith(":")
-    packed = gzip.compress(content)
+    packed = gzip.compress(content_hash)
     for at in range(0, len(packed), 97):
         (tmp_path / "x.owl.gz").write_bytes(packed[:at])
         refusal(read_owl, tmp_path / "x.owl.gz")
@@ -597,8 +597,8 @@ def test_memory_holds_one_property_and_not_the_tree(tmp_path, kind):
         ),
     ],
 )
-def test_what_are_no_obographs_is_refused(tmp_path, content, message):
-    (tmp_path / "x.json").write_text(content)
+def test_what_are_no_obographs_is_refused(tmp_path, content_hash, message):
+    (tmp_path / "x.json").write_text(content_hash)
     assert refusal(read_obographs, tmp_path / "x.json").startswith(message)
 
 
@@ -610,9 +610,9 @@ def test_a_whole_surrogate_pair_is_a_character(tmp_path):
 
 
 def test_a_document_cut_anywhere_is_refused(tmp_path):
-    content = json.dumps(GRAPHS)
-    for at in range(0, len(content), 31):
-        (tmp_path / "x.json").write_text(content[:at])
+    content_hash = json.dumps(GRAPHS)
+    for at in range(0, len(content_hash), 31):
+        (tmp_path / "x.json").write_text(content_hash[:at])
         refusal(read_obographs, tmp_path / "x.json")
 
 

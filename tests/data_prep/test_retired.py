@@ -65,9 +65,9 @@ FATES = {
 
 @pytest.mark.parametrize("identifier", FATES)
 def test_what_became_of_an_identifier(identifier):
-    ends, why_not = Successors.of(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(identifier)
-    assert (ends or why_not) == FATES[identifier]
-    assert (why_not is None) == bool(ends)
+    ends, rejection_reason = Successors.of(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(identifier)
+    assert (ends or rejection_reason) == FATES[identifier]
+    assert (rejection_reason is None) == bool(ends)
 
 
 ids = st.sampled_from(list("ABCDEFGH"))
@@ -94,7 +94,7 @@ def test_updating_is_what_a_walk_gives(rows, alive, gold):
     assert update.mentions["concept_ids"].to_pylist() == [expected[i] for i in kept]
     assert update.mentions["mention"].to_pylist() == [f"m{i}" for i in kept]
     assert update.mentions["start"].to_pylist() == kept
-    assert (update.tally.rows_in, update.tally.kept) == (len(gold), len(kept))
+    assert (update.counts.rows_in, update.counts.kept) == (len(gold), len(kept))
     assert sum(update.identifiers.values()) == sum(map(len, gold))
     fates = Counter()
     for one in (one for ids in gold for one in ids):

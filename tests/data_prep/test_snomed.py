@@ -14,7 +14,7 @@ from data_prep.delimited import read_tsv_blocks
 from data_prep.snomed import find_files, read_snomed
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 ROOT = Path(__file__).parents[2]
 FSN, SYNONYM, DEFINITION = "900000000000003001", "900000000000013009", "900000000000550004"
@@ -94,7 +94,7 @@ def naive(releases, languages, refsets):
         if type_ not in (FSN, SYNONYM):
             dropped["neither a fully specified name nor a synonym"] += 1
             continue
-        name = normalise(term, TextPolicy())
+        name = normalize(term, TextPolicy())
         if type_ == FSN:
             rest, bracket, tag = name.removesuffix(")").rpartition("(")
             tagged = name.endswith(")") and bracket and rest.strip() and tag and ")" not in tag
@@ -205,13 +205,13 @@ def test_names_and_reasons_as_a_naive_reader_finds_them(tmp_path_factory, releas
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(read_tsv_blocks, "__kwdefaults__", {"block_bytes": block_bytes})
         patched.setattr("data_prep.snomed._PART", 3)
-        tally, facts = read_snomed(folders, into, languages=languages, refsets=refsets)
+        counts, metadata = read_snomed(folders, into, languages=languages, refsets=refsets)
     names, types, retired, dropped = naive(releases, languages, refsets)
     assert sorted(into.names, key=repr) == sorted(names, key=repr)
     assert sorted(into.concepts) == sorted(types)
     assert sorted(into.retired, key=repr) == sorted(retired, key=repr)
-    assert (tally.rows_in, tally.dropped) == (sum(len(release[1]) for release in releases), dropped)
-    assert facts["release"] == max((row[1] for row in newest(releases, 0)[0]), default=None)
+    assert (counts.rows_in, counts.dropped) == (sum(len(release[1]) for release in releases), dropped)
+    assert metadata["release"] == max((row[1] for row in newest(releases, 0)[0]), default=None)
 
 
 INTERNATIONAL = (
@@ -334,9 +334,9 @@ def test_a_release_and_its_extension_from_a_shell(both, apart):
         ("103007", None, "deleted"),
         ("104001", "101009", "related"),
     ]
-    facts = json.loads((both / "out" / "manifest.json").read_text())["facts"]
-    assert facts["release"] == "20260930"
-    assert sum("Snapshot" in name for name in facts["files"]) == len(facts["files"]) == 8
+    metadata = json.loads((both / "out" / "manifest.json").read_text())["facts"]
+    assert metadata["release"] == "20260930"
+    assert sum("Snapshot" in name for name in metadata["files"]) == len(metadata["files"]) == 8
 
 
 def test_choices(both, prepare):
@@ -404,7 +404,7 @@ NAMES = {
     "sct2_Concept_Snapshot_US1000124_20260901.txt": "Concept",
     "xsct2_Concept_Snapshot_INT_20260901.txt": "Concept",
     "sct2_Concept_UKEDSnapshot_GB_20260901.txt.gz": "Concept",
-    "sct2_Description_Snapshot-de_DE1000274_20260901.txt": "Description",
+    "sct2_Description_Snapshot-de_DE1000274_20260901.txt": "EncoderConfig",
     "der2_cRefset_LanguageSpanishExtensionSnapshot-es_INT_20260901.txt": "Language",
     "xder2_cRefset_UKExtensionLanguageSnapshot-en-GB_GB1000000_20260901.txt": "Language",
     "der2_cRefset_AssociationReferenceSnapshot_INT_20260901.txt": "Association",

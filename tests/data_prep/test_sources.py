@@ -4,7 +4,7 @@ from hashlib import sha256
 import pytest
 
 from data_prep import download as sources
-from data_prep.download import SOURCES, RemoteFile, Source, download
+from data_prep.download import SOURCES, OpenDataset, RemoteFile, download
 from xsap.artifacts import read_manifest
 from xsap.errors import ArtifactError, DataError
 
@@ -16,7 +16,7 @@ def offered(tmp_path, monkeypatch):
     for name, data in (("a.txt", b"one"), ("deep/b.txt", b"two" * 1_000_000)):
         (tmp_path / name.replace("/", "-")).write_bytes(data)
         files.append(RemoteFile(name, (tmp_path / name.replace("/", "-")).as_uri(), sha256(data).hexdigest()))
-    monkeypatch.setitem(sources.SOURCES, "mine", Source("Mine", "CC0", "https://example.org", tuple(files)))
+    monkeypatch.setitem(sources.SOURCES, "mine", OpenDataset("Mine", "CC0", "https://example.org", tuple(files)))
     return tmp_path
 
 

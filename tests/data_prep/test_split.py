@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.accounting import Tally
+from data_prep.accounting import RowCounts
 from data_prep.split import is_held_out, overlap_lines, split_terminology
 from xsap.artifacts import read_manifest
 from xsap.errors import ArtifactError, ConfigError, DataError
@@ -121,7 +121,7 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     )
     training = Terminology.load(tmp_path / "s" / "terminology")
     assert training.names.equals(parts.training.names)
-    assert training.facts["split"] == {"of": None, "fraction": 0.3, "seed": 1, "test_status": ["OFFICIAL"]}
+    assert training.metadata["split"] == {"of": None, "fraction": 0.3, "seed": 1, "test_status": ["OFFICIAL"]}
     assert set(read_manifest(tmp_path / "s", "split")["files"]) >= {"mentions.tsv", "terminology/manifest.json"}
     with pytest.raises(ArtifactError, match="exists already"):
         parts.save(tmp_path / "s")
@@ -149,9 +149,9 @@ def test_what_cannot_be_split_is_refused():
 
 
 def test_a_tally_that_does_not_add_up_is_a_defect():
-    tally = Tally(10, 7, {"x": 3}).then(5, {"x": 1, "y": 1, "z": 0})
-    assert (tally.rows_in, tally.kept, dict(tally.dropped)) == (10, 5, {"x": 4, "y": 1})
-    assert [line.split() for line in tally.lines()] == [
+    counts = RowCounts(10, 7, {"x": 3}).then(5, {"x": 1, "y": 1, "z": 0})
+    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (10, 5, {"x": 4, "y": 1})
+    assert [line.split() for line in counts.lines()] == [
         ["names", "in", "10"],
         ["kept", "5"],
         ["dropped", "5"],
@@ -159,4 +159,4 @@ def test_a_tally_that_does_not_add_up_is_a_defect():
         ["y", "1"],
     ]
     with pytest.raises(AssertionError, match="nobody accounts for"):
-        Tally(10, 7, {"x": 2})
+        RowCounts(10, 7, {"x": 2})

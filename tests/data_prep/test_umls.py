@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from data_prep.accounting import Rejects
 from data_prep.assemble import Assembly
-from data_prep.umls import MRCONSO, Choice, UmlsFiles, read_umls
+from data_prep.umls import MRCONSO, RowSelection, UmlsFiles, read_umls
 from tests.fixtures.commands import ROOT
 from xsap.errors import DataError
 from xsap.languages import to_iso
 from xsap.terms.semantic_types import types_of
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 TYPES = {"C1": [("T047", "Disease or Syndrome"), ("T191", "Neoplastic Process")], "C2": [("T184", "Sign or Symptom")]}
 BEST = ["preferred", "synonym", "abbreviation", "tradename"]
@@ -60,15 +60,15 @@ def write(folder: Path, rows, relations=None, retired=None, ranks=None) -> UmlsF
     return UmlsFiles.find(folder)
 
 
-def read(files: UmlsFiles, choice: Choice | None = None, **options):
+def read(files: UmlsFiles, choice: RowSelection | None = None, **options):
     """→ terminology, tally, as a folder gives them back."""
     out = files.mrconso.parent / "out"
     with Assembly("200MB") as assembly:
-        _, tally = assembly.save(out, *read_umls(files, assembly, choice, **options), overwrite=True)
-    return Terminology.load(out), tally
+        _, counts = assembly.save(out, *read_umls(files, assembly, choice, **options), overwrite=True)
+    return Terminology.load(out), counts
 
 
-def naive(folder: Path, choice: Choice, *, tradenames: bool) -> tuple[dict, dict]:
+def naive(folder: Path, choice: RowSelection, *, tradenames: bool) -> tuple[dict, dict]:
     """(concept, language, name) → the (kind, source, code) that rows give it; and concept → its preferred name. Line by line, in memory."""
 
     def cells(name):
@@ -98,7 +98,7 @@ def naive(folder: Path, choice: Choice, *, tradenames: bool) -> tuple[dict, dict
                 (
                     cui,
                     to_iso(lat),
-                    normalise(name, TextPolicy()),
+                    normalize(name, TextPolicy()),
                     kind,
                     sab,
                     code if code not in ("", "NOCODE") else None,
@@ -184,13 +184,13 @@ def test_the_chosen_rows_and_no_others_come_out(
         row(CUI="C2", LAT="SPA", STR="kept"),
     ]
     files = write(tmp_path_factory.mktemp("meta"), rows, relations=relations, ranks=ranks)
-    choice = Choice(languages, sources, term_types, types, suppress)
+    choice = RowSelection(languages, sources, term_types, types, suppress)
     expected, called = naive(files.mrconso.parent, choice, tradenames=tradenames)
     if not expected:
         with pytest.raises(DataError, match="found none to write"):
             read(files, choice, tradenames=tradenames)
         return
-    terminology, tally = read(files, choice, tradenames=tradenames)
+    terminology, counts = read(files, choice, tradenames=tradenames)
     names = terminology.names.to_pylist()
     assert [(n["concept_id"], n["language"], n["name"]) for n in names] == sorted(expected)
     for n, rivals in zip(names, (expected[key] for key in sorted(expected)), strict=True):
@@ -201,8 +201,8 @@ def test_the_chosen_rows_and_no_others_come_out(
         c["semantic_types"] == sorted(tui for tui, _ in TYPES.get(c["concept_id"], []))
         for c in terminology.concepts.to_pylist()
     )
-    lent = terminology.facts.get("tradenames", {"names": 0})["names"]
-    assert (tally.rows_in, tally.kept) == (len(rows) + lent, len(names))
+    lent = terminology.metadata.get("tradenames", {"names": 0})["names"]
+    assert (counts.rows_in, counts.kept) == (len(rows) + lent, len(names))
 
 
 def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
@@ -216,9 +216,9 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
         row(SUPPRESS="Y"),
         row(CUI="C2"),
     ]
-    choice = Choice({"en"}, {"MSH"}, {"PT"}, {"T047"})
-    _, tally = read(write(tmp_path, rows), choice)
-    assert dict(tally.dropped) == {
+    choice = RowSelection({"en"}, {"MSH"}, {"PT"}, {"T047"})
+    _, counts = read(write(tmp_path, rows), choice)
+    assert dict(counts.dropped) == {
         "language not chosen": 1,
         "source not chosen": 1,
         "term type not chosen": 1,
@@ -227,7 +227,7 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
         "same name of the same concept": 1,
         "empty name": 1,
     }
-    assert (tally.rows_in, tally.kept) == (8, 1)
+    assert (counts.rows_in, counts.kept) == (8, 1)
 
 
 @pytest.mark.parametrize(
@@ -246,14 +246,14 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
 def test_a_choice_that_does_not_occur_names_the_nearest(tmp_path, choice, message):
     files = write(tmp_path, [row(), row(LAT="SPA", SAB="SNOMEDCT_US")])
     with pytest.raises(DataError) as caught:
-        read(files, Choice(**choice))
+        read(files, RowSelection(**choice))
     assert str(caught.value).startswith(f"{tmp_path}/{message}")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_language_that_xsap_does_not_know_stops_only_those_who_want_it(tmp_path):
     files = write(tmp_path, [row(), row(LAT="KLI")])
-    assert read(files, Choice({"en"}))[1].kept == 1
+    assert read(files, RowSelection({"en"}))[1].kept == 1
     with pytest.raises(DataError, match="MRCONSO.RRF: unknown language 'KLI'.*choose --languages without it"):
         read(files)
 
@@ -269,7 +269,7 @@ def test_files_are_found_in_a_folder_or_beside_or_where_they_are_said_to_be(tmp_
     assert UmlsFiles.find(tmp_path, mrsty=moved).mrsty == moved
     assert read(alone)[0].concepts["semantic_types"].to_pylist() == [[]]
     with pytest.raises(DataError, match="a choice of semantic types needs MRSTY.RRF, found none beside it"):
-        read(alone, Choice(semantic_types={"T047"}))
+        read(alone, RowSelection(semantic_types={"T047"}))
     with pytest.raises(DataError, match="trade names need MRREL.RRF, found none beside it"):
         read(alone, tradenames=True)
     (tmp_path / "MRCONSO.RRF").unlink()
@@ -284,7 +284,7 @@ def test_gzip_gives_the_same_terminology(tmp_path):
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
     packed = read(UmlsFiles.find(tmp_path), tradenames=True)[0]
-    assert packed.content == plain.content
+    assert packed.content_hash == plain.content_hash
 
 
 def test_retired_identifiers_and_releases_are_kept(tmp_path):
@@ -298,7 +298,7 @@ def test_retired_identifiers_and_releases_are_kept(tmp_path):
         ("C8", "C2", "broader"),
         ("C9", None, "deleted"),
     ]
-    assert terminology.facts["releases"] == {"MSH": {"release": "MSH2020", "language": "ENG"}}
+    assert terminology.metadata["releases"] == {"MSH": {"release": "MSH2020", "language": "ENG"}}
 
 
 def test_ranks_that_are_no_numbers_are_refused(tmp_path):
@@ -332,9 +332,9 @@ def test_rejected_lines_are_listed_and_counted(tmp_path):
     ]
     listing.unlink()
     with Rejects(listing, 1) as rejects:
-        terminology, tally = read(files, rejects=rejects)
+        terminology, counts = read(files, rejects=rejects)
     assert terminology.names["name"].to_pylist() == ["one", "three"]
-    assert (tally.rows_in, tally.kept, dict(tally.dropped)) == (3, 2, {"no record: see the file of rejects": 1})
+    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (3, 2, {"no record: see the file of rejects": 1})
     assert len(listing.read_text().splitlines()) == 2
 
 
@@ -362,5 +362,5 @@ def test_the_same_release_gives_the_same_bytes_under_any_hash_seed(tmp_path):
             str(tmp_path / seed),
         ]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
-        contents.add(Terminology.load(tmp_path / seed).content)
+        contents.add(Terminology.load(tmp_path / seed).content_hash)
     assert len(contents) == 1

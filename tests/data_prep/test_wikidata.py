@@ -18,7 +18,7 @@ from data_prep.assemble import Assembly
 from data_prep.wikidata import read_wikidata
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,9 +35,9 @@ class Collected:
 
 def read(path, **told):
     into = Collected()
-    tally, facts = read_wikidata(path, into, **{"key": "umls", **told})
-    assert tally.kept == len(into.rows)
-    return into.rows, tally, facts
+    counts, metadata = read_wikidata(path, into, **{"key": "umls", **told})
+    assert counts.kept == len(into.rows)
+    return into.rows, counts, metadata
 
 
 def short(rows):
@@ -145,23 +145,27 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_a_dump(tmp_path, name):
     (tmp_path / name).write_bytes(FORMS[name])
-    rows, tally, facts = read(tmp_path / name)
+    rows, counts, metadata = read(tmp_path / name)
     assert short(rows) == Counter(UMLS)
-    assert (tally.rows_in, dict(tally.dropped)) == (len(UMLS) + 5, DROPPED)
+    assert (counts.rows_in, dict(counts.dropped)) == (len(UMLS) + 5, DROPPED)
     assert {(row["kind"], row["source"], row["status"]) for row in rows} == {("synonym", "Wikidata", None)}
-    assert (facts["property"], facts["languages"], facts["unknown_languages"]) == ("P2892", None, {"mul": 1, "nds": 1})
-    assert list(facts["files"]) == [name]
+    assert (metadata["property"], metadata["languages"], metadata["unknown_languages"]) == (
+        "P2892",
+        None,
+        {"mul": 1, "nds": 1},
+    )
+    assert list(metadata["files"]) == [name]
 
 
 def test_other_identifiers_and_a_choice_of_languages(tmp_path):
     (tmp_path / "d.json").write_bytes(FORMS["latest-all.json"])
-    rows, tally, facts = read(tmp_path / "d.json", key="hpo", languages={"de", "pt"})
+    rows, counts, metadata = read(tmp_path / "d.json", key="hpo", languages={"de", "pt"})
     assert {(row["concept_id"], row["name"]) for row in rows} == {
         ("HP:9000001", "Fieber"),
         ("HP:9000001", "febre inventada"),
     }
-    assert dict(tally.dropped) == {"language unknown to xsap": 2, "language not chosen": 6}
-    assert facts["languages"] == ["de", "pt"]
+    assert dict(counts.dropped) == {"language unknown to xsap": 2, "language not chosen": 6}
+    assert metadata["languages"] == ["de", "pt"]
     rows, _, _ = read(tmp_path / "d.json", key="mesh", languages={"de"})
     assert [(row["concept_id"], row["name"]) for row in rows] == [("D900001", "Fieber")]
 
@@ -240,9 +244,9 @@ RESULTS = {
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_querys_result(tmp_path, name):
     (tmp_path / name).write_text(RESULTS[name])
-    rows, tally, _ = read(tmp_path / name)
+    rows, counts, _ = read(tmp_path / name)
     assert short(rows) == Counter(ROWS)
-    assert dict(tally.dropped) == ROWS_DROPPED
+    assert dict(counts.dropped) == ROWS_DROPPED
 
 
 def test_fields_by_other_names(tmp_path):
@@ -297,7 +301,7 @@ def naive(found):
                 elif code not in ISO:
                     dropped["language"] += 1
                 else:
-                    rows[value, ISO[code], normalise(name, TextPolicy()), one["id"], precedence] += 1
+                    rows[value, ISO[code], normalize(name, TextPolicy()), one["id"], precedence] += 1
     return rows, dropped
 
 
@@ -312,11 +316,11 @@ def naive(found):
 def test_dumps_against_a_naive_reader(tmp_path_factory, found, as_lines):
     file = tmp_path_factory.mktemp("dump") / "x.json"
     file.write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in found) if as_lines else dump(found))
-    rows, tally, _ = read(file)
+    rows, counts, _ = read(file)
     expected, dropped = naive(found)
     assert short(rows) == expected
-    assert tally.dropped.get("deprecated statement", 0) == dropped["deprecated statement"]
-    assert tally.rows_in - tally.kept == dropped.total()
+    assert counts.dropped.get("deprecated statement", 0) == dropped["deprecated statement"]
+    assert counts.rows_in - counts.kept == dropped.total()
 
 
 # What is not Wikidata's
@@ -386,8 +390,8 @@ GOOD = json.dumps(ENTITIES[1])
         ("[3]", ": $[0]: expected an object, found 3"),
     ],
 )
-def test_what_is_not_wikidatas_is_refused(tmp_path, content, message):
-    (tmp_path / "x.json").write_text(content)
+def test_what_is_not_wikidatas_is_refused(tmp_path, content_hash, message):
+    (tmp_path / "x.json").write_text(content_hash)
     if message is None:
         read(tmp_path / "x.json")
         return
@@ -397,18 +401,18 @@ def test_what_is_not_wikidatas_is_refused(tmp_path, content, message):
 
 
 def test_a_file_cut_anywhere_is_refused_or_ends_where_an_entity_does(tmp_path):
-    content = dump(ENTITIES[:4]).encode().rstrip()
-    for at in range(0, len(content), 41):
-        (tmp_path / "x.json").write_bytes(content[:at])
+    content_hash = dump(ENTITIES[:4]).encode().rstrip()
+    for at in range(0, len(content_hash), 41):
+        (tmp_path / "x.json").write_bytes(content_hash[:at])
         with pytest.raises(DataError, match=r"x\.json:?\d*: expected"):
             read(tmp_path / "x.json")
     for name, pack in (("x.json.gz", gzip.compress), ("x.json.bz2", bz2.compress)):
-        packed = pack(content)
+        packed = pack(content_hash)
         for at in range(0, len(packed), 41):
             (tmp_path / name).write_bytes(packed[:at])
             with pytest.raises(DataError):
                 read(tmp_path / name)
-    (tmp_path / "x.json.bz2").write_bytes(content)
+    (tmp_path / "x.json.bz2").write_bytes(content_hash)
     with pytest.raises(DataError, match=r"x\.json\.bz2: expected a \.bz2 file: Invalid data stream"):
         read(tmp_path / "x.json.bz2")
 
@@ -496,8 +500,8 @@ def test_from_a_shell(tmp_path):
 def test_concepts_without_english_names(tmp_path):
     (tmp_path / "d.json").write_bytes(FORMS["latest-all.json"])
     with Assembly() as assembly:
-        tally, facts = read_wikidata(tmp_path / "d.json", assembly, key="umls", languages={"pt", "de"})
-        summary, after = assembly.save(tmp_path / "out", tally, facts)
+        counts, metadata = read_wikidata(tmp_path / "d.json", assembly, key="umls", languages={"pt", "de"})
+        summary, after = assembly.save(tmp_path / "out", counts, metadata)
     assert (summary.names, summary.concepts, after.rows_in) == (2, 1, 18)
     assert Terminology.load(tmp_path / "out").concepts["preferred_name"].to_pylist() == ["febre inventada"]
 

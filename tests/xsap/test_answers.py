@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsap.linking.results import Candidate, Result
-from xsap.tabular.link_file import ANSWER, CANDIDATE, Answer, added, packed, unpacked, with_answers
-from xsap.tabular.readers import Sheet, cells_of
+from xsap.tabular.link_file import ANSWER, CANDIDATE, Answer, added, decode_answer, encode_answer, with_answers
+from xsap.tabular.readers import Chunk, cells_of
 
 FEVER = Candidate("C1", "Fever", "pyrexia", 0.9, "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.123456789)
 COLD = Candidate("C2", "Cold", "Cold", 1 / 3, "en", "S")
@@ -16,7 +16,7 @@ BOTH = [
     ["C1", "Fever", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457],
     ["C2", "Cold", "Cold", "en", "S", (), (), 0.333333, None],
 ]
-NONE = Answer([], "the mention is blank")
+NO_CONCEPT = Answer([], "the mention is blank")
 
 
 def test_every_field_of_a_candidate_has_its_column():
@@ -24,24 +24,29 @@ def test_every_field_of_a_candidate_has_its_column():
 
 
 def test_a_result_as_a_line_and_back():
-    line = packed(Result("fiebre", (FEVER, COLD)))
+    line = encode_answer(Result("fiebre", (FEVER, COLD)))
     assert b"\n" not in line
-    assert unpacked(line) == (BOTH, None)
-    assert unpacked(packed(Result(" ", (), "the mention is blank"))) == NONE
-    assert unpacked(packed(Result("x", ()))) == ([], "no candidates")  # a row without an answer always says why
-    assert unpacked(packed(Result("x", (COLD,), "unsure"))) == (BOTH[1:], "unsure")
-    assert len(unpacked(packed(Result("x", (replace(FEVER, name="\udc80"),)))).candidates[0]) == len(CANDIDATE)
+    assert decode_answer(line) == (BOTH, None)
+    assert decode_answer(encode_answer(Result(" ", (), "the mention is blank"))) == NO_CONCEPT
+    assert decode_answer(encode_answer(Result("x", ()))) == (
+        [],
+        "no candidates",
+    )  # a row without an answer always says why
+    assert decode_answer(encode_answer(Result("x", (COLD,), "unsure"))) == (BOTH[1:], "unsure")
+    assert len(decode_answer(encode_answer(Result("x", (replace(FEVER, name="\udc80"),)))).candidates[0]) == len(
+        CANDIDATE
+    )
 
 
 @pytest.mark.parametrize("line", [b"", b"1", b"[]", b'[[["C1"]],null]', b'{"a": 1}', b"[1,2]"])
 def test_another_line_is_none(line):
     with pytest.raises((ValueError, TypeError)):
-        unpacked(line)
+        decode_answer(line)
 
 
 def test_long_form_keeps_every_row_and_its_other_columns():
-    sheet = Sheet(["id", "name"], [["7", "8", "9"], pa.chunked_array([["fiebre", " ", "x"]])])
-    found = with_answers(sheet, [Answer(BOTH, None), NONE, Answer(BOTH[1:], "unsure")], wide=None)
+    sheet = Chunk(["id", "name"], [["7", "8", "9"], pa.chunked_array([["fiebre", " ", "x"]])])
+    found = with_answers(sheet, [Answer(BOTH, None), NO_CONCEPT, Answer(BOTH[1:], "unsure")], wide=None)
     assert found.header == ["id", "name", *ANSWER[:2], "linked_name", *ANSWER[3:]]
     assert list(zip(*map(cells_of, found.columns), strict=True)) == [
         ("7", "fiebre", 1, *BOTH[0], None),
@@ -53,8 +58,8 @@ def test_long_form_keeps_every_row_and_its_other_columns():
 
 
 def test_wide_form_has_a_row_for_each():
-    sheet = Sheet(["name_2"], [["a", "b"]])
-    found = with_answers(sheet, [Answer(BOTH[:1], None), NONE], wide=2)
+    sheet = Chunk(["name_2"], [["a", "b"]])
+    found = with_answers(sheet, [Answer(BOTH[:1], None), NO_CONCEPT], wide=2)
     assert found.header == ["name_2", *(f"{field}_1" for field in CANDIDATE), "concept_id_2", "linked_name_2", *(f"{field}_2" for field in CANDIDATE[2:]), "reason"]  # fmt: skip
     assert list(zip(*found.columns, strict=True)) == [
         ("a", *BOTH[0], *[None] * 9, None),
@@ -76,7 +81,7 @@ def test_against_a_naive_table(data, count, wide):
     for row in range(count):
         found = [[f"C{row}.{rank}", *[None] * 6, rank / 7, None] for rank in range(data.draw(st.integers(0, most)))]
         answers.append(Answer(found, None if found else "why"))
-    sheet = Sheet(["term"], [[f"t{row}" for row in range(count)]])
+    sheet = Chunk(["term"], [[f"t{row}" for row in range(count)]])
     found = with_answers(sheet, answers, wide=wide)
     rows = [dict(zip(found.header, row, strict=True)) for row in zip(*found.columns, strict=True)]
     expected = []

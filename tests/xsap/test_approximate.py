@@ -11,7 +11,7 @@ from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.build import resident
 from xsap.search import approximate as module
 from xsap.search import vectors as stored
-from xsap.search.approximate import RECALL_AT, Graph
+from xsap.search.approximate import RECALL_AT, HnswIndex
 from xsap.search.exact import search_vectors
 from xsap.search.vectors import Vectors, write_vectors
 
@@ -30,7 +30,7 @@ def clusters(seed, n, d=32, around=1):
 
 @pytest.fixture(scope="module")
 def graph():
-    return Graph.build(Vectors.of(clusters(0, 2000)))
+    return HnswIndex.build(Vectors.of(clusters(0, 2000)))
 
 
 def shared(found, expected):
@@ -38,10 +38,10 @@ def shared(found, expected):
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_nearly_all_of_the_nearest_are_found_with_their_exact_scores(storage, monkeypatch):
+def test_nearly_all_of_the_nearest_are_found_with_their_exact_scores(vector_dtype, monkeypatch):
     monkeypatch.setattr(stored, "SCAN_FROM", 1)
-    vectors, queries = Vectors.of(clusters(0, 1500), storage), clusters(5, 200)
-    scores, rows = Graph.build(vectors).search(queries, 10)
+    vectors, queries = Vectors.of(clusters(0, 1500), vector_dtype), clusters(5, 200)
+    scores, rows = HnswIndex.build(vectors).search(queries, 10)
     assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
     expected_scores, expected = search_vectors(vectors, queries, 10)
     assert shared(rows, expected) > 0.99
@@ -61,14 +61,14 @@ def test_scores_and_recall_against_plain_products_in_float64(graph):
 
 def test_the_recall_is_that_of_a_plain_count(graph, monkeypatch):
     asked = []
-    search = Graph.search
+    search = HnswIndex.search
     monkeypatch.setattr(
-        Graph, "search", lambda self, queries, k: asked.append((self.width, queries)) or search(self, queries, k)
+        HnswIndex, "search", lambda self, queries, k: asked.append((self.width, queries)) or search(self, queries, k)
     )
     monkeypatch.setattr(module, "ENOUGH", {64: 2})  # so all widths are tried
     monkeypatch.setattr(module, "WIDTHS", (1, 64))
     vectors = Vectors.of(clusters(0, 1500))
-    built = Graph.build(vectors, seed=3)
+    built = HnswIndex.build(vectors, seed=3)
     assert list(dict.fromkeys(width for width, _ in asked)) == list(module.WIDTHS)
     queries = np.concatenate([part for width, part in asked if width == module.WIDTHS[0]])
     assert len(queries) == 200
@@ -80,9 +80,9 @@ def test_the_recall_is_that_of_a_plain_count(graph, monkeypatch):
         shared(built.search(queries, RECALL_AT)[1], search_vectors(vectors, queries, RECALL_AT)[1])
     )
     again = []
-    monkeypatch.setattr(Graph, "search", lambda self, queries, k: again.append(queries) or search(self, queries, k))
-    Graph.build(vectors, seed=3)
-    Graph.build(vectors, seed=4)
+    monkeypatch.setattr(HnswIndex, "search", lambda self, queries, k: again.append(queries) or search(self, queries, k))
+    HnswIndex.build(vectors, seed=3)
+    HnswIndex.build(vectors, seed=4)
     assert np.array_equal(np.concatenate(again)[:200], queries)
     assert not np.array_equal(np.concatenate(again)[-200:], queries)
 
@@ -94,7 +94,7 @@ def test_no_wider_than_needed_and_no_more_is_claimed_than_found(graph, monkeypat
     monkeypatch.setattr(module, "_BUILD_WIDTH", 2)
     monkeypatch.setattr(module, "WIDTHS", (1, 64, 400))
     noise = np.random.default_rng(1).standard_normal((2000, 64), dtype=np.float32)
-    poor = Graph.build(Vectors.of(noise / np.linalg.norm(noise, axis=1, keepdims=True)))
+    poor = HnswIndex.build(Vectors.of(noise / np.linalg.norm(noise, axis=1, keepdims=True)))
     assert poor.width == 400
     assert poor.recall < 0.95
 
@@ -102,14 +102,14 @@ def test_no_wider_than_needed_and_no_more_is_claimed_than_found(graph, monkeypat
 def test_ties_go_by_row():
     array = clusters(0, 600)
     array[[17, 300, 301, 599]] = array[5]
-    scores, rows = Graph.build(Vectors.of(array)).search(array[5:6], 6)
+    scores, rows = HnswIndex.build(Vectors.of(array)).search(array[5:6], 6)
     assert rows[0, :5].tolist() == [5, 17, 300, 301, 599]
     assert len(set(scores[0, :5].tolist())) == 1
 
 
 def test_where_the_graph_finds_too_few_the_exact_search_answers(graph, monkeypatch):
-    propose = Graph._propose
-    monkeypatch.setattr(Graph, "_propose", lambda *given: (propose(*given)[0], np.array([2, 64, 0])))
+    propose = HnswIndex._propose
+    monkeypatch.setattr(HnswIndex, "_propose", lambda *given: (propose(*given)[0], np.array([2, 64, 0])))
     queries = clusters(5, 3)
     scores, rows = graph.search(queries, 9)
     expected = search_vectors(graph.vectors, queries[[0, 2]], 9)
@@ -120,7 +120,7 @@ def test_where_the_graph_finds_too_few_the_exact_search_answers(graph, monkeypat
 def test_few_rows_and_many_wanted(graph):
     for n in (1, 3, 40):
         vectors = Vectors.of(clusters(0, n))
-        small = Graph.build(vectors)
+        small = HnswIndex.build(vectors)
         np.testing.assert_array_equal(
             small.search(clusters(1, 5), 50)[1], search_vectors(vectors, clusters(1, 5), 50)[1]
         )
@@ -130,9 +130,9 @@ def test_few_rows_and_many_wanted(graph):
 
 
 def test_written_and_opened(graph, tmp_path):
-    facts = graph.save(tmp_path / "graph.usearch")
-    assert facts == {"width": graph.width, "recall@64": graph.recall}
-    opened = Graph.open(tmp_path / "graph.usearch", graph.vectors, facts)
+    metadata = graph.save(tmp_path / "graph.usearch")
+    assert metadata == {"width": graph.width, "recall@64": graph.recall}
+    opened = HnswIndex.open(tmp_path / "graph.usearch", graph.vectors, metadata)
     assert (opened.width, opened.recall) == (graph.width, graph.recall)
     queries = clusters(2, 50)
     for one, other in zip(opened.search(queries, 7), graph.search(queries, 7), strict=True):
@@ -141,26 +141,26 @@ def test_written_and_opened(graph, tmp_path):
 
 def test_a_file_that_does_not_fit_is_refused(graph, tmp_path):
     file = tmp_path / "graph.usearch"
-    facts = graph.save(file)
+    metadata = graph.save(file)
     whole = file.read_bytes()
     others = [
         (graph.vectors, {}),
-        (graph.vectors, facts | {"width": 0}),
-        (graph.vectors, facts | {"recall@64": "high"}),
+        (graph.vectors, metadata | {"width": 0}),
+        (graph.vectors, metadata | {"recall@64": "high"}),
     ]
-    others += [(Vectors.of(clusters(0, 1999)), facts), (Vectors.of(clusters(0, 2000, d=31)), facts)]
+    others += [(Vectors.of(clusters(0, 1999)), metadata), (Vectors.of(clusters(0, 2000, d=31)), metadata)]
     for vectors, said in others:
         with pytest.raises(
             ArtifactError,
             match=r"graph\.usearch: not a graph of these [12],[09]{3} vectors; the folder is damaged, make it again$",
         ):
-            Graph.open(file, vectors, said)
+            HnswIndex.open(file, vectors, said)
     for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 5000):
         file.write_bytes(damaged)
         with pytest.raises(ArtifactError, match="not a graph"):
-            Graph.open(file, graph.vectors, facts)
+            HnswIndex.open(file, graph.vectors, metadata)
     with pytest.raises(ArtifactError, match="not a graph"):
-        Graph.open(tmp_path / "nowhere", graph.vectors, facts)
+        HnswIndex.open(tmp_path / "nowhere", graph.vectors, metadata)
 
 
 def test_it_is_confirmed_by_a_few_queries_and_in_doubt_by_many(graph, monkeypatch):
@@ -171,27 +171,27 @@ def test_it_is_confirmed_by_a_few_queries_and_in_doubt_by_many(graph, monkeypatc
         np.testing.assert_array_equal(nearest, search_vectors(self.vectors, queries, RECALL_AT)[1])
         return shares.pop(0)
 
-    monkeypatch.setattr(Graph, "_share", share)
+    monkeypatch.setattr(HnswIndex, "_recall", share)
     graph, claimed = replace(graph, recall=0.97), 0.97
     for given, counts in (([claimed - 0.09], [16]), ([claimed - 0.11, claimed - 0.09], [16, 200])):
         shares[:], asked[:] = given, []
-        graph.confirm("graph")
+        graph.verify_recall("graph")
         assert asked == counts
     shares[:] = [claimed - 0.11] * 2
     with pytest.raises(
         ArtifactError,
         match=r"^graph: expected a graph that finds 97% of the 64 nearest names, found 86%; it is of other",
     ):
-        graph.confirm("graph")
+        graph.verify_recall("graph")
 
 
 def test_a_graph_of_other_vectors_is_refused_however_well_its_facts_are_forged(graph, tmp_path):
     others = Vectors.of(clusters(0, 2000, around=2))
-    Graph.build(others).save(tmp_path / "graph")
-    Graph.open(tmp_path / "graph", others, graph.facts()).confirm(tmp_path / "graph")
+    HnswIndex.build(others).save(tmp_path / "graph")
+    HnswIndex.open(tmp_path / "graph", others, graph.metadata()).verify_recall(tmp_path / "graph")
     with pytest.raises(ArtifactError, match=r"found [1-4]?\d%; it is of other vectors, make the index again$"):
-        Graph.open(tmp_path / "graph", graph.vectors, graph.facts()).confirm(tmp_path / "graph")
-    graph.confirm("itself")
+        HnswIndex.open(tmp_path / "graph", graph.vectors, graph.metadata()).verify_recall(tmp_path / "graph")
+    graph.verify_recall("itself")
 
 
 @pytest.mark.parametrize("rows", [1, 7, 700, 5000])
@@ -217,7 +217,7 @@ def test_what_is_mapped_is_let_go(tmp_path, monkeypatch):
     assert resident() - before < 8_000_000
     assert float(np.abs(vectors.fine).max()) > 0
     assert resident() - before > 60_000_000
-    module._let_go(vectors)
+    module._release_pages(vectors)
     assert resident() - before < 8_000_000
     np.testing.assert_array_equal(found, search_vectors(vectors, queries, RECALL_AT)[1])
 
@@ -241,9 +241,12 @@ def test_threads_change_nothing(graph):
 
 
 def test_without_usearch_it_says_what_to_install(graph, monkeypatch, tmp_path):
-    facts = graph.save(tmp_path / "graph")
+    metadata = graph.save(tmp_path / "graph")
     monkeypatch.setitem(sys.modules, "usearch", None)
-    for call in (lambda: Graph.build(graph.vectors), lambda: Graph.open(tmp_path / "graph", graph.vectors, facts)):
+    for call in (
+        lambda: HnswIndex.build(graph.vectors),
+        lambda: HnswIndex.open(tmp_path / "graph", graph.vectors, metadata),
+    ):
         with pytest.raises(
             ConfigError, match=r"^approximate search needs usearch, which isn't installed: pip install 'xsap\[ann\]'"
         ):

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from xsap import artifacts
 from xsap.artifacts import (
     MANIFEST,
-    content_hash,
+    check_can_write,
+    manifest_hash,
     open_artifact,
     publish,
     read_lines,
     read_manifest,
-    refuse_to_replace,
     sha256_of,
     write_atomically,
 )
@@ -31,10 +31,10 @@ steady = settings(max_examples=60, deadline=None)
 
 
 def make(path, files=FILES, **options):
-    with publish(path, "thing", {"colour": "grün"}, **options) as folder:
-        for name, content in files.items():
+    with publish(path, "thing", {"color": "grün"}, **options) as folder:
+        for name, content_hash in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
+            (folder / name).write_bytes(content_hash)
     return path
 
 
@@ -67,20 +67,20 @@ def test_the_manifest_names_every_file_with_its_size_and_hashes(thing):
     manifest = json.loads((thing / MANIFEST).read_text(encoding="utf-8"))
     assert manifest["files"] == {
         name: {
-            "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "xxh3": xxhash.xxh3_128_hexdigest(content),
+            "size": len(content_hash),
+            "sha256": hashlib.sha256(content_hash).hexdigest(),
+            "xxh3": xxhash.xxh3_128_hexdigest(content_hash),
         }
-        for name, content in FILES.items()
+        for name, content_hash in FILES.items()
     }
-    assert (manifest["kind"], manifest["format"], manifest["colour"]) == ("thing", 2, "grün")
+    assert (manifest["kind"], manifest["format"], manifest["color"]) == ("thing", 2, "grün")
     assert open_artifact(thing, "thing") == read_manifest(thing, "thing") == manifest
 
 
 def test_the_block_may_add_facts(tmp_path):
-    facts = {}
-    with publish(tmp_path / "x", "thing", facts):
-        facts["count"] = 3
+    metadata = {}
+    with publish(tmp_path / "x", "thing", metadata):
+        metadata["count"] = 3
     assert open_artifact(tmp_path / "x", "thing")["count"] == 3
 
 
@@ -310,7 +310,7 @@ def test_a_manifest_is_read_without_the_bytes_of_the_files(thing):
         ({"files": {"a.txt": {"size": "many", "sha256": "0"}}}, "not a readable manifest"),
         ({"files": {"a.txt": {"size": None, "sha256": "0", "xxh3": "0"}}}, "not a readable manifest"),
         ({"files": {"a.txt": {"size": 9, "sha256": "0"}}}, "not a readable manifest"),
-        ({"colour": "rot"}, "its hash of itself is not right"),
+        ({"color": "rot"}, "its hash of itself is not right"),
     ],
 )
 def test_a_manifest_of_another_thing_is_refused(thing, change, message):
@@ -321,8 +321,8 @@ def test_a_manifest_of_another_thing_is_refused(thing, change, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b"\xff\xfe", b"{", b"[" * 100_000])
-def test_a_manifest_that_is_none_is_refused(thing, content):
-    (thing / MANIFEST).write_bytes(content)
+def test_a_manifest_that_is_none_is_refused(thing, content_hash):
+    (thing / MANIFEST).write_bytes(content_hash)
     with pytest.raises(ArtifactError, match=f"{MANIFEST}: not a readable manifest"):
         open_artifact(thing, "thing")
 
@@ -352,11 +352,11 @@ def standing(tmp_path, what):
 def test_only_what_xsap_made_is_replaced_and_only_when_told(tmp_path, what, free, replaced, overwrite):
     path = standing(tmp_path, what)
     if replaced if overwrite else free:
-        refuse_to_replace(path, overwrite=overwrite)
+        check_can_write(path, overwrite=overwrite)
         assert_stands(make(path, {"new": b"1"}, overwrite=overwrite), {"new": b"1"})
         return
     before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
-    for attempt in (refuse_to_replace, make):
+    for attempt in (check_can_write, make):
         with pytest.raises(
             ArtifactError, match="was not made by xsap" if overwrite else "exists already; .*--overwrite"
         ):
@@ -371,31 +371,31 @@ def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
             ArtifactError,
             match="a thing folder, which an index folder doesn't replace" if overwrite else "exists already",
         ):
-            refuse_to_replace(thing, overwrite=overwrite, kind="index")
+            check_can_write(thing, overwrite=overwrite, kind="index")
         with pytest.raises(ArtifactError), publish(thing, "index", {}, overwrite=overwrite):
             raise AssertionError("it was opened")
     open_artifact(thing, "thing")
-    refuse_to_replace(thing, overwrite=True, kind="thing")
+    check_can_write(thing, overwrite=True, kind="thing")
     (thing / "manifest.json").write_text("{}")
-    refuse_to_replace(thing, overwrite=True, kind="index")  # a damaged one
+    check_can_write(thing, overwrite=True, kind="index")  # a damaged one
 
 
 def test_a_file_beside_those_of_the_manifest_is_no_part_of_it(thing):
-    before = content_hash(open_artifact(thing, "thing"))
+    before = manifest_hash(open_artifact(thing, "thing"))
     (thing / "notes.txt").write_text("mine")
-    assert content_hash(open_artifact(thing, "thing")) == before
+    assert manifest_hash(open_artifact(thing, "thing")) == before
 
 
 def test_the_content_hash_is_of_names_and_bytes_alone(tmp_path):
-    def hash_of(name, files, **facts):
-        with publish(tmp_path / name, "thing", facts) as folder:
-            for file, content in files.items():
-                (folder / file).write_bytes(content)
-        return content_hash(open_artifact(tmp_path / name, "thing"))
+    def hash_of(name, files, **metadata):
+        with publish(tmp_path / name, "thing", metadata) as folder:
+            for file, content_hash in files.items():
+                (folder / file).write_bytes(content_hash)
+        return manifest_hash(open_artifact(tmp_path / name, "thing"))
 
     first = hash_of("1", {"a": b"x", "b": b"y"})
     files = open_artifact(tmp_path / "1", "thing")["files"]
-    assert content_hash({"files": dict(reversed(files.items()))}) == first
+    assert manifest_hash({"files": dict(reversed(files.items()))}) == first
     assert hash_of("2", {"b": b"y", "a": b"x"}, more=3) == first
     others = [
         hash_of(str(n), files)
@@ -405,9 +405,9 @@ def test_the_content_hash_is_of_names_and_bytes_alone(tmp_path):
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
-    content = os.urandom(3_000_001)
-    (tmp_path / "x").write_bytes(content)
-    assert sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+    content_hash = os.urandom(3_000_001)
+    (tmp_path / "x").write_bytes(content_hash)
+    assert sha256_of(tmp_path / "x") == hashlib.sha256(content_hash).hexdigest()
 
 
 @pytest.mark.parametrize("binary", [False, True])

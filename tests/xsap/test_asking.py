@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.xsap.test_bulk import IDENTITY, Standin, file_of, linked, run, stop
 from xsap.errors import DataError
-from xsap.tabular.link_file import Elsewhere, answered, answers_to, link_file
+from xsap.tabular.link_file import RemoteLinkers, answered, answers_to, link_file
 from xsap.tabular.readers import open_source
-from xsap.tabular.writers import Layout
+from xsap.tabular.writers import OutputFormat
 
 
 class Away:
@@ -38,8 +38,8 @@ class Away:
 
 
 def test_a_linker_is_not_elsewhere():
-    assert isinstance(Away(2), Elsewhere)
-    assert not isinstance(Standin(), Elsewhere)
+    assert isinstance(Away(2), RemoteLinkers)
+    assert not isinstance(Standin(), RemoteLinkers)
 
 
 @settings(max_examples=40)
@@ -113,6 +113,6 @@ def test_by_language(tmp_path):
     results = []
     for linker in (Standin(), Away(2)):
         stream = io.BytesIO()
-        link_file(linker, open_source(tmp_path / "x.tsv"), stream, Layout("jsonl", 2), **options)
+        link_file(linker, open_source(tmp_path / "x.tsv"), stream, OutputFormat("jsonl", 2), **options)
         results.append(stream.getvalue())
     assert results[0] == results[1]

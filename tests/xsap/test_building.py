@@ -30,20 +30,20 @@ from xsap.linking.build import (
     build_index,
     check_memory,
     file_of,
-    give_back,
     merge_shards,
     missing,
     open_shards,
-    parse_memory,
     parse_shard,
+    parse_size,
     read_shard,
-    resident,
-    rows_a_shard,
+    rows_per_shard,
+    rss_bytes,
+    trim_malloc,
     write_shard,
 )
 from xsap.linking.index import Index
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalise
+from xsap.text import TextPolicy, normalize
 
 NAMES = [
     (f"C{i // 3:03}", "en" if i % 5 else "de", f"Name {i * i % 97} of {'x' * (i % 11)} {i % 40}") for i in range(150)
@@ -60,7 +60,7 @@ class Counting(Ngrams):
 
     def encode(self, names, *, progress=False):
         self.asked += names
-        return super().encode([normalise(name, self.policy) for name in names])
+        return super().encode([normalize(name, self.policy) for name in names])
 
 
 SIZES = (
@@ -103,10 +103,12 @@ def part_folder(out):
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("languages", [None, {"en"}])
-def test_it_is_the_index_that_is_built_in_memory(source, tmp_path, storage, languages):
+def test_it_is_the_index_that_is_built_in_memory(source, tmp_path, vector_dtype, languages):
     encoder = Counting(policy=TextPolicy("lower", "NFC"))
-    built = build_index(source, encoder, tmp_path / "disk", languages=languages, storage=storage)
-    Index.build(Terminology.load(source), encoder, languages=languages, storage=storage).save(tmp_path / "memory")
+    built = build_index(source, encoder, tmp_path / "disk", languages=languages, vector_dtype=vector_dtype)
+    Index.build(Terminology.load(source), encoder, languages=languages, vector_dtype=vector_dtype).save(
+        tmp_path / "memory"
+    )
     assert_same(tmp_path / "disk", tmp_path / "memory")
     index = Index.load(tmp_path / "disk")
     assert (built.names, built.encoded, built.found, built.concepts) == (
@@ -258,7 +260,7 @@ def test_a_shard_is_found_damaged_whatever_happened_to_it(tmp_path):
     "change", [{"terminology": "u" * 64}, {"model": {}}, {"languages": None}, {"update": "o"}, {"storage": "int8"}]
 )
 def test_a_shard_of_another_plan_is_none(tmp_path, change):
-    other = Plan(**(PLAN.facts() | change))
+    other = Plan(**(PLAN.metadata() | change))
     open_shards(tmp_path, PLAN)
     write_shard(tmp_path, PLAN, 2, np.zeros((5, 3), np.float32))
     assert read_shard(tmp_path, PLAN, 2) is not None
@@ -288,7 +290,7 @@ def test_wrong_use_is_refused_before_anything_is_encoded(source, tmp_path):
     with pytest.raises(ArtifactError, match="exists already"):
         build_index(source, encoder, tmp_path / "there")
     with pytest.raises(ConfigError, match="never saved"):
-        build_index(source, Counting(content=None), tmp_path / "index")
+        build_index(source, Counting(content_hash=None), tmp_path / "index")
     with pytest.raises(ConfigError, match="expected a shard as i/N"):
         build_index(source, encoder, tmp_path / "index", shard=(3, 2))
     with pytest.raises(ArtifactError, match="expected a terminology folder"):
@@ -389,25 +391,25 @@ TEXTS = st.lists(
 )
 
 
-@given(before=TEXTS, after=TEXTS, storage=st.sampled_from(["float32", "float16", "int8"]), lower=st.booleans())
+@given(before=TEXTS, after=TEXTS, vector_dtype=st.sampled_from(["float32", "float16", "int8"]), lower=st.booleans())
 @settings(max_examples=12)
-def test_an_update_is_the_fresh_build(before, after, storage, lower, tmp_path_factory):
+def test_an_update_is_the_fresh_build(before, after, vector_dtype, lower, tmp_path_factory):
     folder = tmp_path_factory.mktemp("update")
     encoder = Counting(policy=TextPolicy("lower" if lower else "cased", "NFC"))
     for name, rows in (("before", before), ("after", after)):
         terminology(*((concept, "en", text) for concept, text in rows)).save(folder / f"{name}-terms")
-    old = build_index(folder / "before-terms", encoder, folder / "old", storage=storage)
-    fresh = build_index(folder / "after-terms", encoder, folder / "fresh", storage=storage)
+    old = build_index(folder / "before-terms", encoder, folder / "old", vector_dtype=vector_dtype)
+    fresh = build_index(folder / "after-terms", encoder, folder / "fresh", vector_dtype=vector_dtype)
     encoder.asked.clear()
-    new = build_index(folder / "after-terms", encoder, folder / "new", storage=storage, update=folder / "old")
+    new = build_index(folder / "after-terms", encoder, folder / "new", vector_dtype=vector_dtype, update=folder / "old")
     known, wanted = (
-        {normalise(name, encoder.policy) for name in Index.load(folder / i).names["name"].to_pylist()}
+        {normalize(name, encoder.policy) for name in Index.load(folder / i).names["name"].to_pylist()}
         for i in ("old", "new")
     )
-    assert {normalise(name, encoder.policy) for name in encoder.asked[3:]} == wanted - known
+    assert {normalize(name, encoder.policy) for name in encoder.asked[3:]} == wanted - known
     assert (new.kept, new.encoded, new.lost) == (len(known & wanted), len(wanted - known), len(known - wanted))
     assert (old.kept, old.lost, fresh.kept) == (0, 0, 0)
-    if storage == "int8":
+    if vector_dtype == "int8":
         np.testing.assert_allclose(
             *(Index.load(folder / name).vectors.take(slice(None)) for name in ("new", "fresh")), atol=1e-6
         )
@@ -422,19 +424,19 @@ def test_half_of_a_hash_takes_over_nothing():
 
 
 def test_an_update_from_what_does_not_fit_is_refused(source, tmp_path):
-    build_index(source, Ngrams(), tmp_path / "old", storage="int8")
+    build_index(source, Ngrams(), tmp_path / "old", vector_dtype="int8")
     with pytest.raises(ConfigError, match="stores int8, from which float32 can't be had again; add --storage int8"):
         build_index(source, Ngrams(), tmp_path / "new", update=tmp_path / "old")
-    for other in (Ngrams(content="b" * 64), Ngrams(policy=TextPolicy("lower", "NFC"))):
+    for other in (Ngrams(content_hash="b" * 64), Ngrams(policy=TextPolicy("lower", "NFC"))):
         with pytest.raises(ArtifactError, match="another model, or with this one used differently"):
-            build_index(source, other, tmp_path / "new", storage="int8", update=tmp_path / "old")
+            build_index(source, other, tmp_path / "new", vector_dtype="int8", update=tmp_path / "old")
     with pytest.raises(ArtifactError, match="found nothing there"):
         build_index(source, Ngrams(), tmp_path / "new", update=tmp_path / "nowhere")
     with (tmp_path / "old" / "scan.npy").open("r+b") as file:
         file.seek(200)
         file.write(b"\1\2\3\4")
     with pytest.raises(ArtifactError, match=r"scan\.npy: its hash"):
-        build_index(source, Ngrams(), tmp_path / "new", storage="int8", update=tmp_path / "old")
+        build_index(source, Ngrams(), tmp_path / "new", vector_dtype="int8", update=tmp_path / "old")
     assert [file.name for file in tmp_path.iterdir()] == ["old"]
 
 
@@ -481,9 +483,9 @@ def senses(tmp_path_factory):
 
 def graph_of(folder):
     """What stands in the manifest, and the nearest three of each vector by the graph on disk."""
-    index = Index.load(folder, approximate=True)
+    index = Index.load(folder, ann=True)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["graph"] == index.graph.facts()
+    assert manifest["graph"] == index.graph.metadata()
     assert "graph.usearch" in manifest["files"]
     return index.graph.recall, index.graph.search(np.array(index.vectors.take(slice(None))), 3)[0]
 
@@ -503,7 +505,7 @@ def test_a_graph_is_built_whichever_way_the_index_is(senses, tmp_path, capsys):
     )
     assert (ways["updated"].kept, ways["updated"].encoded, plain.recall) == (600, 0, None)
     shutil.move(tmp_path / "plain", tmp_path / "updated")
-    Index.build(Terminology.load(source), Ngrams(), approximate=True).save(tmp_path / "memory")
+    Index.build(Terminology.load(source), Ngrams(), ann=True).save(tmp_path / "memory")
     expected = np.sort(
         Index.load(tmp_path / "disk").vectors.take(slice(None)) @ Ngrams().encode([n for _, _, n in SENSES]).T, 1
     )[:, :-4:-1]
@@ -522,12 +524,12 @@ def test_a_graph_that_cannot_be_is_refused_before_anything_is_encoded(senses, pa
     with pytest.raises(
         ConfigError, match=r"^a graph .* is of a whole index, not of a part; leave --approximate to xsap merge$"
     ):
-        build_index(source, encoder, tmp_path / "index", shard=(1, 2), approximate=True)
+        build_index(source, encoder, tmp_path / "index", shard=(1, 2), ann=True)
     monkeypatch.setitem(sys.modules, "usearch", None)
     with pytest.raises(ConfigError, match="needs usearch"):
-        build_index(source, encoder, tmp_path / "index", approximate=True)
+        build_index(source, encoder, tmp_path / "index", ann=True)
     with pytest.raises(ConfigError, match="needs usearch"):
-        merge_shards([parts / "p1", parts / "p2", parts / "p3"], tmp_path / "merged", approximate=True)
+        merge_shards([parts / "p1", parts / "p2", parts / "p3"], tmp_path / "merged", ann=True)
     assert encoder.asked == []
     assert not list(tmp_path.iterdir())
 
@@ -548,7 +550,7 @@ def test_a_graph_that_cannot_be_is_refused_before_anything_is_encoded(senses, pa
     ],
 )
 def test_amounts_of_memory(text, size):
-    assert parse_memory(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize(
@@ -557,7 +559,7 @@ def test_amounts_of_memory(text, size):
 )
 def test_what_is_no_amount_of_memory(text):
     with pytest.raises(ConfigError, match="expected an amount of memory such as 4GB or 500MB, found"):
-        parse_memory(text)
+        parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "1/0", "a/b", "-1/2", "1/2/3", "1.5/2"])
@@ -569,7 +571,7 @@ def test_what_is_no_shard(text):
 
 def test_the_rows_of_a_shard_follow_from_memory_and_dimension(monkeypatch):
     monkeypatch.setattr(memory_module, "_ROWS", 1 << 15)
-    assert [rows_a_shard(memory, d) for memory, d in ((None, 4096), (4 * 10**9, 1024), (10**9, 768), (10**9, 256), (10**6, 768))] == [
+    assert [rows_per_shard(max_memory, d) for max_memory, d in ((None, 4096), (4 * 10**9, 1024), (10**9, 768), (10**9, 256), (10**6, 768))] == [
         32768, 32768, 8192, 32768, 1024,
     ]  # fmt: skip
 
@@ -578,10 +580,10 @@ def test_too_little_memory_is_refused_up_front(source, tmp_path):
     with pytest.raises(
         ConfigError, match=r"takes about \d+\.\dGB of memory, of which the model has .* found 0\.0GB\. Allow more"
     ) as refused:
-        build_index(source, Ngrams(), tmp_path / "index", memory=10_000_000)
+        build_index(source, Ngrams(), tmp_path / "index", max_memory=10_000_000)
     assert "an index of 120 names of 32 components" in str(refused.value)
     assert not list(tmp_path.iterdir())
-    build_index(source, Ngrams(), tmp_path / "index", memory=resident() + 300_000_000)
+    build_index(source, Ngrams(), tmp_path / "index", max_memory=rss_bytes() + 300_000_000)
 
 
 def test_what_memory_is_needed_grows_with_the_languages(source):
@@ -598,10 +600,10 @@ def test_a_graph_and_cross_references_count(source, tmp_path):
         with pytest.raises(
             ConfigError, match=r"^an index of 150 names of 8 components \(its graph 150\.0GB\) takes about 15\d\.\dGB"
         ):
-            check_memory(10**9, source, None, 8, approximate=True)
+            check_memory(10**9, source, None, 8, ann=True)
         with pytest.raises(ConfigError, match=r"its graph 120\.0GB"):
-            check_memory(10**9, source, {"en"}, 8, approximate=True)
-    names = pa.Table.from_pylist(
+            check_memory(10**9, source, {"en"}, 8, ann=True)
+    names = pa.TrimmedEmbedding.from_pylist(
         [
             {
                 "concept_id": "C1",
@@ -622,31 +624,31 @@ def test_a_graph_and_cross_references_count(source, tmp_path):
 
 
 def test_what_the_process_has_in_memory():
-    before = resident()
+    before = rss_bytes()
     block = np.ones(10_000_000)
-    assert before + 0.9 * block.nbytes < resident() < 10**11
+    assert before + 0.9 * block.nbytes < rss_bytes() < 10**11
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
 def test_memory_that_is_free_is_given_back():
     blocks = [bytearray(2000) for _ in range(100_000)]
     kept = blocks[-1]  # on top of them all, so that the heap can't shrink from its end
-    full = resident()
+    full = rss_bytes()
     del blocks
-    give_back()
-    assert resident() < full - 100_000_000
+    trim_malloc()
+    assert rss_bytes() < full - 100_000_000
     assert len(kept) == 2000
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
 def test_a_library_that_can_not_give_memory_back_is_let_be(error):
     with patch("ctypes.CDLL", side_effect=error) as library:
-        give_back()
+        trim_malloc()
     assert library.called
 
 
 def test_memory_is_given_back_after_each_group_of_names(source, tmp_path):
-    with patch("xsap.linking.build.give_back") as gave:
+    with patch("xsap.linking.build.trim_malloc") as gave:
         built = build_index(source, Counting(), tmp_path / "index")
     assert gave.call_count >= built.names // 4
 
@@ -743,7 +745,7 @@ def test_the_commands_index_and_merge(small_model, capsys):
         assert capsys.readouterr() == ("", f"{built.parent / 'merged'}: {n:,} names of {concepts:,} concepts\n")
         assert xsap(*words, "--out", built.parent / "new", "--update", built, "--storage", "int8") == 0
     assert capsys.readouterr().err.endswith(f"; kept {n:,}, encoded 0, dropped 0 of the old index\n")
-    assert Index.load(built.parent / "new").vectors.storage == "int8"
+    assert Index.load(built.parent / "new").vectors.vector_dtype == "int8"
 
 
 @pytest.mark.parametrize(

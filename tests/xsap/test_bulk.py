@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from xsap.errors import ConfigError, DataError
 from xsap.linking.results import Candidate, Result
-from xsap.tabular.link_file import ENTRY, Account, Recent, link_file
+from xsap.tabular.link_file import ENTRY, Account, LruByBytes, link_file
 from xsap.tabular.readers import open_source, terms_source
-from xsap.tabular.writers import Layout
+from xsap.tabular.writers import OutputFormat
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,9 @@ def file_of(folder, mentions, name="x.csv"):
 
 def linked(source, linker=None, layout=None, **options):
     stream = io.BytesIO()
-    account = link_file(linker or Standin(), source, stream, layout or Layout("jsonl", 2), column="term", **options)
+    account = link_file(
+        linker or Standin(), source, stream, layout or OutputFormat("jsonl", 2), column="term", **options
+    )
     return account, stream.getvalue()
 
 
@@ -140,7 +142,7 @@ class NaiveRecent:
 
 @given(chunks=st.lists(st.lists(st.sampled_from("abcdef"), max_size=5), max_size=8), held=st.integers(0, 5))
 def test_the_longest_unused_is_forgotten_first(chunks, held):
-    recent, naive = Recent(held * (ENTRY + 11), 10), NaiveRecent(held * (ENTRY + 11))
+    recent, naive = LruByBytes(held * (ENTRY + 11), 10), NaiveRecent(held * (ENTRY + 11))
     there = set()
     for chunk in chunks:
         keys = [(mention, None) for mention in chunk]
@@ -190,7 +192,7 @@ def test_bare_terms_from_an_endless_stream(tmp_path):
             Standin(4, stop),
             terms_source((f"t{n}" for n in numbers), "stdin"),
             stream,
-            Layout("csv", 1),
+            OutputFormat("csv", 1),
             column="mention",
             chunk=10,
         )
@@ -198,7 +200,7 @@ def test_bare_terms_from_an_endless_stream(tmp_path):
     assert stream.getvalue().count(b"\n") == 31
     out = tmp_path / "x.csv"
     account = link_file(
-        Standin(), terms_source(["a", "b"], "arguments", rows=2), out, Layout.to(out, None), column="mention"
+        Standin(), terms_source(["a", "b"], "arguments", rows=2), out, OutputFormat.to(out, None), column="mention"
     )
     assert (account.rows, len(list(csv.reader(out.open(newline=""))))) == (2, 3)
     assert [each.name for each in tmp_path.iterdir()] == ["x.csv"]
@@ -207,9 +209,9 @@ def test_bare_terms_from_an_endless_stream(tmp_path):
 def test_what_is_passed_on(tmp_path):
     source = file_of(tmp_path, ["fever"])
     assert linked(source, options={"keep": "x"})[1] != linked(source)[1]
-    assert linked(source, layout=Layout("jsonl", 1))[0].written == 1
+    assert linked(source, layout=OutputFormat("jsonl", 1))[0].written == 1
     with pytest.raises(DataError, match="expected a column 'terms', found id, term; did you mean 'term'"):
-        link_file(Standin(), source, io.BytesIO(), Layout("csv"), column="terms")
+        link_file(Standin(), source, io.BytesIO(), OutputFormat("csv"), column="terms")
 
 
 def test_places_that_can_t_be_written(tmp_path):
@@ -218,7 +220,7 @@ def test_places_that_can_t_be_written(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "x.csv")
     for out, message in ((tmp_path, "is a folder"), (tmp_path / "x.csv", "is the file that is read"), (tmp_path / "link.csv", "is the file that is read")):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            link_file(Standin(), source, out, Layout("csv"), column="term")
+            link_file(Standin(), source, out, OutputFormat("csv"), column="term")
     assert (tmp_path / "x.csv").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -227,7 +229,7 @@ def test_a_file_that_changes_meanwhile(tmp_path):
     source = file_of(tmp_path, ["fever", "cold"])
     grow = lambda: (tmp_path / "x.csv").open("a").write("3,new\n")  # noqa: E731, SIM115
     with pytest.raises(DataError, match=r"x\.csv was changed while it was linked; start again$"):
-        link_file(Standin(1, grow), source, tmp_path / "y.csv", Layout("csv"), column="term", chunk=1)
+        link_file(Standin(1, grow), source, tmp_path / "y.csv", OutputFormat("csv"), column="term", chunk=1)
     assert not (tmp_path / "y.csv").exists()
 
 
@@ -241,7 +243,7 @@ IDENTITY = {"index": "abc"}
 def run(folder, name, linker, **options):
     options = {"column": "term", "identity": IDENTITY, "chunk": 7, "remembered": 5 * (ENTRY + 300)} | options
     return link_file(
-        linker, open_source(folder / "x.csv"), folder / name, Layout.to(folder / name, None, top_k=3), **options
+        linker, open_source(folder / "x.csv"), folder / name, OutputFormat.to(folder / name, None, top_k=3), **options
     )
 
 
@@ -365,7 +367,7 @@ def test_another_input_does_not_take_over_and_another_form_does(tmp_path):
     file_of(tmp_path, MENTIONS)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "y.csv", Standin(3, stop))
-    layout = Layout("csv", 3, wide=True)
+    layout = OutputFormat("csv", 3, wide=True)
     source = open_source(tmp_path / "x.csv")
     account = link_file(
         Standin(),
@@ -406,7 +408,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, form):
         linker.calls = Forgetful()
         tracemalloc.start()
         account = link_file(
-            linker, source, out, Layout(form, 2), column="term", identity={}, chunk=200, remembered=100_000
+            linker, source, out, OutputFormat(form, 2), column="term", identity={}, chunk=200, remembered=100_000
         )
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

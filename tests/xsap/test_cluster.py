@@ -21,16 +21,16 @@ from tests.fixtures.commands import ROOT
 from xsap import cluster as datasets
 from xsap import cluster as workers
 from xsap.cli import main
-from xsap.cluster import Groups, Linkers, Linking, Share, connect, in_one_line, index_of, share_of
+from xsap.cluster import EncodeWorker, LinkWorker, RayLinkers, WorkerSpec, connect, index_of, short_errors, worker_spec
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.build import build_index, encode_group
-from xsap.linking.index import Model
+from xsap.linking.index import EncoderSpec
 from xsap.linking.linker import Linker
 from xsap.linking.results import Result
 from xsap.tabular.link_file import packed
 
-ALONE = Share(1, 0, 1)
+ALONE = WorkerSpec(1, 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_worker_encodes_a_group_as_one_process_does(tmp_path, sample_names, ti
         for start in range(0, 90, 30):
             writer.write_table(pa.table({"name": sample_names[start : start + 30]}))
     rows = [70, 3, 41, 55]
-    work = Groups(ALONE, str(tiny_folder), Model.of(encoder).facts(), tmp_path / "names.arrow")
+    work = EncodeWorker(ALONE, str(tiny_folder), EncoderSpec.of(encoder).metadata(), tmp_path / "names.arrow")
     done = work(pa.table({"rows": pa.array([rows], pa.list_(pa.int32()))}))
     assert done["row"].to_pylist() == rows
     expected = encode_group([sample_names[row] for row in rows], encoder)
@@ -64,17 +64,17 @@ def test_a_worker_encodes_a_group_as_one_process_does(tmp_path, sample_names, ti
 
 
 def test_a_worker_refuses_what_its_node_has_else(tmp_path, tiny_folder, encoder, index, monkeypatch):
-    facts, group = Model.of(encoder).facts(), pa.table({"rows": [[0]]})
+    metadata, group = EncoderSpec.of(encoder).metadata(), pa.table({"rows": [[0]]})
     with pytest.raises(
         ConfigError, match=r"names\.arrow is not there on node .*; choose a place for --out that all nodes have"
     ):
-        Groups(ALONE, str(tiny_folder), facts, tmp_path / "names.arrow")(group)
+        EncodeWorker(ALONE, str(tiny_folder), metadata, tmp_path / "names.arrow")(group)
     with pytest.raises(ArtifactError, match=r"model on node .* is another model \(.{8}…\) than here \(ffffffff…\)$"):
-        Groups(ALONE, str(tiny_folder), facts | {"content": "f" * 64}, tmp_path / "names.arrow")(group)
+        EncodeWorker(ALONE, str(tiny_folder), metadata | {"content": "f" * 64}, tmp_path / "names.arrow")(group)
     with pytest.raises(ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\)$"):
-        Linking(ALONE, str(index), "f" * 64, {}).answers_to([("fever", None)], 1, False, {})
+        LinkWorker(ALONE, str(index), "f" * 64, {}).answers_to([("fever", None)], 1, False, {})
     with pytest.raises(ConfigError, match=r"node .* has xsap 0.*; install the same everywhere, here it is 9\.9$"):
-        Linking(ALONE._replace(version="9.9"), *index_of(index, {})).answers_to([("fever", None)], 1, False, {})
+        LinkWorker(ALONE._replace(version="9.9"), *index_of(index, {})).answers_to([("fever", None)], 1, False, {})
     with pytest.raises(ArtifactError, match="expected an index folder, found nothing there"):
         index_of(tmp_path / "gone", {})
 
@@ -83,7 +83,7 @@ def test_a_worker_links_as_one_process_does(index, sample_names):
     mentions = [*sample_names[:20], "", "no such thing"]
     expected = list(map(packed, Linker.load(index, device="cpu").link(mentions, 3)))
     assert (
-        Linking(ALONE, *index_of(index, {})).answers_to([(mention, None) for mention in mentions], 3, False, {})
+        LinkWorker(ALONE, *index_of(index, {})).answers_to([(mention, None) for mention in mentions], 3, False, {})
         == expected
     )
 
@@ -97,7 +97,7 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
             "of": ["en", None, "de", "en"],
         }
     )
-    work = datasets.Answering(
+    work = datasets.DatasetLinker(
         ALONE, *index_of(index, {}), "term", "of", 2, wide, {"keep": None, "threshold": None, "precision": None}
     )
     done = work(batch).to_pylist()
@@ -117,7 +117,7 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
         ]
     assert {row["reason"] for row in done} == {None, "the mention is empty"}
     assert work(batch.slice(0, 0)).schema == work(batch).schema
-    vectors = datasets.Encoding(ALONE, str(tiny_folder), "term", "vector", {})(batch)
+    vectors = datasets.DatasetEncoder(ALONE, str(tiny_folder), "term", "vector", {})(batch)
     assert vectors.column_names == ["id", "term", "of", "vector"]
     found = np.array(vectors["vector"].to_pylist(), np.float32)
     np.testing.assert_allclose(found, encoder.encode(batch["term"].to_pylist()), atol=1e-6)
@@ -138,14 +138,14 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
 )
 def test_workers_for_gpus_or_for_cpus(nodes, share):
     gone = {"Resources": {"CPU": 1, "GPU": 4}, "Alive": False}
-    found = share_of(SimpleNamespace(nodes=lambda: [gone, *({"Resources": node, "Alive": True} for node in nodes)]))
+    found = worker_spec(SimpleNamespace(nodes=lambda: [gone, *({"Resources": node, "Alive": True} for node in nodes)]))
     assert found[:3] == share
-    assert found.asks() == ({"num_gpus": 1} if share[1] else {"num_cpus": share[0]})
+    assert found.resources() == ({"num_gpus": 1} if share[1] else {"num_cpus": share[0]})
 
 
 def test_a_cluster_of_nothing():
     with pytest.raises(ConfigError, match="has no CPU and no GPU to work with"):
-        share_of(SimpleNamespace(nodes=lambda: [{"Resources": {"CPU": 0}, "Alive": True}]))
+        worker_spec(SimpleNamespace(nodes=lambda: [{"Resources": {"CPU": 0}, "Alive": True}]))
 
 
 def test_without_ray(monkeypatch, capsys, tmp_path, tiny_folder, sample_folder, index):
@@ -197,7 +197,7 @@ def test_errors_in_one_line():
     ray = SimpleNamespace(exceptions=Errors)
 
     def told(error):
-        with pytest.raises(Exception) as caught, in_one_line(ray):
+        with pytest.raises(Exception) as caught, short_errors(ray):
             raise error
         return type(caught.value), str(caught.value)
 
@@ -250,7 +250,7 @@ class FakeRay:
 def linkers(monkeypatch, index, ray, count=2):
     monkeypatch.setattr(workers, "find_ray", lambda: ray)
     monkeypatch.setattr(workers, "sleep", lambda _: None)
-    return Linkers(Share(1, 0, count), index)
+    return RayLinkers(WorkerSpec(1, 0, count), index)
 
 
 def test_a_dead_workers_chunk_goes_to_another(monkeypatch, index):

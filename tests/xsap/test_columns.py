@@ -72,7 +72,7 @@ def test_a_workbook_is_as_wide_as_what_it_has_on(tmp_path):
     assert (found.header, rows(found)) == (["term", "never"], [["a", None]])
 
 
-def test_cells_that_are_only_coloured_make_no_column(tmp_path):
+def test_cells_that_are_only_colored_make_no_column(tmp_path):
     book = openpyxl.Workbook()
     book.active.append(["term"])
     for place in ("C1", "D2", "A3", "B4"):

@@ -30,8 +30,8 @@ def refusal(*overrides, file=None):
 
 @pytest.fixture
 def write(tmp_path):
-    def write(content):
-        (tmp_path / "run.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    def write(content_hash):
+        (tmp_path / "run.toml").write_bytes(content_hash if isinstance(content_hash, bytes) else content_hash.encode())
         return tmp_path / "run.toml"
 
     return write
@@ -250,8 +250,8 @@ def test_output_must_be_given():
 @pytest.mark.parametrize(
     "content", ["seed = ", "seed = 1\nseed = 2\n", "[optim\n", b"base = '\xff'\n", b"\x00", "seed: 1\n"]
 )
-def test_what_is_no_toml_is_named(write, content):
-    file = write(content)
+def test_what_is_no_toml_is_named(write, content_hash):
+    file = write(content_hash)
     assert refusal(file=file).startswith(f"{file}: not a TOML file: ")
 
 

@@ -15,17 +15,17 @@ from xsap.linking.dictionary import (
     CONCEPTS_SCHEMA,
     NAMES_SCHEMA,
     Keys,
-    contents_of,
+    build_dictionary,
     hashes_of,
     in_memory,
     on_disk,
-    open_contents,
+    open_dictionary,
     values_at,
-    write_contents,
+    write_dictionary,
 )
 from xsap.terms.terminology import NAMES_SCHEMA as TERMS_SCHEMA
 from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, TextPolicy, normalise
+from xsap.text import EXACT_MATCH, TextPolicy, normalize
 
 POLICIES = [TextPolicy(), TextPolicy("lower", "NFC"), TextPolicy("lower", "NFKC"), TextPolicy("cased", "none")]
 NAMES = [
@@ -79,7 +79,7 @@ def terminology(rows, types=(), references=()):
             "cross_references": pa.array([*([] for _ in types), *([r] for _, r in references)], pa.list_(pa.string())),
         }
     )
-    return Terminology.build(pa.Table.from_pylist(names, TERMS_SCHEMA), concepts)[0]
+    return Terminology.build(pa.TrimmedEmbedding.from_pylist(names, TERMS_SCHEMA), concepts)[0]
 
 
 def plainly(source, languages, policy):
@@ -89,7 +89,7 @@ def plainly(source, languages, policy):
     for row in rows:
         if languages is not None and row["language"] not in languages:
             continue
-        key = normalise(row["name"], policy)
+        key = normalize(row["name"], policy)
         if not key:
             blank += 1
             continue
@@ -122,12 +122,17 @@ def plainly(source, languages, policy):
     return listed, concepts, [sorted(ids) for ids in owners.values()], blank
 
 
-def described(contents):
-    ids = contents.concepts["concept_id"].to_pylist()
-    starts, owners = contents.owners.starts, contents.owners.concepts
+def described(dictionary):
+    ids = dictionary.concepts["concept_id"].to_pylist()
+    starts, owners = dictionary.owners.starts, dictionary.owners.concepts
     of_names = [[ids[c] for c in owners[a:b]] for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    assert contents.owners.count == len(ids)
-    return contents.names.to_pylist(), contents.concepts.to_pylist(), of_names, contents.dropped.get("empty name", 0)
+    assert dictionary.owners.count == len(ids)
+    return (
+        dictionary.names.to_pylist(),
+        dictionary.concepts.to_pylist(),
+        of_names,
+        dictionary.dropped.get("empty name", 0),
+    )
 
 
 @given(rows=ROWS, types=st.lists(st.tuples(st.sampled_from(["C1", "C2", "D"]), st.sampled_from(["T1", "T2"]))), references=REFERENCES,
@@ -138,12 +143,12 @@ def test_contents_against_a_plain_loop(rows, types, references, languages, polic
     with patch.object(unique, "_AT_ONCE", block):
         if not expected[0]:
             with pytest.raises(DataError, match="expected a terminology with names in"):
-                contents_of(in_memory(source), languages, policy)
+                build_dictionary(in_memory(source), languages, policy)
             return
-        contents = contents_of(in_memory(source), languages, policy)
-    assert described(contents) == expected
-    assert (contents.names.schema, contents.concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA)
-    assert sorted(contents.keys.rows) == list(range(contents.names.num_rows))
+        dictionary = build_dictionary(in_memory(source), languages, policy)
+    assert described(dictionary) == expected
+    assert (dictionary.names.schema, dictionary.concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA)
+    assert sorted(dictionary.keys.rows) == list(range(dictionary.names.num_rows))
 
 
 @given(
@@ -162,11 +167,11 @@ def test_from_disk_they_are_the_same_and_so_are_their_files_whatever_the_blocks(
     files = []
     for i, block in enumerate(blocks):
         with patch.object(unique, "_AT_ONCE", block):
-            contents = contents_of(on_disk(folder / "terminology") if i else in_memory(source), None, policy)
+            dictionary = build_dictionary(on_disk(folder / "terminology") if i else in_memory(source), None, policy)
         (folder / str(i)).mkdir()
-        write_contents(folder / str(i), contents)
+        write_dictionary(folder / str(i), dictionary)
         files.append({file.name: file.read_bytes() for file in (folder / str(i)).iterdir()})
-        assert described(open_contents(folder / str(i), contents.dropped)) == plainly(source, None, policy)
+        assert described(open_dictionary(folder / str(i), dictionary.dropped)) == plainly(source, None, policy)
     assert files[0] == files[1]
 
 
@@ -178,9 +183,9 @@ def test_codes_are_those_of_names_and_of_cross_references_each_once():
         ("C3", "en", "d", "", "x"),
     ]
     references = [("C1", "MSH:D1"), ("C1", "SNOMED:7"), ("C1", "C0001"), ("C2", "MSH:D2"), ("C3", "ICD:A10")]
-    contents = contents_of(in_memory(terminology(names, references=references)), {"en"}, TextPolicy())
+    dictionary = build_dictionary(in_memory(terminology(names, references=references)), {"en"}, TextPolicy())
     assert dict(
-        zip(contents.concepts["concept_id"].to_pylist(), contents.concepts["codes"].to_pylist(), strict=True)
+        zip(dictionary.concepts["concept_id"].to_pylist(), dictionary.concepts["codes"].to_pylist(), strict=True)
     ) == {
         "C1": ["ICD:A:1", "MSH:D1", "SNOMED:7"],
         "C3": [":x", "ICD:A10"],
@@ -188,35 +193,35 @@ def test_codes_are_those_of_names_and_of_cross_references_each_once():
 
 
 def test_tables_are_written_in_batches_of_as_many_rows(tmp_path):
-    contents = contents_of(
+    dictionary = build_dictionary(
         in_memory(terminology([("C1", "en", f"n{i}", "A", str(i)) for i in range(10)])), None, TextPolicy()
     )
     with patch.object(contents_module, "_AT_ONCE", 4):
-        write_contents(tmp_path, contents)
+        write_dictionary(tmp_path, dictionary)
     with pa.memory_map(str(tmp_path / "names.arrow")) as stream:
         file = pa.ipc.open_file(stream)
         assert [file.get_batch(i).num_rows for i in range(file.num_record_batches)] == [4, 4, 2]
-    assert open_contents(tmp_path, {}).names == contents.names
+    assert open_dictionary(tmp_path, {}).names == dictionary.names
 
 
 @pytest.mark.parametrize("array", ["starts", "owners", "hashes", "rows"])
 def test_files_that_do_not_fit_together_are_refused(tmp_path, array):
-    write_contents(
+    write_dictionary(
         tmp_path,
-        contents_of(
+        build_dictionary(
             in_memory(terminology([("C1", "en", "a", "A", None), ("C2", "en", "b", "A", None)])), None, TextPolicy()
         ),
     )
     np.save(tmp_path / f"{array}.npy", np.load(tmp_path / f"{array}.npy")[:-1])
     with pytest.raises(ValueError, match="fit together"):
-        open_contents(tmp_path, {})
+        open_dictionary(tmp_path, {})
 
 
 def test_names_that_are_not_of_the_concepts_are_refused():
     good = terminology([("C1", "en", "a", "A", None), ("C2", "en", "b", "A", None)])
     for concepts in (good.concepts.slice(1), good.concepts.take([1, 0]), good.concepts.slice(0, 1)):
         with pytest.raises(ArtifactError, match="not of its concepts"):
-            contents_of(in_memory(Terminology(good.names, concepts)), None, TextPolicy())
+            build_dictionary(in_memory(Terminology(good.names, concepts)), None, TextPolicy())
 
 
 @given(
@@ -227,8 +232,8 @@ def test_exact_look_up_against_a_plain_loop(names, mention):
     column = pa.chunked_array([names[:7], names[7:]], pa.string())
     with patch.object(contents_module, "_AT_ONCE", 3):
         keys = Keys.of(column)
-    wanted = normalise(mention, EXACT_MATCH)
-    expected = [row for row, name in enumerate(names) if wanted and normalise(name, EXACT_MATCH) == wanted]
+    wanted = normalize(mention, EXACT_MATCH)
+    expected = [row for row, name in enumerate(names) if wanted and normalize(name, EXACT_MATCH) == wanted]
     assert keys.find(mention, column) == expected
 
 
@@ -237,9 +242,9 @@ def test_half_a_surrogate_pair_is_no_name():
 
 
 @given(names=st.lists(st.sampled_from(NAMES), max_size=30), policy=st.sampled_from(POLICIES))
-def test_hashes_are_equal_just_where_the_normalised_names_are(names, policy):
+def test_hashes_are_equal_just_where_the_normalized_names_are(names, policy):
     hashes = [tuple(pair) for pair in hashes_of(pa.array(names, pa.string()), policy).tolist()]
-    strings = [normalise(name, policy) for name in names]
+    strings = [normalize(name, policy) for name in names]
     assert [[a == b for b in hashes] for a in hashes] == [[a == b for b in strings] for a in strings]
 
 

@@ -18,11 +18,11 @@ from tests.xsap.test_index import Ngrams, terminology
 from xsap.cli import main
 from xsap.errors import ArtifactError
 from xsap.linking.build import build_index, merge_shards
-from xsap.linking.calibration import Calibration, Curve, Odds
-from xsap.linking.dictionary import contents_of, in_memory
-from xsap.linking.index import Index, Model
+from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
+from xsap.linking.dictionary import build_dictionary, in_memory
+from xsap.linking.index import EncoderSpec, Index
 from xsap.linking.linker import Linker
-from xsap.search.approximate import Graph
+from xsap.search.approximate import HnswIndex
 from xsap.search.vectors import SCAN_FROM, Vectors
 
 ALL = {
@@ -142,22 +142,24 @@ def test_harm_is_done_and_undone(tmp_path):
     assert file.read_bytes() == b"abcdef"
 
 
-def make(folder: Path, model: Path, names: int, storage: str) -> Path:
+def make(folder: Path, model: Path, names: int, vector_dtype: str) -> Path:
     """An index with all kinds of file, a graph among them; its vectors are random, for nobody judges its answers. It stands beside its own copy of the model."""
     from xsap.encoding.encoder import Encoder
 
     shutil.copytree(model, folder / "model")
     encoder = Encoder.from_pretrained(folder / "model")
-    contents = contents_of(
+    dictionary = build_dictionary(
         in_memory(terminology(*((f"C{i:06}", "en", f"name {i}") for i in range(names)))), None, encoder.policy
     )
     rows = np.random.default_rng(0).standard_normal((names, encoder.dimension)).astype(np.float32)
-    vectors = Vectors.of(rows / np.linalg.norm(rows, axis=1, keepdims=True), storage)
-    index = Index(vectors, contents, Model.of(encoder, folder / "model"), "t" * 64, None, graph=Graph.build(vectors))
+    vectors = Vectors.of(rows / np.linalg.norm(rows, axis=1, keepdims=True), vector_dtype)
+    index = Index(
+        vectors, dictionary, EncoderSpec.of(encoder, folder / "model"), "t" * 64, None, graph=HnswIndex.build(vectors)
+    )
     index.save(folder / "index")
-    odds = Odds((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1, "es": -0.2}, 0.1)
-    curve = Curve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
-    Index.load(folder / "index").weighted(0.2).calibrated(Calibration(odds, curve))
+    odds = LogisticModel((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1, "es": -0.2}, 0.1)
+    curve = RiskCoverageCurve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
+    Index.load(folder / "index").with_fusion_weight(0.2).with_calibration(Calibration(odds, curve))
     return folder / "index"
 
 
@@ -202,16 +204,16 @@ def test_vectors_that_the_manifest_does_not_name_are_not_read(small, tmp_path, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_a_thousand_flips_and_two_hundred_truncations_of_an_index(tmp_path, tiny_folder, storage):
+def test_a_thousand_flips_and_two_hundred_truncations_of_an_index(tmp_path, tiny_folder, vector_dtype):
     """Of so many names that it has all files without any help."""
-    index = make(tmp_path, tiny_folder, SCAN_FROM + 500, storage)
+    index = make(tmp_path, tiny_folder, SCAN_FROM + 500, vector_dtype)
     before = answers(index)
-    assert kinds(index) == FILES[storage]
+    assert kinds(index) == FILES[vector_dtype]
     harms = flips(index, 1000, seed=3)
-    assert {harm.file.name.split("-")[0] for harm in harms} == FILES[storage]
+    assert {harm.file.name.split("-")[0] for harm in harms} == FILES[vector_dtype]
     assert not_found(harms, lambda: Linker.load(index)) == []
     harms = cuts(index, 200, seed=3)
-    assert len(harms) == 200 + 2 * len(FILES[storage])
+    assert len(harms) == 200 + 2 * len(FILES[vector_dtype])
     assert not_found(harms, lambda: Linker.load(index)) == []
     assert answers(index) == before
 

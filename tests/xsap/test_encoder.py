@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
 
 from xsap import Encoder
 from xsap.encoding import packing as tokens_module
-from xsap.encoding.model_folder import Description, check_tokenizer
-from xsap.encoding.packing import pack, tokenise, tokenise_to_disk
+from xsap.encoding.model_folder import EncoderConfig, check_tokenizer
+from xsap.encoding.packing import pack, tokenize_names, tokenize_to_disk
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text import TextPolicy
@@ -148,7 +148,7 @@ def test_no_architecture_keeps_a_head_that_no_gradient_reaches(bare_folder: Path
     (folder / "config.json").unlink()
     MPNetModel(MPNetConfig(vocab_size=rows, pad_token_id=1, **size)).save_pretrained(folder)
     encoder = Encoder.from_pretrained(folder, pooling="mean", device="cpu").train()
-    encoder(pack(tokenise(NAMES, encoder.tokenizer, 25))).sum().backward()
+    encoder(pack(tokenize_names(NAMES, encoder.tokenizer, 25))).sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
 
@@ -164,9 +164,9 @@ def test_tokens_in_memory_and_by_way_of_a_file_are_the_tokenizers_own(
         return tokenizer(some, **options)
 
     monkeypatch.setattr(tokens_module, "_NAMES_AT_ONCE", 7)
-    found = tokenise(names, counted, 9)
+    found = tokenize_names(names, counted, 9)
     assert asked == [7] * 7 + [1]
-    for tokens in (found, tokenise_to_disk(names, tokenizer, 9, tmp_path / "tokens.arrow")):
+    for tokens in (found, tokenize_to_disk(names, tokenizer, 9, tmp_path / "tokens.arrow")):
         assert tokens.ids.dtype == np.int32
         assert [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])] == expected
 
@@ -174,9 +174,9 @@ def test_tokens_in_memory_and_by_way_of_a_file_are_the_tokenizers_own(
 def test_a_damaged_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-7] ^= 1
-    weights.write_bytes(content)
+    content_hash = bytearray(weights.read_bytes())
+    content_hash[-7] ^= 1
+    weights.write_bytes(content_hash)
     with pytest.raises(ArtifactError, match="damaged"):
         Encoder.from_pretrained(folder)
 
@@ -227,7 +227,7 @@ def test_encode_leaves_training_mode_as_it_was(tiny_folder: Path) -> None:
 
 def test_a_tokenizer_from_scratch_knows_its_names(sample_names: list[str]) -> None:
     size = {"vocabulary_size": 2000, "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0}
-    encoder = from_scratch(sample_names, Description("mean", 32), **size, seed=3)
+    encoder = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=3)
     tokenizer = encoder.tokenizer
     assert len(tokenizer) <= 2000
     ids = [i for row in tokenizer(sample_names)["input_ids"] for i in row]
@@ -239,9 +239,9 @@ def test_a_tokenizer_from_scratch_knows_its_names(sample_names: list[str]) -> No
         3,
         len(tokenizer) - 1,
     ]
-    again = from_scratch(sample_names, Description("mean", 32), **size, seed=3)
+    again = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=3)
     assert np.array_equal(again.encode(sample_names[:50]), encoder.encode(sample_names[:50]))
-    other = from_scratch(sample_names, Description("mean", 32), **size, seed=4)
+    other = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=4)
     assert not np.array_equal(other.encode(sample_names[:50]), encoder.encode(sample_names[:50]))
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from xsap.errors import DataError
 from xsap.evaluation.metrics import bootstrap_interval
-from xsap.evaluation.protocols import Dictionary, evaluate_concept, evaluate_reference, read_queries, to_text
+from xsap.evaluation.protocols import ReferenceDictionary, evaluate_concept, evaluate_reference, read_queries, to_text
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 from xsap.text import TextPolicy
@@ -65,7 +65,7 @@ def reference(dictionary, scores, *queries):
     """dictionary: (ids, name). scores: query → its score with each distinct lower-cased name. queries: (mention, ids)."""
     names = list(dict.fromkeys(name.lower() for _, name in dictionary))
     encoder = Scores(names, scores)
-    rows = Dictionary([ids for ids, _ in dictionary], [name for _, name in dictionary])
+    rows = ReferenceDictionary([ids for ids, _ in dictionary], [name for _, name in dictionary])
     mentions = build_mentions([m for m, _ in queries], ["und"] * len(queries), [ids.split("|") for _, ids in queries])
     report = evaluate_reference(encoder, rows, mentions)
     return [round(report["mean"][f"acc@{k}"] * len(queries)) for k in range(1, 11)], report, encoder
@@ -114,7 +114,7 @@ def test_duplicate_rows_keep_their_places_and_ties_go_to_the_first():
     assert reference(dictionary, {"q": [2, 1]}, ("q", "D9"))[1]["mean"]["unreachable"] == 1
 
 
-def test_id_mention_lines_are_recognised_by_content(tmp_path):
+def test_id_mention_lines_are_recognized_by_content(tmp_path):
     file = tmp_path / "queries.txt"
     file.write_text("D1|D2||b+c\nD3||a\tx\n")
     assert read_queries(file).select(["mention", "language", "concept_ids"]).to_pylist() == [
@@ -127,9 +127,9 @@ def test_id_mention_lines_are_recognised_by_content(tmp_path):
 
 def test_a_dictionary_file_keeps_order_and_duplicates(tmp_path):
     (tmp_path / "dict.txt").write_text("D2||B\nD1||a\nD2||B\n")
-    dictionary = Dictionary.read(tmp_path / "dict.txt")
+    dictionary = ReferenceDictionary.read(tmp_path / "dict.txt")
     assert dictionary == (["D2", "D1", "D2"], ["B", "a", "B"])
-    assert dictionary.facts() == {"names": 3, "concepts": 2}
+    assert dictionary.metadata() == {"names": 3, "concepts": 2}
 
 
 @pytest.mark.parametrize(

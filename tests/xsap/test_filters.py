@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.xsap.test_contents import ROWS, described, terminology
 from xsap.errors import DataError
-from xsap.linking.dictionary import contents_of, in_memory
+from xsap.linking.dictionary import build_dictionary, in_memory
 from xsap.linking.ranking import Filter, keep
 from xsap.text import TextPolicy
 
@@ -24,10 +24,10 @@ some = st.none() | st.frozensets(st.sampled_from(["AAA", "B", "C", "AA"]), min_s
     languages=st.none() | st.frozensets(st.sampled_from(["en", "de", "fi"]), min_size=1, max_size=2),
 )
 def test_what_is_kept_against_a_plain_loop(rows, types, wanted_types, sources, languages):
-    contents = contents_of(
+    dictionary = build_dictionary(
         in_memory(terminology([*rows, ("Z", "en", "zz", "Z", None)], types)), None, TextPolicy("lower", "NFC")
     )
-    names, concepts, of_names, _ = described(contents)
+    names, concepts, of_names, _ = described(dictionary)
     good = {
         c["concept_id"]
         for c in concepts
@@ -52,9 +52,9 @@ def test_what_is_kept_against_a_plain_loop(rows, types, wanted_types, sources, l
     wanted = Filter(wanted_types, sources, languages)
     if absent or not kept:
         with pytest.raises(DataError, match=f"has no .*{absent[0]}" if absent else "leaves nothing"):
-            keep(contents, wanted)
+            keep(dictionary, wanted)
         return
-    found = keep(contents, wanted)
+    found = keep(dictionary, wanted)
     assert (list(range(len(names))) if found.rows is None else found.rows.tolist()) == kept
     ids = [c["concept_id"] for c in concepts]
     owned = [
@@ -79,16 +79,16 @@ def test_a_group_that_is_unknown_is_refused():
 
 
 def test_codes_with_colons_belong_to_what_stands_before_the_first():
-    contents = contents_of(
+    dictionary = build_dictionary(
         in_memory(terminology([("C1", "en", "a", "HPO", "HP:1"), ("C2", "en", "b", "HP", "2")])), None, TextPolicy()
     )
-    rows = keep(contents, Filter(sources=frozenset({"HP"}))).rows
+    rows = keep(dictionary, Filter(sources=frozenset({"HP"}))).rows
     assert rows is not None
     assert rows.tolist() == [1]
 
 
 def test_a_cross_reference_is_a_code_in_its_source():
     source = terminology([("C1", "en", "a", "HPO", None), ("C2", "en", "b", "HPO", "9")], references=[("C1", "MSH:D1")])
-    rows = keep(contents_of(in_memory(source), None, TextPolicy()), Filter(sources=frozenset({"MSH"}))).rows
+    rows = keep(build_dictionary(in_memory(source), None, TextPolicy()), Filter(sources=frozenset({"MSH"}))).rows
     assert rows is not None
     assert rows.tolist() == [0]

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from xsap.linking import fusion as module
-from xsap.linking.dictionary import Owners
-from xsap.linking.fusion import fuse, fused, grams, likeness
+from xsap.linking.dictionary import NameConcepts
+from xsap.linking.fusion import fuse, fused, grams, string_similarity
 from xsap.linking.ranking import rank_concepts
-from xsap.text import EXACT_MATCH, normalise_all
+from xsap.text import EXACT_MATCH, normalize_all
 
 texts = st.text("ab AB\u00e9-1\t\u0130\u200b\u3000発熱🫀\ud83e", max_size=9)
 names_like = st.text("ab ", min_size=1, max_size=5)
@@ -34,7 +34,7 @@ def column(names):
 def scikit(mentions, names):
     """(q, n) cosines of which n-grams there are, in float64."""
     vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), binary=True, lowercase=False)
-    bags = vectorizer.fit_transform(normalise_all([*mentions, *names, "any"], EXACT_MATCH)).toarray().astype(np.float64)
+    bags = vectorizer.fit_transform(normalize_all([*mentions, *names, "any"], EXACT_MATCH)).toarray().astype(np.float64)
     bags /= np.maximum(np.linalg.norm(bags, axis=1, keepdims=True), 1e-9)
     return bags[: len(mentions)] @ bags[len(mentions) : -1].T
 
@@ -46,7 +46,7 @@ def test_n_grams_by_hand():
 
 
 def test_likeness_by_hand():
-    found = likeness(
+    found = string_similarity(
         ["ab", "b b", "?", ""], np.array([[0, 1, 2], [2, 1, 0], [0, 1, 2], [0, 1, 2]]), column(["ab", "b", ""])
     )
     shared = 1 / np.sqrt(5 * 3)  # of 5 and 3 n-grams one is common: "b "
@@ -63,7 +63,7 @@ def test_likeness_by_hand():
 def test_the_same_likeness_as_scikit_learn(mentions, names, seed):
     rows = np.random.default_rng(seed).integers(len(names), size=(len(mentions), 5))
     expected = np.take_along_axis(scikit(mentions, names), rows, 1) if mentions else np.empty((0, 5))
-    np.testing.assert_allclose(likeness(mentions, rows, column(names)), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(string_similarity(mentions, rows, column(names)), expected, rtol=0, atol=1e-6)
 
 
 def make_find(cosines):
@@ -102,9 +102,9 @@ def test_concepts_against_a_plain_loop(names, mention, weight, wanted, seed):
     lists = pa.array([[f"C{concept}" for concept in row] for row in owners])
     mentions = [mention, names[-1], "zz"]
     found = fused(make_find(cosines), mentions, column(names), weight)
-    ranked = rank_concepts(found, Owners.of(lists, pa.array([f"C{i}" for i in range(6)])), 3, wanted)
+    ranked = rank_concepts(found, NameConcepts.of(lists, pa.array([f"C{i}" for i in range(6)])), 3, wanted)
     for query, asked in enumerate(mentions):
-        alike = likeness([asked], np.arange(len(names))[None], column(names))[0]
+        alike = string_similarity([asked], np.arange(len(names))[None], column(names))[0]
         expected = plain_loop(cosines[query], alike, owners, weight, wanted)
         there = ranked.concepts[query] >= 0
         assert list(zip(*(array[query][there].tolist() for array in ranked), strict=True)) == expected

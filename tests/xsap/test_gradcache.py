@@ -18,8 +18,8 @@ from torch import Tensor
 from tests.fixtures.commands import ROOT, Run
 from xsap import Encoder
 from xsap.config import load_settings
-from xsap.encoding.model_folder import Description
-from xsap.encoding.packing import Packed, Tokens, pack, tokenise
+from xsap.encoding.model_folder import EncoderConfig
+from xsap.encoding.packing import Packed, Tokens, pack, tokenize_names
 from xsap.encoding.vocabulary import from_scratch
 from xsap.text import TextPolicy
 from xsap.training.large_batch import cached_backward
@@ -51,7 +51,7 @@ def encoder(tiny_folder: Path) -> Encoder:
 @pytest.fixture(scope="module")
 def tokens(encoder: Encoder, sample_names: list[str]) -> Tokens:
     """24 names, of all lengths."""
-    return tokenise(sample_names[:240:10], encoder.tokenizer, 32)
+    return tokenize_names(sample_names[:240:10], encoder.tokenizer, 32)
 
 
 def objective(name: str, mined: bool) -> Callable[[Tensor], Tensor]:
@@ -211,7 +211,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> P
     """A model of one narrow layer without dropout, which would draw other numbers for other chunks."""
     size = {"vocabulary_size": 2000, "layers": 1, "hidden": 32, "heads": 2, "dropout": 0.0}
     folder = tmp_path_factory.mktemp("base") / "model"
-    from_scratch(sample_names, Description("mean", 25, TextPolicy("lower")), **size, seed=1).save_pretrained(folder)
+    from_scratch(sample_names, EncoderConfig("mean", 25, TextPolicy("lower")), **size, seed=1).save_pretrained(folder)
     return folder
 
 

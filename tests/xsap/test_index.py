@@ -14,7 +14,7 @@ import xxhash
 
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import index as index_module
-from xsap.linking.calibration import Calibration, Curve, Odds
+from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
 from xsap.linking.index import Index
 from xsap.search import approximate
 from xsap.search import vectors as vectors_module
@@ -27,8 +27,14 @@ CASED = TextPolicy()
 class Ngrams:
     """Character trigrams hashed into 32 components: similar names get similar vectors."""
 
-    def __init__(self, content="a" * 64, policy=CASED):
-        self.content, self.policy, self.pooling, self.max_length, self.precision = content, policy, "cls", 25, "fp32"
+    def __init__(self, content_hash="a" * 64, policy=CASED):
+        self.content_hash, self.policy, self.pooling, self.max_length, self.precision = (
+            content_hash,
+            policy,
+            "cls",
+            25,
+            "fp32",
+        )
 
     def encode(self, names, *, progress=False):
         vectors = np.zeros((len(names), 32), np.float32)
@@ -41,7 +47,7 @@ class Ngrams:
 def terminology(*names):
     """names: (concept_id, language, name)."""
     rows = [dict(zip(NAMES_SCHEMA.names, (*name, "synonym", "TEST", None, None), strict=True)) for name in names]
-    return Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA))[0]
+    return Terminology.build(pa.TrimmedEmbedding.from_pylist(rows, NAMES_SCHEMA))[0]
 
 
 COLDS = terminology(
@@ -55,7 +61,7 @@ COLDS = terminology(
 
 def concepts_of(index):
     """The identifiers of each name's concepts."""
-    ids, owners = index.concepts["concept_id"].to_pylist(), index.contents.owners
+    ids, owners = index.concepts["concept_id"].to_pylist(), index.dictionary.owners
     return [[ids[c] for c in owners.concepts[a:b]] for a, b in zip(owners.starts[:-1], owners.starts[1:], strict=True)]
 
 
@@ -101,7 +107,7 @@ def test_names_without_a_visible_character_are_dropped_and_counted():
     index = Index.build(terminology(("C1", "en", "fever"), ("C2", "en", " \u200b"), ("C3", "en", "\t")), Ngrams())
     assert index.names["name"].to_pylist() == ["fever"]
     assert index.concepts["concept_id"].to_pylist() == ["C1"]
-    assert index.contents.dropped == {"empty name": 2}
+    assert index.dictionary.dropped == {"empty name": 2}
     with pytest.raises(DataError, match="expected a terminology with names in en"):
         Index.build(terminology(("C2", "en", "\u200b")), Ngrams())
 
@@ -122,20 +128,20 @@ FILES = {"names.arrow", "concepts.arrow", "starts.npy", "owners.npy", "hashes.np
     ("storage", "files"),
     [("float32", {"vectors.npy"}), ("float16", {"vectors.npy"}), ("int8", {"scan.npy", "scales.npy"})],
 )
-def test_saved_and_loaded_it_is_the_same(tmp_path, storage, files):
-    built = Index.build(COLDS, Ngrams(), storage=storage)
+def test_saved_and_loaded_it_is_the_same(tmp_path, vector_dtype, files):
+    built = Index.build(COLDS, Ngrams(), vector_dtype=vector_dtype)
     built.save(tmp_path / "index")
     loaded = Index.load(tmp_path / "index")
     np.testing.assert_array_equal(built.vectors.take(slice(None)), loaded.vectors.take(slice(None)))
     assert (loaded.names, loaded.concepts, concepts_of(loaded)) == (built.names, built.concepts, concepts_of(built))
-    assert (loaded.model, loaded.languages, loaded.contents.dropped) == (
+    assert (loaded.model, loaded.languages, loaded.dictionary.dropped) == (
         built.model,
         built.languages,
-        built.contents.dropped,
+        built.dictionary.dropped,
     )
-    assert loaded.contents.keys.find("COMMON COLD", loaded.names["name"]) == [1]
-    assert (loaded.vectors.storage, loaded.path) == (storage, tmp_path / "index")
-    assert loaded.content
+    assert loaded.dictionary.keys.find("COMMON COLD", loaded.names["name"]) == [1]
+    assert (loaded.vectors.vector_dtype, loaded.path) == (vector_dtype, tmp_path / "index")
+    assert loaded.content_hash
     assert {p.name for p in (tmp_path / "index").iterdir()} == {"manifest.json"} | FILES | files
 
 
@@ -162,7 +168,7 @@ def test_vectors_are_written_in_blocks(tmp_path):
 
 def test_a_model_that_was_never_saved_binds_nothing(tmp_path):
     with pytest.raises(ConfigError, match="never saved"):
-        Index.build(COLDS, Ngrams(content=None)).save(tmp_path / "index")
+        Index.build(COLDS, Ngrams(content_hash=None)).save(tmp_path / "index")
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +285,7 @@ def with_graph(tmp_path_factory):
     """The folder of an index of 900 names: more than a graph looks at for an answer."""
     pytest.importorskip("usearch")
     out = tmp_path_factory.mktemp("graph") / "index"
-    Index.build(SENSES, Ngrams(), approximate=True).save(out)
+    Index.build(SENSES, Ngrams(), ann=True).save(out)
     return out
 
 
@@ -290,19 +296,21 @@ def graph_folder(with_graph, tmp_path):
 
 
 def test_a_graph_is_a_file_of_the_folder_and_its_facts_are_in_the_manifest(with_graph):
-    built, loaded = Index.build(SENSES, Ngrams(), approximate=True), Index.load(with_graph, approximate=True)
+    built, loaded = Index.build(SENSES, Ngrams(), ann=True), Index.load(with_graph, ann=True)
     manifest = json.loads((with_graph / "manifest.json").read_text())
     assert built.graph is not None
     assert loaded.graph is not None
-    assert manifest["graph"] == {"width": loaded.graph.width, "recall@64": loaded.graph.recall} == loaded.graph.facts()
+    assert (
+        manifest["graph"] == {"width": loaded.graph.width, "recall@64": loaded.graph.recall} == loaded.graph.metadata()
+    )
     assert set(manifest["files"]) - {"scan.npy", "scales.npy"} == FILES | {"vectors.npy", "graph.usearch"}
     assert loaded.graph.recall > 0.9
     queries = Ngrams().encode([f"a{i} of x" for i in range(50)])
     (found, rows), (expected, others) = loaded.graph.search(queries, 5), built.graph.search(queries, 5)
     assert (rows == others).mean() > 0.95  # two graphs of one set of vectors: threads built them
     np.testing.assert_allclose(found, expected, atol=0.05)
-    assert loaded.facts()["search"] == {"approximate": manifest["graph"]}
-    assert Index.load(with_graph).facts()["search"] == "exact"
+    assert loaded.metadata()["search"] == {"approximate": manifest["graph"]}
+    assert Index.load(with_graph).metadata()["search"] == "exact"
 
 
 def test_without_being_asked_for_the_graph_needs_no_usearch(with_graph, monkeypatch):
@@ -311,21 +319,21 @@ def test_without_being_asked_for_the_graph_needs_no_usearch(with_graph, monkeypa
     encoder = Ngrams()
     encoder.encode = None  # nothing is encoded before it is said
     for call in (
-        lambda: Index.load(with_graph, approximate=True),
-        lambda: Index.build(SENSES, encoder, approximate=True),
+        lambda: Index.load(with_graph, ann=True),
+        lambda: Index.build(SENSES, encoder, ann=True),
     ):
         with pytest.raises(ConfigError, match="approximate search needs usearch, which isn't installed"):
             call()
 
 
 def test_an_index_without_a_graph_says_how_to_add_one(folder, tmp_path):
-    Index.build(COLDS, Ngrams(), languages=None, storage="float16", model_path="hub/id").save(tmp_path / "half")
+    Index.build(COLDS, Ngrams(), languages=None, vector_dtype="float16", model_path="hub/id").save(tmp_path / "half")
     for path, model, alike in (
         (folder, "MODEL", "--languages en --storage float32"),
         (tmp_path / "half", "hub/id", "--languages all --storage float16"),
     ):
         with pytest.raises(ConfigError) as refused:
-            Index.load(path, approximate=True)
+            Index.load(path, ann=True)
         assert str(refused.value) == (
             f"{path} has no graph for approximate search; search exactly, or add one, which encodes no name again: "
             f"xsap index {model} TERMINOLOGY --out {path} --update {path} --overwrite {alike} --pooling cls --max-length 25 --encoder-precision fp32 --approximate"
@@ -340,40 +348,42 @@ def test_every_bit_flip_and_truncation_of_the_graph_is_found(graph_folder):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
         for asked in (True, False):
             with pytest.raises(ArtifactError, match=r"graph\.usearch"):
-                Index.load(graph_folder, approximate=asked)
+                Index.load(graph_folder, ann=asked)
     for length in (0, len(whole) - 1, len(whole) // 2):
         file.write_bytes(whole[:length])
         with pytest.raises(ArtifactError, match=r"graph\.usearch"):
-            Index.load(graph_folder, approximate=True)
+            Index.load(graph_folder, ann=True)
 
 
 def test_a_graph_of_other_vectors_is_refused_however_well_sealed(graph_folder, tmp_path):
     others = np.random.default_rng(0).standard_normal((900, 32), dtype=np.float32)
-    facts = Index.load(graph_folder, approximate=True).graph.facts()
-    approximate.Graph.build(vectors_module.Vectors.of(others)).save(graph_folder / "graph.usearch")
-    reseal(graph_folder, graph=facts)
+    metadata = Index.load(graph_folder, ann=True).graph.metadata()
+    approximate.HnswIndex.build(vectors_module.Vectors.of(others)).save(graph_folder / "graph.usearch")
+    reseal(graph_folder, graph=metadata)
     Index.load(graph_folder)
     with pytest.raises(
         ArtifactError,
         match=r"graph\.usearch: expected a graph that finds \d+% .* it is of other vectors, make the index again$",
     ):
-        Index.load(graph_folder, approximate=True)
+        Index.load(graph_folder, ann=True)
 
 
 @pytest.mark.parametrize(
     "facts", [{"width": 0, "recall@64": 1.0}, {"width": 128}, {}, "128", {"width": 128, "recall@64": 2}]
 )
-def test_facts_that_are_none_of_a_graph_are_refused(graph_folder, facts):
-    reseal(graph_folder, graph=facts)
+def test_facts_that_are_none_of_a_graph_are_refused(graph_folder, metadata):
+    reseal(graph_folder, graph=metadata)
     with pytest.raises(ArtifactError, match="not a graph of these 900 vectors"):
-        Index.load(graph_folder, approximate=True)
+        Index.load(graph_folder, ann=True)
 
 
 def test_calibrating_and_weighing_keep_the_graph_open(graph_folder):
-    odds = Odds((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1}, 0.1)
-    calibration = Calibration(odds, Curve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)]))
+    odds = LogisticModel((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1}, 0.1)
+    calibration = Calibration(
+        odds, RiskCoverageCurve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
+    )
     for asked in (True, False):
-        index = Index.load(graph_folder, approximate=asked)
-        for changed in (index.weighted(0.5), index.calibrated(calibration)):
+        index = Index.load(graph_folder, ann=asked)
+        for changed in (index.with_fusion_weight(0.5), index.with_calibration(calibration)):
             assert (changed.graph is not None) == asked
-    assert Index.load(graph_folder, approximate=True).calibration == calibration
+    assert Index.load(graph_folder, ann=True).calibration == calibration

@@ -12,7 +12,7 @@ from torch import nn
 from xsap import Encoder
 from xsap.encoding import encoder as encoder_module
 from xsap.encoding import int8
-from xsap.encoding.int8 import Int8Linear, Last, coded, int8_is_faster, to_int8
+from xsap.encoding.int8 import CachedQuantizer, Int8Linear, int8_is_faster, quantize_rows, to_int8
 from xsap.errors import ConfigError
 
 fast = pytest.mark.skipif(not int8_is_faster(), reason="this processor has no fast int8 products")
@@ -32,7 +32,7 @@ def test_a_layer_is_the_product_of_its_codes_and_these_are_the_nearest(m, k, n, 
     linear = nn.Linear(k, n, bias=biased)
     states = torch.randn(m, k, generator=random) * size * torch.rand(m, 1, generator=random)
     states[0] = 0
-    codes, scales = coded(states)
+    codes, scales = quantize_rows(states)
     assert codes.dtype == torch.int8
     assert int(codes.int().abs().max()) <= 127
     exact = states.double() / scales.double()
@@ -40,7 +40,7 @@ def test_a_layer_is_the_product_of_its_codes_and_these_are_the_nearest(m, k, n, 
     assert (
         codes.int().abs().amax(1) == torch.where(states.abs().amax(1) > 0, 127, 0)
     ).all()  # and the scale the finest
-    layer = Int8Linear(linear, coded)
+    layer = Int8Linear(linear, quantize_rows)
     weight = layer.weight.T.double() * layer.scales.double()[:, None]
     assert ((linear.weight.detach().double() - weight).abs().amax(1) <= 0.5001 * layer.scales.double()).all()
     assert (layer.weight.int().abs().amax(0) == 127).all()  # a scale for each output
@@ -52,9 +52,9 @@ def test_a_layer_is_the_product_of_its_codes_and_these_are_the_nearest(m, k, n, 
 def test_what_is_lost_is_within_half_a_code_of_each_side():
     torch.manual_seed(0)
     linear, states = nn.Linear(64, 48), torch.randn(5, 7, 64)
-    layer = Int8Linear(linear, coded)
+    layer = Int8Linear(linear, quantize_rows)
     lost = (layer(states) - linear(states)).detach().abs().flatten(0, 1)
-    half_states, half_weights = coded(states)[1] / 2, layer.scales / 2
+    half_states, half_weights = quantize_rows(states)[1] / 2, layer.scales / 2
     bound = half_states * linear.weight.abs().sum(1) + half_weights * (
         states.abs().sum(-1).flatten()[:, None] + 64 * half_states
     )
@@ -67,7 +67,7 @@ def test_what_is_lost_is_within_half_a_code_of_each_side():
 def test_what_is_not_finite_is_not_hidden(bad):
     states = torch.ones(3, 8)
     states[1, 2] = bad
-    out = Int8Linear(nn.Linear(8, 4), coded)(states)
+    out = Int8Linear(nn.Linear(8, 4), quantize_rows)(states)
     assert not out[1].isfinite().any()
     assert out[[0, 2]].isfinite().all()
 
@@ -76,21 +76,21 @@ def test_what_is_not_finite_is_not_hidden(bad):
 def test_states_in_16_bits_keep_their_signs(dtype):
     torch.manual_seed(0)
     states = torch.randn(2000, 96).to(dtype)
-    codes, scales = coded(states)
-    assert torch.equal(codes, coded(states.float())[0])
+    codes, scales = quantize_rows(states)
+    assert torch.equal(codes, quantize_rows(states.float())[0])
     assert ((codes.float() * scales - states.float()).abs() <= 0.501 * scales).all()
 
 
 def test_no_rows():
-    layer = Int8Linear(nn.Linear(8, 4), coded)
+    layer = Int8Linear(nn.Linear(8, 4), quantize_rows)
     assert layer(torch.ones(2, 1, 8)).shape == (2, 1, 4)
 
 
 def test_a_row_has_the_same_codes_whatever_stands_beside_it():
     states = torch.randn(9, 16)
-    together = coded(states)
+    together = quantize_rows(states)
     for row in range(9):
-        alone = coded(states[row : row + 1] if row % 2 else torch.cat([states[row : row + 1], 1000 * states]))
+        alone = quantize_rows(states[row : row + 1] if row % 2 else torch.cat([states[row : row + 1], 1000 * states]))
         assert torch.equal(alone[0][0], together[0][row])
         assert torch.equal(alone[1][0], together[1][row])
 
@@ -106,7 +106,7 @@ def test_query_key_and_value_share_codes_and_others_do_not(monkeypatch):
             )
 
     asked = []
-    monkeypatch.setattr(int8, "coded", lambda states: asked.append(states) or coded(states))
+    monkeypatch.setattr(int8, "quantize_rows", lambda states: asked.append(states) or quantize_rows(states))
     parent = Parent()
     plain = [parent.query, parent.key, parent.inner[0]]
     to_int8(parent)
@@ -119,7 +119,7 @@ def test_query_key_and_value_share_codes_and_others_do_not(monkeypatch):
 
 
 def test_the_last_input_is_told_by_what_it_is_not_by_what_it_holds():
-    last, states = Last(), torch.randn(2, 4)
+    last, states = CachedQuantizer(), torch.randn(2, 4)
     codes = last(states)
     assert last(states) is codes
     assert last(states.clone()) is not codes
@@ -141,7 +141,7 @@ def test_an_encoder_in_int8_is_near_to_the_one_in_fp32(
     assert not np.array_equal(exact, near)
     np.testing.assert_allclose(np.linalg.norm(near, axis=1), 1, atol=1e-6)
     monkeypatch.setattr(encoder_module, "_TOKENS_INT8", 64)
-    np.testing.assert_allclose(encoder.encode(names[::-1])[::-1], near, atol=2e-3)  # other neighbours
+    np.testing.assert_allclose(encoder.encode(names[::-1])[::-1], near, atol=2e-3)  # other neighbors
 
 
 @fast

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.accuracy import baselines as module
 from benchmarks.accuracy.baselines import Lexicon
-from xsap.text import EXACT_MATCH, normalise_all
+from xsap.text import EXACT_MATCH, normalize_all
 
 NAMES = ["Fever", "fever, high", "high fever", "heart attack", "", "Fièvre", "fever", "zz", "  ", "発熱", "qq"]
 texts = st.text("ab ABé-1\t\u0130\u200b\u3000発熱🫀\ud83e", max_size=9)
@@ -28,8 +28,8 @@ def small_parts():
 def scikit(names, mentions):
     """(q, n) cosines, in float64."""
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3), sublinear_tf=True, lowercase=False)
-    vectors = vectorizer.fit_transform(normalise_all(names, EXACT_MATCH))
-    return (vectorizer.transform(normalise_all(mentions, EXACT_MATCH)) @ vectors.T).toarray()
+    vectors = vectorizer.fit_transform(normalize_all(names, EXACT_MATCH))
+    return (vectorizer.transform(normalize_all(mentions, EXACT_MATCH)) @ vectors.T).toarray()
 
 
 def all_cosines(lexicon, mentions):
@@ -39,7 +39,7 @@ def all_cosines(lexicon, mentions):
 @settings(max_examples=150, deadline=None)
 @given(st.lists(texts, min_size=1, max_size=12), st.lists(texts, max_size=7))
 def test_the_same_cosines_as_scikit_learn(names, mentions):
-    assume(any(normalise_all(names, EXACT_MATCH)))  # which it refuses
+    assume(any(normalize_all(names, EXACT_MATCH)))  # which it refuses
     mentions = [*mentions, *names]
     np.testing.assert_allclose(all_cosines(Lexicon.build(names), mentions), scikit(names, mentions), rtol=0, atol=1e-6)
 

@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import linker as linker_module
 from xsap.linking import ranking
-from xsap.linking.dictionary import CONCEPTS_SCHEMA, NAMES_SCHEMA, Contents, Keys, Owners
-from xsap.linking.index import Index, Model
+from xsap.linking.dictionary import CONCEPTS_SCHEMA, NAMES_SCHEMA, Dictionary, Keys, NameConcepts
+from xsap.linking.index import EncoderSpec, Index
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
 from xsap.search import approximate as nearest_module
-from xsap.search.approximate import WIDEST, Graph, Nearest, accelerator_of
+from xsap.search.approximate import WIDEST, HnswIndex, Searcher, search_device
 from xsap.search.vectors import Vectors
 from xsap.text import TextPolicy
 
 
-class Table:
+class TrimmedEmbedding:
     """Vectors by name, out of a table; counts what it was asked."""
 
-    content, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
+    content_hash, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
 
     def __init__(self, vectors):
         self.vectors, self.asked = vectors, []
@@ -48,13 +48,22 @@ def make_index(vectors, owners):
         {"concept_id": c, "preferred_name": f"concept {c}", "semantic_types": ["T047"], "codes": [f"T:{c}"]}
         for c in ids
     ]
-    names, concepts = pa.Table.from_pylist(rows, NAMES_SCHEMA), pa.Table.from_pylist(named, CONCEPTS_SCHEMA)
-    lists = pa.array([sorted(row) for row in owners], pa.list_(pa.string()))
-    contents = Contents(
-        names, concepts, Owners.of(lists, concepts["concept_id"].combine_chunks()), Keys.of(names["name"]), {}
+    names, concepts = (
+        pa.TrimmedEmbedding.from_pylist(rows, NAMES_SCHEMA),
+        pa.TrimmedEmbedding.from_pylist(named, CONCEPTS_SCHEMA),
     )
-    model = Model(Table.content, None, Table.pooling, Table.max_length, Table.policy)
-    return Index(Vectors.of(np.asarray(vectors, np.float32)), contents, model)
+    lists = pa.array([sorted(row) for row in owners], pa.list_(pa.string()))
+    dictionary = Dictionary(
+        names, concepts, NameConcepts.of(lists, concepts["concept_id"].combine_chunks()), Keys.of(names["name"]), {}
+    )
+    model = EncoderSpec(
+        TrimmedEmbedding.content_hash,
+        None,
+        TrimmedEmbedding.pooling,
+        TrimmedEmbedding.max_length,
+        TrimmedEmbedding.policy,
+    )
+    return Index(Vectors.of(np.asarray(vectors, np.float32)), dictionary, model)
 
 
 def plain_loop(vectors, owners, query, top_k):
@@ -85,7 +94,7 @@ def test_concepts_against_a_plain_loop(rows, concepts, top_k, largest, seed):
     rng = np.random.default_rng(seed)
     vectors, queries = rng.integers(-largest, largest + 1, (rows, 3)), rng.integers(-largest, largest + 1, (4, 3))
     owners = [{f"C{c:02}" for c in rng.integers(concepts, size=rng.integers(1, 4))} for _ in range(rows)]
-    linker = Linker(Table({f"q{i}": query for i, query in enumerate(queries)}), make_index(vectors, owners))
+    linker = Linker(TrimmedEmbedding({f"q{i}": query for i, query in enumerate(queries)}), make_index(vectors, owners))
     for i, result in enumerate(linker.link([f"q{i}" for i in range(4)], top_k)):
         assert result.candidates == plain_loop(vectors, owners, queries[i], top_k)
         assert result.reason is None
@@ -97,20 +106,20 @@ def test_the_search_widens_in_parts_until_there_are_enough_concepts(monkeypatch)
     vectors = np.concatenate([np.tile([5, 0], (200, 1)), rng.integers(-2, 3, (30, 2))])
     owners = [{"C00"}] * 200 + [{f"C{i:02}"} for i in range(30)]
     queries = {f"q{i}": np.array([1, i % 3]) for i in range(9)}
-    linker = Linker(Table(queries), make_index(vectors, owners))
+    linker = Linker(TrimmedEmbedding(queries), make_index(vectors, owners))
     for result in linker.link(queries, 3):
         assert result.candidates == plain_loop(vectors, owners, queries[result.mention], 3)
 
 
 def test_a_tie_beyond_the_names_first_fetched_goes_to_the_lower_id():
     owners = [{"C9"}] * 50 + [{"C8"}] * 50 + [{"C1"}]
-    linker = Linker(Table({"q": [1.0]}), make_index(np.ones((101, 1)), owners))
+    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index(np.ones((101, 1)), owners))
     assert [c.concept_id for c in linker.link(["q"], 2)[0].candidates] == ["C1", "C8"]
     assert linker.link(["q"], 1)[0].candidates[0].matched_name == "name 100"
 
 
 def test_order_is_the_input_s_and_equal_mentions_are_encoded_once():
-    encoder = Table({"x": [1.0, 0.0], "y": [0.0, 1.0]})
+    encoder = TrimmedEmbedding({"x": [1.0, 0.0], "y": [0.0, 1.0]})
     linker = Linker(encoder, make_index(np.eye(2), [{"CX"}, {"CY"}]))
     mentions = ["y", "x", "", "y", "x", "y"]
     results = linker.link(iter(mentions), 1)
@@ -132,7 +141,7 @@ def test_order_is_the_input_s_and_equal_mentions_are_encoded_once():
     ],
 )
 def test_what_is_no_term_gets_a_reason(mention, reason):
-    encoder = Table({})
+    encoder = TrimmedEmbedding({})
     (result,) = Linker(encoder, make_index(np.eye(2), [{"A"}, {"B"}])).link([mention])
     assert (result.candidates, result.reason, result.mention) == ((), reason, mention or "")
     assert not encoder.asked
@@ -140,11 +149,11 @@ def test_what_is_no_term_gets_a_reason(mention, reason):
 
 def test_the_longest_term_is_linked():
     term = "x" * 2000
-    assert Linker(Table({term: [1.0]}), make_index([[1.0]], [{"A"}])).link([term])[0].candidates
+    assert Linker(TrimmedEmbedding({term: [1.0]}), make_index([[1.0]], [{"A"}])).link([term])[0].candidates
 
 
 def test_wrong_use_is_one_line():
-    linker = Linker(Table({}), make_index(np.eye(2), [{"A"}, {"B"}]))
+    linker = Linker(TrimmedEmbedding({}), make_index(np.eye(2), [{"A"}, {"B"}]))
     assert linker.link([]) == []
     for arguments, message in [
         (
@@ -169,7 +178,7 @@ def test_wrong_use_is_one_line():
     ],
 )
 def test_another_model_or_use_of_it_is_refused(change):
-    encoder = Table({})
+    encoder = TrimmedEmbedding({})
     for name, value in change.items():
         setattr(encoder, name, value)
     with pytest.raises(
@@ -180,14 +189,14 @@ def test_another_model_or_use_of_it_is_refused(change):
 
 def test_a_name_of_a_concept_that_is_not_listed_is_refused():
     with pytest.raises(ArtifactError, match="damaged"):
-        Owners.of(pa.array([["A"], ["B"]]), pa.array(["B"]))
+        NameConcepts.of(pa.array([["A"], ["B"]]), pa.array(["B"]))
 
 
 def test_a_mention_that_is_a_name_letter_for_letter_means_its_concepts():
     """`NAME 2` is farthest from its query, and first all the same; its score stays the cosine."""
     owners = [{"A"}, {"B"}, {"D", "C"}]
     linker = Linker(
-        Table({"NAME 2": [1.0, 0.0], "other": [1.0, 0.0]}), make_index([[1, 0], [0.6, 0.8], [0, 1]], owners)
+        TrimmedEmbedding({"NAME 2": [1.0, 0.0], "other": [1.0, 0.0]}), make_index([[1, 0], [0.6, 0.8], [0, 1]], owners)
     )
     exact, other = linker.link(["NAME 2", "other"], 4)
     assert [(c.concept_id, c.score) for c in exact.candidates] == [
@@ -202,10 +211,10 @@ def test_a_mention_that_is_a_name_letter_for_letter_means_its_concepts():
 
 def test_a_filter_is_exact_over_what_it_keeps():
     index = make_index(np.eye(3), [{"A"}, {"B", "A"}, {"C"}])
-    linker = Linker(Table({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
+    linker = Linker(TrimmedEmbedding({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
     types = pa.array([["T047"], ["T184"], ["T121"]])
     table = index.concepts.set_column(2, CONCEPTS_SCHEMA.field(2), types)
-    linker.index = replace(index, contents=replace(index.contents, concepts=table))
+    linker.index = replace(index, dictionary=replace(index.dictionary, concepts=table))
 
     def ids(mention, **wanted):
         return [c.concept_id for c in linker.link([mention], 5, keep=Filter.of(**wanted))[0].candidates]
@@ -222,7 +231,7 @@ def test_a_filter_is_exact_over_what_it_keeps():
 
 
 def test_languages_are_one_a_mention():
-    linker = Linker(Table({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     assert linker.link(["q", "q"], languages=["de", None])[1].candidates[0].concept_id == "A"
     with pytest.raises(ConfigError, match="expected a language for each mention, found 1 for 2"):
         linker.link(["q", "q"], languages=["de"])
@@ -235,7 +244,7 @@ def test_languages_are_one_a_mention():
 
 def test_columns_of_pandas_and_what_they_have_for_nothing():
     pandas = pytest.importorskip("pandas")
-    linker = Linker(Table({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     results = linker.link(pandas.Series(["q", None, float("nan"), pandas.NA]))
     assert [r.reason for r in results] == [None, *["the mention is empty"] * 3]
     frame = results.to_pandas()
@@ -251,7 +260,7 @@ def test_columns_of_pandas_and_what_they_have_for_nothing():
 
 def test_a_column_of_datasets():
     datasets = pytest.importorskip("datasets")
-    linker = Linker(Table({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     table = datasets.Dataset.from_dict({"mention": ["q", None, "q"]})
     assert [len(result.candidates) for result in linker.link(table["mention"])] == [1, 0, 1]
     with pytest.raises(ConfigError, match="a mention must be text, found"):
@@ -292,14 +301,14 @@ def many():
     )
     queries = vectors[rng.choice(N, 400)] + 0.1 * rng.standard_normal((400, 24)).astype(np.float32)
     mentions = {f"name {7 * i}" if i % 10 == 0 else f"q{i}": query for i, query in enumerate(queries)}
-    return replace(index, graph=Graph.build(index.vectors)), mentions
+    return replace(index, graph=HnswIndex.build(index.vectors)), mentions
 
 
 @pytest.fixture
 def on_cpu(monkeypatch):
     """As if the encoder were on an accelerator: the vectors' copy in 16 bits lies in this machine's own memory. Yields what was uploaded."""
     uploaded, upload = [], nearest_module.upload
-    monkeypatch.setattr(linker_module, "accelerator_of", lambda _: torch.device("cpu"))
+    monkeypatch.setattr(linker_module, "search_device", lambda _: torch.device("cpu"))
     monkeypatch.setattr(nearest_module, "upload", lambda *given: uploaded.append(given) or upload(*given))
     return uploaded
 
@@ -312,11 +321,11 @@ def ids_of(results):
 def test_with_a_graph_the_candidates_are_the_ranked_ones_of_what_it_finds(many, weight):
     index, mentions = many
     asked = {mention: vector for mention, vector in mentions.items() if mention.startswith("q")}
-    found = Linker(Table(mentions), replace(index, lexical=weight)).link(asked, 5)
+    found = Linker(TrimmedEmbedding(mentions), replace(index, fusion_weight=weight)).link(asked, 5)
     if weight == 0:
         queries = np.array(list(asked.values()), np.float32)
         ranked = rank_concepts(
-            lambda part, k: index.graph.search(queries[part], k), index.contents.owners, len(queries), 5
+            lambda part, k: index.graph.search(queries[part], k), index.dictionary.owners, len(queries), 5
         )
         concepts, names = index.concepts["concept_id"].to_pylist(), index.names["name"].to_pylist()
         expected = [
@@ -324,15 +333,18 @@ def test_with_a_graph_the_candidates_are_the_ranked_ones_of_what_it_finds(many, 
             for line in zip(ranked.concepts.tolist(), ranked.rows.tolist(), ranked.scores.tolist(), strict=True)
         ]
         assert ids_of(found) == expected
-    exactly = Linker(Table(mentions), replace(index, lexical=weight, graph=None)).link(asked, 5)
+    exactly = Linker(TrimmedEmbedding(mentions), replace(index, fusion_weight=weight, graph=None)).link(asked, 5)
     assert np.mean([a == b for a, b in zip(ids_of(found), ids_of(exactly), strict=True)]) > 0.9
 
 
 def test_a_graph_is_asked_neither_where_there_is_a_filter_nor_for_very_many(many, monkeypatch):
     index, mentions = many
-    widths, search = [], Graph.search
-    monkeypatch.setattr(Graph, "search", lambda self, queries, k: widths.append(k) or search(self, queries, k))
-    linker, exact = Linker(Table(mentions), index), Linker(Table(mentions), replace(index, graph=None))
+    widths, search = [], HnswIndex.search
+    monkeypatch.setattr(HnswIndex, "search", lambda self, queries, k: widths.append(k) or search(self, queries, k))
+    linker, exact = (
+        Linker(TrimmedEmbedding(mentions), index),
+        Linker(TrimmedEmbedding(mentions), replace(index, graph=None)),
+    )
     wanted = Filter.of(sources=["T"], languages=["en"])
     assert linker.link(mentions, 5, keep=wanted) == exact.link(mentions, 5, keep=wanted)
     assert widths == []
@@ -353,7 +365,7 @@ def test_when_the_search_must_widen_beyond_the_graph_the_answer_is_exact(monkeyp
         np.float32
     )
     index = make_index(vectors, [{"C0"}] * 1500 + [{f"C{i}"} for i in range(1, 101)])
-    linker = Linker(Table({"q": [1.0, 0, 0]}), replace(index, graph=Graph.build(index.vectors)))
+    linker = Linker(TrimmedEmbedding({"q": [1.0, 0, 0]}), replace(index, graph=HnswIndex.build(index.vectors)))
     assert linker.link(["q"], 3)[0].candidates == plain_loop(
         vectors, [{"C0"}] * 1500 + [{f"C{i}"} for i in range(1, 101)], [1, 0, 0], 3
     )
@@ -361,7 +373,7 @@ def test_when_the_search_must_widen_beyond_the_graph_the_answer_is_exact(monkeyp
 
 def test_an_exact_name_comes_first_even_if_the_graph_misses_it(many, monkeypatch):
     index, mentions = many
-    search = Graph.search
+    search = HnswIndex.search
 
     def blind(self, queries, k):
         scores, rows = search(self, queries, k + 40)
@@ -369,9 +381,9 @@ def test_an_exact_name_comes_first_even_if_the_graph_misses_it(many, monkeypatch
         order = np.argsort(missed, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
-    exact = Linker(Table(mentions), replace(index, graph=None)).link([m for m in mentions if m[0] == "n"], 1)
-    monkeypatch.setattr(Graph, "search", blind)
-    found = Linker(Table(mentions), index).link([m for m in mentions if m[0] == "n"], 1)
+    exact = Linker(TrimmedEmbedding(mentions), replace(index, graph=None)).link([m for m in mentions if m[0] == "n"], 1)
+    monkeypatch.setattr(HnswIndex, "search", blind)
+    found = Linker(TrimmedEmbedding(mentions), index).link([m for m in mentions if m[0] == "n"], 1)
     assert [r.candidates[0].matched_name for r in found] == [r.mention for r in found]
     assert found == exact
 
@@ -380,15 +392,15 @@ def test_from_an_accelerator_answers_are_the_same_to_the_bit_and_vectors_go_ther
     index, mentions = many
     exact = replace(index, graph=None)
     wanted = Filter.of(sources=["T"])
-    linker = Linker(Table(mentions), exact)
+    linker = Linker(TrimmedEmbedding(mentions), exact)
     assert on_cpu == []  # nothing is uploaded before it is needed
     found = [linker.link(mentions, 5), linker.link(mentions, 5, keep=wanted), linker.link(list(mentions)[:3], 2)]
     assert [(vectors, str(device)) for vectors, device in on_cpu] == [(index.vectors, "cpu")]
-    plain = Linker(Table(mentions), exact)
+    plain = Linker(TrimmedEmbedding(mentions), exact)
     plain._nearest.device = None
     assert found == [plain.link(mentions, 5), plain.link(mentions, 5, keep=wanted), plain.link(list(mentions)[:3], 2)]
     assert len(on_cpu) == 1
-    with_graph = Linker(Table(mentions), index)
+    with_graph = Linker(TrimmedEmbedding(mentions), index)
     with_graph.link(list(mentions)[:5], 5)
     assert len(on_cpu) == 1  # a graph answers without them
     with_graph.link(list(mentions)[:5], 5, keep=wanted)
@@ -401,10 +413,10 @@ def out_of_memory(*_, **__):
 
 def test_where_the_vectors_do_not_fit_the_processor_searches(many, on_cpu, monkeypatch):
     index, mentions = replace(many[0], graph=None), many[1]
-    expected = Linker(Table(mentions), index).link(mentions, 5)
+    expected = Linker(TrimmedEmbedding(mentions), index).link(mentions, 5)
     tries = []
     monkeypatch.setattr(nearest_module, "upload", lambda *given: tries.append(given) or out_of_memory())
-    linker = Linker(Table(mentions), index)
+    linker = Linker(TrimmedEmbedding(mentions), index)
     assert linker.link(mentions, 5) == expected
     assert linker.link(mentions, 5) == expected
     assert len(tries) == 1  # and isn't tried again
@@ -413,25 +425,25 @@ def test_where_the_vectors_do_not_fit_the_processor_searches(many, on_cpu, monke
 
 def test_where_a_search_or_a_mention_finds_no_room_beside_them_they_go(many, on_cpu, monkeypatch):
     index, mentions = replace(many[0], graph=None), many[1]
-    expected = Linker(Table(mentions), index).link(mentions, 5)
+    expected = Linker(TrimmedEmbedding(mentions), index).link(mentions, 5)
     search, tried = nearest_module.search_vectors, []
 
     def crowded(*given, resident=None, **options):
         tried.append(resident is not None)
         return out_of_memory() if resident is not None else search(*given, **options)
 
-    linker = Linker(Table(mentions), index)
+    linker = Linker(TrimmedEmbedding(mentions), index)
     monkeypatch.setattr(nearest_module, "search_vectors", crowded)
     assert linker.link(mentions, 5) == expected
     assert tried[:2] == [True, False]
     assert tried.count(True) == 1
     monkeypatch.setattr(nearest_module, "search_vectors", search)
 
-    class Crowded(Table):
+    class Crowded(TrimmedEmbedding):
         def encode(self, names, *, progress=False):
             return out_of_memory() if linker._nearest._resident is not None else super().encode(names)
 
-    linker = Linker(Table(mentions), index)
+    linker = Linker(TrimmedEmbedding(mentions), index)
     linker.link(list(mentions)[:2], 5)
     assert linker._nearest._resident is not None
     linker.encoder = Crowded(mentions)
@@ -443,18 +455,18 @@ def test_where_a_search_or_a_mention_finds_no_room_beside_them_they_go(many, on_
 
 
 def test_only_an_encoder_on_cuda_takes_the_vectors_there():
-    assert accelerator_of(torch.nn.Linear(1, 1)) is None
-    assert accelerator_of(torch.nn.Identity()) is None
-    assert accelerator_of(Table({})) is None
+    assert search_device(torch.nn.Linear(1, 1)) is None
+    assert search_device(torch.nn.Identity()) is None
+    assert search_device(TrimmedEmbedding({})) is None
     there = torch.nn.Linear(1, 1, device="meta")
-    assert accelerator_of(there) is None  # some other device: CUDA alone was measured
+    assert search_device(there) is None  # some other device: CUDA alone was measured
     there.parameters = lambda: iter([SimpleNamespace(device=torch.device("cuda", 1))])
-    assert accelerator_of(there) == torch.device("cuda", 1)
+    assert search_device(there) == torch.device("cuda", 1)
 
 
 def test_many_threads_upload_once(many, on_cpu):
     index, mentions = many
-    nearest, barrier = Nearest(index.vectors, None, torch.device("cpu")), Barrier(16)
+    nearest, barrier = Searcher(index.vectors, None, torch.device("cpu")), Barrier(16)
     queries = np.array(list(mentions.values()), np.float32)[:16]
 
     def ask(i):
@@ -464,7 +476,7 @@ def test_many_threads_upload_once(many, on_cpu):
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(ask, range(16)))
     assert len(on_cpu) == 1
-    expected = Nearest(index.vectors, None, None).search(queries, 5)
+    expected = Searcher(index.vectors, None, None).search(queries, 5)
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in found]), expected[1])
     np.testing.assert_array_equal(np.concatenate([scores for scores, _ in found]), expected[0])
 
@@ -474,7 +486,7 @@ def test_threads_get_the_answers_of_one_thread(many, way, request):
     if way == "resident":
         request.getfixturevalue("on_cpu")
     index, mentions = many
-    linker = Linker(Table(mentions), index if way == "approximate" else replace(index, graph=None))
+    linker = Linker(TrimmedEmbedding(mentions), index if way == "approximate" else replace(index, graph=None))
     kept = Filter.of(sources=["T"])
     alone, filtered = linker.link(mentions, 5), linker.link(mentions, 5, keep=kept)
     parts = [list(mentions)[i::16] for i in range(16)]

@@ -34,8 +34,8 @@ def spaced(value):
 
 @pytest.fixture
 def read(tmp_path):
-    def read(content):
-        (tmp_path / "m.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    def read(content_hash):
+        (tmp_path / "m.tsv").write_bytes(content_hash if isinstance(content_hash, bytes) else content_hash.encode())
         return read_mentions(tmp_path / "m.tsv")
 
     return read
@@ -130,9 +130,9 @@ def test_a_mention_stays_as_it_stands(read, odd):
         (b"mention\nfi\xe8vre\n", ": expected UTF-8, found byte 0xe8 at offset 10"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file_and_line(read, content, message):
+def test_what_is_wrong_is_named_with_its_file_and_line(read, content_hash, message):
     with pytest.raises(DataError, match=rf"m\.tsv{message}"):
-        read(content)
+        read(content_hash)
 
 
 @pytest.mark.parametrize("name", ["m.tsv", "m.parquet"])
@@ -174,7 +174,7 @@ def test_a_parquet_file_of_something_else_is_refused_in_one_line(tmp_path, colum
 
 
 @pytest.mark.parametrize("content", [b"", b"mention\na\n", b"PAR1" + bytes(40) + b"PAR1"])
-def test_what_is_no_parquet_is_refused_in_one_line(tmp_path, content):
-    (tmp_path / "m.parquet").write_bytes(content)
+def test_what_is_no_parquet_is_refused_in_one_line(tmp_path, content_hash):
+    (tmp_path / "m.parquet").write_bytes(content_hash)
     with pytest.raises(DataError, match=r"m\.parquet: expected a Parquet file .*\Z"):
         read_mentions(tmp_path / "m.parquet")

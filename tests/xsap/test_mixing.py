@@ -13,7 +13,7 @@ from tests.xsap.test_train import SMALL, assert_same_weights, fresh_accelerate  
 from xsap.config import load_settings
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy
-from xsap.training.dataset import Material, distinct, fingerprint, with_second
+from xsap.training.dataset import NameSet, distinct, fingerprint, with_auxiliary
 from xsap.training.run import run as train
 from xsap.training.sampling import Concepts, GroupSampler, Mixed, PairSampler
 
@@ -23,14 +23,14 @@ class _Half:  # a terminology as far as Material cares
         self.concepts = type("Table", (), {"num_rows": concepts})()
 
 
-def material(concepts: int, names: int, stem: str) -> Material:
+def name_set(concepts: int, names: int, stem: str) -> NameSet:
     owners = np.repeat(np.arange(concepts), names)
-    return Material([f"{stem} {i}" for i in range(len(owners))], owners, ["en"] * len(owners), False, _Half(concepts))
+    return NameSet([f"{stem} {i}" for i in range(len(owners))], owners, ["en"] * len(owners), False, _Half(concepts))
 
 
 def test_each_step_is_both_sources_side_by_side_and_the_second_goes_round_at_its_own_pace():
-    first, second = material(40, 3, "a"), material(7, 2, "b")
-    both = distinct(with_second(first, second), TextPolicy(), None)
+    first, second = name_set(40, 3, "a"), name_set(7, 2, "b")
+    both = distinct(with_auxiliary(first, second), TextPolicy(), None)
     assert both.parts()[0].names == first.names
     assert both.parts()[1].names == second.names
     samplers = (
@@ -52,9 +52,9 @@ def test_each_step_is_both_sources_side_by_side_and_the_second_goes_round_at_its
 
 def test_the_fingerprint_knows_where_the_second_source_begins():
     tokens = type("Tokens", (), {"ids": np.arange(3), "offsets": np.arange(3)})()
-    one = Material(["a", "b"], np.array([0, 0]), ["en", "en"], False)
+    one = NameSet(["a", "b"], np.array([0, 0]), ["en", "en"], False)
     assert fingerprint(tokens, one) != fingerprint(
-        tokens, Material(one.names, one.concepts, one.languages, False, None, 5)
+        tokens, NameSet(one.names, one.concepts, one.languages, False, None, 5)
     )
 
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from tests.fixtures.commands import ROOT, Run
 from xsap import Encoder, Terminology
 from xsap.config import load_settings
-from xsap.encoding.model_folder import Description
-from xsap.encoding.packing import tokenise
+from xsap.encoding.model_folder import EncoderConfig
+from xsap.encoding.packing import tokenize_names
 from xsap.encoding.vocabulary import from_scratch
 from xsap.terms.terminology import NAMES_SCHEMA
-from xsap.text import TextPolicy, normalise_all
-from xsap.training import mining as neighbours
+from xsap.text import TextPolicy, normalize_all
+from xsap.training import mining as hard_negatives
 from xsap.training import run as run_module
-from xsap.training.mining import Neighbours, all_pairs
+from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.run import run as train
 from xsap.training.sampling import Concepts, GroupSampler, Names
 
@@ -41,15 +41,17 @@ def fresh_accelerate() -> Iterator[None]:
     PartialState._reset_state()
 
 
-def neighbours_of(
+def neighbors_of(
     folder: Path, names: list[str], concepts: np.ndarray, kept: int, languages: list[str] | None = None
-) -> Neighbours:
+) -> HardNegatives:
     encoder = Encoder.from_pretrained(folder, device="cpu").train()  # as a run has it between two steps
     usable = Concepts(concepts, languages, "en" if languages else None)
-    sampler = GroupSampler(usable, names_per_concept=2, names=40, seed=0, hard_concepts=1)
-    names = normalise_all(names, encoder.policy)
+    sampler = GroupSampler(usable, names_per_concept=2, names=40, seed=0, hard_negatives=1)
+    names = normalize_all(names, encoder.policy)
     strings = np.array([sorted(set(names)).index(name) for name in names])
-    return Neighbours(sampler, encoder, tokenise(names, encoder.tokenizer, encoder.max_length), strings, kept, every=1)
+    return HardNegatives(
+        sampler, encoder, tokenize_names(names, encoder.tokenizer, encoder.max_length), strings, kept, every=1
+    )
 
 
 def cosines(folder: Path, names: list[str]) -> np.ndarray:
@@ -57,7 +59,7 @@ def cosines(folder: Path, names: list[str]) -> np.ndarray:
     encoder = Encoder.from_pretrained(folder, device="cpu")
     vectors = encoder.encode(names).astype(np.float64)
     similarity = vectors @ vectors.T
-    same = np.array(normalise_all(names, encoder.policy), dtype=object)
+    same = np.array(normalize_all(names, encoder.policy), dtype=object)
     similarity[same[:, None] == same] = -2
     return similarity
 
@@ -67,12 +69,12 @@ def test_the_nearest_concepts_are_those_of_brute_force(
     tiny_folder: Path, sample_names: list[str], monkeypatch: pytest.MonkeyPatch, names_at_once: int, rows_at_once: int
 ) -> None:
     """The first names alone count; some concepts have the same one, written in two ways."""
-    monkeypatch.setattr(neighbours, "_NAMES", names_at_once)
-    monkeypatch.setattr(neighbours, "_ROWS", rows_at_once)
+    monkeypatch.setattr(hard_negatives, "_NAMES", names_at_once)
+    monkeypatch.setattr(hard_negatives, "_ROWS", rows_at_once)
     first, others = sample_names[:600:10], sample_names[5:605:10]
     first[30:40] = [name.lower() for name in first[:10]]
     names = [name for pair in zip(first, others, strict=True) for name in pair]
-    found = neighbours_of(tiny_folder, names, np.repeat(np.arange(60), 2), kept=8)
+    found = neighbors_of(tiny_folder, names, np.repeat(np.arange(60), 2), kept=8)
     assert found.sampler.nearest is None
     found.refresh(ALONE)
     similarity = cosines(tiny_folder, first)
@@ -90,7 +92,7 @@ def test_a_concept_stands_for_its_first_name_in_the_anchor_language(tiny_folder:
     languages = [
         "en" if i % 3 == i // 3 % 3 else "de" for i in range(120)
     ]  # now the first, now the second, now the third
-    found = neighbours_of(tiny_folder, names, concepts, 5, languages)
+    found = neighbors_of(tiny_folder, names, concepts, 5, languages)
     found.refresh(ALONE)
     similarity = cosines(tiny_folder, [name for name, code in zip(names, languages, strict=True) if code == "en"])
     for own, row in zip(similarity, found.sampler.nearest, strict=True):
@@ -99,7 +101,7 @@ def test_a_concept_stands_for_its_first_name_in_the_anchor_language(tiny_folder:
 
 def test_of_few_concepts_all_others_are_known_and_those_of_the_same_name_come_last(tiny_folder: Path) -> None:
     names = ["fever", "Fieber", "FEVER", "heat", "cough", "Husten", "pain", "Schmerz"]
-    found = neighbours_of(tiny_folder, names, np.repeat(np.arange(4), 2), kept=100)
+    found = neighbors_of(tiny_folder, names, np.repeat(np.arange(4), 2), kept=100)
     found.refresh(ALONE)
     assert found.sampler.nearest.shape == (4, 3)
     assert [set(row) for row in found.sampler.nearest[[0, 1], :2].tolist()] == [
@@ -108,7 +110,7 @@ def test_of_few_concepts_all_others_are_known_and_those_of_the_same_name_come_la
 
 
 def test_a_look_up_leaves_no_trace_but_its_result(tiny_folder: Path, sample_names: list[str]) -> None:
-    found = neighbours_of(tiny_folder, sample_names[:80], np.repeat(np.arange(40), 2), kept=4)
+    found = neighbors_of(tiny_folder, sample_names[:80], np.repeat(np.arange(40), 2), kept=4)
     torch.manual_seed(5)
     state, before = torch.get_rng_state(), {name: value.clone() for name, value in found.encoder.state_dict().items()}
     found.refresh(ALONE)
@@ -140,7 +142,7 @@ def homonyms(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         lent = next(row for row in rows if row["concept_id"] == kept[number ^ 1])
         rows.append(lent | {"concept_id": concept})
     folder = tmp_path_factory.mktemp("homonyms") / "terminology"
-    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), None)[0].save(folder)
+    Terminology.build(pa.TrimmedEmbedding.from_pylist(rows, NAMES_SCHEMA), None)[0].save(folder)
     return folder
 
 
@@ -151,7 +153,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> 
     folders = {dropout: tmp_path_factory.mktemp("base") / "model" for dropout in (0.0, 0.1)}
     for dropout, folder in folders.items():
         from_scratch(
-            sample_names, Description("mean", 25, TextPolicy("lower")), **size, dropout=dropout, seed=1
+            sample_names, EncoderConfig("mean", 25, TextPolicy("lower")), **size, dropout=dropout, seed=1
         ).save_pretrained(folder)
     return folders
 
@@ -206,8 +208,8 @@ def test_in_training_the_same_string_under_two_concepts_is_no_negative(
         return call
 
     def recorded_names(*arguments: object) -> object:
-        names.append((material := prepared(*arguments)).names)
-        return material
+        names.append((name_set := prepared(*arguments)).names)
+        return name_set
 
     monkeypatch.setattr(GroupSampler, "batch", recorded_batch)
     monkeypatch.setattr(run_module, "_objective", recorded_masks)

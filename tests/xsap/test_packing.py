@@ -119,7 +119,7 @@ def test_packed_gradients_are_the_padded_ones(kind: str, pool: int) -> None:
         assert (packed[name] - gradient).abs().max().item() <= 1e-5 * scale + 1e-6, name
 
 
-def test_a_name_does_not_see_its_neighbours() -> None:
+def test_a_name_does_not_see_its_neighbors() -> None:
     model = make_model("xlm-roberta").eval()
     alone = pack(make_tokens([[7, 8, 9]]))
     among = pack(make_tokens([[30, 31, 32], [7, 8, 9], [33], [40, 41, 42]]))

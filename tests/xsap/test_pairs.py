@@ -57,9 +57,9 @@ def test_a_line_of_another_form_is_named(tmp_path, form, bad):
 
 @both
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
-def test_an_empty_file_is_an_error(tmp_path, form, content):
+def test_an_empty_file_is_an_error(tmp_path, form, content_hash):
     with pytest.raises(DataError, match=r"p\.txt: expected at least one line .* empty file"):
-        read(form, tmp_path / "p.txt", content)
+        read(form, tmp_path / "p.txt", content_hash)
 
 
 @both

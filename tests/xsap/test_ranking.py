@@ -12,15 +12,15 @@ from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS
 from xsap.evaluation.protocols import Dictionary, concept_ranks, reference_ranks
 from xsap.linking import ranking
-from xsap.linking.dictionary import Owners
-from xsap.linking.ranking import NONE, rank_concepts
+from xsap.linking.dictionary import NameConcepts
+from xsap.linking.ranking import NO_CONCEPT, rank_concepts
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 
 LISTS = pa.list_(pa.string())
 
 
-class Table:
+class TrimmedEmbedding:
     """Finds names by a table of scores, (queries, names); of the names that `rows` leaves. Remembers how many it was asked for.
 
     What scores `floor` or less it may stand for any row: here for the last, and what it scored is lost.
@@ -55,14 +55,14 @@ def plain_loop(scores, owners, wanted, *, rows=None, floor=-np.inf):
 def found(ranked, query):
     """What `rank_concepts` says of a query, as the loop does. All that stands behind the last concept is filling."""
     line = [array[query].tolist() for array in ranked]
-    n = sum(concept != NONE for concept in line[0])
-    assert all(concept == NONE for concept in line[0][n:])
+    n = sum(concept != NO_CONCEPT for concept in line[0])
+    assert all(concept == NO_CONCEPT for concept in line[0][n:])
     assert not any(line[2][n:])
     return list(zip(*line, strict=True))[:n]
 
 
 def owners_of(lists, known):
-    return Owners.of(
+    return NameConcepts.of(
         pa.array([[f"C{c:02}" for c in concepts] for concepts in lists], LISTS),
         pa.array([f"C{c:02}" for c in range(known)]),
     )
@@ -84,7 +84,7 @@ def test_ranks_are_those_of_a_plain_loop(data, names, concepts, queries, wanted)
     lists = [sorted(set(rng.integers(concepts, size=rng.integers(0, 4)).tolist())) for _ in range(names)]
     floor = data.draw(st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 3.0]))
     rows = data.draw(st.none() | st.sets(st.integers(0, names - 1), min_size=1))
-    table = Table(scores, rows, floor)
+    table = TrimmedEmbedding(scores, rows, floor)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_OVERFETCH", data.draw(st.integers(1, 4)))
         patch.setattr(ranking, "_FETCHED", data.draw(st.sampled_from([1, 16, 1 << 24])))
@@ -96,7 +96,7 @@ def test_ranks_are_those_of_a_plain_loop(data, names, concepts, queries, wanted)
 
 def test_an_answer_by_hand():
     lists = [[1], [0, 2], [2], [1, 3]]
-    ranked = rank_concepts(Table([[5, 7, 7, 5], [0, 0, 9, 0]]), owners_of(lists, 4), 2, 3)
+    ranked = rank_concepts(TrimmedEmbedding([[5, 7, 7, 5], [0, 0, 9, 0]]), owners_of(lists, 4), 2, 3)
     assert found(ranked, 0) == [
         (0, 1, 7),
         (2, 1, 7),
@@ -112,7 +112,7 @@ def test_names_are_fetched_until_the_answer_is_sure_and_no_further():
     scores = np.array([[*range(100, 60, -1), 50, *range(49, 19, -1)], [*[0] * 40, 8, *range(99, 69, -1)]])
     scores[1, 41] = 3
     scores[1, 0] = 98
-    table = Table(scores)
+    table = TrimmedEmbedding(scores)
     ranked = rank_concepts(table, owners_of(lists, 3), 2, 2)
     assert [[concept for concept, *_ in found(ranked, query)] for query in (0, 1)] == [[0, 1], [0, 2]]
     assert table.asked == [([0, 1], 8), ([0], 64)]
@@ -120,23 +120,23 @@ def test_names_are_fetched_until_the_answer_is_sure_and_no_further():
 
 def test_one_more_name_is_needed_where_the_last_fetched_ties():
     """Of equal scores the lower concept comes first, and it may come with a name that wasn't fetched."""
-    table = Table([[1] * 9])
+    table = TrimmedEmbedding([[1] * 9])
     ranked = rank_concepts(table, owners_of([[9]] * 8 + [[3]], 10), 1, 1)
     assert found(ranked, 0) == [(3, 8, 1)]
     assert [k for _, k in table.asked] == [4, 9]
-    sure = Table([[2, 2, 2, 1, 1, 1, 1, 1, 1]])
+    sure = TrimmedEmbedding([[2, 2, 2, 1, 1, 1, 1, 1, 1]])
     assert found(rank_concepts(sure, owners_of([[9]] * 8 + [[3]], 10), 1, 1), 0) == [(9, 0, 2)]
     assert len(sure.asked) == 1
 
 
 def test_nothing_more_is_fetched_once_all_concepts_are_there():
-    table = Table([[1] * 100])
+    table = TrimmedEmbedding([[1] * 100])
     assert found(rank_concepts(table, owners_of([[1], [0]] + [[1]] * 98, 2), 1, 9), 0) == [(0, 1, 1), (1, 0, 1)]
     assert len(table.asked) == 1
 
 
 def test_nothing_more_is_fetched_below_the_floor():
-    table = Table([[3, 1, 0, 0, *[0] * 96]], floor=0.0)
+    table = TrimmedEmbedding([[3, 1, 0, 0, *[0] * 96]], floor=0.0)
     assert found(rank_concepts(table, owners_of([[i] for i in range(100)], 100), 1, 1, floor=0.0), 0) == [(0, 0, 3)]
     assert found(rank_concepts(table, owners_of([[i] for i in range(100)], 100), 1, 5, floor=0.0), 0) == [
         (0, 0, 3),
@@ -150,7 +150,7 @@ def test_names_held_at_once_are_few(monkeypatch):
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 4, (50, 60))
     lists = [[int(c)] for c in rng.integers(5, size=60)]
-    table = Table(scores)
+    table = TrimmedEmbedding(scores)
     ranked = rank_concepts(table, owners_of(lists, 5), 50, 4)
     assert max(len(part) * k for part, k in table.asked) <= 100
     for query in range(50):
@@ -159,13 +159,15 @@ def test_names_held_at_once_are_few(monkeypatch):
 
 @pytest.mark.parametrize(("lists", "queries", "wanted"), [([], 2, 3), ([[0]], 0, 3), ([[0]], 2, 0)])
 def test_no_names_no_queries_nothing_wanted(lists, queries, wanted):
-    ranked = rank_concepts(Table(np.zeros((queries, len(lists)))), owners_of(lists, 1), queries, wanted)
+    ranked = rank_concepts(TrimmedEmbedding(np.zeros((queries, len(lists)))), owners_of(lists, 1), queries, wanted)
     assert all(array.shape == (queries, min(1, wanted)) for array in ranked)
-    assert (ranked.concepts == NONE).all()
+    assert (ranked.concepts == NO_CONCEPT).all()
 
 
 def test_owners_of_a_part_of_a_table():
-    owners = Owners.of(pa.array([["X"], ["B", "A"], [], ["C"], ["Y"]], LISTS).slice(1, 3), pa.array(["A", "B", "C"]))
+    owners = NameConcepts.of(
+        pa.array([["X"], ["B", "A"], [], ["C"], ["Y"]], LISTS).slice(1, 3), pa.array(["A", "B", "C"])
+    )
     assert (owners.starts.tolist(), owners.concepts.tolist(), owners.count, len(owners)) == (
         [0, 2, 2, 3],
         [1, 0, 2],
@@ -173,7 +175,7 @@ def test_owners_of_a_part_of_a_table():
         3,
     )
     with pytest.raises(ArtifactError, match="a concept that it doesn't list"):
-        Owners.of(pa.array([["A"], ["Z"]], LISTS), pa.array(["A"]))
+        NameConcepts.of(pa.array([["A"], ["Z"]], LISTS), pa.array(["A"]))
 
 
 # Ranks of mentions
@@ -261,8 +263,8 @@ def test_reference_ranks_against_plain_loops(table, dictionary, given, sign):
         [sign.join(whole) for whole, _ in given], ["de"] * len(given), [[sign.join(gold)] for _, gold in given]
     )
     rows = Dictionary([sign.join(names) for names in dictionary], ["n"] * 5)
-    ranks, unreachable = reference_ranks(nearest, rows, mentions, 3)
-    for (whole, gold), rank, absent in zip(given, ranks, unreachable, strict=True):
+    ranks, gold_not_in_dictionary = reference_ranks(nearest, rows, mentions, 3)
+    for (whole, gold), rank, absent in zip(given, ranks, gold_not_in_dictionary, strict=True):
         worst = 0
         for part in whole:
             places = [place for place, row in enumerate(table[part]) if row >= 0 and set(dictionary[row]) & set(gold)]

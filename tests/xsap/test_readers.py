@@ -290,8 +290,8 @@ BY_HAND = {  # the parts of ECMA-376 that a workbook can't do without
 def by_hand(path, rows):
     sheet = f'<worksheet {MAIN}><dimension ref="A1"/><sheetData>{rows}</sheetData></worksheet>'
     with zipfile.ZipFile(path, "w") as book:
-        for name, content in {**BY_HAND, "xl/worksheets/s.xml": sheet}.items():
-            book.writestr(name, content)
+        for name, content_hash in {**BY_HAND, "xl/worksheets/s.xml": sheet}.items():
+            book.writestr(name, content_hash)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # none may reach the user: openpyxl's is that there are no styles
         return list(read_xlsx(path, None))

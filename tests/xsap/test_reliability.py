@@ -12,7 +12,7 @@ from xsap.errors import DataError
 from xsap.evaluation.calibration_report import (
     answers_of,
     calibrate,
-    error_by_chance,
+    ece_under_calibration,
     expected_calibration_error,
     measured,
     notes_of,
@@ -22,7 +22,7 @@ from xsap.evaluation.calibration_report import (
     share_interval,
     to_text,
 )
-from xsap.linking.calibration import Calibration, Curve, codes_of, features_of, fit
+from xsap.linking.calibration import Calibration, RiskCoverageCurve, codes_of, features_of, fit
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 
@@ -42,7 +42,7 @@ def candidate(concept_id, score):
     )
 
 
-class Table:
+class TrimmedEmbedding:
     """Answers by mention, out of a table."""
 
     def __init__(self, answers, concept_ids=("A", "B", "C")):
@@ -97,10 +97,10 @@ def test_the_error_of_true_probabilities_lies_in_the_range_by_chance():
         rng = np.random.default_rng(seed)
         truth = rng.beta(1, 1.5, 400)
         right = rng.random(400) < truth
-        low, high = error_by_chance(truth, 10, seed=seed)
+        low, high = ece_under_calibration(truth, 10, seed=seed)
         inside += low <= expected_calibration_error(truth, right, 10) <= high
         shifted = np.clip(truth + 0.12, 0, 1)
-        off += expected_calibration_error(shifted, right, 10) <= error_by_chance(shifted, 10, seed=seed)[1]
+        off += expected_calibration_error(shifted, right, 10) <= ece_under_calibration(shifted, 10, seed=seed)[1]
     assert 0.9 <= inside / 200 <= 0.99
     assert off / 200 < 0.1
 
@@ -120,7 +120,7 @@ def test_mentions_that_fall_together_count_once(hits):
 
 
 def test_answers_worked_by_hand():
-    linker = Table(
+    linker = TrimmedEmbedding(
         {
             "first": [("A", 0.9), ("B", 0.65)],
             "alone": [("B", 0.8)],
@@ -165,7 +165,7 @@ def sample(n=600, seed=0, nil=0.4):
         answers[f"m{i}"] = [("A" if right else "B", score), ("C", score - float(rng.uniform(0, 0.3)))]
         missing = not right and rng.random() < nil
         rows.append((f"m{i}", ("es", "ja", "xx<&>")[i % 3], [] if missing else ["A"]))
-    return Table(answers), build_mentions(*map(list, zip(*rows, strict=True)))
+    return TrimmedEmbedding(answers), build_mentions(*map(list, zip(*rows, strict=True)))
 
 
 def test_a_calibration_and_its_report():
@@ -202,7 +202,7 @@ def test_thresholds_are_the_calibrations_and_what_they_keep_is_counted():
         "corrections": {},
         "spread": 0.1,
     }
-    curve = Curve.of(np.linspace(0.5, 1, 400), np.arange(400) >= 50, [str(i) for i in range(400)])
+    curve = RiskCoverageCurve.of(np.linspace(0.5, 1, 400), np.arange(400) >= 50, [str(i) for i in range(400)])
     calibration = Calibration.from_dict(
         {"format": 1, "odds": odds, "curve": json.loads(json.dumps(Calibration(None, curve).to_dict()))["curve"]}
     )
@@ -285,6 +285,6 @@ def test_too_few_mentions_are_refused():
     linker, mentions = sample(30)
     with pytest.raises(DataError, match="^a calibration needs at least 50 mentions"):
         calibrate(linker, mentions, seed=0)
-    linker = Table({"x": []})
+    linker = TrimmedEmbedding({"x": []})
     with pytest.raises(DataError, match="found 0, 0 rightly and 0 wrongly"):
         calibrate(linker, build_mentions(["x"], ["es"], [["A"]]), seed=0)

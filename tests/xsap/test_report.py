@@ -440,8 +440,8 @@ def test_two_hundred_thousand_steps_make_a_small_page_that_keeps_every_peak(tmp_
     ]
     loss = np.random.default_rng(0).uniform(2, 6, 200_000)
     loss[123_456] = 50.0
-    facts = '"lr": 2e-5, "seconds": 0.3, "names": 512, "tokens": 5000'
-    steps = "".join(f'{{"step": {i + 1}, {facts}, "loss": {x}}}\n' for i, x in enumerate(loss.tolist()))
+    metadata = '"lr": 2e-5, "seconds": 0.3, "names": 512, "tokens": 5000'
+    steps = "".join(f'{{"step": {i + 1}, {metadata}, "loss": {x}}}\n' for i, x in enumerate(loss.tolist()))
     evaluations = [evaluation(at, 0.2 + at / 400_000, **dict.fromkeys(codes, 0.3)) for at in range(0, 200_001, 200)]
     evaluations[337] = evaluation(337 * 200, 0.9, **dict.fromkeys(codes, 0.3))
     run = write_run(tmp_path / "run", evaluations, tail=steps)
@@ -485,9 +485,9 @@ def test_it_needs_no_plotting_library_and_no_torch():
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '"sampling"', '{"hidden_size": 4}', '{"sampling": '])
-def test_a_folder_that_is_no_run_is_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
+def test_a_folder_that_is_no_run_is_refused(tmp_path, content_hash):
+    if content_hash is not None:
+        (tmp_path / "config.json").write_text(content_hash)
     with pytest.raises(ArtifactError) as caught:
         write_report(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}: expected the folder of a training run")
@@ -580,25 +580,25 @@ _LAB = [
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_colours_are_told_apart_by_all_eyes_and_from_their_ground(theme):
-    def linear(colour):
-        digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+def test_colors_are_told_apart_by_all_eyes_and_from_their_ground(theme):
+    def linear(color):
+        digits = color if len(color) == 6 else "".join(2 * digit for digit in color)
         parts = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
         return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
 
-    def luminance(colour):
-        return linear(colour) @ [0.2126, 0.7152, 0.0722]
+    def luminance(color):
+        return linear(color) @ [0.2126, 0.7152, 0.0722]
 
     variables = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[theme]
-    ground, *colours = [
+    ground, *colors = [
         re.search(rf"--{name}: #(\w+)", variables)[1] for name in ("page", "c0", "c1", "c2", "c3", "c4", "c5")
     ]
-    for colour in colours:
-        dark, light = sorted([luminance(colour), luminance(ground)])
+    for color in colors:
+        dark, light = sorted([luminance(color), luminance(ground)])
         assert (light + 0.05) / (dark + 0.05) >= 3.0
     for eye in _EYES:
         seen = [
-            100 * np.array(_LAB) @ np.cbrt(np.array(_LMS) @ np.clip(np.array(eye) @ linear(colour), 0, 1))
-            for colour in colours
+            100 * np.array(_LAB) @ np.cbrt(np.array(_LMS) @ np.clip(np.array(eye) @ linear(color), 0, 1))
+            for color in colors
         ]
         assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 11

@@ -351,7 +351,9 @@ def test_weighted_groups_too_meet_each_concept_once_with_distinct_names(
 def hard_sampler(concepts: int, hard: int, groups: int, nearest: np.ndarray | None) -> GroupSampler:
     """Concepts of three names, numbered otherwise than they are counted."""
     of = np.repeat(np.arange(concepts), 3) * 10 + 7
-    sampler = GroupSampler(Concepts(of), names_per_concept=2, names=2 * (1 + hard) * groups, seed=4, hard_concepts=hard)
+    sampler = GroupSampler(
+        Concepts(of), names_per_concept=2, names=2 * (1 + hard) * groups, seed=4, hard_negatives=hard
+    )
     sampler.nearest = nearest
     return sampler
 
@@ -431,4 +433,4 @@ def test_more_hard_concepts_than_there_are_concepts_are_all_others_or_refused(ha
 
 def test_a_batch_must_hold_a_group_and_its_hard_ones() -> None:
     with pytest.raises(ConfigError, match="at least 4 groups of 2 names, found 7"):
-        GroupSampler(Concepts(np.repeat(np.arange(9), 2)), names_per_concept=2, names=7, seed=0, hard_concepts=3)
+        GroupSampler(Concepts(np.repeat(np.arange(9), 2)), names_per_concept=2, names=7, seed=0, hard_negatives=3)

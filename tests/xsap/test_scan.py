@@ -12,7 +12,7 @@ from xsap.errors import DataError
 from xsap.search import exact as cheap
 from xsap.search import exact as module
 from xsap.search import vectors as stored
-from xsap.search.exact import Cheap, exact_scores, int8_is_faster, search_vectors, upload
+from xsap.search.exact import ScoreBound, exact_scores, int8_is_faster, search_vectors, upload
 from xsap.search.vectors import Vectors
 
 STORAGES = ("float32", "float16", "int8")
@@ -28,7 +28,7 @@ def with_codes(monkeypatch):
 
 
 @pytest.fixture
-def ways(monkeypatch):
+def scorers(monkeypatch):
     """The names of the ways of scoring that are taken, as they are taken."""
     taken = []
     for name in ("_by_int8", "_by_float32", "_by_resident"):
@@ -76,7 +76,7 @@ KINDS = {"any": units, "ties": few_directions, "near": nearly_equal}
 @settings(max_examples=400, deadline=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
-    storage=st.sampled_from(STORAGES),
+    vector_dtype=st.sampled_from(STORAGES),
     n=st.integers(1, 400),
     q=st.integers(1, 5),
     d=st.integers(1, 9),
@@ -86,22 +86,22 @@ KINDS = {"any": units, "ties": few_directions, "near": nearly_equal}
     on=st.sampled_from([None, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_against_brute_force(kind, storage, n, q, d, k, block, keep, on, seed):
+def test_against_brute_force(kind, vector_dtype, n, q, d, k, block, keep, on, seed):
     rng = np.random.default_rng(seed)
-    vectors, queries = Vectors.of(KINDS[kind](rng, n, d), storage), KINDS[kind](rng, q, d)
+    vectors, queries = Vectors.of(KINDS[kind](rng, n, d), vector_dtype), KINDS[kind](rng, q, d)
     queries[0] = vectors.take(np.array([seed % n]))[0]
     rows = None if keep is None else np.flatnonzero(rng.random(n) < keep)
-    resident = None if on is None else upload(vectors, "cpu", on)
-    assert_same(vectors, queries, k, rows=rows, block=block, resident=resident)
+    device_copy = None if on is None else upload(vectors, "cpu", on)
+    assert_same(vectors, queries, k, rows=rows, block=block, device_copy=device_copy)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_many_rows_and_queries(storage, kind, monkeypatch):
+def test_many_rows_and_queries(vector_dtype, kind, monkeypatch):
     monkeypatch.setattr(module, "_QUERIES", 8)
     monkeypatch.setattr(module, "_WAITING", 300)
     rng = np.random.default_rng(1)
-    vectors, queries = Vectors.of(KINDS[kind](rng, 6000, 24), storage), KINDS[kind](rng, 19, 24)
+    vectors, queries = Vectors.of(KINDS[kind](rng, 6000, 24), vector_dtype), KINDS[kind](rng, 19, 24)
     for k in (1, 10, 90):
         assert_same(vectors, queries, k, block=8192)
     assert_same(vectors, queries, 10, rows=np.flatnonzero(rng.random(6000) < 0.1), block=2048)
@@ -126,15 +126,15 @@ def test_more_wanted_than_a_block_holds(kind):
         assert_same(vectors, queries, k, block=1, rows=np.arange(0, 100, 2))
 
 
-def test_int8_is_given_up_where_it_tells_nothing(ways):
+def test_int8_is_given_up_where_it_tells_nothing(scorers):
     rng = np.random.default_rng(3)
     alike = nearly_equal(rng, 4000, 32)
     assert_same(Vectors.of(alike), alike[:3], 5, block=4096)
-    assert ways == ["_by_int8", "_by_float32"]
-    ways.clear()
+    assert scorers == ["_by_int8", "_by_float32"]
+    scorers.clear()
     apart = units(rng, 4000, 256)
     assert_same(Vectors.of(apart), apart[:3], 5, block=4096)
-    assert ways == ["_by_int8"]
+    assert scorers == ["_by_int8"]
 
 
 @pytest.mark.parametrize("worst", [True, False])
@@ -149,8 +149,8 @@ def test_any_error_within_the_bound_is_borne(monkeypatch, worst):
         error = np.where(true >= kth, -1, 1) if worst else rng.uniform(-1, 1, true.shape)
         unit = rng.uniform(0.01, 20, 4)
         scores = torch.from_numpy(((true + 0.999 * off * error) / unit[:, None]).astype(np.float32))
-        way = Cheap(lambda where, scores=scores: scores[:, where].clone(), unit, np.full(4, off), n)
-        monkeypatch.setattr(module, "ways", lambda *given, way=way: [way])
+        way = ScoreBound(lambda where, scores=scores: scores[:, where].clone(), unit, np.full(4, off), n)
+        monkeypatch.setattr(module, "scorers", lambda *given, way=way: [way])
         for block in (1, 512, 1 << 20):
             assert_same(vectors, queries, k, block=block)
             assert_same(vectors, queries, k, block=block, rows=np.flatnonzero(rng.random(n) < 0.5))
@@ -176,9 +176,9 @@ def test_scores_that_differ_in_the_last_place(monkeypatch):
 
 def test_few_rows_wait(monkeypatch):
     settled = []
-    settle = module._Answers.settle
+    settle = module._TopK.settle
     monkeypatch.setattr(
-        module._Answers, "settle", lambda self: settled.append((self.waits, self.looked_at)) or settle(self)
+        module._TopK, "settle", lambda self: settled.append((self.waits, self.looked_at)) or settle(self)
     )
     rng = np.random.default_rng(16)
     vectors, queries = Vectors.of(units(rng, 30_000, 128)), units(rng, 10, 128)
@@ -193,9 +193,9 @@ def test_few_rows_wait(monkeypatch):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_few_vectors_are_converted_at_once(monkeypatch, storage):
+def test_few_vectors_are_converted_at_once(monkeypatch, vector_dtype):
     rng = np.random.default_rng(17)
-    vectors, queries, asked = Vectors.of(units(rng, 5000, 16), storage), units(rng, 1, 16), []
+    vectors, queries, asked = Vectors.of(units(rng, 5000, 16), vector_dtype), units(rng, 1, 16), []
     monkeypatch.setattr(cheap, "COMPONENTS", 16 * 96)
     monkeypatch.setattr(module, "COMPONENTS", 16 * 96)
     monkeypatch.setattr(
@@ -239,29 +239,29 @@ def test_few_rows_are_scored_again(monkeypatch):
     assert 50 <= sum(asked) < 10 * 20_000 / 100
 
 
-def test_small_sets_have_no_codes_and_need_none(monkeypatch, ways):
+def test_small_sets_have_no_codes_and_need_none(monkeypatch, scorers):
     monkeypatch.setattr(stored, "SCAN_FROM", 10_000)
     rng = np.random.default_rng(5)
     assert_same(Vectors.of(units(rng, 900, 8)), units(rng, 4, 8), 6, block=256)
-    assert ways == ["_by_float32"]
+    assert scorers == ["_by_float32"]
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_without_int8_products_the_answer_is_the_same(monkeypatch, ways, storage):
+def test_without_int8_products_the_answer_is_the_same(monkeypatch, scorers, vector_dtype):
     rng = np.random.default_rng(6)
-    vectors, queries = Vectors.of(units(rng, 3000, 40), storage), units(rng, 5, 40)
+    vectors, queries = Vectors.of(units(rng, 3000, 40), vector_dtype), units(rng, 5, 40)
     scores, rows = search_vectors(vectors, queries, 8)
     monkeypatch.setattr(cheap, "int8_is_faster", lambda: False)
     again, same = search_vectors(vectors, queries, 8)
-    assert ways == ["_by_int8", "_by_float32"]
+    assert scorers == ["_by_int8", "_by_float32"]
     np.testing.assert_array_equal(scores, again)
     np.testing.assert_array_equal(rows, same)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_query_alone_and_among_others_bit_for_bit(storage):
+def test_a_query_alone_and_among_others_bit_for_bit(vector_dtype):
     rng = np.random.default_rng(7)
-    vectors, queries = Vectors.of(units(rng, 5000, 100), storage), units(rng, 60, 100)
+    vectors, queries = Vectors.of(units(rng, 5000, 100), vector_dtype), units(rng, 60, 100)
     scores, rows = search_vectors(vectors, queries, 9)
     for i in range(0, 60, 7):
         alone, same = search_vectors(vectors, queries[i : i + 1], 9, block=4096)
@@ -311,11 +311,11 @@ def sum_exactly(left, right):
 def test_equal_vectors_tie_wherever_they_stand():
     rng = np.random.default_rng(9)
     one = units(rng, 1, 768)
-    for storage in STORAGES:
+    for vector_dtype in STORAGES:
         array = units(rng, 2000, 768)
         places = np.array([3, 31, 32, 700, 1999])
         array[places] = one
-        scores, rows = search_vectors(Vectors.of(array, storage), one, 6)
+        scores, rows = search_vectors(Vectors.of(array, vector_dtype), one, 6)
         assert rows[0, :5].tolist() == places.tolist()
         assert len(set(scores[0, :5].tolist())) == 1
 
@@ -323,8 +323,8 @@ def test_equal_vectors_tie_wherever_they_stand():
 def test_zero_vectors_and_zero_queries():
     array = np.zeros((500, 6), np.float32)
     array[300] = 1 / np.sqrt(6)
-    for storage in STORAGES:
-        vectors = Vectors.of(array, storage)
+    for vector_dtype in STORAGES:
+        vectors = Vectors.of(array, vector_dtype)
         assert_same(vectors, -array[300:301], 4)
         scores, rows = search_vectors(vectors, np.zeros((1, 6), np.float32), 4)
         assert (scores.tolist(), rows.tolist()) == ([[0, 0, 0, 0]], [[0, 1, 2, 3]])
@@ -334,8 +334,8 @@ def test_vectors_of_any_length():
     rng = np.random.default_rng(10)
     for scale in (1e-20, 1e-3, 50.0):
         array = (units(rng, 700, 12) * rng.random((700, 1)) * scale).astype(np.float32)
-        for storage in ("float32", "int8"):
-            assert_same(Vectors.of(array, storage), (units(rng, 3, 12) * np.float32(7)), 5, block=2048)
+        for vector_dtype in ("float32", "int8"):
+            assert_same(Vectors.of(array, vector_dtype), (units(rng, 3, 12) * np.float32(7)), 5, block=2048)
 
 
 def test_more_wanted_than_there_is_and_nothing_at_all():
@@ -353,14 +353,14 @@ def test_more_wanted_than_there_is_and_nothing_at_all():
 def test_mapped_files_are_searched_as_they_lie(tmp_path):
     rng = np.random.default_rng(12)
     array, queries = units(rng, 2000, 20), units(rng, 3, 20)
-    for storage in STORAGES:
-        (tmp_path / storage).mkdir()
-        with stored.write_vectors(tmp_path / storage, 2000, 20, storage) as put:
+    for vector_dtype in STORAGES:
+        (tmp_path / vector_dtype).mkdir()
+        with stored.write_vectors(tmp_path / vector_dtype, 2000, 20, vector_dtype) as put:
             put(array)
-        vectors = Vectors.open(tmp_path / storage)
+        vectors = Vectors.open(tmp_path / vector_dtype)
         assert_same(vectors, queries, 6, block=4096)
         assert_same(vectors, queries, 6, rows=np.arange(100, 1900, 9))
-        assert_same(vectors, queries, 6, resident=upload(vectors, "cpu"))
+        assert_same(vectors, queries, 6, device_copy=upload(vectors, "cpu"))
 
 
 def test_wrong_queries():
@@ -376,4 +376,4 @@ def test_wrong_queries():
         with pytest.raises(AssertionError, match="rows must ascend"):
             search_vectors(vectors, np.zeros((1, 3), np.float32), 1, rows=np.array(rows))
     with pytest.raises(AssertionError, match="aren't the vectors"):
-        search_vectors(vectors, np.zeros((1, 3), np.float32), 1, resident=torch.zeros(3, 3))
+        search_vectors(vectors, np.zeros((1, 3), np.float32), 1, device_copy=torch.zeros(3, 3))

@@ -8,7 +8,15 @@ from scipy.stats import binom
 
 from xsap.errors import ConfigError
 from xsap.linking import calibration as module
-from xsap.linking.calibration import CERTAINTY, Curve, abstention, at_most, codes_of, design_effect, risk_coverage
+from xsap.linking.calibration import (
+    CERTAINTY,
+    RiskCoverageCurve,
+    abstention,
+    binomial_cdf,
+    codes_of,
+    design_effect,
+    risk_coverage,
+)
 
 outcomes = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]), st.booleans(), st.sampled_from("abcdef")),
@@ -37,7 +45,7 @@ def naive_effect(residuals, groups):
 @given(rows=outcomes)
 def test_a_curve_against_a_plain_loop(rows):
     confidence, right, groups = arrays(rows)
-    curve = Curve.of(confidence, right, groups)
+    curve = RiskCoverageCurve.of(confidence, right, groups)
     assert list(curve.threshold) == sorted(set(confidence), reverse=True)
     for threshold, answered, hits, expected, effect in zip(
         curve.threshold, curve.answered, curve.right, curve.expected, curve.effect, strict=True
@@ -54,7 +62,7 @@ def test_a_long_curve_is_thinned_to_rows_that_are_true(n, ties, seed):
     rng = np.random.default_rng(seed)
     confidence = rng.integers(0, ties, n) / ties
     right = rng.random(n) < confidence
-    curve = Curve.of(confidence, right, alone(n))
+    curve = RiskCoverageCurve.of(confidence, right, alone(n))
     assert len(curve.threshold) <= 200
     assert curve.answered[-1] == n
     for threshold, answered, hits in zip(curve.threshold, curve.answered, curve.right, strict=True):
@@ -65,7 +73,7 @@ def test_a_long_curve_is_thinned_to_rows_that_are_true(n, ties, seed):
 
 @given(n=st.integers(0, 400), events=st.integers(0, 400), probability=st.floats(0.001, 0.999))
 def test_the_binomial_tail_against_scipy(n, events, probability):
-    assert at_most(min(events, n), n, probability) == pytest.approx(
+    assert binomial_cdf(min(events, n), n, probability) == pytest.approx(
         binom.cdf(min(events, n), n, probability), rel=1e-9, abs=1e-300
     )
 
@@ -73,7 +81,7 @@ def test_the_binomial_tail_against_scipy(n, events, probability):
 def test_what_a_promise_needs_worked_by_hand():
     """0.95^58 is above 0.05 and 0.95^59 below."""
     for n, kept in ((58, False), (59, True)):
-        curve = Curve((0.99,), (n,), (n,), (0.99,), (1.0,))
+        curve = RiskCoverageCurve((0.99,), (n,), (n,), (0.99,), (1.0,))
         if kept:
             assert curve.threshold_for(0.95) == 0.99
         else:
@@ -82,10 +90,10 @@ def test_what_a_promise_needs_worked_by_hand():
                 match=r"^the 58 mentions of the calibration can't promise a precision of 0.95, but one of 0.94\.",
             ):
                 curve.threshold_for(0.95)
-    halved = Curve((0.99,), (118,), (118,), (0.99,), (2.0,))
+    halved = RiskCoverageCurve((0.99,), (118,), (118,), (0.99,), (2.0,))
     assert halved.threshold_for(0.95) == 0.99
     with pytest.raises(ConfigError):
-        Curve((0.99,), (117,), (117,), (0.99,), (2.0,)).threshold_for(0.95)
+        RiskCoverageCurve((0.99,), (117,), (117,), (0.99,), (2.0,)).threshold_for(0.95)
 
 
 def naive_threshold(curve, precision):
@@ -114,7 +122,7 @@ def naive_threshold(curve, precision):
 )
 def test_thresholds_against_a_plain_sequence(n, slope, together, precision, seed):
     confidence, right, groups = world(np.random.default_rng(seed), n, slope, together)
-    curve = Curve.of(confidence, right, groups)
+    curve = RiskCoverageCurve.of(confidence, right, groups)
     expected = naive_threshold(curve, precision)
     if expected is None:
         with pytest.raises(ConfigError):
@@ -128,7 +136,7 @@ def world(rng, n, slope, together=1):
     odds = slope * rng.normal(size=n)
     confidence = 1 / (1 + np.exp(-odds))
     group = np.arange(n) // together
-    order = np.argsort(odds)  # neighbours in confidence are together, so that their outcomes can be one
+    order = np.argsort(odds)  # neighbors in confidence are together, so that their outcomes can be one
     luck = rng.random(n)[group]
     right = np.empty(n, bool)
     right[order] = luck < confidence[order]
@@ -145,7 +153,9 @@ def kept_share(slope, precision, n, together, tries=200, declared=True):
     for seed in range(tries):
         confidence, right, groups = world(np.random.default_rng(seed), n, slope, together)
         try:
-            threshold = Curve.of(confidence, right, groups if declared else alone(n)).threshold_for(precision)
+            threshold = RiskCoverageCurve.of(confidence, right, groups if declared else alone(n)).threshold_for(
+                precision
+            )
         except ConfigError:
             continue
         given_ += 1
@@ -177,7 +187,7 @@ def test_a_single_lucky_start_is_not_needed():
     right = np.ones(1000, bool)
     right[:400] = False
     right[997] = False  # a mistake near the top
-    assert Curve.of(confidence, right, alone(1000)).threshold_for(0.95) < 0.75
+    assert RiskCoverageCurve.of(confidence, right, alone(1000)).threshold_for(0.95) < 0.75
 
 
 def test_where_precision_is_just_too_low_everywhere_hardly_anything_is_promised():
@@ -186,13 +196,13 @@ def test_where_precision_is_just_too_low_everywhere_hardly_anything_is_promised(
     for seed in range(200):
         rng = np.random.default_rng(seed)
         confidence = np.clip(0.949 + 0.01 * rng.normal(size=1000), 0, 1)
-        curve = Curve.of(confidence, rng.random(1000) < 0.949, alone(1000))
+        curve = RiskCoverageCurve.of(confidence, rng.random(1000) < 0.949, alone(1000))
         promised += curve._lowest(0.95) is not None
     assert promised / 200 <= 0.08
 
 
 def test_precisions_outside_and_out_of_reach_are_refused():
-    curve = Curve.of(np.linspace(0, 1, 100), np.zeros(100, bool), alone(100))
+    curve = RiskCoverageCurve.of(np.linspace(0, 1, 100), np.zeros(100, bool), alone(100))
     for precision in (0, 1, -0.5, 95, math.nan):
         with pytest.raises(ConfigError, match="must lie between 0 and 1, found"):
             curve.threshold_for(precision)
@@ -221,9 +231,9 @@ def test_precisions_outside_and_out_of_reach_are_refused():
 )
 def test_curves_that_can_not_be(change):
     sound = {"threshold": (0.8, 0.5), "answered": (2, 5), "right": (2, 4), "expected": (0.9, 0.7), "effect": (1.0, 1.2)}
-    assert Curve(**sound)
+    assert RiskCoverageCurve(**sound)
     with pytest.raises(ValueError, match="curve|confidences|thresholds|effect"):
-        Curve(**sound | change)
+        RiskCoverageCurve(**sound | change)
 
 
 @settings(max_examples=100)
@@ -265,5 +275,5 @@ def test_why_a_mention_gets_no_answer():
 
 def test_the_curve_is_thinned_evenly(monkeypatch):
     monkeypatch.setattr(module, "_POINTS", 4)
-    curve = Curve.of(np.arange(100) / 100, np.ones(100, bool), alone(100))
+    curve = RiskCoverageCurve.of(np.arange(100) / 100, np.ones(100, bool), alone(100))
     assert curve.answered == (25, 50, 75, 100)

@@ -32,10 +32,10 @@ from transformers import (
 from tests.fixtures.commands import Run
 from xsap import Encoder, Terminology
 from xsap.cli import main
-from xsap.encoding.model_folder import Description
-from xsap.encoding.vocabulary import covered, shrink_to, train_tokenizer
+from xsap.encoding.model_folder import EncoderConfig
+from xsap.encoding.vocabulary import shrink_to, train_tokenizer, unchanged_texts
 from xsap.errors import ConfigError
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 LOWER = TextPolicy("lower", "NFKC")
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -87,7 +87,9 @@ def encoder_of(tokenizer: PreTrainedTokenizerFast, kind: str, policy: TextPolicy
     length = 32 + (0 if kind == "WordPiece" else 1 + tokenizer.pad_token_id)
     torch.manual_seed(1)
     config = classes[kind][0](vocab_size=len(tokenizer), max_position_embeddings=length, **special, **SIZE)
-    return Encoder(classes[kind][1](config, add_pooling_layer=False), tokenizer, Description("mean", 32, policy)).eval()
+    return Encoder(
+        classes[kind][1](config, add_pooling_layer=False), tokenizer, EncoderConfig("mean", 32, policy)
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def folders(
 ):
     """(a model with a vocabulary of eleven languages, the same shrunk to the English names), and the kind of its tokenizer."""
     folder = tmp_path_factory.mktemp(request.param)
-    encoder_of(TRAIN[request.param](normalise_all(sample_names, LOWER)), request.param).save_pretrained(
+    encoder_of(TRAIN[request.param](normalize_all(sample_names, LOWER)), request.param).save_pretrained(
         folder / "large"
     )
     shrink_to(Encoder.from_pretrained(folder / "large"), english).save_pretrained(folder / "small")
@@ -133,7 +135,7 @@ def states(folder: Path, texts: list[str]) -> list[np.ndarray]:
 
 def recombined(names: list[str], n: int) -> list[str]:
     """Texts that no terminology has, of the words of names and of pieces of these."""
-    words = sorted({word for name in normalise_all(names, LOWER) for word in name.split()})
+    words = sorted({word for name in normalize_all(names, LOWER) for word in name.split()})
     draw = random.Random(3)
     texts = []
     for _ in range(n):
@@ -147,7 +149,7 @@ def recombined(names: list[str], n: int) -> list[str]:
 
 def test_every_name_keeps_its_pieces_and_its_vector(folders: tuple[Path, Path, str], english: list[str]) -> None:
     large, small, _ = folders
-    texts = normalise_all(english, LOWER)
+    texts = normalize_all(english, LOWER)
     assert pieces(small, texts) == pieces(large, texts)
     original, shrunk = Encoder.from_pretrained(large), Encoder.from_pretrained(small)
     assert shrunk.description == original.description
@@ -169,7 +171,7 @@ def test_so_does_any_text_whose_pieces_are_all_kept(
     assert [b for b, kept in zip(after, made_of_kept, strict=True) if kept] == [
         a for a, kept in zip(before, made_of_kept, strict=True) if kept
     ]
-    same = covered(Encoder.from_pretrained(large), Encoder.from_pretrained(small), texts)
+    same = unchanged_texts(Encoder.from_pretrained(large), Encoder.from_pretrained(small), texts)
     assert same.tolist() == [a == b for a, b in zip(before, after, strict=True)]
     some = [text for text, kept in zip(texts, made_of_kept, strict=True) if kept][:100]
     for a, b in zip(states(large, some), states(small, some), strict=True):
@@ -179,7 +181,7 @@ def test_so_does_any_text_whose_pieces_are_all_kept(
 def test_no_character_becomes_unknown(folders: tuple[Path, Path, str], sample_names: list[str]) -> None:
     """Text of the ten languages that were left out is spelled out. (A WordPiece model spells only what it has letters for.)"""
     large, small, _ = folders
-    texts = normalise_all(sample_names, LOWER)
+    texts = normalize_all(sample_names, LOWER)
     unknown = AutoTokenizer.from_pretrained(large).unk_token
     before, after = pieces(large, texts), pieces(small, texts)
     assert any(len(b) > len(a) for a, b in zip(before, after, strict=True))
@@ -231,11 +233,11 @@ def test_no_other_vocabulary_lies_beside_the_new_one(folders: tuple[Path, Path, 
 @pytest.mark.parametrize("kind", TRAIN)
 def test_a_tokenizer_without_a_class_of_its_own(kind: str, tmp_path: Path, english: list[str]) -> None:
     """transformers takes its tokenizer.json as it stands: the ids of the post-processor, and which piece is the unknown one."""
-    own = TRAIN[kind](normalise_all(english, LOWER))
+    own = TRAIN[kind](normalize_all(english, LOWER))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=own.backend_tokenizer, **own.special_tokens_map)
     encoder_of(tokenizer, kind).save_pretrained(tmp_path / "large")
     shrink_to(Encoder.from_pretrained(tmp_path / "large"), english[:100]).save_pretrained(tmp_path / "small")
-    texts = [*normalise_all(english[:100], LOWER), "☃ fever"]
+    texts = [*normalize_all(english[:100], LOWER), "☃ fever"]
     assert pieces(tmp_path / "small", texts) == pieces(tmp_path / "large", texts)
     assert type(AutoTokenizer.from_pretrained(tmp_path / "small")) is PreTrainedTokenizerFast
 
@@ -272,8 +274,8 @@ def test_pieces_beyond_the_maximal_length_are_kept(folders: tuple[Path, Path, st
         if word not in shrink_to(large, ["x"]).tokenizer.tokenize(word)
     )
     small = shrink_to(large, ["x " * 40 + word])
-    assert covered(large, small, [word, f"x {word}"]).any()
-    assert not covered(large, shrink_to(large, ["x " * 40]), [word, f"x {word}"]).any()
+    assert unchanged_texts(large, small, [word, f"x {word}"]).any()
+    assert not unchanged_texts(large, shrink_to(large, ["x " * 40]), [word, f"x {word}"]).any()
 
 
 def test_an_unknown_character_costs_what_it_did() -> None:
@@ -297,7 +299,7 @@ def test_a_name_with_an_unknown_word_keeps_it_unknown() -> None:
     assert set(vocab) - set(small.tokenizer.get_vocab()) == {"abc"}
 
 
-def without_vocabulary(model: models.Model) -> PreTrainedTokenizerFast:
+def without_vocabulary(model: models.EncoderSpec) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="[UNK]", pad_token="[PAD]")
 
 
@@ -317,13 +319,13 @@ def test_other_tokenizers_are_refused(
 ) -> None:
     transformer = Encoder.from_pretrained(folders[0]).transformer
     with pytest.raises(ConfigError, match=message):
-        shrink_to(Encoder(transformer, tokenizer, Description("mean")), ["fever"])
+        shrink_to(Encoder(transformer, tokenizer, EncoderConfig("mean")), ["fever"])
 
 
 def test_the_command(run: Run, tmp_path: Path, tiny_folder: Path, sample_folder: Path) -> None:
     Terminology.load(sample_folder).select(languages={"en"}).save(tmp_path / "english")
     Encoder.from_pretrained(tiny_folder).save_pretrained(
-        tmp_path / "large", facts={"languages": ["en", "zh"], "steps": 7}
+        tmp_path / "large", metadata={"languages": ["en", "zh"], "steps": 7}
     )
     (tmp_path / "mentions.tsv").write_text(
         "mention\tconcept_ids\nFever\tC1\nBrustschmerzen\tC1\n胸痛\tC1\nfièvre\tC1\npain\tC1\n", encoding="utf-8"
@@ -348,8 +350,8 @@ def test_the_command(run: Run, tmp_path: Path, tiny_folder: Path, sample_folder:
     said = json.loads((tmp_path / "small" / "xsap.json").read_text())
     assert said == json.loads((tmp_path / "large" / "xsap.json").read_text()) | {
         "shrunk": {
-            "model": Encoder.from_pretrained(tmp_path / "large").content,
-            "terminology": Terminology.load(tmp_path / "english").content,
+            "model": Encoder.from_pretrained(tmp_path / "large").content_hash,
+            "terminology": Terminology.load(tmp_path / "english").content_hash,
         }
     }
 
@@ -368,7 +370,7 @@ def test_what_the_command_refuses(
     vocab = {"[UNK]": 0, "[PAD]": 1, "fever": 2, ",": 3, "cough": 4, "and": 5, "chest": 6, "pain": 7}
     tokenizer = without_vocabulary(models.WordLevel(vocab, "[UNK]"))
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    Encoder(transformer, tokenizer, Description("mean")).save_pretrained(tmp_path / "words")
+    Encoder(transformer, tokenizer, EncoderConfig("mean")).save_pretrained(tmp_path / "words")
     out = ("--out", tmp_path / "small")
     assert "of the kind WordLevel" in refused(tmp_path / "words", sample_folder, *out)
     assert "exists already" in refused("no-model", "no-terminology", "--out", tiny_folder)  # said before any work

@@ -242,13 +242,13 @@ def alive(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path, sample_names: list[str]) -> list[str]:
     """Settings that name a terminology and a tiny model."""
-    from xsap.encoding.model_folder import Description
+    from xsap.encoding.model_folder import EncoderConfig
     from xsap.encoding.vocabulary import from_scratch
     from xsap.text import TextPolicy
 
     size = {"vocabulary_size": 1500, "layers": 1, "hidden": 32, "heads": 2, "dropout": 0.1}
     base = tmp_path_factory.mktemp("base") / "model"
-    from_scratch(sample_names, Description("mean", 25, TextPolicy("lower")), **size, seed=1).save_pretrained(base)
+    from_scratch(sample_names, EncoderConfig("mean", 25, TextPolicy("lower")), **size, seed=1).save_pretrained(base)
     return [f"terminology={sample_folder}", f"base={base}", "sampling.languages=en+de+ja_syn", *RUN]
 
 

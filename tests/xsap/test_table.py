@@ -16,13 +16,13 @@ from tests.fixtures.commands import ROOT
 from tests.xsap.test_shrink import LOWER, bpe, encoder_of, unigram, wordpiece
 from xsap import Encoder, Linker, Terminology
 from xsap.config import load_settings
-from xsap.encoding.model_folder import Description
-from xsap.encoding.packing import Tokens, pack, tokenise
+from xsap.encoding.model_folder import EncoderConfig
+from xsap.encoding.packing import Tokens, pack, tokenize_names
 from xsap.evaluation.protocols import evaluate_concept, read_queries
 from xsap.linking.index import Index
-from xsap.text import normalise_all
+from xsap.text import normalize_all
 from xsap.training.dataset import distinct, from_terminology
-from xsap.training.embedding_table import Table, trim, whole
+from xsap.training.embedding_table import TrimmedEmbedding, trim, whole
 from xsap.training.losses import info_nce
 from xsap.training.mining import all_pairs
 from xsap.training.run import run as train
@@ -47,7 +47,7 @@ def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: 
     XLM-R's padding is row 1, BERT's row 0, RoBERTa's here row 301, after pieces most of which are of no use. All its weights are large enough to count: the padding row too, which is zero in a new model.
     """
     make, tokenizer = MAKE[kind]
-    encoder = encoder_of(make(normalise_all(names, LOWER)), tokenizer)
+    encoder = encoder_of(make(normalize_all(names, LOWER)), tokenizer)
     transformer = encoder.transformer
     transformer.resize_token_embeddings(len(encoder.tokenizer) + 1000, mean_resizing=False)
     torch.manual_seed(2)
@@ -55,7 +55,7 @@ def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: 
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     transformer.config.hidden_dropout_prob = transformer.config.attention_probs_dropout_prob = dropout
-    Encoder(transformer, encoder.tokenizer, Description(pooling, 32, LOWER)).save_pretrained(folder)
+    Encoder(transformer, encoder.tokenizer, EncoderConfig(pooling, 32, LOWER)).save_pretrained(folder)
     return folder
 
 
@@ -97,9 +97,9 @@ def losses_of(output: Path) -> list[float]:
 def plain_loop(base: Path, terminology: Path) -> tuple[Encoder, Tokens, list[float]]:
     """The same run by the whole model and torch's AdamW → the trained encoder, the names it has seen, the losses."""
     encoder = Encoder.from_pretrained(base, device="cpu").train()
-    material = distinct(from_terminology(terminology, None), encoder.policy, None)
-    tokens = tokenise(material.names, encoder.tokenizer, encoder.max_length)
-    sampler = GroupSampler(Concepts(material.concepts), names_per_concept=4, names=40, seed=0)
+    name_set = distinct(from_terminology(terminology, None), encoder.policy, None)
+    tokens = tokenize_names(name_set.names, encoder.tokenizer, encoder.max_length)
+    sampler = GroupSampler(Concepts(name_set.concepts), names_per_concept=4, names=40, seed=0)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=LR, weight_decay=DECAY, fused=True)
     losses, seen = [], []
     for step in range(STEPS):
@@ -203,9 +203,9 @@ def test_an_evaluation_within_training_has_the_whole_table(
         assert json.loads(json.dumps(evaluate_concept(Linker(encoder, index), read_queries(MENTIONS)))) == found[step]
 
 
-def trimmed(folder: Path) -> tuple[Encoder, Tokens, Table]:
+def trimmed(folder: Path) -> tuple[Encoder, Tokens, TrimmedEmbedding]:
     encoder = Encoder.from_pretrained(folder, device="cpu")
-    tokens = tokenise(["chest pain", "fever"], encoder.tokenizer, 32)
+    tokens = tokenize_names(["chest pain", "fever"], encoder.tokenizer, 32)
     return encoder, tokens, trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
 
 
@@ -262,12 +262,12 @@ def test_a_table_that_knows_no_padding_row_keeps_the_tokenizers(
     sample_names: list[str], english: Path, tmp_path: Path
 ) -> None:
     """As GPT-2's and most decoders': only the tokenizer says what stands where a name has ended."""
-    tokenizer = unigram(normalise_all(sample_names, LOWER))
+    tokenizer = unigram(normalize_all(sample_names, LOWER))
     pad = len(tokenizer) - 1
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=32, n_layer=1, n_head=2, pad_token_id=None)
-    Encoder(GPT2Model(config), tokenizer, Description("mean_all", 32, LOWER)).save_pretrained(tmp_path / "base")
+    Encoder(GPT2Model(config), tokenizer, EncoderConfig("mean_all", 32, LOWER)).save_pretrained(tmp_path / "base")
     base = Encoder.from_pretrained(tmp_path / "base", device="cpu")
     assert base.tokenizer.pad_token_id == pad
     assert base.transformer.get_input_embeddings().padding_idx is None

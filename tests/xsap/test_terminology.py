@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsap.artifacts import content_hash, open_artifact
+from xsap.artifacts import manifest_hash, open_artifact
 from xsap.errors import ArtifactError, DataError
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
 
-facts = (
+metadata = (
     st.sampled_from(KINDS),
     st.sampled_from(["A", "B"]),
     st.sampled_from([None, "1", "2"]),
@@ -17,9 +17,9 @@ diverse = st.tuples(
     st.sampled_from(["C1", "C10", "C2", "c1"]),
     st.sampled_from(["de", "en", "zh"]),
     st.sampled_from(["", "fever", "Fever", "é", "e\u0301", "胸痛", " "]),
-    *facts,
+    *metadata,
 )
-alike = st.tuples(*map(st.just, ("C1", "en", "fever")), *facts)
+alike = st.tuples(*map(st.just, ("C1", "en", "fever")), *metadata)
 rows = st.lists(diverse | alike, max_size=20)
 extras = st.dictionaries(
     st.sampled_from(["C1", "C2", "C9"]), st.tuples(*[st.lists(st.sampled_from(["T1", "T2"]), max_size=3)] * 2)
@@ -43,8 +43,8 @@ def extra(concepts):
     )
 
 
-def built(*rows, concepts=None, **facts):
-    return Terminology.build(table(rows), extra(concepts or {}), facts)[0]
+def built(*rows, concepts=None, **metadata):
+    return Terminology.build(table(rows), extra(concepts or {}), metadata)[0]
 
 
 def row(concept, language, name, kind="synonym", source="A", code=None, status=None):
@@ -169,9 +169,9 @@ def test_a_folder_gives_back_what_was_saved(tmp_path_factory, rows, concepts):
     loaded = Terminology.load(folder)
     assert loaded.names.equals(saved.names)
     assert loaded.concepts.equals(saved.concepts)
-    assert (loaded.facts, loaded.languages) == ({"reader": "ünïcode", "release": 3}, saved.languages)
+    assert (loaded.metadata, loaded.languages) == ({"reader": "ünïcode", "release": 3}, saved.languages)
     assert (loaded.names.schema, loaded.concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA)
-    assert loaded.content == content_hash(open_artifact(folder, "terminology"))
+    assert loaded.content_hash == manifest_hash(open_artifact(folder, "terminology"))
 
 
 def test_the_content_is_that_of_the_rows_not_of_their_order_or_place(tmp_path):
@@ -179,7 +179,7 @@ def test_the_content_is_that_of_the_rows_not_of_their_order_or_place(tmp_path):
     built(*rows, release=1).save(tmp_path / "1")
     built(*rows[::-1], release=2).save(tmp_path / "2")
     built(*rows[:2]).save(tmp_path / "3")
-    contents = [Terminology.load(tmp_path / name).content for name in "123"]
+    contents = [Terminology.load(tmp_path / name).content_hash for name in "123"]
     assert contents[0] == contents[1] != contents[2]
 
 
@@ -240,7 +240,7 @@ choice = st.none() | st.sets(st.sampled_from(["de", "en", "A", "B", "T1", "T2", 
 def test_selecting_keeps_what_plain_loops_keep(rows, concepts, languages, sources, types, chunks):
     whole, _ = Terminology.build(table(rows), extra(concepts), {"release": 3})
     parts = [whole.concepts.slice(start, chunks) for start in range(0, whole.concepts.num_rows, chunks)]
-    whole = Terminology(whole.names, pa.concat_tables([whole.concepts.slice(0, 0), *parts]), whole.facts)
+    whole = Terminology(whole.names, pa.concat_tables([whole.concepts.slice(0, 0), *parts]), whole.metadata)
     part = whole.select(languages=languages, sources=sources, semantic_types=types)
 
     typed = {c[0] for c in as_rows(whole.concepts) if types is None or set(c[2]) & types}
@@ -251,12 +251,12 @@ def test_selecting_keeps_what_plain_loops_keep(rows, concepts, languages, source
     ]
     assert as_rows(part.names) == names
     assert as_rows(part.concepts) == [c for c in as_rows(whole.concepts) if c[0] in {row[0] for row in names}]
-    assert part.facts == whole.facts
+    assert part.metadata == whole.metadata
 
 
 def test_a_part_is_not_taken_for_the_whole(tmp_path):
     built(row("C", "en", "a"), row("C", "de", "b")).save(tmp_path / "x")
     whole = Terminology.load(tmp_path / "x")
-    assert whole.content
-    assert whole.select(languages=["de"]).content is None
+    assert whole.content_hash
+    assert whole.select(languages=["de"]).content_hash is None
     assert whole.select(languages=["de"]).concepts["preferred_name"].to_pylist() == ["a"]

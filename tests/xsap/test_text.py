@@ -15,9 +15,9 @@ from xsap.text import (
     NO_SCRIPT,
     OTHER_SCRIPT,
     TextPolicy,
-    normalise,
-    normalise_all,
-    normalise_column,
+    normalize,
+    normalize_all,
+    normalize_column,
     script_of,
 )
 
@@ -39,16 +39,16 @@ steady = settings(max_examples=60, deadline=None)
 @example(name="e\u00ad\u0301")
 @example(name="İI\u0307")
 @example(name="J\u030c")
-def test_normalising_twice_changes_nothing(policy, name):
-    once = normalise(name, policy)
-    assert normalise(once, policy) == once
+def test_normalizing_twice_changes_nothing(policy, name):
+    once = normalize(name, policy)
+    assert normalize(once, policy) == once
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
 @steady
 @given(name=names, form=st.sampled_from(["NFC", "NFD"]))
 def test_canonically_equal_spellings_are_one_name(policy, name, form):
-    assert normalise(unicodedata.normalize(form, name), policy) == normalise(name, policy)
+    assert normalize(unicodedata.normalize(form, name), policy) == normalize(name, policy)
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
@@ -57,14 +57,14 @@ def test_canonically_equal_spellings_are_one_name(policy, name, form):
 @example(before="e", invisible="\u200b", after="\u0301")
 @example(before="fiebre", invisible="\ufeff", after=" alta")
 def test_an_invisible_character_anywhere_makes_no_other_name(policy, before, invisible, after):
-    assert normalise(before + invisible + after, policy) == normalise(before + after, policy)
+    assert normalize(before + invisible + after, policy) == normalize(before + after, policy)
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
 @steady
 @given(name=names)
 def test_words_stand_one_space_apart_and_no_control_is_left(policy, name):
-    found = normalise(name, policy)
+    found = normalize(name, policy)
     assert "" not in found.split(" ") or found == ""
     assert not any(c != " " and (c.isspace() or unicodedata.category(c) == "Cc") for c in found)
     assert not set(found) & set(INVISIBLE)
@@ -73,8 +73,8 @@ def test_words_stand_one_space_apart_and_no_control_is_left(policy, name):
 @steady
 @given(name=names)
 def test_without_unicode_and_case_a_string_stays_as_it_stands(name):
-    assert normalise(name, TextPolicy("cased", "none")) == name
-    assert normalise(name, TextPolicy("lower", "none")) == name.lower()
+    assert normalize(name, TextPolicy("cased", "none")) == name
+    assert normalize(name, TextPolicy("lower", "none")) == name.lower()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_without_unicode_and_case_a_string_stays_as_it_stands(name):
     ],
 )
 def test_any_white_space_or_control_is_one_space(space):
-    assert normalise(f"{space}fiebre{space}alta{space}", TextPolicy()) == "fiebre alta"
+    assert normalize(f"{space}fiebre{space}alta{space}", TextPolicy()) == "fiebre alta"
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_any_white_space_or_control_is_one_space(space):
     ],
 )
 def test_each_policy_does_what_its_name_says(name, nfc, nfkc, matched):
-    assert normalise(name, TextPolicy()) == nfc
-    assert normalise(name, TextPolicy("cased", "NFKC")) == nfkc
-    assert normalise(name, EXACT_MATCH) == matched
+    assert normalize(name, TextPolicy()) == nfc
+    assert normalize(name, TextPolicy("cased", "NFKC")) == nfkc
+    assert normalize(name, EXACT_MATCH) == matched
 
 
 def test_names_keep_their_order_and_number():
-    assert normalise_all(iter(["B", "", " a ", "B"]), TextPolicy("lower", "NFC")) == ["b", "", "a", "b"]
+    assert normalize_all(iter(["B", "", " a ", "B"]), TextPolicy("lower", "NFC")) == ["b", "", "a", "b"]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
@@ -137,20 +137,20 @@ def test_a_policy_nobody_knows_is_refused(case: str, form: str) -> None:
 
 
 @given(st.lists(names, max_size=12), st.sampled_from(POLICIES))
-def test_a_column_is_normalised_as_its_names_are(strings, policy):
+def test_a_column_is_normalized_as_its_names_are(strings, policy):
     column = pa.chunked_array([pa.array(strings, pa.string())])
-    assert normalise_column(column, policy).to_pylist() == normalise_all(strings, policy)
+    assert normalize_column(column, policy).to_pylist() == normalize_all(strings, policy)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_every_character_of_unicode_is_normalised_alike_in_a_column(policy):
+def test_every_character_of_unicode_is_normalized_alike_in_a_column(policy):
     strings = [f"a{chr(n)}b" for n in range(0x110000) if not 0xD800 <= n <= 0xDFFF and (n < 0x3400 or n % 7 == 0)]
     column = pa.chunked_array([pa.array(strings, pa.string())])
-    assert normalise_column(column, policy).to_pylist() == normalise_all(strings, policy)
+    assert normalize_column(column, policy).to_pylist() == normalize_all(strings, policy)
 
 
 def test_letters_that_a_column_leaves_alone_are_composed_already():
-    """What Unicode says of them: nothing composes them or takes them apart, and none combines with its neighbours."""
+    """What Unicode says of them: nothing composes them or takes them apart, and none combines with its neighbors."""
     ranges = re.findall(r"\\x\{([0-9a-f]+)\}-\\x\{([0-9a-f]+)\}", _LETTERS)
     letters = [chr(n) for first, last in ranges for n in range(int(first, 16), int(last, 16) + 1)]
     assert len(letters) > 30_000

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xsap.encoding.encoder import Encoder
-from xsap.linking.calibration import Calibration, Curve, Odds
+from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
@@ -39,21 +39,25 @@ class Call(NamedTuple):
 def folders(tmp_path_factory, tiny_folder, sample_folder):
     """Indexes of all names of the sample: plain float32; float16, calibrated and with a weight; int8, with a weight. All with int8 codes."""
     terms, encoder = Terminology.load(sample_folder), Encoder.from_pretrained(tiny_folder)
-    odds = Odds((0.8, 0.2), (0.1, 0.1), (1.0, 0.5), 0.3, {"de": 0.1, "es": -0.2}, 0.1)
+    odds = LogisticModel((0.8, 0.2), (0.1, 0.1), (1.0, 0.5), 0.3, {"de": 0.1, "es": -0.2}, 0.1)
     confidences = np.linspace(0, 1, 2000)
-    curve = Curve.of(
+    curve = RiskCoverageCurve.of(
         confidences, np.random.default_rng(0).random(2000) < confidences**0.2, [str(i) for i in range(2000)]
     )
     with patch("xsap.search.vectors.SCAN_FROM", 100):
         made = {}
-        for storage, weight, calibrated in (("float32", 0, False), ("float16", 0.2, True), ("int8", 0.5, False)):
-            made[storage] = tmp_path_factory.mktemp("threads") / storage
-            built = Index.build(terms, encoder, languages=None, model_path=tiny_folder, storage=storage)
-            built.save(made[storage])
+        for vector_dtype, weight, with_calibration in (
+            ("float32", 0, False),
+            ("float16", 0.2, True),
+            ("int8", 0.5, False),
+        ):
+            made[vector_dtype] = tmp_path_factory.mktemp("threads") / vector_dtype
+            built = Index.build(terms, encoder, languages=None, model_path=tiny_folder, vector_dtype=vector_dtype)
+            built.save(made[vector_dtype])
             if weight:
-                Index.load(made[storage]).weighted(weight)
-            if calibrated:
-                Index.load(made[storage]).calibrated(Calibration(odds, curve))
+                Index.load(made[vector_dtype]).with_fusion_weight(weight)
+            if with_calibration:
+                Index.load(made[vector_dtype]).with_calibration(Calibration(odds, curve))
         yield made
 
 
@@ -128,15 +132,15 @@ def test_eight_threads_get_the_answers_of_one(folders):
 def test_linkers_at_work_at_once_do_not_mix(folders):
     """Each opened and used by threads of its own."""
 
-    def work(storage: str) -> tuple[list[Call], list[list[Result]]]:
-        linker = Linker.load(folders[storage])
+    def work(vector_dtype: str) -> tuple[list[Call], list[list[Result]]]:
+        linker = Linker.load(folders[vector_dtype])
         calls = calls_of(linker, 600, seed=2)
         return calls, by_threads(linker, calls, 3)
 
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(work, [*folders, *folders]))
-    for storage, (calls, answers) in zip([*folders, *folders], found, strict=True):
-        linker = Linker.load(folders[storage])
+    for vector_dtype, (calls, answers) in zip([*folders, *folders], found, strict=True):
+        linker = Linker.load(folders[vector_dtype])
         assert answers == [call.ask(linker) for call in calls]
 
 
@@ -151,13 +155,13 @@ def test_linkers_may_share_an_encoder(folders, tiny_folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_sixty_four_threads_and_a_hundred_thousand_mentions(folders, storage):
-    linker = Linker.load(folders[storage])
+def test_sixty_four_threads_and_a_hundred_thousand_mentions(folders, vector_dtype):
+    linker = Linker.load(folders[vector_dtype])
     calls = calls_of(linker, 100_000, seed=4)
     assert sum(len(call.mentions) for call in calls) == 100_000
     alone = [call.ask(linker) for call in calls]
     assert by_threads(linker, calls, 64) == alone
-    if storage == "float16":
+    if vector_dtype == "float16":
         assert_varied(alone)
 
 

@@ -32,7 +32,7 @@ from xsap.terms.mentions import read_mentions, write_mentions
 from xsap.text import TextPolicy
 from xsap.training import run_folder as checkpoint
 from xsap.training import trainer as trainer_module
-from xsap.training.dataset import Material, distinct, fingerprint
+from xsap.training.dataset import NameSet, distinct, fingerprint
 from xsap.training.losses import info_nce
 from xsap.training.run import run as train
 from xsap.training.sampling import Names, PairSampler
@@ -206,7 +206,7 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
     assert losses[0]["lr"] == pytest.approx(4e-3 / 11)
     assert losses[-1]["lr"] == pytest.approx(4e-3 / 70)
     described = json.loads((tmp_path / "run" / "model" / "xsap.json").read_text())
-    assert described["terminology"] == Terminology.load(sample_folder).content
+    assert described["terminology"] == Terminology.load(sample_folder).content_hash
     assert described["languages"] == sorted(Terminology.load(sample_folder).languages)
     assert Encoder.from_pretrained(tmp_path / "run" / "model").encode(["fiebre"]).shape == (1, 64)
     assert not list(tmp_path.glob("run/.*"))
@@ -343,7 +343,7 @@ def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: o
         wait_for_everyone=lambda: None,
     )
     never = dict.fromkeys(("checkpoint_every", "evaluate_every", "clip"), 0) | dict.fromkeys(
-        ("neighbours", "evaluate", "max_minutes")
+        ("neighbors", "evaluate", "max_minutes")
     )
     options = {"chunk": 2, "token_dropout": 0.5, "seed": 0} | more
     output.mkdir()
@@ -452,9 +452,7 @@ def test_the_first_step_of_adam_moves_weights_by_the_learning_rate(
 
 def test_of_names_equal_under_the_policy_one_in_the_anchor_language_stays() -> None:
     names, concepts = ["Fieber", "Fever", "fever", "FEVER", " "], np.array([3, 3, 3, 5, 5])
-    kept = distinct(
-        Material(names, concepts, ["de", "de", "en", "de", "en"], in_pairs=False), TextPolicy("lower"), "en"
-    )
+    kept = distinct(NameSet(names, concepts, ["de", "de", "en", "de", "en"], is_pairs=False), TextPolicy("lower"), "en")
     assert (kept.names, kept.concepts.tolist(), kept.languages) == (
         ["fieber", "fever", "fever"],
         [3, 3, 5],
@@ -475,7 +473,7 @@ def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
         (ids, offsets - [0, 1, 0], concepts, languages),
     ]
     parts += [(ids, offsets, np.array([4, 5]), languages), (ids, offsets, concepts, ["de", "en"])]
-    prints = [fingerprint(Tokens(i, o), Material(["a", "b"], c, codes, in_pairs=False)) for i, o, c, codes in parts]
+    prints = [fingerprint(Tokens(i, o), NameSet(["a", "b"], c, codes, is_pairs=False)) for i, o, c, codes in parts]
     assert len(set(prints)) == len(parts)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from xsap.errors import ArtifactError, DataError
 from xsap.search import vectors as module
-from xsap.search.vectors import Vectors, quantise, write_vectors
+from xsap.search.vectors import Vectors, quantize, write_vectors
 
 STORAGES = ("float32", "float16", "int8")
 
@@ -22,9 +22,9 @@ def units(seed, n, d):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
 
 
-def write(folder, array, storage, blocks=()):
+def write(folder, array, vector_dtype, blocks=()):
     folder.mkdir(exist_ok=True)
-    with write_vectors(folder, *array.shape, storage) as put:
+    with write_vectors(folder, *array.shape, vector_dtype) as put:
         for block in np.split(array, blocks):
             put(block)
     return folder
@@ -32,7 +32,7 @@ def write(folder, array, storage, blocks=()):
 
 def test_codes_by_hand():
     rows = np.array([[1, -0.5, 0.25, 0], [0, 0, 0, 0], [-2.54, 1.27, 0.01, -0.014]], np.float32)
-    codes, scales = quantise(rows)
+    codes, scales = quantize(rows)
     assert codes.tolist() == [[127, -64, 32, 0], [0, 0, 0, 0], [-127, 64, 0, -1]]  # 63.5 and 31.75; half to even
     np.testing.assert_allclose(scales, [1 / 127, 0, 0.02], rtol=1e-6)
     assert codes.dtype == np.int8
@@ -46,36 +46,36 @@ def test_codes_by_hand():
         min_size=1,
         max_size=8,
     ),
-    storage=st.sampled_from(STORAGES),
+    vector_dtype=st.sampled_from(STORAGES),
 )
-def test_bounds_hold_for_every_row(values, storage):
+def test_bounds_hold_for_every_row(values, vector_dtype):
     array = np.array(values, np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SCAN_FROM", 1)
-        vectors = Vectors.of(array, storage)
+        vectors = Vectors.of(array, vector_dtype)
     exact = vectors.take(slice(None)).astype(np.float64)
     assert np.linalg.norm(exact, axis=1).max() <= vectors.norm
     coded = vectors.scan.astype(np.float64) * vectors.scales.astype(np.float64)[:, None]
     lost = np.linalg.norm(exact - coded, axis=1).max()
-    if storage == "int8":
+    if vector_dtype == "int8":
         assert vectors.error == 0
         assert lost <= 1e-7 * vectors.norm  # the one rounding to float32
     else:
         assert lost <= vectors.error
         assert vectors.error <= 1.01 * lost + 1e-5 * vectors.norm + 1e-15  # and not much too high
-    assert np.abs(exact - array).max() <= {"float32": 0, "float16": 2**-11, "int8": 0.51 / 127}[storage]
+    assert np.abs(exact - array).max() <= {"float32": 0, "float16": 2**-11, "int8": 0.51 / 127}[vector_dtype]
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 37])
-def test_written_in_blocks_is_as_in_memory(tmp_path, codes_from_ten, monkeypatch, storage, n):
+def test_written_in_blocks_is_as_in_memory(tmp_path, codes_from_ten, monkeypatch, vector_dtype, n):
     monkeypatch.setattr(module, "_AT_ONCE", 24)  # 4 rows
     array = units(n, n, 6)
-    expected = Vectors.of(array, storage)
-    found = Vectors.open(write(tmp_path, array, storage, [n // 3, n // 3, n // 2]))
-    assert (len(found), found.dimension, found.storage) == (n, 6, storage)
-    assert (found.scan is not None) == (storage == "int8" or n >= 10)
-    assert (found.fine is None) == (storage == "int8")
+    expected = Vectors.of(array, vector_dtype)
+    found = Vectors.open(write(tmp_path, array, vector_dtype, [n // 3, n // 3, n // 2]))
+    assert (len(found), found.dimension, found.vector_dtype) == (n, 6, vector_dtype)
+    assert (found.scan is not None) == (vector_dtype == "int8" or n >= 10)
+    assert (found.fine is None) == (vector_dtype == "int8")
     for name in ("fine", "scan", "scales"):
         one, other = getattr(found, name), getattr(expected, name)
         assert (one is None) == (other is None)
@@ -83,7 +83,7 @@ def test_written_in_blocks_is_as_in_memory(tmp_path, codes_from_ten, monkeypatch
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
     assert (found.error, found.norm) == pytest.approx((expected.error, expected.norm), rel=1e-5)
-    assert found.facts() == {"storage": storage, "count": n, "dimension": 6, "int8_error": found.error}
+    assert found.metadata() == {"storage": vector_dtype, "count": n, "dimension": 6, "int8_error": found.error}
 
 
 def test_rows_taken_are_what_is_stored(tmp_path, codes_from_ten):
@@ -92,7 +92,7 @@ def test_rows_taken_are_what_is_stored(tmp_path, codes_from_ten):
     np.testing.assert_array_equal(
         Vectors.of(array, "float16").take(slice(2, 5)), array.astype(np.float16)[2:5].astype(np.float32)
     )
-    codes, scales = quantise(array)
+    codes, scales = quantize(array)
     coded = Vectors.open(write(tmp_path, array, "int8"))
     assert coded.take(rows).dtype == np.float32
     assert coded.take(rows).tolist() == [[np.float32(c) * scales[r] for c in codes[r]] for r in rows]
@@ -101,13 +101,13 @@ def test_rows_taken_are_what_is_stored(tmp_path, codes_from_ten):
 def test_what_is_not_finite_is_refused(tmp_path):
     array = units(0, 20, 3)
     array[13, 1] = np.nan
-    for storage in STORAGES:
+    for vector_dtype in STORAGES:
         with pytest.raises(
             DataError, match=r"^vectors must be finite numbers; found another in row 13\. Is the model damaged\?$"
         ):
-            Vectors.of(array, storage)
+            Vectors.of(array, vector_dtype)
         with pytest.raises(DataError, match="row 13"):
-            write(tmp_path, array, storage, [11])
+            write(tmp_path, array, vector_dtype, [11])
     array[13, 1] = 1e6
     assert np.isfinite(Vectors.of(array).norm)
     with pytest.raises(DataError, match="row 13"):

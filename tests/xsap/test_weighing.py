@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from xsap.errors import DataError
 from xsap.evaluation import tuning as module
-from xsap.evaluation.tuning import WEIGHTS, choose_weight, weigh
-from xsap.linking.dictionary import Owners
-from xsap.linking.fusion import POOL, likeness
+from xsap.evaluation.tuning import WEIGHTS, choose_weight, tune_fusion
+from xsap.linking.dictionary import NameConcepts
+from xsap.linking.fusion import POOL, string_similarity
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.search.exact import search
@@ -21,7 +21,7 @@ from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
 
 IDS = ["A", "B", "C", "D"]
-EACH = Owners.of(pa.array([[concept] for concept in IDS]), pa.array(IDS))  # name i is of concept i alone
+EACH = NameConcepts.of(pa.array([[concept] for concept in IDS]), pa.array(IDS))  # name i is of concept i alone
 
 
 def choose(cases, seed=0, together=False):
@@ -111,7 +111,7 @@ def test_mentions_of_one_concept_never_choose_each_other_s_weight(seed):
 class Same:
     """Vectors by the first letter of a name, so that likeness alone tells names of one letter apart."""
 
-    content, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
+    content_hash, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
 
     def encode(self, names, *, progress=False):
         return np.float32([[np.cos(ord(name[0])), np.sin(ord(name[0]))] for name in names])
@@ -135,12 +135,12 @@ def test_weigh_on_a_linker():
     table = build_mentions(
         [*mentions, *more[:4]], ["de"] * (len(mentions) + 4), [*gold, ["C00", "E"], ["E"], ["D"], []]
     )
-    choice = weigh(linked, table, seed=3)
+    choice = tune_fusion(linked, table, seed=3)
     strings = mentions[30:]
     cosines, rows = search(linked.index.vectors.take(slice(None)), linked.encoder.encode(strings), POOL)
     contents = linked.index.contents
     ids = contents.concepts["concept_id"].to_pylist()
-    alike = likeness(strings, rows, contents.names["name"])
+    alike = string_similarity(strings, rows, contents.names["name"])
     assert choice == choose_weight(cosines, rows, alike, contents.owners, ids, gold[30:], seed=3)
     assert choice.weight == 0.05
     assert choice.accuracies[0] == pytest.approx(3 / 61)
@@ -150,10 +150,10 @@ def test_weigh_on_a_linker():
 def test_too_few_mentions():
     linked = linker(*((f"C{i:02}", f"x{end}") for i, end in enumerate(ENDS[:50])))
     enough = build_mentions([f"x{end}" for end in ENDS[:50]], ["de"] * 50, [[f"C{i:02}"] for i in range(50)])
-    assert weigh(linked, enough, seed=0).weight == 0.05
+    assert tune_fusion(linked, enough, seed=0).weight == 0.05
     with pytest.raises(
         DataError,
         match=r"^a weight is chosen on at least 50 different mentions whose concepts the index has, found 49$",
     ):
-        weigh(linked, pa.concat_tables([enough.slice(1), enough.slice(1)]), seed=0)
+        tune_fusion(linked, pa.concat_tables([enough.slice(1), enough.slice(1)]), seed=0)
     assert module.LEAST == 50

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from xsap.artifacts import publish
 from xsap.encoding.int8 import int8_is_faster, to_int8
-from xsap.encoding.model_folder import Description, open_folder, quiet, sentence_transformer_files
+from xsap.encoding.model_folder import EncoderConfig, open_folder, quiet, sentence_transformer_files
 from xsap.encoding.packing import (
     Packed,
     Transformer,
@@ -29,10 +29,10 @@ from xsap.encoding.packing import (
     packed_first,
     packed_mean,
     padded_states,
-    tokenise,
+    tokenize_names,
 )
 from xsap.errors import ConfigError
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,13 +44,15 @@ _PACKED: dict[str, Callable[[Transformer, Packed], Tensor]] = {"cls": packed_fir
 class Encoder(nn.Module):
     """`encode` for use; called on a `Packed` batch, a torch module for training."""
 
-    def __init__(self, transformer: Transformer, tokenizer: PreTrainedTokenizerBase, description: Description) -> None:
+    def __init__(
+        self, transformer: Transformer, tokenizer: PreTrainedTokenizerBase, description: EncoderConfig
+    ) -> None:
         super().__init__()
         self.transformer: Transformer = transformer
         self.tokenizer = tokenizer
         self.description = description
         self.precision: Precision = "fp32"
-        self.content: str | None = None
+        self.content_hash: str | None = None
         self._packs = can_pack(transformer) and self.pooling in _PACKED
 
     @classmethod
@@ -73,7 +75,7 @@ class Encoder(nn.Module):
         device = device_for(precision, device)
         folder = open_folder(path, pooling=pooling, max_length=max_length, policy=policy)
         encoder = cls(folder.transformer, folder.tokenizer, folder.description)
-        encoder.content, encoder.precision = folder.content, precision
+        encoder.content_hash, encoder.precision = folder.content_hash, precision
         if precision == "int8":
             to_int8(encoder.transformer)
         return encoder.to(device).eval()
@@ -90,7 +92,7 @@ class Encoder(nn.Module):
 
     @property
     def policy(self) -> TextPolicy:
-        """What is done to a name before it is tokenised."""
+        """What is done to a name before it is tokenized."""
         return self.description.policy
 
     @property
@@ -120,7 +122,7 @@ class Encoder(nn.Module):
         """Names → (n, dimension) float32. policy: another than the model's own, for protocols that fix the text themselves."""
         if isinstance(names, str):
             raise ConfigError(f"expected a list of names, found the one string '{names[:40]}'; put it into a list")
-        tokens = tokenise(normalise_all(names, policy or self.policy), self.tokenizer, self.max_length)
+        tokens = tokenize_names(normalize_all(names, policy or self.policy), self.tokenizer, self.max_length)
         # tiles fill best with names of all lengths; what is padded, with names of one
         order = np.arange(len(names)) if self._packs else np.argsort(tokens.lengths, kind="stable")[::-1]
         vectors = np.empty((len(names), self.dimension), np.float32)
@@ -137,7 +139,7 @@ class Encoder(nn.Module):
         return torch.autocast(device.type, _DTYPES[self.precision]) if self.precision in _DTYPES else nullcontext()
 
     def save_pretrained(
-        self, path: Path | str, *, overwrite: bool = False, facts: dict[str, Any] | None = None
+        self, path: Path | str, *, overwrite: bool = False, metadata: dict[str, Any] | None = None
     ) -> None:
         """Write a Hugging Face folder that `from_pretrained` and SentenceTransformer open with the same vectors.
 
@@ -148,7 +150,7 @@ class Encoder(nn.Module):
             raise ConfigError(
                 "an encoder in int8 can't be saved, for its weights are rounded; open the model in fp32 and save that"
             )
-        described = self.description.to_dict() | (facts or {})
+        described = self.description.to_dict() | (metadata or {})
         with publish(path, "model", {}, overwrite=overwrite) as folder:
             with quiet():
                 self.transformer.save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 A layer's weights get codes in −127…127 with a scale for each output, once; its input a scale for each token, anew each time, so that a name's
 vector doesn't depend on the names beside it. Sums of products are exact in 32 bits; what is lost is the rounding of both sides, at most half
-a code (symmetric quantisation, Wu et al., "Integer quantization for deep learning inference", 2020, § 3). All else stays in float32.
+a code (symmetric quantization, Wu et al., "Integer quantization for deep learning inference", 2020, § 3). All else stays in float32.
 """
 
 from collections.abc import Callable
@@ -36,12 +36,12 @@ def to_int8(model: nn.Module) -> None:
     """Put an `Int8Linear` in the place of every linear layer."""
     for parent in list(model.modules()):
         linear = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
-        code = Last() if len(linear) > 1 else coded
+        code = CachedQuantizer() if len(linear) > 1 else quantize_rows
         for name, child in linear.items():
             setattr(parent, name, Int8Linear(child, code))
 
 
-def coded(states: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(states: Tensor) -> tuple[Tensor, Tensor]:
     """(…, k) floats → (m, k) int8 codes and (m, 1) float32 scales: states ≈ scales · codes. What isn't finite gives a scale that isn't."""
     rows = states.reshape(-1, states.shape[-1]).float()  # in 16 bits 127 could become 128
     greatest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_min_(1e-30)
@@ -49,8 +49,8 @@ def coded(states: Tensor) -> tuple[Tensor, Tensor]:
     return codes, greatest.div_(_TOP)
 
 
-class Last:
-    """`coded`, which is not computed again where the input is the last one: query, key and value are made of the same states.
+class CachedQuantizer:
+    """`quantize_rows`, which is not computed again where the input is the last one: query, key and value are made of the same states.
 
     No layer of a transformer may change its input in place; those of transformers don't.
     """
@@ -59,10 +59,13 @@ class Last:
         self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """As `coded`."""
+        """As `quantize_rows`."""
         last = self._last
         if last is None or last[0] is not states:
-            self._last = last = (states, coded(states))  # set at once: another thread sees the old pair or the new one
+            self._last = last = (
+                states,
+                quantize_rows(states),
+            )  # set at once: another thread sees the old pair or the new one
         return last[1]
 
 

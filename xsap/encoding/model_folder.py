@@ -17,7 +17,7 @@ import torch
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from xsap.artifacts import MANIFEST, content_hash, open_artifact, sha256_of
+from xsap.artifacts import MANIFEST, manifest_hash, open_artifact, sha256_of
 from xsap.encoding.packing import Transformer
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text import TextPolicy
@@ -27,7 +27,7 @@ REFERENCE_LENGTH = 25  # tokens a name in the original SapBERT code, whose folde
 
 
 @dataclass(frozen=True)
-class Description:
+class EncoderConfig:
     """How names become vectors, beyond the weights."""
 
     pooling: str
@@ -52,8 +52,8 @@ class Folder(NamedTuple):
 
     transformer: Transformer
     tokenizer: PreTrainedTokenizerBase
-    description: Description
-    content: str
+    description: EncoderConfig
+    content_hash: str
 
 
 def open_folder(path: Path | str, *, pooling: str | None, max_length: int | None, policy: TextPolicy | None) -> Folder:
@@ -63,7 +63,7 @@ def open_folder(path: Path | str, *, pooling: str | None, max_length: int | None
         (folder / file).is_file() for file in (MANIFEST, "config.json")
     ):  # else a large folder would be hashed first
         raise ArtifactError(f"{path}: expected a model's folder, found no config.json in it. Is the path right?")
-    content = content_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
+    content_hash = manifest_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
     description = _describe(folder, {"pooling": pooling, "max_length": max_length, "policy": policy})
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
         raise ArtifactError(
@@ -81,7 +81,7 @@ def open_folder(path: Path | str, *, pooling: str | None, max_length: int | None
             f"{path}: max_length must be at most {longest}, the positions that its model has; found {max_length}"
         )
     return Folder(
-        transformer, tokenizer, replace(description, max_length=min(longest, description.max_length)), content
+        transformer, tokenizer, replace(description, max_length=min(longest, description.max_length)), content_hash
     )
 
 
@@ -145,15 +145,15 @@ def _locate(path: Path | str) -> Path:
 
 
 def _hash_of(folder: Path) -> str:
-    """What `content_hash` is to our own folders: a foreign one's weights, configuration and tokenizer."""
+    """What `manifest_hash` is to our own folders: a foreign one's weights, configuration and tokenizer."""
     wanted = {".safetensors", ".bin", ".json", ".model", ".txt"}
     files = sorted(p for p in folder.rglob("*") if p.suffix in wanted and p.is_file())
     return hashlib.sha256("".join(f"{p.relative_to(folder)}\0{sha256_of(p)}\n" for p in files).encode()).hexdigest()
 
 
-def _describe(folder: Path, given: dict[str, Any]) -> Description:
+def _describe(folder: Path, given: dict[str, Any]) -> EncoderConfig:
     given = {key: value for key, value in given.items() if value is not None}
-    said = _said_by_xsap(folder) or _said_by_sentence_transformer(folder)
+    said = _read_xsap_config(folder) or _read_sentence_transformer_config(folder)
     for key, value in given.items():
         if said.get(key, value) != value:
             raise ConfigError(f"{folder}: its {key} is {said[key]}, found {value} asked for; leave it out")
@@ -163,10 +163,10 @@ def _describe(folder: Path, given: dict[str, Any]) -> Description:
             f"{folder}: has neither xsap.json nor modules.json, so it doesn't say how it pools; give pooling: "
             f"one of {', '.join(POOLINGS)} (the published SapBERT models: cls, or mean where their name says so)"
         )
-    return Description(**said)
+    return EncoderConfig(**said)
 
 
-def _said_by_xsap(folder: Path) -> dict[str, Any]:
+def _read_xsap_config(folder: Path) -> dict[str, Any]:
     if not (folder / "xsap.json").is_file():
         return {}
     said = _read_json(folder / "xsap.json")
@@ -178,7 +178,7 @@ def _said_by_xsap(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _said_by_sentence_transformer(folder: Path) -> dict[str, Any]:
+def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
     """Of a SentenceTransformer folder (its modules.json and the files it names), what our encoder can do too."""
     if not (folder / "modules.json").is_file():
         return {}
@@ -209,7 +209,7 @@ def _said_by_sentence_transformer(folder: Path) -> dict[str, Any]:
     return {"pooling": mode, "policy": policy} | ({"max_length": length} if known else {})
 
 
-def sentence_transformer_files(description: Description, dimension: int) -> dict[str, Any]:
+def sentence_transformer_files(description: EncoderConfig, dimension: int) -> dict[str, Any]:
     """The files, path → JSON, that let SentenceTransformer open the folder (keys that its releases since 2.0 all read)."""
     if description.pooling == "mean_all":
         return {}

@@ -1,6 +1,6 @@
 """Names → token ids, once: two flat arrays, from which any batch is a gather.
 
-A tokenizer handles some tens of thousands of names a second, an encoder on a GPU more than it; so training tokenises its whole
+A tokenizer handles some tens of thousands of names a second, an encoder on a GPU more than it; so training tokenizes its whole
 terminology before the first step, through `datasets`, and never again.
 
 Token ids through a BERT-family encoder without padding.
@@ -71,8 +71,8 @@ def drop_tokens(tokens: Tokens, rate: float, random: NDArray[np.float64]) -> Tok
     return Tokens(tokens.ids[kept], np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def tokenise(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
-    """Token ids of normalised names, in memory; a name longer than `max_length` tokens (special ones included) is cut."""
+def tokenize_names(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """Token ids of normalized names, in memory; a name longer than `max_length` tokens (special ones included) is cut."""
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     for start in range(0, len(names), _NAMES_AT_ONCE):
         rows = _ids(names[start : start + _NAMES_AT_ONCE], tokenizer, max_length)
@@ -81,8 +81,8 @@ def tokenise(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
     return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 
 
-def tokenise_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, file: Path) -> Tokens:
-    """`tokenise` by way of an Arrow file, with a progress bar. In memory are the ids alone, 4 bytes a token."""
+def tokenize_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, file: Path) -> Tokens:
+    """`tokenize_names` by way of an Arrow file, with a progress bar. In memory are the ids alone, 4 bytes a token."""
     from datasets import Dataset  # only training needs it, and it takes a second
 
     def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def pack(tokens: Tokens) -> Packed:
     lengths = tokens.lengths
     longest = int(lengths.max(initial=1))
     size = max(longest, min(int(lengths.sum()), _PLACES if longest <= _PLACES // 2 else 2 * longest))
-    tile, start, number = _lay(lengths, size)
+    tile, start, number = _bin_pack(lengths, size)
     tiles, first = int(tile.max(initial=0)) + 1, tile * size + start
     within = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
     at = np.repeat(first, lengths) + within
@@ -167,7 +167,7 @@ def pack(tokens: Tokens) -> Packed:
     return Packed(laid[0], laid[1], laid[2], names[0], names[1], names[2], q, longest)
 
 
-def _lay(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _bin_pack(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """(3, n): each name's tile, its place there, and its number there. A tile takes the longest waiting name that fits, again and again."""
     by_length = np.argsort(lengths, kind="stable")
     present = np.unique(lengths).tolist()

@@ -36,10 +36,10 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, XLMRobertaConfig, XLMRobertaModel
 
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import Description, check_tokenizer, quiet
-from xsap.encoding.packing import Tokens, tokenise
+from xsap.encoding.model_folder import EncoderConfig, check_tokenizer, quiet
+from xsap.encoding.packing import Tokens, tokenize_names
 from xsap.errors import ConfigError, DataError
-from xsap.text import normalise_all
+from xsap.text import normalize_all
 
 _SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # XLM-R's first rows; its last is <mask>
 _NAMES_AT_MOST = 2_000_000  # a vocabulary doesn't improve with more; SentencePiece's memory grows with them
@@ -48,7 +48,7 @@ _NAMES_AT_MOST = 2_000_000  # a vocabulary doesn't improve with more; SentencePi
 def train_tokenizer(names: Sequence[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
     """An XLM-R tokenizer with at most `vocabulary_size` pieces, special ones included: a SentencePiece unigram model (Kudo, 2018).
 
-    names: normalised. Few names hold fewer pieces, and then the vocabulary is smaller. Equal input gives an equal tokenizer.
+    names: normalized. Few names hold fewer pieces, and then the vocabulary is smaller. Equal input gives an equal tokenizer.
     """
     written = io.BytesIO()
     try:
@@ -79,7 +79,7 @@ def train_tokenizer(names: Sequence[str], vocabulary_size: int) -> PreTrainedTok
 
 def from_scratch(
     names: Sequence[str],
-    description: Description,
+    description: EncoderConfig,
     *,
     vocabulary_size: int,
     layers: int,
@@ -91,7 +91,7 @@ def from_scratch(
     """An untrained encoder for `names` (as the terminology has them): 4 × hidden in its feed-forward layers, as in XLM-R."""
     if hidden % heads:
         raise ConfigError(f"scratch.hidden must be a multiple of scratch.heads, found {hidden} and {heads}")
-    tokenizer = train_tokenizer(normalise_all(names, description.policy), vocabulary_size)
+    tokenizer = train_tokenizer(normalize_all(names, description.policy), vocabulary_size)
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -125,7 +125,7 @@ def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
     shared with `encoder`, not copied. Raises ConfigError for a tokenizer that isn't Unigram, WordPiece or BPE, or has no tokenizer.json.
     """
     document = _document(encoder.tokenizer)
-    kept = _kept_ids(encoder, document, normalise_all(names, encoder.policy))
+    kept = _kept_ids(encoder, document, normalize_all(names, encoder.policy))
     transformer = copy.deepcopy(
         encoder.transformer, {id(weights): weights for weights in encoder.transformer.parameters()}
     )
@@ -139,13 +139,13 @@ def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
     tokenizer = _rebuilt(encoder.tokenizer, transformer.config, _cut(document, new))
     smaller = Encoder(transformer, tokenizer, encoder.description).train(encoder.training)
     smaller.precision = encoder.precision
-    if not (same := covered(encoder, smaller, names)).all():
+    if not (same := unchanged_texts(encoder, smaller, names)).all():
         raise AssertionError(f"'{names[int(np.argmin(same))]}' has other pieces in the smaller model")
-    tokenizer.backend_tokenizer.no_truncation()  # else it would be saved with what `covered` asked for
+    tokenizer.backend_tokenizer.no_truncation()  # else it would be saved with what `unchanged_texts` asked for
     return smaller
 
 
-def covered(encoder: Encoder, smaller: Encoder, texts: Sequence[str]) -> NDArray[np.bool_]:
+def unchanged_texts(encoder: Encoder, smaller: Encoder, texts: Sequence[str]) -> NDArray[np.bool_]:
     """(n,) bool: which texts, not cut at any length, both encoders see as the same pieces."""
     ids = encoder.tokenizer.get_vocab()
     new = np.full(max(ids.values()) + 1, -1)
@@ -156,7 +156,7 @@ def covered(encoder: Encoder, smaller: Encoder, texts: Sequence[str]) -> NDArray
     return np.concatenate([np.zeros(0, bool), *found])
 
 
-def facts_of_shrunk(encoder: Encoder, terminology: str | None) -> Json:
+def shrunk_metadata(encoder: Encoder, terminology: str | None) -> Json:
     """For `Encoder.save_pretrained`: what the original's `xsap.json` says beside the description, and what was shrunk to which names.
 
     terminology: the hash of the one that the names are of.
@@ -168,7 +168,7 @@ def facts_of_shrunk(encoder: Encoder, terminology: str | None) -> Json:
 
 
 def _uncut(encoder: Encoder, texts: Sequence[str]) -> Tokens:
-    return tokenise(normalise_all(texts, encoder.policy), encoder.tokenizer, _UNCUT)
+    return tokenize_names(normalize_all(texts, encoder.policy), encoder.tokenizer, _UNCUT)
 
 
 def _alike(before: Tokens, after: Tokens, new: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -202,10 +202,10 @@ def _document(tokenizer: PreTrainedTokenizerBase) -> Json:
 
 
 def _kept_ids(encoder: Encoder, document: Json, names: Sequence[str]) -> list[int]:
-    """Old ids in their order, which become 0, 1, 2, …  names: normalised."""
+    """Old ids in their order, which become 0, 1, 2, …  names: normalized."""
     tokenizer, model, table = encoder.tokenizer, document["model"], encoder.transformer.get_input_embeddings()
     ids = tokenizer.get_vocab()
-    tokens = tokenise(names, tokenizer, _UNCUT)
+    tokens = tokenize_names(names, tokenizer, _UNCUT)
     special = _special_ids(encoder.transformer.config)
     kept = set(range(1 + max(special.get("pad_token_id", -1), -1 if table.padding_idx is None else table.padding_idx)))
     kept |= set(np.unique(tokens.ids).tolist()) | set(special.values()) | set(tokenizer.all_special_ids)
@@ -236,7 +236,7 @@ def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
 
 
 def _words(names: Iterable[str], backend: Any) -> set[str]:
-    """What a tokenizer's model gets to see of names: normalised, cut into words."""
+    """What a tokenizer's model gets to see of names: normalized, cut into words."""
     words = set()
     for name in names:
         text = backend.normalizer.normalize_str(name) if backend.normalizer else name

@@ -6,7 +6,7 @@ one where every answer is wrong; a calibration on mentions that all have a conce
 
 A calibration's report → one HTML page: a reliability diagram and a risk-coverage curve of each language, and the table behind them.
 
-Every language has a pair of diagrams of its own, with all languages together in grey behind it, so that no colours have to be told apart
+Every language has a pair of diagrams of its own, with all languages together in grey behind it, so that no colors have to be told apart
 however many languages there are. The page needs no network, script or plotting library. All axes go from 0 to 100 per cent.
 """
 
@@ -42,7 +42,7 @@ class Links(Protocol):
     def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str]) -> Sequence[Result]: ...  # noqa: D102
 
 
-class Answers(NamedTuple):
+class CalibrationSample(NamedTuple):
     """Mentions that were linked: (n, 2) `features_of` their answers, whether the first candidate is right, their languages, their concept
     (the first of several; themselves, where they have none), and whether the index has none of their concepts.
 
@@ -65,7 +65,7 @@ def calibrate(linker: Links, mentions: pa.Table, *, seed: int) -> tuple[Calibrat
     return calibration, report_of(calibration, left_out, answers, seed=seed)
 
 
-def answers_of(linker: Links, mentions: pa.Table) -> Answers:
+def answers_of(linker: Links, mentions: pa.Table) -> CalibrationSample:
     """Link mentions with two candidates each."""
     columns = (mentions[name].to_pylist() for name in ("mention", "language", "concept_ids"))
     unique = list(
@@ -76,7 +76,7 @@ def answers_of(linker: Links, mentions: pa.Table) -> Answers:
     linked = [(result.candidates, key) for result, key in zip(results, unique, strict=True) if result.candidates]
     first = np.array([found[0].score for found, _ in linked], np.float64)
     second = np.array([found[1].score if len(found) > 1 else np.nan for found, _ in linked], np.float64)
-    return Answers(
+    return CalibrationSample(
         features_of(first, second),
         np.array([found[0].concept_id in ids for found, (_, _, ids) in linked], bool),
         [language for _, (_, language, _) in linked],
@@ -87,7 +87,7 @@ def answers_of(linker: Links, mentions: pa.Table) -> Answers:
     )
 
 
-def report_of(calibration: Calibration, confidence: Values, answers: Answers, *, seed: int) -> Report:
+def report_of(calibration: Calibration, confidence: Values, answers: CalibrationSample, *, seed: int) -> Report:
     """(n,) confidences of answers, measured: of all, and by language. Shares lie in [0, 1]."""
     languages, groups = np.array(answers.languages, object), codes_of(answers.groups)
     chosen = {ALL: np.ones(len(languages), bool)} | {code: languages == code for code in sorted(set(languages))}
@@ -117,7 +117,7 @@ def measured(
         "n": len(right),
         "right": _mean(right),
         "ece": expected_calibration_error(confidence, right, BINS),
-        "ece_by_chance": list(error_by_chance(confidence, BINS, seed=seed)),
+        "ece_by_chance": list(ece_under_calibration(confidence, BINS, seed=seed)),
         "area": _mean(risk),
         "kept": {
             name: None if threshold is None else _kept(confidence >= threshold, right, groups)
@@ -143,7 +143,7 @@ def expected_calibration_error(confidence: Values, right: Mask, bins: int) -> fl
     return float(sum(n * abs(mean - share) for mean, share, n in reliability(confidence, right, bins)) / len(right))
 
 
-def error_by_chance(confidence: Values, bins: int, *, seed: int) -> tuple[float, float]:
+def ece_under_calibration(confidence: Values, bins: int, *, seed: int) -> tuple[float, float]:
     """The range that 95 % of expected calibration errors would lie in if every confidence were the probability of being right, and every
     mention independent: the error of a finite sample is never 0. Drawn as by Bröcker and Smith (Weather and Forecasting 22, 2007, p. 651).
     """

@@ -32,7 +32,7 @@ from xsap.linking.results import Result
 from xsap.search.exact import search
 from xsap.search.vectors import Rows
 from xsap.terms.mentions import build_mentions, read_id_names, read_mentions
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 K = 10  # candidates looked at
 CUTS = {"concept": (1, 5, 10), "reference": tuple(range(1, K + 1))}  # the k of Acc@k
@@ -59,25 +59,25 @@ class RawEncoder(Protocol):
     ) -> NDArray[np.float32]: ...
 
 
-class Dictionary(NamedTuple):
+class ReferenceDictionary(NamedTuple):
     """Rows of the reference protocol's dictionary, in their order: a name, and the ids it stands for (`D1|D2` for either)."""
 
     concept_ids: list[str]
     names: list[str]
 
     @classmethod
-    def of_index(cls, index: Index) -> "Dictionary":
+    def of_index(cls, index: Index) -> "ReferenceDictionary":
         """The names of an index as their sources have them, a row for each concept of each."""
-        owners = index.contents.owners
+        owners = index.dictionary.owners
         names = index.names["name"].take(np.repeat(np.arange(len(owners)), np.diff(owners.starts)))
         return cls(index.concepts["concept_id"].take(owners.concepts).to_pylist(), names.to_pylist())
 
     @classmethod
-    def read(cls, path: Path | str) -> "Dictionary":
+    def read(cls, path: Path | str) -> "ReferenceDictionary":
         """A file of `id||name` lines, in its order, duplicates kept. Raises DataError."""
         return cls(*read_id_names(path))
 
-    def facts(self) -> dict[str, int]:
+    def metadata(self) -> dict[str, int]:
         """What it holds, as a report states it."""
         return {"names": len(self.names), "concepts": len(set(self.concept_ids))}
 
@@ -101,7 +101,7 @@ def read_queries(path: Path | str) -> pa.Table:
 def evaluate_concept(linker: Links, mentions: pa.Table) -> Report:
     """Scores of mentions (terms.mentions' SCHEMA) under the concept protocol.
 
-    A mention that has none of the dictionary's concepts as its gold can't be linked: it counts as a miss, and as `unreachable` too.
+    A mention that has none of the dictionary's concepts as its gold can't be linked: it counts as a miss, and as `gold_not_in_dictionary` too.
     """
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
     ranks, _ = concept_ranks(linker, mentions, K)
@@ -130,10 +130,10 @@ def concept_ranks(
 
 
 def evaluate_reference(
-    encoder: RawEncoder, dictionary: Dictionary, mentions: pa.Table, *, progress: bool = False
+    encoder: RawEncoder, dictionary: ReferenceDictionary, mentions: pa.Table, *, progress: bool = False
 ) -> Report:
-    """Scores of mentions under the reference protocol; `unreachable` as in `evaluate_concept`."""
-    lowered = normalise_all(dictionary.names, _LOWER)
+    """Scores of mentions under the reference protocol; `gold_not_in_dictionary` as in `evaluate_concept`."""
+    lowered = normalize_all(dictionary.names, _LOWER)
     unique = {
         name: i for i, name in enumerate(dict.fromkeys(lowered))
     }  # equal names get equal vectors, so that they tie
@@ -144,12 +144,12 @@ def evaluate_reference(
     def nearest(parts: list[str], k: int) -> Rows:
         return search(vectors, encoder.encode(parts, unit=False, policy=_AS_IT_STANDS), k)[1]
 
-    ranks, unreachable = reference_ranks(nearest, dictionary, mentions, K)
-    return _report("reference", mentions, ranks, unreachable)
+    ranks, gold_not_in_dictionary = reference_ranks(nearest, dictionary, mentions, K)
+    return _report("reference", mentions, ranks, gold_not_in_dictionary)
 
 
 def reference_ranks(
-    nearest: Callable[[list[str], int], Rows], dictionary: Dictionary, mentions: pa.Table, k: int
+    nearest: Callable[[list[str], int], Rows], dictionary: ReferenceDictionary, mentions: pa.Table, k: int
 ) -> tuple[list[int], list[bool]]:
     """The rank of each mention among k rows of the dictionary, and whether none of its gold is in the dictionary.
 
@@ -170,12 +170,12 @@ def reference_ranks(
     return ranks, [known.isdisjoint(wanted) for wanted in gold]
 
 
-def _report(protocol: str, mentions: pa.Table, ranks: list[int], unreachable: list[bool]) -> Report:
+def _report(protocol: str, mentions: pa.Table, ranks: list[int], gold_not_in_dictionary: list[bool]) -> Report:
     """Scores in [0, 1] by language, and their mean over languages, each language alike."""
     languages = np.array(mentions["language"].to_pylist(), object)
     groups = {code: languages == code for code in sorted(set(languages))}
     by_language = [np.array(ranks, np.int64)[chosen] for chosen in groups.values()]
-    missing = [int(np.sum(np.array(unreachable)[chosen])) for chosen in groups.values()]
+    missing = [int(np.sum(np.array(gold_not_in_dictionary)[chosen])) for chosen in groups.values()]
     rows = [_scores(protocol, [group], [count]) for group, count in zip(by_language, missing, strict=True)]
     return {
         "protocol": protocol,
@@ -185,8 +185,8 @@ def _report(protocol: str, mentions: pa.Table, ranks: list[int], unreachable: li
     }
 
 
-def _scores(protocol: str, groups: list[NDArray[np.int64]], unreachable: list[int]) -> Report:
-    scores: Report = {"n": sum(map(len, groups)), "unreachable": sum(unreachable)}
+def _scores(protocol: str, groups: list[NDArray[np.int64]], gold_not_in_dictionary: list[int]) -> Report:
+    scores: Report = {"n": sum(map(len, groups)), "unreachable": sum(gold_not_in_dictionary)}
     for k in CUTS[protocol]:
         values = [hits(ranks, k) for ranks in groups]
         scores[f"acc@{k}"] = macro_mean(values)

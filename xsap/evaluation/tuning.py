@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from xsap.errors import DataError
 from xsap.evaluation.metrics import Difference, Values, hits, mean, paired_bootstrap, rank_of
-from xsap.linking.dictionary import Owners
-from xsap.linking.fusion import POOL, fuse, likeness
-from xsap.linking.linker import Linker, why_not
+from xsap.linking.dictionary import NameConcepts
+from xsap.linking.fusion import POOL, fuse, string_similarity
+from xsap.linking.linker import Linker, rejection_reason
 from xsap.linking.ranking import rank_concepts
 from xsap.search.exact import search_vectors
 from xsap.search.vectors import Floats, Rows
@@ -25,7 +25,7 @@ WEIGHTS = tuple(step / 20 for step in range(11))  # those tried: 0 to 0.5
 LEAST = 50  # mentions, as for a calibration
 
 
-class Choice(NamedTuple):
+class WeightChoice(NamedTuple):
     """A weight, and what it is worth. gain: in Acc@1, of mentions whose weight was chosen on mentions of other concepts.
 
     accuracies: Acc@1 of all mentions at each of WEIGHTS.
@@ -40,12 +40,12 @@ def choose_weight(
     cosines: Floats,
     rows: Rows,
     alike: Floats,
-    owners: Owners,
+    owners: NameConcepts,
     ids: Sequence[str],
     gold: Sequence[Collection[str]],
     *,
     seed: int,
-) -> Choice:
+) -> WeightChoice:
     """The least weight that is within a standard error of the best, for trust in spelling carries over badly from one kind of mention to
     another (Breiman et al., Classification and Regression Trees, 1984, 3.4.3); 0 unless the gain is sure: its interval is above 0.
 
@@ -58,7 +58,7 @@ def choose_weight(
     chosen = np.where(first, _choose(right[:, ~first]), _choose(right[:, first]))
     gain = paired_bootstrap([right[0]], [right[chosen, np.arange(len(first))]], seed=seed)
     sure = _choose(right) if gain.low > 0 else 0
-    return Choice(WEIGHTS[sure], gain, tuple(map(mean, right)))
+    return WeightChoice(WEIGHTS[sure], gain, tuple(map(mean, right)))
 
 
 def _choose(right: Values) -> int:
@@ -69,7 +69,9 @@ def _choose(right: Values) -> int:
     return int(np.argmax(lost.mean(1) <= lost.std(1) / math.sqrt(right.shape[1])))
 
 
-def _right(scores: Floats, rows: Rows, owners: Owners, ids: Sequence[str], gold: Sequence[Collection[str]]) -> Values:
+def _right(
+    scores: Floats, rows: Rows, owners: NameConcepts, ids: Sequence[str], gold: Sequence[Collection[str]]
+) -> Values:
     """(n,) 1.0 where the best concept is a right one."""
     ranked = rank_concepts(
         lambda part, k: (scores[part, :k], rows[part, :k]), owners, len(rows), 1, total=rows.shape[1]
@@ -80,22 +82,22 @@ def _right(scores: Floats, rows: Rows, owners: Owners, ids: Sequence[str], gold:
     )
 
 
-def weigh(linker: Linker, mentions: pa.Table, *, seed: int) -> Choice:
+def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoice:
     """`choose_weight` on mentions (terms.mentions' SCHEMA), equal ones once.
 
     Those that can't be linked or whose concepts the index lacks are left out. A weight that the index has already plays no part. Raises
     DataError for fewer than LEAST mentions.
     """
-    contents, known = linker.index.contents, linker.concept_ids
+    dictionary, known = linker.index.dictionary, linker.concept_ids
     columns = (mentions[name].to_pylist() for name in ("mention", "concept_ids"))
     unique = dict.fromkeys((mention, tuple(sorted(known & set(ids)))) for mention, ids in zip(*columns, strict=True))
-    asked = [(mention, ids) for mention, ids in unique if ids and why_not(mention) is None]
+    asked = [(mention, ids) for mention, ids in unique if ids and rejection_reason(mention) is None]
     if len(asked) < LEAST:
         raise DataError(
             f"a weight is chosen on at least {LEAST} different mentions whose concepts the index has, found {len(asked):,}"
         )
     strings = [mention for mention, _ in asked]
     cosines, rows = search_vectors(linker.index.vectors, linker.encoder.encode(strings), POOL)
-    alike = likeness(strings, rows, contents.names["name"])
-    ids = contents.concepts["concept_id"].to_pylist()
-    return choose_weight(cosines, rows, alike, contents.owners, ids, [gold for _, gold in asked], seed=seed)
+    alike = string_similarity(strings, rows, dictionary.names["name"])
+    ids = dictionary.concepts["concept_id"].to_pylist()
+    return choose_weight(cosines, rows, alike, dictionary.owners, ids, [gold for _, gold in asked], seed=seed)

@@ -48,14 +48,14 @@ import xxhash
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from xsap.artifacts import alone, open_artifact, publish, read_manifest, refuse_to_replace, write_atomically
+from xsap.artifacts import check_can_write, file_lock, open_artifact, publish, read_manifest, write_atomically
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
-from xsap.linking.dictionary import Contents, contents_of, hashes_of, on_disk, open_contents, write_contents
-from xsap.linking.index import GRAPH, KIND, WRITTEN, Embedder, Index, Model, writing
-from xsap.search.approximate import SLICE, Graph, check_installed
+from xsap.linking.dictionary import Dictionary, build_dictionary, hashes_of, on_disk, open_dictionary, write_dictionary
+from xsap.linking.index import GRAPH, KIND, WRITTEN, Embedder, EncoderSpec, Index, writing
+from xsap.search.approximate import SLICE, HnswIndex, check_usearch_installed
 from xsap.search.exact import check_finite
-from xsap.search.vectors import Storage, Vectors, write_vectors
+from xsap.search.vectors import VectorDtype, Vectors, write_vectors
 from xsap.text import TextPolicy
 
 _ROWS = 1 << 15  # of a shard
@@ -70,7 +70,7 @@ _COPIES = 3  # of a shard: encoded, written, and read again
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT])(i?)B")
 
 
-def parse_memory(text: str) -> int:
+def parse_size(text: str) -> int:
     """'4GB' → bytes; kB, MB, GB and TB are powers of 1000, kiB, MiB, GiB and TiB of 1024. Raises ConfigError."""
     amount = _AMOUNT.fullmatch(text.strip())
     size = (
@@ -81,21 +81,21 @@ def parse_memory(text: str) -> int:
     return size
 
 
-def rows_a_shard(memory: int | None, dimension: int) -> int:
+def rows_per_shard(max_memory: int | None, dimension: int) -> int:
     """How many vectors a shard has: an eighth of the memory holds its copies. It follows from these two alone, alike on every machine."""
     rows = _ROWS
-    while memory is not None and rows > _LEAST and 8 * _COPIES * 4 * dimension * rows > memory:
+    while max_memory is not None and rows > _LEAST and 8 * _COPIES * 4 * dimension * rows > max_memory:
         rows //= 2
     return rows
 
 
 def check_memory(
-    memory: int,
+    max_memory: int,
     terminology: Path | str,
     languages: Collection[str] | None,
     dimension: int,
     *,
-    approximate: bool = False,
+    ann: bool = False,
 ) -> None:
     """Raise ConfigError if the process, as it is now, would need more than so many bytes to build an index of these languages' names.
 
@@ -107,14 +107,14 @@ def check_memory(
     names, text = _bytes(Path(terminology) / "names.parquet", "name", "code")
     _, references = _bytes(Path(terminology) / "concepts.parquet", "cross_references")
     tables = _AT_LEAST + share * (_A_BYTE * text + _A_ROW * names) + _A_BYTE * references
-    graph = chosen * (dimension + _A_LINKED) + _READ * min(chosen * dimension, SLICE) if approximate else 0
-    working = _A_COMPONENT * dimension + _COPIES * 4 * dimension * rows_a_shard(memory, dimension)
-    needed = resident() + int(tables + working + graph)
-    if needed > memory:
-        of_these = f" (its graph {graph / 1e9:.1f}GB)" if approximate else ""
+    graph = chosen * (dimension + _A_LINKED) + _READ * min(chosen * dimension, SLICE) if ann else 0
+    working = _A_COMPONENT * dimension + _COPIES * 4 * dimension * rows_per_shard(max_memory, dimension)
+    needed = device_copy() + int(tables + working + graph)
+    if needed > max_memory:
+        of_these = f" (its graph {graph / 1e9:.1f}GB)" if ann else ""
         raise ConfigError(
             f"an index of {chosen:,} names of {dimension} components{of_these} takes about {needed / 1e9:.1f}GB of memory, of which the model has "
-            f"{resident() / 1e9:.1f}GB already; found {memory / 1e9:.1f}GB. Allow more with --memory, or choose fewer --languages"
+            f"{device_copy() / 1e9:.1f}GB already; found {max_memory / 1e9:.1f}GB. Allow more with --memory, or choose fewer --languages"
         )
 
 
@@ -128,7 +128,7 @@ def _bytes(file: Path, *columns: str) -> tuple[int, int]:
     )
 
 
-def give_back() -> None:
+def trim_malloc() -> None:
     """Let the C library return what it holds free: batches of ever new shapes leave holes that took as much memory again as all else.
 
     malloc_trim of glibc (https://man7.org/linux/man-pages/man3/malloc_trim.3.html), some 25 ms; other libraries have nothing like it.
@@ -137,7 +137,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def resident() -> int:
+def device_copy() -> int:
     """Bytes that the process has in memory; where the system doesn't say, the most that it ever had."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -155,7 +155,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Plan:
-    """All that vectors follow from. terminology, update: content hashes. model: `Model.facts()`. languages: None for all.
+    """All that vectors follow from. terminology, update: content hashes. model: `Model.metadata()`. languages: None for all.
 
     names: how many vectors of `dimension` components; rows: how many of them a shard has. storage: how they will be stored.
     """
@@ -167,7 +167,7 @@ class Plan:
     names: int
     dimension: int
     rows: int
-    storage: Storage
+    vector_dtype: VectorDtype
 
     @property
     def shards(self) -> int:
@@ -178,13 +178,13 @@ class Plan:
         """The rows of a shard, which are numbered from 0."""
         return slice(shard * self.rows, min(self.names, (shard + 1) * self.rows))
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
 
     def fingerprint(self) -> bytes:
         """The sha256 of all of it."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).digest()
+        return hashlib.sha256(json.dumps(self.metadata(), sort_keys=True).encode()).digest()
 
 
 def file_of(folder: Path, shard: int) -> Path:
@@ -195,7 +195,7 @@ def file_of(folder: Path, shard: int) -> Path:
 def open_shards(folder: Path, plan: Plan) -> None:
     """Make a folder ready for a plan: one of another plan is emptied, and half-written files go."""
     file = folder / _PLAN
-    text = json.dumps(plan.facts(), indent=1) + "\n"
+    text = json.dumps(plan.metadata(), indent=1) + "\n"
     if not (file.is_file() and file.read_bytes() == text.encode()):
         shutil.rmtree(folder, ignore_errors=True)
         with write_atomically(file) as stream:
@@ -241,7 +241,7 @@ PART_KIND = "index-shards"
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildSummary:
     """What was built. dropped: names left out, by reason. encoded: names encoded now; found: in shards that were there already. kept: names of
     the whole index whose vectors an old one had; lost: names that only the old one had. recall: of the graph, if there is one."""
 
@@ -257,22 +257,22 @@ class Built:
 
 def assemble(
     out: Path,
-    model: Model,
+    model: EncoderSpec,
     plan: Plan,
-    contents: Contents,
+    dictionary: Dictionary,
     place: Callable[[int], Path],
     *,
-    approximate: bool,
+    ann: bool,
     overwrite: bool,
     progress: bool = False,
 ) -> float | None:
-    """Write the index of all shards, with a graph if `approximate` → the graph's recall. place: the folder of each shard.
+    """Write the index of all shards, with a graph if `ann` → the graph's recall. place: the folder of each shard.
 
     Raises ArtifactError for a shard that isn't whole.
     """
     chosen = None if plan.languages is None else tuple(plan.languages)
-    with writing(out, model, plan.terminology, chosen, contents, overwrite=overwrite) as (folder, facts):
-        with write_vectors(folder, plan.names, plan.dimension, plan.storage) as put:
+    with writing(out, model, plan.terminology, chosen, dictionary, overwrite=overwrite) as (folder, metadata):
+        with write_vectors(folder, plan.names, plan.dimension, plan.vector_dtype) as put:
             for shard in range(plan.shards):
                 vectors = read_shard(place(shard), plan, shard)
                 if vectors is None:
@@ -282,19 +282,19 @@ def assemble(
                 for start in range(0, len(vectors), WRITTEN):
                     put(vectors[start : start + WRITTEN])
         written = Vectors.open(folder)
-        facts |= written.facts()
-        if not approximate:
+        metadata |= written.metadata()
+        if not ann:
             return None
-        graph = Graph.build(written, progress=progress)
-        facts["graph"] = graph.save(folder / GRAPH)
+        graph = HnswIndex.build(written, progress=progress)
+        metadata["graph"] = graph.save(folder / GRAPH)
         return graph.recall
 
 
 def seal(
     out: Path,
-    model: Model,
+    model: EncoderSpec,
     plan: Plan,
-    contents: Contents,
+    dictionary: Dictionary,
     source: Path,
     shards: Sequence[int],
     part: tuple[int, int],
@@ -303,46 +303,46 @@ def seal(
 ) -> None:
     """Publish some shards, which lie in the folder `source`, as the i-th of N parts: `part`, from 1."""
     path = model.path if model.path is None or not Path(model.path).exists() else str(Path(model.path).resolve())
-    facts = {
+    metadata = {
         "part": part,
-        "plan": plan.facts(),
+        "plan": plan.metadata(),
         "shards": list(shards),
         "model_path": path,
-        "dropped": contents.dropped,
+        "dropped": dictionary.dropped,
     }
-    with publish(out, PART_KIND, facts, overwrite=overwrite) as folder:
+    with publish(out, PART_KIND, metadata, overwrite=overwrite) as folder:
         for shard in shards:
             shutil.copyfile(file_of(source, shard), file_of(folder, shard))
         if part[0] == 1:
-            write_contents(folder, contents)
+            write_dictionary(folder, dictionary)
 
 
 def merge_shards(
     parts: Sequence[Path | str],
     out: Path | str,
     *,
-    approximate: bool = False,
+    ann: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-) -> Built:
+) -> BuildSummary:
     """All parts of one build, in any order → the index that one build gives; approximate: and a graph.
 
     Raises ArtifactError if one is damaged, of another build, twice or not there; ConfigError for a graph without usearch.
     """
-    refuse_to_replace(out, overwrite=overwrite, kind=KIND)
-    if approximate:
-        check_installed()
+    check_can_write(out, overwrite=overwrite, kind=KIND)
+    if ann:
+        check_usearch_installed()
     if not parts:
         raise ConfigError("merge needs the folders of all parts of an index, found none")
     manifests = {Path(part): open_artifact(part, PART_KIND) for part in parts}
     if len(manifests) < len(parts):
         raise ConfigError("merge needs each part once, found one of the folders twice")
     first = next(iter(manifests))
-    facts = manifests[first]["plan"]
+    metadata = manifests[first]["plan"]
     number = manifests[first]["part"][1]
     owners: dict[int, Path] = {}
     for folder, manifest in manifests.items():
-        if differing := [key for key, value in manifest["plan"].items() if value != facts[key]]:
+        if differing := [key for key, value in manifest["plan"].items() if value != metadata[key]]:
             raise ArtifactError(
                 f"{folder} is not of the same build as {first}: they differ in {', '.join(differing)}; build all parts alike"
             )
@@ -352,7 +352,7 @@ def merge_shards(
                     f"{folder} has vectors that {owners[shard]} has, too (shard {shard}); give each part once"
                 )
             owners[shard] = folder
-    plan = Plan(**facts)
+    plan = Plan(**metadata)
     if gaps := [shard for shard in range(plan.shards) if shard not in owners]:
         there = {manifest["part"][0] for manifest in manifests.values() if manifest["part"][1] == number}
         absent = ", ".join(f"{i}/{number}" for i in range(1, number + 1) if i not in there)
@@ -360,54 +360,54 @@ def merge_shards(
             f"{len(gaps):,} of {plan.shards:,} shards are in none of the parts given; those of {absent} are missing"
         )
     home = manifests[owners[0]]
-    contents = open_contents(owners[0], home["dropped"])
-    model = Model.read(plan.model, home["model_path"])
+    dictionary = open_dictionary(owners[0], home["dropped"])
+    model = EncoderSpec.read(plan.model, home["model_path"])
     recall = assemble(
         Path(out),
         model,
         plan,
-        contents,
+        dictionary,
         owners.__getitem__,
-        approximate=approximate,
+        ann=ann,
         overwrite=overwrite,
         progress=progress,
     )
-    return Built(plan.names, contents.concepts.num_rows, contents.dropped, found=plan.names, recall=recall)
+    return BuildSummary(plan.names, dictionary.concepts.num_rows, dictionary.dropped, found=plan.names, recall=recall)
 
 
 _REUSED_AT_ONCE = 1 << 16  # names hashed at once
 
 
 @dataclass(frozen=True)
-class Old:
+class Reused:
     """An index whose vectors are taken over. rows: (n,) where each new name is in it, -1 where it isn't. content: its hash.
 
     kept: how many new names it has. lost: how many of its names no new one is.
     """
 
     path: Path
-    content: str
+    content_hash: str
     rows: NDArray[np.int64]
     kept: int
     lost: int
 
     @classmethod
-    def open(cls, path: Path | str, encoder: Embedder, names: pa.ChunkedArray, storage: Storage) -> "Old":
+    def open(cls, path: Path | str, encoder: Embedder, names: pa.ChunkedArray, vector_dtype: VectorDtype) -> "Reused":
         """Look new names up in an index. Raises ArtifactError if it is damaged or of another model, ConfigError if it is stored coarser."""
         index = Index.load(path)
-        if Model.of(encoder).facts() != index.model.facts():
+        if EncoderSpec.of(encoder).metadata() != index.model.metadata():
             raise ArtifactError(
                 f"{path} was built with another model, or with this one used differently; build afresh, without --update"
             )
-        found = index.vectors.storage
-        if found not in ("float32", storage):
+        found = index.vectors.vector_dtype
+        if found not in ("float32", vector_dtype):
             raise ConfigError(
-                f"{path} stores {found}, from which {storage} can't be had again; add --storage {found}, or build afresh"
+                f"{path} stores {found}, from which {vector_dtype} can't be had again; add --storage {found}, or build afresh"
             )
-        assert index.content is not None
+        assert index.content_hash is not None
         rows = _find(_hashes(names, encoder.policy), _hashes(index.names["name"], encoder.policy))
         kept = int((rows >= 0).sum())
-        return cls(Path(path), index.content, rows, kept, index.names.num_rows - kept)
+        return cls(Path(path), index.content_hash, rows, kept, index.names.num_rows - kept)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(m, d): its vectors. Opened for this alone, for what is read of a memory map counts as the process's memory until it is closed."""
@@ -430,12 +430,12 @@ def _find(wanted: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.i
 
 _AT_ONCE = 4096  # names encoded between two moves of the bar
 _FEWEST = 64  # names encoded at once: with fewer, how a product is rounded depends on their number
-_PATIENCE = timedelta(hours=24)  # with processes that still encode
+TIMEOUT = timedelta(hours=24)  # with processes that still encode
 
 Rows = NDArray[np.int64]
 # all names, the rows of each group of them that is encoded together, a folder for what is needed meanwhile → these groups, in their order,
 # each with its vectors, (n, dimension)
-Spread = Callable[[pa.ChunkedArray, Iterable[Rows], Path], Iterator[tuple[Rows, Floats]]]
+GroupEncoder = Callable[[pa.ChunkedArray, Iterable[Rows], Path], Iterator[tuple[Rows, Floats]]]
 
 
 def build_index(
@@ -445,15 +445,15 @@ def build_index(
     *,
     model_path: Path | str | None = None,
     languages: Collection[str] | None = (ENGLISH,),
-    storage: Storage = "float32",
-    memory: int | None = None,
+    vector_dtype: VectorDtype = "float32",
+    max_memory: int | None = None,
     update: Path | str | None = None,
     shard: tuple[int, int] | None = None,
-    approximate: bool = False,
-    spread: Spread | None = None,
+    ann: bool = False,
+    encode_groups: GroupEncoder | None = None,
     overwrite: bool = False,
     progress: bool = False,
-) -> Built | None:
+) -> BuildSummary | None:
     """Embed the names that a terminology's folder has in these ISO languages (None: all), into an index's folder.
 
     memory: bytes that the process may take. update: an index of the same model, whose vectors are taken over. shard: (i, N) makes only the
@@ -462,40 +462,49 @@ def build_index(
     little memory, for a graph of a part or without usearch, and while another process builds there; DataError if there is no such name or a
     vector isn't finite; ArtifactError if something is damaged, doesn't fit or is in the way.
     """
-    out, model = Path(out).absolute(), Model.of(encoder, model_path)
-    _check(out, model, shard, approximate=approximate, overwrite=overwrite)
+    out, model = Path(out).absolute(), EncoderSpec.of(encoder, model_path)
+    _check(out, model, shard, ann=ann, overwrite=overwrite)
     source = on_disk(terminology)
     dimension = encoder.encode(["name"] * _FEWEST).shape[1]
-    if memory is not None:
-        check_memory(memory, terminology, languages, dimension, approximate=approximate)
-    contents = contents_of(source, languages, encoder.policy)
-    old = Old.open(update, encoder, contents.names["name"], storage) if update is not None else None
+    if max_memory is not None:
+        check_memory(max_memory, terminology, languages, dimension, ann=ann)
+    dictionary = build_dictionary(source, languages, encoder.policy)
+    old = Reused.open(update, encoder, dictionary.names["name"], vector_dtype) if update is not None else None
     chosen = None if languages is None else sorted(languages)
-    content, names = str(source.content), contents.names.num_rows
+    content_hash, names = str(source.content_hash), dictionary.names.num_rows
     plan = Plan(
-        content,
-        model.facts(),
+        content_hash,
+        model.metadata(),
         chosen,
-        old.content if old else None,
+        old.content_hash if old else None,
         names,
         dimension,
-        rows_a_shard(memory, dimension),
-        storage,
+        rows_per_shard(max_memory, dimension),
+        vector_dtype,
     )
-    group = together()
-    if group is not None and spread is not None:
+    group = process_group()
+    if group is not None and encode_groups is not None:
         raise ConfigError(
             "several processes were launched for a build that a cluster does; choose accelerate launch or --ray, not both"
         )
     first = group is None or group.is_main_process
     lock = out.parent / f".{out.name}.lock"
     with (
-        alone(lock, f"another build is making {out}; wait for it, or choose another --out") if first else nullcontext()
+        file_lock(lock, f"another build is making {out}; wait for it, or choose another --out")
+        if first
+        else nullcontext()
     ):
         own = list(range(plan.shards) if shard is None else range(shard[0] - 1, plan.shards, shard[1]))
         folder = out.parent / f".{out.name}.part"
         encoded, found = _shared(
-            contents, spread or partial(_here, encoder), plan, folder, own, old, group, progress and first
+            dictionary,
+            encode_groups or partial(encode_locally, encoder),
+            plan,
+            folder,
+            own,
+            old,
+            group,
+            progress and first,
         )
         if not first:
             return None
@@ -505,20 +514,20 @@ def build_index(
                 out,
                 model,
                 plan,
-                contents,
+                dictionary,
                 lambda _: folder,
-                approximate=approximate,
+                ann=ann,
                 overwrite=overwrite,
                 progress=progress,
             )
         else:
-            seal(out, model, plan, contents, folder, own, shard, overwrite=overwrite)
+            seal(out, model, plan, dictionary, folder, own, shard, overwrite=overwrite)
         shutil.rmtree(folder)
         lock.unlink(missing_ok=True)
-    return Built(
+    return BuildSummary(
         names,
-        contents.concepts.num_rows,
-        contents.dropped,
+        dictionary.concepts.num_rows,
+        dictionary.dropped,
         encoded,
         found,
         *((old.kept, old.lost) if old else (0, 0)),
@@ -526,47 +535,50 @@ def build_index(
     )
 
 
-def _check(out: Path, model: Model, shard: tuple[int, int] | None, *, approximate: bool, overwrite: bool) -> None:
+def _check(out: Path, model: EncoderSpec, shard: tuple[int, int] | None, *, ann: bool, overwrite: bool) -> None:
     """Raise ConfigError or ArtifactError for what can't be built there."""
-    refuse_to_replace(out, overwrite=overwrite, kind=KIND if shard is None else PART_KIND)
-    if model.content is None:
+    check_can_write(out, overwrite=overwrite, kind=KIND if shard is None else PART_KIND)
+    if model.content_hash is None:
         raise ConfigError(
             "an index is bound to a model folder, but this one's model was never saved; save it, load it, build again"
         )
     if shard is not None:
         parse_shard(f"{shard[0]}/{shard[1]}")
-    if approximate and shard is not None:
+    if ann and shard is not None:
         raise ConfigError(
             "a graph for approximate search is of a whole index, not of a part; leave --approximate to xsap merge"
         )
-    if approximate:
-        check_installed()
+    if ann:
+        check_usearch_installed()
 
 
 def _shared(
-    contents: Contents,
-    spread: Spread,
+    dictionary: Dictionary,
+    encode_groups: GroupEncoder,
     plan: Plan,
     folder: Path,
     own: list[int],
-    old: Old | None,
+    old: Reused | None,
     group: Any,
     progress: bool,
 ) -> tuple[int, int]:
     """`_encode` these shards, each process of a group its share; the sums over all of them."""
     if group is None:
         open_shards(folder, plan)
-        return _encode(contents, spread, plan, folder, own, old, progress)
+        return _encode(dictionary, encode_groups, plan, folder, own, old, progress)
     if group.is_main_process:
         open_shards(folder, plan)
     group.wait_for_everyone()
     encoded, found = _sums(
-        group, *_encode(contents, spread, plan, folder, own[group.process_index :: group.num_processes], old, progress)
+        group,
+        *_encode(
+            dictionary, encode_groups, plan, folder, own[group.process_index :: group.num_processes], old, progress
+        ),
     )
     return encoded, found
 
 
-def together() -> Any:
+def process_group() -> Any:
     """Accelerate's PartialState where several processes were launched; None where this one is alone. Raises ConfigError if they don't meet."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched < 2:
@@ -574,7 +586,7 @@ def together() -> Any:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
     if state.num_processes != launched:
         raise ConfigError(
             f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch them with accelerate launch"
@@ -602,7 +614,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def encode_group(names: list[str], encoder: Embedder) -> Floats:
     """(n, dimension), the same in each process."""
     vectors = encoder.encode(names + names[-1:] * (_FEWEST - len(names)))[: len(names)]
-    give_back()
+    trim_malloc()
     return vectors
 
 
@@ -614,7 +626,13 @@ def names_at(names: pa.ChunkedArray, rows: Rows) -> list[str]:
 
 
 def _encode(
-    contents: Contents, spread: Spread, plan: Plan, folder: Path, shards: Sequence[int], old: Old | None, progress: bool
+    dictionary: Dictionary,
+    encode_groups: GroupEncoder,
+    plan: Plan,
+    folder: Path,
+    shards: Sequence[int],
+    old: Reused | None,
+    progress: bool,
 ) -> tuple[int, int]:
     """Make those of the shards that are missing; how many names were encoded, and how many stood in the others."""
     wanted = missing(folder, plan, shards)
@@ -622,8 +640,8 @@ def _encode(
     found = sum(sizes.values()) - sum(sizes[shard] for shard in wanted)
     taken = {shard: np.full(sizes[shard], -1) if old is None else old.rows[plan.of(shard)] for shard in wanted}
     kept = sum(int((rows >= 0).sum()) for rows in taken.values())
-    total, names = sum(sizes.values()), contents.names["name"]
-    encoded = spread(
+    total, names = sum(sizes.values()), dictionary.names["name"]
+    encoded = encode_groups(
         names, (group for shard in wanted for group in _groups(names, plan.of(shard), taken[shard] < 0)), folder
     )
     with tqdm(
@@ -660,6 +678,8 @@ def _groups(names: pa.ChunkedArray, of: slice, wanted: NDArray[np.bool_]) -> Ite
         yield rows[start : start + _AT_ONCE]
 
 
-def _here(encoder: Embedder, names: pa.ChunkedArray, groups: Iterable[Rows], _: Path) -> Iterator[tuple[Rows, Floats]]:
+def encode_locally(
+    encoder: Embedder, names: pa.ChunkedArray, groups: Iterable[Rows], _: Path
+) -> Iterator[tuple[Rows, Floats]]:
     for group in groups:
         yield group, encode_group(names_at(names, group), encoder)

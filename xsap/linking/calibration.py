@@ -38,7 +38,7 @@ _EXPECTED = 5  # mistakes
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class RiskCoverageCurve:
     """Of a sample of mentions, those whose confidence is at least `threshold`: how many are `answered`, how many of them are `right`, and
     their mean confidence, `expected`. Thresholds fall strictly; the last row is all mentions.
 
@@ -66,7 +66,7 @@ class Curve:
                 raise ValueError("thresholds must fall, and answers and right ones rise together")
 
     @classmethod
-    def of(cls, confidence: Values, right: Mask, groups: Sequence[str]) -> "Curve":
+    def of(cls, confidence: Values, right: Mask, groups: Sequence[str]) -> "RiskCoverageCurve":
         """(n,) of each, n at least 1 → at most _POINTS rows, evenly spread over the mentions; equal confidences stay together.
 
         groups: what mentions that may be right or wrong together have in common.
@@ -118,7 +118,7 @@ class Curve:
         threshold = None
         for i in range(max(most, min(enough, len(answered) - 1)), len(answered)):
             wrong = math.ceil((self.answered[i] - self.right[i]) / self.effect[i])
-            if at_most(wrong, math.floor(self.answered[i] / self.effect[i]), 1 - precision) > 1 - CERTAINTY:
+            if binomial_cdf(wrong, math.floor(self.answered[i] / self.effect[i]), 1 - precision) > 1 - CERTAINTY:
                 break
             threshold = self.threshold[i]
         return threshold
@@ -150,7 +150,7 @@ def design_effect(residuals: Values, groups: NDArray[np.int64]) -> float:
     return max(1.0, round(together / independent, 9)) if independent else 1.0  # rounded: 59 / (1 + 2e-16) is below 59
 
 
-def at_most(events: int, n: int, probability: float) -> float:
+def binomial_cdf(events: int, n: int, probability: float) -> float:
     """The probability of at most `events` in n independent trials, each of this probability in (0, 1)."""
     if events >= n:
         return 1.0
@@ -178,7 +178,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Odds:
+class LogisticModel:
     """log odds = intercept + Σ weight · (feature - centre) / scale + the language's correction.
 
     spread: the corrections' standard deviation. Raises ValueError for a scale that isn't positive, and for a negative weight or spread.
@@ -212,8 +212,8 @@ class Calibration:
     fitted on themselves."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    odds: Odds
-    curve: Curve
+    odds: LogisticModel
+    curve: RiskCoverageCurve
 
     def confidence(self, features: Values, languages: Languages | None = None) -> Values:
         """(n, 2) `features_of`, and the mentions' languages where they are known → (n,) in [0, 1]; nan where a feature is.
@@ -279,10 +279,10 @@ def fit(
     for outside in (fold == number for number in range(_FOLDS)):
         part = _fitted(features[~outside], right[~outside], codes[~outside])
         left_out[outside] = part.confidence(features[outside], codes[outside].tolist())
-    return Calibration(_fitted(features, right, codes), Curve.of(left_out, right, groups)), left_out
+    return Calibration(_fitted(features, right, codes), RiskCoverageCurve.of(left_out, right, groups)), left_out
 
 
-def _fitted(features: Values, right: Mask, codes: NDArray[Any]) -> Odds:
+def _fitted(features: Values, right: Mask, codes: NDArray[Any]) -> LogisticModel:
     """A weight that would come out negative is 0, the most negative first: a higher score is never a worse sign."""
     centre, deviation = features.mean(0), features.std(0)
     scale = np.where(deviation > 1e-9, deviation, 1.0)
@@ -296,7 +296,7 @@ def _fitted(features: Values, right: Mask, codes: NDArray[Any]) -> Odds:
             break
         del free[found.index(min(found))]
     weights = dict(zip(free, found, strict=True))
-    return Odds(
+    return LogisticModel(
         centre=tuple(centre.tolist()),
         scale=tuple(scale.tolist()),
         weights=(weights.get(0, 0.0), weights.get(1, 0.0)),

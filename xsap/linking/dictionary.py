@@ -3,10 +3,10 @@
 A name that several concepts share keeps them all, and says which languages and sources have it. `unique.py` says which rows there are. Tables
 are Arrow files, uncompressed, so that they are memory-mapped; they are cut into batches of as many rows, however they came to be.
 
-Which rows an index has: a terminology's names, each once as the model's text policy normalises it, in the order of its first concept.
+Which rows an index has: a terminology's names, each once as the model's text policy normalizes it, in the order of its first concept.
 
 The terminology streams by, in blocks of whole concepts. What stays of it are numbers (a concept's place, codes for languages and sources, a
-hash of 128 bits that stands for the normalised string) and the names themselves, as Arrow has them: nine million names are then a matter of
+hash of 128 bits that stands for the normalized string) and the names themselves, as Arrow has them: nine million names are then a matter of
 some gigabytes. Two strings of one XXH3-128 would be taken for one name; among ten million that has a chance of 10⁻²⁵.
 """
 
@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from xsap.artifacts import content_hash, open_artifact
+from xsap.artifacts import manifest_hash, open_artifact
 from xsap.errors import ArtifactError, DataError
 from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, TextPolicy, normalise, normalise_column
+from xsap.text import EXACT_MATCH, TextPolicy, normalize, normalize_column
 
 NAMES_SCHEMA = pa.schema(
     [
@@ -62,24 +62,24 @@ class Keys(NamedTuple):
         """Names in the order of their rows."""
         hashes = np.empty(len(names), np.uint64)
         for start in range(0, len(names), _IDS_AT_ONCE):
-            strings = normalise_column(names.slice(start, _IDS_AT_ONCE), EXACT_MATCH).to_pylist()
+            strings = normalize_column(names.slice(start, _IDS_AT_ONCE), EXACT_MATCH).to_pylist()
             hashes[start : start + _IDS_AT_ONCE] = [xxhash.xxh3_64_intdigest(string.encode()) for string in strings]
         order = np.argsort(hashes, kind="stable")
         return cls(hashes[order], order.astype(np.int32))
 
     def find(self, mention: str, names: pa.ChunkedArray) -> list[int]:
         """The rows of all names that equal a mention under EXACT_MATCH, ascending."""
-        string = normalise(mention, EXACT_MATCH)
+        string = normalize(mention, EXACT_MATCH)
         if not string:
             return []
         key = np.uint64(xxhash.xxh3_64_intdigest(string.encode("utf-8", "surrogatepass")))
         first, last = np.searchsorted(self.hashes, key, "left"), np.searchsorted(self.hashes, key, "right")
         rows = sorted(self.rows[first:last].tolist())
-        return [row for row in rows if normalise(names[row].as_py(), EXACT_MATCH) == string]
+        return [row for row in rows if normalize(names[row].as_py(), EXACT_MATCH) == string]
 
 
 @dataclass(frozen=True, slots=True)
-class Owners:
+class NameConcepts:
     """Which concepts each name stands for. starts: (names + 1,); concepts: numbers of concepts, those of name i at starts[i] to starts[i + 1].
 
     count: how many concepts there are; their numbers are in the order of their ids.
@@ -90,7 +90,7 @@ class Owners:
     count: int
 
     @classmethod
-    def of(cls, concept_ids: pa.ListArray, known: pa.Array) -> "Owners":
+    def of(cls, concept_ids: pa.ListArray, known: pa.Array) -> "NameConcepts":
         """concept_ids: (names,) lists. known: all concepts' ids, sorted. Raises ArtifactError if a name has an id that isn't known."""
         counts = pc.list_value_length(concept_ids).to_numpy().astype(np.int64)
         numbers = pc.index_in(concept_ids.flatten(), known)
@@ -103,33 +103,33 @@ class Owners:
 
 
 @dataclass(frozen=True)
-class Contents:
+class Dictionary:
     """names: NAMES_SCHEMA. concepts: CONCEPTS_SCHEMA, sorted. owners: of each name. keys: for exact look-up. dropped: names left out, by reason."""
 
     names: pa.Table
     concepts: pa.Table
-    owners: Owners
+    owners: NameConcepts
     keys: Keys
     dropped: dict[str, int]
 
 
-def write_contents(folder: Path, contents: Contents) -> None:
+def write_dictionary(folder: Path, dictionary: Dictionary) -> None:
     """Add their files to an artifact's folder while it is being filled; `dropped` is for its manifest."""
-    for name, table in (("names", contents.names), ("concepts", contents.concepts)):
+    for name, table in (("names", dictionary.names), ("concepts", dictionary.concepts)):
         with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as stream, pa.ipc.new_file(stream, _TABLES[name]) as writer:
             for start in range(0, table.num_rows, _IDS_AT_ONCE):
                 writer.write_table(table.slice(start, _IDS_AT_ONCE).combine_chunks())
     arrays = {
-        "starts": contents.owners.starts,
-        "owners": contents.owners.concepts.astype(np.int32),
-        **contents.keys._asdict(),
+        "starts": dictionary.owners.starts,
+        "owners": dictionary.owners.concepts.astype(np.int32),
+        **dictionary.keys._asdict(),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-def open_contents(folder: Path, dropped: dict[str, int]) -> Contents:
-    """What `write_contents` wrote, memory-mapped. Raises ValueError if the files don't fit together, and what pyarrow and numpy raise."""
+def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
+    """What `write_dictionary` wrote, memory-mapped. Raises ValueError if the files don't fit together, and what pyarrow and numpy raise."""
     names, concepts = (pa.ipc.open_file(pa.memory_map(str(folder / f"{table}.arrow"))).read_all() for table in _TABLES)
     starts, owners, hashes, rows = (
         np.load(folder / f"{array}.npy", mmap_mode="r", allow_pickle=False)
@@ -140,7 +140,7 @@ def open_contents(folder: Path, dropped: dict[str, int]) -> Contents:
     ) == names.num_rows
     if not sound or len(starts) != names.num_rows + 1 or (starts[0], starts[-1]) != (0, len(owners)):
         raise ValueError("the tables of an index don't fit together")
-    return Contents(names, concepts, Owners(starts, owners, concepts.num_rows), Keys(hashes, rows), dropped)
+    return Dictionary(names, concepts, NameConcepts(starts, owners, concepts.num_rows), Keys(hashes, rows), dropped)
 
 
 def values_at(column: pa.ChunkedArray, rows: Sequence[int]) -> list[Any]:
@@ -160,25 +160,25 @@ _KEYS_AT_ONCE = 1 << 16  # names looked at at once
 Longs = NDArray[np.int64]
 
 
-class Source(NamedTuple):
+class NameSource(NamedTuple):
     """A terminology to stream from. batches: a table's columns, in order. languages: how many names each has. content: its hash, on disk."""
 
     batches: Callable[[str, list[str]], Iterator[pa.RecordBatch]]
     languages: dict[str, int]
-    content: str | None
+    content_hash: str | None
 
 
-def in_memory(terminology: Terminology) -> Source:
+def in_memory(terminology: Terminology) -> NameSource:
     """A terminology that is loaded."""
     tables = {"names": terminology.names, "concepts": terminology.concepts}
-    return Source(
+    return NameSource(
         lambda table, columns: iter(tables[table].select(columns).to_batches(_KEYS_AT_ONCE)),
         terminology.languages,
-        terminology.content,
+        terminology.content_hash,
     )
 
 
-def on_disk(folder: Path | str) -> Source:
+def on_disk(folder: Path | str) -> NameSource:
     """A terminology's folder, every hash checked. Raises ArtifactError."""
     manifest = open_artifact(folder, "terminology")
     if "languages" not in manifest:
@@ -190,10 +190,10 @@ def on_disk(folder: Path | str) -> Source:
         with pq.ParquetFile(Path(folder) / f"{table}.parquet") as file:
             yield from file.iter_batches(_KEYS_AT_ONCE, columns=columns)
 
-    return Source(batches, manifest["languages"], content_hash(manifest))
+    return NameSource(batches, manifest["languages"], manifest_hash(manifest))
 
 
-def contents_of(source: Source, languages: Collection[str] | None, policy: TextPolicy) -> Contents:
+def build_dictionary(source: NameSource, languages: Collection[str] | None, policy: TextPolicy) -> Dictionary:
     """What an index of a terminology's names in these ISO languages (None: all) holds. Raises DataError if there is no such name."""
     taken = _Taken(languages, policy)
     ids = pa.chunked_array((batch["concept_id"] for batch in source.batches("concepts", ["concept_id"])), pa.string())
@@ -215,14 +215,18 @@ def contents_of(source: Source, languages: Collection[str] | None, policy: TextP
     concepts = _concepts(source, known, taken.codes)
     pa.default_memory_pool().release_unused()
     dropped = {"empty name": taken.empty} if taken.empty else {}
-    return Contents(
-        names, concepts, Owners(starts, owners.astype(np.int64), concepts.num_rows), Keys.of(names["name"]), dropped
+    return Dictionary(
+        names,
+        concepts,
+        NameConcepts(starts, owners.astype(np.int64), concepts.num_rows),
+        Keys.of(names["name"]),
+        dropped,
     )
 
 
 def hashes_of(names: pa.Array, policy: TextPolicy) -> NDArray[np.uint64]:
-    """(n, 2): the XXH3-128 of each name as a policy normalises it."""
-    digests = b"".join(xxhash.xxh3_128_digest(name.encode()) for name in normalise_column(names, policy).to_pylist())
+    """(n, 2): the XXH3-128 of each name as a policy normalizes it."""
+    digests = b"".join(xxhash.xxh3_128_digest(name.encode()) for name in normalize_column(names, policy).to_pylist())
     return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
@@ -254,7 +258,7 @@ class _Taken:
         taken = np.ones(len(own), bool)
         if self.wanted is not None:
             taken = pc.is_in(block["language"].chunk(0), self.wanted).to_numpy(zero_copy_only=False)
-        visible = pc.greater(pc.binary_length(normalise_column(names, self.policy)), 0).to_numpy(zero_copy_only=False)
+        visible = pc.greater(pc.binary_length(normalize_column(names, self.policy)), 0).to_numpy(zero_copy_only=False)
         self.empty += int((taken & ~visible).sum())
         taken &= visible
         mask = pa.array(taken)
@@ -375,7 +379,7 @@ def _emptied(arrays: list[Any]) -> Iterator[Any]:
         yield arrays.pop()
 
 
-def _concepts(source: Source, known: NDArray[np.bool_], codes: list[pa.ListArray]) -> pa.Table:
+def _concepts(source: NameSource, known: NDArray[np.bool_], codes: list[pa.ListArray]) -> pa.Table:
     """CONCEPTS_SCHEMA of the known ones. codes: those that their names have; emptied."""
     start, batches = 0, []
     blocks, of_names = _emptied(codes), codes[0].slice(0, 0)

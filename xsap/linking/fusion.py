@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from benchmarks.accuracy.baselines import SIZES
 from xsap.linking.dictionary import values_at
-from xsap.linking.ranking import Find
+from xsap.linking.ranking import NameSearch
 from xsap.search.vectors import Floats, Rows
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 POOL = 32
 _PART = 256  # mentions whose names' n-grams are held at once
@@ -23,13 +23,13 @@ _PART = 256  # mentions whose names' n-grams are held at once
 
 def grams(name: str) -> frozenset[str]:
     """All runs of SIZES characters of a name's words, each word with a space on both sides; none of a blank name."""
-    words = [f" {word} " for word in normalise(name, EXACT_MATCH).split(" ") if word]
+    words = [f" {word} " for word in normalize(name, EXACT_MATCH).split(" ") if word]
     return frozenset(
         word[start : start + size] for word in words for size in SIZES for start in range(len(word) - size + 1)
     )
 
 
-def likeness(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Floats:
+def string_similarity(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Floats:
     """(q, c) in [0, 1]: cosines of the sets of n-grams of each mention and of the names in its line of `rows`, (q, c).
 
     |A ∩ B| / √(|A| |B|), the coefficient of Ochiai (Bulletin of the Japanese Society of Scientific Fisheries 22, 1957); 0 for a blank.
@@ -50,7 +50,7 @@ def likeness(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Flo
 def fuse(cosines: Floats, rows: Rows, alike: Floats, weight: float) -> tuple[Floats, Rows]:
     """Names in their new order, greatest score first, equal ones by row: (1 - weight) · cosine + weight · likeness.
 
-    cosines, rows: (q, c), best first. alike: (q, p) `likeness` of the first p of them; it is taken to be 0 of the others. weight: 0 to 1.
+    cosines, rows: (q, c), best first. alike: (q, p) `string_similarity` of the first p of them; it is taken to be 0 of the others. weight: 0 to 1.
     """
     scores = np.float32(1 - weight) * cosines
     scores[:, : alike.shape[1]] += np.float32(weight) * alike
@@ -58,7 +58,7 @@ def fuse(cosines: Floats, rows: Rows, alike: Floats, weight: float) -> tuple[Flo
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def fused(find: Find, mentions: Sequence[str], names: pa.ChunkedArray, weight: float) -> Find:
+def fused(find: NameSearch, mentions: Sequence[str], names: pa.ChunkedArray, weight: float) -> NameSearch:
     """`find` with its nearest POOL names in the order of `fuse`; it must bear being asked for more names than there are.
 
     mentions: by the number of the query. names: by their row.
@@ -66,7 +66,7 @@ def fused(find: Find, mentions: Sequence[str], names: pa.ChunkedArray, weight: f
 
     def found(part: Rows, k: int) -> tuple[Floats, Rows]:
         cosines, rows = find(part, max(k, POOL))
-        alike = likeness([mentions[query] for query in part.tolist()], rows[:, :POOL], names)
+        alike = string_similarity([mentions[query] for query in part.tolist()], rows[:, :POOL], names)
         scores, rows = fuse(cosines, rows, alike, weight)
         return scores[:, :k], rows[:, :k]
 

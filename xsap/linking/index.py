@@ -21,14 +21,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from xsap.artifacts import added_file, amend, content_hash, open_artifact, publish
+from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, update_files
 from xsap.encoding.encoder import Encoder, Precision
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
 from xsap.linking.calibration import Calibration
-from xsap.linking.dictionary import Contents, contents_of, in_memory, open_contents, write_contents
-from xsap.search.approximate import Graph, check_installed
-from xsap.search.vectors import FILES, Storage, Vectors, write_vectors
+from xsap.linking.dictionary import Dictionary, build_dictionary, in_memory, open_dictionary, write_dictionary
+from xsap.search.approximate import HnswIndex, check_usearch_installed
+from xsap.search.vectors import FILES, VectorDtype, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
@@ -38,7 +38,7 @@ PLACE = ("path", "relative")  # what a manifest says of a model besides its fact
 class Embedder(Protocol):
     """What an index needs of an encoder, when it is built and when it is searched."""
 
-    content: str | None
+    content_hash: str | None
 
     @property
     def precision(self) -> str: ...  # noqa: D102
@@ -52,14 +52,14 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
-class Model:
+class EncoderSpec:
     """The encoder that an index is bound to, and how it was used.
 
     content: hash of its folder, None if it was never saved. path: where that was, or its hub id. precision: of the products that made the
     vectors; mentions may be encoded in another.
     """
 
-    content: str | None
+    content_hash: str | None
     path: str | None
     pooling: str
     max_length: int
@@ -67,49 +67,56 @@ class Model:
     precision: str = "fp32"
 
     @classmethod
-    def of(cls, encoder: Embedder, path: Path | str | None = None) -> "Model":
+    def of(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
         """An encoder's, with where `Linker.load` will look for it."""
         place = None if path is None else str(path)
-        return cls(encoder.content, place, encoder.pooling, encoder.max_length, encoder.policy, encoder.precision)
+        return cls(encoder.content_hash, place, encoder.pooling, encoder.max_length, encoder.policy, encoder.precision)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """As the manifest has it, but for its place."""
         described = {"pooling": self.pooling, "max_length": self.max_length, "text": self.policy.to_dict()}
-        return {"content": self.content, **described, "precision": self.precision}
+        return {"content": self.content_hash, **described, "precision": self.precision}
 
     @property
     def use(self) -> tuple[object, ...]:
         """What an index and an encoder must have in common: all but place and precision."""
-        return self.content, self.pooling, self.max_length, self.policy
+        return self.content_hash, self.pooling, self.max_length, self.policy
 
     def describe(self) -> str:
         """`use`, for people."""
-        return f"{short(self.content)} ({self.pooling}, {self.max_length} tokens, {self.policy.case}, {self.policy.unicode})"
+        return f"{short(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {self.policy.case}, {self.policy.unicode})"
 
     def placed(self, index: Path) -> dict[str, Any]:
-        """`facts`, and where the model is: absolute and from the index, so that both may move together; a hub id as it is."""
+        """`metadata`, and where the model is: absolute and from the index, so that both may move together; a hub id as it is."""
         if self.path is None or not Path(self.path).exists():
-            return self.facts() | dict(zip(PLACE, (self.path, None), strict=True))
+            return self.metadata() | dict(zip(PLACE, (self.path, None), strict=True))
         absolute = Path(self.path).resolve()
-        return self.facts() | dict(zip(PLACE, (str(absolute), os.path.relpath(absolute, index.resolve())), strict=True))
-
-    @classmethod
-    def read(cls, facts: Mapping[str, Any], path: str | None) -> "Model":
-        """What `facts` gave, and a place. Raises KeyError and TypeError for what it didn't give."""
-        precision = facts.get("precision", "fp32")  # older indexes don't say it, and had no other
-        return cls(
-            facts["content"], path, facts["pooling"], facts["max_length"], TextPolicy(**facts["text"]), precision
+        return self.metadata() | dict(
+            zip(PLACE, (str(absolute), os.path.relpath(absolute, index.resolve())), strict=True)
         )
 
     @classmethod
-    def found(cls, facts: Mapping[str, Any], index: Path) -> "Model":
+    def read(cls, metadata: Mapping[str, Any], path: str | None) -> "EncoderSpec":
+        """What `metadata` gave, and a place. Raises KeyError and TypeError for what it didn't give."""
+        precision = metadata.get("precision", "fp32")  # older indexes don't say it, and had no other
+        return cls(
+            metadata["content"],
+            path,
+            metadata["pooling"],
+            metadata["max_length"],
+            TextPolicy(**metadata["text"]),
+            precision,
+        )
+
+    @classmethod
+    def found(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
         """What `placed` gave, wherever both have been moved to since."""
-        beside = index.resolve() / facts["relative"] if facts["relative"] else None
-        return cls.read(facts, str(beside.resolve()) if beside and beside.is_dir() else facts["path"])
+        beside = index.resolve() / metadata["relative"] if metadata["relative"] else None
+        return cls.read(metadata, str(beside.resolve()) if beside and beside.is_dir() else metadata["path"])
 
 
 def open_encoder(
-    built: Model,
+    built: EncoderSpec,
     index_path: Path | str,
     model: Path | str | None,
     device: str | torch.device | None,
@@ -120,7 +127,7 @@ def open_encoder(
     gone = built.path is None or (Path(path).is_absolute() and not Path(path).exists())
     if model is None and gone:
         raise ArtifactError(
-            f"{index_path}: the model it was built with ({short(built.content)}) is no longer at {path}; give --model"
+            f"{index_path}: the model it was built with ({short(built.content_hash)}) is no longer at {path}; give --model"
         )
     rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
     try:
@@ -128,15 +135,15 @@ def open_encoder(
         encoder = Encoder.from_pretrained(path, device=device, precision=precision, **described)
     except ConfigError as error:
         raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
-    if encoder.content != built.content:
-        found = f"{path} ({short(encoder.content)})"
-        raise ArtifactError(f"{index_path} was built with model {short(built.content)}, not with {found}. {rebuild}")
+    if encoder.content_hash != built.content_hash:
+        found = f"{path} ({short(encoder.content_hash)})"
+        raise ArtifactError(f"{index_path} was built with model {short(built.content_hash)}, not with {found}. {rebuild}")
     return encoder
 
 
-def short(content: str | None) -> str:
+def short(content_hash: str | None) -> str:
     """The beginning of a content hash, for people."""
-    return f"{content[:8]}…" if content else "an unsaved one"
+    return f"{content_hash[:8]}…" if content_hash else "an unsaved one"
 
 
 KIND, CALIBRATION, FUSION, GRAPH = "index", "calibration.json", "fusion.json", "graph.usearch"
@@ -154,15 +161,15 @@ class Index:
     """
 
     vectors: Vectors
-    contents: Contents
-    model: Model
+    dictionary: Dictionary
+    model: EncoderSpec
     terminology: str | None = None
     languages: tuple[str, ...] | None = (ENGLISH,)
-    content: str | None = None
+    content_hash: str | None = None
     path: Path | None = None
     calibration: Calibration | None = None
-    lexical: float = 0.0
-    graph: Graph | None = None
+    fusion_weight: float = 0.0
+    graph: HnswIndex | None = None
 
     @classmethod
     def build(
@@ -172,8 +179,8 @@ class Index:
         *,
         languages: Collection[str] | None = (ENGLISH,),
         model_path: Path | str | None = None,
-        storage: Storage = "float32",
-        approximate: bool = False,
+        vector_dtype: VectorDtype = "float32",
+        ann: bool = False,
         progress: bool = False,
     ) -> "Index":
         """Embed the names that a terminology has in these ISO languages (None: all), in memory; `building.build_index` does it on disk.
@@ -181,46 +188,48 @@ class Index:
         approximate: with a graph, too. Raises DataError if there is no such name, or a vector isn't finite; ConfigError for a graph without
         usearch.
         """
-        if approximate:
-            check_installed()
-        contents = contents_of(in_memory(terminology), languages, encoder.policy)
-        vectors = Vectors.of(encoder.encode(contents.names["name"].to_pylist(), progress=progress), storage)
+        if ann:
+            check_usearch_installed()
+        dictionary = build_dictionary(in_memory(terminology), languages, encoder.policy)
+        vectors = Vectors.of(encoder.encode(dictionary.names["name"].to_pylist(), progress=progress), vector_dtype)
         chosen = None if languages is None else tuple(sorted(languages))
-        graph = Graph.build(vectors, progress=progress) if approximate else None
-        return cls(vectors, contents, Model.of(encoder, model_path), terminology.content, chosen, graph=graph)
+        graph = HnswIndex.build(vectors, progress=progress) if ann else None
+        return cls(
+            vectors, dictionary, EncoderSpec.of(encoder, model_path), terminology.content_hash, chosen, graph=graph
+        )
 
     @property
     def names(self) -> pa.Table:
         """NAMES_SCHEMA, a row for each vector."""
-        return self.contents.names
+        return self.dictionary.names
 
     @property
     def concepts(self) -> pa.Table:
         """CONCEPTS_SCHEMA, sorted."""
-        return self.contents.concepts
+        return self.dictionary.concepts
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the folder, at once or not at all. Raises ConfigError if the model was never saved, ArtifactError if `path` is taken."""
-        with writing(path, self.model, self.terminology, self.languages, self.contents, overwrite=overwrite) as (
+        with writing(path, self.model, self.terminology, self.languages, self.dictionary, overwrite=overwrite) as (
             folder,
-            facts,
+            metadata,
         ):
             n, d = len(self.vectors), self.vectors.dimension
-            with write_vectors(folder, n, d, self.vectors.storage) as put:
+            with write_vectors(folder, n, d, self.vectors.vector_dtype) as put:
                 for start in range(0, n, WRITTEN):
                     put(self.vectors.take(slice(start, start + WRITTEN)))
-            facts |= Vectors.open(folder).facts()
+            metadata |= Vectors.open(folder).metadata()
             if self.graph is not None:
-                facts["graph"] = self.graph.save(folder / GRAPH)
+                metadata["graph"] = self.graph.save(folder / GRAPH)
 
     @classmethod
-    def load(cls, path: Path | str, *, approximate: bool = False) -> "Index":
+    def load(cls, path: Path | str, *, ann: bool = False) -> "Index":
         """Open an index folder, every hash checked, all of it memory-mapped. approximate: with its graph, whose recall is then checked.
 
         Raises ArtifactError; ConfigError for a graph that isn't there, or without usearch.
         """
-        if approximate:
-            check_installed()
+        if ann:
+            check_usearch_installed()
         manifest, path = open_artifact(path, KIND), Path(path)
         if strays := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
             raise ArtifactError(
@@ -228,70 +237,70 @@ class Index:
             )
         try:
             vectors = Vectors.open(path)
-            contents = open_contents(path, manifest["dropped"])
-            model = Model.found(manifest["model"], path)
+            dictionary = open_dictionary(path, manifest["dropped"])
+            model = EncoderSpec.found(manifest["model"], path)
             languages = None if manifest["languages"] is None else tuple(manifest["languages"])
-            calibration = _calibration(path, added_file(manifest, CALIBRATION))
-            lexical = _lexical(path, added_file(manifest, FUSION))
-            whole = manifest["terminology"], languages, content_of(manifest), path
-            index = cls(vectors, contents, model, *whole, calibration, lexical)
-            sound = len(vectors) == manifest["count"] == contents.names.num_rows
+            calibration = _calibration(path, find_updated(manifest, CALIBRATION))
+            fusion_weight = _fusion_weight(path, find_updated(manifest, FUSION))
+            whole = manifest["terminology"], languages, hash_of_index(manifest), path
+            index = cls(vectors, dictionary, model, *whole, calibration, fusion_weight)
+            sound = len(vectors) == manifest["count"] == dictionary.names.num_rows
         except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
         if not sound:
             raise ArtifactError(
                 f"{path}: its files and its manifest don't fit together; the index is damaged, make it again"
             )
-        return replace(index, graph=_graph(index, manifest.get("graph"))) if approximate else index
+        return replace(index, graph=_graph(index, manifest.get("graph"))) if ann else index
 
-    def calibrated(self, calibration: Calibration) -> "Index":
+    def with_calibration(self, calibration: Calibration) -> "Index":
         """The same with a calibration, which its folder keeps from now on. Raises ConfigError for an index that was never saved."""
         if self.path is None:
             raise ConfigError(
                 "a calibration is kept in the folder of its index, but this index was never saved; save it first"
             )
-        amend(self.path, KIND, {CALIBRATION: json.dumps(calibration.to_dict(), indent=1) + "\n"})
-        return Index.load(self.path, approximate=self.graph is not None)
+        update_files(self.path, KIND, {CALIBRATION: json.dumps(calibration.to_dict(), indent=1) + "\n"})
+        return Index.load(self.path, ann=self.graph is not None)
 
-    def weighted(self, lexical: float) -> "Index":
+    def with_fusion_weight(self, fusion_weight: float) -> "Index":
         """The same with a weight for likeness in spelling, which its folder keeps, and without a calibration, which held for another.
 
         Raises ConfigError for an index that was never saved.
         """
-        assert 0 <= lexical <= 1, f"a weight of {lexical}"
+        assert 0 <= fusion_weight <= 1, f"a weight of {fusion_weight}"
         if self.path is None:
             raise ConfigError(
                 "a weight is kept in the folder of its index, but this index was never saved; save it first"
             )
-        amend(self.path, KIND, {FUSION: json.dumps({"lexical": lexical}) + "\n", CALIBRATION: None})
-        return Index.load(self.path, approximate=self.graph is not None)
+        update_files(self.path, KIND, {FUSION: json.dumps({"lexical": fusion_weight}) + "\n", CALIBRATION: None})
+        return Index.load(self.path, ann=self.graph is not None)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What it holds, as a report of scores states it."""
         return {
             "names": self.names.num_rows,
             "concepts": self.concepts.num_rows,
             "languages": self.languages,
             "terminology": self.terminology,
-            "storage": self.vectors.storage,
-            "index": self.content,
-            "search": "exact" if self.graph is None else {"approximate": self.graph.facts()},
+            "storage": self.vectors.vector_dtype,
+            "index": self.content_hash,
+            "search": "exact" if self.graph is None else {"approximate": self.graph.metadata()},
         }
 
 
-def content_of(manifest: dict[str, Any]) -> str:
+def hash_of_index(manifest: dict[str, Any]) -> str:
     """An index's own hash: of its files, and of how its model was used, for answers depend on that, too."""
     use = {key: value for key, value in manifest["model"].items() if key not in PLACE}
-    return hashlib.sha256(f"{content_hash(manifest)}\0{json.dumps(use, sort_keys=True)}".encode()).hexdigest()
+    return hashlib.sha256(f"{manifest_hash(manifest)}\0{json.dumps(use, sort_keys=True)}".encode()).hexdigest()
 
 
 @contextmanager
 def writing(
     path: Path | str,
-    model: Model,
+    model: EncoderSpec,
     terminology: str | None,
     languages: tuple[str, ...] | None,
-    contents: Contents,
+    dictionary: Dictionary,
     *,
     overwrite: bool = False,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -299,34 +308,34 @@ def writing(
 
     Raises ConfigError if the model was never saved, ArtifactError if `path` is taken.
     """
-    if model.content is None:
+    if model.content_hash is None:
         raise ConfigError(
             "an index is bound to a model folder, but this one's model was never saved; save it, load it, build again"
         )
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "model": model.placed(Path(path)),
         "terminology": terminology,
         "languages": languages,
-        "dropped": contents.dropped,
+        "dropped": dictionary.dropped,
     }
-    with publish(path, KIND, facts, overwrite=overwrite) as folder:
-        write_contents(folder, contents)
-        yield folder, facts
+    with publish(path, KIND, metadata, overwrite=overwrite) as folder:
+        write_dictionary(folder, dictionary)
+        yield folder, metadata
 
 
-def _graph(index: Index, facts: dict[str, Any] | None) -> Graph:
+def _graph(index: Index, metadata: dict[str, Any] | None) -> HnswIndex:
     assert index.path is not None
-    if facts is None:
+    if metadata is None:
         languages = "all" if index.languages is None else ",".join(index.languages)
-        alike = f"--languages {languages} --storage {index.vectors.storage} --pooling {index.model.pooling}"
+        alike = f"--languages {languages} --storage {index.vectors.vector_dtype} --pooling {index.model.pooling}"
         alike += f" --max-length {index.model.max_length} --encoder-precision {index.model.precision}"
-        again = ". Then weigh and calibrate it again" if index.calibration or index.lexical else ""
+        again = ". Then weigh and calibrate it again" if index.calibration or index.fusion_weight else ""
         command = f"xsap index {index.model.path or 'MODEL'} TERMINOLOGY --out {index.path} --update {index.path} --overwrite {alike} --approximate"
         raise ConfigError(
             f"{index.path} has no graph for approximate search; search exactly, or add one, which encodes no name again: {command}{again}"
         )
-    graph = Graph.open(index.path / GRAPH, index.vectors, facts)
-    graph.confirm(index.path / GRAPH)
+    graph = HnswIndex.open(index.path / GRAPH, index.vectors, metadata)
+    graph.verify_recall(index.path / GRAPH)
     return graph
 
 
@@ -334,7 +343,7 @@ def _calibration(folder: Path, file: str | None) -> Calibration | None:
     return None if file is None else Calibration.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))
 
 
-def _lexical(folder: Path, file: str | None) -> float:
+def _fusion_weight(folder: Path, file: str | None) -> float:
     weight = 0.0 if file is None else float(json.loads((folder / file).read_text(encoding="utf-8"))["lexical"])
     if not 0 <= weight <= 1:
         raise ValueError(f"a weight of {weight}")

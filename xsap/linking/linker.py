@@ -23,13 +23,13 @@ from xsap.languages import UNKNOWN, to_iso
 from xsap.linking.calibration import abstention, features_of
 from xsap.linking.dictionary import values_at
 from xsap.linking.fusion import fused
-from xsap.linking.index import Embedder, Index, Model, open_encoder
-from xsap.linking.ranking import NONE, Filter, Find, Kept, Ranked, keep, rank_concepts
+from xsap.linking.index import Embedder, EncoderSpec, Index, open_encoder
+from xsap.linking.ranking import NO_CONCEPT, Filter, FilteredDictionary, NameSearch, Ranked, keep, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
-from xsap.search.approximate import Nearest, accelerator_of
+from xsap.search.approximate import Searcher, search_device
 from xsap.search.exact import exact_scores
 from xsap.search.vectors import Floats, Rows
-from xsap.text import EXACT_MATCH, normalise
+from xsap.text import EXACT_MATCH, normalize
 
 LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
 
@@ -56,7 +56,7 @@ def is_missing(value: object) -> bool:
     )
 
 
-def why_not(mention: object) -> str | None:
+def rejection_reason(mention: object) -> str | None:
     """Why a mention can't be linked; None if it can."""
     if not isinstance(mention, str):
         raise ConfigError(f"a mention must be text, found {mention!r} ({type(mention).__name__})")
@@ -64,7 +64,7 @@ def why_not(mention: object) -> str | None:
         return f"the mention has {len(mention):,} characters; a term has at most {LONGEST_MENTION:,}"
     if not mention:
         return "the mention is empty"
-    if not normalise(mention, EXACT_MATCH):
+    if not normalize(mention, EXACT_MATCH):
         return "the mention is blank"
     if any("\ud800" <= character <= "\udfff" for character in mention):
         return "the mention is not valid Unicode: it has half of a surrogate pair"
@@ -83,14 +83,14 @@ class Linker:
 
         Where the index has a graph, it is used.
         """
-        given, built = Model.of(encoder), index.model
+        given, built = EncoderSpec.of(encoder), index.model
         if given.use != built.use:
             raise ArtifactError(
                 f"the index was built with model {built.describe()}, not with {given.describe()}. Build it again"
             )
         self.encoder, self.index = encoder, index
-        self._nearest = Nearest(index.vectors, index.graph, accelerator_of(encoder))
-        self._kept: dict[Filter, Kept] = {}
+        self._nearest = Searcher(index.vectors, index.graph, search_device(encoder))
+        self._kept: dict[Filter, FilteredDictionary] = {}
         self._lock = Lock()  # a tokenizer serves one thread at a time
 
     @classmethod
@@ -101,7 +101,7 @@ class Linker:
         model: Path | str | None = None,
         device: str | None = None,
         encoder_precision: Precision = "fp32",
-        approximate: bool = False,
+        ann: bool = False,
     ) -> "Linker":
         """Open an index and its model: the one it was built with, by path and by hash, or `model` if that has the same hash.
 
@@ -111,7 +111,7 @@ class Linker:
         ConfigError for a graph that isn't there or without usearch, and for a precision that can't be had here.
         """
         found = device_for(encoder_precision, device)
-        index = Index.load(index_path, approximate=approximate)
+        index = Index.load(index_path, ann=ann)
         return cls(open_encoder(index.model, index_path, model, found, encoder_precision), index)
 
     @property
@@ -153,7 +153,7 @@ class Linker:
         least = self._least(threshold, precision)
         given = ["" if mention is None or is_missing(mention) else mention for mention in mentions]
         spoken = languages_of(languages, len(given))
-        reasons = [why_not(mention) for mention in given]
+        reasons = [rejection_reason(mention) for mention in given]
         asked = list(zip(given, spoken, strict=True))
         unique = list(dict.fromkeys(one for one, reason in zip(asked, reasons, strict=True) if reason is None))
         kept = self._keep(keep or Filter())
@@ -167,12 +167,12 @@ class Linker:
             answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True)
         )
 
-    def _keep(self, wanted: Filter) -> Kept:
+    def _keep(self, wanted: Filter) -> FilteredDictionary:
         with self._lock:
             if wanted not in self._kept:
                 if len(self._kept) > 8:
                     self._kept.clear()
-                self._kept[wanted] = keep(self.index.contents, wanted)
+                self._kept[wanted] = keep(self.index.dictionary, wanted)
             return self._kept[wanted]
 
     def _least(self, threshold: float | None, precision: float | None) -> float | None:
@@ -190,7 +190,12 @@ class Linker:
         return threshold if precision is None else self.index.calibration.threshold_for(precision)
 
     def _answer(
-        self, asked: list[tuple[str, str]], top_k: int, kept: Kept, least: float | None, precision: float | None
+        self,
+        asked: list[tuple[str, str]],
+        top_k: int,
+        kept: FilteredDictionary,
+        least: float | None,
+        precision: float | None,
     ) -> list[Result]:
         mentions, spoken = [mention for mention, _ in asked], [language for _, language in asked]
         calibration = self.index.calibration
@@ -210,7 +215,7 @@ class Linker:
             results.append(Result(mention, () if reason else sure, reason))
         return results
 
-    def _candidates(self, mentions: list[str], top_k: int, kept: Kept) -> list[tuple[Candidate, ...]]:
+    def _candidates(self, mentions: list[str], top_k: int, kept: FilteredDictionary) -> list[tuple[Candidate, ...]]:
         """For each mention its best concepts."""
         queries = self._encode(mentions)
         exact = self._exact(mentions, queries, kept)
@@ -219,8 +224,8 @@ class Linker:
         def nearest(part: Rows, k: int) -> tuple[Floats, Rows]:
             return self._nearest.search(queries[part], k, kept.rows)
 
-        weight, names = self.index.lexical, self.index.names["name"]
-        alike: Find = fused(nearest, mentions, names, weight) if weight else nearest
+        weight, names = self.index.fusion_weight, self.index.names["name"]
+        alike: NameSearch = fused(nearest, mentions, names, weight) if weight else nearest
 
         def find(part: Rows, k: int) -> tuple[Floats, Rows]:
             scores, rows = alike(part, k)
@@ -244,23 +249,23 @@ class Linker:
                     raise
             return self.encoder.encode(mentions)
 
-    def _exact(self, mentions: list[str], queries: Floats, kept: Kept) -> dict[int, tuple[Floats, Rows]]:
+    def _exact(self, mentions: list[str], queries: Floats, kept: FilteredDictionary) -> dict[int, tuple[Floats, Rows]]:
         """Of each mention that is a name letter for letter: the scores and rows of these names, best first."""
-        contents, found = self.index.contents, {}
+        dictionary, found = self.index.dictionary, {}
         for query, mention in enumerate(mentions):
-            rows = np.array(contents.keys.find(mention, contents.names["name"]), np.int64)
+            rows = np.array(dictionary.keys.find(mention, dictionary.names["name"]), np.int64)
             if kept.rows is not None:
                 rows = rows[np.isin(rows, kept.rows)]
             if rows.size:
                 scores = exact_scores(self.index.vectors, queries, np.full(len(rows), query), rows)
-                weight = np.float32(self.index.lexical)
+                weight = np.float32(self.index.fusion_weight)
                 scores = (1 - weight) * scores + weight  # an exact name is spelt alike
                 order = np.lexsort((rows, -scores))
                 found[query] = scores[order], rows[order]
         return found
 
     def _describe(self, ranked: Ranked) -> list[tuple[Candidate, ...]]:
-        there = ranked.concepts != NONE
+        there = ranked.concepts != NO_CONCEPT
         concepts, rows, scores = (array[there].tolist() for array in ranked)
         of_concepts = [
             values_at(self.index.concepts[name], concepts)

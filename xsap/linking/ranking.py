@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from xsap.errors import DataError
 from xsap.languages import to_iso
-from xsap.linking.dictionary import Contents, Owners
+from xsap.linking.dictionary import Dictionary, NameConcepts
 from xsap.search.vectors import Floats, Rows
 from xsap.terms.semantic_types import types_of
 
-NONE = -1  # in place of a concept where there are no more
+NO_CONCEPT = -1  # in place of a concept where there are no more
 _OVERFETCH = 4  # names for each concept wanted
 _FETCHED = 1 << 24  # names held at once when the search widens
 
-Find = Callable[[NDArray[np.int64], int], tuple[Floats, Rows]]
+NameSearch = Callable[[NDArray[np.int64], int], tuple[Floats, Rows]]
 """(numbers of queries, k) → scores and rows of names, (q, k) each, greatest score first, equal ones by row; k is at most the number of names."""
 
 
@@ -41,7 +41,13 @@ class Ranked(NamedTuple):
 
 
 def rank_concepts(
-    find: Find, owners: Owners, queries: int, wanted: int, *, total: int | None = None, floor: float = -np.inf
+    find: NameSearch,
+    owners: NameConcepts,
+    queries: int,
+    wanted: int,
+    *,
+    total: int | None = None,
+    floor: float = -np.inf,
 ) -> Ranked:
     """The `wanted` best concepts of each query, or as many as there are.
 
@@ -68,7 +74,9 @@ def rank_concepts(
     return best
 
 
-def _rank(scores: Floats, rows: Rows, owners: Owners, wanted: int, floor: float) -> tuple[Ranked, NDArray[np.bool_]]:
+def _rank(
+    scores: Floats, rows: Rows, owners: NameConcepts, wanted: int, floor: float
+) -> tuple[Ranked, NDArray[np.bool_]]:
     """The best concepts among fetched names, and (q,) whether there are as many as wanted. scores, rows: (q, fetch), best first."""
     q, fetch = rows.shape
     counts = np.where(scores > floor, owners.starts[rows + 1] - owners.starts[rows], 0).ravel()
@@ -93,7 +101,7 @@ def _rank(scores: Floats, rows: Rows, owners: Owners, wanted: int, floor: float)
 
 
 def _no_concepts(q: int, wanted: int) -> Ranked:
-    return Ranked(np.full((q, wanted), NONE), np.zeros((q, wanted), np.int64), np.zeros((q, wanted), np.float32))
+    return Ranked(np.full((q, wanted), NO_CONCEPT), np.zeros((q, wanted), np.int64), np.zeros((q, wanted), np.float32))
 
 
 class Filter(NamedTuple):
@@ -120,35 +128,37 @@ class Filter(NamedTuple):
         return cls(types, None if sources is None else frozenset(sources), codes)
 
 
-class Kept(NamedTuple):
+class FilteredDictionary(NamedTuple):
     """What a filter leaves of an index. rows: names, ascending; None for all. owners: of all names, without the concepts left out."""
 
     rows: NDArray[np.int64] | None
-    owners: Owners
+    owners: NameConcepts
 
 
-def keep(contents: Contents, wanted: Filter) -> Kept:
+def keep(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
     """Raises DataError if nothing is left, and for a semantic type or source that the index doesn't have."""
-    owners = contents.owners
+    owners = dictionary.owners
     if wanted == Filter():
-        return Kept(None, owners)
+        return FilteredDictionary(None, owners)
     good = np.ones(owners.count, bool)
     if wanted.semantic_types is not None:
-        good &= _any_in(contents.concepts["semantic_types"], wanted.semantic_types, "semantic type")
+        good &= _any_in(dictionary.concepts["semantic_types"], wanted.semantic_types, "semantic type")
     if wanted.sources is not None:
-        good &= _any_in(contents.concepts["codes"], wanted.sources, "source", before=":")
+        good &= _any_in(dictionary.concepts["codes"], wanted.sources, "source", before=":")
     pairs = good[owners.concepts]
     names = np.repeat(np.arange(len(owners)), np.diff(owners.starts))[pairs]
     counts = np.bincount(names, minlength=len(owners))
     rows = counts > 0
     if wanted.languages is not None:
-        rows &= _any_in(contents.names["languages"], wanted.languages, "language")
+        rows &= _any_in(dictionary.names["languages"], wanted.languages, "language")
     if not rows.any():
         raise DataError(
             "the filter leaves nothing of the index to link into; each part of it is there, but not together"
         )
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return Kept(np.flatnonzero(rows), Owners(starts, owners.concepts[pairs].astype(np.int64), owners.count))
+    return FilteredDictionary(
+        np.flatnonzero(rows), NameConcepts(starts, owners.concepts[pairs].astype(np.int64), owners.count)
+    )
 
 
 def _any_in(lists: pa.ChunkedArray, wanted: frozenset[str], what: str, before: str | None = None) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
-"""Approximate search: a graph of near neighbours proposes rows, and their exact scores rank them.
+"""Approximate search: a graph of near neighbors proposes rows, and their exact scores rank them.
 
 The graph is HNSW (Malkov and Yashunin, IEEE TPAMI 2020) over the int8 codes, as usearch builds it (extra [ann]). A cosine of codes is that of
-the vectors that they stand for, whatever the rows' scales. How many of the true neighbours the graph finds is measured when it is built,
+the vectors that they stand for, whatever the rows' scales. How many of the true neighbors the graph finds is measured when it is built,
 never assumed: it looks as widely as a sample of queries needs, and the recall stays beside it. When it is opened a few queries show whether it
 still finds as many, so that a graph of other vectors answers nothing. Filters are for the exact search.
 
@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from xsap.errors import ArtifactError, ConfigError
 from xsap.search.exact import check_finite, exact_scores, search_vectors, upload
-from xsap.search.vectors import Floats, Rows, Vectors, quantise
+from xsap.search.vectors import Floats, Rows, Vectors, quantize
 
 RECALL_AT = 64
 ENOUGH = {10: 0.99, RECALL_AT: 0.9}  # of so many nearest rows: the recall at which no wider look is tried
@@ -38,14 +38,14 @@ _LINKS, _BUILD_WIDTH = (
     16,
     128,
 )  # of each row, twice as many on the lowest level; and the width while building ("M", "ef construction")
-_SAMPLE, _APART = 200, 0.6  # queries: rows, moved by so much and made unit vectors again, which leaves a cosine of 0.86
+_SAMPLE, _NOISE = 200, 0.6  # queries: rows, moved by so much and made unit vectors again, which leaves a cosine of 0.86
 _FEW, _OTHERS, _CLEARLY = 16, 1 << 20, 0.1  # queries when it is opened, and their seed; by how much less they may find
 SLICE = 1 << 28  # components of vectors that one exact search reads
 _AT_ONCE = 16_384  # rows added between two steps of the progress bar
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class HnswIndex:
     """graph: a usearch.index.Index of int8 codes; built by several threads never twice the same, and some rows may be lost to it.
 
     width: rows that a search holds while it walks the graph. recall: the share of a sample's RECALL_AT nearest rows that it finds so.
@@ -60,7 +60,7 @@ class Graph:
     )  # usearch gives every caller the same working memory
 
     @classmethod
-    def build(cls, vectors: Vectors, *, seed: int = 0, progress: bool = False) -> "Graph":
+    def build(cls, vectors: Vectors, *, seed: int = 0, progress: bool = False) -> "HnswIndex":
         """Link all rows, and measure how widely to look: as far as ENOUGH recall needs. Raises ConfigError if usearch isn't installed."""
         assert len(vectors), "a graph needs a row to begin with"
         graph = _usearch()(
@@ -75,30 +75,30 @@ class Graph:
             for start, codes in _codes(vectors):
                 graph.add(np.arange(start, start + len(codes)), codes, threads=torch.get_num_threads())
                 bar.update(len(codes))
-                _let_go(vectors)
+                _release_pages(vectors)
         queries = _sample(vectors, _SAMPLE, seed)
         nearest = _nearest(vectors, queries)
         for width in WIDTHS:
             wide = cls(vectors, graph, width, 0.0)
-            if all(wide._share(queries, nearest, at) >= least for at, least in ENOUGH.items()):
+            if all(wide._recall(queries, nearest, at) >= least for at, least in ENOUGH.items()):
                 break
-        return replace(wide, recall=wide._share(queries, nearest))
+        return replace(wide, recall=wide._recall(queries, nearest))
 
     def save(self, file: Path | str) -> dict[str, Any]:
         """Write one file into an artifact's folder that is being filled → what its manifest has to keep."""
         self.graph.save(str(file))
-        return self.facts()
+        return self.metadata()
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a manifest and a report say of it."""
         return {"width": self.width, f"recall@{RECALL_AT}": self.recall}
 
     @classmethod
-    def open(cls, file: Path | str, vectors: Vectors, facts: Mapping[str, Any]) -> "Graph":
+    def open(cls, file: Path | str, vectors: Vectors, metadata: Mapping[str, Any]) -> "HnswIndex":
         """What `save` wrote and returned, memory-mapped. Raises ArtifactError if it isn't of these vectors, ConfigError without usearch."""
         try:
             graph = _usearch().restore(str(file), view=True, enable_key_lookups=False)
-            width, share = int(facts["width"]), float(facts[f"recall@{RECALL_AT}"])
+            width, share = int(metadata["width"]), float(metadata[f"recall@{RECALL_AT}"])
             sound = (
                 graph is not None
                 and (len(graph), graph.ndim) == (len(vectors), vectors.dimension)
@@ -113,11 +113,11 @@ class Graph:
             )
         return cls(vectors, graph, width, share)
 
-    def confirm(self, file: Path | str) -> None:
+    def verify_recall(self, file: Path | str) -> None:
         """Measure the recall again, on a few queries, and on as many as at first where these find clearly less. Raises ArtifactError if both do."""
         for count in (_FEW, _SAMPLE):
             queries = _sample(self.vectors, count, _OTHERS)
-            share = self._share(queries, _nearest(self.vectors, queries))
+            share = self._recall(queries, _nearest(self.vectors, queries))
             if share >= self.recall - _CLEARLY:
                 return
         raise ArtifactError(
@@ -125,12 +125,12 @@ class Graph:
             "it is of other vectors, make the index again"
         )
 
-    def _share(self, queries: Floats, nearest: Rows, at: int = RECALL_AT) -> float:
+    def _recall(self, queries: Floats, nearest: Rows, at: int = RECALL_AT) -> float:
         """Of the `at` nearest. nearest: (q, at least as many)."""
         parts = []
         for start in range(0, len(queries), _FEW):
             parts.append(self.search(queries[start : start + _FEW], RECALL_AT)[1])
-            _let_go(self.vectors)
+            _release_pages(self.vectors)
         found, true = np.concatenate(parts)[:, :at], nearest[:, :at]
         common = [len(np.intersect1d(*pair)) for pair in zip(found, true, strict=True)]
         return float(np.mean(common)) / int(true.shape[1])
@@ -140,7 +140,7 @@ class Graph:
         check_finite(queries, "the query vectors")
         q, k = len(queries), min(k, len(self.vectors))
         wanted = min(len(self.vectors), max(RECALL_AT, 4 * k))
-        found, counts = self._propose(quantise(queries)[0], wanted)
+        found, counts = self._propose(quantize(queries)[0], wanted)
         query, place = np.nonzero(np.arange(wanted) < counts[:, None])
         proposed = np.full((q, wanted), -np.inf, np.float32)
         proposed[query, place] = exact_scores(self.vectors, queries, query, found[query, place])
@@ -171,7 +171,7 @@ class Graph:
 def _codes(vectors: Vectors) -> Iterator[tuple[int, NDArray[np.int8]]]:
     for start in range(0, len(vectors), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        yield start, quantise(vectors.take(part))[0] if vectors.scan is None else vectors.scan[part]
+        yield start, quantize(vectors.take(part))[0] if vectors.scan is None else vectors.scan[part]
 
 
 def _sample(vectors: Vectors, count: int, seed: int) -> Floats:
@@ -179,7 +179,7 @@ def _sample(vectors: Vectors, count: int, seed: int) -> Floats:
     rng = np.random.default_rng(seed)
     queries = vectors.take(np.sort(rng.choice(len(vectors), min(count, len(vectors)), replace=False)))
     moves = rng.standard_normal(queries.shape, dtype=np.float32)
-    queries += np.float32(_APART) * moves / np.linalg.norm(moves, axis=1, keepdims=True)
+    queries += np.float32(_NOISE) * moves / np.linalg.norm(moves, axis=1, keepdims=True)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     return queries
 
@@ -201,11 +201,11 @@ def _nearest(vectors: Vectors, queries: Floats) -> Rows:
         scores, rows = np.hstack([scores, more]), np.hstack([rows, found + start])
         order = np.lexsort((rows, -scores))[:, :RECALL_AT]
         scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-        _let_go(vectors)
+        _release_pages(vectors)
     return rows
 
 
-def _let_go(vectors: Vectors) -> None:
+def _release_pages(vectors: Vectors) -> None:
     """What was read of memory maps counts no longer as the process's memory: what follows would not need it again soon."""
     for array in (vectors.fine, vectors.scan, vectors.scales):
         owner: Any = array
@@ -215,7 +215,7 @@ def _let_go(vectors: Vectors) -> None:
             owner.madvise(mmap.MADV_DONTNEED)
 
 
-def check_installed() -> None:
+def check_usearch_installed() -> None:
     """Raise ConfigError if usearch isn't there: before hours of encoding, not after."""
     if find_spec("usearch") is None:
         raise ConfigError(
@@ -224,7 +224,7 @@ def check_installed() -> None:
 
 
 def _usearch() -> Any:
-    check_installed()
+    check_usearch_installed()
     from usearch.index import Index
 
     return Index
@@ -235,10 +235,10 @@ WIDEST = (
 )  # names that a graph is asked for: it looks at four times as many, and no wider look was measured
 
 
-class Nearest:
+class Searcher:
     """device: holds a copy of the vectors from the first exact search on; None for the processor alone. May be used by many threads at once."""
 
-    def __init__(self, vectors: Vectors, graph: Graph | None, device: torch.device | None) -> None:
+    def __init__(self, vectors: Vectors, graph: HnswIndex | None, device: torch.device | None) -> None:
         self.vectors, self.graph, self.device = vectors, graph, device
         self._resident: Tensor | None = None
         self._lock = Lock()
@@ -247,10 +247,10 @@ class Nearest:
         """The k nearest names of each query: as `search_vectors`, but that a graph may miss some. rows: among these alone."""
         if self.graph is not None and rows is None and k <= WIDEST:
             return self.graph.search(queries, k)
-        resident = self._uploaded()
-        if resident is not None:
+        device_copy = self._uploaded()
+        if device_copy is not None:
             try:
-                return search_vectors(self.vectors, queries, k, rows=rows, resident=resident)
+                return search_vectors(self.vectors, queries, k, rows=rows, device_copy=device_copy)
             except torch.OutOfMemoryError:
                 self.release()
         return search_vectors(self.vectors, queries, k, rows=rows)
@@ -273,7 +273,7 @@ class Nearest:
             return self._resident
 
 
-def accelerator_of(encoder: object) -> torch.device | None:
+def search_device(encoder: object) -> torch.device | None:
     """Where an encoder computes, if that is a GPU with CUDA."""
     parameters = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
     device = next((parameter.device for parameter in parameters), None)

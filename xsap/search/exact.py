@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by dot product, and the one rule for ties: of equal scores the lower row comes first.
+"""Exact nearest neighbors by dot product, and the one rule for ties: of equal scores the lower row comes first.
 
 The vectors are read once, in blocks, as one matrix product each; a block's best rows are found by partition, never by sorting it.
 Most rows are ruled out by the maximum of their group of 32: the k best rows lie in the k groups with the greatest maxima, and once k rows
@@ -7,11 +7,11 @@ they may be a memory map larger than the machine.
 
 Cheap scores of stored vectors, and how far they may be from the true ones: what makes an exact search fast.
 
-By int8 products of quantised vectors, what quantisation lost bounds the error, by Cauchy and Schwarz. By float32 products it is
+By int8 products of quantized vectors, what quantization lost bounds the error, by Cauchy and Schwarz. By float32 products it is
 γ_d ‖q‖‖v‖ in whatever order they are added (Higham, Accuracy and Stability of Numerical Algorithms, 2002, § 3.1). On another device both
 sides and the product are rounded to 16 bits.
 
-Exact nearest neighbours among stored vectors: a cheap look at every row, and a proof of which rows need another.
+Exact nearest neighbors among stored vectors: a cheap look at every row, and a proof of which rows need another.
 
 The cheap score c of a row lies within a known ε of its true one. If the k-th best true score is τ, no row with c < τ − ε is among the k
 best; all others are scored again from the stored vectors, in float64, added in one fixed order and rounded to float32. So the answer is
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from xsap.encoding.int8 import int8_is_faster
 from xsap.errors import DataError
-from xsap.search.vectors import Floats, Rows, Vectors, quantise
+from xsap.search.vectors import Floats, Rows, Vectors, quantize
 
 PLAIN_BLOCK = 1 << 23  # scores held at once: 32 MiB
 _PLAIN_QUERIES = 1024  # of a block's scores in one matrix product, once there are so many
@@ -167,23 +167,23 @@ Where = slice | Tensor
 
 
 @dataclass(frozen=True)
-class Cheap:
-    """A way to score rows: `score(where)` is (q, m) float32, and a row's true score lies within `off` of `unit` times that.
+class ScoreBound:
+    """A way to score rows: `score(where)` is (q, m) float32, and a row's true score lies within `margin` of `scale` times that.
 
     unit, off: (q,) float64. widest: rows scored at once, if they aren't gathered. share: of how many rows one may wait before the way is given up.
     """
 
     score: Callable[[Where], Tensor]
-    unit: Doubles
-    off: Doubles
+    scale: Doubles
+    margin: Doubles
     widest: int
-    share: int | None = None
+    max_pending: int | None = None
 
 
-def ways(vectors: Vectors, queries: Floats, resident: Tensor | None) -> Iterator[Cheap]:
+def scorers(vectors: Vectors, queries: Floats, device_copy: Tensor | None) -> Iterator[ScoreBound]:
     """The ways to score, the fastest first; the last of them is never given up."""
-    if resident is not None:
-        yield _by_resident(vectors, queries, resident)
+    if device_copy is not None:
+        yield _by_resident(vectors, queries, device_copy)
         return
     # torch 2.13 miscounts int8 products of single components; those of more than these may not fit into 32 bits
     if vectors.scan is not None and 1 < vectors.dimension < 1 << 17 and int8_is_faster():
@@ -191,13 +191,13 @@ def ways(vectors: Vectors, queries: Floats, resident: Tensor | None) -> Iterator
     yield _by_float32(vectors, queries)
 
 
-def _by_int8(vectors: Vectors, queries: Floats) -> Cheap:
+def _by_int8(vectors: Vectors, queries: Floats) -> ScoreBound:
     """|q·v − q̂·v̂| ≤ ‖q‖‖v − v̂‖ + ‖q − q̂‖‖v̂‖, where q̂ and v̂ are what the codes stand for."""
     assert vectors.scan is not None
     assert vectors.scales is not None
-    codes, scales = quantise(queries)
-    unit = np.where(scales > 0, scales, 1).astype(np.float64)
-    missed = np.linalg.norm(queries - codes * unit[:, None], axis=1)
+    codes, scales = quantize(queries)
+    scale = np.where(scales > 0, scales, 1).astype(np.float64)
+    missed = np.linalg.norm(queries - codes * scale[:, None], axis=1)
     lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
     reach = (lengths + missed) * (vectors.norm + vectors.error)
     ours, table, factors = torch.from_numpy(codes), _as_tensor(vectors.scan), _as_tensor(vectors.scales)
@@ -213,18 +213,18 @@ def _by_int8(vectors: Vectors, queries: Floats) -> Cheap:
         products = torch._int_mm(ours, rows.T, out=buffer(torch.int32, len(rows)))
         return buffer(torch.float32, len(rows)).copy_(products).mul_(factors[where])
 
-    off = lengths * vectors.error + missed * (vectors.norm + vectors.error) + _SLACK * reach + 1e-30
-    return Cheap(score, unit, off, _ROWS, _HOPELESS)
+    margin = lengths * vectors.error + missed * (vectors.norm + vectors.error) + _SLACK * reach + 1e-30
+    return ScoreBound(score, scale, margin, _ROWS, _HOPELESS)
 
 
-def _by_float32(vectors: Vectors, queries: Floats) -> Cheap:
+def _by_float32(vectors: Vectors, queries: Floats) -> ScoreBound:
     ours, reach = torch.from_numpy(queries), np.linalg.norm(queries.astype(np.float64), axis=1) * vectors.norm
     rounding = vectors.dimension * 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-6
 
     def score(where: Where) -> Tensor:
         return ours @ _as_tensor(vectors.take(where if isinstance(where, slice) else where.numpy())).T
 
-    return Cheap(
+    return ScoreBound(
         score,
         np.ones(len(queries)),
         (1.01 * rounding + _SLACK) * reach + 1e-30,
@@ -232,15 +232,15 @@ def _by_float32(vectors: Vectors, queries: Floats) -> Cheap:
     )
 
 
-def _by_resident(vectors: Vectors, queries: Floats, resident: Tensor) -> Cheap:
+def _by_resident(vectors: Vectors, queries: Floats, device_copy: Tensor) -> ScoreBound:
     """Both sides and the product are rounded to the device's 16 bits: by half an eps each."""
-    ours = torch.from_numpy(queries).to(resident)
+    ours = torch.from_numpy(queries).to(device_copy)
     reach = np.linalg.norm(queries.astype(np.float64), axis=1) * vectors.norm
 
     def score(where: Where) -> Tensor:
-        return (ours @ resident[where if isinstance(where, slice) else where.to(resident.device)].T).float()
+        return (ours @ device_copy[where if isinstance(where, slice) else where.to(device_copy.device)].T).float()
 
-    return Cheap(score, np.ones(len(queries)), 2 * torch.finfo(resident.dtype).eps * reach + 1e-30, _ROWS)
+    return ScoreBound(score, np.ones(len(queries)), 2 * torch.finfo(device_copy.dtype).eps * reach + 1e-30, _ROWS)
 
 
 def upload(vectors: Vectors, device: str | torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -277,7 +277,7 @@ def search_vectors(
     k: int,
     *,
     rows: Rows | None = None,
-    resident: Tensor | None = None,
+    device_copy: Tensor | None = None,
     block: int | None = None,
 ) -> tuple[Floats, Rows]:
     """The k rows with the greatest dot product, for each query.
@@ -291,7 +291,7 @@ def search_vectors(
         f"vectors of {vectors.dimension} components, queries of {queries.shape[1]}"
     )
     assert queries.dtype == np.float32, f"expected float32, found {queries.dtype}"
-    assert resident is None or resident.shape == (len(vectors), vectors.dimension), (
+    assert device_copy is None or device_copy.shape == (len(vectors), vectors.dimension), (
         "these aren't the vectors on the device"
     )
     assert (
@@ -299,11 +299,11 @@ def search_vectors(
     ), "rows must ascend"
     check_finite(queries, "the query vectors")
     k = min(k, len(vectors) if rows is None else len(rows))
-    block = block or (BLOCK if resident is None else BLOCK_THERE)
+    block = block or (BLOCK if device_copy is None else BLOCK_THERE)
     scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), _QUERIES) if k > 0 else ():
         part = slice(start, start + _QUERIES)
-        scores[part], found[part] = _search(vectors, np.ascontiguousarray(queries[part]), k, rows, resident, block)
+        scores[part], found[part] = _search(vectors, np.ascontiguousarray(queries[part]), k, rows, device_copy, block)
     return scores, found
 
 
@@ -327,30 +327,30 @@ def exact_scores(vectors: Vectors, queries: Floats, query: Rows, row: Rows) -> F
 
 
 def _search(
-    vectors: Vectors, queries: Floats, k: int, rows: Rows | None, resident: Tensor | None, block: int
+    vectors: Vectors, queries: Floats, k: int, rows: Rows | None, device_copy: Tensor | None, block: int
 ) -> tuple[Floats, Rows]:
-    for cheap in ways(vectors, queries, resident):
-        answers = _Answers(vectors, queries, k, cheap)
+    for cheap in scorers(vectors, queries, device_copy):
+        answers = _TopK(vectors, queries, k, cheap)
         kept = len(vectors) if rows is None else len(rows)
-        limit = np.inf if cheap.share is None else len(queries) * max(8 * k, kept // cheap.share)
+        limit = np.inf if cheap.max_pending is None else len(queries) * max(8 * k, kept // cheap.max_pending)
         gathered = rows is not None and kept < len(vectors) // _GATHERED
         step = min(block // len(queries), COMPONENTS // max(1, vectors.dimension) if gathered else cheap.widest)
         for where, numbers, dropped in _blocks(
             len(vectors), rows, max(_GROUP, step // _GROUP * _GROUP), gathered=gathered
         ):
-            answers.look(cheap.score(where), numbers, dropped)
+            answers.update(cheap.score(where), numbers, dropped)
             if answers.looked_at > limit:
                 break
         else:
-            answers.settle()
+            answers.rescore()
             return answers.scores, answers.rows
     raise AssertionError("the last way is never given up")
 
 
-class _Answers:
+class _TopK:
     """The k best rows of each query among those looked at so far, and the rows that wait for their true score."""
 
-    def __init__(self, vectors: Vectors, queries: Floats, k: int, cheap: Cheap) -> None:
+    def __init__(self, vectors: Vectors, queries: Floats, k: int, cheap: ScoreBound) -> None:
         q = len(queries)
         self.vectors, self.queries, self.k, self.cheap = vectors, queries, k, cheap
         self.scores, self.rows = np.full((q, k), -np.inf, np.float32), np.full((q, k), len(vectors), np.int64)
@@ -358,7 +358,7 @@ class _Answers:
         self.waiting: list[tuple[Rows, Rows, Floats]] = []  # query, row, cheap score
         self.looked_at = self.waits = self.pruned = 0
 
-    def look(self, scores: Tensor, numbers: Rows | int, dropped: Tensor | None) -> None:
+    def update(self, scores: Tensor, numbers: Rows | int, dropped: Tensor | None) -> None:
         """Let the rows of a block wait that can't be ruled out. scores: (q, m). numbers: of the rows, or of the first. dropped: (m,) bool."""
         if dropped is not None:
             scores.masked_fill_(dropped.to(scores.device), -torch.inf)
@@ -380,9 +380,9 @@ class _Answers:
         if self.waits > 2 * self.pruned + len(self.scores) * self.k:
             self._prune()
         if self.waits > _WAITING:
-            self.settle()
+            self.rescore()
 
-    def settle(self) -> None:
+    def rescore(self) -> None:
         """Give the rows that wait their true scores: first each query's k likeliest, then the others that these don't rule out."""
         if not self.waits:
             return
@@ -390,9 +390,9 @@ class _Answers:
         likeliest = _places(query) < self.k
         self._rescore(query[likeliest], row[likeliest])
         query, row, cheap = query[~likeliest], row[~likeliest], cheap[~likeliest]
-        possible = cheap * self.cheap.unit[query] >= self.scores[query, -1] - self.cheap.off[query]
+        possible = cheap * self.cheap.scale[query] >= self.scores[query, -1] - self.cheap.margin[query]
         self._rescore(query[possible], row[possible])
-        self._set_floor((self.scores[:, -1] - self.cheap.off) / self.cheap.unit)
+        self._set_floor((self.scores[:, -1] - self.cheap.margin) / self.cheap.scale)
         self.waiting, self.waits = [], 0
 
     def _prune(self) -> tuple[Rows, Rows, Floats]:
@@ -411,7 +411,7 @@ class _Answers:
 
     def _raise_floor(self, kth: Floats) -> None:
         """kth: (q,) such that k rows have so great a cheap score: the k-th best true score is at least that less ε."""
-        self._set_floor(kth - 2 * self.cheap.off / self.cheap.unit)
+        self._set_floor(kth - 2 * self.cheap.margin / self.cheap.scale)
 
     def _set_floor(self, floor: Doubles) -> None:
         with np.errstate(over="ignore"):

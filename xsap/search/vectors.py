@@ -21,7 +21,7 @@ FILES = ("vectors.npy", "scan.npy", "scales.npy", "bounds.npy")
 _AT_ONCE = 1 << 20  # components converted at once, so that they stay in the processor's cache
 _MARGIN = 1e-3  # by how much a bound computed in float32 is raised; the error of a float32 norm is below d · 2⁻²⁴ of it
 
-Storage = Literal["float32", "float16", "int8"]
+VectorDtype = Literal["float32", "float16", "int8"]
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
@@ -41,16 +41,18 @@ class Vectors:
     norm: float
 
     @classmethod
-    def of(cls, array: Floats, storage: Storage = "float32") -> "Vectors":
-        """(n, d) float32 → the same in memory; float32 is not copied. Raises DataError for a component that isn't finite in `storage`."""
+    def of(cls, array: Floats, vector_dtype: VectorDtype = "float32") -> "Vectors":
+        """(n, d) float32 → the same in memory; float32 is not copied. Raises DataError for a component that isn't finite in `vector_dtype`."""
         n, d = array.shape
-        coded = _has_codes(n, storage)
+        coded = _has_codes(n, vector_dtype)
         array = np.ascontiguousarray(array, np.float32)
-        fine = None if storage == "int8" else array if storage == "float32" else np.empty((n, d), storage)
+        fine = (
+            None if vector_dtype == "int8" else array if vector_dtype == "float32" else np.empty((n, d), vector_dtype)
+        )
         scan, scales = (np.empty((n, d), np.int8), np.empty(n, np.float32)) if coded else (None, None)
         bounds = np.zeros(2)
         for start, rows in _parts(array):
-            stored, codes, factors = _convert(rows, start, storage, coded, bounds)
+            stored, codes, factors = _convert(rows, start, vector_dtype, coded, bounds)
             if fine is not None and fine is not array:
                 fine[start : start + len(rows)] = stored
             if scan is not None and scales is not None:
@@ -95,7 +97,7 @@ class Vectors:
         return int(self._large.shape[1])
 
     @property
-    def storage(self) -> Storage:
+    def vector_dtype(self) -> VectorDtype:
         """What `take` reads."""
         return "int8" if self.fine is None else "float16" if self.fine.dtype == np.float16 else "float32"
 
@@ -107,9 +109,9 @@ class Vectors:
         assert self.scales is not None
         return self.scan[rows] * self.scales[rows][:, None]
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a manifest says of them."""
-        return {"storage": self.storage, "count": len(self), "dimension": self.dimension, "int8_error": self.error}
+        return {"storage": self.vector_dtype, "count": len(self), "dimension": self.dimension, "int8_error": self.error}
 
     @property
     def _large(self) -> NDArray[Any]:
@@ -119,14 +121,16 @@ class Vectors:
 
 
 @contextmanager
-def write_vectors(folder: Path | str, n: int, d: int, storage: Storage) -> Iterator[Callable[[Floats], None]]:
+def write_vectors(folder: Path | str, n: int, d: int, vector_dtype: VectorDtype) -> Iterator[Callable[[Floats], None]]:
     """Write n vectors of d components into an artifact's folder while it is being filled: yields a function for one block after another.
 
     A block is (m, d) float32; it is converted in small parts and written through, so memory doesn't grow with n. `Vectors.open` opens the
-    folder. The function raises DataError for a component that isn't finite in `storage`.
+    folder. The function raises DataError for a component that isn't finite in `vector_dtype`.
     """
-    folder, coded, bounds, done = Path(folder), _has_codes(n, storage), np.zeros(2), 0
-    files: dict[str, tuple[str, tuple[int, ...]]] = {} if storage == "int8" else {"vectors": (storage, (n, d))}
+    folder, coded, bounds, done = Path(folder), _has_codes(n, vector_dtype), np.zeros(2), 0
+    files: dict[str, tuple[str, tuple[int, ...]]] = (
+        {} if vector_dtype == "int8" else {"vectors": (vector_dtype, (n, d))}
+    )
     files |= {"scan": ("int8", (n, d)), "scales": ("float32", (n,))} if coded else {}
     with ExitStack() as stack:
         streams = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in files}
@@ -139,7 +143,7 @@ def write_vectors(folder: Path | str, n: int, d: int, storage: Storage) -> Itera
             assert block.ndim == 2, f"expected a matrix, found {block.ndim} dimensions"
             assert block.shape[1] == d, f"expected {d} components, found {block.shape[1]}"
             for start, rows in _parts(block):
-                stored, codes, factors = _convert(rows, done + start, storage, coded, bounds)
+                stored, codes, factors = _convert(rows, done + start, vector_dtype, coded, bounds)
                 for name, part in (("vectors", stored), ("scan", codes), ("scales", factors)):
                     if name in streams:
                         streams[name].write(np.ascontiguousarray(part).data)
@@ -150,7 +154,7 @@ def write_vectors(folder: Path | str, n: int, d: int, storage: Storage) -> Itera
     np.save(folder / "bounds.npy", bounds, allow_pickle=False)
 
 
-def quantise(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
+def quantize(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
     """(n, d) float32 → (n, d) codes in −127…127 and (n,) float32 scales ≥ 0, so that rows ≈ scales · codes. A zero row has scale 0."""
     scales = np.abs(rows).max(1, initial=0) / np.float32(127)
     codes = rows / np.where(scales > 0, scales, np.float32(1))[:, None]
@@ -158,8 +162,8 @@ def quantise(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.clip(codes, -127, 127, out=codes).astype(np.int8), scales
 
 
-def _has_codes(n: int, storage: Storage) -> bool:
-    return storage == "int8" or n >= SCAN_FROM
+def _has_codes(n: int, vector_dtype: VectorDtype) -> bool:
+    return vector_dtype == "int8" or n >= SCAN_FROM
 
 
 def _parts(block: Floats) -> Iterator[tuple[int, Floats]]:
@@ -169,20 +173,20 @@ def _parts(block: Floats) -> Iterator[tuple[int, Floats]]:
 
 
 def _convert(
-    rows: Floats, first: int, storage: Storage, coded: bool, bounds: NDArray[np.float64]
+    rows: Floats, first: int, vector_dtype: VectorDtype, coded: bool, bounds: NDArray[np.float64]
 ) -> tuple[NDArray[Any], ...]:
     """Rows as they are stored, their codes and scales (empty if not `coded`); raises `bounds`, (error, norm), where they need it."""
     with np.errstate(over="ignore"):  # beyond float16 is infinite, and refused below
-        stored = rows.astype("float32" if storage == "int8" else storage, copy=False)
+        stored = rows.astype("float32" if vector_dtype == "int8" else vector_dtype, copy=False)
     bad = ~np.isfinite(stored).all(1)
     if bad.any():
         raise DataError(
             f"vectors must be finite numbers; found another in row {first + int(bad.argmax()):,}. Is the model damaged?"
         )
     vectors = stored.astype(np.float32, copy=False)
-    codes, scales = quantise(vectors) if coded else (np.empty((0, 0), np.int8), np.empty(0, np.float32))
+    codes, scales = quantize(vectors) if coded else (np.empty((0, 0), np.int8), np.empty(0, np.float32))
     error = 0.0
-    if storage == "int8":
+    if vector_dtype == "int8":
         vectors = codes * scales[:, None]
     elif coded:
         error = _longest(vectors - codes * scales[:, None]) + 1e-6 * _longest(vectors)  # the difference is rounded, too

@@ -45,18 +45,18 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from xsap import __version__
-from xsap.artifacts import alone, sha256_of, write_atomically
+from xsap.artifacts import file_lock, sha256_of, write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.languages import to_iso
 from xsap.linking.results import Result
-from xsap.tabular.readers import Column, Sheet, Source, cells_of, text
-from xsap.tabular.writers import Layout, open_writer
+from xsap.tabular.readers import Chunk, Column, InputTable, cells_of, text
+from xsap.tabular.writers import OutputFormat, open_writer
 
 ENTRY = 300  # bytes that a remembered answer takes besides its text
 A_CANDIDATE = 200  # bytes of text for each candidate that may be in it, on the average
 
-Key = tuple[str, str | None]  # a mention and its language
-Ask = Callable[[int, list[Key]], list[bytes]]  # chunk's number, distinct mentions → their answers, packed
+Query = tuple[str, str | None]  # a mention and its language
+Ask = Callable[[int, list[Query]], list[bytes]]  # chunk's number, distinct mentions → their answers, packed
 
 
 class Links(Protocol):
@@ -75,17 +75,17 @@ class Links(Protocol):
 
 
 @runtime_checkable
-class Elsewhere(Protocol):
+class RemoteLinkers(Protocol):
     """Linkers in other processes: how many chunks they should be asked for at once, and `answers_to` as they give it."""
 
     at_once: int
 
     def answers_to(
-        self, keys: list[Key], top_k: int, *, by_language: bool, options: Mapping[str, Any]
+        self, keys: list[Query], top_k: int, *, by_language: bool, options: Mapping[str, Any]
     ) -> list[bytes]: ...
 
 
-class Recent:
+class LruByBytes:
     """Which mentions' answers are remembered, up to a number of bytes; the longest unused are forgotten first.
 
     It counts `answer` bytes for each, whatever it turns out to be: so it is known what is to be asked before anything is answered.
@@ -93,9 +93,9 @@ class Recent:
 
     def __init__(self, limit: int, answer: int) -> None:
         self._limit, self._entry, self._size = limit, ENTRY + answer, 0
-        self._keys: OrderedDict[Key, None] = OrderedDict()
+        self._keys: OrderedDict[Query, None] = OrderedDict()
 
-    def take(self, keys: Iterable[Key]) -> tuple[list[Key], list[Key]]:
+    def take(self, keys: Iterable[Query]) -> tuple[list[Query], list[Query]]:
         """Those of some keys that are not remembered, once each; and those that are forgotten after these keys."""
         distinct = dict.fromkeys(keys)
         missing = [key for key in distinct if key not in self._keys]
@@ -115,20 +115,20 @@ class Step(NamedTuple):
     """A chunk on its way. keys: of its rows. asked: those whose answers aren't remembered. forgotten: those whose answers go after it."""
 
     number: int
-    sheet: Sheet
-    keys: list[Key]
-    asked: list[Key]
-    forgotten: list[Key]
+    sheet: Chunk
+    keys: list[Query]
+    asked: list[Query]
+    forgotten: list[Query]
 
 
-def steps_of(source: Source, at: int, language_at: int | None, chunk: int, recent: Recent) -> Iterator[Step]:
+def steps_of(source: InputTable, at: int, language_at: int | None, chunk: int, recent: LruByBytes) -> Iterator[Step]:
     """A source's chunks, of so many rows, with what they ask. at, language_at: columns."""
     for number, sheet in enumerate(source.chunks(chunk)):
         keys = keys_of(sheet.columns[at], None if language_at is None else sheet.columns[language_at])
         yield Step(number, sheet, keys, *recent.take(keys))
 
 
-def keys_of(mentions: Column, languages: Column | None) -> list[Key]:
+def keys_of(mentions: Column, languages: Column | None) -> list[Query]:
     """A column's mentions, with their languages, if there is a column of these. Raises DataError for an unknown language."""
     if languages is None:
         return [(text(cell), None) for cell in cells_of(mentions)]
@@ -162,13 +162,15 @@ def answered(steps: Iterator[Step], ask: Ask, at_once: int) -> Generator[tuple[S
 
 
 def answers_to(
-    linker: Links, keys: list[Key], top_k: int, *, by_language: bool, options: Mapping[str, Any]
+    linker: Links, keys: list[Query], top_k: int, *, by_language: bool, options: Mapping[str, Any]
 ) -> list[bytes]:
     """A linker's answers to mentions, packed. by_language: whether their languages are said. options: keep, threshold, precision."""
     if not keys:
         return []
     languages = [language for _, language in keys] if by_language else None
-    return list(map(packed, linker.link([mention for mention, _ in keys], top_k, languages=languages, **options)))
+    return list(
+        map(encode_answer, linker.link([mention for mention, _ in keys], top_k, languages=languages, **options))
+    )
 
 
 _RUN = "run.json"
@@ -183,16 +185,16 @@ def take_over(out: Path, run: Mapping[str, Any] | None) -> Iterator[Path]:
     block raises, the parts stay for the next run. Raises ConfigError if another run is at work there, or the folder is none of ours.
     """
     folder = out.parent / f".{out.name}.part"
-    facts = None if run is None else json.dumps(run, default=_plain, sort_keys=True, ensure_ascii=False)
+    metadata = None if run is None else json.dumps(run, default=_plain, sort_keys=True, ensure_ascii=False)
     folder.mkdir(parents=True, exist_ok=True)
     if not {_RUN, _LOCK} & {entry.name for entry in folder.iterdir()} and any(folder.iterdir()):
         raise ConfigError(
             f"{folder} is needed for the progress of {out}, but has other files in it; move it away, or choose another --out"
         )
-    with alone(folder / _LOCK, f"another run is writing {out}; wait for it, or choose another --out"):
-        _clear(folder, parts=facts is None or _read(folder / _RUN) != facts.encode())
+    with file_lock(folder / _LOCK, f"another run is writing {out}; wait for it, or choose another --out"):
+        _clear(folder, parts=metadata is None or _read(folder / _RUN) != metadata.encode())
         with write_atomically(folder / _RUN) as stream:
-            stream.write(facts or "null")
+            stream.write(metadata or "null")
         try:
             yield folder
         except BaseException:
@@ -279,7 +281,7 @@ class Answer(NamedTuple):
     reason: str | None
 
 
-def packed(result: Result) -> bytes:
+def encode_answer(result: Result) -> bytes:
     """A result as a line of JSON."""
     candidates = [list(_FIELDS(candidate)) for candidate in result.candidates]
     for fields in candidates:
@@ -289,8 +291,8 @@ def packed(result: Result) -> bytes:
     return _ENCODER.encode([candidates, reason]).encode()
 
 
-def unpacked(line: bytes) -> Answer:
-    """What `packed` made a line of. Raises ValueError or TypeError for another line."""
+def decode_answer(line: bytes) -> Answer:
+    """What `encode_answer` made a line of. Raises ValueError or TypeError for another line."""
     candidates, reason = json.loads(line)
     for fields in candidates:
         if len(fields) != len(CANDIDATE):
@@ -320,7 +322,7 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def with_answers(sheet: Sheet, answers: Sequence[Answer], *, wide: int | None) -> Sheet:
+def with_answers(sheet: Chunk, answers: Sequence[Answer], *, wide: int | None) -> Chunk:
     """A sheet and an answer for each of its rows, as one sheet."""
     names, _ = added(sheet.header, wide=wide)
     if wide is not None:
@@ -329,7 +331,7 @@ def with_answers(sheet: Sheet, answers: Sequence[Answer], *, wide: int | None) -
         for candidates, reason in answers:
             shown = candidates[:wide] + [blank] * (wide - len(candidates))
             rows.append([*(cell for candidate in shown for cell in candidate), reason])
-        return Sheet([*sheet.header, *names], [*sheet.columns, *_columns(rows, len(names))])
+        return Chunk([*sheet.header, *names], [*sheet.columns, *_columns(rows, len(names))])
     again, rows = [], []
     for place, (candidates, reason) in enumerate(answers):
         for rank, candidate in enumerate(candidates, start=1):
@@ -337,7 +339,7 @@ def with_answers(sheet: Sheet, answers: Sequence[Answer], *, wide: int | None) -
         if not candidates:
             rows.append([None] * (len(ANSWER) - 1) + [reason])
         again += [place] * max(1, len(candidates))
-    return Sheet(
+    return Chunk(
         [*sheet.header, *names], [*(_taken(column, again) for column in sheet.columns), *_columns(rows, len(names))]
     )
 
@@ -397,10 +399,10 @@ class Account:
 
 
 def link_file(
-    linker: Links | Elsewhere,
-    source: Source,
+    linker: Links | RemoteLinkers,
+    source: InputTable,
     out: Path | IO[bytes],
-    layout: Layout,
+    layout: OutputFormat,
     *,
     column: str,
     language_column: str | None = None,
@@ -421,11 +423,11 @@ def link_file(
     if language_at is not None:
         _check_languages(source, language_at, chunk)
     answers, at_once = (
-        (linker.answers_to, linker.at_once) if isinstance(linker, Elsewhere) else (partial(answers_to, linker), 1)
+        (linker.answers_to, linker.at_once) if isinstance(linker, RemoteLinkers) else (partial(answers_to, linker), 1)
     )
     ask = partial(answers, top_k=layout.top_k, by_language=language_at is not None, options=options or {})
     answer = layout.top_k * A_CANDIDATE
-    steps = partial(steps_of, source, at, language_at, chunk, Recent(remembered, answer))
+    steps = partial(steps_of, source, at, language_at, chunk, LruByBytes(remembered, answer))
     work = partial(_link, source, layout, steps, at_once=at_once, progress=progress)
     if not isinstance(out, Path):
         return work(out, lambda _, keys: ask(keys))
@@ -448,14 +450,14 @@ def link_file(
     return account
 
 
-def _check_place(out: Path, source: Source) -> None:
+def _check_place(out: Path, source: InputTable) -> None:
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; give --out the name of a file")
     if source.path is not None and out.exists() and out.samefile(source.path):
         raise ConfigError(f"{out} is the file that is read; give --out another name")
 
 
-def _check_languages(source: Source, at: int, chunk: int) -> None:
+def _check_languages(source: InputTable, at: int, chunk: int) -> None:
     everything = (cell for sheet in source.chunks(chunk) for cell in cells_of(sheet.columns[at]))
     for row, cell in enumerate(everything, start=1):
         try:
@@ -466,8 +468,8 @@ def _check_languages(source: Source, at: int, chunk: int) -> None:
 
 
 def _link(
-    source: Source,
-    layout: Layout,
+    source: InputTable,
+    layout: OutputFormat,
     steps: Callable[[], Iterator[Step]],
     stream: IO[bytes],
     ask: Ask,
@@ -476,12 +478,12 @@ def _link(
     progress: bool,
     taken_over: int = 0,
 ) -> Account:
-    account, lines = Account(), dict[Key, bytes]()
+    account, lines = Account(), dict[Query, bytes]()
     bar = tqdm(total=source.rows, initial=taken_over, desc="link", unit=" rows", disable=not progress)
     with bar, open_writer(stream, layout, source) as write, closing(answered(steps(), ask, at_once)) as done:
         for step, fresh in done:
             lines.update(zip(step.asked, fresh, strict=True))
-            answers = {key: unpacked(lines[key]) for key in dict.fromkeys(step.keys)}
+            answers = {key: decode_answer(lines[key]) for key in dict.fromkeys(step.keys)}
             in_order = [answers[key] for key in step.keys]
             account.asked += len(step.asked)
             account.written += write(step.sheet, [mention for mention, _ in step.keys], in_order)
@@ -493,7 +495,7 @@ def _link(
     return account
 
 
-def _kept(folder: Path, ask: Callable[[list[Key]], list[bytes]], number: int, keys: list[Key]) -> list[bytes]:
+def _kept(folder: Path, ask: Callable[[list[Query]], list[bytes]], number: int, keys: list[Query]) -> list[bytes]:
     """The answers that were left in the folder for this chunk, or else new ones, which are left there too."""
     lines = read_part(folder, number, len(keys))
     if lines is None:

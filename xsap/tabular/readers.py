@@ -10,11 +10,11 @@ its line ends. TSV has no quoting. JSONL is a JSON object a line. Of an XLSX wor
 formulas had when it was saved; a date is text as ISO 8601 has it. A blank line is no row, but in a file of one column an empty cell.
 Whatever is wrong with a file is a DataError with file and line.
 
-Terms by the column: a file of terms as a `Source`, whose rows come in chunks with all their columns.
+Terms by the column: a file of terms as a `InputTable`, whose rows come in chunks with all their columns.
 
 A file is read twice. The first time it is checked to its end, so that a bad line in row nine million is told of before hours of linking and not
 after, and what only the end tells is known at the start: how many rows there are, which keys a JSONL file's lines have, what a column
-holds. The second time its rows come as `Sheet`s, so memory is that of one chunk, whatever the file's size. A column of a
+holds. The second time its rows come as `Chunk`s, so memory is that of one chunk, whatever the file's size. A column of a
 Parquet file stays in Arrow, and so in its own type, until a text format asks for its cells.
 """
 
@@ -116,7 +116,7 @@ def _as_json(value: Any) -> Any:
     return [_as_json(each) for each in value] if isinstance(value, list | tuple) else str(value)
 
 
-def writable(value: str) -> str:
+def escape_surrogates(value: str) -> str:
     """Text with half surrogate pairs, which UTF-8 can't hold, as `\\udc80`."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
@@ -237,7 +237,7 @@ def read_xlsx(path: Path, sheet: str | None) -> Iterator[list[Any]]:
     except ImportError:
         raise ConfigError(f"{path}: reading .xlsx needs openpyxl; pip install 'xsap[xlsx]'") from None
     if not path.is_file():
-        raise no_file(path)
+        raise missing_file(path)
     book = None
     try:
         with warnings.catch_warnings():
@@ -323,7 +323,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
     if not path.is_file():
-        raise no_file(path)
+        raise missing_file(path)
     try:
         opener: Any = gzip.open if ending(path)[1] else Path.open
         with opener(path, "rb") as stream:
@@ -338,7 +338,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{path}: expected a gzip file: {error}. Is it damaged, or not compressed at all?") from None
 
 
-def no_file(path: Path) -> DataError:
+def missing_file(path: Path) -> DataError:
     """What to raise where a file should be and isn't."""
     return DataError(
         f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
@@ -362,7 +362,7 @@ _CHECKED = 1 << 14  # rows at a time
 T = TypeVar("T")
 
 
-class Sheet(NamedTuple):
+class Chunk(NamedTuple):
     """Some rows of a file, column by column. A list's cells are text, or whatever JSON has; None where there is none."""
 
     header: list[str]
@@ -370,7 +370,7 @@ class Sheet(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class InputTable:
     """Where terms come from, checked.
 
     where: for messages. types: what each column is when it is written as Parquet. rows: how many, None if only the end will tell. chunks:
@@ -382,7 +382,7 @@ class Source:
     header: list[str]
     types: list[pa.DataType]
     rows: int | None
-    chunks: Callable[[int], Iterator[Sheet]]
+    chunks: Callable[[int], Iterator[Chunk]]
     path: Path | None = None
     sheet: str | None = None
     delimiter: str = ","
@@ -401,18 +401,18 @@ class Source:
         )
 
 
-def open_source(path: Path | str, *, sheet: str | None = None) -> Source:
+def open_source(path: Path | str, *, sheet: str | None = None) -> InputTable:
     """Read a `.csv`, `.tsv`, `.jsonl` (also with `.gz`), `.parquet` or `.xlsx` file to its end, and be ready to read it again.
 
     sheet: of a workbook; the first by default. Raises DataError with file and line; ConfigError for a sheet of what is no workbook.
     """
     path = Path(path)
-    kind, packed = ending(path)
+    kind, encode_answer = ending(path)
     if kind not in ENDINGS:
         raise DataError(
             f"{path}: expected a file that ends in .csv, .tsv, .jsonl (or one of these and .gz), .parquet or .xlsx"
         )
-    if packed and kind in (".parquet", ".xlsx"):
+    if encode_answer and kind in (".parquet", ".xlsx"):
         raise DataError(
             f"{path}: expected a {kind} file as it is, which is compressed inside; unpack it: gunzip {path.name}"
         )
@@ -425,14 +425,14 @@ def open_source(path: Path | str, *, sheet: str | None = None) -> Source:
     return _xlsx(path, sheet) if kind == ".xlsx" else _delimited(path, read_csv if kind == ".csv" else read_tsv)
 
 
-def terms_source(terms: Iterable[str], where: str, *, rows: int | None = None) -> Source:
+def terms_source(terms: Iterable[str], where: str, *, rows: int | None = None) -> InputTable:
     """Bare terms as a source of one column, `mention`; an iterator is taken from only as far as it is needed, and only once."""
 
-    def chunks(size: int) -> Iterator[Sheet]:
+    def chunks(size: int) -> Iterator[Chunk]:
         for batch in _batches(iter(terms), size):
-            yield Sheet(["mention"], [list(batch)])
+            yield Chunk(["mention"], [list(batch)])
 
-    return Source(where, ["mention"], [pa.string()], rows, chunks)
+    return InputTable(where, ["mention"], [pa.string()], rows, chunks)
 
 
 def _batches(rows: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -448,19 +448,19 @@ def _checked(header: list[str], path: Path) -> list[str]:
     return header
 
 
-def _delimited(path: Path, read: Callable[[Path], Iterator[list[str]]]) -> Source:
+def _delimited(path: Path, read: Callable[[Path], Iterator[list[str]]]) -> InputTable:
     rows = read(path)
     header = _checked(next(rows, []), path)
 
-    def chunks(size: int) -> Iterator[Sheet]:
+    def chunks(size: int) -> Iterator[Chunk]:
         for batch in _batches(islice(read(path), 1, None), size):
-            yield Sheet(header, [list(column) for column in zip(*batch, strict=True)])
+            yield Chunk(header, [list(column) for column in zip(*batch, strict=True)])
 
     count, delimiter = sum(1 for _ in rows), delimiter_of(path) if read is read_csv else ","
-    return Source(str(path), header, [pa.string()] * len(header), count, chunks, path, delimiter=delimiter)
+    return InputTable(str(path), header, [pa.string()] * len(header), count, chunks, path, delimiter=delimiter)
 
 
-def _jsonl(path: Path) -> Source:
+def _jsonl(path: Path) -> InputTable:
     kinds: dict[str, set[str]] = {}
     count = 0
     for count, record in enumerate(read_jsonl(path), start=1):  # noqa: B007
@@ -470,14 +470,14 @@ def _jsonl(path: Path) -> Source:
             break
     header = _checked(list(kinds), path)
 
-    def chunks(size: int) -> Iterator[Sheet]:
+    def chunks(size: int) -> Iterator[Chunk]:
         for batch in _batches(read_jsonl(path), size):
-            yield Sheet(header, [[record.get(key) for record in batch] for key in header])
+            yield Chunk(header, [[record.get(key) for record in batch] for key in header])
 
-    return Source(str(path), header, [type_of(kinds[key]) for key in header], count, chunks, path)
+    return InputTable(str(path), header, [type_of(kinds[key]) for key in header], count, chunks, path)
 
 
-def _xlsx(path: Path, sheet: str | None) -> Source:
+def _xlsx(path: Path, sheet: str | None) -> InputTable:
     rows = read_xlsx(path, sheet)
     names = next(rows, [])
     kinds: list[set[str]] = []
@@ -491,20 +491,20 @@ def _xlsx(path: Path, sheet: str | None) -> Source:
     header = _checked([text(name) for name in _padded(names, width)], path)
     kinds += [set() for _ in header[len(kinds) :]]
 
-    def chunks(size: int) -> Iterator[Sheet]:
+    def chunks(size: int) -> Iterator[Chunk]:
         for batch in _batches(islice(read_xlsx(path, sheet), 1, None), size):
-            yield Sheet(header, [list(column) for column in zip(*(_padded(row, width) for row in batch), strict=True)])
+            yield Chunk(header, [list(column) for column in zip(*(_padded(row, width) for row in batch), strict=True)])
 
-    return Source(str(path), header, [type_of(found) for found in kinds[:width]], count, chunks, path, sheet)
+    return InputTable(str(path), header, [type_of(found) for found in kinds[:width]], count, chunks, path, sheet)
 
 
 def _padded(row: list[Any], width: int) -> list[Any]:
     return row[:width] + [None] * (width - len(row))
 
 
-def _parquet(path: Path) -> Source:
+def _parquet(path: Path) -> InputTable:
     if not path.is_file():
-        raise no_file(path)
+        raise missing_file(path)
     with _damage_told(path), pq.ParquetFile(path) as file:
         schema, count = file.schema_arrow, 0
         for batch in file.iter_batches(_CHECKED):
@@ -512,7 +512,7 @@ def _parquet(path: Path) -> Source:
             count += batch.num_rows
     header = _checked(list(schema.names), path)
 
-    def chunks(size: int) -> Iterator[Sheet]:
+    def chunks(size: int) -> Iterator[Chunk]:
         with _damage_told(path), pq.ParquetFile(path) as file:
             held: list[pa.RecordBatch] = []
             for batch in file.iter_batches(size):
@@ -520,11 +520,11 @@ def _parquet(path: Path) -> Source:
                 while sum(map(len, held)) >= size:
                     table = pa.Table.from_batches(held, schema)
                     held = table[size:].to_batches()
-                    yield Sheet(header, table[:size].columns)
+                    yield Chunk(header, table[:size].columns)
             if held:
-                yield Sheet(header, pa.Table.from_batches(held, schema).columns)
+                yield Chunk(header, pa.Table.from_batches(held, schema).columns)
 
-    return Source(str(path), header, schema.types, count, chunks, path)
+    return InputTable(str(path), header, schema.types, count, chunks, path)
 
 
 @contextmanager

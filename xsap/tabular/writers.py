@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from xsap.errors import ConfigError
 from xsap.tabular.link_file import CANDIDATE, Answer, added, with_answers
-from xsap.tabular.readers import Column, Sheet, Source, as_finite, cells_of, ending, text, writable
+from xsap.tabular.readers import Chunk, Column, InputTable, as_finite, cells_of, ending, escape_surrogates, text
 
 FORMS = ("table", "csv", "tsv", "jsonl", "parquet")
 JOIN = "|"  # what stands between the values of a list in CSV and TSV
@@ -37,11 +37,11 @@ _STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _TSV = str.maketrans(dict.fromkeys("\t\r\n", " "))
 
 # a sheet, its mentions and their answers → how many rows were written
-Write = Callable[[Sheet, Sequence[str], Sequence[Answer]], int]
+Write = Callable[[Chunk, Sequence[str], Sequence[Answer]], int]
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputFormat:
     """How answers are written.
 
     form: one of FORMS. top_k: candidates asked for. wide: a row for each row, not for each candidate. excel: CSV or TSV with a byte-order
@@ -71,7 +71,7 @@ class Layout:
     @classmethod
     def to(
         cls, out: Path | None, form: str | None, *, top_k: int = 5, wide: bool = False, excel: bool = False
-    ) -> "Layout":
+    ) -> "OutputFormat":
         """The layout of a file, or stdout: in `form`, by default as the name ends, else a table; gzipped if it ends in .gz."""
         suffix, gz = ending(out) if out else ("", False)
         known = suffix.removeprefix(".")
@@ -79,7 +79,7 @@ class Layout:
 
 
 @contextmanager
-def open_writer(stream: IO[bytes], layout: Layout, source: Source) -> Iterator[Write]:
+def open_writer(stream: IO[bytes], layout: OutputFormat, source: InputTable) -> Iterator[Write]:
     """Yield what writes a sheet of the source with its answers, and can be called again for the rows that follow."""
     packing: Any = gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) if layout.gz else nullcontext(stream)
     wide = layout.top_k if layout.wide else None
@@ -106,7 +106,7 @@ def open_writer(stream: IO[bytes], layout: Layout, source: Source) -> Iterator[W
             end = "\r\n" if layout.excel else "\n"
             _put(target, ["\ufeff" if layout.excel else "", *lines([shown([name]) for name in header], end)])
 
-            def write(sheet: Sheet, _: Sequence[str], answers: Sequence[Answer]) -> int:
+            def write(sheet: Chunk, _: Sequence[str], answers: Sequence[Answer]) -> int:
                 columns = with_answers(
                     _converted(sheet, shown), answers, wide=wide
                 ).columns  # a cell is converted once, not for each candidate
@@ -134,7 +134,7 @@ def table(mentions: Sequence[str], answers: Sequence[Answer]) -> Iterator[str]:
             yield f"      {reason}\n"
 
 
-def inert(cell: str) -> str:
+def escape_formula(cell: str) -> str:
     """A cell of text as CSV and TSV have it: one that a spreadsheet would run gets an apostrophe before it."""
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
@@ -157,8 +157,8 @@ def _put(stream: IO[bytes], lines: Iterable[str]) -> int:
     return len(written)
 
 
-def _converted(sheet: Sheet, convert: Callable[[Column], Column]) -> Sheet:
-    return Sheet(sheet.header, list(map(convert, sheet.columns)))
+def _converted(sheet: Chunk, convert: Callable[[Column], Column]) -> Chunk:
+    return Chunk(sheet.header, list(map(convert, sheet.columns)))
 
 
 def _shown(column: Column, *, decimal_comma: bool) -> list[str]:
@@ -170,11 +170,11 @@ def _shown(column: Column, *, decimal_comma: bool) -> list[str]:
 
 def _cell(cell: Any) -> str:
     if isinstance(cell, str):
-        return cell if cell[:1].isalnum() else inert(cell)  # most are; nothing that is inert begins so
+        return cell if cell[:1].isalnum() else escape_formula(cell)  # most are; nothing that is inert begins so
     if cell is None:
         return ""
     return (
-        inert(JOIN.join(cell)) if isinstance(cell, tuple) else text(cell)
+        escape_formula(JOIN.join(cell)) if isinstance(cell, tuple) else text(cell)
     )  # a tuple is an answer's list; the input's own stay JSON
 
 
@@ -192,7 +192,7 @@ def _tsv_lines(columns: Iterable[Iterable[str]], end: str) -> list[str]:
     return ["\t".join(row) + end for row in zip(*clean, strict=True)]
 
 
-def _json_lines(keys: list[str], sheet: Sheet) -> Iterator[str]:
+def _json_lines(keys: list[str], sheet: Chunk) -> Iterator[str]:
     for row in zip(*sheet.columns, strict=True):
         record = dict(zip(keys, row, strict=True))
         try:
@@ -201,7 +201,7 @@ def _json_lines(keys: list[str], sheet: Sheet) -> Iterator[str]:
             yield _STRICT.encode(as_finite(record)) + "\n"
 
 
-def _put_arrow(parquet: Any, sheet: Sheet, schema: pa.Schema) -> int:
+def _put_arrow(parquet: Any, sheet: Chunk, schema: pa.Schema) -> int:
     rows = pa.table(
         [_as_arrow(column, of) for column, of in zip(sheet.columns, schema.types, strict=True)], schema=schema
     )
@@ -213,5 +213,5 @@ def _as_arrow(column: Column, of: pa.DataType) -> Any:
     if not isinstance(column, list):
         return column
     if pa.types.is_string(of):
-        column = [None if cell is None else writable(text(cell)) for cell in column]
+        column = [None if cell is None else escape_surrogates(text(cell)) for cell in column]
     return pa.array(column, of)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xsap.artifacts import content_hash, open_artifact, publish
+from xsap.artifacts import manifest_hash, open_artifact, publish
 from xsap.errors import ArtifactError, DataError
 from xsap.languages import ENGLISH
 
@@ -70,8 +70,8 @@ class Terminology:
 
     names: pa.Table
     concepts: pa.Table
-    facts: dict[str, Any] = field(default_factory=dict)
-    content: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    content_hash: str | None = None
     retired: pa.Table = field(default_factory=RETIRED_SCHEMA.empty_table)
 
     @classmethod
@@ -79,7 +79,7 @@ class Terminology:
         cls,
         names: pa.Table,
         concepts: pa.Table | None = None,
-        facts: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         retired: pa.Table | None = None,
     ) -> tuple["Terminology", Counter[str]]:
         """Rows in any order → a terminology, and how many rows were dropped for which reason.
@@ -110,7 +110,7 @@ class Terminology:
             .cast(RETIRED_SCHEMA)
             .sort_by([(c, "ascending") for c in RETIRED_SCHEMA.names])
         )
-        return cls(names.select(NAMES_SCHEMA.names), _concepts(names, concepts), facts or {}, retired=gone), +dropped
+        return cls(names.select(NAMES_SCHEMA.names), _concepts(names, concepts), metadata or {}, retired=gone), +dropped
 
     @classmethod
     def load(cls, path: Path | str) -> "Terminology":
@@ -124,11 +124,11 @@ class Terminology:
             else schema.empty_table()
             for table, schema in _TABLES.items()
         }
-        return cls(tables["names"], tables["concepts"], manifest["facts"], content_hash(manifest), tables["retired"])
+        return cls(tables["names"], tables["concepts"], manifest["facts"], manifest_hash(manifest), tables["retired"])
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the folder, at once or not at all. Raises DataError for a terminology without names, ArtifactError if `path` is taken."""
-        with write_terminology(path, self.facts, overwrite=overwrite) as write:
+        with write_terminology(path, self.metadata, overwrite=overwrite) as write:
             write(self)
 
     @property
@@ -155,12 +155,12 @@ class Terminology:
             concepts = concepts.take(pc.unique(rows.filter(hits)))
             names = names.filter(pc.is_in(names["concept_id"], concepts["concept_id"].combine_chunks()))
         concepts = concepts.filter(pc.is_in(concepts["concept_id"], pc.unique(names["concept_id"])))
-        return Terminology(names, concepts, self.facts, retired=self.retired)
+        return Terminology(names, concepts, self.metadata, retired=self.retired)
 
 
 @contextmanager
 def write_terminology(
-    path: Path | str, facts: dict[str, Any], *, overwrite: bool = False
+    path: Path | str, metadata: dict[str, Any], *, overwrite: bool = False
 ) -> Iterator[Callable[[Terminology], None]]:
     """Yield what takes the parts of a terminology, in the order of their concepts' identifiers; the folder appears when the block ends.
 
@@ -169,7 +169,7 @@ def write_terminology(
     """
     languages, counts = Counter[str](), Counter[str]()
     last = ""
-    manifest: dict[str, Any] = {"facts": facts}
+    manifest: dict[str, Any] = {"facts": metadata}
     with publish(path, "terminology", manifest, overwrite=overwrite) as folder, ExitStack() as open_files:
         writers: dict[str, pq.ParquetWriter] = {}
 

@@ -1,7 +1,7 @@
-"""A chart of lines over steps, as inline SVG: axes, ticks, colours, how few points stand for many; and the style of the page it is on.
+"""A chart of lines over steps, as inline SVG: axes, ticks, colors, how few points stand for many; and the style of the page it is on.
 
 It is text that we write, for a training shows itself wherever it ran, without a plotting library or a network. Lines are named at their
-ends, so no colour has to be looked up. The six colours lie 11 or more apart in OKLab (× 100) to normal and to red-green-blind eyes, in
+ends, so no color has to be looked up. The six colors lie 11 or more apart in OKLab (× 100) to normal and to red-green-blind eyes, in
 light and in dark alike, and stand out from their ground by 3 : 1; the lines after the sixth are dashed.
 """
 
@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 Band = tuple[Values, Values, Values]  # x, and y from and to: drawn as an area
 
 POINTS = 1000  # at most, on one line
-_COLOURS, _DASHES = 6, 3
+_COLORS, _DASHES = 6, 3
 _ABOVE, _BELOW, _LEFT = 12, 24, 62  # room around the lines, for ticks
 _LETTER, _LINE_HEIGHT = 6.6, 15
 STYLE = """
@@ -43,12 +43,12 @@ small { display: block; font-weight: 400; color: var(--soft); } .best { backgrou
 svg { display: block; width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--soft); dominant-baseline: middle; }
 .x, .none { text-anchor: middle; } .y, .unit { text-anchor: end; } svg .end { fill: var(--ink); } .strong .end { font-weight: 700; }
 .grid { stroke: var(--grid); } .band { fill: var(--ink); opacity: .1; }
-.line polyline, .line path { fill: none; stroke: var(--colour); stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
-.line circle { fill: var(--colour); } .line path { stroke-width: 1; }
-.c0 { --colour: var(--c0); } .c1 { --colour: var(--c1); } .c2 { --colour: var(--c2); } .c3 { --colour: var(--c3); }
-.c4 { --colour: var(--c4); } .c5 { --colour: var(--c5); } .d1 { stroke-dasharray: 7 4; } .d2 { stroke-dasharray: 2 4; }
-.strong { --colour: var(--ink); } .strong polyline { stroke-width: 3; }
-.raw { --colour: var(--c0); opacity: var(--faint); } .raw polyline { stroke-width: 1; }
+.line polyline, .line path { fill: none; stroke: var(--color); stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
+.line circle { fill: var(--color); } .line path { stroke-width: 1; }
+.c0 { --color: var(--c0); } .c1 { --color: var(--c1); } .c2 { --color: var(--c2); } .c3 { --color: var(--c3); }
+.c4 { --color: var(--c4); } .c5 { --color: var(--c5); } .d1 { stroke-dasharray: 7 4; } .d2 { stroke-dasharray: 2 4; }
+.strong { --color: var(--ink); } .strong polyline { stroke-width: 3; }
+.raw { --color: var(--c0); opacity: var(--faint); } .raw polyline { stroke-width: 1; }
 """
 
 
@@ -64,8 +64,8 @@ class Line:
 
 
 def look_of(number: int) -> str:
-    """How the line of this number looks: a colour, and after the last colour a dash."""
-    return f"c{number % _COLOURS} d{number // _COLOURS % _DASHES}"
+    """How the line of this number looks: a color, and after the last color a dash."""
+    return f"c{number % _COLORS} d{number // _COLORS % _DASHES}"
 
 
 def chart(
@@ -167,7 +167,7 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     order = sorted(range(len(places)), key=lambda i: places[i])
     blocks: list[
         tuple[float, int]
-    ] = []  # (mean of place less its share of gaps, members): neighbours that touch move as one
+    ] = []  # (mean of place less its share of gaps, members): neighbors that touch move as one
     for rank, i in enumerate(order):
         mean, members = places[i] - gap * rank, 1
         while blocks and blocks[-1][0] > mean:

@@ -13,11 +13,11 @@ from xsap.errors import ConfigError
 from xsap.languages import UNKNOWN
 from xsap.terms.mentions import read_pairs
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalise_all
+from xsap.text import TextPolicy, normalize_all
 
 
 @dataclass(frozen=True)
-class Material:
+class NameSet:
     """names: n strings, as their source has them. concepts: (n,) the concept of each, numbered. languages: n ISO codes.
 
     in_pairs: rows 2i and 2i + 1 are a pair of a file, in its order. terminology: where the names are from, else None. second: from which
@@ -27,30 +27,30 @@ class Material:
     names: list[str]
     concepts: NDArray[np.int64]
     languages: list[str]
-    in_pairs: bool
+    is_pairs: bool
     terminology: Terminology | None = None
     second: int | None = None
 
-    def parts(self) -> tuple["Material", "Material"]:
+    def parts(self) -> tuple["NameSet", "NameSet"]:
         """The first source and the second, each as if it were alone."""
         cut = int(np.searchsorted(self.concepts >= (self.second or 0), True))
-        first = Material(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.in_pairs, self.terminology)
-        return first, Material(
-            self.names[cut:], self.concepts[cut:] - (self.second or 0), self.languages[cut:], in_pairs=False
+        first = NameSet(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.is_pairs, self.terminology)
+        return first, NameSet(
+            self.names[cut:], self.concepts[cut:] - (self.second or 0), self.languages[cut:], is_pairs=False
         )
 
 
-def with_second(first: Material, second: Material) -> Material:
+def with_auxiliary(first: NameSet, second: NameSet) -> NameSet:
     """Both sources in one table of names."""
     assert first.terminology is not None, "a file of pairs has no second source"
     start = first.terminology.concepts.num_rows
     concepts = np.concatenate([first.concepts, second.concepts + start])
-    return Material(
+    return NameSet(
         first.names + second.names, concepts, first.languages + second.languages, False, first.terminology, start
     )
 
 
-def from_terminology(path: Path, languages: frozenset[str] | None) -> Material:
+def from_terminology(path: Path, languages: frozenset[str] | None) -> NameSet:
     """The names of a terminology in these languages (None: all). Raises ConfigError if one of them has none."""
     terminology = Terminology.load(path)
     lacking = sorted((languages or frozenset()) - set(terminology.languages))
@@ -59,47 +59,47 @@ def from_terminology(path: Path, languages: frozenset[str] | None) -> Material:
     names = terminology.select(languages=languages).names
     concepts = pc.index_in(names["concept_id"], terminology.concepts["concept_id"].combine_chunks())
     numbers = concepts.to_numpy().astype(np.int64)
-    return Material(
-        names["name"].to_pylist(), numbers, names["language"].to_pylist(), in_pairs=False, terminology=terminology
+    return NameSet(
+        names["name"].to_pylist(), numbers, names["language"].to_pylist(), is_pairs=False, terminology=terminology
     )
 
 
-def from_pairs(path: Path) -> Material:
+def from_pairs(path: Path) -> NameSet:
     """The names of an `id||name||name` file, pair after pair."""
     pairs = read_pairs(path)
     names = [name for pair in zip(pairs.left, pairs.right, strict=True) for name in pair]
     _, numbers = np.unique(pairs.concept_ids, return_inverse=True)
-    return Material(names, np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names), in_pairs=True)
+    return NameSet(names, np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names), is_pairs=True)
 
 
-def distinct(material: Material, policy: TextPolicy, anchor: str | None) -> Material:
+def distinct(name_set: NameSet, policy: TextPolicy, anchor: str | None) -> NameSet:
     """Names under a policy, each once a concept: "Fever" and "fever" are no pair to learn from. Of equal names one in `anchor` stays."""
-    names = normalise_all(material.names, policy)
-    if material.in_pairs:
-        return Material(names, material.concepts, material.languages, in_pairs=True)
+    names = normalize_all(name_set.names, policy)
+    if name_set.is_pairs:
+        return NameSet(names, name_set.concepts, name_set.languages, is_pairs=True)
     _, strings = np.unique(np.array(names, dtype=object), return_inverse=True)
-    other = np.array([code != anchor for code in material.languages])
-    order = np.lexsort((other, strings, material.concepts))
-    key = np.stack([material.concepts, strings])[:, order]
+    other = np.array([code != anchor for code in name_set.languages])
+    order = np.lexsort((other, strings, name_set.concepts))
+    key = np.stack([name_set.concepts, strings])[:, order]
     first = np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(0)])
     kept = np.sort(order[first])
     kept = kept[[bool(names[i]) for i in kept]]
-    return Material(
+    return NameSet(
         [names[i] for i in kept],
-        material.concepts[kept],
-        [material.languages[i] for i in kept],
+        name_set.concepts[kept],
+        [name_set.languages[i] for i in kept],
         False,
-        material.terminology,
-        material.second,
+        name_set.terminology,
+        name_set.second,
     )
 
 
-def fingerprint(tokens: Tokens, material: Material) -> str:
+def fingerprint(tokens: Tokens, name_set: NameSet) -> str:
     """One sha256 of all that a step can draw from: the token ids and concepts of the names, and their languages, in order."""
     digest = hashlib.sha256()
-    for array in (tokens.ids, tokens.offsets, material.concepts):
+    for array in (tokens.ids, tokens.offsets, name_set.concepts):
         digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update("\n".join(material.languages).encode())
-    if material.second is not None:
-        digest.update(f"\nsecond from {material.second}".encode())
+    digest.update("\n".join(name_set.languages).encode())
+    if name_set.second is not None:
+        digest.update(f"\nsecond from {name_set.second}".encode())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from xsap.encoding.packing import Tokens, Transformer
 
 
 @dataclass(frozen=True)
-class Table:
+class TrimmedEmbedding:
     """whole: (pieces, hidden), as the base has it, on the CPU. rows: (k,) ascending, those in training."""
 
     whole: Tensor
@@ -29,7 +29,7 @@ class Table:
         return Tokens(np.searchsorted(self.rows, tokens.ids).astype(np.int32), tokens.offsets)
 
 
-def trim(transformer: Transformer, tokens: Tokens, special: Collection[int]) -> Table:
+def trim(transformer: Transformer, tokens: Tokens, special: Collection[int]) -> TrimmedEmbedding:
     """Cut the model's table to the pieces of the names and the special ones; padding keeps its number, from which positions may count."""
     table = transformer.get_input_embeddings()
     padding = (
@@ -40,11 +40,11 @@ def trim(transformer: Transformer, tokens: Tokens, special: Collection[int]) -> 
     )
     whole = table.weight.detach().to("cpu")
     _set(transformer, nn.Parameter(table.weight.detach()[torch.from_numpy(rows).to(table.weight.device)].clone()))
-    return Table(whole, rows)
+    return TrimmedEmbedding(whole, rows)
 
 
 @contextmanager
-def whole(transformer: Transformer, table: Table, decay: float) -> Iterator[None]:
+def whole(transformer: Transformer, table: TrimmedEmbedding, decay: float) -> Iterator[None]:
     """Within it the model has its whole table: the trained rows, and the others times `decay`."""
     trained = transformer.get_input_embeddings().weight
     with torch.no_grad():

@@ -79,7 +79,7 @@ def lifted_structure(
 
 
 def nca(similarity: Tensor, positives: Tensor, negatives: Tensor, *, softmax_scale: float) -> Tensor:
-    """Neighbourhood components analysis (Goldberger et al., NIPS 2004; the form Σ log p_i), averaged over the anchors with a positive.
+    """Neighborhood components analysis (Goldberger et al., NIPS 2004; the form Σ log p_i), averaged over the anchors with a positive.
 
     p_i is the chance that anchor i draws a positive when it draws one of its pairs by a softmax of -softmax_scale · |i - j|².
     similarity: (n, n) cosines. positives, negatives: (n, n) bool, disjoint, False on the diagonal. An anchor without positives is not

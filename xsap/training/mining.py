@@ -50,7 +50,7 @@ _NAMES, _ROWS = 1024, 4096  # at once, to encode and to compare
 
 
 @dataclass
-class Neighbours:
+class HardNegatives:
     """strings: (n,) the string of each name, numbered. kept: nearest concepts of each. every: steps between look-ups."""
 
     sampler: GroupSampler

@@ -179,7 +179,7 @@ def _loss(log: Log) -> str:
         return _section("Loss", "No step was logged.")
     half = _half(log, least=2)
     at, smooth = smoothed(log.columns["loss"], np.ones(len(log.steps)), half)
-    faint = "each step" if len(log.steps) <= POINTS else "the lowest and the highest of neighbouring steps"
+    faint = "each step" if len(log.steps) <= POINTS else "the lowest and the highest of neighboring steps"
     lines = [Line("each step", log.steps, log.columns["loss"], "raw"), Line("mean", log.steps[at], smooth, label="")]
     svg = chart(lines, "Loss over steps", last=_last(log), width=_WIDTH, height=280, from_zero=False)
     return _section("Loss", f"Faint: {faint}. Strong: the mean of the {2 * half + 1:,} steps around it.", svg)

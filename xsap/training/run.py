@@ -16,8 +16,8 @@ from torch import Tensor
 
 from xsap.config import Loss, Settings
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import REFERENCE_LENGTH, Description
-from xsap.encoding.packing import Tokens, tokenise_to_disk
+from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
+from xsap.encoding.packing import Tokens, tokenize_to_disk
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ConfigError, DataError
 from xsap.evaluation.protocols import evaluate_concept, read_queries
@@ -26,12 +26,12 @@ from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
-from xsap.training.dataset import Material, distinct, fingerprint, from_pairs, from_terminology, with_second
+from xsap.training.dataset import NameSet, distinct, fingerprint, from_pairs, from_terminology, with_auxiliary
 from xsap.training.embedding_table import trim, whole
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
-from xsap.training.mining import Neighbours, triplet_margin
+from xsap.training.mining import HardNegatives, triplet_margin
 from xsap.training.report import write_report
-from xsap.training.run_folder import check_place, make_place
+from xsap.training.run_folder import check_run_folder, make_run_folder
 from xsap.training.sampling import (
     Concepts,
     FilePairs,
@@ -63,15 +63,15 @@ _NEAREST = 4  # times as many near concepts are known as each step draws from
 
 def run(settings: Settings) -> Path:
     """A whole run → the folder of the trained model. Raises XsapError before anything is computed, wherever that can be known."""
-    check_place(settings.output, resume=settings.resume == "auto", overwrite=settings.overwrite)
+    check_run_folder(settings.output, resume=settings.resume == "auto", overwrite=settings.overwrite)
     accelerator = _accelerator(settings)
-    material = _material(settings)
-    evaluate = _evaluation(settings, material)
-    encoder = _encoder(settings, material)
-    prepared = distinct(material, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
+    name_set = _name_set(settings)
+    evaluate = _evaluation(settings, name_set)
+    encoder = _encoder(settings, name_set)
+    prepared = distinct(name_set, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
     sampler = _sampler(settings, prepared)
     if accelerator.is_main_process:
-        make_place(settings.output, settings.model_dump(mode="json"), resume=settings.resume == "auto")
+        make_run_folder(settings.output, settings.model_dump(mode="json"), resume=settings.resume == "auto")
     accelerator.wait_for_everyone()
     if settings.tracker:
         accelerator.init_trackers("xsap")
@@ -81,7 +81,7 @@ def run(settings: Settings) -> Path:
     tokens = table.renumber(tokens)
     total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     identity = settings.model_dump(mode="json", exclude=_FREE)
-    identity |= {"base": encoder.content or "scratch", "data": data}
+    identity |= {"base": encoder.content_hash or "scratch", "data": data}
     identity |= {"steps": total, "processes": accelerator.num_processes}
     encoder.to(accelerator.device)
     optim = settings.optim
@@ -106,7 +106,7 @@ def run(settings: Settings) -> Path:
         sampler=sampler,
         objective=_objective(settings.loss),
         rate=rate,
-        neighbours=_neighbours(settings, sampler, encoder, tokens, prepared),
+        hard_negatives=_hard_negatives(settings, sampler, encoder, tokens, prepared),
         evaluate=scores_after if evaluate else None,
         report=lambda: write_report(settings.output),
         output=settings.output,
@@ -124,10 +124,10 @@ def run(settings: Settings) -> Path:
     )
     steps = trainer.run(resume=settings.resume == "auto")
     if accelerator.is_main_process:
-        content = material.terminology.content if material.terminology else None
-        facts = {"languages": sorted(set(prepared.languages)), "terminology": content, "steps": steps}
+        content_hash = name_set.terminology.content_hash if name_set.terminology else None
+        metadata = {"languages": sorted(set(prepared.languages)), "terminology": content_hash, "steps": steps}
         with whole_after(steps):
-            encoder.save_pretrained(settings.output / "model", overwrite=True, facts=facts)
+            encoder.save_pretrained(settings.output / "model", overwrite=True, metadata=metadata)
         write_report(settings.output)
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -166,15 +166,21 @@ def _accelerator(settings: Settings) -> Accelerator:
     return accelerator
 
 
-def _material(settings: Settings) -> Material:
+def _name_set(settings: Settings) -> NameSet:
     languages = parse_choice(settings.sampling.languages)
     if settings.pairs is None:
-        material = from_terminology(settings.terminology or Path(), languages)
-        return with_second(material, from_terminology(settings.second, None)) if settings.second else material
+        name_set = from_terminology(settings.terminology or Path(), languages)
+        return with_auxiliary(name_set, from_terminology(settings.second, None)) if settings.second else name_set
     if settings.second:
         raise ConfigError("a file of pairs allows no second source; give a terminology instead")
     wanted = settings.sampling
-    if wanted.mode != "pairs" or wanted.anchor or languages or wanted.hard_concepts or wanted.language_temperature != 1:
+    if (
+        wanted.mode != "pairs"
+        or wanted.anchor
+        or languages
+        or wanted.hard_negatives
+        or wanted.language_temperature != 1
+    ):
         raise ConfigError(
             "a file of pairs allows neither sampling.mode = groups, nor languages, an anchor, sampling.hard_concepts or "
             "sampling.language_temperature; give a terminology instead"
@@ -182,63 +188,63 @@ def _material(settings: Settings) -> Material:
     return from_pairs(settings.pairs)
 
 
-def _encoder(settings: Settings, material: Material) -> Encoder:
+def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
     policy = TextPolicy(case=settings.text.case, unicode=settings.text.unicode) if settings.text else None
     if settings.base != "scratch":
         return Encoder.from_pretrained(
             settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
         )
-    description = Description(
+    description = EncoderConfig(
         settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy()
     )
     size = settings.scratch.model_dump()
-    return from_scratch(material.names, description, **size, seed=settings.seed)
+    return from_scratch(name_set.names, description, **size, seed=settings.seed)
 
 
-def _tokens(settings: Settings, accelerator: Accelerator, material: Material, encoder: Encoder) -> Tokens:
-    """Every process tokenises alike, by way of its own file in the run's folder: no process waits for, or trusts, another's."""
+def _tokens(settings: Settings, accelerator: Accelerator, name_set: NameSet, encoder: Encoder) -> Tokens:
+    """Every process tokenizes alike, by way of its own file in the run's folder: no process waits for, or trusts, another's."""
     folder = settings.output / "tokens"
     folder.mkdir(parents=True, exist_ok=True)  # on another machine the run's folder may not be there
     file = folder / f"{accelerator.process_index}.arrow"
-    return tokenise_to_disk(material.names, encoder.tokenizer, encoder.max_length, file)
+    return tokenize_to_disk(name_set.names, encoder.tokenizer, encoder.max_length, file)
 
 
-def _sampler(settings: Settings, material: Material) -> Sampler:
+def _sampler(settings: Settings, name_set: NameSet) -> Sampler:
     wanted, batch, seed = settings.sampling, settings.batch, settings.seed
-    if material.in_pairs:
-        return FilePairs(material.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
+    if name_set.is_pairs:
+        return FilePairs(name_set.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
     if not wanted.shuffle:
         raise ConfigError(
             "sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order"
         )
-    if material.second is None:
-        return _of_concepts(settings, material, 1)
-    first, second = material.parts()
+    if name_set.second is None:
+        return _of_concepts(settings, name_set, 1)
+    first, second = name_set.parts()
     if wanted.second_share * min(batch.pairs, batch.names) < 1:
         raise ConfigError(f"sampling.second_share = {wanted.second_share} of a step is not even a pair; make it larger")
     samplers = (
         _of_concepts(settings, first, 1 - wanted.second_share),
         _of_concepts(settings, second, wanted.second_share, hard=0),
     )
-    return Mixed(*samplers, rows=len(first.names), concepts=material.second)
+    return Mixed(*samplers, rows=len(first.names), concepts=name_set.second)
 
 
 def _of_concepts(
-    settings: Settings, material: Material, share: float, *, hard: int | None = None
+    settings: Settings, name_set: NameSet, share: float, *, hard: int | None = None
 ) -> PairSampler | GroupSampler:
     """What draws names of one source, so many that they are this share of a step."""
     wanted, batch, seed = settings.sampling, settings.batch, settings.seed
-    hard = wanted.hard_concepts if hard is None else hard
-    concepts = Concepts(material.concepts, material.languages, wanted.anchor and to_iso(wanted.anchor))
+    hard = wanted.hard_negatives if hard is None else hard
+    concepts = Concepts(name_set.concepts, name_set.languages, wanted.anchor and to_iso(wanted.anchor))
     if wanted.mode == "groups":
-        weights = language_weights(material.languages, wanted.language_temperature)
+        weights = language_weights(name_set.languages, wanted.language_temperature)
         size = {
             "names_per_concept": wanted.names_per_concept,
             "names": round(batch.names * share),
             "hard_concepts": hard,
         }
         return GroupSampler(concepts, **size, seed=seed, weights=weights)
-    if wanted.hard_concepts or wanted.language_temperature != 1:
+    if wanted.hard_negatives or wanted.language_temperature != 1:
         raise ConfigError(
             "sampling.hard_concepts and sampling.language_temperature need sampling.mode = groups; found pairs"
         )
@@ -247,15 +253,15 @@ def _of_concepts(
     )
 
 
-def _neighbours(
-    settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, material: Material
-) -> Neighbours | None:
-    hard = settings.sampling.hard_concepts
+def _hard_negatives(
+    settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, name_set: NameSet
+) -> HardNegatives | None:
+    hard = settings.sampling.hard_negatives
     sampler = sampler.first if isinstance(sampler, Mixed) else sampler
     if not hard or not isinstance(sampler, GroupSampler):
         return None
-    _, strings = np.unique(np.array(material.names, dtype=object), return_inverse=True)
-    return Neighbours(
+    _, strings = np.unique(np.array(name_set.names, dtype=object), return_inverse=True)
+    return HardNegatives(
         sampler, encoder, tokens, strings.astype(np.int64), _NEAREST * hard, settings.sampling.refresh_every
     )
 
@@ -277,13 +283,13 @@ def _objective(loss: Loss) -> Objective:
     )
 
 
-def _evaluation(settings: Settings, material: Material) -> Callable[[Encoder], dict[str, Any]] | None:
+def _evaluation(settings: Settings, name_set: NameSet) -> Callable[[Encoder], dict[str, Any]] | None:
     """Linking of the mentions into the dictionary's English names, by the encoder as it then is."""
     wanted = settings.evaluation
     if wanted.mentions is None:
         return None
     mentions = read_queries(wanted.mentions)
-    dictionary = Terminology.load(wanted.dictionary) if wanted.dictionary else material.terminology
+    dictionary = Terminology.load(wanted.dictionary) if wanted.dictionary else name_set.terminology
     if dictionary is None:
         raise ConfigError(
             "evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER"

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from xsap.artifacts import open_artifact, publish, refuse_to_replace, write_atomically
+from xsap.artifacts import check_can_write, open_artifact, publish, write_atomically
 from xsap.errors import ArtifactError, ConfigError
 
 _PARTS = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "tokens")
 
 
-def check_place(output: Path, *, resume: bool, overwrite: bool) -> None:
+def check_run_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a place that holds another run, for runs are never mixed; or files of a run's names that are none of ours: ArtifactError."""
     if output.exists() and not output.is_dir():
         raise ArtifactError(f"{output}: expected a folder for the run, found a file")
@@ -35,7 +35,7 @@ def check_place(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise ArtifactError(
             f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true"
         )
-    refuse_to_replace(output / "model", overwrite=True)
+    check_can_write(output / "model", overwrite=True)
 
 
 def _is_run(output: Path) -> bool:
@@ -45,7 +45,7 @@ def _is_run(output: Path) -> bool:
         return False
 
 
-def make_place(output: Path, config: dict[str, Any], *, resume: bool) -> None:
+def make_run_folder(output: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Make the run's folder, without what an earlier run left there unless that is continued; nothing foreign is deleted."""
     aside = [
         left for name in _PARTS for end in ("new", "old") for left in output.glob(f".{name}.*.{end}")
@@ -83,8 +83,8 @@ def save(
     """
     for left in [*folder.glob(".step-*"), *(place for place in _newest_first(folder) if _step(place) >= step)]:
         shutil.rmtree(left)
-    facts = {"step": step, "identity": identity, "more": more}
-    with publish(folder / f"step-{step}", _KIND, facts) as place:
+    metadata = {"step": step, "identity": identity, "more": more}
+    with publish(folder / f"step-{step}", _KIND, metadata) as place:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
         save_file(_moments(model, optimizer), place / "optimizer.safetensors")
         save_file(arrays, place / "arrays.safetensors")

@@ -168,25 +168,25 @@ class GroupSampler:
         names_per_concept: int,
         names: int,
         seed: int,
-        hard_concepts: int = 0,
+        hard_negatives: int = 0,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
-        least = max(2, 1 + hard_concepts)
+        least = max(2, 1 + hard_negatives)
         if names < least * names_per_concept:
             raise ConfigError(
                 f"batch.names must hold at least {least} groups of {names_per_concept} names, found {names}"
             )
-        if hard_concepts >= len(concepts.numbers):
+        if hard_negatives >= len(concepts.numbers):
             raise ConfigError(
-                f"sampling.hard_concepts must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_concepts}"
+                f"sampling.hard_concepts must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_negatives}"
             )
-        self.concepts, self.names_per_concept, self.seed, self.hard_concepts = (
+        self.concepts, self.names_per_concept, self.seed, self.hard_negatives = (
             concepts,
             names_per_concept,
             seed,
-            hard_concepts,
+            hard_negatives,
         )
-        self.groups = names // names_per_concept // (1 + hard_concepts)
+        self.groups = names // names_per_concept // (1 + hard_negatives)
         self.steps_per_epoch = -(-len(concepts.numbers) // self.groups)
         self.weights = weights
         self.nearest: Integers | None = None  # (concepts, k): of each the nearest others, once they are known
@@ -195,7 +195,7 @@ class GroupSampler:
         """The names of a step, group after group; the last step of an epoch may have fewer."""
         concepts, total = self.concepts, len(self.concepts.numbers)
         places = np.arange(step * self.groups, min((step + 1) * self.groups, total))
-        at = self._with_hard(permute(places, total, mix(self.seed, epoch, 2)), epoch)
+        at = self._with_hard_negatives(permute(places, total, mix(self.seed, epoch, 2)), epoch)
         key = mix(self.seed, epoch, 3, concepts.numbers[at])
         size = np.minimum(self.names_per_concept, concepts.counts[at])
         group = np.repeat(np.arange(len(at)), size - 1)
@@ -226,16 +226,16 @@ class GroupSampler:
         order = np.lexsort((ranks, group))
         return anchor, nth[order[nth < wanted[group]]]
 
-    def _with_hard(self, at: Integers, epoch: int) -> Integers:
-        """Concepts and `hard_concepts` of the nearest of each, every one once; as long as the nearest aren't known, any."""
-        if not self.hard_concepts:
+    def _with_hard_negatives(self, at: Integers, epoch: int) -> Integers:
+        """Concepts and `hard_negatives` of the nearest of each, every one once; as long as the nearest aren't known, any."""
+        if not self.hard_negatives:
             return at
         total = len(self.concepts.numbers)
         if self.nearest is None:
-            others = permute(np.arange(self.hard_concepts)[None], total, mix(self.seed, epoch, 6, at)[:, None])
+            others = permute(np.arange(self.hard_negatives)[None], total, mix(self.seed, epoch, 6, at)[:, None])
         else:
             drawn = permute(
-                np.arange(self.hard_concepts)[None], self.nearest.shape[1], mix(self.seed, epoch, 7, at)[:, None]
+                np.arange(self.hard_negatives)[None], self.nearest.shape[1], mix(self.seed, epoch, 7, at)[:, None]
             )
             others = np.take_along_axis(self.nearest[at], drawn, 1)
         _, first = np.unique(both := np.concatenate([at, others.ravel()]), return_index=True)

@@ -25,7 +25,7 @@ from xsap.encoding.packing import Tokens, drop_tokens, pack
 from xsap.errors import ConfigError
 from xsap.training import run_folder as checkpoint
 from xsap.training.large_batch import cached_backward, gather
-from xsap.training.mining import Neighbours, all_pairs
+from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.sampling import Sampler, mix, share
 
 
@@ -55,7 +55,7 @@ _FLUSH_EVERY = 20  # steps whose losses wait on the device, so that logging does
 class Trainer:
     """One run. objective: mining and loss. rate: step → share of `lr`. identity: see checkpoint.
 
-    neighbours: looks up the hard concepts of its sampler. evaluate: steps done → scores to log. report: called when there is news in the log.
+    neighbors: looks up the hard concepts of its sampler. evaluate: steps done → scores to log. report: called when there is news in the log.
     chunk: names encoded at once, 0 for all. token_dropout: share of tokens left out of names.
     """
 
@@ -66,7 +66,7 @@ class Trainer:
     sampler: Sampler
     objective: Objective
     rate: Callable[[int], float]
-    neighbours: Neighbours | None
+    hard_negatives: HardNegatives | None
     evaluate: Callable[[int], dict[str, Any]] | None
     report: Callable[[], object]
     output: Path
@@ -97,8 +97,8 @@ class Trainer:
         ) as bar:
             late = self._late(spent, 0)  # as when it had stopped for lack of time before
             while done < self.total_steps and not late:
-                if self.neighbours and done and done % self.neighbours.every == 0:
-                    self.neighbours.refresh(self.accelerator)
+                if self.hard_negatives and done and done % self.hard_negatives.every == 0:
+                    self.hard_negatives.refresh(self.accelerator)
                 loss, counts = self._step(done)
                 done += 1
                 self._waiting.append((loss, {"step": done, "lr": self.lr * self.rate(done - 1), **counts}))
@@ -128,7 +128,9 @@ class Trainer:
         sizes = [len(part.rows) for part in parts]
         concepts = np.concatenate([part.concepts for part in parts])
         strings = (
-            None if self.neighbours is None else self.neighbours.strings[np.concatenate([part.rows for part in parts])]
+            None
+            if self.hard_negatives is None
+            else self.hard_negatives.strings[np.concatenate([part.rows for part in parts])]
         )
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr * self.rate(step)
@@ -202,14 +204,16 @@ class Trainer:
         latest, waiting = float("nan"), self._waiting
         losses = torch.stack([loss for loss, _ in waiting]).tolist() if waiting else []
         seconds = round((time.monotonic() - self._tick) / max(1, len(waiting)), 5)
-        for latest, (_, facts) in zip(losses, waiting, strict=True):
+        for latest, (_, metadata) in zip(losses, waiting, strict=True):
             if not math.isfinite(latest):
                 raise ConfigError(
-                    f"the loss must be a number, found {latest} at step {facts['step']:,}; lower optim.lr, or set optim.clip = 1"
+                    f"the loss must be a number, found {latest} at step {metadata['step']:,}; lower optim.lr, or set optim.clip = 1"
                 )
             if self._main:
                 self._log(
-                    {**facts, "loss": latest, "seconds": seconds}, facts["step"], {"loss": latest, "lr": facts["lr"]}
+                    {**metadata, "loss": latest, "seconds": seconds},
+                    metadata["step"],
+                    {"loss": latest, "lr": metadata["lr"]},
                 )
         self._waiting, self._tick = [], time.monotonic()
         return latest
@@ -226,7 +230,7 @@ class Trainer:
             scaler = getattr(self.accelerator, "scaler", None)
             if scaler is not None:
                 more["scaler"] = scaler.state_dict()
-            nearest = self.neighbours.sampler.nearest if self.neighbours else None
+            nearest = self.hard_negatives.sampler.nearest if self.hard_negatives else None
             arrays = {} if nearest is None else {"nearest": torch.from_numpy(nearest)}
             folder, keep = self.output / "checkpoints", self.checkpoint_keep
             checkpoint.save(folder, done, self.encoder, self._bare_optimizer, self.identity, more, arrays, keep=keep)
@@ -242,8 +246,8 @@ class Trainer:
         """Steps done and seconds spent by the newest checkpoint; the log is cut back to it."""
         found = checkpoint.resume(self.output / "checkpoints", self.encoder, self.optimizer, self.identity)
         done, more, arrays = found or (0, {}, {})
-        if self.neighbours and "nearest" in arrays:
-            self.neighbours.sampler.nearest = arrays["nearest"].numpy()
+        if self.hard_negatives and "nearest" in arrays:
+            self.hard_negatives.sampler.nearest = arrays["nearest"].numpy()
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and "scaler" in more:
             scaler.load_state_dict(more["scaler"])
