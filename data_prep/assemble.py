@@ -132,7 +132,7 @@ class InOrder:
             yield
         except duckdb.OutOfMemoryException:
             raise ConfigError(
-                f"sorting needs more memory than the {self._memory} it may take; allow more with --memory"
+                f"sorting needs more memory than the {self._memory} it may take; allow more with --max-memory"
             ) from None
 
 

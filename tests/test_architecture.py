@@ -315,7 +315,7 @@ def test_files_are_written_aside_and_published():
     allowed = {
         "xsap/artifacts.py": {"_seal", "write_atomically"},
         "xsap/tabular/writers.py": {"_put_arrow"},  # on a stream that it is given
-        "xsap/linking/dictionary.py": {"write_contents"},  # into the folder that its caller publishes
+        "xsap/linking/dictionary.py": {"write_dictionary"},  # into the folder that its caller publishes
         "xsap/search/vectors.py": {"write_vectors"},  # into the folder that its caller publishes
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts
         "data_prep/assemble.py": {"add"},  # a temporary file
@@ -333,11 +333,11 @@ def test_files_are_written_aside_and_published():
         ("errors", "import xsap.text"),
         ("text", "from xsap import text"),
         ("artifacts", "def late():\n    from xsap.terms.terminology import Terminology"),
-        ("terms.terminology", "from xsap.terms import pairs"),
+        ("terms.terminology", "from xsap.terms import mentions"),
         ("linking.linker", "from xsap import Linker"),
-        ("terms.pairs", "import xsap"),
+        ("terms.mentions", "import xsap"),
         ("encoding.packing", "class A:\n    if True:\n        import xsap.encoding.encoder as e"),
-        ("terms.pairs", "from xsap.terms.unheard_of import x"),
+        ("terms.mentions", "from xsap.terms.unheard_of import x"),
         ("train", "from xsap.cli import main"),
     ],
 )
@@ -346,7 +346,7 @@ def test_an_import_of_what_stands_below_is_seen(module, code):
 
 
 def test_an_import_of_what_stands_above_is_none():
-    code = "import torch\nfrom xsap.errors import DataError\nfrom xsap.terms import pairs\nfrom xsap import __version__\nimport xsap.text"
+    code = "import torch\nfrom xsap.errors import DataError\nfrom xsap.terms import mentions\nfrom xsap import __version__\nimport xsap.text"
     assert out_of_order("linking.linker", ast.parse(code)) == []
 
 

@@ -8,7 +8,7 @@ A mistake of the user's is one line `error: …` and exit code 2. Torch is impor
 
 `xsap evaluate`: mentions with known concepts → scores.
 
-`xsap weigh` and `xsap calibrate`: mentions with known concepts → how much spelling counts, and how sure answers are, kept with the index.
+`xsap tune-fusion` and `xsap calibrate`: mentions with known concepts → how much spelling counts, and how sure answers are, kept with the index.
 
 `xsap shrink` and `xsap encode`: what is done with a model alone.
 """
@@ -30,12 +30,12 @@ from xsap.errors import ConfigError, XsapError
 from xsap.languages import parse_languages
 from xsap.terminal import (
     Ann,
-    EncoderPrecision,
+    Dtype,
+    DtypeOption,
     MaxLength,
     OnRay,
     Overwrite,
     Pooling,
-    Precision,
     log,
     output,
     stdin_lines,
@@ -58,8 +58,8 @@ def _xsap() -> None:
 WithGraph = Annotated[
     bool,
     typer.Option(
-        "--approximate",
-        help="Build a graph, too, for link --approximate: needs xsap[ann], and some 20 minutes a million names.",
+        "--ann",
+        help="Build a graph, too, for link --ann: needs xsap[ann], and some 20 minutes a million names.",
     ),
 ]
 
@@ -89,7 +89,7 @@ def index(
     ray: OnRay = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
-    encoder_precision: EncoderPrecision = Precision.FP32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     overwrite: Overwrite = False,
 ) -> None:
     """Embed a terminology's names, for `link` and `evaluate` to search. Run again after it was stopped, it goes on where it was."""
@@ -110,9 +110,7 @@ def index(
         from xsap.cluster import connect, encode_groups
 
         share = connect(ray)
-    encoder = Encoder.from_pretrained(
-        model, pooling=pooling, max_length=max_length, device=device, precision=encoder_precision.value
-    )
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, device=device, dtype=dtype.value)
     built = build_index(
         terminology,
         encoder,
@@ -200,15 +198,15 @@ def link(
     languages: Annotated[
         str | None, typer.Option(help="Only names of these languages, where the index has several.")
     ] = None,
-    threshold: Annotated[
+    min_confidence: Annotated[
         float | None, typer.Option(help="No answer below this confidence (of a calibrated index).")
     ] = None,
-    precision: Annotated[
+    min_precision: Annotated[
         float | None, typer.Option(help="No answer but where answers keep this precision: 0.95 …")
     ] = None,
     ann: Ann = False,
     ray: OnRay = None,
-    encoder_precision: EncoderPrecision = Precision.FP32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     form: Annotated[Format | None, typer.Option("--format", help="By default as --out ends, else table.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="One row for each term, its candidates beside it.")] = False,
     excel: Annotated[bool, typer.Option("--excel", help="CSV or TSV as Excel opens it.")] = False,
@@ -241,12 +239,18 @@ def link(
         sources=_parts(sources),
         languages=_parts(languages),
     )
-    options = {"keep": wanted, "threshold": threshold, "precision": precision}
-    opened: dict[str, Any] = {"model": model, "approximate": ann, "encoder_precision": encoder_precision.value}
+    options = {"keep": wanted, "threshold": min_confidence, "min_precision": min_precision}
+    opened: dict[str, Any] = {"model": model, "approximate": ann, "encoder_precision": dtype.value}
     linker, content_hash = _opened(index, ray, opened)
     said = {"types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
-    identity = {"index": content_hash, "threshold": threshold, "precision": precision, "approximate": ann, **said}
-    identity |= {"encoder_precision": encoder_precision.value}
+    identity = {
+        "index": content_hash,
+        "threshold": min_confidence,
+        "min_precision": min_precision,
+        "approximate": ann,
+        **said,
+    }
+    identity |= {"encoder_precision": dtype.value}
     with _bytes(out) as target:
         account = link_file(
             linker, source, target, layout,
@@ -306,7 +310,7 @@ def evaluate(
         Protocol, typer.Option(help="concept: as link answers; reference: as the original SapBERT code.")
     ] = Protocol.CONCEPT,
     ann: Ann = False,
-    encoder_precision: EncoderPrecision = Precision.FP32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -314,27 +318,33 @@ def evaluate(
     """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals."""
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     from xsap.encoding.encoder import Encoder
-    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_concept, evaluate_reference, read_queries, to_text
+    from xsap.evaluation.protocols import (
+        ReferenceDictionary,
+        evaluate_concept,
+        evaluate_reference,
+        read_queries,
+        to_text,
+    )
     from xsap.linking.linker import Linker
 
     queries = read_queries(mentions)
     metadata: dict[str, Any] = {}
     if dictionary:
         rows = ReferenceDictionary.read(dictionary)
-        encoder = Encoder.from_pretrained(
-            str(model), pooling=pooling, max_length=max_length, precision=encoder_precision.value
-        )
+        encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
         report = evaluate_reference(encoder, rows, queries, progress=watched())
         metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
     else:
-        linker = Linker.load(str(index), model=model, ann=ann, encoder_precision=encoder_precision.value)
+        linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
         if protocol is Protocol.CONCEPT:
             report = evaluate_concept(linker, queries)
         else:
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
-            report = evaluate_reference(linker.encoder, ReferenceDictionary.of_index(linker.index), queries, progress=watched())
+            report = evaluate_reference(
+                linker.encoder, ReferenceDictionary.of_index(linker.index), queries, progress=watched()
+            )
         metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
-    metadata["encoder_precision"] = encoder_precision.value
+    metadata["encoder_precision"] = dtype.value
     report |= metadata | {"mentions": {"n": queries.num_rows, "sha256": sha256_of(mentions)}}
     with output(None) as stream:
         stream.write((json.dumps(report, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
@@ -360,9 +370,7 @@ def _check_evaluate(
     if index and described:
         raise ConfigError("--pooling and --max-length go with --dictionary; an index knows its own")
     if ann and (dictionary or protocol is Protocol.REFERENCE):
-        raise ConfigError(
-            "--approximate goes with --index and --protocol concept; the reference protocol compares all names"
-        )
+        raise ConfigError("--ann goes with --index and --protocol concept; the reference protocol compares all names")
 
 
 def calibrate(
@@ -379,9 +387,9 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split into folds.")] = 0,
 ) -> None:
-    """Fit the confidence of an index's answers; then `link --precision 0.95` answers only where that is kept.
+    """Fit the confidence of an index's answers; then `link --min-precision 0.95` answers only where that is kept.
 
-    It is fitted to exact answers, and used for those of link --approximate, too."""
+    It is fitted to exact answers, and used for those of link --ann, too."""
     from xsap.evaluation.calibration_report import calibrate, page_of, to_text
     from xsap.evaluation.protocols import read_queries
     from xsap.linking.linker import Linker
@@ -471,7 +479,7 @@ def encode(
     names: Annotated[Path | None, typer.Option(help="A text file, a name a line; by default stdin.")] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
-    encoder_precision: EncoderPrecision = Precision.FP32,
+    dtype: DtypeOption = Dtype.FLOAT32,
 ) -> None:
     """Embed names alone, without an index."""
     if out.suffix != ".npy":
@@ -481,7 +489,7 @@ def encode(
 
     from xsap.encoding.encoder import Encoder
 
-    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, precision=encoder_precision.value)
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=dtype.value)
     vectors = encoder.encode(lines, progress=watched())
     with write_atomically(out, binary=True) as stream:
         np.save(stream, vectors, allow_pickle=False)

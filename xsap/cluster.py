@@ -41,8 +41,9 @@ from xsap.linking.build import Floats, GroupEncoder, Rows, encode_group, names_a
 from xsap.linking.index import KIND, hash_of_index, short
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
-from xsap.tabular.link_file import Query, added, answers_to, keys_of, decode_answer, with_answers
+from xsap.tabular.link_file import Query, answers_to, keys_of
 from xsap.tabular.readers import Chunk
+from xsap.tabular.writers import added, decode_answer, with_answers
 from xsap.text import TextPolicy
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class EncodeWorker:
             "pooling": metadata["pooling"],
             "max_length": metadata["max_length"],
             "policy": TextPolicy(**metadata["text"]),
-            "precision": metadata["precision"],
+            "dtype": metadata["dtype"],
         }
         encoder = Encoder.from_pretrained(self._model, device=self._share.start_worker(), **described)
         if encoder.content_hash != metadata["content"]:
@@ -321,17 +322,17 @@ def link_dataset(
     language_column: str | None = None,
     top_k: int = 5,
     wide: bool = False,
-    keep: Filter | None = None,
-    threshold: float | None = None,
-    precision: float | None = None,
+    filter: Filter | None = None,
+    min_confidence: float | None = None,
+    min_precision: float | None = None,
     **options: Any,
 ) -> "Dataset":
     """A dataset with concepts beside a column of mentions, in the columns that `xsap link` writes.
 
-    wide: a row for each mention, not for each candidate. keep, threshold, precision: as `Linker.link` has them. options: of `Linker.load`.
+    wide: a row for each mention, not for each candidate. keep, threshold, min_precision: as `Linker.link` has them. options: of `Linker.load`.
     Raises ArtifactError for what is no index.
     """
-    asked = {"keep": keep, "threshold": threshold, "precision": precision}
+    asked = {"keep": filter, "threshold": min_confidence, "min_precision": min_precision}
     return _mapped(dataset, DatasetLinker, *index_of(index, options), column, language_column, top_k, wide, asked)
 
 

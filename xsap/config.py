@@ -29,14 +29,14 @@ class Sampling(_Section):
 
     mode: Literal["pairs", "groups"] = "pairs"
     languages: str = "all_syn"  # the paper's names: all_syn, en_syn, en+es_syn
-    anchor: str | None = None  # a language of which every pair or group has a name
+    anchor_language: str | None = None  # a language of which every pair or group has a name
     pairs_per_concept: Positive = 50
     names_per_concept: Annotated[int, Field(ge=2)] = 4
     shuffle: bool = True
     language_temperature: Annotated[float, Field(ge=0, le=1)] = 1.0  # groups: 1: names as they come; 0: languages alike
     hard_negatives: Natural = 0  # groups: of how many nearest concepts each drawn one brings names into the batch
-    second_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of a step, where there is a second source
-    refresh_every: Positive = 500  # steps until the nearest concepts are looked up anew
+    auxiliary_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of a step, where there is a second source
+    hard_negatives_refresh_steps: Positive = 500  # steps until the nearest concepts are looked up anew
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of tokens left out of the names of a step
 
 
@@ -69,18 +69,18 @@ class Loss(_Section):
 class Optim(_Section):
     """AdamW and its learning rate."""
 
-    lr: Annotated[float, Field(gt=0)] = 2e-5
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     weight_decay: Amount = 0.01
     schedule: Literal["constant", "linear"] = "constant"
     warmup_steps: Natural = 0
-    clip: Amount = 0.0  # largest norm of the gradient; 0: any
+    max_grad_norm: Amount = 0.0  # largest norm of the gradient; 0: any
 
 
 class Checkpoint(_Section):
     """How often a run's state is saved, and how many of them are kept."""
 
-    every: Natural = 1000  # steps; 0: never
-    keep: Positive = 2
+    save_steps: Natural = 1000  # steps; 0: never
+    save_total_limit: Positive = 2
 
 
 class Evaluation(_Section):
@@ -88,7 +88,7 @@ class Evaluation(_Section):
 
     mentions: Path | None = None
     dictionary: Path | None = None  # a terminology; the training one, unless given
-    every: Natural = 0  # steps; 0: only before the first and after the last
+    eval_steps: Natural = 0  # steps; 0: only before the first and after the last
 
 
 class Text(_Section):
@@ -113,7 +113,7 @@ class Settings(_Section):
 
     base: str = "FacebookAI/xlm-roberta-base"  # hub id, folder, or "scratch"
     terminology: Path | None = None
-    second: Path | None = None  # a terminology of general-domain pairs, say, that each step also takes names from
+    auxiliary: Path | None = None  # a terminology of general-domain pairs, say, that each step also takes names from
     pairs: Path | None = None  # instead of a terminology: lines id||name||name
     output: Path
     overwrite: bool = False
@@ -123,7 +123,7 @@ class Settings(_Section):
         None  # of a base that doesn't say; from scratch, unless given: cls
     )
     max_length: Annotated[int, Field(ge=3)] | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     epochs: Positive = 1
     max_steps: Natural | None = None  # 0: write the untrained model
     max_minutes: Annotated[float, Field(gt=0)] | None = None
@@ -179,7 +179,7 @@ def _parse(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
     path, text = [part.strip() for part in key.split(".")], text.strip()
     if not equals or not all(path) or not text:
-        raise ConfigError(f"--set takes key=value, found '{override}'; for example --set optim.lr=1e-4")
+        raise ConfigError(f"--set takes key=value, found '{override}'; for example --set optim.learning_rate=1e-4")
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

@@ -14,12 +14,12 @@ from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, DataError
 
 
-class Precision(StrEnum):
+class Dtype(StrEnum):
     """Of an encoder's matrix products."""
 
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
     INT8 = "int8"
 
 
@@ -28,19 +28,19 @@ MaxLength = Annotated[int | None, typer.Option(help="Tokens a name is cut to, fo
 Ann = Annotated[
     bool,
     typer.Option(
-        "--approximate",
-        help="Ask the graph that index --approximate built: faster, may miss a name. With a filter the search stays exact.",
+        "--ann",
+        help="Ask the graph that index --ann built: faster, may miss a name. With a filter the search stays exact.",
     ),
 ]
 OnRay = Annotated[
     str | None,
     typer.Option("--ray", help="Work on a Ray cluster: auto, host:port, or local to start one here (needs xsap[ray])."),
 ]
-EncoderPrecision = Annotated[
-    Precision,
+DtypeOption = Annotated[
+    Dtype,
     typer.Option(
-        "--encoder-precision",
-        help="Of the model's matrix products: on CPUs bf16 and int8 are some two and three times as fast, fp16 is slow.",
+        "--dtype",
+        help="Of the model's matrix products: on CPUs bfloat16 and int8 are some two and three times as fast, float16 is slow.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it is there.")]

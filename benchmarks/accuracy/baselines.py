@@ -24,16 +24,13 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.linking.dictionary import NameConcepts
+from xsap.linking.fusion import SIZES
 from xsap.linking.linker import rejection_reason
 from xsap.linking.ranking import NO_CONCEPT, NameSearch, rank_concepts
 from xsap.linking.results import Candidate, Result
 from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, TextPolicy, normalize_all
 
-SIZES = (
-    2,
-    3,
-)  # characters of an n-gram: together they find more than either alone, or than longer ones; four would not fit an integer
 _BITS = 21  # of a code point; normalizing leaves no zeros, so n-grams of different sizes differ
 _PART = 1 << 15  # names whose n-grams are held at once
 _GROUP = 64  # cosines that stand for themselves by their maximum

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.accuracy.baselines import NameLinker, Names
 from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.artifacts import open_artifact, publish
-from xsap.encoding.encoder import Encoder, Precision
+from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import NameSearch
@@ -72,7 +72,7 @@ class CachedEncoder:
     progress: bool = False
 
     @classmethod
-    def open(cls, given: str, cache: Path, *, precision: Precision = "fp32", progress: bool = False) -> "CachedEncoder":
+    def open(cls, given: str, cache: Path, *, dtype: Dtype = "float32", progress: bool = False) -> "CachedEncoder":
         """given: a name of KNOWN, a folder or a hub id; `…@cls` (or mean, mean_all) states a pooling. Raises XsapError."""
         place, _, pooling = given.rpartition("@")
         if not place or "/" in pooling:  # no pooling: a path may have an @ of its own
@@ -80,7 +80,7 @@ class CachedEncoder:
         known = KNOWN.get(place)
         if known:
             place, pooling = known.hub_id, pooling or known.pooling or ""
-        return cls(Encoder.from_pretrained(place, pooling=pooling or None, precision=precision), cache, progress)
+        return cls(Encoder.from_pretrained(place, pooling=pooling or None, dtype=dtype), cache, progress)
 
     def metadata(self) -> dict[str, Any]:
         """What a report says of it."""
@@ -90,7 +90,7 @@ class CachedEncoder:
             "pooling": encoder.pooling,
             "max_length": encoder.max_length,
             "text": encoder.policy.to_dict(),
-            "precision": encoder.precision,
+            "precision": encoder.dtype,
         }
 
     def vectors(self, names: Sequence[str], *, unit: bool, policy: TextPolicy) -> Floats:

@@ -51,7 +51,7 @@ def linking(
         str, typer.Option(help="Whose names of a terminology are the dictionary: 'all', or codes.")
     ] = "en",
     minutes: Annotated[float, typer.Option(min=0, help="Of training for each recipe.")] = 15,
-    precision: Annotated[str, typer.Option(help="Of models' products: fp32, bf16 or fp16.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="Of models' products: float32, bfloat16 or float16.")] = "float32",
     effects: Annotated[bool, typer.Option(help="What case and cosine do to each model, too.")] = True,
     examples: Annotated[
         int, typer.Option(min=0, help="Of each kind of error; 0 leaves all words of the corpora out.")
@@ -64,8 +64,8 @@ def linking(
     from benchmarks.accuracy.report import write_pages
     from benchmarks.accuracy.results import read_results, write_results
 
-    if precision not in ("fp32", "bf16", "fp16"):
-        raise ConfigError(f"--precision must be fp32, bf16 or fp16, found '{precision}'")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype must be float32, bfloat16 or float16, found '{dtype}'")
     chosen = parse_languages(languages)
     given, place = _data(data or []), work or out / "work"
     dictionary_languages = None if chosen is None else tuple(sorted(chosen))
@@ -75,9 +75,7 @@ def linking(
         open_task(name, given, place, dictionary=dictionary, languages=dictionary_languages)
         for name in dict.fromkeys(task)
     ]
-    results = _run(
-        tasks, system, out, place, given, minutes=minutes, precision=precision, effects=effects, examples=examples
-    )
+    results = _run(tasks, system, out, place, given, minutes=minutes, dtype=dtype, effects=effects, examples=examples)
     write_results(results, out)
     write_pages(read_results(out), out)
     _say(f"{out}: report.html, report.md, results.json")
@@ -91,7 +89,7 @@ def _run(
     data: dict[str, Path],
     *,
     minutes: float,
-    precision: Any,
+    dtype: Any,
     effects: bool,
     examples: int,
 ) -> dict[str, Any]:
@@ -102,7 +100,7 @@ def _run(
 
     trained_on = next((t.training for t in tasks if brings_dictionary(t.name)), data.get(TRAINING))
     watched = sys.stderr.isatty()
-    systems = open_systems(given, WorkDir(place, trained_on, minutes, precision, watched))
+    systems = open_systems(given, WorkDir(place, trained_on, minutes, dtype, watched))
     results: dict[str, Any] = provenance(["python", "-m", "benchmarks", *sys.argv[1:]])
     results |= {"systems": {each.label: each.metadata for each in systems}, "tasks": {}, "scores": {}, "effects": {}}
     opened: dict[tuple[str, str], Linking] = {}
@@ -124,7 +122,9 @@ def _run(
         results["scores"][task.name] = of_task(task, answers, examples)
         if effects:
             results["effects"][task.name] = {
-                each.label: cached_ablation(task, each.model, out / "answers" / f"{key_of(task, each.metadata)}-effects")
+                each.label: cached_ablation(
+                    task, each.model, out / "answers" / f"{key_of(task, each.metadata)}-effects"
+                )
                 for each in systems
                 if each.model
             }

@@ -23,7 +23,7 @@ from benchmarks.accuracy.baselines import Fused, Linking, exact, tfidf
 from benchmarks.accuracy.dictionary import SearchSpace
 from benchmarks.accuracy.models import CachedEncoder, IndexLinker
 from xsap.artifacts import manifest_hash, read_manifest
-from xsap.encoding.encoder import Precision
+from xsap.encoding.encoder import Dtype
 from xsap.errors import ConfigError, XsapError
 
 RECIPES = ("xsap", "reference")
@@ -78,7 +78,7 @@ class WorkDir:
     folder: Path
     training: Path | None
     minutes: float
-    precision: Precision = "fp32"
+    dtype: Dtype = "float32"
     progress: bool = False
 
 
@@ -129,7 +129,7 @@ def open_system(words: str, work: WorkDir) -> System:
             raise ConfigError(f"'{spec}' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO")
         metadata = {"kind": "recipe", "given": recipe, "minutes": work.minutes}
         spec = str(trained(recipe, work.training, work.minutes, work.folder))
-    model = CachedEncoder.open(spec, work.folder / "vectors", precision=work.precision, progress=work.progress)
+    model = CachedEncoder.open(spec, work.folder / "vectors", dtype=work.dtype, progress=work.progress)
     return System(label, metadata | model.metadata(), model.link_into, model)
 
 

@@ -60,7 +60,7 @@ class Ablations:
 
     packed: bool = True
     trimmed: bool = True
-    bf16: bool = True
+    bfloat16: bool = True
     fused: bool = True
     masks: bool = True
     first_only: bool = True
@@ -71,7 +71,7 @@ FULL = Ablations()
 LEFT_OUT = {
     "names padded to 25, not packed": replace(FULL, packed=False),
     "the whole embedding table, not trimmed": replace(FULL, trimmed=False),
-    "fp32, not bf16": replace(FULL, bf16=False),
+    "float32, not bfloat16": replace(FULL, bfloat16=False),
     "AdamW unfused": replace(FULL, fused=False),
     "pytorch-metric-learning, not masks": replace(FULL, masks=False),
     "the last layer for all tokens, not [CLS]": replace(FULL, first_only=False),
@@ -93,18 +93,18 @@ def our_side(
 
     A batch's names are renumbered and packed within the step; a run renumbers all names once.
     """
-    device, precision = next(encoder.parameters()).device, "bf16" if ablations.bf16 else "fp32"
+    device, dtype = next(encoder.parameters()).device, "bfloat16" if ablations.bfloat16 else "float32"
     lay = pack if ablations.packed else _one_a_tile
     loss_of = our_loss if ablations.masks else reference_loss
     optimizer = (
-        adamw(encoder, lr=lr, weight_decay=WEIGHT_DECAY)
+        adamw(encoder, learning_rate=lr, weight_decay=WEIGHT_DECAY)
         if ablations.fused
         else torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=False)
     )
 
     def encode(tokens: Tokens) -> Tensor:
         names = lay(renumber(tokens)).to(device)
-        with autocast(device, precision), nullcontext() if ablations.few_random else _torch_dropout():
+        with autocast(device, dtype), nullcontext() if ablations.few_random else _torch_dropout():
             vectors: Tensor = encoder(names) if ablations.first_only else _of_all_tokens(encoder, names)
         return vectors
 
@@ -137,7 +137,7 @@ def our_side(
     def positions(batch: Batch) -> int:
         return lay(batch.tokens).ids.numel()
 
-    return TrainingImplementation(encoder, precision, forward, step, positions, ablations.first_only)
+    return TrainingImplementation(encoder, dtype, forward, step, positions, ablations.first_only)
 
 
 def trimmed(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
@@ -148,11 +148,11 @@ def trimmed(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
 
 
 def build(name: str, start: Start, device: torch.device, *, chunk: int = 0) -> TrainingImplementation:
-    """A side of the race, such as "reference fp32" or "xsap bf16", with weights of its own, all of which are start's."""
-    kind, precision = name.split()
+    """A side of the race, such as "reference float32" or "xsap bfloat16", with weights of its own, all of which are start's."""
+    kind, dtype = name.split()
     if kind == "reference":
-        return reference_side(start.encoder().to(device), precision=precision)
-    return our_side(*trimmed(start, device), replace(FULL, bf16=precision == "bf16"), chunk=chunk)
+        return reference_side(start.encoder().to(device), dtype=dtype)
+    return our_side(*trimmed(start, device), replace(FULL, bfloat16=dtype == "bfloat16"), chunk=chunk)
 
 
 def ablation_sides(start: Start, device: torch.device) -> dict[str, TrainingImplementation]:

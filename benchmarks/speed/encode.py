@@ -2,7 +2,7 @@
 
 All have the same weights. The original pads every name to 25 tokens and takes [CLS] (https://github.com/cambridgeltl/sapbert, README and
 src/model_wrapper.py), on CUDA in batches of 2,048. SentenceTransformer sorts names by length and pads each batch of 32, its default, to its
-longest; in fp16 it gets batches of 2,048, too, for small ones leave a GPU waiting. Ours packs names without padding.
+longest; in float16 it gets batches of 2,048, too, for small ones leave a GPU waiting. Ours packs names without padding.
 
 The race of encoding: the original's procedure, SentenceTransformer's, and ours, on the same weights and names, in turns.
 
@@ -64,18 +64,18 @@ if TYPE_CHECKING:
 
 
 SIDES = {
-    "cpu": ("reference fp32", "SentenceTransformer fp32", "xsap fp32", "xsap bf16", "xsap int8"),
+    "cpu": ("reference float32", "SentenceTransformer float32", "xsap float32", "xsap bfloat16", "xsap int8"),
     "cuda": (
-        "reference fp32",
-        "reference fp16",
-        "SentenceTransformer fp32",
-        "SentenceTransformer fp16",
-        "xsap fp32",
-        "xsap bf16",
+        "reference float32",
+        "reference float16",
+        "SentenceTransformer float32",
+        "SentenceTransformer float16",
+        "xsap float32",
+        "xsap bfloat16",
     ),
 }
 _REFERENCE_BATCH = {"cpu": 256, "cuda": 2048}  # names at once; more is no faster on a CPU
-_PEER_BATCH = {"fp32": 32, "fp16": 2048}
+_PEER_BATCH = {"float32": 32, "float16": 2048}
 _ROWS = 8192  # of the product that tells the device's rate: as many as tokens in a batch of ours, in 16 bits and more
 _TIMES = 10
 
@@ -91,7 +91,7 @@ class EncodingImplementation:
 
     encode: Callable[[Sequence[str]], Floats]
     model: nn.Module
-    precision: str
+    dtype: str
     first_only: bool
 
 
@@ -101,31 +101,31 @@ def names_of(sides: str) -> list[str]:
 
 
 def open_sides(exact: Encoder, folder: Path, device: torch.device, sides: str) -> dict[str, EncodingImplementation]:
-    """SIDES of this key, all of them with a folder's weights, on a device. exact: that folder's encoder in fp32."""
+    """SIDES of this key, all of them with a folder's weights, on a device. exact: that folder's encoder in float32."""
     opened = {}
     for name in names_of(sides):
-        kind, precision = name.split()
+        kind, dtype = name.split()
         if kind == "reference":
-            opened[name] = _reference(exact, precision)
+            opened[name] = _reference(exact, dtype)
         elif kind == "SentenceTransformer":
-            opened[name] = _peer(folder, device, precision)
+            opened[name] = _peer(folder, device, dtype)
         else:
-            opened[name] = _ours(exact if precision == "fp32" else open_encoder(folder, device, precision), precision)
+            opened[name] = _ours(exact if dtype == "float32" else open_encoder(folder, device, dtype), dtype)
     return opened
 
 
-def open_encoder(folder: Path | str, device: torch.device, precision: Any) -> Encoder:
+def open_encoder(folder: Path | str, device: torch.device, dtype: Any) -> Encoder:
     """One of ours."""
-    return Encoder.from_pretrained(folder, device=device, precision=precision)
+    return Encoder.from_pretrained(folder, device=device, dtype=dtype)
 
 
-def _reference(encoder: Encoder, precision: str) -> EncodingImplementation:
+def _reference(encoder: Encoder, dtype: str) -> EncodingImplementation:
     device = next(encoder.parameters()).device
     batch, pad_id = _REFERENCE_BATCH[device.type], int(encoder.tokenizer.pad_token_id)
 
     def encode(names: Sequence[str]) -> Floats:
         parts = []
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), autocast(device, dtype):
             for start in range(0, len(names), batch):
                 tokens = tokenize_names(list(names[start : start + batch]), encoder.tokenizer, encoder.max_length)
                 ids, mask = (part.to(device) for part in pad(tokens, pad_id))
@@ -133,25 +133,23 @@ def _reference(encoder: Encoder, precision: str) -> EncodingImplementation:
                 parts.append(states.float().cpu().numpy())
         return np.concatenate(parts)
 
-    return EncodingImplementation(encode, encoder, precision, first_only=False)
+    return EncodingImplementation(encode, encoder, dtype, first_only=False)
 
 
-def _peer(folder: Path, device: torch.device, precision: str) -> EncodingImplementation:
+def _peer(folder: Path, device: torch.device, dtype: str) -> EncodingImplementation:
     with quiet():
         model = SentenceTransformer(str(folder), device=str(device))
-    if precision == "fp16":
+    if dtype == "float16":
         model.half()
 
     def encode(names: Sequence[str]) -> Floats:
-        return np.asarray(
-            model.encode(list(names), batch_size=_PEER_BATCH[precision], show_progress_bar=False), np.float32
-        )
+        return np.asarray(model.encode(list(names), batch_size=_PEER_BATCH[dtype], show_progress_bar=False), np.float32)
 
-    return EncodingImplementation(encode, model, precision, first_only=False)
+    return EncodingImplementation(encode, model, dtype, first_only=False)
 
 
-def _ours(encoder: Encoder, precision: str) -> EncodingImplementation:
-    return EncodingImplementation(encoder.encode, encoder, precision, first_only=True)
+def _ours(encoder: Encoder, dtype: str) -> EncodingImplementation:
+    return EncodingImplementation(encoder.encode, encoder, dtype, first_only=True)
 
 
 @contextmanager
@@ -169,16 +167,16 @@ def counted(side: EncodingImplementation) -> Iterator[list[int]]:
 def linear_flops(side: EncodingImplementation, encoder: Encoder, names: int, places: int) -> int:
     """What the linear layers cost for so many names and places: 2 · weights, a multiplication and an addition, for each.
 
-    Not counted: biases, attention's own products, embeddings, layer norms. encoder: one in fp32, for others may keep weights elsewhere.
+    Not counted: biases, attention's own products, embeddings, layer norms. encoder: one in float32, for others may keep weights elsewhere.
     """
     wide, narrow = linear_weights(encoder, first_only=side.first_only)
     return 2 * (wide * places + narrow * names)
 
 
-def rate_seconds(precision: str, hidden: int, device: torch.device) -> list[float]:
+def rate_seconds(dtype: str, hidden: int, device: torch.device) -> list[float]:
     """Seconds of a product of `rate_flops`, several times, after one that isn't timed. In int8 it is torch's own, into 32 bits."""
-    if precision != "int8":
-        return product_seconds(precision, _ROWS, hidden, device)
+    if dtype != "int8":
+        return product_seconds(dtype, _ROWS, hidden, device)
     states, weights = (
         torch.randint(-127, 128, (rows, hidden), dtype=torch.int8, device=device) for rows in (_ROWS, 4 * hidden)
     )
@@ -191,14 +189,17 @@ def rate_flops(hidden: int) -> int:
 
 
 FULL = "base"  # the size at which the bars hold, on a CPU
-BARS = {"reference fp32": 8.0, "SentenceTransformer fp32": 2.0}  # how many times as fast as each ours is to be
+BARS = {"reference float32": 8.0, "SentenceTransformer float32": 2.0}  # how many times as fast as each ours is to be
 LOST, AGREED = (
     0.3,
     99.0,
-)  # points of Acc@1 that a precision may be away from fp32, and per cent of mentions with the same first concept
+)  # points of Acc@1 that a precision may be away from float32, and per cent of mentions with the same first concept
 NAMES = {"cpu": 1024, "cuda": 65_536}
 _WARM_UP = {"cpu": 0, "cuda": 1}  # rounds that don't count; on CUDA kernels are chosen
-_EXACT, _LOOSE = 1e-3, 0.5  # how far a side's vectors may be from the reference's, as `check` has it: in fp32, or not
+_EXACT, _LOOSE = (
+    1e-3,
+    0.5,
+)  # how far a side's vectors may be from the reference's, as `check` has it: in float32, or not
 _CHECKED = 64  # names
 _SEED = 0
 
@@ -245,21 +246,25 @@ def check(sides: "Mapping[str, EncodingImplementation]", names: Sequence[str]) -
     spread = float(np.linalg.norm(first - first.mean(0), axis=1).mean())
     apart = {name: float(np.linalg.norm(each - first, axis=1).max()) / spread for name, each in units.items()}
     for name, distance in apart.items():
-        assert distance <= (_EXACT if sides[name].precision == "fp32" else _LOOSE), (
+        assert distance <= (_EXACT if sides[name].dtype == "float32" else _LOOSE), (
             f"{name} doesn't compute the same: {apart}"
         )
     return apart
 
 
 def _time_sides(
-    exact: "Encoder", sides: "Mapping[str, EncodingImplementation]", given: Sequence[str], rounds: int, device: "torch.device"
+    exact: "Encoder",
+    sides: "Mapping[str, EncodingImplementation]",
+    given: Sequence[str],
+    rounds: int,
+    device: "torch.device",
 ) -> dict[str, Any]:
     """The race, and what follows from its medians and from the device's rates."""
     from benchmarks.speed.ablations import timed
     from xsap.encoding.packing import tokenize_names
 
-    precisions = dict.fromkeys(side.precision for side in sides.values())
-    products = {precision: rate_seconds(precision, exact.dimension, device) for precision in precisions}
+    precisions = dict.fromkeys(side.dtype for side in sides.values())
+    products = {dtype: rate_seconds(dtype, exact.dimension, device) for dtype in precisions}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     places: dict[str, int] = {}
     for number in range(1 - _WARM_UP[device.type], rounds + 1):
@@ -269,9 +274,9 @@ def _time_sides(
             places[name] = sum(found)
             say(f"{f'round {number}' if number > 0 else 'warm-up'}, {name}: {len(given) / took:.1f} names/s")
             seconds[name] += [took] if number > 0 else []
-    for precision, taken in products.items():
-        taken += rate_seconds(precision, exact.dimension, device)
-    rates = {precision: rate_flops(exact.dimension) / median(taken) for precision, taken in products.items()}
+    for dtype, taken in products.items():
+        taken += rate_seconds(dtype, exact.dimension, device)
+    rates = {dtype: rate_flops(exact.dimension) / median(taken) for dtype, taken in products.items()}
     tokens = int(tokenize_names(list(given), exact.tokenizer, exact.max_length).lengths.sum())
     figures: dict[str, dict[str, Any]] = {}
     for name, side in sides.items():
@@ -281,13 +286,13 @@ def _time_sides(
             for kind, n in (("real_tokens", tokens), ("all_positions", places[name]))
         }
         figures[name] = {
-            "precision": side.precision,
+            "precision": side.dtype,
             "all_seconds": seconds[name],
             "names_a_second": len(given) / took,
             "times_as_fast": {rival: median(seconds[rival]) / took for rival in _rivals(sides)},
             "positions": places[name],
             "linear_flops": flops,
-            "share_of_rate": {kind: count / took / rates[side.precision] for kind, count in flops.items()},
+            "share_of_rate": {kind: count / took / rates[side.dtype] for kind, count in flops.items()},
         }
     return {"tokens_a_name": tokens / len(given), "product_flops_a_second": rates, "sides": figures}
 
@@ -299,7 +304,7 @@ def _rivals(sides: Iterable[str]) -> list[str]:
 def accuracy(
     model: str, terminology: Path, mentions: Path, precisions: Iterable[str], device: "torch.device"
 ) -> dict[str, Any]:
-    """Acc@1 of a trained model in fp32 and in other precisions, of names and mentions alike, and how often each puts the same concept first.
+    """Acc@1 of a trained model in float32 and in other precisions, of names and mentions alike, and how often each puts the same concept first.
 
     Both in per cent.
     """
@@ -309,15 +314,15 @@ def accuracy(
 
     queries, names = read_queries(mentions), Terminology.load(terminology)
     found: dict[str, dict[str, float]] = {}
-    for precision in dict.fromkeys(["fp32", *precisions]):
-        encoder = open_encoder(model, device, precision)
+    for dtype in dict.fromkeys(["float32", *precisions]):
+        encoder = open_encoder(model, device, dtype)
         ranks, results = concept_ranks(Linker(encoder, Index.build(names, encoder)), queries, 2)
         first = [result.candidates[0].concept_id if result.candidates else None for result in results]
         if not found:
             expected = first
         agreed = float(np.mean([one == other for one, other in zip(first, expected, strict=True)]))
-        found[precision] = {"acc@1": 100 * float((np.array(ranks) == 0).mean()), "agreed": 100 * agreed}
-        say(f"{precision}: Acc@1 {found[precision]['acc@1']:.2f}")
+        found[dtype] = {"acc@1": 100 * float((np.array(ranks) == 0).mean()), "agreed": 100 * agreed}
+        say(f"{dtype}: Acc@1 {found[dtype]['acc@1']:.2f}")
     hashes = {"terminology": manifest_hash(read_manifest(terminology, "terminology")), "mentions": sha256_of(mentions)}
     return {"n": queries.num_rows, "model": encoder.content_hash, **hashes, "precisions": found}
 
@@ -327,14 +332,14 @@ def bars_of(
 ) -> list[dict[str, Any]]:
     """What ours are held to: each precision to its accuracy, and the fastest of those that keep it to its speed. precisions: see `accuracy`."""
     bars, kept = [], []
-    for precision, quality in precisions.items():
-        away = round(abs(quality["acc@1"] - precisions["fp32"]["acc@1"]), 6)  # as near as a sum of hits can be told
+    for dtype, quality in precisions.items():
+        away = round(abs(quality["acc@1"] - precisions["float32"]["acc@1"]), 6)  # as near as a sum of hits can be told
         told = [
-            bar(f"{precision}: points of Acc@1 away from fp32", away, LOST, most=True),
-            bar(f"{precision}: the same first concept as fp32, %", quality["agreed"], AGREED),
+            bar(f"{dtype}: points of Acc@1 away from float32", away, LOST, most=True),
+            bar(f"{dtype}: the same first concept as float32, %", quality["agreed"], AGREED),
         ]
-        bars += [] if precision == "fp32" else told
-        kept += [precision] if all(each["met"] for each in told) else []
+        bars += [] if dtype == "float32" else told
+        kept += [dtype] if all(each["met"] for each in told) else []
     fit = {name: side for name, side in sides.items() if name.startswith(OURS) and side["precision"] in kept}
     fastest = max(fit, key=lambda name: float(fit[name]["names_a_second"]))
     return [
@@ -363,9 +368,7 @@ def to_text(result: Mapping[str, Any]) -> str:
                 *shares,
             ]
         )
-    rates = ", ".join(
-        f"{precision} {rate / 1e9:,.0f} GFLOP/s" for precision, rate in result["product_flops_a_second"].items()
-    )
+    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result["product_flops_a_second"].items())
     metadata = [
         f"XLM-R {result['size']}, {result['names']:,} names of {result['tokens_a_name']:.1f} tokens, drawn with seed {result['seed']}; medians of "
         f"{result['rounds']} rounds in turns; {machine_in_words(result)}",
@@ -377,7 +380,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         found = ", ".join(
             f"{p} {each['acc@1']:.2f} ({each['agreed']:.2f})" for p, each in quality["precisions"].items()
         )
-        metadata.append(f"Acc@1 on {quality['n']:,} mentions (and the same first concept as fp32), %: {found}")
+        metadata.append(f"Acc@1 on {quality['n']:,} mentions (and the same first concept as float32), %: {found}")
     elif result["size"] == FULL:
         metadata.append("no verdict: --model and --mentions tell which side keeps its accuracy")
     return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in [*metadata, *verdicts(result["bars"])])])

@@ -35,7 +35,7 @@ def compare_speed(
             with TemporaryDirectory(prefix="xsap-race-", dir=meta.parent) as place:
                 out = str(Path(place) / "out")
                 if side == OURS:
-                    limit = ["--memory", max_memory] if max_memory else []
+                    limit = ["--max-memory", max_memory] if max_memory else []
                     words = ["data_prep", "umls", str(meta), "--out", out, "--suppress", "all", *extra, *limit]
                 else:
                     words = ["benchmarks.speed.notebook", str(meta), out, *extra]

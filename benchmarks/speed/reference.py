@@ -2,7 +2,7 @@
 
 Written from its description (Liu et al., NAACL 2021, section 2, and https://github.com/cambridgeltl/sapbert, README), without its code: names
 padded to 25 tokens; left and right names through the Hugging Face model one after the other, [CLS] taken; all triplets mined and the
-loss computed by pytorch-metric-learning; torch's AdamW as it comes, unfused, at a constant rate; fp32, or on CUDA fp16 autocast with a
+loss computed by pytorch-metric-learning; torch's AdamW as it comes, unfused, at a constant rate; float32, or on CUDA float16 autocast with a
 gradient scaler. Attention is what transformers chooses. The CUDA part has only been run on a CPU (autocast and scaler in a test).
 
 Without the hub there is no XLM-R tokenizer: one is trained on the terminology's names. The embedding of the base size keeps XLM-R's 250,002 rows.
@@ -41,7 +41,7 @@ LR, WEIGHT_DECAY = 2e-5, 0.01
 MARGIN, ALPHA, BETA, BASE = 0.2, 1.0, 60.0, 0.5
 PAIRS_PER_CONCEPT = 50
 DESCRIPTION = EncoderConfig("cls", REFERENCE_LENGTH, TextPolicy("cased", "none"))
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SEED = 0
 _ALL = 1 << 40  # pairs
 
@@ -82,7 +82,7 @@ class TrainingImplementation:
     """
 
     encoder: Encoder
-    precision: str
+    dtype: str
     forward: Callable[[Batch], tuple[Tensor, Tensor]]
     step: Callable[[Batch], Tensor]
     positions: Callable[[Batch], int]
@@ -166,9 +166,9 @@ def pad(tokens: Tokens, pad_id: int, length: int = REFERENCE_LENGTH) -> Padded:
     return Padded(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """In which matrix products are of this precision; for fp32 nothing."""
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
+    """In which matrix products are of this precision; for float32 nothing."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, DTYPES[dtype])
 
 
 def reference_vectors(encoder: Encoder, names: Padded) -> Tensor:
@@ -186,14 +186,14 @@ def reference_loss(vectors: Tensor, concepts: Tensor) -> Tensor:
     return loss
 
 
-def reference_side(encoder: Encoder, *, precision: str, lr: float = LR) -> TrainingImplementation:
+def reference_side(encoder: Encoder, *, dtype: str, lr: float = LR) -> TrainingImplementation:
     """The recipe's way to train an encoder, on the device where it is. Loss and miner are inside autocast, as in the original."""
     device = next(encoder.parameters()).device
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=False)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # else it does nothing
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")  # else it does nothing
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        with autocast(device, precision):
+        with autocast(device, dtype):
             vectors = reference_vectors(encoder, Padded(*(part.to(device) for part in batch.padded)))
             return vectors, reference_loss(vectors, batch.concepts.to(device))
 
@@ -206,7 +206,7 @@ def reference_side(encoder: Encoder, *, precision: str, lr: float = LR) -> Train
         return loss.detach()
 
     return TrainingImplementation(
-        encoder, precision, forward, step, positions=lambda batch: batch.padded.ids.numel(), first_only=False
+        encoder, dtype, forward, step, positions=lambda batch: batch.padded.ids.numel(), first_only=False
     )
 
 
@@ -230,7 +230,7 @@ def reference_run(
     check_can_write(out, overwrite=False)
     start = prepare(terminology, size, pieces)
     encoder = start.encoder()
-    side = reference_side(encoder, precision="fp32", lr=lr)
+    side = reference_side(encoder, dtype="float32", lr=lr)
     torch.manual_seed(_SEED)
     done, loss, began = 0, math.nan, time.monotonic()
     for names in _shuffled(start, pairs):

@@ -268,13 +268,13 @@ def _measure(vectors: "Vectors", queries: Floats, batch: int, device: "torch.dev
     mine_of_few = ours(few)
     exact = search_vectors(vectors, few, K)[1]
     assert np.array_equal(mine_of_few, exact), "with the device the search finds other rows than without"
-    products = product_seconds("bf16", _PRODUCT, vectors.dimension, device)
+    products = product_seconds("bfloat16", _PRODUCT, vectors.dimension, device)
     together = [timed(ours, queries[start : start + batch], device)[0] for start in range(0, len(queries), batch)][1:]
     alone = [timed(ours, query, device)[0] for query in queries[: SINGLES + 1, None]][1:]
     most = torch.cuda.max_memory_allocated(device) if on_cuda else there.nbytes
     plain(few[:1])
     usual, found = zip(*(timed(plain, query, device) for query in few[:, None]), strict=True)
-    products += product_seconds("bf16", _PRODUCT, vectors.dimension, device)
+    products += product_seconds("bfloat16", _PRODUCT, vectors.dimension, device)
     rate = 8 * _PRODUCT * vectors.dimension**2 / median(products)
     theirs, mine = 1 / median(usual), batch / median(together)
     return {
@@ -312,7 +312,7 @@ def device_search_to_text(result: Mapping[str, Any]) -> str:
         f"{result['seed']}; the {result['k']} best of each; {machine_in_words(result)}",
         f"ours: batches of {result['batch']:,} mentions, exact for what is stored; {PLAIN}: one mention at a time, in the device's 16 bits",
         f"on the device: {result['device_bytes'] / 1e9:.2f} GB at most; uploaded in {result['upload_seconds']:.1f} s",
-        f"{100 * result['share_of_rate']:.0f} % of the device's rate of bf16 products, {result['product_flops_a_second'] / 1e9:,.0f} GFLOP/s",
+        f"{100 * result['share_of_rate']:.0f} % of the device's rate of bfloat16 products, {result['product_flops_a_second'] / 1e9:,.0f} GFLOP/s",
     ]
     return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in metadata)])
 
@@ -483,7 +483,7 @@ def command(
     dimension: Annotated[int, typer.Option(min=2, help="Of the vectors.")] = FULL["dimension"],
     mentions: Annotated[int, typer.Option(min=SINGLES + 1, help="Asked at once, on a CPU.")] = FULL["mentions"],
     approximate: Annotated[
-        bool, typer.Option("--approximate", help="Race the approximate search, too; its graph takes minutes.")
+        bool, typer.Option("--ann", help="Race the approximate search, too; its graph takes minutes.")
     ] = False,
     nine_million: Annotated[
         bool, typer.Option("--nine-million", help="Only this: nine million vectors as int8, 7 GB of disk.")
@@ -501,9 +501,9 @@ def command(
     check_plot(plot_to)
     on = device_of(device)
     if approximate and on.type == "cuda":
-        raise ConfigError("--approximate races on a CPU alone; take --device cpu, or leave it out")
+        raise ConfigError("--ann races on a CPU alone; take --device cpu, or leave it out")
     if approximate and find_spec("usearch") is None:
-        raise ConfigError("--approximate needs usearch; install it: pip install 'xsap[ann]'")
+        raise ConfigError("--ann needs usearch; install it: pip install 'xsap[ann]'")
     tell, draw = (device_search_to_text, plot_device_search) if on.type == "cuda" else (to_text, plot)
     if on.type == "cuda":
         count, vector_dtype = (NINE_MILLION, "int8") if nine_million else (names, "float16")

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 PIECES = 16_000
-EXACT, LOOSE = 1e-4, 5e-2  # how far apart sides may be: both in fp32, or one not
+EXACT, LOOSE = 1e-4, 5e-2  # how far apart sides may be: both in float32, or one not
 COLORS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of the others
 CURVE_BAR = 1e-3
 CHUNK = 512  # names, of the side that caches gradients
-_SIDES = {"cpu": ("reference fp32", "xsap fp32", "xsap bf16"), "cuda": ("reference fp16", "xsap bf16")}
+_SIDES = {"cpu": ("reference float32", "xsap float32", "xsap bfloat16"), "cuda": ("reference float16", "xsap bfloat16")}
 _WARM_UP = {"cpu": 1, "cuda": 5}  # steps; on CUDA kernels are chosen, and the scaler skips updates
 _PRODUCTS = {"cpu": 1, "cuda": 100}  # timed as one, for on CUDA one is as short as the wait for it
 _TIMES = 10
@@ -56,7 +56,7 @@ def check_agreement(sides: Mapping[str, TrainingImplementation], batch: Batch) -
         if not found:
             expected_loss, expected = loss, cosines
         apart = {"loss_relative": abs(loss / expected_loss - 1), "cosine": float((cosines - expected).abs().max())}
-        tolerance = EXACT if first.precision == side.precision == "fp32" else LOOSE
+        tolerance = EXACT if first.dtype == side.dtype == "float32" else LOOSE
         assert all(value <= tolerance for value in apart.values()), (
             f"{name} doesn't compute the same: loss {loss}, {expected_loss}; {apart}"
         )
@@ -78,11 +78,9 @@ def compare_speed(
     return seconds
 
 
-def product_seconds(precision: str, tokens: int, hidden: int, device: torch.device) -> list[float]:
+def product_seconds(dtype: str, tokens: int, hidden: int, device: torch.device) -> list[float]:
     """Seconds of a product (tokens × hidden) · (hidden × 4 hidden) in a precision, ten times, after one that isn't timed."""
-    states, weights = (
-        torch.randn(rows, hidden, dtype=DTYPES[precision], device=device) for rows in (tokens, 4 * hidden)
-    )
+    states, weights = (torch.randn(rows, hidden, dtype=DTYPES[dtype], device=device) for rows in (tokens, 4 * hidden))
     at_once = _PRODUCTS[device.type]
 
     def products(weights: Tensor) -> Tensor:
@@ -143,19 +141,17 @@ def _time_sides(
         mean(len(part) for part in parts) for parts in zip(*((b.tokens.ids, b.tokens) for b in measured), strict=True)
     )
     hidden = next(iter(sides.values())).encoder.dimension
-    products = {
-        side.precision: product_seconds(side.precision, round(tokens), hidden, device) for side in sides.values()
-    }
+    products = {side.dtype: product_seconds(side.dtype, round(tokens), hidden, device) for side in sides.values()}
     seconds = compare_speed({name: side.step for name, side in sides.items()}, batches, device)
-    for precision, taken in products.items():
-        taken += product_seconds(precision, round(tokens), hidden, device)
-    rates = {precision: 8 * round(tokens) * hidden**2 / median(taken) for precision, taken in products.items()}
+    for dtype, taken in products.items():
+        taken += product_seconds(dtype, round(tokens), hidden, device)
+    rates = {dtype: 8 * round(tokens) * hidden**2 / median(taken) for dtype, taken in products.items()}
     figures: dict[str, dict[str, Any]] = {}
     for name, side in sides.items():
         took, counts = median(seconds[name]), [linear_flops(side, batch) for batch in measured]
         flops = {kind: mean(count[i] for count in counts) for i, kind in enumerate(("real_tokens", "all_positions"))}
         figures[name] = {
-            "precision": side.precision,
+            "precision": side.dtype,
             "parameters": sum(p.numel() for p in side.encoder.parameters()),
             "seconds": took,
             "all_seconds": seconds[name],
@@ -163,7 +159,7 @@ def _time_sides(
             "pairs_a_second": names / 2 / took,
             "tokens_a_second": tokens / took,
             "linear_flops": flops,
-            "share_of_rate": {kind: count / took / rates[side.precision] for kind, count in flops.items()},
+            "share_of_rate": {kind: count / took / rates[side.dtype] for kind, count in flops.items()},
         }
     return {"tokens_a_name": tokens / names, "product_flops_a_second": rates, "sides": figures}
 
@@ -182,9 +178,9 @@ def time_ablations(start: Start, batches: Sequence[Batch], device: torch.device)
 def compare_loss_curves(
     terminology: Path, *, size: str, pairs: int, steps: int, device: torch.device
 ) -> dict[str, Any]:
-    """The losses of both recipes in fp32 without dropout, from the same start, on the same batches, each after its own updates."""
+    """The losses of both recipes in float32 without dropout, from the same start, on the same batches, each after its own updates."""
     start = prepare(terminology, SIZES[size], PIECES)
-    sides = {name: build(name, start, device) for name in ("reference fp32", "xsap fp32")}
+    sides = {name: build(name, start, device) for name in ("reference float32", "xsap float32")}
     losses: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side.encoder.eval()  # no dropout
@@ -223,9 +219,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         figures = [f"{side['seconds']:.3f}", f"{side['pairs_a_second']:.1f}", f"{side['tokens_a_second']:,.0f}"]
         figures += [f"{side['times_as_fast']:.2f}", f"{side['memory']['bytes'] / 1e9:.2f}"]
         rows.append([name, *figures, *(f"{100 * share:.0f} %" for share in side["share_of_rate"].values())])
-    rates = ", ".join(
-        f"{precision} {rate / 1e9:,.0f} GFLOP/s" for precision, rate in result["product_flops_a_second"].items()
-    )
+    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result["product_flops_a_second"].items())
     parameters = ", ".join(f"{name} {side['parameters'] / 1e6:.1f} M" for name, side in result["sides"].items())
     losses = ", ".join(f"{found['loss']:.6f}" for found in result["agreement"].values())
     metadata = [

@@ -280,7 +280,7 @@ def test_mentions_of_any_corpus(place, bench):
         ((*COMMAND, "--out", "o", "--system", "nowhere/at/all"), r"nowhere/at/all"),
         ((*COMMAND, "--out", "o", "--system", "index:nowhere"), r"nowhere: expected an index folder, found nothing"),
         ((*COMMAND, "--out", "o", "--system", "recipe:xsap"), r"training="),
-        ((*COMMAND, "--out", "o", "--precision", "fp8"), r"--precision must be fp32, bf16 or fp16, found 'fp8'"),
+        ((*COMMAND, "--out", "o", "--dtype", "fp8"), r"--dtype must be float32, bfloat16 or float16, found 'fp8'"),
         ((*COMMAND, "--out", "o", "--languages", "xx1"), r"xx1"),
         ((*COMMAND, "--out", "o", "--data", "xlbel"), r"expected --data CORPUS=PATH"),
         ((*COMMAND, "--out", "o", "--data", "=x"), r"expected --data CORPUS=PATH"),

@@ -159,7 +159,7 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
         (model, names[:1], True, LOWER),
         (model, ["arm pain\nleg"], True, LOWER),
         (CachedEncoder.open(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
-        (CachedEncoder.open(f"{bare_folder}@cls", tmp_path, precision="bf16"), names, True, LOWER),
+        (CachedEncoder.open(f"{bare_folder}@cls", tmp_path, dtype="bfloat16"), names, True, LOWER),
         (CachedEncoder.open(str(tiny_folder), tmp_path), names, True, LOWER),
     ]
     for n, (asking, texts, unit, policy) in enumerate(asked, start=1):
@@ -175,7 +175,7 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
         "pooling": "cls",
         "max_length": 25,
         "text": {"case": "cased", "unicode": "NFC"},
-        "precision": "fp32",
+        "precision": "float32",
     }
 
 
@@ -222,7 +222,7 @@ def test_a_model_without_a_hash_has_no_place_in_the_cache(tmp_path):
 def test_pooling_is_told_or_found_out(bare_folder, tiny_folder, tmp_path):
     assert CachedEncoder.open(f"{bare_folder}@mean_all", tmp_path).encoder.pooling == "mean_all"
     assert CachedEncoder.open(str(tiny_folder), tmp_path).encoder.pooling == "mean"
-    assert CachedEncoder.open(f"{tiny_folder}@mean", tmp_path, precision="bf16").metadata()["precision"] == "bf16"
+    assert CachedEncoder.open(f"{tiny_folder}@mean", tmp_path, dtype="bfloat16").metadata()["precision"] == "bfloat16"
     for given, kind, message in [
         (str(bare_folder), ArtifactError, "doesn't say how it pools; give pooling: one of cls, mean, mean_all"),
         (f"{bare_folder}@", ArtifactError, "doesn't say how it pools"),
@@ -257,15 +257,15 @@ def test_published_models_go_by_name(tmp_path, monkeypatch):
         "someone/model@cls",
         "@cls",
     ):
-        CachedEncoder.open(given, tmp_path, precision="bf16")
+        CachedEncoder.open(given, tmp_path, dtype="bfloat16")
     assert asked == [
-        ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bf16"),
-        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bf16"),
-        ("FremyCompany/BioLORD-2023", None, "bf16"),
-        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "mean", "bf16"),
-        ("FremyCompany/BioLORD-2023", "cls", "bf16"),
-        ("someone/model", "cls", "bf16"),
-        ("@cls", None, "bf16"),
+        ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bfloat16"),
+        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bfloat16"),
+        ("FremyCompany/BioLORD-2023", None, "bfloat16"),
+        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "mean", "bfloat16"),
+        ("FremyCompany/BioLORD-2023", "cls", "bfloat16"),
+        ("someone/model", "cls", "bfloat16"),
+        ("@cls", None, "bfloat16"),
     ]
     assert all(
         known.pooling in (*POOLINGS, None) and known.source and known.hub_id.count("/") == 1 for known in KNOWN.values()
@@ -312,7 +312,10 @@ def test_an_index_of_another_dictionary_is_refused(terminology, index_folder, tm
             of_terminology(Terminology.load(tmp_path / "other"), "other"),
             f"of the task's dictionary, other: terminology ........… in en; {own}",
         ),
-        (of_terminology(terminology, "same", ("de",)), f"same: terminology {terminology.content_hash[:8]}… in de; {own}"),
+        (
+            of_terminology(terminology, "same", ("de",)),
+            f"same: terminology {terminology.content_hash[:8]}… in de; {own}",
+        ),
         (of_terminology(terminology, "same", None), f"same: terminology {terminology.content_hash[:8]}… in all; {own}"),
         (
             of_file(tmp_path / "mine.txt"),

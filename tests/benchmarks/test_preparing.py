@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.prepare import compare_speed, timed, to_text, training_pairs
+from benchmarks.speed.notebook import training_pairs
+from benchmarks.speed.prepare import compare_speed, timed, to_text
 from benchmarks.speed.synthetic_umls import generate
 from tests.fixtures.commands import ROOT, Run
 from xsap.errors import ArtifactError, XsapError
@@ -130,7 +131,7 @@ def test_a_race_times_both_in_processes_of_their_own(meta, tmp_path, monkeypatch
     with pytest.raises(
         XsapError, match="-m benchmarks.speed.prepare .* ended with exit code 1; its own message stands above"
     ):
-        timed([sys.executable, "-m", "benchmarks.speed.prepare", str(meta / "nowhere"), str(tmp_path / "x")])
+        timed([sys.executable, "-m", "benchmarks.speed.notebook", str(meta / "nowhere"), str(tmp_path / "x")])
 
 
 def test_from_a_shell(tmp_path, run: Run):

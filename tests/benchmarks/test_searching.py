@@ -222,8 +222,8 @@ def test_nine_million_by_the_command(one_process, tmp_path, capsys, monkeypatch)
 def test_a_gpu_has_a_race_of_its_own(tmp_path, capsys, monkeypatch):
     there, calls = torch.device("cuda"), []
     monkeypatch.setattr(searching, "device_of", lambda name: there)
-    monkeypatch.setattr(searching.resident, "compare_speed", lambda **given: calls.append(given) or {"bars": []})
-    monkeypatch.setattr(searching.resident, "to_text", lambda result: "told")
+    monkeypatch.setattr(searching, "time_device_search", lambda **given: calls.append(given) or {"bars": []})
+    monkeypatch.setattr(searching, "device_search_to_text", lambda result: "told")
     monkeypatch.setattr(searching.resident, "plot", lambda result, path: path.write_bytes(b"drawn"))
     assert run("--device", "cuda", "--plot", tmp_path / "r.png", "--in", tmp_path) == 0
     assert run("--device", "cuda", "--nine-million") == 0
@@ -234,8 +234,8 @@ def test_a_gpu_has_a_race_of_its_own(tmp_path, capsys, monkeypatch):
     ]
     assert capsys.readouterr().out == "told\ntold\n"
     assert (tmp_path / "r.png").read_bytes() == b"drawn"
-    assert run("--device", "cuda", "--approximate") == 2
-    assert "--approximate races on a CPU alone" in capsys.readouterr().err
+    assert run("--device", "cuda", "--ann") == 2
+    assert "--ann races on a CPU alone" in capsys.readouterr().err
 
 
 def test_wrong_use(tmp_path, capsys, monkeypatch):
@@ -247,5 +247,5 @@ def test_wrong_use(tmp_path, capsys, monkeypatch):
         "error: --device cuda needs a GPU and a torch built for it, found none; take --device cpu"
     ]
     monkeypatch.setattr(searching, "find_spec", lambda name: None)
-    assert run("--approximate") == 2
+    assert run("--ann") == 2
     assert "pip install 'xsap[ann]'" in capsys.readouterr().err

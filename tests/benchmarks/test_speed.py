@@ -25,8 +25,8 @@ from xsap.errors import ArtifactError, ConfigError
 
 TINY = reference.Size(layers=2, hidden=32, heads=4, rows=20_000)
 CPU = torch.device("cpu")
-FP32 = replace(ablations.FULL, bf16=False)
-WITHOUT = [field.name for field in fields(ablations.Ablations) if field.name not in {"bf16", "trimmed"}]
+FP32 = replace(ablations.FULL, bfloat16=False)
+WITHOUT = [field.name for field in fields(ablations.Ablations) if field.name not in {"bfloat16", "trimmed"}]
 
 
 @pytest.fixture(scope="module")
@@ -116,21 +116,21 @@ def test_the_references_loss_is_a_plain_loop(batches):
 
 
 def test_sides_agree_and_disagreement_is_seen(start, batches):
-    sides = {name: ablations.build(name, start, CPU) for name in ("reference fp32", "xsap fp32", "xsap bf16")}
+    sides = {name: ablations.build(name, start, CPU) for name in ("reference float32", "xsap float32", "xsap bfloat16")}
     found = speed.check_agreement(sides, batches[0])
     assert list(found) == list(sides)
-    assert speed.EXACT < found["xsap bf16"]["cosine"] <= speed.LOOSE  # it isn't fp32
-    assert found["xsap fp32"]["loss_relative"] <= speed.EXACT
+    assert speed.EXACT < found["xsap bfloat16"]["cosine"] <= speed.LOOSE  # it isn't float32
+    assert found["xsap float32"]["loss_relative"] <= speed.EXACT
     assert all(side.encoder.training for side in sides.values())
     mean = Encoder(start.encoder().transformer, start.tokenizer, EncoderConfig("mean", 25))
     for precise in (True, False):
-        other = ablations.our_side(mean, lambda tokens: tokens, replace(ablations.FULL, bf16=not precise))
+        other = ablations.our_side(mean, lambda tokens: tokens, replace(ablations.FULL, bfloat16=not precise))
         with pytest.raises(AssertionError, match="other doesn't compute the same"):
-            speed.check_agreement({"reference": sides["reference fp32"], "other": other}, batches[0])
+            speed.check_agreement({"reference": sides["reference float32"], "other": other}, batches[0])
 
 
 def test_both_steps_make_the_same_updates(start, batches):
-    theirs, ours = (still(ablations.build(name, start, CPU)) for name in ("reference fp32", "xsap fp32"))
+    theirs, ours = (still(ablations.build(name, start, CPU)) for name in ("reference float32", "xsap float32"))
     before = weights(theirs)
     assert torch.equal(before, weights(ours))
     for batch in batches:
@@ -150,7 +150,7 @@ def test_both_steps_make_the_same_updates(start, batches):
 
 
 def test_the_reference_makes_two_passes_over_padded_names(start, batches):
-    side, shapes = reference.reference_side(start.encoder(), precision="fp32"), []
+    side, shapes = reference.reference_side(start.encoder(), dtype="float32"), []
     side.encoder.transformer.register_forward_hook(
         lambda module, args, kwargs, result: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
@@ -167,9 +167,7 @@ def test_the_reference_in_half_precision_scales_its_gradients(start, batches, mo
             return super().scale(loss)
 
     monkeypatch.setattr(torch.amp, "GradScaler", Scaler)
-    plain, half = (
-        still(reference.reference_side(start.encoder(), precision=precision)) for precision in ("fp32", "fp16")
-    )
+    plain, half = (still(reference.reference_side(start.encoder(), dtype=dtype)) for dtype in ("float32", "float16"))
     before = weights(half)
     assert float(half.step(batches[0])) == pytest.approx(float(plain.step(batches[0])), rel=5e-3)
     half.step(batches[1])
@@ -219,12 +217,12 @@ def test_a_lever_left_out_is_out(start, batches, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             sides["in full"].step(batches[0])
     assert [name for name, side in by_lever.items() if side.positions(batches[0]) == 16 * 25] == ["packed"]
-    assert [name for name, side in by_lever.items() if side.precision == "fp32"] == ["bf16"]
+    assert [name for name, side in by_lever.items() if side.dtype == "float32"] == ["bfloat16"]
     tables = {name: side.encoder.transformer.get_input_embeddings().num_embeddings for name, side in by_lever.items()}
     assert [name for name, rows in tables.items() if rows == TINY.rows] == ["trimmed"]
 
 
-@pytest.mark.parametrize("name", ["reference fp32", "xsap fp32", "packed", "first_only"])
+@pytest.mark.parametrize("name", ["reference float32", "xsap float32", "packed", "first_only"])
 def test_operations_are_those_that_torch_counts(start, batches, name):
     lever = {"packed": replace(FP32, packed=False), "first_only": replace(FP32, first_only=False)}.get(name)
     side = ablations.our_side(*ablations.trimmed(start, CPU), lever) if lever else ablations.build(name, start, CPU)
@@ -286,14 +284,14 @@ def test_a_whole_race_in_a_tiny_size(sample_folder, monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(speed, "timed", lambda step, batch, device: ((1 + next(clock) % 7) / 8, step(batch)))
     result = speed.compare_training(sample_folder, size="tiny", pairs=8, steps=3, device=CPU, cached_pairs=16)
-    names = ["reference fp32", "xsap fp32", "xsap bf16"]
+    names = ["reference float32", "xsap float32", "xsap bfloat16"]
     assert list(result["sides"]) == list(result["agreement"]) == names
     lengths = [
         batch.tokens.lengths.mean() for batch in reference.prepare(sample_folder, TINY, speed.PIECES).batches(8, 4)
     ]
     assert result["tokens_a_name"] == pytest.approx(np.mean(lengths[1:])) != np.mean(lengths)
     assert result["padded_share"] == pytest.approx(1 - result["tokens_a_name"] / 25)
-    theirs = result["sides"]["reference fp32"]
+    theirs = result["sides"]["reference float32"]
     for side in result["sides"].values():
         assert side["seconds"] == sorted(side["all_seconds"])[1]
         assert side["times_as_fast"] == theirs["seconds"] / side["seconds"]
@@ -304,14 +302,17 @@ def test_a_whole_race_in_a_tiny_size(sample_folder, monkeypatch):
             kind: count / side["seconds"] / rate for kind, count in side["linear_flops"].items()
         }
     assert theirs["linear_flops"]["all_positions"] == 6 * 12 * TINY.hidden**2 * TINY.layers * 16 * 25
-    rate = result["product_flops_a_second"]["bf16"]  # of twenty products, whose seconds the clock above gives
+    rate = result["product_flops_a_second"]["bfloat16"]  # of twenty products, whose seconds the clock above gives
     assert 8 * round(16 * result["tokens_a_name"]) * TINY.hidden**2 / rate in {n / 8 for n in range(1, 8)} | {
         n / 16 for n in range(3, 15)
     }
     text = speed.to_text(result)
-    row = re.search(r"\| xsap bf16 .*", text)[0].split("|")
+    row = re.search(r"\| xsap bfloat16 .*", text)[0].split("|")
     assert [float(cell) for cell in row[2:7]] == pytest.approx(
-        [result["sides"]["xsap bf16"][key] for key in ("seconds", "pairs_a_second", "tokens_a_second", "times_as_fast")]
+        [
+            result["sides"]["xsap bfloat16"][key]
+            for key in ("seconds", "pairs_a_second", "tokens_a_second", "times_as_fast")
+        ]
         + [2.0],
         rel=0.02,
     )
@@ -377,7 +378,7 @@ def test_curves_that_part_are_a_missed_gate(sample_folder, monkeypatch, capsys):
 
     def wrong(name, start, device):
         side = build(name, start, device)
-        return replace(side, step=lambda batch: side.step(batch) * 1.01) if name == "xsap fp32" else side
+        return replace(side, step=lambda batch: side.step(batch) * 1.01) if name == "xsap float32" else side
 
     monkeypatch.setattr(speed, "build", wrong)
     with pytest.raises(SystemExit) as stopped:

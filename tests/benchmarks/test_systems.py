@@ -92,14 +92,12 @@ def test_a_model_by_its_folder(tiny_folder, work):
     assert isinstance(system.link_into(SPACE), NameLinker)
     assert system.model.cache == work.folder / "vectors"
     assert system.model.cache.is_dir()
-    half = open_system(str(tiny_folder), WorkDir(work.folder, None, 1, "bf16"))
-    assert half.metadata["precision"] == "bf16"
+    half = open_system(str(tiny_folder), WorkDir(work.folder, None, 1, "bfloat16"))
+    assert half.metadata["precision"] == "bfloat16"
 
 
 def test_short_paths_and_hub_ids_name_themselves(monkeypatch, work):
-    encoder = SimpleNamespace(
-        content_hash="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), precision="fp32"
-    )
+    encoder = SimpleNamespace(content_hash="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), dtype="float32")
     monkeypatch.setattr(module.CachedEncoder, "open", lambda spec, cache, **_: CachedEncoder(encoder, cache))
     names = {
         words: open_system(words, work).label
@@ -228,7 +226,10 @@ def test_a_recipe_needs_something_to_train_on(tmp_path, no_training):
         (["--system", "recipe:xsap"], "'recipe:xsap' is trained first; say on what: --data training=TERMINOLOGY"),
         (["--system", "recipe:best", "--data", "training={terminology}"], "unknown recipe 'best'"),
         (["--system", "index:{terminology}"], "expected an index folder, found a terminology folder"),
-        (["--system", "exact", "--precision", "fp8"], "--precision must be fp32, bf16 or fp16, found 'fp8'"),
+        (
+            ["--system", "exact", "--min-precision", "fp8"],
+            "--min-precision must be float32, bfloat16 or float16, found 'fp8'",
+        ),
         (
             ["--system", "exact", "--data", "xlbel"],
             "expected --data CORPUS=PATH such as mantra=Mantra-GSC-brat.zip, found 'xlbel'",

@@ -123,7 +123,7 @@ def test_too_little_memory_is_told(tmp_path, monkeypatch):
     with Assembly("12MB") as assembly:
         assembly.add_names(table)
         with pytest.raises(
-            ConfigError, match="sorting needs more memory than the 12MB it may take; allow more with --memory"
+            ConfigError, match="sorting needs more memory than the 12MB it may take; allow more with --max-memory"
         ):
             assembly.add_names(table.set_column(0, "concept_id", pa.array(["w"] * 60_000)))  # out of order
     assert not list(tmp_path.iterdir())

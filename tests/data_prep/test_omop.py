@@ -252,7 +252,7 @@ def refused(done: tuple[int, str, str], message: str) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_download_from_a_shell(tmp_path, packed):
     folder = write(tmp_path / "athena", CONCEPTS, SYNONYMS, RELATIONS, packed=packed)
-    done = run(folder, "--out", tmp_path / "out", "--memory", "500MB")
+    done = run(folder, "--out", tmp_path / "out", "--max-memory", "500MB")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/out: 6 concepts",
@@ -310,7 +310,7 @@ def test_choices(tmp_path, prepare):
         ("--languages", "fr", "has no names in French; it has Chinese, English, Spanish"),
         ("--vocabularies", "ICD10", "has no vocabulary 'ICD10'; did you mean 'ICD10CM'?"),
         ("--domains", "Conditions", "has no domain 'Conditions'; did you mean 'Condition'?"),
-        ("--memory", "much", "expected an amount of memory such as 2GB, found 'much'"),
+        ("--max-memory", "much", "expected an amount of memory such as 2GB, found 'much'"),
     ):
         refused(prepare(folder, "--out", tmp_path / "no", option, value), message)
     refused(prepare(folder, "--out", tmp_path / "out"), "exists already")

@@ -404,7 +404,7 @@ NAMES = {
     "sct2_Concept_Snapshot_US1000124_20260901.txt": "Concept",
     "xsct2_Concept_Snapshot_INT_20260901.txt": "Concept",
     "sct2_Concept_UKEDSnapshot_GB_20260901.txt.gz": "Concept",
-    "sct2_Description_Snapshot-de_DE1000274_20260901.txt": "EncoderConfig",
+    "sct2_Description_Snapshot-de_DE1000274_20260901.txt": "Description",
     "der2_cRefset_LanguageSpanishExtensionSnapshot-es_INT_20260901.txt": "Language",
     "xder2_cRefset_UKExtensionLanguageSnapshot-en-GB_GB1000000_20260901.txt": "Language",
     "der2_cRefset_AssociationReferenceSnapshot_INT_20260901.txt": "Association",

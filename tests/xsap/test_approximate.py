@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xsap.errors import ArtifactError, ConfigError, DataError
-from xsap.linking.build import resident
+from xsap.linking.build import rss_bytes
 from xsap.search import approximate as module
 from xsap.search import vectors as stored
 from xsap.search.approximate import RECALL_AT, HnswIndex
@@ -203,7 +203,7 @@ def test_the_nearest_in_slices_are_those_of_one_search(graph, monkeypatch, rows)
 
 
 def test_what_is_mapped_is_let_go(tmp_path, monkeypatch):
-    """Otherwise all that was read of the files would count as memory of the build, and go beyond --memory."""
+    """Otherwise all that was read of the files would count as memory of the build, and go beyond --max-memory."""
     monkeypatch.setattr(module, "SLICE", 64 * 10_000)
     n = 250_000
     with write_vectors(tmp_path, n, 64, "float32") as put:
@@ -211,14 +211,14 @@ def test_what_is_mapped_is_let_go(tmp_path, monkeypatch):
             put(np.random.default_rng(i).standard_normal((n // 5, 64), dtype=np.float32))
     vectors, queries = Vectors.open(tmp_path), clusters(0, 16, d=64)
     module._nearest(Vectors.of(clusters(0, 100, d=64)), queries)  # what a search needs itself is there before
-    before = resident()
+    before = rss_bytes()
     assert vectors.fine is not None
     found = module._nearest(vectors, queries)
-    assert resident() - before < 8_000_000
+    assert rss_bytes() - before < 8_000_000
     assert float(np.abs(vectors.fine).max()) > 0
-    assert resident() - before > 60_000_000
+    assert rss_bytes() - before > 60_000_000
     module._release_pages(vectors)
-    assert resident() - before < 8_000_000
+    assert rss_bytes() - before < 8_000_000
     np.testing.assert_array_equal(found, search_vectors(vectors, queries, RECALL_AT)[1])
 
 

@@ -425,7 +425,9 @@ def test_half_of_a_hash_takes_over_nothing():
 
 def test_an_update_from_what_does_not_fit_is_refused(source, tmp_path):
     build_index(source, Ngrams(), tmp_path / "old", vector_dtype="int8")
-    with pytest.raises(ConfigError, match="stores int8, from which float32 can't be had again; add --storage int8"):
+    with pytest.raises(
+        ConfigError, match="stores int8, from which float32 can't be had again; add --vector-dtype int8"
+    ):
         build_index(source, Ngrams(), tmp_path / "new", update=tmp_path / "old")
     for other in (Ngrams(content_hash="b" * 64), Ngrams(policy=TextPolicy("lower", "NFC"))):
         with pytest.raises(ArtifactError, match="another model, or with this one used differently"):
@@ -522,7 +524,7 @@ def test_a_graph_is_built_whichever_way_the_index_is(senses, tmp_path, capsys):
 def test_a_graph_that_cannot_be_is_refused_before_anything_is_encoded(senses, parts, tmp_path, monkeypatch):
     encoder, source = Counting(), senses / "terminology"
     with pytest.raises(
-        ConfigError, match=r"^a graph .* is of a whole index, not of a part; leave --approximate to xsap merge$"
+        ConfigError, match=r"^a graph .* is of a whole index, not of a part; leave --ann to xsap merge$"
     ):
         build_index(source, encoder, tmp_path / "index", shard=(1, 2), ann=True)
     monkeypatch.setitem(sys.modules, "usearch", None)
@@ -587,7 +589,7 @@ def test_too_little_memory_is_refused_up_front(source, tmp_path):
 
 
 def test_what_memory_is_needed_grows_with_the_languages(source):
-    with patch.object(memory_module, "_A_ROW", 10**9), patch.object(memory_module, "resident", lambda: 0):
+    with patch.object(memory_module, "_A_ROW", 10**9), patch.object(memory_module, "rss_bytes", lambda: 0):
         check_memory(31 * 10**9, source, {"de"}, 8)
         for languages in ({"en"}, None):
             with pytest.raises(ConfigError, match=f"about {120 if languages else 150}"):
@@ -595,7 +597,7 @@ def test_what_memory_is_needed_grows_with_the_languages(source):
 
 
 def test_a_graph_and_cross_references_count(source, tmp_path):
-    with patch.object(memory_module, "_A_LINKED", 10**9), patch.object(memory_module, "resident", lambda: 0):
+    with patch.object(memory_module, "_A_LINKED", 10**9), patch.object(memory_module, "rss_bytes", lambda: 0):
         check_memory(10**9, source, None, 8)
         with pytest.raises(
             ConfigError, match=r"^an index of 150 names of 8 components \(its graph 150\.0GB\) takes about 15\d\.\dGB"
@@ -603,7 +605,7 @@ def test_a_graph_and_cross_references_count(source, tmp_path):
             check_memory(10**9, source, None, 8, ann=True)
         with pytest.raises(ConfigError, match=r"its graph 120\.0GB"):
             check_memory(10**9, source, {"en"}, 8, ann=True)
-    names = pa.TrimmedEmbedding.from_pylist(
+    names = pa.Table.from_pylist(
         [
             {
                 "concept_id": "C1",
@@ -619,7 +621,7 @@ def test_a_graph_and_cross_references_count(source, tmp_path):
     concepts = pa.table({"concept_id": ["C1"], "cross_references": [[f"X:{i:090}" for i in range(100)]]})
     Terminology.build(names, concepts)[0].save(tmp_path / "terminology")
     refused = pytest.raises(ConfigError, match=r"takes about (9|10)\.\dGB")
-    with patch.object(memory_module, "_A_BYTE", 10**6), patch.object(memory_module, "resident", lambda: 0), refused:
+    with patch.object(memory_module, "_A_BYTE", 10**6), patch.object(memory_module, "rss_bytes", lambda: 0), refused:
         check_memory(10**9, tmp_path / "terminology", None, 8)
 
 
@@ -737,13 +739,13 @@ def test_the_commands_index_and_merge(small_model, capsys):
     words = ("index", model, source, "--languages", "all")
     with patch.object(memory_module, "_ROWS", 40):
         for i in (1, 2):
-            assert xsap(*words, "--out", built.parent / f"part{i}", "--shard", f"{i}/2", "--memory", "64GB") == 0
+            assert xsap(*words, "--out", built.parent / f"part{i}", "--shard", f"{i}/2", "--max-memory", "64GB") == 0
         capsys.readouterr()
         assert xsap("merge", built.parent / "part2", built.parent / "part1", "--out", built.parent / "merged") == 0
         assert_same(built.parent / "merged", built)
         n, concepts = len(Index.load(built).vectors), Index.load(built).concepts.num_rows
         assert capsys.readouterr() == ("", f"{built.parent / 'merged'}: {n:,} names of {concepts:,} concepts\n")
-        assert xsap(*words, "--out", built.parent / "new", "--update", built, "--storage", "int8") == 0
+        assert xsap(*words, "--out", built.parent / "new", "--reuse", built, "--vector-dtype", "int8") == 0
     assert capsys.readouterr().err.endswith(f"; kept {n:,}, encoded 0, dropped 0 of the old index\n")
     assert Index.load(built.parent / "new").vectors.vector_dtype == "int8"
 
@@ -751,12 +753,12 @@ def test_the_commands_index_and_merge(small_model, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--memory", "4 gigabytes"], "expected an amount of memory such as 4GB"),
-        (["--memory", "1kB"], "of memory, of which the model has"),
+        (["--max-memory", "4 gigabytes"], "expected an amount of memory such as 4GB"),
+        (["--max-memory", "1kB"], "of memory, of which the model has"),
         (["--shard", "5/2"], "expected a shard as i/N"),
-        (["--storage", "float8"], "Invalid value for '--storage'"),
-        (["--update", "nowhere"], "nowhere: expected an index folder, found nothing there"),
-        (["--shard", "1/2", "--approximate"], "leave --approximate to xsap merge"),
+        (["--vector-dtype", "float8"], "Invalid value for '--vector-dtype'"),
+        (["--reuse", "nowhere"], "nowhere: expected an index folder, found nothing there"),
+        (["--shard", "1/2", "--ann"], "leave --ann to xsap merge"),
     ],
 )
 def test_wrong_options_of_index_are_one_line(small_model, tmp_path, capsys, options, said):

@@ -33,21 +33,21 @@ class Standin:
     def __init__(self, die_at=None, death=None):
         self.calls, self.die_at, self.death = [], die_at, death
 
-    def link(self, mentions, top_k=5, *, languages=None, keep=None, progress=False):
+    def link(self, mentions, top_k=5, *, languages=None, filter=None, progress=False):
         mentions = list(mentions)
         self.calls.append(list(zip(mentions, languages or [None] * len(mentions), strict=True)))
         if len(self.calls) == self.die_at:
             self.death()
         together = zlib.crc32(repr(self.calls[-1]).encode("utf-8", "backslashreplace"))
-        return [self.answer(*pair, top_k, keep, together) for pair in self.calls[-1]]
+        return [self.answer(*pair, top_k, filter, together) for pair in self.calls[-1]]
 
-    def answer(self, mention, language, top_k, keep, together):
+    def answer(self, mention, language, top_k, filter, together):
         if not mention.strip():
             return Result(mention, (), "the mention is blank")
         if len(mention) > 20:
             return Result(mention, (), f"the mention has {len(mention):,} characters; a term has at most 20")
         count = min(top_k, len(mention))
-        own = zlib.crc32(f"{mention}{language}{keep}".encode("utf-8", "backslashreplace"))
+        own = zlib.crc32(f"{mention}{language}{filter}".encode("utf-8", "backslashreplace"))
         scores = [own % (rank + 7) / 7 + together % 1000 / 1e6 for rank in range(count)]
         return Result(
             mention,

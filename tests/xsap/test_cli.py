@@ -272,43 +272,43 @@ def test_an_approximate_search_from_end_to_end(
     xsap, refused, tmp_path, monkeypatch, mentions, index_folder, sample_folder, tiny_folder
 ):
     pytest.importorskip("usearch")
-    words = ("index", tiny_folder, sample_folder, "--approximate", "--out")
+    words = ("index", tiny_folder, sample_folder, "--ann", "--out")
     code, out, err = xsap(*words, tmp_path / "index")
     assert (code, out) == (0, "")
     assert re.search(
         r" names of [\d,]+ concepts; approximate search finds (9\d\.\d|100\.0) % of the 64 nearest names\n$", err
     )
     scores = {}
-    for options in ((), ("--approximate",)):
+    for options in ((), ("--ann",)):
         report = json.loads(xsap("evaluate", mentions, "--index", tmp_path / "index", "--json", *options)[1])
         scores[options] = report["mean"]["acc@1"]
         assert (report["dictionary"]["search"] == "exact") == (not options)
         code, out, _ = xsap("link", "fever", "--index", tmp_path / "index", "--format", "jsonl", "--top-k", 1, *options)
         assert (code, json.loads(out)["mention"]) == (0, "fever")
-    assert scores[("--approximate",)] == pytest.approx(scores[()], abs=0.04)
+    assert scores[("--ann",)] == pytest.approx(scores[()], abs=0.04)
     for command in (("link", "fever"), ("evaluate", mentions)):
-        line = refused(*command, "--index", index_folder, "--approximate")
+        line = refused(*command, "--index", index_folder, "--ann")
         assert line.startswith(f"{index_folder} has no graph for approximate search; search exactly, or add one")
     assert "compares all names" in refused(
-        "evaluate", mentions, "--index", index_folder, "--approximate", "--protocol", "reference"
+        "evaluate", mentions, "--index", index_folder, "--ann", "--protocol", "reference"
     )
     monkeypatch.setitem(sys.modules, "usearch", None)
-    assert "pip install 'xsap[ann]'" in refused("link", "fever", "--index", tmp_path / "index", "--approximate")
+    assert "pip install 'xsap[ann]'" in refused("link", "fever", "--index", tmp_path / "index", "--ann")
     assert "pip install 'xsap[ann]'" in refused(
-        "index", "no-model", "no-terminology", "--approximate", "--out", tmp_path / "new"
+        "index", "no-model", "no-terminology", "--ann", "--out", tmp_path / "new"
     )
-    assert "pip install 'xsap[ann]'" in refused("merge", tmp_path / "none", "--approximate", "--out", tmp_path / "new")
+    assert "pip install 'xsap[ann]'" in refused("merge", tmp_path / "none", "--ann", "--out", tmp_path / "new")
     assert xsap("link", "fever", "--index", tmp_path / "index")[0] == 0
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_the_precision_of_the_encoder_from_end_to_end(
     xsap, refused, tmp_path, monkeypatch, mentions, sample_folder, tiny_folder, precision
 ):
     from xsap.encoding import encoder
     from xsap.encoding.int8 import int8_is_faster
 
-    option = ("--encoder-precision", precision)
+    option = ("--dtype", precision)
     if precision == "int8" and not int8_is_faster():
         pytest.skip("this processor has no fast int8 products")
     assert xsap("index", tiny_folder, sample_folder, "--out", tmp_path / "index", *option)[0] == 0
@@ -316,7 +316,7 @@ def test_the_precision_of_the_encoder_from_end_to_end(
         json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))["model"]["precision"]
         == precision
     )
-    words = ("index", tiny_folder, sample_folder, "--out", tmp_path / "new", "--update", tmp_path / "index")
+    words = ("index", tiny_folder, sample_folder, "--out", tmp_path / "new", "--reuse", tmp_path / "index")
     assert "was built with another model, or with this one used differently" in refused(*words)
     assert ", encoded 0, " in xsap(*words, *option)[2]
     reports = [
@@ -324,7 +324,7 @@ def test_the_precision_of_the_encoder_from_end_to_end(
         for more in ((), option)
     ]
     assert reports[0]["mean"]["acc@1"] == pytest.approx(reports[1]["mean"]["acc@1"], abs=0.04)
-    assert [report["encoder_precision"] for report in reports] == ["fp32", precision]
+    assert [report["encoder_precision"] for report in reports] == ["float32", precision]
     out = xsap("link", "fever", "--index", tmp_path / "index", "--format", "jsonl", "--top-k", 1, *option)[1]
     assert json.loads(out)["mention"] == "fever"
     (tmp_path / "names.txt").write_text("fever\nfiebre\n", encoding="utf-8")

@@ -98,7 +98,7 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
         }
     )
     work = datasets.DatasetLinker(
-        ALONE, *index_of(index, {}), "term", "of", 2, wide, {"keep": None, "threshold": None, "precision": None}
+        ALONE, *index_of(index, {}), "term", "of", 2, wide, {"keep": None, "threshold": None, "min_precision": None}
     )
     done = work(batch).to_pylist()
     results = Linker.load(index, device="cpu").link(batch["term"].to_pylist(), 2, languages=batch["of"].to_pylist())
@@ -450,9 +450,9 @@ def test_a_node_that_is_lost(nodes, alone, tmp_path, tiny_folder, sample_folder,
 
 @pytest.mark.slow
 def test_a_mistake_that_a_worker_finds(nodes, alone, tmp_path):
-    done = end(start(nodes, *linking(alone), tmp_path / "y.csv", "--precision", "0.9"))
+    done = end(start(nodes, *linking(alone), tmp_path / "y.csv", "--min-precision", "0.9"))
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: a threshold or a precision needs a calibrated index")
+    assert done.err.startswith("error: a threshold or a min_precision needs a calibrated index")
     assert done.err.count("\n") == 1, done.err
     shutil.copytree(alone / "index", tmp_path / "index")
     table = tmp_path / "index" / "names.arrow"

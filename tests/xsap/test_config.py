@@ -42,7 +42,7 @@ def test_the_defaults_are_the_original_recipe():
     assert (found.sampling.mode, found.sampling.pairs_per_concept, found.batch.pairs) == ("pairs", 50, 256)
     assert (found.loss.name, found.loss.miner, found.loss.margin) == ("multi_similarity", "triplet_margin", 0.2)
     assert (found.loss.alpha, found.loss.beta, found.loss.base) == (1.0, 60.0, 0.5)
-    assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (2e-5, 0.01, "constant")
+    assert (found.optim.learning_rate, found.optim.weight_decay, found.optim.schedule) == (2e-5, 0.01, "constant")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.name)
@@ -70,7 +70,7 @@ def test_there_are_recipes():
 
 def test_a_file_differs_from_the_defaults_only_where_it_says(write):
     file = write('output = "out"\nterminology = "names"\nseed = 3\n\n[optim]\nlr = 1e-3\n')
-    assert load_settings(file) == settings("seed=3", "optim.lr=1e-3")
+    assert load_settings(file) == settings("seed=3", "optim.learning_rate=1e-3")
     assert load_settings(file).model_dump() != settings().model_dump()
 
 
@@ -83,8 +83,8 @@ def test_a_later_setting_wins_over_an_earlier_one_and_over_the_file(write):
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
-        ("optim.lr=1e-4", "optim.lr", 1e-4),
-        ("optim.lr=1", "optim.lr", 1.0),
+        ("optim.learning_rate=1e-4", "optim.learning_rate", 1e-4),
+        ("optim.learning_rate=1", "optim.learning_rate", 1.0),
         ("seed = 7", "seed", 7),
         ("batch.pairs=1_024", "batch.pairs", 1024),
         ("sampling.shuffle=false", "sampling.shuffle", False),
@@ -92,7 +92,7 @@ def test_a_later_setting_wins_over_an_earlier_one_and_over_the_file(write):
         ("base=scratch", "base", "scratch"),
         ('base="scratch"', "base", "scratch"),
         ("base = scratch ", "base", "scratch"),
-        ("sampling.anchor = null", "sampling.anchor", None),
+        ("sampling.anchor_language = null", "sampling.anchor_language", None),
         ("base=org/model-base", "base", "org/model-base"),
         ("base=a=b", "base", "a=b"),
         ("sampling.languages=en+es_syn", "sampling.languages", "en+es_syn"),
@@ -101,14 +101,14 @@ def test_a_later_setting_wins_over_an_earlier_one_and_over_the_file(write):
         ("output=C:\\new\\table", "output", Path("C:\\new\\table")),
         ("output=2026-10-17", "output", Path("2026-10-17")),
         ("output=12:30:00", "output", Path("12:30:00")),
-        ("sampling.anchor=null", "sampling.anchor", None),
+        ("sampling.anchor_language=null", "sampling.anchor_language", None),
         ("max_steps=0", "max_steps", 0),
         ("text.case=lower", "text.case", "lower"),
         ('text={case = "lower"}', "text.unicode", "NFC"),
     ],
 )
 def test_set_takes_numbers_truth_words_paths_and_null(override, path, value):
-    found = settings("sampling.anchor=en", override)
+    found = settings("sampling.anchor_language=en", override)
     for part in path.split("."):
         found = getattr(found, part)
     assert (found, type(found)) == (value, type(value))
@@ -140,10 +140,10 @@ def test_one_set_makes_one_setting():
         ("optimm.lr", "optim"),
         ("evaluation.precison", "precision"),
         ("loss.layers", "scratch.layers"),
-        ("lr", "optim.lr"),
+        ("lr", "optim.learning_rate"),
         ("case", "text.case"),
         ("temperature", "loss.temperature"),
-        ("loss.lr", "optim.lr"),
+        ("loss.lr", "optim.learning_rate"),
         ("text.cas", "case"),
         ("scratch.layer", "layers"),
         ("Epochs", "epochs"),
@@ -188,15 +188,15 @@ def test_a_setting_that_resembles_none_gets_no_guess(key):
         "loss.temperature=0",
         "loss.margin=-0.1",
         "loss.base=nan",
-        "optim.lr=0",
-        "optim.lr=-1e-5",
-        "optim.lr=inf",
-        "optim.lr=fast",
-        "optim.clip=-1",
-        "checkpoint.keep=0",
+        "optim.learning_rate=0",
+        "optim.learning_rate=-1e-5",
+        "optim.learning_rate=inf",
+        "optim.learning_rate=fast",
+        "optim.max_grad_norm=-1",
+        "checkpoint.save_total_limit=0",
         "scratch.dropout=1",
         "pooling=max",
-        "precision=fp64",
+        "mixed_precision=fp64",
         "resume=always",
         "text.case=upper",
         "text.unicode=NFD",
@@ -214,7 +214,7 @@ def test_a_value_of_the_wrong_type_or_out_of_bounds_names_its_key_place_and_valu
 
 def test_a_bad_value_in_a_file_names_the_file(write):
     file = write("[optim]\nlr = -1.0\n")
-    assert re.fullmatch(rf"setting 'optim.lr' in {file}: .*greater than 0; found -1.0", refusal(file=file))
+    assert re.fullmatch(rf"setting 'optim.learning_rate' in {file}: .*greater than 0; found -1.0", refusal(file=file))
 
 
 def test_a_bad_value_is_placed_where_it_was_last_set(write):
@@ -265,7 +265,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 def test_a_file_with_a_byte_order_mark_and_crlf_is_read(write):
     assert load_settings(write("\ufeffseed = 3\r\n[optim]\r\nlr = 0.5\r\n"), NEEDED) == settings(
-        "seed=3", "optim.lr=0.5"
+        "seed=3", "optim.learning_rate=0.5"
     )
 
 
@@ -277,7 +277,7 @@ def test_settings_are_frozen():
 
 
 def test_settings_come_back_from_their_json():
-    found = settings("text.case=lower", "max_minutes=0.5", "sampling.anchor=en")
+    found = settings("text.case=lower", "max_minutes=0.5", "sampling.anchor_language=en")
     assert Settings.model_validate_json(found.model_dump_json()) == found
 
 

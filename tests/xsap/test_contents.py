@@ -79,7 +79,7 @@ def terminology(rows, types=(), references=()):
             "cross_references": pa.array([*([] for _ in types), *([r] for _, r in references)], pa.list_(pa.string())),
         }
     )
-    return Terminology.build(pa.TrimmedEmbedding.from_pylist(names, TERMS_SCHEMA), concepts)[0]
+    return Terminology.build(pa.Table.from_pylist(names, TERMS_SCHEMA), concepts)[0]
 
 
 def plainly(source, languages, policy):

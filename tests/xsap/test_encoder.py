@@ -211,7 +211,7 @@ def test_vectors_do_not_depend_on_order_or_company(tiny_folder: Path, sample_nam
 
 def test_bf16_stays_close_to_fp32(tiny_folder: Path, sample_names: list[str]) -> None:
     exact = Encoder.from_pretrained(tiny_folder).encode(sample_names[:200])
-    rough = Encoder.from_pretrained(tiny_folder, precision="bf16").encode(sample_names[:200])
+    rough = Encoder.from_pretrained(tiny_folder, dtype="bfloat16").encode(sample_names[:200])
     assert rough.dtype == np.float32
     assert not np.array_equal(rough, exact)
     assert (exact * rough).sum(1).min() > 0.999

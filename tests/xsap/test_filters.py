@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.xsap.test_contents import ROWS, described, terminology
 from xsap.errors import DataError
 from xsap.linking.dictionary import build_dictionary, in_memory
-from xsap.linking.ranking import Filter, keep
+from xsap.linking.ranking import Filter, apply_filter
 from xsap.text import TextPolicy
 
 some = st.none() | st.frozensets(st.sampled_from(["AAA", "B", "C", "AA"]), min_size=1, max_size=2)
@@ -52,9 +52,9 @@ def test_what_is_kept_against_a_plain_loop(rows, types, wanted_types, sources, l
     wanted = Filter(wanted_types, sources, languages)
     if absent or not kept:
         with pytest.raises(DataError, match=f"has no .*{absent[0]}" if absent else "leaves nothing"):
-            keep(dictionary, wanted)
+            apply_filter(dictionary, wanted)
         return
-    found = keep(dictionary, wanted)
+    found = apply_filter(dictionary, wanted)
     assert (list(range(len(names))) if found.rows is None else found.rows.tolist()) == kept
     ids = [c["concept_id"] for c in concepts]
     owned = [
@@ -82,13 +82,15 @@ def test_codes_with_colons_belong_to_what_stands_before_the_first():
     dictionary = build_dictionary(
         in_memory(terminology([("C1", "en", "a", "HPO", "HP:1"), ("C2", "en", "b", "HP", "2")])), None, TextPolicy()
     )
-    rows = keep(dictionary, Filter(sources=frozenset({"HP"}))).rows
+    rows = apply_filter(dictionary, Filter(sources=frozenset({"HP"}))).rows
     assert rows is not None
     assert rows.tolist() == [1]
 
 
 def test_a_cross_reference_is_a_code_in_its_source():
     source = terminology([("C1", "en", "a", "HPO", None), ("C2", "en", "b", "HPO", "9")], references=[("C1", "MSH:D1")])
-    rows = keep(build_dictionary(in_memory(source), None, TextPolicy()), Filter(sources=frozenset({"MSH"}))).rows
+    rows = apply_filter(
+        build_dictionary(in_memory(source), None, TextPolicy()), Filter(sources=frozenset({"MSH"}))
+    ).rows
     assert rows is not None
     assert rows.tolist() == [0]

@@ -221,13 +221,13 @@ COMMON = [
     "sampling.names_per_concept=3",
     "batch.names=33",
     "max_steps=5",
-    "optim.lr=1e-3",
-    "optim.clip=0.5",
+    "optim.learning_rate=1e-3",
+    "optim.max_grad_norm=0.5",
 ]
 
 
 def settings(terminology: Path, base: Path, output: Path, *more: str) -> list[str]:
-    return [f"terminology={terminology}", f"base={base}", f"output={output}", "checkpoint.every=5", *COMMON, *more]
+    return [f"terminology={terminology}", f"base={base}", f"output={output}", "checkpoint.save_steps=5", *COMMON, *more]
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,12 @@ class Ngrams:
     """Character trigrams hashed into 32 components: similar names get similar vectors."""
 
     def __init__(self, content_hash="a" * 64, policy=CASED):
-        self.content_hash, self.policy, self.pooling, self.max_length, self.precision = (
+        self.content_hash, self.policy, self.pooling, self.max_length, self.dtype = (
             content_hash,
             policy,
             "cls",
             25,
-            "fp32",
+            "float32",
         )
 
     def encode(self, names, *, progress=False):
@@ -47,7 +47,7 @@ class Ngrams:
 def terminology(*names):
     """names: (concept_id, language, name)."""
     rows = [dict(zip(NAMES_SCHEMA.names, (*name, "synonym", "TEST", None, None), strict=True)) for name in names]
-    return Terminology.build(pa.TrimmedEmbedding.from_pylist(rows, NAMES_SCHEMA))[0]
+    return Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA))[0]
 
 
 COLDS = terminology(
@@ -329,14 +329,14 @@ def test_without_being_asked_for_the_graph_needs_no_usearch(with_graph, monkeypa
 def test_an_index_without_a_graph_says_how_to_add_one(folder, tmp_path):
     Index.build(COLDS, Ngrams(), languages=None, vector_dtype="float16", model_path="hub/id").save(tmp_path / "half")
     for path, model, alike in (
-        (folder, "MODEL", "--languages en --storage float32"),
-        (tmp_path / "half", "hub/id", "--languages all --storage float16"),
+        (folder, "MODEL", "--languages en --vector-dtype float32"),
+        (tmp_path / "half", "hub/id", "--languages all --vector-dtype float16"),
     ):
         with pytest.raises(ConfigError) as refused:
             Index.load(path, ann=True)
         assert str(refused.value) == (
             f"{path} has no graph for approximate search; search exactly, or add one, which encodes no name again: "
-            f"xsap index {model} TERMINOLOGY --out {path} --update {path} --overwrite {alike} --pooling cls --max-length 25 --encoder-precision fp32 --approximate"
+            f"xsap index {model} TERMINOLOGY --out {path} --reuse {path} --overwrite {alike} --pooling cls --max-length 25 --dtype float32 --ann"
         )
 
 

@@ -1,4 +1,4 @@
-"""int8 layers: codes and products against double precision, and an encoder of them against the same one in fp32."""
+"""int8 layers: codes and products against double precision, and an encoder of them against the same one in float32."""
 
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def test_an_encoder_in_int8_is_near_to_the_one_in_fp32(
     plain.description = plain.description.__class__(pooling, 25, plain.policy)
     plain.save_pretrained(tmp_path / "model")
     exact = Encoder.from_pretrained(tmp_path / "model").encode(names)
-    encoder = Encoder.from_pretrained(tmp_path / "model", precision="int8")
+    encoder = Encoder.from_pretrained(tmp_path / "model", dtype="int8")
     near = encoder.encode(names)
     assert float((exact * near).sum(1).min()) > 0.99
     assert not np.array_equal(exact, near)
@@ -146,15 +146,15 @@ def test_an_encoder_in_int8_is_near_to_the_one_in_fp32(
 
 @fast
 def test_an_encoder_in_int8_is_for_cpus_and_can_not_be_saved(tiny_folder: Path, tmp_path: Path, monkeypatch):
-    encoder = Encoder.from_pretrained(tiny_folder, precision="int8")
+    encoder = Encoder.from_pretrained(tiny_folder, dtype="int8")
     with pytest.raises(ConfigError, match="can't be saved"):
         encoder.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     with pytest.raises(ConfigError, match="int8 is for CPUs, found device 'cuda'"):
-        Encoder.from_pretrained(tiny_folder, precision="int8", device="cuda")
+        Encoder.from_pretrained(tiny_folder, dtype="int8", device="cuda")
     monkeypatch.setattr(encoder_module, "int8_is_faster", lambda: False)
     with pytest.raises(ConfigError, match="VNNI"):
-        Encoder.from_pretrained(tiny_folder, precision="int8")
+        Encoder.from_pretrained(tiny_folder, dtype="int8")
 
 
 def test_products_that_saturate_are_not_trusted(monkeypatch):

@@ -27,7 +27,7 @@ from xsap.text import TextPolicy
 class TrimmedEmbedding:
     """Vectors by name, out of a table; counts what it was asked."""
 
-    content_hash, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
+    content_hash, pooling, max_length, policy, dtype = "a" * 64, "cls", 25, TextPolicy(), "float32"
 
     def __init__(self, vectors):
         self.vectors, self.asked = vectors, []
@@ -49,8 +49,8 @@ def make_index(vectors, owners):
         for c in ids
     ]
     names, concepts = (
-        pa.TrimmedEmbedding.from_pylist(rows, NAMES_SCHEMA),
-        pa.TrimmedEmbedding.from_pylist(named, CONCEPTS_SCHEMA),
+        pa.Table.from_pylist(rows, NAMES_SCHEMA),
+        pa.Table.from_pylist(named, CONCEPTS_SCHEMA),
     )
     lists = pa.array([sorted(row) for row in owners], pa.list_(pa.string()))
     dictionary = Dictionary(
@@ -217,7 +217,7 @@ def test_a_filter_is_exact_over_what_it_keeps():
     linker.index = replace(index, dictionary=replace(index.dictionary, concepts=table))
 
     def ids(mention, **wanted):
-        return [c.concept_id for c in linker.link([mention], 5, keep=Filter.of(**wanted))[0].candidates]
+        return [c.concept_id for c in linker.link([mention], 5, filter=Filter.of(**wanted))[0].candidates]
 
     assert ids("q") == ["A", "B", "C"]
     assert ids("q", groups=["DISO"]) == ["A", "B"]
@@ -346,7 +346,7 @@ def test_a_graph_is_asked_neither_where_there_is_a_filter_nor_for_very_many(many
         Linker(TrimmedEmbedding(mentions), replace(index, graph=None)),
     )
     wanted = Filter.of(sources=["T"], languages=["en"])
-    assert linker.link(mentions, 5, keep=wanted) == exact.link(mentions, 5, keep=wanted)
+    assert linker.link(mentions, 5, filter=wanted) == exact.link(mentions, 5, filter=wanted)
     assert widths == []
     linker.link(mentions, 5)
     assert widths[0] == 20
@@ -394,16 +394,16 @@ def test_from_an_accelerator_answers_are_the_same_to_the_bit_and_vectors_go_ther
     wanted = Filter.of(sources=["T"])
     linker = Linker(TrimmedEmbedding(mentions), exact)
     assert on_cpu == []  # nothing is uploaded before it is needed
-    found = [linker.link(mentions, 5), linker.link(mentions, 5, keep=wanted), linker.link(list(mentions)[:3], 2)]
+    found = [linker.link(mentions, 5), linker.link(mentions, 5, filter=wanted), linker.link(list(mentions)[:3], 2)]
     assert [(vectors, str(device)) for vectors, device in on_cpu] == [(index.vectors, "cpu")]
     plain = Linker(TrimmedEmbedding(mentions), exact)
-    plain._nearest.device = None
-    assert found == [plain.link(mentions, 5), plain.link(mentions, 5, keep=wanted), plain.link(list(mentions)[:3], 2)]
+    plain._searcher.device = None
+    assert found == [plain.link(mentions, 5), plain.link(mentions, 5, filter=wanted), plain.link(list(mentions)[:3], 2)]
     assert len(on_cpu) == 1
     with_graph = Linker(TrimmedEmbedding(mentions), index)
     with_graph.link(list(mentions)[:5], 5)
     assert len(on_cpu) == 1  # a graph answers without them
-    with_graph.link(list(mentions)[:5], 5, keep=wanted)
+    with_graph.link(list(mentions)[:5], 5, filter=wanted)
     assert len(on_cpu) == 2
 
 
@@ -428,9 +428,9 @@ def test_where_a_search_or_a_mention_finds_no_room_beside_them_they_go(many, on_
     expected = Linker(TrimmedEmbedding(mentions), index).link(mentions, 5)
     search, tried = nearest_module.search_vectors, []
 
-    def crowded(*given, resident=None, **options):
-        tried.append(resident is not None)
-        return out_of_memory() if resident is not None else search(*given, **options)
+    def crowded(*given, device_copy=None, **options):
+        tried.append(device_copy is not None)
+        return out_of_memory() if device_copy is not None else search(*given, **options)
 
     linker = Linker(TrimmedEmbedding(mentions), index)
     monkeypatch.setattr(nearest_module, "search_vectors", crowded)
@@ -441,14 +441,14 @@ def test_where_a_search_or_a_mention_finds_no_room_beside_them_they_go(many, on_
 
     class Crowded(TrimmedEmbedding):
         def encode(self, names, *, progress=False):
-            return out_of_memory() if linker._nearest._resident is not None else super().encode(names)
+            return out_of_memory() if linker._searcher._device_copy is not None else super().encode(names)
 
     linker = Linker(TrimmedEmbedding(mentions), index)
     linker.link(list(mentions)[:2], 5)
-    assert linker._nearest._resident is not None
+    assert linker._searcher._device_copy is not None
     linker.encoder = Crowded(mentions)
     assert linker.link(mentions, 5) == expected
-    assert linker._nearest._resident is None
+    assert linker._searcher._device_copy is None
     linker.encoder.encode = out_of_memory  # not for the vectors' sake: then it is said
     with pytest.raises(torch.OutOfMemoryError):
         linker.link(mentions, 5)
@@ -488,10 +488,10 @@ def test_threads_get_the_answers_of_one_thread(many, way, request):
     index, mentions = many
     linker = Linker(TrimmedEmbedding(mentions), index if way == "approximate" else replace(index, graph=None))
     kept = Filter.of(sources=["T"])
-    alone, filtered = linker.link(mentions, 5), linker.link(mentions, 5, keep=kept)
+    alone, filtered = linker.link(mentions, 5), linker.link(mentions, 5, filter=kept)
     parts = [list(mentions)[i::16] for i in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        both = list(pool.map(lambda part: (linker.link(part, 5), linker.link(part, 5, keep=kept)), parts))
+        both = list(pool.map(lambda part: (linker.link(part, 5), linker.link(part, 5, filter=kept)), parts))
     for expected, which in ((alone, 0), (filtered, 1)):
         found = {result.mention: result for pair in both for result in pair[which]}
         assert [found[mention] for mention in mentions] == list(expected)

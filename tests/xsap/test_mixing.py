@@ -70,25 +70,25 @@ def pairs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "how",
     [
-        ["batch.pairs=20", "sampling.second_share=0.25"],
+        ["batch.pairs=20", "sampling.auxiliary_fraction=0.25"],
         [
             "sampling.mode=groups",
             "batch.names=60",
-            "sampling.second_share=0.3",
-            "sampling.hard_concepts=1",
-            "sampling.refresh_every=2",
+            "sampling.auxiliary_fraction=0.3",
+            "sampling.hard_negatives=1",
+            "sampling.hard_negatives_refresh_steps=2",
         ],
     ],
 )
 def test_a_run_with_a_second_source_resumes_to_the_same_weights(sample_folder, pairs, tmp_path, how):
-    words = [f"terminology={sample_folder}", f"second={pairs}", *SMALL, *how, "checkpoint.every=2"]
+    words = [f"terminology={sample_folder}", f"auxiliary={pairs}", *SMALL, *how, "checkpoint.save_steps=2"]
     train(load_settings(None, [*words, "max_steps=5", f"output={tmp_path / 'whole'}"]))
     train(load_settings(None, [*words, "max_steps=5", "max_minutes=0.0001", f"output={tmp_path / 'parts'}"]))
     train(load_settings(None, [*words, "max_steps=5", f"output={tmp_path / 'parts'}", "resume=auto"]))
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
     train(
         load_settings(
-            None, [*[w for w in words if not w.startswith("second=")], "max_steps=5", f"output={tmp_path / 'alone'}"]
+            None, [*[w for w in words if not w.startswith("auxiliary=")], "max_steps=5", f"output={tmp_path / 'alone'}"]
         )
     )
     one, other = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "alone"))
@@ -101,7 +101,10 @@ def test_a_run_with_a_second_source_resumes_to_the_same_weights(sample_folder, p
     ("words", "message"),
     [
         (["pairs=P", "terminology=null"], "a file of pairs allows no second source"),
-        (["sampling.second_share=0.001"], "sampling.second_share = 0.001 of a step is not even a pair; make it larger"),
+        (
+            ["sampling.auxiliary_fraction=0.001"],
+            "sampling.auxiliary_fraction = 0.001 of a step is not even a pair; make it larger",
+        ),
     ],
 )
 def test_what_a_second_source_can_not_go_with(sample_folder, pairs, tmp_path, words, message):
@@ -110,6 +113,6 @@ def test_what_a_second_source_can_not_go_with(sample_folder, pairs, tmp_path, wo
     with pytest.raises(ConfigError, match=message):
         train(
             load_settings(
-                None, [f"terminology={sample_folder}", f"second={pairs}", *SMALL, f"output={tmp_path / 'x'}", *words]
+                None, [f"terminology={sample_folder}", f"auxiliary={pairs}", *SMALL, f"output={tmp_path / 'x'}", *words]
             )
         )

@@ -142,7 +142,7 @@ def homonyms(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         lent = next(row for row in rows if row["concept_id"] == kept[number ^ 1])
         rows.append(lent | {"concept_id": concept})
     folder = tmp_path_factory.mktemp("homonyms") / "terminology"
-    Terminology.build(pa.TrimmedEmbedding.from_pylist(rows, NAMES_SCHEMA), None)[0].save(folder)
+    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), None)[0].save(folder)
     return folder
 
 
@@ -161,17 +161,17 @@ def bases(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> 
 # 10 steps are 3 epochs; hard concepts are looked up after the 4th and the 8th
 COMMON = [
     "sampling.mode=groups",
-    "sampling.hard_concepts=2",
-    "sampling.refresh_every=4",
+    "sampling.hard_negatives=2",
+    "sampling.hard_negatives_refresh_steps=4",
     "batch.names=90",
     "sampling.names_per_concept=3",
 ]
 COMMON += [
     "max_steps=10",
     "epochs=9",
-    "optim.lr=3e-3",
-    "checkpoint.every=2",
-    "checkpoint.keep=9",
+    "optim.learning_rate=3e-3",
+    "checkpoint.save_steps=2",
+    "checkpoint.save_total_limit=9",
     "loss.name=info_nce",
     "loss.miner=none",
 ]
@@ -215,7 +215,7 @@ def test_in_training_the_same_string_under_two_concepts_is_no_negative(
     monkeypatch.setattr(run_module, "_objective", recorded_masks)
     monkeypatch.setattr(run_module, "distinct", recorded_names)
     for hard, output in ((2, "hard"), (0, "plain")):
-        more = [f"sampling.hard_concepts={hard}", "max_steps=6"]
+        more = [f"sampling.hard_negatives={hard}", "max_steps=6"]
         train(load_settings(None, settings(homonyms, bases[0.0], tmp_path / output, *more)))
         namesakes = 0
         for (at, concepts), negatives in zip(rows, masks, strict=True):

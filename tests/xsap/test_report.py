@@ -138,7 +138,9 @@ def short(tmp_path):
         if line["step"] in EVALUATED:
             de, es, mean = EVALUATED[line["step"]]
             told.append(evaluation(line["step"], mean, de=de, es=es))
-    run = write_run(tmp_path / "short", told, terminology="T", max_steps=80, optim={"lr": 2e-3}, text={"case": "lower"})
+    run = write_run(
+        tmp_path / "short", told, terminology="T", max_steps=80, optim={"learning_rate": 2e-3}, text={"case": "lower"}
+    )
     return SimpleNamespace(run=run, steps=steps)
 
 
@@ -294,7 +296,7 @@ def test_the_settings_that_differ_are_told_with_their_defaults(short):
     assert {code.text: code.get("title") for code in codes} == {
         "terminology = T": "default: not set",
         "max_steps = 80": "default: not set",
-        "optim.lr = 0.002": "default: 2e-05",
+        "optim.learning_rate = 0.002": "default: 2e-05",
         "text.case = lower": "default: not set",
         "text.unicode = NFC": "default: not set",
     }

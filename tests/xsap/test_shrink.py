@@ -299,7 +299,7 @@ def test_a_name_with_an_unknown_word_keeps_it_unknown() -> None:
     assert set(vocab) - set(small.tokenizer.get_vocab()) == {"abc"}
 
 
-def without_vocabulary(model: models.EncoderSpec) -> PreTrainedTokenizerFast:
+def without_vocabulary(model: models.Model) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="[UNK]", pad_token="[PAD]")
 
 

@@ -29,19 +29,19 @@ KEPT = 2  # checkpoints
 RUN = [
     "epochs=99",
     "sampling.mode=groups",
-    "sampling.hard_concepts=1",
-    "sampling.refresh_every=7",
+    "sampling.hard_negatives=1",
+    "sampling.hard_negatives_refresh_steps=7",
     "sampling.token_dropout=0.1",
     "sampling.language_temperature=0.5",
     "batch.names=24",
     "batch.chunk=9",
-    "optim.lr=1e-3",
-    "optim.clip=0.5",
+    "optim.learning_rate=1e-3",
+    "optim.max_grad_norm=0.5",
     "optim.schedule=linear",
     "optim.warmup_steps=10",
     "optim.weight_decay=0.1",
-    "checkpoint.every=1",
-    f"checkpoint.keep={KEPT}",
+    "checkpoint.save_steps=1",
+    f"checkpoint.save_total_limit={KEPT}",
 ]
 
 

@@ -78,11 +78,11 @@ def english(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def settings(terminology: Path, base: Path, output: Path, *more: str) -> list[str]:
     optim = [
-        f"optim.lr={LR}",
+        f"optim.learning_rate={LR}",
         f"optim.weight_decay={DECAY}",
         "optim.schedule=linear",
         f"optim.warmup_steps={WARMUP}",
-        f"optim.clip={CLIP}",
+        f"optim.max_grad_norm={CLIP}",
     ]
     batch = ["sampling.mode=groups", "batch.names=40", f"max_steps={STEPS}", "loss.name=info_nce", "loss.miner=none"]
     return [f"terminology={terminology}", f"base={base}", f"output={output}", *optim, *batch, *more]
@@ -167,7 +167,7 @@ def test_a_run_broken_off_and_resumed_ends_in_the_same_table(
     tmp_path_factory, sample_names: list[str], english: Path, tmp_path: Path
 ) -> None:
     base = save_base(tmp_path / "base", sample_names, "XLM-R", "mean", dropout=0.1)
-    common = settings(english, base, tmp_path / "run", "checkpoint.every=3", "checkpoint.keep=9")
+    common = settings(english, base, tmp_path / "run", "checkpoint.save_steps=3", "checkpoint.save_total_limit=9")
     train(load_settings(None, common))
     expected, losses = load_file(tmp_path / "run" / "model" / "model.safetensors"), losses_of(tmp_path / "run")
     for step in (9, 12):
@@ -187,7 +187,7 @@ def test_an_evaluation_within_training_has_the_whole_table(
     base = save_base(tmp_path / "base", sample_names, "XLM-R", "mean", dropout=0.1)
     more = [
         f"evaluation.mentions={MENTIONS}",
-        "evaluation.every=4",
+        "evaluation.eval_steps=4",
         "max_steps=8",
         "sampling.languages=de_syn",
         "batch.names=80",

@@ -45,7 +45,7 @@ SMALL = [
     "scratch.hidden=32",
     "scratch.heads=2",
     "pooling=mean",
-    "optim.lr=1e-3",
+    "optim.learning_rate=1e-3",
 ]
 LAUNCH = (
     "-m",
@@ -156,11 +156,11 @@ def test_the_original_recipe_gives_the_same_losses(
         f"output={tmp_path / 'run'}",
         f"pooling={pooling}",
         "batch.pairs=16",
-        "optim.lr=1e-3",
+        "optim.learning_rate=1e-3",
     ]
     train(
         load_settings(
-            ROOT / "configs/train/sapbert_reference.toml", [*overrides, "sampling.shuffle=false", "precision=fp32"]
+            ROOT / "configs/train/sapbert_reference.toml", [*overrides, "sampling.shuffle=false", "mixed_precision=no"]
         )
     )
     ours = [line["loss"] for line in steps_of(tmp_path / "run")]
@@ -181,7 +181,7 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
         "batch.names=256",
         "max_steps=80",
         "optim.warmup_steps=10",
-        "optim.lr=4e-3",
+        "optim.learning_rate=4e-3",
         "scratch.dropout=0.0",
     ]
     words = [word for value in more for word in ("--set", value)]
@@ -215,11 +215,11 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
 def test_killed_and_resumed_equals_unbroken_to_the_bit(sample_folder: Path, tmp_path: Path) -> None:
     common = [
         "max_steps=60",
-        "checkpoint.every=7",
+        "checkpoint.save_steps=7",
         "sampling.mode=groups",
         "batch.names=64",
         "optim.schedule=linear",
-        "optim.clip=1.0",
+        "optim.max_grad_norm=1.0",
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "whole", *common)))
     words = [
@@ -263,8 +263,8 @@ def test_processes_together_do_what_one_does(
         f"loss.miner={'triplet_margin' if pairs > 1 else 'none'}",
         "batch.names=36",
         "scratch.dropout=0.0",
-        "checkpoint.every=4",
-        "optim.clip=0.5",
+        "checkpoint.save_steps=4",
+        "optim.max_grad_norm=0.5",
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "one", *common)))
     words = [word for value in settings(sample_folder, tmp_path / "several", *common) for word in ("--set", value)]
@@ -360,7 +360,7 @@ def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: o
         identity={},
         lr=1e-3,
         total_steps=3,
-        checkpoint_keep=1,
+        save_total_limit=1,
         **never,
         **options,
     ).run(resume=False)
@@ -390,9 +390,9 @@ def test_dropout_differs_between_processes_steps_chunks_and_seeds_and_is_otherwi
 EXPLODING = [
     "batch.pairs=8",
     "max_steps=6",
-    "optim.lr=1e30",
-    "checkpoint.every=1",
-    "checkpoint.keep=9",
+    "optim.learning_rate=1e30",
+    "checkpoint.save_steps=1",
+    "checkpoint.save_total_limit=9",
 ]  # the second step has no number
 
 
@@ -431,12 +431,15 @@ def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
     lines = [
         line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("train:", "tokens:"))
     ]  # the bars
-    assert lines == ["error: the loss must be a number, found nan at step 2; lower optim.lr, or set optim.clip = 1"]
+    assert lines == [
+        "error: the loss must be a number, found nan at step 2; lower optim.learning_rate, or set optim.max_grad_norm = 1"
+    ]
     assert_stopped_after_one_step(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("change", "moved"), [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.clip=1e-12", 0.0)]
+    ("change", "moved"),
+    [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.max_grad_norm=1e-12", 0.0)],
 )
 def test_the_first_step_of_adam_moves_weights_by_the_learning_rate(
     sample_folder: Path, tmp_path: Path, change: str, moved: float
@@ -480,7 +483,7 @@ def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
 def test_a_damaged_checkpoint_is_passed_over(
     sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["checkpoint.every=4", "max_steps=8", "batch.pairs=8"]
+    common = ["checkpoint.save_steps=4", "max_steps=8", "batch.pairs=8"]
     output = tmp_path / "run"
     train(load_settings(None, settings(sample_folder, output, *common)))
     expected = weights(output)
@@ -497,8 +500,8 @@ def test_only_the_newest_checkpoints_are_kept(sample_folder: Path, tmp_path: Pat
             settings(
                 sample_folder,
                 tmp_path / "run",
-                "checkpoint.every=2",
-                "checkpoint.keep=2",
+                "checkpoint.save_steps=2",
+                "checkpoint.save_total_limit=2",
                 "max_steps=9",
                 "batch.pairs=8",
             ),
@@ -542,7 +545,7 @@ def test_what_a_kill_left_aside_is_gone_when_the_run_is_done(
 def test_a_run_goes_on_when_its_terminology_has_moved(
     sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
+    common = ["checkpoint.save_steps=2", "max_steps=2", "batch.pairs=8"]
     train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
     expected = weights(tmp_path / "run")
     moved = shutil.copytree(sample_folder, tmp_path / "moved")
@@ -550,9 +553,9 @@ def test_a_run_goes_on_when_its_terminology_has_moved(
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
 
 
-@pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.lr=5e-4", "sampling.languages=en_syn"])
+@pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.learning_rate=5e-4", "sampling.languages=en_syn"])
 def test_another_run_is_not_continued(sample_folder: Path, tmp_path: Path, change: str) -> None:
-    common = ["checkpoint.every=2", "max_steps=2", "batch.pairs=8"]
+    common = ["checkpoint.save_steps=2", "max_steps=2", "batch.pairs=8"]
     train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
     with pytest.raises(ConfigError, match=r"step-2 was saved with \w+ = .*, this run has .*; set it back"):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", *common, change, "resume=auto")))
@@ -561,7 +564,7 @@ def test_another_run_is_not_continued(sample_folder: Path, tmp_path: Path, chang
 def test_a_run_is_not_overwritten_unless_told_to(sample_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", "checkpoint.every=0")
+    words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", "checkpoint.save_steps=0")
     train(load_settings(None, words))
     with pytest.raises(ArtifactError, match="holds a run already"):
         train(load_settings(None, words))
@@ -583,7 +586,7 @@ def test_nothing_but_a_run_is_ever_replaced(
 
 def test_time_is_up_at_max_minutes_and_stays_up(sample_folder: Path, tmp_path: Path) -> None:
     words = settings(
-        sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.every=1000"
+        sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.save_steps=1000"
     )
     for more in ([], ["resume=auto"]):
         train(load_settings(None, [*words, *more]))
@@ -626,7 +629,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, word
     [
         ("sampling.mode=groups", "a file of pairs allows neither"),
         ("sampling.languages=en_syn", "a file of pairs allows neither"),
-        ("sampling.hard_concepts=1", "sampling.hard_concepts"),
+        ("sampling.hard_negatives=1", "sampling.hard_negatives"),
         ("sampling.language_temperature=0.5", "sampling.language_temperature"),
         ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
     ],
@@ -639,7 +642,7 @@ def test_pairs_have_their_limits(pairs_file: Path, tmp_path: Path, change: str, 
 
 def test_a_language_without_names_is_named(sample_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no concept has two names"):
-        train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.anchor=sv")))
+        train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.anchor_language=sv")))
     with pytest.raises(ConfigError, match="has no name in sv; it has en, "):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.languages=en+es+sv_syn")))
 
@@ -668,7 +671,7 @@ def test_an_evaluation_that_can_score_nothing_is_refused_at_once(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("precision=fp16", "fp16 needs a GPU, found a CPU"),
+        ("mixed_precision=fp16", "fp16 needs a GPU, found a CPU"),
         ("tracker=clearml", "the package of tracker = clearml is not installed"),
         ("scratch.heads=3", "scratch.hidden must be a multiple of scratch.heads, found 32 and 3"),
     ],

@@ -111,7 +111,7 @@ def test_mentions_of_one_concept_never_choose_each_other_s_weight(seed):
 class Same:
     """Vectors by the first letter of a name, so that likeness alone tells names of one letter apart."""
 
-    content_hash, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "fp32"
+    content_hash, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "float32"
 
     def encode(self, names, *, progress=False):
         return np.float32([[np.cos(ord(name[0])), np.sin(ord(name[0]))] for name in names])

@@ -34,8 +34,8 @@ from xsap.encoding.packing import (
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalize_all
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENS_A_BATCH = 8192
 _TOKENS_INT8 = 1024  # what comes between products then stays in the processor's cache
 _PACKED: dict[str, Callable[[Transformer, Packed], Tensor]] = {"cls": packed_first, "mean": packed_mean}
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         self.transformer: Transformer = transformer
         self.tokenizer = tokenizer
         self.description = description
-        self.precision: Precision = "fp32"
+        self.dtype: Dtype = "float32"
         self.content_hash: str | None = None
         self._packs = can_pack(transformer) and self.pooling in _PACKED
 
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         max_length: int | None = None,
         policy: TextPolicy | None = None,
         device: str | torch.device | None = None,
-        precision: Precision = "fp32",
+        dtype: Dtype = "float32",
     ) -> "Encoder":
         """Open a model folder, or a model of the Hugging Face hub by its id.
 
@@ -72,11 +72,11 @@ class Encoder(nn.Module):
         device: CUDA where there is one, unless given. precision: of `encode`'s matrix products; int8 is for CPUs, and its encoder can't be
         saved or trained. Raises ArtifactError, ConfigError.
         """
-        device = device_for(precision, device)
+        device = device_for(dtype, device)
         folder = open_folder(path, pooling=pooling, max_length=max_length, policy=policy)
         encoder = cls(folder.transformer, folder.tokenizer, folder.description)
-        encoder.content_hash, encoder.precision = folder.content_hash, precision
-        if precision == "int8":
+        encoder.content_hash, encoder.dtype = folder.content_hash, dtype
+        if dtype == "int8":
             to_int8(encoder.transformer)
         return encoder.to(device).eval()
 
@@ -129,14 +129,14 @@ class Encoder(nn.Module):
         training, device = self.training, next(self.transformer.parameters()).device
         self.eval()
         with self._autocast(device), tqdm(total=len(names), desc="encode", unit=" names", disable=not progress) as bar:
-            for rows in _batches(order, tokens.lengths, _TOKENS_INT8 if self.precision == "int8" else _TOKENS_A_BATCH):
+            for rows in _batches(order, tokens.lengths, _TOKENS_INT8 if self.dtype == "int8" else _TOKENS_A_BATCH):
                 vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
                 bar.update(len(rows))
         self.train(training)
         return vectors
 
     def _autocast(self, device: torch.device) -> Any:
-        return torch.autocast(device.type, _DTYPES[self.precision]) if self.precision in _DTYPES else nullcontext()
+        return torch.autocast(device.type, _DTYPES[self.dtype]) if self.dtype in _DTYPES else nullcontext()
 
     def save_pretrained(
         self, path: Path | str, *, overwrite: bool = False, metadata: dict[str, Any] | None = None
@@ -146,9 +146,9 @@ class Encoder(nn.Module):
         facts: further keys of `xsap.json` (languages, the terminology's hash, …). SentenceTransformer has no pooling over pad
         positions, so for mean_all its files are left out.
         """
-        if self.precision == "int8":
+        if self.dtype == "int8":
             raise ConfigError(
-                "an encoder in int8 can't be saved, for its weights are rounded; open the model in fp32 and save that"
+                "an encoder in int8 can't be saved, for its weights are rounded; open the model in float32 and save that"
             )
         described = self.description.to_dict() | (metadata or {})
         with publish(path, "model", {}, overwrite=overwrite) as folder:
@@ -161,15 +161,15 @@ class Encoder(nn.Module):
                 (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def device_for(precision: Precision, device: str | torch.device | None) -> str | torch.device:
+def device_for(dtype: Dtype, device: str | torch.device | None) -> str | torch.device:
     """The device given, or the best for a precision. Raises ConfigError if int8 can't be had there."""
-    if precision != "int8":
+    if dtype != "int8":
         return device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device is not None and torch.device(device).type != "cpu":
-        raise ConfigError(f"precision int8 is for CPUs, found device '{device}'; take bf16 there")
+        raise ConfigError(f"precision int8 is for CPUs, found device '{device}'; take bfloat16 there")
     if not int8_is_faster():
         raise ConfigError(
-            "precision int8 needs a processor that multiplies int8 fast (VNNI instructions), and this one doesn't; take bf16 or fp32"
+            "precision int8 needs a processor that multiplies int8 fast (VNNI instructions), and this one doesn't; take bfloat16 or float32"
         )
     return "cpu"
 

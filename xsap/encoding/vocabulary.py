@@ -138,7 +138,7 @@ def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
     transformer.config.vocab_size = len(kept)
     tokenizer = _rebuilt(encoder.tokenizer, transformer.config, _cut(document, new))
     smaller = Encoder(transformer, tokenizer, encoder.description).train(encoder.training)
-    smaller.precision = encoder.precision
+    smaller.dtype = encoder.dtype
     if not (same := unchanged_texts(encoder, smaller, names)).all():
         raise AssertionError(f"'{names[int(np.argmin(same))]}' has other pieces in the smaller model")
     tokenizer.backend_tokenizer.no_truncation()  # else it would be saved with what `unchanged_texts` asked for

@@ -114,7 +114,7 @@ def check_memory(
         of_these = f" (its graph {graph / 1e9:.1f}GB)" if ann else ""
         raise ConfigError(
             f"an index of {chosen:,} names of {dimension} components{of_these} takes about {needed / 1e9:.1f}GB of memory, of which the model has "
-            f"{device_copy() / 1e9:.1f}GB already; found {max_memory / 1e9:.1f}GB. Allow more with --memory, or choose fewer --languages"
+            f"{device_copy() / 1e9:.1f}GB already; found {max_memory / 1e9:.1f}GB. Allow more with --max-memory, or choose fewer --languages"
         )
 
 
@@ -397,12 +397,12 @@ class Reused:
         index = Index.load(path)
         if EncoderSpec.of(encoder).metadata() != index.model.metadata():
             raise ArtifactError(
-                f"{path} was built with another model, or with this one used differently; build afresh, without --update"
+                f"{path} was built with another model, or with this one used differently; build afresh, without --reuse"
             )
         found = index.vectors.vector_dtype
         if found not in ("float32", vector_dtype):
             raise ConfigError(
-                f"{path} stores {found}, from which {vector_dtype} can't be had again; add --storage {found}, or build afresh"
+                f"{path} stores {found}, from which {vector_dtype} can't be had again; add --vector-dtype {found}, or build afresh"
             )
         assert index.content_hash is not None
         rows = _find(_hashes(names, encoder.policy), _hashes(index.names["name"], encoder.policy))
@@ -546,7 +546,7 @@ def _check(out: Path, model: EncoderSpec, shard: tuple[int, int] | None, *, ann:
         parse_shard(f"{shard[0]}/{shard[1]}")
     if ann and shard is not None:
         raise ConfigError(
-            "a graph for approximate search is of a whole index, not of a part; leave --approximate to xsap merge"
+            "a graph for approximate search is of a whole index, not of a part; leave --ann to xsap merge"
         )
     if ann:
         check_usearch_installed()

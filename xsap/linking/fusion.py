@@ -11,12 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.accuracy.baselines import SIZES
 from xsap.linking.dictionary import values_at
 from xsap.linking.ranking import NameSearch
 from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, normalize
 
+SIZES = (
+    2,
+    3,
+)  # characters of an n-gram: together they find more than either alone, or than longer ones; four would not fit an integer
 POOL = 32
 _PART = 256  # mentions whose names' n-grams are held at once
 

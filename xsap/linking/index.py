@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, update_files
-from xsap.encoding.encoder import Encoder, Precision
+from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
 from xsap.linking.calibration import Calibration
@@ -41,7 +41,7 @@ class Embedder(Protocol):
     content_hash: str | None
 
     @property
-    def precision(self) -> str: ...  # noqa: D102
+    def dtype(self) -> str: ...  # noqa: D102
     @property
     def pooling(self) -> str: ...  # noqa: D102
     @property
@@ -64,18 +64,18 @@ class EncoderSpec:
     pooling: str
     max_length: int
     policy: TextPolicy
-    precision: str = "fp32"
+    dtype: str = "float32"
 
     @classmethod
     def of(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
         """An encoder's, with where `Linker.load` will look for it."""
         place = None if path is None else str(path)
-        return cls(encoder.content_hash, place, encoder.pooling, encoder.max_length, encoder.policy, encoder.precision)
+        return cls(encoder.content_hash, place, encoder.pooling, encoder.max_length, encoder.policy, encoder.dtype)
 
     def metadata(self) -> dict[str, Any]:
         """As the manifest has it, but for its place."""
         described = {"pooling": self.pooling, "max_length": self.max_length, "text": self.policy.to_dict()}
-        return {"content": self.content_hash, **described, "precision": self.precision}
+        return {"content": self.content_hash, **described, "precision": self.dtype}
 
     @property
     def use(self) -> tuple[object, ...]:
@@ -98,14 +98,14 @@ class EncoderSpec:
     @classmethod
     def read(cls, metadata: Mapping[str, Any], path: str | None) -> "EncoderSpec":
         """What `metadata` gave, and a place. Raises KeyError and TypeError for what it didn't give."""
-        precision = metadata.get("precision", "fp32")  # older indexes don't say it, and had no other
+        dtype = metadata.get("precision", "float32")  # older indexes don't say it, and had no other
         return cls(
             metadata["content"],
             path,
             metadata["pooling"],
             metadata["max_length"],
             TextPolicy(**metadata["text"]),
-            precision,
+            dtype,
         )
 
     @classmethod
@@ -120,7 +120,7 @@ def open_encoder(
     index_path: Path | str,
     model: Path | str | None,
     device: str | torch.device | None,
-    precision: Precision,
+    dtype: Dtype,
 ) -> Encoder:
     """The encoder that an index was built with, from its place or from `model`. Raises ArtifactError if it is gone, or another."""
     path = str(model if model is not None else built.path)
@@ -132,12 +132,14 @@ def open_encoder(
     rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
     try:
         described: dict[str, Any] = {"pooling": built.pooling, "max_length": built.max_length, "policy": built.policy}
-        encoder = Encoder.from_pretrained(path, device=device, precision=precision, **described)
+        encoder = Encoder.from_pretrained(path, device=device, dtype=dtype, **described)
     except ConfigError as error:
         raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
     if encoder.content_hash != built.content_hash:
         found = f"{path} ({short(encoder.content_hash)})"
-        raise ArtifactError(f"{index_path} was built with model {short(built.content_hash)}, not with {found}. {rebuild}")
+        raise ArtifactError(
+            f"{index_path} was built with model {short(built.content_hash)}, not with {found}. {rebuild}"
+        )
     return encoder
 
 
@@ -327,10 +329,10 @@ def _graph(index: Index, metadata: dict[str, Any] | None) -> HnswIndex:
     assert index.path is not None
     if metadata is None:
         languages = "all" if index.languages is None else ",".join(index.languages)
-        alike = f"--languages {languages} --storage {index.vectors.vector_dtype} --pooling {index.model.pooling}"
-        alike += f" --max-length {index.model.max_length} --encoder-precision {index.model.precision}"
+        alike = f"--languages {languages} --vector-dtype {index.vectors.vector_dtype} --pooling {index.model.pooling}"
+        alike += f" --max-length {index.model.max_length} --dtype {index.model.dtype}"
         again = ". Then weigh and calibrate it again" if index.calibration or index.fusion_weight else ""
-        command = f"xsap index {index.model.path or 'MODEL'} TERMINOLOGY --out {index.path} --update {index.path} --overwrite {alike} --approximate"
+        command = f"xsap index {index.model.path or 'MODEL'} TERMINOLOGY --out {index.path} --reuse {index.path} --overwrite {alike} --ann"
         raise ConfigError(
             f"{index.path} has no graph for approximate search; search exactly, or add one, which encodes no name again: {command}{again}"
         )

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from xsap.encoding.encoder import Precision, device_for
+from xsap.encoding.encoder import Dtype, device_for
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import UNKNOWN, to_iso
 from xsap.linking.calibration import abstention, features_of
 from xsap.linking.dictionary import values_at
 from xsap.linking.fusion import fused
 from xsap.linking.index import Embedder, EncoderSpec, Index, open_encoder
-from xsap.linking.ranking import NO_CONCEPT, Filter, FilteredDictionary, NameSearch, Ranked, keep, rank_concepts
+from xsap.linking.ranking import NO_CONCEPT, Filter, FilteredDictionary, NameSearch, Ranked, apply_filter, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
 from xsap.search.approximate import Searcher, search_device
 from xsap.search.exact import exact_scores
@@ -89,7 +89,7 @@ class Linker:
                 f"the index was built with model {built.describe()}, not with {given.describe()}. Build it again"
             )
         self.encoder, self.index = encoder, index
-        self._nearest = Searcher(index.vectors, index.graph, search_device(encoder))
+        self._searcher = Searcher(index.vectors, index.graph, search_device(encoder))
         self._kept: dict[Filter, FilteredDictionary] = {}
         self._lock = Lock()  # a tokenizer serves one thread at a time
 
@@ -100,7 +100,7 @@ class Linker:
         *,
         model: Path | str | None = None,
         device: str | None = None,
-        encoder_precision: Precision = "fp32",
+        dtype: Dtype = "float32",
         ann: bool = False,
     ) -> "Linker":
         """Open an index and its model: the one it was built with, by path and by hash, or `model` if that has the same hash.
@@ -108,11 +108,11 @@ class Linker:
         device: of the model and of exact searches: CUDA where there is one, unless given. encoder_precision: of the model's products for
         mentions, whichever the index was built with. approximate: search the index's graph where there is no filter, which may miss a name;
         confidences are those that were fitted to exact answers. Raises ArtifactError if the index is damaged, or its model gone or another;
-        ConfigError for a graph that isn't there or without usearch, and for a precision that can't be had here.
+        ConfigError for a graph that isn't there or without usearch, and for a dtype that can't be had here.
         """
-        found = device_for(encoder_precision, device)
+        found = device_for(dtype, device)
         index = Index.load(index_path, ann=ann)
-        return cls(open_encoder(index.model, index_path, model, found, encoder_precision), index)
+        return cls(open_encoder(index.model, index_path, model, found, dtype), index)
 
     @property
     def concept_ids(self) -> frozenset[str]:
@@ -125,17 +125,17 @@ class Linker:
         top_k: int = 5,
         *,
         languages: Sequence[str | None] | None = None,
-        keep: Filter | None = None,
-        threshold: float | None = None,
-        precision: float | None = None,
+        filter: Filter | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
         progress: bool = False,
     ) -> Results:
         """A result for each mention, in their order, each with at most `top_k` concepts.
 
         mentions: a list, or a column of pandas, polars or `datasets`. languages: of the mentions, where known. keep: what may be an answer.
-        threshold: of the confidence below which there is no answer; precision: that which answers are to keep, in place of a threshold.
+        threshold: of the confidence below which there is no answer; min_precision: that which answers are to keep, in place of a threshold.
         Equal mentions are linked once. A mention that is missing, blank or longer than LONGEST_MENTION has no candidates, and a
-        reason. Raises ConfigError for a single string, a top_k below 1, and a threshold or precision without a calibration; DataError
+        reason. Raises ConfigError for a single string, a top_k below 1, and a threshold or min_precision without a calibration; DataError
         for a filter that leaves nothing.
         """
         if isinstance(mentions, str):
@@ -150,18 +150,18 @@ class Linker:
             )
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {top_k}")
-        least = self._least(threshold, precision)
+        least = self._least(min_confidence, min_precision)
         given = ["" if mention is None or is_missing(mention) else mention for mention in mentions]
         spoken = languages_of(languages, len(given))
         reasons = [rejection_reason(mention) for mention in given]
         asked = list(zip(given, spoken, strict=True))
         unique = list(dict.fromkeys(one for one, reason in zip(asked, reasons, strict=True) if reason is None))
-        kept = self._keep(keep or Filter())
+        kept = self._keep(filter or Filter())
         answers: dict[tuple[str, str], Result] = {}
         with tqdm(total=len(unique), desc="link", unit=" mentions", disable=not progress) as bar:
             for start in range(0, len(unique), _BATCH):
                 batch = unique[start : start + _BATCH]
-                answers.update(zip(batch, self._answer(batch, top_k, kept, least, precision), strict=True))
+                answers.update(zip(batch, self._answer(batch, top_k, kept, least, min_precision), strict=True))
                 bar.update(len(batch))
         return Results(
             answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True)
@@ -172,22 +172,24 @@ class Linker:
             if wanted not in self._kept:
                 if len(self._kept) > 8:
                     self._kept.clear()
-                self._kept[wanted] = keep(self.index.dictionary, wanted)
+                self._kept[wanted] = apply_filter(self.index.dictionary, wanted)
             return self._kept[wanted]
 
-    def _least(self, threshold: float | None, precision: float | None) -> float | None:
+    def _least(self, min_confidence: float | None, min_precision: float | None) -> float | None:
         """The confidence that an answer must have; None for any."""
-        if threshold is None and precision is None:
+        if min_confidence is None and min_precision is None:
             return None
-        if threshold is not None and precision is not None:
-            raise ConfigError(f"expected a threshold or a precision, found both: {threshold:g} and {precision:g}")
+        if min_confidence is not None and min_precision is not None:
+            raise ConfigError(
+                f"expected a threshold or a min_precision, found both: {min_confidence:g} and {min_precision:g}"
+            )
         if self.index.calibration is None:
             raise ConfigError(
-                "a threshold or a precision needs a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
+                "a threshold or a min_precision needs a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
             )
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ConfigError(f"a threshold is a confidence between 0 and 1, found {threshold:g}")
-        return threshold if precision is None else self.index.calibration.threshold_for(precision)
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise ConfigError(f"a threshold is a confidence between 0 and 1, found {min_confidence:g}")
+        return min_confidence if min_precision is None else self.index.calibration.threshold_for(min_precision)
 
     def _answer(
         self,
@@ -195,7 +197,7 @@ class Linker:
         top_k: int,
         kept: FilteredDictionary,
         least: float | None,
-        precision: float | None,
+        min_precision: float | None,
     ) -> list[Result]:
         mentions, spoken = [mention for mention, _ in asked], [language for _, language in asked]
         calibration = self.index.calibration
@@ -210,7 +212,7 @@ class Linker:
         confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), spoken).tolist()
         results = []
         for mention, candidates, confidence in zip(mentions, found, confidences, strict=True):
-            reason = None if least is None else abstention(confidence, least, precision)
+            reason = None if least is None else abstention(confidence, least, min_precision)
             sure = (replace(candidates[0], confidence=confidence), *candidates[1:top_k]) if candidates else ()
             results.append(Result(mention, () if reason else sure, reason))
         return results
@@ -222,7 +224,7 @@ class Linker:
         total = len(self.index.vectors) if kept.rows is None else len(kept.rows)
 
         def nearest(part: Rows, k: int) -> tuple[Floats, Rows]:
-            return self._nearest.search(queries[part], k, kept.rows)
+            return self._searcher.search(queries[part], k, kept.rows)
 
         weight, names = self.index.fusion_weight, self.index.names["name"]
         alike: NameSearch = fused(nearest, mentions, names, weight) if weight else nearest
@@ -245,7 +247,7 @@ class Linker:
             try:
                 return self.encoder.encode(mentions)
             except torch.OutOfMemoryError:  # the vectors have taken what long mentions need
-                if not self._nearest.release():
+                if not self._searcher.release():
                     raise
             return self.encoder.encode(mentions)
 

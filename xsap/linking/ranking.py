@@ -135,7 +135,7 @@ class FilteredDictionary(NamedTuple):
     owners: NameConcepts
 
 
-def keep(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
+def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
     """Raises DataError if nothing is left, and for a semantic type or source that the index doesn't have."""
     owners = dictionary.owners
     if wanted == Filter():

@@ -240,7 +240,7 @@ class Searcher:
 
     def __init__(self, vectors: Vectors, graph: HnswIndex | None, device: torch.device | None) -> None:
         self.vectors, self.graph, self.device = vectors, graph, device
-        self._resident: Tensor | None = None
+        self._device_copy: Tensor | None = None
         self._lock = Lock()
 
     def search(self, queries: Floats, k: int, rows: Rows | None = None) -> tuple[Floats, Rows]:
@@ -258,19 +258,19 @@ class Searcher:
     def release(self) -> bool:
         """Give the accelerator's memory back, and search on the processor from now on; whether there was a copy."""
         with self._lock:
-            held, self.device, self._resident = self._resident is not None, None, None
+            held, self.device, self._device_copy = self._device_copy is not None, None, None
         if held and torch.cuda.is_available():
             torch.cuda.empty_cache()
         return held
 
     def _uploaded(self) -> Tensor | None:
         with self._lock:
-            if self.device is not None and self._resident is None:
+            if self.device is not None and self._device_copy is None:
                 try:
-                    self._resident = upload(self.vectors, self.device)
+                    self._device_copy = upload(self.vectors, self.device)
                 except torch.OutOfMemoryError:
                     self.device = None
-            return self._resident
+            return self._device_copy
 
 
 def search_device(encoder: object) -> torch.device | None:

@@ -29,14 +29,14 @@ class NameSet:
     languages: list[str]
     is_pairs: bool
     terminology: Terminology | None = None
-    second: int | None = None
+    auxiliary_start: int | None = None
 
-    def parts(self) -> tuple["NameSet", "NameSet"]:
+    def split(self) -> tuple["NameSet", "NameSet"]:
         """The first source and the second, each as if it were alone."""
-        cut = int(np.searchsorted(self.concepts >= (self.second or 0), True))
+        cut = int(np.searchsorted(self.concepts >= (self.auxiliary_start or 0), True))
         first = NameSet(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.is_pairs, self.terminology)
         return first, NameSet(
-            self.names[cut:], self.concepts[cut:] - (self.second or 0), self.languages[cut:], is_pairs=False
+            self.names[cut:], self.concepts[cut:] - (self.auxiliary_start or 0), self.languages[cut:], is_pairs=False
         )
 
 
@@ -72,13 +72,13 @@ def from_pairs(path: Path) -> NameSet:
     return NameSet(names, np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names), is_pairs=True)
 
 
-def distinct(name_set: NameSet, policy: TextPolicy, anchor: str | None) -> NameSet:
-    """Names under a policy, each once a concept: "Fever" and "fever" are no pair to learn from. Of equal names one in `anchor` stays."""
+def distinct(name_set: NameSet, policy: TextPolicy, anchor_language: str | None) -> NameSet:
+    """Names under a policy, each once a concept: "Fever" and "fever" are no pair to learn from. Of equal names one in `anchor_language` stays."""
     names = normalize_all(name_set.names, policy)
     if name_set.is_pairs:
         return NameSet(names, name_set.concepts, name_set.languages, is_pairs=True)
     _, strings = np.unique(np.array(names, dtype=object), return_inverse=True)
-    other = np.array([code != anchor for code in name_set.languages])
+    other = np.array([code != anchor_language for code in name_set.languages])
     order = np.lexsort((other, strings, name_set.concepts))
     key = np.stack([name_set.concepts, strings])[:, order]
     first = np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(0)])
@@ -90,7 +90,7 @@ def distinct(name_set: NameSet, policy: TextPolicy, anchor: str | None) -> NameS
         [name_set.languages[i] for i in kept],
         False,
         name_set.terminology,
-        name_set.second,
+        name_set.auxiliary_start,
     )
 
 
@@ -100,6 +100,6 @@ def fingerprint(tokens: Tokens, name_set: NameSet) -> str:
     for array in (tokens.ids, tokens.offsets, name_set.concepts):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update("\n".join(name_set.languages).encode())
-    if name_set.second is not None:
-        digest.update(f"\nsecond from {name_set.second}".encode())
+    if name_set.auxiliary_start is not None:
+        digest.update(f"\nsecond from {name_set.auxiliary_start}".encode())
     return digest.hexdigest()

@@ -55,7 +55,7 @@ _FREE = {
     "evaluation",
     "base",
     "terminology",
-    "second",
+    "auxiliary",
     "pairs",
 }
 _NEAREST = 4  # times as many near concepts are known as each step draws from
@@ -68,7 +68,9 @@ def run(settings: Settings) -> Path:
     name_set = _name_set(settings)
     evaluate = _evaluation(settings, name_set)
     encoder = _encoder(settings, name_set)
-    prepared = distinct(name_set, encoder.policy, settings.sampling.anchor and to_iso(settings.sampling.anchor))
+    prepared = distinct(
+        name_set, encoder.policy, settings.sampling.anchor_language and to_iso(settings.sampling.anchor_language)
+    )
     sampler = _sampler(settings, prepared)
     if accelerator.is_main_process:
         make_run_folder(settings.output, settings.model_dump(mode="json"), resume=settings.resume == "auto")
@@ -91,7 +93,7 @@ def run(settings: Settings) -> Path:
         return whole(
             encoder.transformer,
             table,
-            math.prod(1 - optim.lr * rate(step) * optim.weight_decay for step in range(done)),
+            math.prod(1 - optim.learning_rate * rate(step) * optim.weight_decay for step in range(done)),
         )
 
     def scores_after(done: int) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def run(settings: Settings) -> Path:
     trainer = Trainer(
         accelerator=accelerator,
         encoder=encoder,
-        optimizer=adamw(encoder, lr=optim.lr, weight_decay=optim.weight_decay),
+        optimizer=adamw(encoder, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay),
         tokens=tokens,
         sampler=sampler,
         objective=_objective(settings.loss),
@@ -112,15 +114,15 @@ def run(settings: Settings) -> Path:
         output=settings.output,
         identity=identity,
         seed=settings.seed,
-        lr=optim.lr,
-        clip=optim.clip,
+        learning_rate=optim.learning_rate,
+        max_grad_norm=optim.max_grad_norm,
         chunk=settings.batch.chunk,
         token_dropout=settings.sampling.token_dropout,
         total_steps=total,
         max_minutes=settings.max_minutes,
-        checkpoint_every=settings.checkpoint.every,
-        checkpoint_keep=settings.checkpoint.keep,
-        evaluate_every=settings.evaluation.every,
+        save_steps=settings.checkpoint.save_steps,
+        save_total_limit=settings.checkpoint.save_total_limit,
+        eval_steps=settings.evaluation.eval_steps,
     )
     steps = trainer.run(resume=settings.resume == "auto")
     if accelerator.is_main_process:
@@ -137,20 +139,19 @@ def run(settings: Settings) -> Path:
 
 def _accelerator(settings: Settings) -> Accelerator:
     try:
-        precision = "no" if settings.precision == "fp32" else settings.precision
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # of the others while one evaluates or saves
         accelerator = Accelerator(
-            mixed_precision=precision,
+            mixed_precision=settings.mixed_precision,
             log_with=settings.tracker,
             project_dir=str(settings.output),
             kwargs_handlers=[patience],
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"Accelerate can't run with precision = {settings.precision}, tracker = {settings.tracker}: {error}"
+            f"Accelerate can't run with mixed_precision = {settings.mixed_precision}, tracker = {settings.tracker}: {error}"
         ) from None
-    if settings.precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("precision = fp16 needs a GPU, found a CPU; use bf16 or fp32")
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("mixed_precision = fp16 needs a GPU, found a CPU; use bf16 or no")
     kind, accumulated = accelerator.distributed_type.value, accelerator.gradient_accumulation_steps
     if accumulated != 1 or not (
         kind == "NO" or kind.startswith("MULTI_")
@@ -170,19 +171,19 @@ def _name_set(settings: Settings) -> NameSet:
     languages = parse_choice(settings.sampling.languages)
     if settings.pairs is None:
         name_set = from_terminology(settings.terminology or Path(), languages)
-        return with_auxiliary(name_set, from_terminology(settings.second, None)) if settings.second else name_set
-    if settings.second:
+        return with_auxiliary(name_set, from_terminology(settings.auxiliary, None)) if settings.auxiliary else name_set
+    if settings.auxiliary:
         raise ConfigError("a file of pairs allows no second source; give a terminology instead")
     wanted = settings.sampling
     if (
         wanted.mode != "pairs"
-        or wanted.anchor
+        or wanted.anchor_language
         or languages
         or wanted.hard_negatives
         or wanted.language_temperature != 1
     ):
         raise ConfigError(
-            "a file of pairs allows neither sampling.mode = groups, nor languages, an anchor, sampling.hard_concepts or "
+            "a file of pairs allows neither sampling.mode = groups, nor languages, an anchor, sampling.hard_negatives or "
             "sampling.language_temperature; give a terminology instead"
         )
     return from_pairs(settings.pairs)
@@ -217,16 +218,18 @@ def _sampler(settings: Settings, name_set: NameSet) -> Sampler:
         raise ConfigError(
             "sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order"
         )
-    if name_set.second is None:
+    if name_set.auxiliary_start is None:
         return _of_concepts(settings, name_set, 1)
-    first, second = name_set.parts()
-    if wanted.second_share * min(batch.pairs, batch.names) < 1:
-        raise ConfigError(f"sampling.second_share = {wanted.second_share} of a step is not even a pair; make it larger")
+    first, second = name_set.split()
+    if wanted.auxiliary_fraction * min(batch.pairs, batch.names) < 1:
+        raise ConfigError(
+            f"sampling.auxiliary_fraction = {wanted.auxiliary_fraction} of a step is not even a pair; make it larger"
+        )
     samplers = (
-        _of_concepts(settings, first, 1 - wanted.second_share),
-        _of_concepts(settings, second, wanted.second_share, hard=0),
+        _of_concepts(settings, first, 1 - wanted.auxiliary_fraction),
+        _of_concepts(settings, second, wanted.auxiliary_fraction, hard=0),
     )
-    return Mixed(*samplers, rows=len(first.names), concepts=name_set.second)
+    return Mixed(*samplers, rows=len(first.names), concepts=name_set.auxiliary_start)
 
 
 def _of_concepts(
@@ -235,7 +238,9 @@ def _of_concepts(
     """What draws names of one source, so many that they are this share of a step."""
     wanted, batch, seed = settings.sampling, settings.batch, settings.seed
     hard = wanted.hard_negatives if hard is None else hard
-    concepts = Concepts(name_set.concepts, name_set.languages, wanted.anchor and to_iso(wanted.anchor))
+    concepts = Concepts(
+        name_set.concepts, name_set.languages, wanted.anchor_language and to_iso(wanted.anchor_language)
+    )
     if wanted.mode == "groups":
         weights = language_weights(name_set.languages, wanted.language_temperature)
         size = {
@@ -246,7 +251,7 @@ def _of_concepts(
         return GroupSampler(concepts, **size, seed=seed, weights=weights)
     if wanted.hard_negatives or wanted.language_temperature != 1:
         raise ConfigError(
-            "sampling.hard_concepts and sampling.language_temperature need sampling.mode = groups; found pairs"
+            "sampling.hard_negatives and sampling.language_temperature need sampling.mode = groups; found pairs"
         )
     return PairSampler(
         concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=round(batch.pairs * share), seed=seed
@@ -262,7 +267,12 @@ def _hard_negatives(
         return None
     _, strings = np.unique(np.array(name_set.names, dtype=object), return_inverse=True)
     return HardNegatives(
-        sampler, encoder, tokens, strings.astype(np.int64), _NEAREST * hard, settings.sampling.refresh_every
+        sampler,
+        encoder,
+        tokens,
+        strings.astype(np.int64),
+        _NEAREST * hard,
+        settings.sampling.hard_negatives_refresh_steps,
     )
 
 

@@ -178,7 +178,7 @@ class GroupSampler:
             )
         if hard_negatives >= len(concepts.numbers):
             raise ConfigError(
-                f"sampling.hard_concepts must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_negatives}"
+                f"sampling.hard_negatives must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_negatives}"
             )
         self.concepts, self.names_per_concept, self.seed, self.hard_negatives = (
             concepts,

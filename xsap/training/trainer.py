@@ -29,9 +29,9 @@ from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.sampling import Sampler, mix, share
 
 
-def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form, on every parameter alike, as the SapBERT recipe has it."""
-    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
@@ -53,7 +53,7 @@ _FLUSH_EVERY = 20  # steps whose losses wait on the device, so that logging does
 
 @dataclass
 class Trainer:
-    """One run. objective: mining and loss. rate: step → share of `lr`. identity: see checkpoint.
+    """One run. objective: mining and loss. rate: step → share of `learning_rate`. identity: see checkpoint.
 
     neighbors: looks up the hard concepts of its sampler. evaluate: steps done → scores to log. report: called when there is news in the log.
     chunk: names encoded at once, 0 for all. token_dropout: share of tokens left out of names.
@@ -72,15 +72,15 @@ class Trainer:
     output: Path
     identity: dict[str, Any]
     seed: int
-    lr: float
-    clip: float
+    learning_rate: float
+    max_grad_norm: float
     chunk: int
     token_dropout: float
     total_steps: int
     max_minutes: float | None
-    checkpoint_every: int
-    checkpoint_keep: int
-    evaluate_every: int
+    save_steps: int
+    save_total_limit: int
+    eval_steps: int
 
     def run(self, *, resume: bool) -> int:
         """Train to the last step, or until time is up. Returns the number of steps done, those before a resumption included."""
@@ -101,15 +101,15 @@ class Trainer:
                     self.hard_negatives.refresh(self.accelerator)
                 loss, counts = self._step(done)
                 done += 1
-                self._waiting.append((loss, {"step": done, "lr": self.lr * self.rate(done - 1), **counts}))
+                self._waiting.append((loss, {"step": done, "lr": self.learning_rate * self.rate(done - 1), **counts}))
                 if len(self._waiting) >= _FLUSH_EVERY:
                     bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
                 bar.update()
                 late = self._late(spent + time.monotonic() - began, done)
                 last = late or done == self.total_steps
-                if last or (self.evaluate_every and done % self.evaluate_every == 0):
+                if last or (self.eval_steps and done % self.eval_steps == 0):
                     self._evaluate(done)
-                if self.checkpoint_every and (last or done % self.checkpoint_every == 0):
+                if self.save_steps and (last or done % self.save_steps == 0):
                     self._save(done, spent + time.monotonic() - began)
             self._flush()
             if late and self._main:
@@ -133,7 +133,7 @@ class Trainer:
             else self.hard_negatives.strings[np.concatenate([part.rows for part in parts])]
         )
         for group in self._optimizer.param_groups:
-            group["lr"] = self.lr * self.rate(step)
+            group["lr"] = self.learning_rate * self.rate(step)
         self._model.train()
         rows = (
             parts[rank].rows if sizes[rank] else names.rows[:1]
@@ -161,8 +161,8 @@ class Trainer:
             loss = cached_backward(
                 encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(self._model)
             )
-        if self.clip:
-            accelerator.clip_grad_norm_(self._model.parameters(), self.clip)
+        if self.max_grad_norm:
+            accelerator.clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss.detach() / processes, {"names": len(names.rows), "tokens": self.tokens.count(names.rows)}
@@ -207,7 +207,7 @@ class Trainer:
         for latest, (_, metadata) in zip(losses, waiting, strict=True):
             if not math.isfinite(latest):
                 raise ConfigError(
-                    f"the loss must be a number, found {latest} at step {metadata['step']:,}; lower optim.lr, or set optim.clip = 1"
+                    f"the loss must be a number, found {latest} at step {metadata['step']:,}; lower optim.learning_rate, or set optim.max_grad_norm = 1"
                 )
             if self._main:
                 self._log(
@@ -232,7 +232,7 @@ class Trainer:
                 more["scaler"] = scaler.state_dict()
             nearest = self.hard_negatives.sampler.nearest if self.hard_negatives else None
             arrays = {} if nearest is None else {"nearest": torch.from_numpy(nearest)}
-            folder, keep = self.output / "checkpoints", self.checkpoint_keep
+            folder, keep = self.output / "checkpoints", self.save_total_limit
             checkpoint.save(folder, done, self.encoder, self._bare_optimizer, self.identity, more, arrays, keep=keep)
         self.accelerator.wait_for_everyone()
         self._tick = time.monotonic()
