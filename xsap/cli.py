@@ -39,7 +39,7 @@ from xsap.terminal import (
     log,
     output,
     stdin_lines,
-    watched,
+    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def index(
         ann=ann,
         encode_groups=encode_groups(share, model, EncoderSpec.of(encoder).metadata()) if share else None,
         overwrite=overwrite,
-        progress=watched(),
+        progress=show_progress(),
     )
     if built is not None:
         _tell(out if shard is None else f"{out}, part {shard}", built, updated=update is not None)
@@ -139,7 +139,7 @@ def merge(
     """Put the parts of an index together: the same index as one made at once (but for a graph, which is never twice the same)."""
     from xsap.linking.build import merge_shards
 
-    _tell(out, merge_shards(parts, out, ann=ann, overwrite=overwrite, progress=watched()))
+    _tell(out, merge_shards(parts, out, ann=ann, overwrite=overwrite, progress=show_progress()))
 
 
 def _tell(out: Path | str, built: "BuildSummary", *, updated: bool = False) -> None:
@@ -254,7 +254,7 @@ def link(
     with _bytes(out) as target:
         account = link_file(
             linker, source, target, layout,
-            column=column, language_column=language_column, options=options, identity=identity, progress=watched(),
+            column=column, language_column=language_column, options=options, identity=identity, progress=show_progress(),
         )  # fmt: skip
     if file:
         log(f"{file}: {account.summary()}")
@@ -332,7 +332,7 @@ def evaluate(
     if dictionary:
         rows = ReferenceDictionary.read(dictionary)
         encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
-        report = evaluate_reference(encoder, rows, queries, progress=watched())
+        report = evaluate_reference(encoder, rows, queries, progress=show_progress())
         metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
     else:
         linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
@@ -341,7 +341,7 @@ def evaluate(
         else:
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
             report = evaluate_reference(
-                linker.encoder, ReferenceDictionary.of_index(linker.index), queries, progress=watched()
+                linker.encoder, ReferenceDictionary.of_index(linker.index), queries, progress=show_progress()
             )
         metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
     metadata["encoder_precision"] = dtype.value
@@ -490,7 +490,7 @@ def encode(
     from xsap.encoding.encoder import Encoder
 
     encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=dtype.value)
-    vectors = encoder.encode(lines, progress=watched())
+    vectors = encoder.encode(lines, progress=show_progress())
     with write_atomically(out, binary=True) as stream:
         np.save(stream, vectors, allow_pickle=False)
     log(f"{out}: {len(vectors):,} vectors of {encoder.dimension} components")

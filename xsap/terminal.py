@@ -1,21 +1,34 @@
-"""What the commands share of the terminal: data on stdout, all else on stderr, never a prompt."""
+"""What every command-line program of xsap shares: options, output, logging, errors and exit codes.
 
+Data goes to stdout; messages, logs and progress bars go to stderr; nothing ever prompts. A user error is one line `error: …` and exit code 2,
+a failure of the system (full disk, missing permission) one line and exit code 1, an interruption exit code 130. Anything else that escapes is
+a defect of xsap and shows its traceback.
+"""
+
+import logging
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, NoReturn
 
 import typer
 
+from xsap import __version__
 from xsap.artifacts import write_atomically
-from xsap.errors import ConfigError, DataError
+from xsap.errors import ConfigError, DataError, XsapError
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_TARGET_MISSED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b", re.IGNORECASE)
 
 
 class Dtype(StrEnum):
-    """Of an encoder's matrix products."""
+    """Number format of an encoder's matrix products."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -23,33 +36,139 @@ class Dtype(StrEnum):
     INT8 = "int8"
 
 
-Pooling = Annotated[str | None, typer.Option(help="cls, mean or mean_all, for a model folder that doesn't say.")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens a name is cut to, for a model folder that doesn't say.")]
+Pooling = Annotated[
+    str | None, typer.Option(help="Pooling for a model folder that does not say: cls, mean or mean_all.")
+]
+MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per name, for a model folder that does not say.")]
 Ann = Annotated[
     bool,
-    typer.Option(
-        "--ann",
-        help="Ask the graph that index --ann built: faster, may miss a name. With a filter the search stays exact.",
-    ),
+    typer.Option("--ann", help="Use the HNSW index: faster, approximate. A filtered search stays exact."),
 ]
 OnRay = Annotated[
     str | None,
-    typer.Option("--ray", help="Work on a Ray cluster: auto, host:port, or local to start one here (needs xsap[ray])."),
+    typer.Option("--ray", help="Run on a Ray cluster: auto, host:port, or local to start one here. Needs xsap[ray]."),
 ]
 DtypeOption = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
-        help="Of the model's matrix products: on CPUs bfloat16 and int8 are some two and three times as fast, float16 is slow.",
+        help="Number format of the encoder's matrix products. On CPUs bfloat16 and int8 are faster; float16 is slow.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it is there.")]
+MovedModel = Annotated[str | None, typer.Option("--model", help="Folder of the index's model, if it was moved.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+
+def create_app(description: str) -> typer.Typer:
+    """A Typer application with `-h`, `--help`, `--version` and plain help texts, for `run`."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(help=description)
+    def _root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        ] = False,
+    ) -> None:
+        del version  # handled by the callback
+
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xsap {__version__}")
+        raise typer.Exit
+
+
+def run(app: Callable[..., object], program: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a Typer application and exit with its code.
+
+    Args:
+        app: What `create_app` made, with its commands.
+        program: Its name in usage lines, such as `xsap`.
+        arguments: The command line after the program's name; by default that of the process.
+    """
+    with exit_codes(program):
+        sys.exit(app(args=arguments, prog_name=program, standalone_mode=False) or 0)
+    raise AssertionError("exit_codes always exits")
+
+
+@contextmanager
+def exit_codes(program: str, *, if_interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn errors that a user can act on into one line on stderr and an exit code; set up logging and UTF-8 output."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    _set_up_logging()
+    try:
+        yield
+    except XsapError as error:
+        _fail(str(error), EXIT_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        log(if_interrupted)
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:  # a full disk, a folder without permission to write
+        _fail(str(error), EXIT_FAILURE)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's usage errors; Typer may carry its own copy of click
+        if usage is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(usage())
+            sys.exit(EXIT_USAGE)
+        _fail(f"{usage().rstrip('.')}. See {program} --help", EXIT_USAGE)
+
+
+def _set_up_logging() -> None:
+    """Show the library's log messages on stderr, one line each; the level is XSAP_LOG_LEVEL, by default INFO."""
+    logger = logging.getLogger("xsap")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    level = os.environ.get("XSAP_LOG_LEVEL", "INFO").upper()
+    logger.setLevel(level if level in logging.getLevelNamesMapping() else "INFO")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Print one line `error: …`, with color on a terminal, and exit."""
+    colored = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    prefix = typer.style("error:", fg=typer.colors.RED, bold=True) if colored else "error:"
+    print(prefix, " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def parse_size(text: str) -> int:
+    """An amount of memory in bytes: `4GB`, `500 mb`, `2GiB`. kB, MB, GB, TB are powers of 1000; kiB … TiB of 1024.
+
+    Raises:
+        ConfigError: It is no such amount, or less than one byte.
+    """
+    amount = _SIZE.fullmatch(text.strip())
+    size = 0
+    if amount is not None:
+        size = int(float(amount[1]) * (1024 if amount[3] else 1000) ** ("kmgt".index(amount[2].lower()) + 1))
+    if size < 1:
+        raise ConfigError(f"expected an amount of memory such as 4GB or 500MB, found '{text}'")
+    return size
+
+
+def parse_list(text: str | None) -> list[str] | None:
+    """The parts of a comma-separated option; None if it was not given."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def stdin_lines() -> list[str]:
-    """The lines of stdin, UTF-8. Raises ConfigError where a person would have to type them, DataError."""
+    """The lines of stdin, UTF-8. Raises ConfigError if a person would have to type them, DataError if it isn't UTF-8."""
     if sys.stdin.isatty():
-        raise ConfigError("expected terms as arguments, on stdin (one a line) or in --file, found none")
+        raise ConfigError("expected terms as arguments, on stdin (one per line) or in --file, found none")
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -62,23 +181,46 @@ def stdin_lines() -> list[str]:
 
 @contextmanager
 def output(path: Path | None) -> Iterator[IO[str]]:
-    """A file, whole or not at all, or stdout; a reader of stdout that goes away early is no error."""
+    """A text file, published whole or not at all; stdout if there is no path."""
     if path:
         with write_atomically(path) as stream:
             yield stream
         return
-    try:
+    with _closed_pipe_is_fine():
         yield sys.stdout
         sys.stdout.flush()
+
+
+@contextmanager
+def path_or_stdout(path: Path | None) -> Iterator[Path | IO[bytes]]:
+    """The path itself, or stdout as bytes if there is none."""
+    if path:
+        yield path
+        return
+    with _closed_pipe_is_fine():
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _closed_pipe_is_fine() -> Iterator[None]:
+    """Stop quietly when the reader of stdout closes it early, as `head` does."""
+    try:
+        yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def watched() -> bool:
-    """Whether somebody sees stderr, so that bars are worth drawing."""
+def show_progress() -> bool:
+    """Whether stderr is a terminal, so that progress bars are worth drawing."""
     return sys.stderr.isatty()
 
 
-def log(line: str) -> None:
+def log(message: str) -> None:
     """One line on stderr."""
-    print(" ".join(line.splitlines()), file=sys.stderr)
+    print(" ".join(message.splitlines()), file=sys.stderr)
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines on stdout."""
+    print("\n".join(lines))
