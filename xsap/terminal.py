@@ -86,7 +86,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def run(app: Callable[..., object], program: str, arguments: Sequence[str] | None = None) -> NoReturn:
+def run(app: Callable[..., int | None], program: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a Typer application and exit with its code.
 
     Args:
@@ -126,15 +126,14 @@ def exit_codes(program: str, *, if_interrupted: str = "interrupted") -> Iterator
 
 
 def _set_up_logging() -> None:
-    """Show the library's log messages on stderr, one line each; the level is XSAP_LOG_LEVEL, by default INFO."""
+    """Show the library's log messages on stderr, one line each."""
     logger = logging.getLogger("xsap")
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
-    level = os.environ.get("XSAP_LOG_LEVEL", "INFO").upper()
-    logger.setLevel(level if level in logging.getLevelNamesMapping() else "INFO")
+    logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -154,7 +153,7 @@ def parse_size(text: str) -> int:
     amount = _SIZE.fullmatch(text.strip())
     size = 0
     if amount is not None:
-        size = int(float(amount[1]) * (1024 if amount[3] else 1000) ** ("kmgt".index(amount[2].lower()) + 1))
+        size = int(float(amount[1]) * (1024 if amount[3] else 1000) ** ("kmgtKMGT".index(amount[2]) % 4 + 1))
     if size < 1:
         raise ConfigError(f"expected an amount of memory such as 4GB or 500MB, found '{text}'")
     return size
