@@ -1,35 +1,37 @@
-"""Results → `report.html`, one file that needs no network, and `report.md`, the same without its charts.
+"""Pages of results: a list of blocks (headings, paragraphs, tables, charts), written as one HTML file or as Markdown.
 
-What is said is put together once, as blocks (headings, paragraphs, tables, charts), and written out twice. Names of terminologies, mentions
-and paths stand there as they are: what HTML or Markdown would take for its own signs is escaped.
+A report is put together once, as blocks, and then written in either form. The HTML page needs no network and no script and follows the
+reader's light or dark mode; every page of the project has its one stylesheet. All text is escaped here: blocks hold plain text, so that names
+of terminologies, mentions and paths appear as they are. Charts need matplotlib; without it a page has its tables only.
 """
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+from xsap import plots
 from xsap.artifacts import write_atomically
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#1d2733}
-h1{font-size:1.6rem}h2{margin-top:2.6rem;border-bottom:1px solid #ccd3da}h3{margin-bottom:.3rem}
-table{border-collapse:collapse;margin:.6rem 0;font-size:13.5px;font-variant-numeric:tabular-nums}
-.wide{overflow-x:auto}th,td{padding:.2rem .6rem;border-bottom:1px solid #e3e7eb;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}.words td,.words th{text-align:left;white-space:normal;overflow-wrap:anywhere}
-svg{max-width:720px;width:100%;font:12px system-ui,sans-serif;fill:#1d2733}.small{font-size:11px}
-.grid{stroke:#dde2e7;fill:none}.whisker{stroke:#333;fill:none}
-.legend span{margin-right:1.2rem}.legend i{display:inline-block;width:.8rem;height:.8rem;margin-right:.4rem}
+:root { color-scheme: light dark; --page: #fff; --ink: #1d2733; --soft: #57606a; --line: #dde2e7; --tint: #eef3fa; }
+@media (prefers-color-scheme: dark) { :root { --page: #15181c; --ink: #e8eaed; --soft: #a3abb5; --line: #343b44; --tint: #1f2a38; } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; background: var(--page); color: var(--ink); }
+h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { margin-top: 2.4rem; border-bottom: 1px solid var(--line); } h3 { margin-bottom: .3rem; }
+p { max-width: 75ch; } .warning { font-weight: 700; border-left: 4px solid #d9730d; padding-left: .8rem; }
+.scroll { overflow-x: auto; margin: .6rem 0; } .scroll svg { display: block; max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { color: var(--soft); } .best { background: var(--tint); font-weight: 700; }
+.words td, .words th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 """
-_SIGNS = re.compile(
-    r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[]|~(?=~)"
-)  # where Markdown takes them for its own
+_MARKDOWN_SYNTAX = re.compile(r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[]|~(?=~)")
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """Level 1 is the page's."""
+    """A heading; level 1 is the page's title."""
 
     level: int
     text: str
@@ -37,41 +39,72 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Plain text."""
+    """Plain text. warning: whether it stands out, as what should make a reader wary."""
 
     text: str
+    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The first row is the header. words: cells of text, not of figures."""
+    """Rows of cells; the first row is the header. words: the cells are text, not numbers. best: the row that is marked, counted from 0."""
 
     rows: Sequence[Sequence[str]]
     words: bool = False
+    best: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """HTML, and so for the HTML page alone."""
+    """An `<svg>` element of plots.to_svg, for the HTML page only."""
 
-    html: str
+    svg: str
 
 
 Block = Heading | Paragraph | Table | Chart
 
 
+def charts(drawn: plots.Plot | Sequence[plots.Plot], title: str, *, columns: int = 1) -> list[Block]:
+    """A chart block of one or several plots; an empty list without matplotlib, so that a report never fails for want of it.
+
+    Args:
+        drawn: The plots.
+        title: Description for screen readers.
+        columns: Number of plots in a row.
+
+    Returns:
+        One block or none.
+    """
+    return [Chart(plots.to_svg(drawn, title=title, columns=columns))] if plots.is_available() else []
+
+
+def escape(text: str) -> str:
+    """Text for an HTML page: markup escaped, and lone surrogates, which a path may have, replaced."""
+    return html.escape(text.encode("utf-8", "replace").decode(), quote=False)
+
+
+def to_html(blocks: Sequence[Block], title: str) -> str:
+    """Blocks as one HTML page with the project's stylesheet."""
+    body = "\n".join(map(_html_of, blocks))
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as Markdown, each text on one line; tables of words are not padded, for one long cell would widen all."""
+    """Blocks as Markdown without the charts, each text on one line; tables of words are not padded, since one long cell would widen all."""
     parts = []
     for block in blocks:
         match block:
             case Heading(level, text):
                 parts.append(f"{'#' * level} {_literal(text)}")
-            case Paragraph(text):
-                parts.append(_literal(text))
+            case Paragraph(text, warning):
+                parts.append(f"**{_literal(text)}**" if warning else _literal(text))
             case Table(rows, words):
                 cells = [[_literal(cell) for cell in row] for row in rows]
-                parts.append("\n".join(_plain(cells) if words else markdown(cells)))
+                parts.append("\n".join(_unpadded(cells) if words else markdown(cells)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,58 +123,50 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(rows[0]), line(rule), *map(line, rows[1:])]
 
 
-def _plain(rows: Sequence[Sequence[str]]) -> list[str]:
-    """`markdown` with all columns flush left and no padding."""
+def percent(value: float | None) -> str:
+    """A score in [0, 1], as a report writes it; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def with_interval(row: Mapping[str, object], score: str) -> str:
+    """`75.2 [73.6, 76.7]`, from the keys `score` and `score`_interval of a row of scores."""
+    value, interval = row[score], row.get(f"{score}_interval")
+    if not isinstance(interval, list) or None in interval or not isinstance(value, float | int):
+        return percent(value if isinstance(value, float | int) else None)
+    low, high = interval
+    return f"{percent(value)} [{percent(low)}, {percent(high)}]"
+
+
+def write_page(blocks: Sequence[Block], path: Path, title: str) -> None:
+    """Write blocks as HTML, or as Markdown if the path ends in .md, whole or not at all."""
+    text = to_markdown(blocks) if path.suffix == ".md" else to_html(blocks, title)
+    with write_atomically(path) as stream:
+        stream.write(text)
+
+
+def _html_of(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{escape(text)}</h{level}>"
+        case Paragraph(text, warning):
+            return f"<p{' class=warning' if warning else ''}>{escape(text)}</p>"
+        case Table(rows, words, best):
+            lines = []
+            for number, row in enumerate(rows):
+                tag = "td" if number else "th"
+                mark = " class=best" if number and number - 1 == best else ""
+                lines.append(f"<tr{mark}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>")
+            return f'<div class="scroll"><table{" class=words" if words else ""}>{"".join(lines)}</table></div>'
+        case Chart(svg):
+            return f'<div class="scroll">{svg}</div>'
+
+
+def _unpadded(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table with all columns flush left and no padding."""
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     return [head, f"|{' :-- |' * len(rows[0])}", *body]
 
 
 def _literal(text: str) -> str:
-    """Text that Markdown shows as it stands, without raw HTML: its signs behind backslashes (CommonMark 0.31, section 2.4)."""
-    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
-
-
-def to_html(blocks: Sequence[Block], title: str) -> str:
-    """Blocks as one page."""
-    body = []
-    for block in blocks:
-        match block:
-            case Heading(level, text):
-                body.append(f"<h{level}>{escape(text, quote=False)}</h{level}>")
-            case Paragraph(text):
-                body.append(f"<p>{escape(text, quote=False)}</p>")
-            case Table(rows, words):
-                body.append(_table(rows, words))
-            case Chart(html):
-                body.append(html)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
-
-
-def _table(rows: Sequence[Sequence[str]], words: bool) -> str:
-    lines = []
-    for number, row in enumerate(rows):
-        tag = "td" if number else "th"
-        lines.append("<tr>" + "".join(f"<{tag}>{escape(cell, quote=False)}</{tag}>" for cell in row) + "</tr>")
-    return f'<div class="wide"><table{" class=words" if words else ""}>' + "".join(lines) + "</table></div>"
-
-
-def per_cent(value: float | None) -> str:
-    """A score in [0, 1], as a report writes it; a dash for none."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def with_interval(row: Mapping[str, object], score: str) -> str:
-    """`75.2 [73.6, 76.7]`."""
-    value, interval = row[score], row.get(f"{score}_interval")
-    if not isinstance(interval, list) or None in interval or not isinstance(value, float | int):
-        return per_cent(value if isinstance(value, float | int) else None)
-    low, high = interval
-    return f"{per_cent(value)} [{per_cent(low)}, {per_cent(high)}]"
-
-
-def write_both(blocks: Sequence[Block], folder: Path, title: str) -> None:
-    """Write both pages, each whole or not at all."""
-    for name, text in (("report.html", to_html(blocks, title)), ("report.md", to_markdown(blocks))):
-        with write_atomically(folder / name) as stream:
-            stream.write(text)
+    """Text that Markdown shows as it is, without raw HTML: its syntax behind backslashes (CommonMark 0.31, section 2.4)."""
+    return _MARKDOWN_SYNTAX.sub(r"\\\g<0>", " ".join(text.encode("utf-8", "replace").decode().split()))

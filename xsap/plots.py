@@ -1,16 +1,58 @@
-"""Two charts as SVG, made to stand inside a page without any file beside it: bars with intervals, and accuracy by k.
+"""Charts drawn by matplotlib, as SVG text for a page or as a PNG or SVG file.
 
-Colors can be told apart by most eyes and in grey; where they come round again they are paler and lines dashed. Every mark has a title that a pointer shows. Sizes are in SVG's user units.
+Every chart of the project is drawn here, and no other module imports matplotlib, which is optional (`pip install 'xsap[plot]'`). A function
+takes plain data and returns a `Plot` that is not drawn yet; `to_svg` and `save` draw one or several of them in a grid. Colors are mid-tones
+that contrast 3 : 1 with white and with near-black, the background is transparent, and text takes the color of the page around it, so one SVG
+serves light and dark mode. Series never differ by color alone but by dash, marker or hatch too. Equal data give equal bytes.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from importlib.util import find_spec
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-COLORS = ("#9aa5b1", "#e08a1e", "#3a8f5c", "#1f6fb2", "#b5485d", "#7a5ea8")
-_WIDTH, _LEFT, _RIGHT, _BAR, _GAP = 720, 110, 60, 13, 12
-_TOP, _HEIGHT = 14, 260
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xsap.artifacts import write_atomically
+from xsap.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = ("#3b82d6", "#d9730d", "#2f9068", "#b5489a", "#8a6d3b", "#7a6ad0")
+GREY = "#7d8691"
+POINTS_PER_LINE = 1000
+SUFFIXES = (".png", ".svg")
+_INK = "#1d2733"  # replaced by currentColor in SVG
+_DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "oo")
+_STYLE = {
+    "svg.hashsalt": "xsap",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": "cycler('color', ['#3b82d6'])",
+    "axes.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
 
 
 class Bar(NamedTuple):
@@ -21,99 +63,452 @@ class Bar(NamedTuple):
     high: float | None = None
 
 
-def legend(systems: Sequence[str]) -> str:
-    """The systems' colors, as HTML."""
-    marks = [
-        f'<span><i style="background:{_color(i)};opacity:{_opacity(i)}"></i>{escape(system, quote=False)}</span>'
-        for i, system in enumerate(systems)
-    ]
-    return f'<p class="legend">{"".join(marks)}</p>'
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a chart: (n,) x, ascending, and (n,) y, nan where the line breaks. low, high: (n,) limits of a band around it.
+
+    name: its entry in the legend; empty for none. style: "series" (a color, a dash and a marker by its number), "strong" (thick, in the
+    color of the text), "faint" (thin and pale), "reference" (grey).
+    """
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    style: Literal["series", "strong", "faint", "reference"] = "series"
 
 
-def bars(rows: Mapping[str, Sequence[Bar]], systems: Sequence[str], title: str) -> str:
-    """A group of horizontal bars a row, a bar a system, per cent from 0 to 100. rows: label → a bar for each system."""
-    group = len(systems) * _BAR + _GAP
-    bottom = _TOP + len(rows) * group
-    parts = [_grid(_TOP, bottom)]
-    for number, (label, values) in enumerate(rows.items()):
-        top = _TOP + number * group
-        middle = top + len(systems) * _BAR / 2
-        parts.append(
-            f'<text x="{_LEFT - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(label, quote=False)}</text>'
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A chart that is not drawn yet; width and height are in inches."""
+
+    width: float
+    height: float
+    draw: Callable[["Axes"], None]
+
+
+def is_available() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def check_plot(path: Path | None) -> None:
+    """Raise ConfigError if `save` could not write to `path`; call it before long work. None is always fine."""
+    if path is None:
+        return
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a plot is written as PNG or SVG: expected a file that ends in .png or .svg, found {path}")
+    _require_matplotlib()
+
+
+def to_svg(plots: Plot | Sequence[Plot], *, title: str = "", columns: int = 1) -> str:
+    """Plots as one `<svg>` element.
+
+    Args:
+        plots: One plot, or several for a grid that is filled row by row.
+        title: Description for screen readers; it is not drawn.
+        columns: Number of plots in a row of the grid.
+
+    Returns:
+        The element without XML header; its text has the color of the page around it.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    with _drawn(plots, columns, "") as figure:
+        stream = StringIO()
+        figure.savefig(
+            stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
-        parts += [_bar(bar, top + i * _BAR, i, f"{systems[i]}, {label}") for i, bar in enumerate(values)]
-    return _svg(bottom + 26, title, parts)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", stream.getvalue())  # ids that nothing refers to and that repeat in a page
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").strip()
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(_printable(title))}"', 1)
 
 
-def _grid(top: float, bottom: float) -> str:
-    lines = [
-        f'<path d="M{_x(share):.1f} {top}V{bottom}" class="grid"/>'
-        f'<text x="{_x(share):.1f}" y="{bottom + 16}" text-anchor="middle" class="small">{100 * share:.0f}</text>'
-        for share in (0, 0.2, 0.4, 0.6, 0.8, 1)
-    ]
-    return "".join(lines)
+def save(plots: Plot | Sequence[Plot], path: Path, *, title: str = "", columns: int = 1) -> None:
+    """Write plots to a file, whole or not at all: .png (on white) or .svg by its suffix.
+
+    Args:
+        plots: One plot, or several for a grid that is filled row by row.
+        path: File that ends in .png or .svg.
+        title: Heading of the figure; empty for none.
+        columns: Number of plots in a row of the grid.
+
+    Raises:
+        ConfigError: another suffix, or matplotlib is not installed.
+    """
+    check_plot(path)
+    if path.suffix.lower() == ".svg":
+        svg = to_svg(plots, title=title, columns=columns)
+        dark = "<style>@media (prefers-color-scheme: dark) { svg { color: #e8eaed } }</style>"
+        with write_atomically(path) as stream:
+            stream.write(svg.replace("</svg>", f"{dark}</svg>") + "\n")
+        return
+    with _drawn(plots, columns, title) as figure, write_atomically(path, binary=True) as stream:
+        figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
 
 
-def _x(share: float) -> float:
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    title: str = "",
+    x_label: str = "step",
+    y_label: str = "",
+    x_limits: tuple[float, float] | None = None,
+    y_limits: tuple[float | None, float | None] = (0.0, None),
+    x_ticks: Sequence[float] | None = None,
+    log_x: bool = False,
+    stepped: bool = False,
+    width: float = 9.0,
+    height: float = 3.2,
+) -> Plot:
+    """Lines over a common x axis, with a legend beside them where they have names.
+
+    Args:
+        lines: The lines; one of more than POINTS_PER_LINE points is thinned so that its extremes stay.
+        title: Heading of the chart.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        x_limits: Ends of the x axis; None: the data's.
+        y_limits: Ends of the y axis; None for an end that the data determine.
+        x_ticks: Positions of the ticks; None: chosen.
+        log_x: Whether x is on a logarithmic scale.
+        stepped: Whether y stays until the next x, as of a cumulative distribution.
+        width: Inches.
+        height: Inches.
+
+    Returns:
+        The plot.
+    """
+
+    def draw(axes: "Axes") -> None:
+        axes.set_xscale("log" if log_x else "linear")
+        numbers = iter(range(len(lines)))
+        finite = [_draw_line(axes, line, next(numbers) if line.style == "series" else 0, stepped) for line in lines]
+        if not any(finite):
+            axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)
+        _label_axes(axes, title, x_label, y_label)
+        if x_limits:
+            axes.set_xlim(x_limits[0], x_limits[1] if x_limits[1] > x_limits[0] else x_limits[0] + 1)
+        if any(finite):
+            axes.set_ylim(*y_limits)
+        _format_ticks(axes, x_ticks)
+        axes.grid(True, color=_INK, alpha=0.13, linewidth=0.6)
+        if any(line.name for line in lines):
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
+
+    return Plot(width, height, draw)
 
 
-def _bar(bar: Bar, top: float, number: int, what: str) -> str:
-    if bar.value is None:
-        return ""
-    middle, end = top + _BAR / 2, bar.value
-    said = f"{100 * bar.value:.1f}"
-    whisker = ""
-    if bar.low is not None and bar.high is not None:
-        end = max(end, bar.high)
-        said += f" [{100 * bar.low:.1f}, {100 * bar.high:.1f}]"
-        low, high = _x(bar.low), _x(bar.high)
-        whisker = f'<path d="M{low:.1f} {middle:.1f}H{high:.1f}M{low:.1f} {middle - 3:.1f}v6M{high:.1f} {middle - 3:.1f}v6" class="whisker"/>'
-    return (
-        f'<g><title>{escape(what, quote=False)}: {said}</title><rect x="{_LEFT}" y="{top + 1:.1f}" width="{_x(bar.value) - _LEFT:.1f}" '
-        f'height="{_BAR - 2}" fill="{_color(number)}" fill-opacity="{_opacity(number)}"/>{whisker}'
-        f'<text x="{_x(end) + 5:.1f}" y="{middle + 4:.1f}" class="small">{100 * bar.value:.1f}</text></g>'
-    )
+def score_bars(
+    groups: Mapping[str, Sequence[Bar]], systems: Sequence[str], *, title: str = "", width: float = 9.0
+) -> Plot:
+    """Horizontal bars of scores with intervals, in percent: a group of bars per label, a bar per system.
+
+    Args:
+        groups: Label → a bar for each system.
+        systems: Names of the systems, for the legend.
+        title: Heading of the chart.
+        width: Inches; the height follows from the number of bars.
+
+    Returns:
+        The plot.
+    """
+    size = len(systems) + 0.7  # bars and the gap after them
+
+    def draw(axes: "Axes") -> None:
+        for number, system in enumerate(systems):
+            bars = [group[number] for group in groups.values()]
+            y = np.arange(len(bars)) * size + number
+            value, low, high = (
+                100 * np.array([np.nan if part is None else part for part in column], np.float64)
+                for column in zip(*bars, strict=True)
+            )
+            look: dict[str, Any] = {
+                "color": _color(number),
+                "hatch": _hatch(number),
+                "edgecolor": (1, 1, 1, 0.55),
+                "linewidth": 0,
+            }
+            axes.barh(y, np.nan_to_num(value), height=0.86, label=_label(system), **look)
+            whiskers = np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0.0))
+            axes.errorbar(value, y, xerr=whiskers, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=1.8)
+            for at, score, end in zip(y, value, np.fmax(value, high), strict=True):
+                if np.isfinite(score):
+                    axes.annotate(
+                        f"{score:.1f}", (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8
+                    )
+        axes.set_yticks(np.arange(len(groups)) * size + (len(systems) - 1) / 2, map(_printable, groups))
+        axes.set_ylim(len(groups) * size - 0.85, -0.85)
+        axes.set_xlim(0, 108)
+        axes.set_xticks(range(0, 101, 20))
+        axes.tick_params(axis="y", length=0)
+        axes.grid(True, axis="x", color=_INK, alpha=0.13, linewidth=0.6)
+        _label_axes(axes, title, "percent", "")
+        axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), handlelength=2.4, handleheight=1.2)
+
+    return Plot(width, max(1.8, 0.6 + 0.19 * size * len(groups)), draw)
 
 
-def lines(curves: Mapping[str, Sequence[float | None]], places: Sequence[int], title: str) -> str:
-    """Accuracy (0 to 100) by k, k on a logarithmic scale: a line a system, in its color."""
-    bottom, last = _TOP + _HEIGHT, math.log(places[-1])
+def horizontal_bars(
+    values: Mapping[str, float],
+    *,
+    title: str = "",
+    labels: Sequence[str] | None = None,
+    highlighted: Callable[[str], bool] | None = None,
+    width: float = 6.0,
+    slots: int = 0,
+) -> Plot:
+    """One bar for each value, from the top down, with a text at its end.
 
-    def at(k: int, value: float) -> tuple[float, float]:
-        return _LEFT + math.log(k) / last * (_WIDTH - _LEFT - _RIGHT), bottom - value * _HEIGHT
+    Args:
+        values: Name → length, not negative.
+        title: Heading of the chart.
+        labels: Text at the end of each bar; None: the value, as an integer with commas.
+        highlighted: Which names get the first color; all others are grey. None: all of them.
+        width: Inches.
+        slots: Room for at least so many bars, so that a few are no thicker than many.
 
-    parts = []
-    for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        y = at(1, share)[1]
-        parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" class="small">{100 * share:.0f}</text>')
-    ticks = [k for k in (1, 2, 5, 10, 20, places[-1]) if k in places]
-    parts += [
-        f'<text x="{at(k, 0)[0]:.1f}" y="{bottom + 16}" text-anchor="middle" class="small">{k}</text>' for k in ticks
-    ]
-    for number, (system, values) in enumerate(curves.items()):
-        known = [(k, value) for k, value in zip(places, values, strict=True) if value is not None]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(k, value) for k, value in known))
-        named = escape(f"{system}: {', '.join(f'{100 * value:.1f} at {k}' for k, value in known)}", quote=False)
-        stroke = f'stroke="{_color(number)}" stroke-opacity="{_opacity(number)}" stroke-dasharray="{_dashes(number)}" stroke-width="2.5"'
-        parts.append(f'<polyline points="{path}" fill="none" {stroke}><title>{named}</title></polyline>')
-    return _svg(bottom + 26, title, parts)
+    Returns:
+        The plot.
+    """
+    shown = labels if labels is not None else [f"{value:,.0f}" for value in values.values()]
+
+    def draw(axes: "Axes") -> None:
+        colors = [COLORS[0] if highlighted is None or highlighted(name) else GREY for name in values]
+        bars = axes.barh(range(len(values)), list(values.values()), color=colors, height=0.7)
+        axes.bar_label(bars, [_printable(text) for text in shown], padding=4, fontsize=8)
+        axes.set_yticks(range(len(values)), map(_printable, values))
+        axes.set_ylim(max(len(values), slots) - 0.5, -0.5)
+        axes.set_xlim(0, 1.22 * max([*values.values(), 1e-9]))
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        _label_axes(axes, title, "", "")
+
+    return Plot(width, 0.5 + 0.26 * max(len(values), slots), draw)
+
+
+def reliability_diagram(
+    bins: Sequence[tuple[float, float]], *, title: str = "", background: Sequence[tuple[float, float]] = ()
+) -> Plot:
+    """Accuracy against confidence; the diagonal is perfect calibration.
+
+    Args:
+        bins: (mean confidence, fraction correct) of each bin, in [0, 1].
+        title: Heading of the chart.
+        background: The same of a larger group, drawn in grey.
+
+    Returns:
+        The plot, a square.
+    """
+
+    def draw(axes: "Axes") -> None:
+        axes.plot([0, 100], [0, 100], color=GREY, linestyle=(0, (2, 3)), linewidth=1)
+        _draw_percent_axes(axes, bins, background, marker="o")
+        _label_axes(axes, title, "confidence, %", "correct, %")
+
+    return Plot(3.4, 3.4, draw)
+
+
+def risk_coverage_diagram(
+    curve: Sequence[tuple[float, float]],
+    *,
+    title: str = "",
+    background: Sequence[tuple[float, float]] = (),
+    marks: Mapping[str, tuple[float, float]] | None = None,
+) -> Plot:
+    """Fraction of answers that are wrong (risk) against the fraction of mentions that get an answer (coverage).
+
+    Args:
+        curve: (coverage, risk) in [0, 1].
+        title: Heading of the chart.
+        background: The same of a larger group, drawn in grey.
+        marks: Label → (coverage, risk) of points to be marked, such as thresholds.
+
+    Returns:
+        The plot, a square.
+    """
+
+    def draw(axes: "Axes") -> None:
+        _draw_percent_axes(axes, curve, background, marker="")
+        for label, (coverage, risk) in (marks or {}).items():
+            axes.plot([100 * coverage], [100 * risk], "o", color=COLORS[1], markersize=5)
+            axes.annotate(
+                _printable(label),
+                (100 * coverage, 100 * risk),
+                (-4, 5),
+                textcoords="offset points",
+                fontsize=8,
+                ha="right",
+            )
+        _label_axes(axes, title, "answered, %", "of them wrong, %")
+
+    return Plot(3.4, 3.4, draw)
+
+
+def heat_map(
+    values: ArrayLike, *, rows: Sequence[str], columns: Sequence[str], title: str = "", maximum: float = 100.0
+) -> Plot:
+    """A matrix of cells, darker where the value is higher, each with its value rounded down.
+
+    Args:
+        values: (rows, columns) in [0, maximum]; nan leaves a cell empty.
+        rows: Labels of the rows.
+        columns: Labels of the columns.
+        title: Heading of the chart.
+        maximum: Value of the darkest cell.
+
+    Returns:
+        The plot.
+    """
+    matrix = np.asarray(values, np.float64).reshape(len(rows), len(columns))
+
+    def draw(axes: "Axes") -> None:
+        mesh = axes.pcolormesh(matrix, cmap="Blues", vmin=0, vmax=1.3 * maximum, edgecolors="none")
+        luminance = mesh.to_rgba(matrix)[..., :3] ** 2.2 @ [0.2126, 0.7152, 0.0722]
+        for (row, column), value in np.ndenumerate(matrix):
+            if np.isfinite(value):
+                color = "#ffffff" if luminance[row, column] < 0.18 else "#000000"
+                axes.text(column + 0.5, row + 0.5, f"{int(value)}", ha="center", va="center", fontsize=8, color=color)
+        axes.set_xticks(np.arange(len(columns)) + 0.5, map(_printable, columns))
+        axes.set_yticks(np.arange(len(rows)) + 0.5, map(_printable, rows))
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        _label_axes(axes, title, "", "")
+
+    return Plot(6.0, 0.7 + 0.3 * len(rows), draw)
+
+
+def thinned(y: NDArray[np.float64], points: int = POINTS_PER_LINE) -> NDArray[np.int64]:
+    """Positions of at most `points` + 1 of (n,) values: the lowest and the highest of each bin, so that no peak is lost, and the last."""
+    if len(y) <= points:
+        return np.arange(len(y))
+    kept = {len(y) - 1}
+    edges = np.linspace(0, len(y), points // 2, dtype=np.int64)
+    for start, end in pairwise(edges):
+        finite = start + np.flatnonzero(np.isfinite(y[start:end]))
+        kept |= {int(finite[y[finite].argmin()]), int(finite[y[finite].argmax()])} if len(finite) else {int(start)}
+    return np.array(sorted(kept))
+
+
+def _require_matplotlib() -> None:
+    if not is_available():
+        raise ConfigError("charts need matplotlib, found none. Install it: pip install 'xsap[plot]'")
+
+
+@contextmanager
+def _drawn(plots: Plot | Sequence[Plot], columns: int, title: str) -> Iterator["Figure"]:
+    """The plots in a grid, under our style whatever the user's matplotlibrc says."""
+    _require_matplotlib()
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    listed = [plots] if isinstance(plots, Plot) else list(plots)
+    rows = [listed[start : start + columns] for start in range(0, len(listed), columns)]
+    heights = [max(plot.height for plot in row) for row in rows]
+    widths = [max(row[i].width for row in rows if i < len(row)) for i in range(min(columns, len(listed)))]
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")  # drawn by the viewer's fonts
+        figure = Figure(figsize=(sum(widths), sum(heights) + 0.35 * bool(title)), layout="constrained")
+        if title:
+            figure.suptitle(_printable(title), fontsize=11)
+        grid = figure.subplots(len(rows), len(widths), squeeze=False, height_ratios=heights, width_ratios=widths)
+        for number, axes in enumerate(grid.flat):
+            if number < len(listed):
+                listed[number].draw(axes)
+            else:
+                axes.set_axis_off()
+        yield figure
+
+
+def _draw_line(axes: "Axes", line: Line, number: int, stepped: bool) -> bool:
+    """Draw a line with its band, and a dot where a point has no neighbor; whether it has any finite value."""
+    x, y = (np.asarray(values, np.float64) for values in (line.x, line.y))
+    finite = np.isfinite(y)
+    if not finite.any():
+        return False
+    look: dict[str, Any] = {"color": _color(number), "linewidth": 1.5}
+    if line.style == "series":
+        look |= {
+            "linestyle": _DASHES[number % len(_DASHES)],
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "markersize": 3.5,
+        }
+        look |= {"markevery": max(1, len(thinned(y)) // 12)}
+    elif line.style == "strong":
+        look = {"color": _INK, "linewidth": 2.4}
+    elif line.style == "faint":
+        look |= {"linewidth": 0.7, "alpha": 0.45}
+    else:
+        look = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (2, 3))}
+    kept = thinned(y)
+    name = _label(line.name) if line.name else "_"
+    axes.plot(x[kept], y[kept], label=name, drawstyle="steps-post" if stepped else "default", **look)
+    beside = np.concatenate([[False], finite, [False]])
+    alone = finite & ~beside[:-2] & ~beside[2:]
+    axes.plot(x[alone], y[alone], "o", color=look["color"], markersize=3.5)
+    if line.low is not None and line.high is not None:
+        low, high = (np.asarray(values, np.float64)[kept] for values in (line.low, line.high))
+        axes.fill_between(x[kept], low, high, color=look["color"], alpha=0.15, linewidth=0)
+    return True
+
+
+def _draw_percent_axes(
+    axes: "Axes", points: Sequence[tuple[float, float]], background: Sequence[tuple[float, float]], *, marker: str
+) -> None:
+    for pairs, color, width, dots in ((background, GREY, 1.2, ""), (points, COLORS[0], 1.8, marker)):
+        if pairs:
+            axes.plot(
+                *100 * np.array(pairs, np.float64).T,
+                color=color,
+                linewidth=width,
+                marker=dots,
+                markersize=4,
+                clip_on=not dots,
+            )
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_xticks(range(0, 101, 25))
+    axes.set_yticks(range(0, 101, 25))
+    axes.set_aspect("equal")
+    axes.grid(True, color=_INK, alpha=0.13, linewidth=0.6)
+
+
+def _label_axes(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(_printable(title))
+    axes.set_xlabel(_printable(x_label))
+    axes.set_ylabel(_printable(y_label))
+
+
+def _format_ticks(axes: "Axes", x_ticks: Sequence[float] | None) -> None:
+    """Ticks as 12,000 or 0.00002, without matplotlib's offsets."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    if x_ticks is not None:
+        axes.set_xticks(list(x_ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.6g}".replace("e-0", "e-").replace("e+0", "e"))
+        )
 
 
 def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _opacity(number: int) -> str:
-    return f"{1 / (1 + number // len(COLORS)):.2f}"
+def _hatch(number: int) -> str:
+    return _HATCHES[number % len(_HATCHES)]
 
 
-def _dashes(number: int) -> str:
-    again = number // len(COLORS)
-    return f"{9 / again:.1f} 3" if again else "none"
+def _label(name: str) -> str:
+    """A name as matplotlib's legend takes it: one that begins with an underscore would be left out."""
+    return _printable(f"\u200b{name}" if name.startswith("_") else name)
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    said = escape(title)
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{said}"><title>{said}</title>{"".join(parts)}</svg>'
+def _printable(text: str) -> str:
+    """Text without lone surrogates, which a path may have and no file can hold."""
+    return text.encode("utf-8", "replace").decode()

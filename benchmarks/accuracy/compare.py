@@ -25,7 +25,7 @@ from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.evaluation.metrics import hits
 from xsap.languages import to_name
-from xsap.page import Table, markdown, per_cent, to_markdown
+from xsap.page import Table, markdown, percent, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,7 +127,7 @@ def to_text(changes: list[Change], old: Path, new: Path) -> str:
         if c.interval:
             gain += f" [{100 * c.interval[0]:+.1f}, {100 * c.interval[1]:+.1f}]"
         rows.append(
-            [c.task, c.system, per_cent(c.old), per_cent(c.new), gain, c.verdict + (f": {c.why}" if c.why else "")]
+            [c.task, c.system, percent(c.old), percent(c.new), gain, c.verdict + (f": {c.why}" if c.why else "")]
         )
     return to_markdown([Table(rows)]).rstrip("\n")
 

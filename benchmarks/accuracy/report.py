@@ -1,6 +1,7 @@
 """What a report of results says, in which order: the whole at a glance, then each task, then what all of it was made from."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from benchmarks.accuracy.published import figures
 from benchmarks.accuracy.scores import DEEPEST, SEED
 from xsap.evaluation.metrics import RESAMPLES
 from xsap.languages import to_name
-from xsap.page import Block, Chart, Heading, Paragraph, Table, per_cent, with_interval, write_both
-from xsap.plots import Bar, bars, legend, lines
+from xsap.page import Block, Heading, Paragraph, Table, charts, percent, with_interval, write_page
+from xsap.plots import Bar, Line, line_chart, score_bars
 
 TITLE = "Linking results"
 _RECALL = f"recall@{DEEPEST}"
@@ -35,7 +36,9 @@ Results = Mapping[str, Any]
 
 def write_pages(results: Results, folder: Path) -> None:
     """Write `report.html` and `report.md`."""
-    write_both(blocks_of(results), folder, TITLE)
+    blocks = blocks_of(results)
+    write_page(blocks, folder / "report.html", TITLE)
+    write_page(blocks, folder / "report.md", TITLE)
 
 
 def blocks_of(results: Results) -> list[Block]:
@@ -51,14 +54,14 @@ def _summary(results: Results) -> list[Block]:
             mean, reference = by["concept"]["mean"], by["reference"]["mean"]
             cells = [with_interval(mean, score) for score in ("acc@1", "acc@5", "mrr", _RECALL)]
             rows.append(
-                [task, system, f"{mean['n']:,}", *cells, *(per_cent(reference[score]) for score in ("acc@1", "acc@5"))]
+                [task, system, f"{mean['n']:,}", *cells, *(percent(reference[score]) for score in ("acc@1", "acc@5"))]
             )
     return [Table(rows)]
 
 
 def _task(name: str, results: Results) -> list[Block]:
     metadata, scored = results["tasks"][name], results["scores"][name]
-    dictionary, systems = metadata["dictionary"], list(scored["scores"])
+    dictionary = metadata["dictionary"]
     missing = next(iter(scored["scores"].values()))["concept"]["mean"]["unreachable"]
     told = (
         f"{metadata['about']}. {metadata['mentions']['n']:,} mentions into {dictionary['rows']:,} names of {dictionary['concepts']:,} concepts "
@@ -70,12 +73,11 @@ def _task(name: str, results: Results) -> list[Block]:
         *_languages(name, scored["scores"], "concept"),
         *_languages(name, scored["scores"], "reference"),
         Heading(3, "Accuracy by k, mean over languages"),
-        Chart(legend(systems)),
-        Chart(lines(scored["curves"], results["curve"], f"{name}: accuracy by k, mean over languages")),
+        *_curves(name, scored["curves"], results["curve"]),
         Table(
             [
                 ["k", *map(str, results["curve"])],
-                *([system, *map(per_cent, curve)] for system, curve in scored["curves"].items()),
+                *([system, *map(percent, curve)] for system, curve in scored["curves"].items()),
             ]
         ),
         *_comparisons(scored),
@@ -99,8 +101,19 @@ def _languages(task: str, scores: Mapping[str, Any], protocol: str) -> list[Bloc
         rows.append([_label(code), f"{first['n']:,}", *(with_interval(by[code], "acc@1") for by in systems.values())])
         chart[_label(code)] = [Bar(by[code]["acc@1"], *by[code]["acc@1_interval"]) for by in systems.values()]
     title = f"Acc@1 by language, protocol {protocol}"
-    drawn = Chart(bars(chart, list(systems), f"{task}: {title}, per cent"))
-    return [Heading(3, title), Chart(legend(list(systems))), drawn, Table(rows)]
+    drawn = charts(score_bars(chart, list(systems)), f"{task}: {title}, percent")
+    return [Heading(3, title), *drawn, Table(rows)]
+
+
+def _curves(task: str, curves: Mapping[str, Any], ks: Sequence[int]) -> list[Block]:
+    """Accuracy by k, k on a logarithmic scale: a line for each system."""
+    lines = [
+        Line(system, ks, [math.nan if value is None else 100 * value for value in curve])
+        for system, curve in curves.items()
+    ]
+    ticks = [k for k in (1, 2, 5, 10, 20, ks[-1]) if k in ks]
+    plot = line_chart(lines, x_label="k", y_label="percent", y_limits=(0, 100), x_ticks=ticks, log_x=True)
+    return charts(plot, f"{task}: accuracy by k, mean over languages")
 
 
 def _comparisons(scored: Results) -> list[Block]:
@@ -156,7 +169,7 @@ def _effects(effects: Results) -> list[Block]:
     cells = [(row["mention"], row["dictionary"], row["product"]) for row in next(iter(effects.values()))]
     rows = [["mention", "dictionary", "compared by", *effects]]
     for place, cell in enumerate(cells):
-        rows.append([*cell, *(per_cent(found[place]["acc@1"]) for found in effects.values())])
+        rows.append([*cell, *(percent(found[place]["acc@1"]) for found in effects.values())])
     about = "Acc@1, mean over languages. Each model is given mention and dictionary as they stand (cased) or lower-cased, past its own text policy."
     return [Heading(3, "What case and cosine do"), Paragraph(about), Table(rows, words=True)]
 
