@@ -16,9 +16,8 @@ import typer
 
 from data_prep import bitext, lists, omop, ontology, snomed, split, umls, wikidata
 from data_prep import download as sources
-from data_prep.accounting import Rejects, RowCounts, Summary
+from data_prep.accounting import Rejects, Summary, check_choice, parse_choice
 from data_prep.assemble import MEMORY, Assembly
-from data_prep.choice import check_choice, parse_choice
 from data_prep.describe import check_plot, describe, description_lines, plot
 from data_prep.diff import change_lines, changes, write_changes
 from data_prep.export import CAP, export_pairs
@@ -29,6 +28,7 @@ from data_prep.store import Stored
 from data_prep.umls import UmlsFiles
 from xsap.artifacts import check_can_write, sha256_of
 from xsap.errors import ConfigError, XsapError
+from xsap.files import RowCounts
 from xsap.languages import parse_languages
 from xsap.terms.mentions import read_mentions, write_mentions
 from xsap.terms.terminology import Terminology

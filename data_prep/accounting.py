@@ -7,7 +7,7 @@ Records that a reader could not take: where each one stands and why, in a file b
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,31 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xsap.artifacts import write_atomically
-from xsap.errors import DataError
+from xsap.errors import DataError, did_you_mean
+from xsap.files import aligned
 from xsap.languages import to_name
 from xsap.terms.terminology import Terminology
-
-
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """rows_in = kept + the sum of dropped, whose keys are reasons in plain words."""
-
-    rows_in: int
-    kept: int
-    dropped: Mapping[str, int]
-
-    def __post_init__(self) -> None:
-        assert self.rows_in == self.kept + sum(self.dropped.values()), f"rows that nobody accounts for: {self}"
-
-    def then(self, kept: int, dropped: Mapping[str, int]) -> "RowCounts":
-        """This tally after a further step that took in what is kept here, kept `kept` of it and dropped the rest."""
-        return RowCounts(self.rows_in, kept, +(Counter(self.dropped) + Counter(dropped)))
-
-    def lines(self, what: str = "names") -> list[str]:
-        """The tally for people: rows in, rows kept, rows dropped, and under that each reason, most first."""
-        reasons = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
-        rows = [(f"{what} in", self.rows_in), ("kept", self.kept), ("dropped", self.rows_in - self.kept)]
-        return aligned([(label, f"{n:,}") for label, n in [*rows, *((f"  {reason}", n) for reason, n in reasons)]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +67,6 @@ def count_by(column: pa.ChunkedArray) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: (-row["counts"], row["values"]))}
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of cells as lines: the first cell flush left, the others flush right. Every row has as many cells as the first."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-
-
 _BEYOND = 99  # records listed beyond the first that is too many, before reading stops: enough to see a pattern
 
 
@@ -135,3 +105,25 @@ class Rejects:
         if (found := len(self.rows)) > self.limit:
             told = f"{found:,} record{'s' if found > 1 else ''}{so_far} rejected, --max-rejects allows {self.limit:,}"
             raise DataError(f"{self._first} ({told}; all are listed in {self.file})")
+
+
+def parse_choice(text: str | None) -> frozenset[str] | None:
+    """A comma-separated list as a set; None (no restriction) for None or `all`."""
+    if text is None or text.strip().lower() == "all":
+        return None
+    return frozenset(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_choice(chosen: Iterable[str], known: Collection[str], what: str, where: Path | str) -> None:
+    """Raise DataError for the first chosen value that is not in `known`. what: "source", "semantic type", …"""
+    for value in sorted(set(chosen) - set(known)):
+        raise DataError(
+            f"{where} has no {what} '{value}'{did_you_mean(value, known, otherwise=f'it has {listed(known)}')}"
+        )
+
+
+def listed(values: Collection[str], limit: int = 8) -> str:
+    """Some values for a message: the first `limit` in order, and how many more there are."""
+    shown = sorted(values)[:limit]
+    rest = len(values) - len(shown)
+    return (", ".join(shown) or "none") + (f" and {rest:,} more" if rest else "")

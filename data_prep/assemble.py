@@ -23,10 +23,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import RowCounts, Summary
+from data_prep.accounting import Summary
 from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
-from xsap.files import mapped
+from xsap.files import RowCounts, prefetch_map
 from xsap.terms.terminology import (
     CONCEPTS_SCHEMA,
     NAMES_SCHEMA,
@@ -238,7 +238,7 @@ class Assembly:
         check_can_write(out, overwrite=overwrite, kind="terminology")
         summary, dropped = Summary(), Counter[str]()
         with write_terminology(out, metadata, overwrite=overwrite) as write:
-            for _, (part, again) in mapped(
+            for _, (part, again) in prefetch_map(
                 lambda tables: Terminology.build(tables[0], tables[1], retired=tables[2]), self._parts()
             ):
                 write(part)

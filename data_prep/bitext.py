@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import RowCounts
 from data_prep.assemble import Assembly
-from xsap.artifacts import read_lines, sha256_of
+from xsap.artifacts import sha256_of
 from xsap.errors import ConfigError, DataError
+from xsap.files import RowCounts, read_lines
 from xsap.languages import to_iso
 from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import EXACT_MATCH, TextPolicy, normalize

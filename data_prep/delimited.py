@@ -1,42 +1,43 @@
-"""Any file in the UMLS's Rich Release Format → checked columns.
+"""Exact readers for the two delimited formats of terminology releases, RRF (UMLS) and tab-separated tables (SNOMED CT, OMOP).
 
-In RRF only a line feed ends a record and a bar closes each field; nothing is quoted or escaped, so a stray quote, a lone carriage return or
-U+2028 is data. General CSV readers take some of these for structure even when told otherwise (DuckDB's and Arrow's a carriage return).
-So Arrow's, which is fast, gets a block only if none of that is in it, and what it refuses is judged again: another splitter, exact for
-any bytes and without a loop over rows, and where that finds a fault the loop that tells the line.
-Format: https://www.ncbi.nlm.nih.gov/books/NBK9685/
+In both formats a line feed ends a row, one byte separates fields, and nothing is quoted or escaped: quotes, lone carriage returns and U+2028
+are data. In RRF a vertical bar closes every field, the last one too (https://www.ncbi.nlm.nih.gov/books/NBK9685/). In a tab-separated table
+a tab stands between two fields, the first line names the columns, and a carriage return right before the line feed belongs to the line's end.
 
-Any tab-separated table with a header → checked columns, in blocks: the form in which OMOP vocabularies and SNOMED CT are released.
-
-A tab parts two fields, a line feed ends a row (a carriage return right before it belongs to the line's end), and nothing is quoted or
-escaped: quotes, other carriage returns and U+2028 are data. As with RRF (data_prep.delimited), no general CSV reader keeps to that, so the bytes
-are split here, and a block is accepted only if each of its rows has as many fields as the header. No closing mark tells a whole last field
-from a cut one, so a last row without a line's end counts as cut short.
+General CSV readers, DuckDB's and Arrow's among them, treat some of these bytes as structure even when told not to. So files are cut into
+blocks of whole lines, and one splitter finds the fields of a block by their separators, exact for any bytes and without a loop over rows. A
+block that it rejects is examined line by line for the error message. For RRF, where MRCONSO has 10^7 rows, Arrow's faster CSV reader comes
+first, but only for blocks without any byte on which the two could differ.
 """
 
-import gzip
-import zlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import csv
 
 from data_prep.accounting import Rejects
 from xsap.errors import DataError
-from xsap.files import invalid_text_reason, mapped, open_bytes
+from xsap.files import invalid_text_reason, open_bytes, prefetch_map
 
 MRFILES = "MRFILES.RRF"
 MRFILES_COLUMNS = ("FIL", "DES", "FMT", "CLS", "RWS", "BTS")  # file, description, columns, their number, rows, bytes
+LINE = "line of the file"  # the column that read_tsv_blocks adds: the line number of each row, from 1
+BLOCK_BYTES = 1 << 23
+MAX_LINE_BYTES = 1 << 26  # without a limit, a file without line ends would be read into memory whole
 
-_BAR, _END = ord("|"), ord("\n")
-_BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 23
-_REST = "after the last bar"
-_LONGEST = 1 << 26  # bytes of a line: without a bound, a file without line ends would be read into memory whole
+_BAR, _TAB, _LINE_FEED, _CARRIAGE_RETURN = b"|\t\n\r"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_AFTER_LAST_BAR = "after the last bar"
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """The file `name` or `name.gz` in a folder; None if neither exists."""
+    return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
 
 
 def read_rrf(
@@ -46,42 +47,53 @@ def read_rrf(
     *,
     rejects: Rejects | None = None,
     only: bytes | None = None,
-    block_bytes: int = _BLOCK,
+    block_bytes: int = BLOCK_BYTES,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[pa.Table]:
-    """The records of an RRF file (or its `.gz`), in order, as tables of strings with the columns `wanted` (else all).
+    """The records of an RRF file, in order, as tables of strings.
 
-    columns: every column of the file. rejects: takes the lines that are no records, which else are an error. only: blocks in which these
-    bytes don't occur are checked, but not yielded. When the last record was read, the numbers of rows and bytes are compared with those
-    that a MRFILES.RRF beside the file announces. Raises DataError with file and line for anything that is not RRF in UTF-8.
+    After the last record, the numbers of rows and bytes are compared with those that an MRFILES.RRF in the same folder announces.
+
+    Args:
+        path: The file; `.gz` and `.bz2` are decompressed.
+        columns: The names of all columns of the file.
+        wanted: The columns to read; all by default.
+        rejects: Collects malformed lines, which otherwise are an error.
+        only: Blocks that do not contain these bytes are checked, but not yielded.
+        block_bytes: Bytes read at a time.
+        max_line_bytes: The longest line, in bytes.
+
+    Raises:
+        DataError: With file and line, for anything that is not RRF in UTF-8.
     """
     announced = None if path.name.startswith(MRFILES) else _announced(path)
-    width = len(columns)
-    places = [columns.index(c) for c in wanted or columns]
+    expectation = f" {MRFILES} announces {announced[0]:,} rows." if announced else ""
+    wanted, width = wanted or columns, len(columns)
     rows = size = 0
-    for raw, table in mapped(lambda raw: _fast(_whole(raw), columns, wanted or columns), _blocks(path, block_bytes)):
-        block = _whole(raw)
+    blocks = _blocks(path, block_bytes, max_line_bytes)
+    for raw, table in prefetch_map(lambda raw: _parse_with_arrow(_ended(raw), columns, wanted), blocks):
+        block = _ended(raw)
         lines = block.count(b"\n") if table is None else table.num_rows
+        if table is None and not (rows == 0 and block.startswith(_BYTE_ORDER_MARK)):
+            table = _split_rrf(block, columns, wanted)
         if table is None:
-            good = [block] if _grid(block, width, first=rows == 0) is not None else []
-            for number, offset, line, fault in _judged(block, width, rows + 1, size) if not good else ():
+            good = []
+            for number, offset, line in _numbered_lines(block, rows + 1, size):
+                fault = _rrf_fault(line, width, first=number == 1)
                 if fault is None:
                     good.append(line + b"\n")
                 elif rejects is None:
-                    raise DataError(f"{path}:{number}: {fault}{_expectation(announced)}")
+                    raise DataError(f"{path}:{number}: {fault}{expectation}")
                 else:
-                    rejects.add(path, number, offset, fault + _expectation(announced))
-            block = b"".join(good)
-            grid = _grid(block, width, first=False)
-            assert grid is not None, (
-                f"{path}: of a block from line {rows + 1} on, the lines that are right were refused"
-            )
-            table = _columns(block, grid, dict(zip(wanted or columns, places, strict=True)))
+                    rejects.add(path, number, offset, fault + expectation)
+            table = _split_rrf(b"".join(good), columns, wanted)
+            assert table is not None, f"{path}: valid lines of the block from line {rows + 1} on were refused"
         rows += lines
         size += len(raw)
         if table.num_rows and (only is None or only in block):
             yield table
     if not rows and announced != (0, 0):
-        raise DataError(f"{path}: expected records of {width} fields, found an empty file.{_expectation(announced)}")
+        raise DataError(f"{path}: expected records of {width} fields, found an empty file.{expectation}")
     if rejects is not None:
         rejects.check()
     for unit, found, expected in zip(("rows", "bytes"), (rows, size), announced or (rows, size), strict=True):
@@ -90,191 +102,53 @@ def read_rrf(
             raise DataError(f"{path}: {MRFILES} announces {expected:,} {unit}, found {found:,}. {advice}")
 
 
-def find_rrf(folder: Path, name: str) -> Path | None:
-    """The file `name`, or `name.gz`, in a folder; None if neither is there."""
-    return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
+def read_tsv_blocks(
+    path: Path, wanted: Sequence[str], *, block_bytes: int = BLOCK_BYTES, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[pa.Table]:
+    """The rows of a tab-separated file with a header, in order, as tables of strings with the columns `wanted`, and LINE (int64).
 
+    Args:
+        path: The file; `.gz` and `.bz2` are decompressed. A byte-order mark is skipped.
+        wanted: The columns to read.
+        block_bytes: Bytes read at a time.
+        max_line_bytes: The longest line, in bytes.
 
-def _blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
-    """The file's bytes, uncompressed, in pieces that end where a line ends (but for the last), with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found nothing there. Is the path right?")
-    with (
-        path.open("rb") as raw,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False) as bar,
-    ):
-        stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
-        try:
-            while chunk := stream.read(block_bytes):
-                block = chunk if chunk.endswith(b"\n") else chunk + stream.readline(_LONGEST)
-                if len(block) >= _LONGEST:
-                    raise DataError(
-                        f"{path}: expected records of a line each, found a line of over {_LONGEST:,} bytes. Is it an RRF file?"
-                    )
-                yield block
-                bar.update(raw.tell() - bar.n)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(
-                f"{path}: expected a gzip file, found a damaged one ({error}). Was its transfer cut short?"
-            ) from None
-
-
-def _whole(block: bytes) -> bytes:
-    """A record whose closing bar stands is whole, even if an editor took the last line's end away."""
-    return block if block.endswith(b"\n") else block + b"\n"
-
-
-def _fast(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.Table | None:
-    """The wanted fields of a block as Arrow's CSV reader sees it; None unless that is certain to be what RRF means."""
-    if b"\r" in block or b"\0" in block or block.startswith(_BOM) or not _is_utf8(block):
-        return None
-    names = [*columns, _REST]
-    try:
-        table = csv.read_csv(
-            pa.BufferReader(block),
-            csv.ReadOptions(column_names=names, block_size=len(block), use_threads=False),
-            csv.ParseOptions(
-                delimiter="|", quote_char=False, escape_char=False, newlines_in_values=False, ignore_empty_lines=False
-            ),
-            csv.ConvertOptions(
-                include_columns=[*dict.fromkeys([columns[0], *wanted]), _REST],
-                column_types=dict.fromkeys(names, pa.string()),
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid:
-        return None
-    # An empty line would be a record of empty fields to Arrow; and after its last bar a record has nothing.
-    if (
-        not table.num_rows
-        or not pc.min(pc.binary_length(table[columns[0]])).as_py()
-        or pc.max(pc.binary_length(table[_REST])).as_py()
-    ):
-        return None
-    return table.select(list(wanted))
-
-
-def _grid(block: bytes, width: int, *, first: bool) -> np.ndarray | None:
-    """(records, width + 1) where in a block each field ends, and each line. int64.
-
-    None unless each record has `width` fields, all closed, in UTF-8 without NUL, and the file no byte-order mark.
-    """
-    if (first and block.startswith(_BOM)) or b"\0" in block or not _is_utf8(block):
-        return None
-    data = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero((data == _BAR) | (data == _END))
-    if len(ends) % (width + 1):
-        return None
-    grid = ends.reshape(-1, width + 1)
-    if (
-        (data[grid[:, :-1]] != _BAR).any()
-        or (data[grid[:, -1]] != _END).any()
-        or (grid[:, -1] != grid[:, -2] + 1).any()
-    ):
-        return None
-    return grid
-
-
-def _columns(block: bytes, grid: np.ndarray, places: Mapping[str, int]) -> pa.Table:
-    """Some fields of each record, under their columns' names. grid: as of `_grid`. places: column → which field of the record it is."""
-    # Over the block itself lies an array of strings in which each field is followed by its separator, so no byte is moved.
-    offsets = np.zeros(2 * grid.size + 1, np.int32)
-    offsets[1::2] = grid.ravel()
-    offsets[2::2] = offsets[1::2] + 1
-    pieces = pa.StringArray.from_buffers(2 * grid.size, pa.py_buffer(offsets), pa.py_buffer(block))
-    first = np.arange(len(grid)) * (2 * grid.shape[1])
-    return pa.table({name: pieces.take(pa.array(first + 2 * at)) for name, at in places.items()})
-
-
-def _is_utf8(block: bytes) -> bool:
-    one = pa.LargeStringArray.from_buffers(1, pa.py_buffer(np.array([0, len(block)])), pa.py_buffer(block))
-    try:
-        one.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _judged(block: bytes, width: int, number: int, offset: int) -> Iterator[tuple[int, int, bytes, str | None]]:
-    """Each line of a block whose first one is line `number` of the file, at byte `offset`: number, offset, the line, what is wrong."""
-    for at, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=number):
-        yield at, offset, line, _fault(line, width, first=at == 1)
-        offset += len(line) + 1
-
-
-def _fault(line: bytes, width: int, *, first: bool) -> str | None:
-    if first and line.startswith(_BOM):
-        return "expected plain UTF-8, found a byte-order mark; an editor or a transfer put it there: take the file from the release again"
-    if reason := invalid_text_reason(line):
-        return reason
-    if line.endswith(b"|\r"):
-        return "expected a line end of LF alone, found CR LF; a transfer changed the file: convert it with dos2unix"
-    bars = line.count(b"|")
-    if line.endswith(b"|"):
-        return None if bars == width else f"expected {width} fields, found {bars}. {_advice(bars, width)}"
-    if bars + 1 == width:
-        return f"expected {width} fields, each closed by a bar, found no bar at the end. Is the file cut short?"
-    return f"expected {width} fields, found {bars + 1 if line else 'an empty line'}. {_advice(bars + 1, width)}"
-
-
-def _advice(found: int, width: int) -> str:
-    return "Is the file cut short?" if found < width else "Is this the right file, or does a field hold a bar?"
-
-
-def _expectation(announced: tuple[int, int] | None) -> str:
-    return f" {MRFILES} announces {announced[0]:,} rows." if announced else ""
-
-
-def _announced(path: Path) -> tuple[int, int] | None:
-    """How many rows and bytes the MRFILES.RRF beside a file announces for it; None if there is none, or it does not name the file."""
-    beside = find_rrf(path.parent, MRFILES)
-    if beside is None:
-        return None
-    listing = pa.concat_tables(read_rrf(beside, MRFILES_COLUMNS, ("FIL", "RWS", "BTS")))
-    for name, rows, size in zip(*(column.to_pylist() for column in listing.columns), strict=True):
-        if name == path.name.removesuffix(".gz"):
-            if not (rows.isdecimal() and size.isdecimal()):
-                raise DataError(f"{beside}: expected numbers of rows and bytes for {name}, found '{rows}' and '{size}'")
-            return int(rows), int(size)
-    return None
-
-
-LINE = "line of the file"  # the column that read_tsv_blocks adds: where each row stands, from 1
-
-_TAB, _TSV_END, _RETURN = b"\t\n\r"
-_TSV_BOM = b"\xef\xbb\xbf"
-_TSV_BLOCK = 1 << 24
-_TSV_LONGEST = 1 << 26  # bytes of a line: without a bound, a file without line ends would be read into memory whole
-
-
-def read_tsv_blocks(path: Path, wanted: Sequence[str], *, block_bytes: int = _TSV_BLOCK) -> Iterator[pa.Table]:
-    """The rows of a tab-separated file (`.gz` and `.bz2` are unpacked), in order, as tables of strings with the columns `wanted`, and LINE (int64).
-
-    Raises DataError with file and line for anything that is not such a table, or has no header with these columns.
+    Raises:
+        DataError: With file and line, for anything that is not such a table, or has no header with these columns.
     """
     header: list[str] = []
-    line = 1
-    for block in _tsv_blocks(path, block_bytes):
+    number = 1
+    for block in _blocks(path, block_bytes, max_line_bytes):
         if not header:
-            first, _, block = block.removeprefix(_TSV_BOM).partition(b"\n")
-            header, line = _header(path, first, wanted), 2
-        grid = _tsv_grid(block, len(header))
-        if grid is None:
-            raise DataError(_complaint(path, block, line, len(header)))
-        if len(grid):
-            yield _tsv_columns(block, grid, {name: header.index(name) for name in wanted}, line)
-        line += len(grid)
+            first, _, block = block.removeprefix(_BYTE_ORDER_MARK).partition(b"\n")
+            header, number = _header(path, first, wanted), 2
+        ends = _field_ends(block, _TAB, len(header))
+        if ends is None:
+            raise DataError(_first_tsv_fault(path, block, number, len(header)))
+        if len(ends):
+            table = _fields(block, ends, {name: header.index(name) for name in wanted})
+            yield table.append_column(LINE, pa.array(np.arange(number, number + len(ends))))
+        number += len(ends)
     if not header:
         raise DataError(
             f"{path}: expected a header with the column '{wanted[0]}', found an empty file. Was its transfer cut short?"
         )
 
 
-def whole_numbers(path: Path, rows: pa.Table, column: str) -> np.ndarray:
-    """(n,) int64: a column of `rows`, which came from `path` by read_tsv_blocks. Raises DataError with the line of the first that is no
-    whole number of at most 18 digits."""
+def whole_numbers(path: Path, rows: pa.Table, column: str) -> NDArray[np.int64]:
+    """Convert a column of digits to integers.
+
+    Args:
+        path: The file that the rows come from, for the message.
+        rows: n rows that `read_tsv_blocks` gave.
+        column: The column to convert.
+
+    Returns:
+        (n,) numbers.
+
+    Raises:
+        DataError: With the line of the first value that is no whole number of at most 18 digits.
+    """
     texts = rows[column].combine_chunks()
     good = pc.and_(pc.utf8_is_decimal(texts), pc.less_equal(pc.binary_length(texts), 18))
     if (at := pc.index(good, False).as_py()) >= 0:
@@ -287,24 +161,156 @@ def whole_numbers(path: Path, rows: pa.Table, column: str) -> np.ndarray:
         raise DataError(f"{path}: expected whole numbers in '{column}', found other digits ({error})") from None
 
 
-def _tsv_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:
-    """The file's bytes, unpacked, in pieces that end where a line ends (but for the last), with a progress bar on a terminal."""
+# Blocks and fields, the same in both formats
+
+
+def _blocks(path: Path, block_bytes: int, max_line_bytes: int) -> Iterator[bytes]:
+    """The file's decompressed bytes in blocks of whole lines, with a progress bar on a terminal; only the last block may lack a line feed."""
     from tqdm import tqdm
 
-    held = b""
-    with open_bytes(path) as stream, tqdm(unit="B", unit_scale=True, desc=path.name, disable=None, leave=False) as bar:
-        while chunk := stream.read(block_bytes):
-            bar.update(len(chunk))
-            held += chunk
-            if cut := held.rfind(b"\n") + 1:
-                yield held[:cut]
-                held = held[cut:]
-            if len(held) > _TSV_LONGEST:
+    with open_bytes(path) as stream:
+        file = stream.fileno()
+        total = os.fstat(file).st_size
+        with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False) as bar:
+            while block := stream.read(block_bytes):
+                if not block.endswith(b"\n"):
+                    rest = stream.readline(max_line_bytes + 1)
+                    if len(rest) > max_line_bytes:
+                        raise DataError(
+                            f"{path}: expected one record per line, found a line of over {max_line_bytes:,} bytes. Is it the right file?"
+                        )
+                    block += rest
+                yield block
+                bar.update(os.lseek(file, 0, os.SEEK_CUR) - bar.n)
+
+
+def _field_ends(block: bytes, separator: int, width: int) -> NDArray[np.int64] | None:
+    """Find the fields of a block of lines.
+
+    Returns:
+        (rows, width) offsets in the block of the byte that ends each field: a separator, or a line feed for the last of a row. None unless
+        each row has `width` fields and ends with a line feed, and all is UTF-8 without NUL.
+    """
+    if b"\0" in block or not _is_utf8(block) or (block and not block.endswith(b"\n")):
+        return None
+    data = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero((data == separator) | (data == _LINE_FEED))
+    if len(ends) % width:
+        return None
+    ends = ends.reshape(-1, width)
+    if (data[ends[:, :-1]] != separator).any() or (data[ends[:, -1]] != _LINE_FEED).any():
+        return None
+    return ends
+
+
+def _fields(block: bytes, ends: NDArray[np.int64], positions: Mapping[str, int]) -> pa.Table:
+    """Some fields of each row, without a carriage return at the line's end. ends: of `_field_ends`. positions: column name → field number."""
+    # An array of strings is laid over the block in which fields alternate with the separators between them, so no byte is moved.
+    offsets = np.zeros(2 * ends.size + 1, np.int32)
+    offsets[1::2] = ends.ravel()
+    offsets[2::2] = offsets[1::2] + 1
+    line_ends = offsets[1::2].reshape(ends.shape)[:, -1]  # a view
+    before = np.frombuffer(block, np.uint8)[np.maximum(line_ends - 1, 0)]
+    line_ends -= before == _CARRIAGE_RETURN
+    pieces = pa.StringArray.from_buffers(2 * ends.size, pa.py_buffer(offsets), pa.py_buffer(block))
+    first = np.arange(len(ends)) * (2 * ends.shape[1])
+    return pa.table({name: pieces.take(pa.array(first + 2 * position)) for name, position in positions.items()})
+
+
+def _is_utf8(block: bytes) -> bool:
+    text = pa.LargeStringArray.from_buffers(1, pa.py_buffer(np.array([0, len(block)])), pa.py_buffer(block))
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _numbered_lines(block: bytes, number: int, offset: int) -> Iterator[tuple[int, int, bytes]]:
+    """(line number, byte offset in the file, line without its end) for a block that begins with line `number` at byte `offset`."""
+    for at, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=number):
+        yield at, offset, line
+        offset += len(line) + 1
+
+
+# RRF
+
+
+def _ended(block: bytes) -> bytes:
+    """The block with a line feed at its end: a record that is closed by a bar is whole even if an editor removed the last line feed."""
+    return block if block.endswith(b"\n") else block + b"\n"
+
+
+def _parse_with_arrow(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.Table | None:
+    """The wanted fields of a block by Arrow's CSV reader; None unless its result is certain to be what RRF means."""
+    if b"\r" in block or b"\0" in block or block.startswith(_BYTE_ORDER_MARK) or not _is_utf8(block):
+        return None
+    names = [*columns, _AFTER_LAST_BAR]
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(block),
+            csv.ReadOptions(column_names=names, block_size=len(block), use_threads=False),
+            csv.ParseOptions(
+                delimiter="|", quote_char=False, escape_char=False, newlines_in_values=False, ignore_empty_lines=False
+            ),
+            csv.ConvertOptions(
+                include_columns=[*dict.fromkeys([columns[0], *wanted]), _AFTER_LAST_BAR],
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    # Arrow reads an empty line as a record of empty fields; and nothing may follow the last bar.
+    first, last = pc.binary_length(table[columns[0]]), pc.binary_length(table[_AFTER_LAST_BAR])
+    if not table.num_rows or not pc.min(first).as_py() or pc.max(last).as_py():
+        return None
+    return table.select(list(wanted))
+
+
+def _split_rrf(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.Table | None:
+    """The wanted fields of a block, exact for any bytes; None unless all its lines are records."""
+    ends = _field_ends(block, _BAR, len(columns) + 1)  # the last field is the empty one after the last bar
+    if ends is None or (ends[:, -1] != ends[:, -2] + 1).any():
+        return None
+    return _fields(block, ends, {name: columns.index(name) for name in wanted})
+
+
+def _rrf_fault(line: bytes, width: int, *, first: bool) -> str | None:
+    """What is wrong with a line, for a message; None if it is a record of `width` fields."""
+    if first and line.startswith(_BYTE_ORDER_MARK):
+        return "expected plain UTF-8, found a byte-order mark; an editor or a transfer added it: take the file from the release again"
+    if reason := invalid_text_reason(line):
+        return reason
+    if line.endswith(b"|\r"):
+        return "expected a line end of LF alone, found CR LF; a transfer changed the file: convert it with dos2unix"
+    bars = line.count(b"|")
+    if not line.endswith(b"|") and bars + 1 == width:
+        return f"expected {width} fields, each closed by a bar, found no bar at the end. Is the file cut short?"
+    found = bars if line.endswith(b"|") else bars + 1
+    if found == width:
+        return None
+    advice = "Is the file cut short?" if found < width else "Is this the right file, or does a field contain a bar?"
+    return f"expected {width} fields, found {found if line else 'an empty line'}. {advice}"
+
+
+def _announced(path: Path) -> tuple[int, int] | None:
+    """Rows and bytes that MRFILES.RRF in the same folder announces for a file; None if there is no such file or it does not list this one."""
+    listing = find_file(path.parent, MRFILES)
+    if listing is None:
+        return None
+    table = pa.concat_tables(read_rrf(listing, MRFILES_COLUMNS, ("FIL", "RWS", "BTS")))
+    for name, rows, size in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        if name == path.name.removesuffix(".gz"):
+            if not (rows.isdecimal() and size.isdecimal()):
                 raise DataError(
-                    f"{path}: expected rows of a line each, found a line of over {_LONGEST:,} bytes. Is it the right file?"
+                    f"{listing}: expected numbers of rows and bytes for {name}, found '{rows}' and '{size}'"
                 )
-    if held:
-        yield held
+            return int(rows), int(size)
+    return None
+
+
+# Tab-separated tables
 
 
 def _header(path: Path, line: bytes, wanted: Sequence[str]) -> list[str]:
@@ -313,61 +319,23 @@ def _header(path: Path, line: bytes, wanted: Sequence[str]) -> list[str]:
     header = line.decode().removesuffix("\r").split("\t")
     if missing := [name for name in wanted if name not in header]:
         found = ", ".join(header)[:200] or "an empty line"
-        raise DataError(f"{path}:1: expected a header with the column '{missing[0]}', parted by tabs; found {found}")
+        raise DataError(f"{path}:1: expected a header with the column '{missing[0]}', separated by tabs; found {found}")
     return header
 
 
-def _tsv_grid(block: bytes, width: int) -> np.ndarray | None:
-    """(rows, width) int64: where in a block each field ends. None unless each row has `width` fields and its line's end, in UTF-8
-    without NUL."""
-    if b"\0" in block or not (block.isascii() or _tsv_is_utf8(block)):
-        return None
-    data = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero((data == _TAB) | (data == _TSV_END))
-    if len(ends) % width or (len(ends) and ends[-1] + 1 < len(block)) or (block and not len(ends)):
-        return None
-    grid = ends.reshape(-1, width)
-    if (data[grid[:, :-1]] != _TAB).any() or (data[grid[:, -1]] != _TSV_END).any():
-        return None
-    return grid
-
-
-def _tsv_columns(block: bytes, grid: np.ndarray, places: dict[str, int], line: int) -> pa.Table:
-    """Some fields of each row, and the row's line. grid: as of `_grid`. places: column → which field it is. line: that of the first row."""
-    # Over the block itself lies an array of strings in which each field is followed by what parts it from the next: no byte is moved.
-    offsets = np.zeros(2 * grid.size + 1, np.int32)
-    offsets[1::2] = grid.ravel()
-    offsets[2::2] = offsets[1::2] + 1
-    ends = offsets[1::2].reshape(grid.shape)[:, -1]  # a view
-    before = np.frombuffer(block, np.uint8)[np.maximum(ends - 1, 0)]
-    ends -= before == _RETURN
-    pieces = pa.StringArray.from_buffers(2 * grid.size, pa.py_buffer(offsets), pa.py_buffer(block))
-    first = np.arange(len(grid)) * (2 * grid.shape[1])
-    columns = {name: pieces.take(pa.array(first + 2 * at)) for name, at in places.items()}
-    return pa.table(columns | {LINE: pa.array(np.arange(line, line + len(grid)))})
-
-
-def _tsv_is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _complaint(path: Path, block: bytes, line: int, width: int) -> str:
-    """What is wrong with the first faulty row of a block whose first row is line `line` of the file."""
+def _first_tsv_fault(path: Path, block: bytes, number: int, width: int) -> str:
+    """The error message for the first malformed row of a block that begins with line `number` of the file."""
     *rows, rest = block.split(b"\n")
-    for at, row in enumerate(rows, start=line):
+    for at, row in enumerate(rows, start=number):
         fields = row.count(b"\t") + 1
         if fault := invalid_text_reason(row):
             return f"{path}:{at}: {fault}"
         if fields != width:
             advice = (
-                "does a field hold a line feed, or is the file cut short?"
+                "does a field contain a line feed, or is the file cut short?"
                 if fields < width
-                else "does a field hold a tab?"
+                else "does a field contain a tab?"
             )
             return f"{path}:{at}: expected {width} fields as in the header, found {fields if row else 'an empty line'}; {advice}"
-    assert rest, f"{path}: a block from line {line} on was refused, but each of its rows is right"
-    return f"{path}:{line + len(rows)}: expected a line feed after the last row, found none. Is the file cut short?"
+    assert rest, f"{path}: a block from line {number} on was refused, but each of its rows is valid"
+    return f"{path}:{number + len(rows)}: expected a line feed after the last row, found none. Is the file cut short?"

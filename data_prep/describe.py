@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from data_prep.accounting import aligned
 from data_prep.store import Stored, database
 from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, DataError
+from xsap.files import aligned
 from xsap.languages import to_name
 from xsap.text import EXACT_MATCH, normalize_all
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from data_prep.accounting import aligned
 from data_prep.retired import Successors
 from data_prep.store import Stored, database, number, result
 from xsap.artifacts import write_atomically
+from xsap.files import aligned
 from xsap.languages import to_name
 
 if TYPE_CHECKING:

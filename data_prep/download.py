@@ -12,7 +12,7 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from data_prep.choice import check_choice
+from data_prep.accounting import check_choice
 from xsap.artifacts import publish
 from xsap.errors import DataError
 

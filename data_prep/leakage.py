@@ -24,10 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_prep.accounting import RowCounts, aligned, count_by
+from data_prep.accounting import count_by
 from data_prep.assemble import Assembly
 from data_prep.store import Stored
 from xsap.artifacts import write_atomically
+from xsap.files import RowCounts, aligned
 from xsap.languages import to_name
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import EXACT_MATCH, normalize_all

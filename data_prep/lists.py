@@ -15,11 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import RowCounts
-from data_prep.choice import check_choice
-from xsap.artifacts import csv_delimiter, sha256_of
+from data_prep.accounting import check_choice
+from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import ending, lines, parse_json
+from xsap.files import RowCounts, csv_delimiter, file_ending, numbered_lines, parse_json
 from xsap.languages import ENGLISH, to_iso
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
@@ -98,12 +97,12 @@ def _checked(row: dict[str, str], where: str) -> dict[str, str]:
 
 def read_tsv(path: Path, needed: Sequence[str]) -> Rows:
     """Each row of a tab-separated file with a header; quotes are data. Raises DataError unless every column of `needed` is there."""
-    cells = ((number, line.split("\t")) for number, line in lines(path) if line.strip())
+    cells = ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
     return _under_header(path, cells, needed)
 
 
 def _read_csv(path: Path, needed: Sequence[str]) -> Rows:
-    texts = (line + "\n" for _, line in lines(path))
+    texts = (line + "\n" for _, line in numbered_lines(path))
     first = next(texts, "")
     reader = csv.reader(chain([first], texts), delimiter=csv_delimiter(first), strict=True)
     try:
@@ -128,7 +127,7 @@ def _under_header(path: Path, rows: Iterator[tuple[int, list[str]]], needed: Seq
 
 
 def _read_jsonl(headers: Mapping[str, str], path: Path, needed: Sequence[str]) -> Rows:
-    for number, line in lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -185,7 +184,7 @@ def _read_pairs(path: Path, needed: Sequence[str]) -> Rows:
         raise DataError(
             f"{path}: lines id||name have no headers, so there is no column '{unknown[0]}'; leave --column out"
         )
-    for number, line in lines(path):
+    for number, line in numbered_lines(path):
         parts = line.split("||")
         if line.strip() and len(parts) != 2:
             raise DataError(f"{path}:{number}: expected id||name, found {len(parts)} field(s)")
@@ -200,9 +199,9 @@ def _reader(path: Path, headers: Mapping[str, str]) -> Callable[[Path, Sequence[
         ".csv": _read_csv,
         ".jsonl": partial(_read_jsonl, headers),
     }
-    if ending(path) in by_ending:
-        return by_ending[ending(path)]
-    _, first = next(lines(path), (1, ""))
+    if file_ending(path) in by_ending:
+        return by_ending[file_ending(path)]
+    _, first = next(numbered_lines(path), (1, ""))
     if "||" not in first:
         raise DataError(f"{path}: expected a .tsv, .csv or .jsonl file, or lines id||name; found '{first[:80]}'")
     return _read_pairs

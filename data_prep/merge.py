@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.accounting import RowCounts, aligned
+from data_prep.accounting import check_choice
 from data_prep.assemble import Assembly
-from data_prep.choice import check_choice
 from data_prep.store import Stored, database, number, quoted, result
 from xsap.errors import ConfigError
+from xsap.files import RowCounts, aligned
 
 if TYPE_CHECKING:
     import duckdb

@@ -28,7 +28,7 @@ from data_prep.ontology_model import (
     refer,
 )
 from xsap.errors import DataError
-from xsap.files import lines, of_kind, parse_json
+from xsap.files import numbered_lines, check_json_type, parse_json
 from xsap.languages import ENGLISH
 
 _SYNONYM = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?\s*(?P<type>[^\s\[{]*)')
@@ -41,7 +41,7 @@ _UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 def read_obo(path: Path) -> Ontology:
     """The living and obsolete terms of an OBO file and what it says of them. Raises DataError with file and line."""
     ontology, stanza, kind = Ontology(), list[tuple[str, str, int]](), ""
-    for number, line in chain(lines(path), [(0, "[End]")]):
+    for number, line in chain(numbered_lines(path), [(0, "[End]")]):
         if line.startswith("["):
             if kind == "[Term]":
                 _add_term(ontology, stanza, path)
@@ -99,8 +99,8 @@ def _unescape(text: str) -> str:
 
 def read_obographs(path: Path) -> Ontology:
     """The living and obsolete classes of an obographs file and what it says of them. Raises DataError with file and place."""
-    text = "\n".join(line for _, line in lines(path))
-    document = of_kind(parse_json(text, str(path), "an obographs document"), dict, f"{path}: $")
+    text = "\n".join(line for _, line in numbered_lines(path))
+    document = check_json_type(parse_json(text, str(path), "an obographs document"), dict, f"{path}: $")
     if "graphs" not in document:
         raise DataError(
             f"{path}: expected an obographs document with 'graphs', found {', '.join(list(document)[:8]) or 'nothing'} in it"
@@ -142,10 +142,10 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
 
 
 def _objects(parent: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    return [of_kind(one, dict, f"{where}.{key}[{i}]") for i, one in enumerate(_get(parent, key, list, where, []))]
+    return [check_json_type(one, dict, f"{where}.{key}[{i}]") for i, one in enumerate(_get(parent, key, list, where, []))]
 
 
 def _get(parent: dict[str, Any], key: str, kind: type, where: str, default: Any) -> Any:
     """The value of a key, which must be of a kind; `default` where there is none. Raises DataError."""
     value = parent.get(key)
-    return default if value is None else of_kind(value, kind, f"{where}.{key}")
+    return default if value is None else check_json_type(value, kind, f"{where}.{key}")

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import RowCounts
+from data_prep.accounting import check_choice, listed
 from data_prep.assemble import Assembly
-from data_prep.choice import check_choice, listed
 from data_prep.delimited import read_tsv_blocks, whole_numbers
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
+from xsap.files import RowCounts
 from xsap.languages import to_iso, to_name
 from xsap.terms.terminology import PRECEDENCE
 from xsap.text import TextPolicy, normalize_all

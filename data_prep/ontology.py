@@ -13,15 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import RowCounts
-from data_prep.choice import check_choice
+from data_prep.accounting import check_choice
 from data_prep.obo import read_obo, read_obographs
 from data_prep.ontology_model import LABEL, SCOPES, Offer, Ontology
 from data_prep.owl import read_owl
 from data_prep.translations import find_tables, read_translations
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import ending
+from xsap.files import RowCounts, file_ending
 from xsap.languages import ENGLISH
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
@@ -59,14 +58,14 @@ def read_ontology(
     these; None takes every one that is a name. scopes: likewise for synonyms. prefixes: likewise for identifiers, up to their colon. Raises
     DataError with file and line.
     """
-    if ending(file) not in READERS:
+    if file_ending(file) not in READERS:
         raise DataError(
-            f"{file}: expected an ontology as {', '.join(READERS)} (.gz is welcome), found the ending '{ending(file)}'"
+            f"{file}: expected an ontology as {', '.join(READERS)} (.gz is welcome), found the ending '{file_ending(file)}'"
         )
     scopes = SCOPES if scopes is None else scopes
     check_choice(scopes, SCOPES, "synonym scope", "OBO")
     source = source or file.name.split(".")[0]
-    ontology = READERS[ending(file)](file)
+    ontology = READERS[file_ending(file)](file)
     tables = find_tables(translations) if translations else []
     offers = [*ontology.offers, *(offer for table in tables for offer in read_translations(table))]
     if statuses is not None:

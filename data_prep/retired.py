@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import RowCounts, aligned
+from xsap.files import RowCounts, aligned
 from xsap.terms.mentions import SCHEMA
 
 SAME = "same"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import aligned, count_by
-from data_prep.choice import check_choice
+from data_prep.accounting import check_choice, count_by
 from xsap.artifacts import publish
 from xsap.errors import ConfigError, DataError
+from xsap.files import aligned
 from xsap.languages import ENGLISH, to_name
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import Terminology

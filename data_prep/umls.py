@@ -26,13 +26,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Rejects, RowCounts
+from data_prep.accounting import Rejects, check_choice, listed
 from data_prep.assemble import Assembly
-from data_prep.choice import check_choice, listed
-from data_prep.delimited import find_rrf, read_rrf
+from data_prep.delimited import find_file, read_rrf
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import mapped
+from xsap.files import RowCounts, prefetch_map
 from xsap.languages import to_iso, to_name, to_umls
 from xsap.terms.semantic_types import types_of
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA
@@ -77,12 +76,12 @@ class UmlsFiles:
     def find(cls, place: Path, **given: Path | None) -> "UmlsFiles":
         """In a META folder, or beside the MRCONSO file that `place` is; `given` names single ones. Raises DataError without MRCONSO."""
         folder = place if place.is_dir() else place.parent
-        mrconso = find_rrf(place, "MRCONSO.RRF") if place.is_dir() else place
+        mrconso = find_file(place, "MRCONSO.RRF") if place.is_dir() else place
         if mrconso is None:
             raise DataError(
                 f"{place}: expected MRCONSO.RRF or MRCONSO.RRF.gz in this folder, found neither. Is it the META folder of a release?"
             )
-        found = cls(mrconso, *(find_rrf(folder, name) for name in _FILES.values()))
+        found = cls(mrconso, *(find_file(folder, name) for name in _FILES.values()))
         return replace(found, **{name: path for name, path in given.items() if path})
 
     def need(self, name: str, why: str) -> Path:
@@ -235,7 +234,7 @@ def _read_names(
     seen: dict[str, set[str]] = {"LAT": set(), "SAB": set(), "TTY": set()}
     kept_sources = set[str]()
     blocks = read_rrf(files.mrconso, MRCONSO, _WANTED, rejects=rejects)
-    for block, (chosen, reasons, names) in mapped(
+    for block, (chosen, reasons, names) in prefetch_map(
         lambda block: _judge(block, choice, fitting, precedence, files.mrconso), blocks
     ):
         rows_in += block.num_rows

@@ -16,12 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from data_prep.accounting import RowCounts
 from data_prep.assemble import Assembly
 from data_prep.ontology_model import known_language
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import byte_lines, decode, of_kind, parse_json
+from xsap.files import RowCounts, byte_lines, decode, check_json_type, parse_json
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import TextPolicy, normalize
 
@@ -130,15 +129,15 @@ def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     )
     if not identifiers:
         return
-    item = of_kind(entity.get("id"), str, f"{where}.id")
+    item = check_json_type(entity.get("id"), str, f"{where}.id")
     labels = [(code, entry, True) for code, entry in _map(entity, "labels", where).items()]
     several = {
-        code: of_kind(found, list, f"{where}.aliases.{code}") for code, found in _map(entity, "aliases", where).items()
+        code: check_json_type(found, list, f"{where}.aliases.{code}") for code, found in _map(entity, "aliases", where).items()
     }
     aliases = [(code, entry, False) for code, found in several.items() for entry in found]
     for code, entry, is_label in [*labels, *aliases]:
         at = f"{where}.{'labels' if is_label else 'aliases'}.{code}"
-        name = of_kind(of_kind(entry, dict, at).get("value"), str, f"{at}.value")
+        name = check_json_type(check_json_type(entry, dict, at).get("value"), str, f"{at}.value")
         for identifier, rejection_reason in identifiers.items():
             yield _Name(identifier, code, name, item, is_label, rejection_reason)
 
@@ -146,12 +145,12 @@ def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
 def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple[str, str | None]]:
     """(identifier, the reason against it) for each statement of the property that has a value."""
     at = f"{where}.claims.{PROPERTIES[key]}"
-    for statement in of_kind(_map(entity, "claims", where).get(PROPERTIES[key], []), list, at):
-        rank = of_kind(statement, dict, at).get("rank")
-        snak = of_kind(statement.get("mainsnak"), dict, f"{at}.mainsnak")
+    for statement in check_json_type(_map(entity, "claims", where).get(PROPERTIES[key], []), list, at):
+        rank = check_json_type(statement, dict, at).get("rank")
+        snak = check_json_type(statement.get("mainsnak"), dict, f"{at}.mainsnak")
         if snak.get("snaktype") == "value":
-            value = of_kind(
-                of_kind(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value"
+            value = check_json_type(
+                check_json_type(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value"
             )
             yield value, _DEPRECATED if rank == "deprecated" else _malformed(value, key)
 
@@ -190,10 +189,10 @@ def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[st
     for field in fields:
         value = row.get(field)
         if isinstance(value, dict):
-            language = of_kind(value.get("xml:lang", ""), str, f"{where}.{field}.xml:lang")
-            return of_kind(value.get("value"), str, f"{where}.{field}.value").strip(), language
+            language = check_json_type(value.get("xml:lang", ""), str, f"{where}.{field}.xml:lang")
+            return check_json_type(value.get("value"), str, f"{where}.{field}.value").strip(), language
         if value is not None:
-            return of_kind(value, str, f"{where}.{field}").strip(), ""
+            return check_json_type(value, str, f"{where}.{field}").strip(), ""
     return "", ""
 
 
@@ -231,7 +230,7 @@ def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
                     f"{where}: expected one JSON object a line, found a part of one. Is the file cut short?"
                 )
             continue
-        record = of_kind(parse_json(decode(text, where), where, "one JSON object a line"), dict, where)
+        record = check_json_type(parse_json(decode(text, where), where, "one JSON object a line"), dict, where)
         if entities is None and "results" in record:
             yield from _bindings(record, where)
             return
@@ -255,19 +254,19 @@ def _document(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = decode(b"".join(raw for _, raw in byte_lines(path)), str(path))
     value = parse_json(text, str(path), "the rows of a query")
     if isinstance(value, list):
-        yield from ((f"{path}: $[{i}]", of_kind(one, dict, f"{path}: $[{i}]")) for i, one in enumerate(value))
+        yield from ((f"{path}: $[{i}]", check_json_type(one, dict, f"{path}: $[{i}]")) for i, one in enumerate(value))
     else:
-        yield from _bindings(of_kind(value, dict, f"{path}: $"), str(path))
+        yield from _bindings(check_json_type(value, dict, f"{path}: $"), str(path))
 
 
 def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     at = f"{where}: $.results.bindings"
-    rows = of_kind(of_kind(document.get("results"), dict, f"{where}: $.results").get("bindings"), list, at)
-    yield from ((f"{at}[{i}]", of_kind(row, dict, f"{at}[{i}]")) for i, row in enumerate(rows))
+    rows = check_json_type(check_json_type(document.get("results"), dict, f"{where}: $.results").get("bindings"), list, at)
+    yield from ((f"{at}[{i}]", check_json_type(row, dict, f"{at}[{i}]")) for i, row in enumerate(rows))
 
 
 def _map(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     value = parent.get(key)
     return (
-        {} if value is None or value == [] else of_kind(value, dict, f"{where}.{key}")
+        {} if value is None or value == [] else check_json_type(value, dict, f"{where}.{key}")
     )  # PHP writes an empty map as a list

@@ -174,7 +174,7 @@ def _read_umls(folder: Path, into: Assembly, out: Path) -> None:
     with Rejects(out.with_name("rejects.tsv"), 1) as rejects:
         into.save(
             out,
-            *umls.read_umls(UmlsFiles.find(folder), into, umls.Choice(suppress=None), tradenames=True, rejects=rejects),
+            *umls.read_umls(UmlsFiles.find(folder), into, umls.RowSelection(suppress=None), tradenames=True, rejects=rejects),
         )
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from data_prep import assemble
 from data_prep import assemble as in_order
-from data_prep.accounting import RowCounts, Summary
+from data_prep.accounting import Summary
 from data_prep.assemble import Assembly
 from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.files import RowCounts
 from xsap.terms.terminology import KINDS, NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA, Terminology
 
 row = st.fixed_dictionaries(

@@ -362,9 +362,9 @@ def test_a_value_of_another_kind_is_refused(tmp_path, row, message):
 
 @pytest.mark.parametrize("name", [*WRITTEN, "mine.txt"])
 def test_a_list_cut_anywhere_is_read_as_far_or_refused(tmp_path, name):
-    content_hash = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
-    for at in range(len(content_hash)):
-        (tmp_path / name).write_bytes(content_hash[:at])
+    content = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
+    for at in range(len(content)):
+        (tmp_path / name).write_bytes(content[:at])
         message = str(tmp_path / name)
         try:
             read_list(tmp_path / name, language="en")

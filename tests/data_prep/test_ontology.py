@@ -343,9 +343,9 @@ def test_a_compressed_file_gives_the_same(files, tmp_path):
         ("x.obo", b"[Term]\nid: \nname: x\n", "x.obo:2: expected one id in this [Term], found 0"),
     ],
 )
-def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content_hash, message):
-    if content_hash is not None:
-        (tmp_path / name).write_bytes(content_hash)
+def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_ontology(tmp_path / name)
     assert str(caught.value) == f"{tmp_path}/{message}"

@@ -514,17 +514,17 @@ def test_short_entities_that_are_many_times_used_stay_within_bounds(tmp_path):
         ),
     ],
 )
-def test_what_is_no_owl_is_refused(tmp_path, content_hash, message):
-    (tmp_path / "x.owl").write_bytes(content_hash)
+def test_what_is_no_owl_is_refused(tmp_path, content, message):
+    (tmp_path / "x.owl").write_bytes(content)
     assert refusal(read_owl, tmp_path / "x.owl").startswith(message)
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
-    content_hash = OWL.encode().rstrip()
-    for at in range(0, len(content_hash), 97):
-        (tmp_path / "x.owl").write_bytes(content_hash[:at])
+    content = OWL.encode().rstrip()
+    for at in range(0, len(content), 97):
+        (tmp_path / "x.owl").write_bytes(content[:at])
         assert refusal(read_owl, tmp_path / "x.owl").startswith(":")
-    packed = gzip.compress(content_hash)
+    packed = gzip.compress(content)
     for at in range(0, len(packed), 97):
         (tmp_path / "x.owl.gz").write_bytes(packed[:at])
         refusal(read_owl, tmp_path / "x.owl.gz")
@@ -597,8 +597,8 @@ def test_memory_holds_one_property_and_not_the_tree(tmp_path, kind):
         ),
     ],
 )
-def test_what_are_no_obographs_is_refused(tmp_path, content_hash, message):
-    (tmp_path / "x.json").write_text(content_hash)
+def test_what_are_no_obographs_is_refused(tmp_path, content, message):
+    (tmp_path / "x.json").write_text(content)
     assert refusal(read_obographs, tmp_path / "x.json").startswith(message)
 
 
@@ -610,9 +610,9 @@ def test_a_whole_surrogate_pair_is_a_character(tmp_path):
 
 
 def test_a_document_cut_anywhere_is_refused(tmp_path):
-    content_hash = json.dumps(GRAPHS)
-    for at in range(0, len(content_hash), 31):
-        (tmp_path / "x.json").write_text(content_hash[:at])
+    content = json.dumps(GRAPHS)
+    for at in range(0, len(content), 31):
+        (tmp_path / "x.json").write_text(content[:at])
         refusal(read_obographs, tmp_path / "x.json")
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.accounting import RowCounts
 from data_prep.split import is_held_out, overlap_lines, split_terminology
 from xsap.artifacts import read_manifest
 from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.files import RowCounts
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 

@@ -390,8 +390,8 @@ GOOD = json.dumps(ENTITIES[1])
         ("[3]", ": $[0]: expected an object, found 3"),
     ],
 )
-def test_what_is_not_wikidatas_is_refused(tmp_path, content_hash, message):
-    (tmp_path / "x.json").write_text(content_hash)
+def test_what_is_not_wikidatas_is_refused(tmp_path, content, message):
+    (tmp_path / "x.json").write_text(content)
     if message is None:
         read(tmp_path / "x.json")
         return
@@ -401,18 +401,18 @@ def test_what_is_not_wikidatas_is_refused(tmp_path, content_hash, message):
 
 
 def test_a_file_cut_anywhere_is_refused_or_ends_where_an_entity_does(tmp_path):
-    content_hash = dump(ENTITIES[:4]).encode().rstrip()
-    for at in range(0, len(content_hash), 41):
-        (tmp_path / "x.json").write_bytes(content_hash[:at])
+    content = dump(ENTITIES[:4]).encode().rstrip()
+    for at in range(0, len(content), 41):
+        (tmp_path / "x.json").write_bytes(content[:at])
         with pytest.raises(DataError, match=r"x\.json:?\d*: expected"):
             read(tmp_path / "x.json")
     for name, pack in (("x.json.gz", gzip.compress), ("x.json.bz2", bz2.compress)):
-        packed = pack(content_hash)
+        packed = pack(content)
         for at in range(0, len(packed), 41):
             (tmp_path / name).write_bytes(packed[:at])
             with pytest.raises(DataError):
                 read(tmp_path / name)
-    (tmp_path / "x.json.bz2").write_bytes(content_hash)
+    (tmp_path / "x.json.bz2").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.json\.bz2: expected a \.bz2 file: Invalid data stream"):
         read(tmp_path / "x.json.bz2")
 
