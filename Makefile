@@ -2,38 +2,45 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-ONE := --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+    --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
 
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[plot,xlsx]"
+	$(BIN)/pip install --quiet "pip>=25.1,<26"
+	$(PIP) --editable ".[plot,xlsx]"
 	@touch $@
 
 .venv/test: .venv/base
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(PIP) --editable ".[plot,xlsx,ann]" --group test
 	@touch $@
 
 .venv/slow: .venv/test
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[ray]"
+	$(PIP) --editable ".[ray]"
 	@touch $@
 
 .venv/check: .venv/base
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[check]"
+	$(PIP) --group check
 	@touch $@
 
-.PHONY: help install demo test test-slow fuzz coverage check format clean
+.venv/docs: .venv/base
+	$(PIP) --group docs
+	@touch $@
 
-help: ## this list
+.PHONY: help install demo test test-slow fuzz coverage check format docs clean
+
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-install: .venv/base ## a .venv with xsap in it
+install: .venv/base ## create .venv with xsap installed in it
 
-demo: .venv/base ## the whole path on the sample terminology, in a few minutes: train, index, evaluate, link
+demo: .venv/base ## train, index, evaluate and link with the sample terminology, in a few minutes
 	rm -rf demo
 	$(BIN)/xsap-prepare umls data_prep/sample --out demo/terminology
-	$(BIN)/accelerate launch $(ONE) xsap/train.py --config configs/train/small.toml --set terminology=demo/terminology \
+	$(LAUNCH) xsap/train.py --config configs/train/small.toml --set terminology=demo/terminology \
 	    --set output=demo/untrained --set scratch.vocabulary_size=4000 --set max_steps=0
-	$(BIN)/accelerate launch $(ONE) xsap/train.py --config configs/train/small.toml --set terminology=demo/terminology \
+	$(LAUNCH) xsap/train.py --config configs/train/small.toml --set terminology=demo/terminology \
 	    --set output=demo/trained --set scratch.vocabulary_size=4000 --set max_steps=300 --set optim.warmup_steps=20
 	$(BIN)/xsap index demo/untrained/model demo/terminology --out demo/index-before
 	$(BIN)/xsap index demo/trained/model demo/terminology --out demo/index
@@ -44,25 +51,28 @@ demo: .venv/base ## the whole path on the sample terminology, in a few minutes: 
 	    "частый жидкий стул" "속이 메스꺼움" 子宫切除手术 ใส่เครื่องช่วยหายใจ --index demo/index --top-k 1
 	@echo "The chart is demo/linking.png. Link a term of your own: $(BIN)/xsap link \"dolor de cabeza\" --index demo/index"
 
-test: .venv/test ## the tests, in minutes
+test: .venv/test ## run the tests, in minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-slow: .venv/slow ## the tests that take minutes each: runs killed a hundred times, a thousand flipped bits, 64 threads, a Ray cluster
+test-slow: .venv/slow ## run the tests that take minutes each: killed runs, flipped bits, 64 threads, a Ray cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
-fuzz: .venv/test ## damaged files for every reader, twenty minutes of them
+fuzz: .venv/test ## give every reader damaged files for twenty minutes
 	PYTHONPATH=. $(BIN)/python tests/fuzz_readers.py --minutes 20
 
-coverage: .venv/test ## the tests, and how much of xsap and data_prep they run
+coverage: .venv/test ## run the tests and report how much of xsap and data_prep they execute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
 
-check: .venv/check ## style (ruff) and types (mypy, strict)
+check: .venv/check ## check style (ruff) and types (mypy, strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/check ## bring every file into the one format
+format: .venv/check ## format every file
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-clean: ## remove what the above made
-	rm -rf .venv demo runs dist build fuzz-found .pytest_cache .mypy_cache .ruff_cache .hypothesis
+docs: .venv/docs ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean: ## remove everything the other targets created
+	rm -rf .venv demo runs dist build site fuzz-found .pytest_cache .mypy_cache .ruff_cache .hypothesis
