@@ -1,9 +1,6 @@
-"""What became of the rows that a reader took in: each one is kept, or dropped for a stated reason, and the sum must be right.
+"""Reports of a reader beside its terminology: what the terminology holds, which records were malformed, which chosen values do not occur.
 
-A reader hands back one `RowCounts` beside its terminology. A count that does not add up is a defect of the reader, so it is an assertion,
-not a message.
-
-Records that a reader could not take: where each one stands and why, in a file beside the terminology, and how many are too many.
+The row counts themselves are `xsap.files.RowCounts`.
 """
 
 from collections import Counter
@@ -24,9 +21,9 @@ from xsap.terms.terminology import Terminology
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a terminology holds: language → names, language → concepts that have names in it, and all of both.
+    """What a terminology holds: names per language, concepts with names in a language, and the totals.
 
-    Two parts of a terminology that share no concept add up.
+    The summaries of two parts of a terminology that share no concept can be added.
     """
 
     names_by_language: Counter[str] = field(default_factory=Counter)
@@ -35,8 +32,8 @@ class Summary:
     concepts: int = 0
 
     @classmethod
-    def of(cls, terminology: Terminology) -> "Summary":
-        """Counted from the tables."""
+    def from_terminology(cls, terminology: Terminology) -> "Summary":
+        """Count a terminology's tables."""
         names = terminology.names
         pairs = names.select(["language", "concept_id"]).group_by(["language", "concept_id"]).aggregate([])
         return cls(
@@ -55,30 +52,33 @@ class Summary:
         )
 
     def lines(self) -> list[str]:
-        """Names and concepts of each language as an aligned table, most names first."""
+        """A table for people: names and concepts of each language, most names first."""
         by_size = sorted(self.names_by_language.items(), key=lambda item: (-item[1], item[0]))
         rows = [(f"{code}  {to_name(code)}", f"{n:,}", f"{self.concepts_by_language[code]:,}") for code, n in by_size]
         return aligned([("language", "names", "concepts"), *rows, ("all", f"{self.names:,}", f"{self.concepts:,}")])
 
 
 def count_by(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs in a column of strings, most first."""
+    """How often each value occurs in a column of strings, most frequent first."""
     counted = pc.value_counts(column).to_pylist()
     return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: (-row["counts"], row["values"]))}
 
 
-_BEYOND = 99  # records listed beyond the first that is too many, before reading stops: enough to see a pattern
-
-
 @dataclass
 class Rejects:
-    """Rejected records, at most `limit` of them. A context: on leaving it, they are written to `file` (none: no file).
+    """Malformed records, at most `limit` of them. A context manager: leaving it writes them to `file`, if there are any.
 
     The file is tab-separated: file, line (from 1), byte offset of the line's start (in the uncompressed file), reason.
+
+    Args:
+        file: Where the records are listed.
+        limit: How many malformed records are allowed.
+        excess: How many records beyond the limit are listed before reading stops: enough to see a pattern.
     """
 
     file: Path
     limit: int = 0
+    excess: int = 100
     rows: list[tuple[str, int, int, str]] = field(default_factory=list)
     _first: str = ""
 
@@ -94,17 +94,19 @@ class Rejects:
                 stream.writelines(f"{name}\t{line}\t{offset}\t{reason}\n" for name, line, offset, reason in self.rows)
 
     def add(self, path: Path, line: int, offset: int, reason: str) -> None:
-        """Take one record. Raises DataError when there are far too many."""
+        """Add a record. Raises DataError when there are far too many."""
         self.rows.append((path.name, line, offset, reason))
         self._first = self._first or f"{path}:{line}: {reason}"
-        if len(self.rows) > self.limit + _BEYOND:
+        if len(self.rows) >= self.limit + self.excess:
             self.check(" so far")
 
     def check(self, so_far: str = "") -> None:
         """Raise DataError, naming the first record, if there are more than the limit."""
         if (found := len(self.rows)) > self.limit:
-            told = f"{found:,} record{'s' if found > 1 else ''}{so_far} rejected, --max-rejects allows {self.limit:,}"
-            raise DataError(f"{self._first} ({told}; all are listed in {self.file})")
+            records = f"{found:,} record{'s' if found > 1 else ''}{so_far} rejected"
+            raise DataError(
+                f"{self._first} ({records}, --max-rejects allows {self.limit:,}; all are listed in {self.file})"
+            )
 
 
 def parse_choice(text: str | None) -> frozenset[str] | None:

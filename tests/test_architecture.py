@@ -297,7 +297,8 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/config.py": {"error['msg'][:1].lower"},
         "xsap/tabular/readers.py": {"PurePath(path).name.casefold"},
         "xsap/terms/semantic_types.py": {"group.strip().casefold", "key.casefold"},
-        "data_prep/choice.py": {"text.strip().lower", "k.casefold", "value.casefold"},
+        "data_prep/accounting.py": {"text.strip().lower"},
+        "xsap/errors.py": {"choice.casefold", "text.strip().casefold"},
         "xsap/files.py": {"path.name.lower", "path.suffix.lower"},
         "data_prep/translations.py": {"column.lower"},
         "benchmarks/speed/notebook.py": {"cells[14].lower"},  # as the original does

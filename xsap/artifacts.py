@@ -20,10 +20,18 @@ from typing import IO, Any
 
 import xxhash
 
-from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.errors import ArtifactError, ConfigError
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
+_REMAKE = {  # kind of folder → the command that makes it
+    "terminology": "xsap-prepare umls | omop | snomed | hpo | ontology | table | …",
+    "split": "xsap-prepare split",
+    "model": "accelerate launch xsap/train.py, or xsap convert",
+    "checkpoint": "accelerate launch xsap/train.py",
+    "index": "xsap index MODEL TERMINOLOGY --out INDEX",
+    "index-shards": "xsap index MODEL TERMINOLOGY --out INDEX",
+}
 _SEAL = "manifest_sha256"  # the manifest's last key: of all the text before it
 _BUFFER = 1 << 22  # bytes read at once
 
@@ -200,8 +208,10 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     if found != kind:
         raise ArtifactError(f"{path}: expected {_a(kind)} folder, found {_a(found)} folder")
     if version != FORMAT:
+        command = f": {_REMAKE[kind]}" if kind in _REMAKE else ""
         raise ArtifactError(
-            f"{path}: expected format {FORMAT}, found format {version}; make it again with this version of xsap"
+            f"{path}: expected {_a(kind)} folder of format {FORMAT}, found format {version}; "
+            f"make it again with this version of xsap{command}"
         )
     body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
     if text != f'{body},\n "{_SEAL}": "{_sha256(body)}"\n}}\n':
@@ -255,29 +265,6 @@ def write_atomically(path: Path | str, *, binary: bool = False) -> Iterator[IO[A
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-
-
-def read_lines(path: Path | str) -> list[str]:
-    """The lines of a UTF-8 file, without their ends (only `\\n` and `\\r\\n` end a line). Raises DataError."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
-        )
-    try:
-        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at offset {error.start:,}; convert the file to UTF-8"
-        ) from None
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def csv_delimiter(header: str) -> str:
-    """What separates the cells of a CSV file, by its first line: a comma, or the semicolon that Excel writes where the comma is the
-    decimal sign."""
-    return ";" if header.count(";") > header.count(",") else ","
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Settings are frozen, and an unknown key is an error that names the nearest known
 object, so each part can be used, and tested, with plain arguments.
 """
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from xsap.errors import ConfigError
+from xsap.errors import ConfigError, did_you_mean
 from xsap.text import Case, Form
 
 Positive = Annotated[int, Field(gt=0)]
@@ -200,25 +199,22 @@ def _explain(error: Any, where: dict[str, str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     place = f" in {where[key]}" if key in where else ""
     if error["type"] == "extra_forbidden":
-        near = _nearest(key)
-        hint = f"; did you mean '{near}'?" if near else ""
-        return f"unknown setting '{key}'{place}{hint}"
+        return f"unknown setting '{key}'{place}{_suggestion(key)}"
     if error["type"] == "missing":
         return f"the setting '{key}' must be given; add --set {key}=…"
     return f"setting '{key}'{place}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
 
 
-def _nearest(key: str) -> str | None:
-    """The setting that an unknown one may stand for: of its name elsewhere, else like it in its section, else like it anywhere."""
+def _suggestion(key: str) -> str:
+    """The setting that an unknown one may mean: one of its name elsewhere, else a similar one in its section, else a similar one anywhere."""
     section, _, name = key.rpartition(".")
     places: dict[str, list[str]] = {}  # name → the sections that have it
     for known in _keys(Settings):
         places.setdefault(known.rpartition(".")[2], []).append(known.rpartition(".")[0])
-    beside = difflib.get_close_matches(name, [known for known, sections in places.items() if section in sections], n=1)
-    if beside and name not in places:
-        return beside[0]
-    near = [name] if name in places else difflib.get_close_matches(name, places, n=1)
-    return ".".join(filter(None, (places[near[0]][0], near[0]))) if near else None
+    beside = [] if name in places else [known for known, sections in places.items() if section in sections]
+    return did_you_mean(name, beside) or did_you_mean(
+        name, places, show=lambda near: f"'{'.'.join(filter(None, (places[near][0], near)))}'"
+    )
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

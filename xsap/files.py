@@ -1,49 +1,74 @@
-"""What people hand over, opened: plain, .gz or .bz2, as bytes, as lines, or as JSON.
+"""Opening text files: decompression, UTF-8, numbered lines, and the dialects of CSV, TSV, JSONL and JSON.
 
-The only home of what a damaged file looks like from below: one that is missing, cut short, not compressed as its name says, not UTF-8, not
-JSON, or nested so deeply that no reader should follow it. Each is a DataError with file and line, so a reader above thinks of its format
-alone. Lines are read one by one; of a file without line ends no more than `_LONGEST` bytes are held.
-
-Work on pieces of a file in threads, so that the next ones are made while the last one is used: most of it is Arrow's, which runs
-beside Python. Pieces keep their order, and only a few are held.
+Every reader of a text file goes through this module, so that a missing, truncated, wrongly compressed or wrongly encoded file gives the same
+error everywhere: a DataError with file and line. Lines are read one at a time, and the length of a line is bounded. Two tools for readers
+live here too: `prefetch_map`, which prepares the next pieces of a file in threads, and `RowCounts`, which accounts for every row.
 """
 
 import bz2
+import csv
 import gzip
 import json
 import re
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import IO, Any, TypeVar
 
 from xsap.errors import DataError
 
+MAX_LINE_BYTES = 1 << 30
+MAX_CELL_CHARS = (
+    1 << 24
+)  # csv's own limit is a few pages; without any, one open quote would read the whole file into memory
+_ROWS_PER_LIMIT = 1000  # CSV rows read each time that csv's global limit is set
+
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
-_LONGEST = 1 << 30
 _BOM = b"\xef\xbb\xbf"
-_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
-_HALF_PAIR = re.compile(
-    r"\\u[dD][89a-fA-F]"
-)  # JSON can escape half of a surrogate pair, which is no character and can't be written
+_SIGNATURES = {
+    b"\x1f\x8b": "a gzip file; rename it to end in .gz",
+    b"PK\x03\x04": "a zip file or a workbook; if it is a workbook, rename it to end in .xlsx",
+    b"PAR1\x15": "a Parquet file; rename it to end in .parquet",
+    b"\xff\xfe": "UTF-16; convert the file to UTF-8",
+    b"\xfe\xff": "UTF-16; convert the file to UTF-8",
+}
+_TYPE_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can escape half of a surrogate pair, which UTF-8 can't encode
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def ending(path: Path) -> str:
-    """How a file's name ends, in small letters and beneath its compression: `.tsv` for names.TSV.gz."""
+# Bytes and lines
+
+
+def file_ending(path: Path) -> str:
+    """The extension of a file's name in lower case, without the extension of its compression: `.tsv` for names.TSV.gz."""
     name = PurePath(path.name.lower())
     return (name.with_suffix("") if name.suffix in _OPENERS else name).suffix
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file's name says that it is compressed: `.gz` or `.bz2`."""
+    return path.suffix.lower() in _OPENERS
+
+
+def missing_file(path: Path, expected: str = "a file") -> DataError:
+    """The error for a path where there is no file."""
+    found = "a folder" if path.is_dir() else "nothing"
+    return DataError(f"{path}: expected {expected}, found {found} there. Is the path right?")
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """A file's bytes, decompressed if its name says so. Raises DataError, while the block reads, too."""
+    """A file's bytes, decompressed if its name says so. Raises DataError, also while the block reads."""
     if not path.is_file():
-        raise DataError(
-            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
-        )
+        raise missing_file(path)
     try:
         with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as stream:
             yield stream
@@ -52,35 +77,69 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             f"{path}: expected a whole compressed file, found its end too early. Is the file cut short?"
         ) from None
     except (OSError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # a disk's failure, which is not the file's
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the file
             raise
         raise DataError(
             f"{path}: expected a {path.suffix} file: {error}. Is it damaged, or not compressed at all?"
         ) from None
 
 
-def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line with its end); a byte-order mark is left out. Raises DataError."""
+def byte_lines(path: Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line with its end), without a byte-order mark. Raises DataError, also for a longer line."""
     with open_bytes(path) as stream:
         number = 0
-        while raw := stream.readline(_LONGEST):
+        while raw := stream.readline(max_bytes):
             number += 1
-            if len(raw) >= _LONGEST:
+            if number == 1:
+                raw = _text_start(raw, path)
+            if len(raw) >= max_bytes:
                 raise DataError(
-                    f"{path}:{number}: expected lines, found one of more than {_LONGEST:,} bytes. Is it the right file?"
+                    f"{path}:{number}: expected lines, found one of more than {max_bytes:,} bytes. Is it the right file?"
                 )
-            yield number, raw.removeprefix(_BOM) if number == 1 else raw
+            yield number, raw
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def _text_start(raw: bytes, path: Path) -> bytes:
+    """The start of a file, without a byte-order mark. Raises DataError if it is not the start of a text file in UTF-8."""
+    found = next((what for start, what in _SIGNATURES.items() if raw.startswith(start)), None)
+    end = raw.find(b"\n")
+    if not found and b"\0" in raw[: end if end >= 0 else None]:
+        found = "a NUL byte in its first line. Is it UTF-16? Then convert it to UTF-8"
+    if found:
+        raise DataError(f"{path}: expected text in UTF-8, found {found}")
+    return raw.removeprefix(_BOM)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, line without its end); only `\\n` and `\\r\\n` end a line. Raises DataError."""
-    for number, raw in byte_lines(path):
-        text = decode(raw, f"{path}:{number}")
-        yield number, text[:-1].removesuffix("\r") if text.endswith("\n") else text
+    for number, line in _decoded_lines(path):
+        yield number, line[:-1].removesuffix("\r") if line.endswith("\n") else line
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """All lines of a file without their ends; only `\\n` and `\\r\\n` end a line. Raises DataError."""
+    path = Path(path)
+    with open_bytes(path) as stream:
+        raw = _text_start(stream.read(), path)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number, start = raw.count(b"\n", 0, error.start) + 1, raw.rfind(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{number}: {_not_utf8(raw[error.start], error.start - start)}") from None
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _decoded_lines(path: Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
+    for number, raw in byte_lines(path, max_bytes=max_bytes):
+        try:
+            yield number, raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: {_not_utf8(raw[error.start], error.start)}") from None
 
 
 def decode(raw: bytes, where: str) -> str:
-    """Bytes as UTF-8. Raises DataError."""
+    """Bytes decoded as UTF-8. Raises DataError."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -89,57 +148,224 @@ def decode(raw: bytes, where: str) -> str:
         ) from None
 
 
-def parse_json(text: str, where: str, expected: str) -> Any:
-    """One JSON text as Python has it. expected: what it should be, for the message. Raises DataError."""
-    try:
-        value = json.loads(text)
-        if _HALF_PAIR.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{where}: expected {expected}, found half of a surrogate pair in it, which is no character"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{where}: expected {expected}: {error}") from None
-    except RecursionError:
-        raise DataError(f"{where}: expected {expected}, found one that is nested too deeply to be read") from None
-    return value
-
-
-def of_kind(value: Any, kind: type, where: str) -> Any:
-    """A JSON value that must be a dict, list, str or bool. Raises DataError if it is not."""
-    if not isinstance(value, kind):
-        found = (
-            "nothing" if value is None else _KINDS[type(value)] if isinstance(value, dict | list) else str(value)[:80]
-        )
-        raise DataError(f"{where}: expected {_KINDS[kind]}, found {found}")
-    return value
-
-
 def invalid_text_reason(line: bytes) -> str | None:
-    """What keeps a line from being text in UTF-8, for a message; None if nothing does."""
+    """Why a line is not text in UTF-8, for a message; None if it is."""
     if b"\0" in line:
         return f"expected text, found a NUL byte at column {line.index(0) + 1:,}. Is the file damaged, or in UTF-16?"
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        return f"expected UTF-8, found byte 0x{line[error.start]:02x} at column {error.start + 1:,} of the line; convert the file to UTF-8"
+        return _not_utf8(line[error.start], error.start)
     return None
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-_AHEAD = 2
+def _not_utf8(byte: int, offset: int) -> str:
+    return f"expected UTF-8, found byte 0x{byte:02x} at column {offset + 1:,} of the line; convert the file to UTF-8"
 
 
-def mapped(function: Callable[[T], R], items: Iterator[T]) -> Iterator[tuple[T, R]]:
-    """Each item, in order, and what the function makes of it, which is made for two items at a time."""
-    with ThreadPoolExecutor(_AHEAD) as workers:
+# CSV, TSV, JSONL, JSON
+
+
+def csv_delimiter(header: str) -> str:
+    """The delimiter of a CSV file, from its first line: a comma, or the semicolon that Excel writes in countries with a decimal comma."""
+    return ";" if header.count(";") > header.count(",") else ","
+
+
+def open_csv(
+    path: Path, *, max_cell_chars: int = MAX_CELL_CHARS, max_line_bytes: int = MAX_LINE_BYTES
+) -> tuple[str, Iterator[tuple[int, list[str]]]]:
+    """Open a CSV file: RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), with commas or semicolons.
+
+    Args:
+        path: The file; `.gz` and `.bz2` are decompressed.
+        max_cell_chars: The longest cell; a longer one is most likely a quote left open.
+        max_line_bytes: The longest line.
+
+    Returns:
+        The delimiter, and the rows with the line that each begins in: the header first, then rows with as many cells. A blank line is
+        skipped, except in a file of one column, where it is an empty cell. Cells keep their line breaks.
+
+    Raises:
+        DataError: With file and line; for rows, while they are read.
+    """
+    lines = (line for _, line in _decoded_lines(path, max_bytes=max_line_bytes))
+    first = next(lines, "")
+    delimiter = csv_delimiter(first)
+    return delimiter, _csv_rows(chain([first], lines), path, delimiter, max_cell_chars)
+
+
+def _csv_rows(lines: Iterator[str], path: Path, delimiter: str, max_cell_chars: int) -> Iterator[tuple[int, list[str]]]:
+    records = csv.reader(lines, delimiter=delimiter, strict=True)
+    width = last = 0
+    while True:
+        block: list[tuple[int, list[str]]] = []
+        error = None
+        with _csv_limit(max_cell_chars):
+            try:
+                block.extend((records.line_num, row) for row in islice(records, _ROWS_PER_LIMIT))
+            except csv.Error as found:  # raised after the rows before it were checked
+                error = found
+        for end, row in block:
+            number, last = last + 1, end
+            if row or width == 1:
+                width = width or len(row)
+                yield number, _with_width(row or [""], width, path, number)
+        if error:
+            raise DataError(
+                f"{path}:{last + 1}: expected CSV as in RFC 4180, found in the row that begins here: "
+                f"{_csv_error(error, max_cell_chars)}"
+            )
+        if not block:
+            return
+
+
+def _csv_error(error: csv.Error, max_cell_chars: int) -> str:
+    if "new-line" in str(error):
+        return "a carriage return outside quotes. Does the file end its lines as old Macs did? Then convert it"
+    if "field limit" in str(error):
+        return f"a cell of more than {max_cell_chars:,} characters. Is a quote left open?"
+    return f"{error}. Is a quote left open?"
+
+
+@contextmanager
+def _csv_limit(max_cell_chars: int) -> Iterator[None]:
+    """Set csv's limit, which is global, for a moment."""
+    before = csv.field_size_limit(max_cell_chars)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def read_tsv(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a tab-separated file without quoting, as `open_csv` gives them. Raises DataError."""
+    width = 0
+    for number, line in _decoded_lines(path, max_bytes=max_line_bytes):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if line or width <= 1:
+            row = line.split("\t")
+            width = width or len(row)
+            yield number, _with_width(row, width, path, number)
+
+
+def _with_width(row: list[str], width: int, path: Path, number: int) -> list[str]:
+    if len(row) != width:
+        raise DataError(f"{path}:{number}: expected {width} field(s) as in the header, found {len(row)}")
+    return row
+
+
+def read_jsonl(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each line that is not blank; NaN, which is not JSON but common, is None. Raises DataError."""
+    for number, line in _decoded_lines(path, max_bytes=max_line_bytes):
+        if line.strip():
+            where = f"{path}:{number}"
+            record = _load_json(
+                line, where, "a JSON object", object_pairs_hook=_unique_keys, parse_constant=_without_nan
+            )
+            if not isinstance(record, dict):
+                raise DataError(f"{where}: expected a JSON object, found {line[:40].strip()}")
+            yield number, record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return record
+
+
+def _without_nan(name: str) -> str | None:
+    return None if name == "NaN" else name
+
+
+def _load_json(text: str, where: str, expected: str, **hooks: Any) -> Any:
+    try:
+        return json.loads(text, **hooks)
+    except ValueError as error:
+        raise DataError(f"{where}: expected {expected}: {error}") from None
+    except RecursionError:
+        raise DataError(f"{where}: expected {expected}, found one that is nested too deeply to be read") from None
+
+
+def parse_json(text: str, where: str, expected: str) -> Any:
+    """One JSON text as Python objects. expected: what it should be, for the message. Raises DataError."""
+    value = _load_json(text, where, expected)
+    if _HALF_PAIR.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{where}: expected {expected}, found half of a surrogate pair in it, which is no character"
+            ) from None
+    return value
+
+
+def check_json_type(value: Any, expected: type, where: str) -> Any:
+    """Return a JSON value that must be a dict, list, str or bool. Raises DataError if it is not."""
+    if not isinstance(value, expected):
+        found = "nothing" if value is None else _TYPE_NAMES.get(type(value)) if isinstance(value, dict | list) else None
+        raise DataError(f"{where}: expected {_TYPE_NAMES[expected]}, found {found or str(value)[:80]}")
+    return value
+
+
+# Tools for readers
+
+
+def prefetch_map(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 2) -> Iterator[tuple[T, R]]:
+    """Each item with the function's result, in order, computed in threads for a few items ahead.
+
+    It pays where most of the work runs outside Python, as Arrow's does.
+
+    Args:
+        function: Called with one item at a time, in `ahead` threads.
+        items: Taken one by one, and never more than `ahead` + 1 of them held.
+        ahead: How many results are computed before they are asked for.
+    """
+    with ThreadPoolExecutor(ahead) as workers:
         pending: deque[tuple[T, Future[R]]] = deque()
         for item in items:
             pending.append((item, workers.submit(function, item)))
-            if len(pending) > _AHEAD:
+            if len(pending) > ahead:
                 made, future = pending.popleft()
                 yield made, future.result()
         for made, future in pending:
             yield made, future.result()
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What happened to the rows of an input: rows_in = kept + the sum of dropped, whose keys are reasons in plain words.
+
+    A wrong sum is a bug of the reader, so it is an assertion and not a message.
+    """
+
+    rows_in: int = 0
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.rows_in == self.kept + sum(self.dropped.values()), f"rows that are not accounted for: {self}"
+
+    def __add__(self, other: "RowCounts") -> "RowCounts":
+        """The counts of two inputs together."""
+        dropped = +(Counter(self.dropped) + Counter(other.dropped))
+        return RowCounts(self.rows_in + other.rows_in, self.kept + other.kept, dropped)
+
+    def then(self, kept: int, dropped: Mapping[str, int]) -> "RowCounts":
+        """The counts after a further step, whose input is what is kept here: it kept `kept` and dropped the rest."""
+        return RowCounts(self.rows_in, kept, +(Counter(self.dropped) + Counter(dropped)))
+
+    def lines(self, what: str = "names") -> list[str]:
+        """A table for people: rows in, kept and dropped, and the dropped ones by reason, most first."""
+        reasons = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
+        rows = [(f"{what} in", self.rows_in), ("kept", self.kept), ("dropped", self.rows_in - self.kept)]
+        return aligned([(label, f"{n:,}") for label, n in [*rows, *((f"  {reason}", n) for reason, n in reasons)]])
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines: the first cell left-aligned, the others right-aligned. Every row has as many cells as the first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]

@@ -5,10 +5,9 @@ languages (https://www.nlm.nih.gov/research/umls/knowledge_sources/metathesaurus
 ISO 639-2 codes for the languages that HPO, OMOP, XL-BEL and Wikidata add.
 """
 
-import difflib
 from functools import cache
 
-from xsap.errors import DataError
+from xsap.errors import DataError, did_you_mean
 
 ENGLISH = "en"
 UNKNOWN = "und"  # ISO 639-2 for an undetermined language
@@ -89,8 +88,7 @@ def to_iso(code: str) -> str:
     key = code.strip().lower()
     found = _CODES.get(key) or _CODES.get(key.replace("_", "-").split("-")[0])
     if found is None:
-        near = difflib.get_close_matches(key, _CODES, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}' ({_NAMES[_CODES[near[0]]]})?" if near else ""
+        hint = did_you_mean(key, _CODES, show=lambda near: f"'{near}' ({_NAMES[_CODES[near]]})")
         raise DataError(f"unknown language '{code}': expected a UMLS or ISO 639 code such as ENG, en or deu{hint}")
     return found
 

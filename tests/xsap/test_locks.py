@@ -8,7 +8,7 @@ import pytest
 from xsap.artifacts import file_lock
 from xsap.errors import ConfigError
 
-HOLD = "import sys; from pathlib import Path; from xsap.artifacts import alone\nwith alone(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
+HOLD = "import sys; from pathlib import Path; from xsap.artifacts import file_lock\nwith file_lock(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
 
 
 def test_one_process_holds_it_and_a_dead_one_does_not(tmp_path):

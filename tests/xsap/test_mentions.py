@@ -127,7 +127,7 @@ def test_a_mention_stays_as_it_stands(read, odd):
         ("mention\tstart\na\t0\nb\t1.5\n", ":3: expected a whole number in 'start', found '1.5'"),
         ("mention\tend\na\tx\n", ":2: expected a whole number in 'end', found 'x'"),
         (f"mention\tend\na\t{10**30}\n", f":2: expected a whole number in 'end', found '{10**30}'"),
-        (b"mention\nfi\xe8vre\n", ": expected UTF-8, found byte 0xe8 at offset 10"),
+        (b"mention\nfi\xe8vre\n", ":2: expected UTF-8, found byte 0xe8 at column 3 of the line"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file_and_line(read, content_hash, message):

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from xsap.artifacts import read_lines
 from xsap.errors import DataError
 from xsap.evaluation.metrics import (
     bootstrap_interval,
@@ -26,10 +25,11 @@ from xsap.evaluation.metrics import (
     reciprocal_ranks,
     split_ids,
 )
+from xsap.files import read_lines
 from xsap.languages import UNKNOWN
 from xsap.linking.index import Index
 from xsap.linking.results import Result
-from xsap.search.exact import search
+from xsap.search.exact import search_array
 from xsap.search.vectors import Rows
 from xsap.terms.mentions import build_mentions, read_id_names, read_mentions
 from xsap.text import TextPolicy, normalize_all
@@ -142,7 +142,7 @@ def evaluate_reference(
     ]
 
     def nearest(parts: list[str], k: int) -> Rows:
-        return search(vectors, encoder.encode(parts, unit=False, policy=_AS_IT_STANDS), k)[1]
+        return search_array(vectors, encoder.encode(parts, unit=False, policy=_AS_IT_STANDS), k)[1]
 
     ranks, gold_not_in_dictionary = reference_ranks(nearest, dictionary, mentions, K)
     return _report("reference", mentions, ranks, gold_not_in_dictionary)

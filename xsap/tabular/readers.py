@@ -37,8 +37,8 @@ from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xsap.artifacts import csv_delimiter
 from xsap.errors import ConfigError, DataError
+from xsap.files import csv_delimiter
 
 Column: TypeAlias = list[Any] | pa.ChunkedArray
 _EXACT = 2**53  # beyond it not every integer is a float64

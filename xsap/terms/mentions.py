@@ -12,8 +12,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xsap.artifacts import read_lines, write_atomically
+from xsap.artifacts import write_atomically
 from xsap.errors import DataError
+from xsap.files import missing_file, read_lines
 from xsap.languages import UNKNOWN, to_iso
 
 SCHEMA = pa.schema(
@@ -83,9 +84,7 @@ def _parse(column: str, cell: str, where: str) -> object:
 
 def _read_parquet(path: Path) -> pa.Table:
     if not path.is_file():
-        raise DataError(
-            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
-        )
+        raise missing_file(path)
     try:
         table = pq.read_table(path)
         absent = {"language": UNKNOWN, "concept_ids": []}

@@ -4,9 +4,8 @@ Fifteen groups over 127 types, disjoint: McCray, Burgun and Bodenreider, "Aggreg
 complexity" (MEDINFO 2001), in the state of 2018 (https://www.nlm.nih.gov/research/umls/knowledge_sources/semantic_network/).
 """
 
-import difflib
 
-from xsap.errors import DataError
+from xsap.errors import DataError, did_you_mean
 
 # A group's abbreviation, its name, and the numbers of its types.
 _TABLE = """
@@ -41,7 +40,7 @@ def types_of(group: str) -> frozenset[str]:
     """The semantic types (TUI) of a group, given by its abbreviation or its name. Raises DataError for an unknown one."""
     found = _CODES.get(group.strip().casefold())
     if found is None:
-        near = difflib.get_close_matches(group.strip().casefold(), _CODES, n=1, cutoff=0.5)
-        hint = f"did you mean '{_CODES[near[0]]}'?" if near else f"they are {', '.join(GROUPS)}"
-        raise DataError(f"unknown semantic group '{group}'; {hint}")
+        groups = f"they are {', '.join(GROUPS)}"
+        hint = did_you_mean(group, _CODES, otherwise=groups, show=lambda near: f"'{_CODES[near]}'")
+        raise DataError(f"unknown semantic group '{group}'{hint}")
     return frozenset(tui for tui, of in _GROUP_OF.items() if of == found)
