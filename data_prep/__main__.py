@@ -24,7 +24,7 @@ from data_prep.export import CAP, export_pairs
 from data_prep.leakage import hold_out, read_ledger
 from data_prep.merge import map_terminology, merge_terminologies
 from data_prep.retired import update_mentions
-from data_prep.store import Stored
+from data_prep.store import StoredTerminology
 from data_prep.umls import UmlsFiles
 from xsap.artifacts import check_can_write, sha256_of
 from xsap.errors import ConfigError, XsapError
@@ -129,7 +129,7 @@ def bring_up_to_date(
     out: Annotated[Path, typer.Option(help="The file to write, .tsv or .parquet.")],
 ) -> None:
     """Overwrite gold identifiers that were retired by their successors, where these are the same concept."""
-    stored = Stored.open(terminology)
+    stored = StoredTerminology.open(terminology)
     living = stored.read("concepts", ["concept_id"])["concept_id"]
     update = update_mentions(read_mentions(mentions), stored.read("retired"), living)
     write_mentions(update.mentions, out)
@@ -154,7 +154,7 @@ def leakage(
     """Tell which mentions a terminology holds already, letter for letter (case aside) or but for one edit."""
     if hold_out_to:
         check_can_write(hold_out_to, overwrite=overwrite, kind="terminology")
-    stored = Stored.open(terminology)
+    stored = StoredTerminology.open(terminology)
     ledger = read_ledger(stored, read_mentions(mentions))
     if out:
         ledger.write(out)
@@ -170,7 +170,7 @@ def leakage(
             )
 
 
-def _held_out(stored: Stored, summary: Summary, counts: RowCounts, out: Path) -> list[str]:
+def _held_out(stored: StoredTerminology, summary: Summary, counts: RowCounts, out: Path) -> list[str]:
     nameless = stored.count("concepts") - summary.concepts
     lost = [f"{nameless:,} concepts have no name left: train on it, but link into {stored.folder}"] if nameless else []
     return [f"{out}: {summary.concepts:,} concepts", *lost, *counts.lines(), "", *summary.lines()]
@@ -217,7 +217,7 @@ def tell(
     """Tell what a terminology holds: by language, source, kind and semantic type; overlaps, shared names, lengths."""
     if plot_to:
         check_plot(plot_to)
-    told = describe(Stored.open(terminology), tokenizer)
+    told = describe(StoredTerminology.open(terminology), tokenizer)
     if plot_to:
         plot(told, plot_to)
     _print_lines([json.dumps(told, indent=1, ensure_ascii=False)] if as_json else description_lines(told))
@@ -434,7 +434,7 @@ def split_mentions(
     parts.save(out, overwrite=overwrite)
     held_out = f"{parts.names_held_out:,} non-English names of {parts.concepts_held_out:,} concepts are held out"
     _print([f"{out}: {held_out}, {parts.mentions.num_rows:,} mentions", *split.overlap_lines(parts), ""])
-    _print([f"{out / split.TERMINOLOGY}: for training", *Summary.of(parts.training).lines()])
+    _print([f"{out / split.TERMINOLOGY}: for training", *Summary.from_terminology(parts.training).lines()])
 
 
 @app.command("fetch")
@@ -464,7 +464,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _finish(terminology: Terminology, counts: RowCounts, out: Path, overwrite: bool) -> None:
     terminology.save(out, overwrite=overwrite)
-    _report(Summary.of(terminology), counts, out)
+    _report(Summary.from_terminology(terminology), counts, out)
 
 
 def _finish_assembly(

@@ -1,16 +1,11 @@
-"""Rows in, in whatever order; out, in the order of a key. What comes in order already is only set aside; the rest DuckDB sorts.
+"""Rows from a reader, in any order and more than memory holds, written as a terminology folder.
 
-Most big sources are sorted by concept (MRCONSO is), so most rows never need sorting, and DuckDB is not even loaded where few do. It
-sorts in so much memory, and beyond that on disk.
-
-Rows from any reader, in any order and more than memory holds → a terminology folder.
-
-A terminology's rules look at one concept at a time (`Terminology.build`). So rows only need to be brought together by concept: parts of
-some ten thousand rows, cut where a concept ends, are built one by one and written in order. What comes out does not depend on the order
-of the rows, nor on where the parts are cut.
+The rules of a terminology look at one concept at a time (`Terminology.build`), so rows only have to be brought together by concept. Parts of
+some ten thousand names, cut between concepts, are built one by one and written in order. The result depends neither on the order of the
+rows nor on where the parts are cut. Most large sources are sorted by concept already (MRCONSO is): sorted rows are only written to a
+temporary file, and DuckDB sorts the others, on disk if need be; with few of them it is not even loaded.
 """
 
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -36,147 +31,8 @@ from xsap.terms.terminology import (
     write_terminology,
 )
 
-_BATCH = 50_000  # rows
-_FEW = 300_000  # rows out of order that are sorted in memory, without DuckDB
-_AMOUNT = re.compile(r"\d+(\.\d+)?\s*[kmgt]i?b", re.IGNORECASE)
+MAX_MEMORY = 1_000_000_000  # bytes that sorting may take before it goes to disk
 
-
-def check_memory(text: str) -> None:
-    """Raise ConfigError unless this is an amount of memory such as 2GB."""
-    if not _AMOUNT.fullmatch(text.strip()):
-        raise ConfigError(f"expected an amount of memory such as 2GB, found '{text}'")
-
-
-class InOrder:
-    """Rows of one schema, kept on disk. A run: rows that came in order; the others, wherever they came.
-
-    place: of its files, without an ending. key: a column of strings without nulls.
-    """
-
-    def __init__(self, place: Path, schema: pa.Schema, key: str, max_memory: str) -> None:
-        self._place, self._schema, self._key, self._memory = place, schema, key, max_memory
-        self._last = ""
-        self._run: pa.ipc.RecordBatchFileWriter | None = None
-        self._few: list[pa.Table] = []
-        self._database: Any = None
-
-    def add(self, rows: pa.Table) -> None:
-        """Take some rows. Raises ConfigError when the memory is too little to take them."""
-        if not rows.num_rows:
-            return
-        ids = rows[self._key].combine_chunks()
-        if ids[0].as_py() >= self._last and pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py() is not False:
-            if self._run is None:
-                options = pa.ipc.IpcWriteOptions(compression="lz4")
-                self._run = pa.ipc.new_file(self._place.with_suffix(".arrow"), self._schema, options=options)
-            self._run.write_table(rows, max_chunksize=_BATCH)
-            self._last = ids[-1].as_py()
-            return
-        self._few.append(rows)
-        if sum(part.num_rows for part in self._few) > _FEW:
-            self._insert()
-
-    def read(self) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
-        """The run, and the others, each in the order of the key."""
-        return self._read_run(), self._read_others()
-
-    def close(self) -> None:
-        """Let go of the files."""
-        if self._run is not None:
-            self._run.close()
-        if self._database is not None:
-            self._database.close()
-
-    def _insert(self) -> None:
-        """Hand the few over to DuckDB."""
-        if self._database is None:
-            self._open()
-        self._database.register("part", pa.concat_tables(self._few))
-        with self._enough_memory():
-            self._database.execute("INSERT INTO others SELECT * FROM part")
-        self._database.unregister("part")
-        self._few = []
-
-    def _open(self) -> None:
-        import duckdb
-
-        limits = {"memory_limit": self._memory, "temp_directory": str(self._place.parent)}
-        self._database = duckdb.connect(self._place.with_suffix(".duckdb"), config=limits)
-        self._database.execute("PRAGMA disable_checkpoint_on_shutdown")  # what is left goes away
-        self._database.register("empty", self._schema.empty_table())
-        self._database.execute("CREATE TABLE others AS SELECT * FROM empty")
-
-    def _read_run(self) -> Iterator[pa.Table]:
-        if self._run is not None:
-            self._run.close()
-            with pa.OSFile(str(self._place.with_suffix(".arrow"))) as file, pa.ipc.open_file(file) as run:
-                for number in range(run.num_record_batches):
-                    yield pa.Table.from_batches([run.get_batch(number)])
-
-    def _read_others(self) -> Iterator[pa.Table]:
-        if self._database is None:
-            if self._few:
-                yield pa.concat_tables(self._few).sort_by(self._key)
-        else:
-            if self._few:
-                self._insert()
-            with self._enough_memory():
-                for batch in self._database.sql(f"SELECT * FROM others ORDER BY {self._key}").to_arrow_reader(_BATCH):
-                    yield pa.Table.from_batches([batch]).cast(self._schema)
-
-    @contextmanager
-    def _enough_memory(self) -> Iterator[None]:
-        import duckdb
-
-        try:
-            yield
-        except duckdb.OutOfMemoryException:
-            raise ConfigError(
-                f"sorting needs more memory than the {self._memory} it may take; allow more with --max-memory"
-            ) from None
-
-
-class Ahead:
-    """Sorted rows that are asked for piece by piece."""
-
-    def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema, key: str) -> None:
-        self._tables, self._key, self._held, self._done = tables, key, [schema.empty_table()], False
-
-    def some(self, least: int) -> pa.Table | None:
-        """The next rows, cut between two keys: `least` of them or some more, or all that are left; None if there are none."""
-        while not self._done:
-            rows = pa.concat_tables(self._held)
-            cut = pc.index(rows[self._key], rows[self._key][-1]).as_py() if rows.num_rows else 0
-            if cut >= least:
-                self._held = [rows.slice(cut)]
-                return rows.slice(0, cut)
-            self._pull(least)
-        rows = pa.concat_tables(self._held)
-        self._held = [rows.slice(rows.num_rows)]
-        return rows if rows.num_rows else None
-
-    def until(self, last: str) -> pa.Table:
-        """The rows not yet given out whose key is at most `last`."""
-        while not self._done and (not self._held[-1].num_rows or self._held[-1][self._key][-1].as_py() <= last):
-            self._pull(1)
-        rows = pa.concat_tables(self._held)
-        fits = pc.sum(pc.less_equal(rows[self._key], last)).as_py() or 0
-        self._held = [rows.slice(fits)]
-        return rows.slice(0, fits)
-
-    def _pull(self, least: int) -> None:
-        """Hold at least so many rows more, if there are any."""
-        held = 0
-        while held < least and not self._done:
-            rows = next(self._tables, None)
-            self._done = rows is None
-            if rows is not None:
-                self._held.append(rows)
-                held += rows.num_rows
-
-
-MEMORY = "1GB"
-_PART = 100_000  # rows of names that are built at a time
 _KEY = "concept_id"
 _LISTS = CONCEPTS_SCHEMA.names[2:]
 _NAMES = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int32(), nullable=False))
@@ -184,19 +40,23 @@ _CONCEPTS = pa.schema([CONCEPTS_SCHEMA.field(0), *(CONCEPTS_SCHEMA.field(name) f
 
 
 class Assembly:
-    """Takes rows and, at the end, writes them as a terminology. A context: on leaving it, its temporary files are gone.
+    """Collects rows and, at the end, writes them as a terminology. A context manager: leaving it removes its temporary files.
 
-    memory: what sorting may take before it goes to disk, such as "2GB"; all else takes some hundred megabytes beside it. Raises
-    ConfigError for what is no amount of memory.
+    Args:
+        max_memory: Bytes that sorting may take before it goes to disk; all else takes some hundred megabytes.
+        names_per_part: Names that are built and written at a time.
+        max_unsorted: Rows out of order that are sorted in memory, without DuckDB.
     """
 
-    def __init__(self, max_memory: str = MEMORY) -> None:
-        check_memory(max_memory)
+    def __init__(
+        self, max_memory: int = MAX_MEMORY, *, names_per_part: int = 100_000, max_unsorted: int = 300_000
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="xsap-prepare-"))
-        self._names = InOrder(self._folder / "names", _NAMES, _KEY, max_memory)
-        self._concepts = InOrder(self._folder / "concepts", _CONCEPTS, _KEY, max_memory)
+        self._names = ExternalSort(self._folder / "names", _NAMES, _KEY, max_memory, max_unsorted)
+        self._concepts = ExternalSort(self._folder / "concepts", _CONCEPTS, _KEY, max_memory, max_unsorted)
         self._retired = [RETIRED_SCHEMA.empty_table()]
-        self.taken = 0
+        self._names_per_part = names_per_part
+        self.names_added = 0
 
     def __enter__(self) -> "Assembly":
         return self
@@ -209,14 +69,14 @@ class Assembly:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add_names(self, rows: pa.Table) -> None:
-        """Take names: the columns of NAMES_SCHEMA, and `precedence` if there is one. Names are normalized already."""
+        """Add normalized names: the columns of NAMES_SCHEMA, and optionally `precedence`."""
         if PRECEDENCE not in rows.column_names:
             rows = rows.append_column(PRECEDENCE, pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows))
         self._names.add(rows.select(_NAMES.names).cast(_NAMES))
-        self.taken += rows.num_rows
+        self.names_added += rows.num_rows
 
     def add_concepts(self, rows: pa.Table) -> None:
-        """Take facts of concepts: concept_id, and semantic_types or cross_references (lists) or both. A concept may stand in many rows."""
+        """Add data of concepts: concept_id with lists of semantic_types, cross_references or both. A concept may be in several rows."""
         for name in _LISTS:
             if name not in rows.column_names:
                 empty = pa.array([[]], pa.list_(pa.string()))
@@ -224,41 +84,198 @@ class Assembly:
         self._concepts.add(rows.select(_CONCEPTS.names).cast(_CONCEPTS))
 
     def add_retired(self, rows: pa.Table) -> None:
-        """Take identifiers that are no longer in use: RETIRED_SCHEMA."""
+        """Add identifiers that are no longer in use: the columns of RETIRED_SCHEMA."""
         self._retired.append(rows.select(RETIRED_SCHEMA.names).cast(RETIRED_SCHEMA))
 
     def save(
         self, out: Path, counts: RowCounts, metadata: dict[str, Any], *, overwrite: bool = False
     ) -> tuple[Summary, RowCounts]:
-        """Write the folder, at once or not at all → what it holds, and `counts` after what is dropped here.
+        """Write the folder, whole or not at all.
 
-        tally.kept must be the names taken. Raises DataError if there is no name, ArtifactError if `out` is taken.
+        Args:
+            out: The folder.
+            counts: What the reader did with its rows; those kept must be the names added here.
+            metadata: What the manifest shall say about the source.
+            overwrite: Replace an existing terminology.
+
+        Returns:
+            What the terminology holds, and `counts` with the names that are dropped here.
+
+        Raises:
+            DataError: There is no name.
+            ArtifactError: `out` exists and may not be replaced.
         """
-        assert counts.kept == self.taken, f"a reader kept {counts.kept} names and handed over {self.taken}"
+        assert counts.kept == self.names_added, f"a reader kept {counts.kept} names but added {self.names_added}"
         check_can_write(out, overwrite=overwrite, kind="terminology")
         summary, dropped = Summary(), Counter[str]()
         with write_terminology(out, metadata, overwrite=overwrite) as write:
-            for _, (part, again) in prefetch_map(
+            for _, (part, dropped_here) in prefetch_map(
                 lambda tables: Terminology.build(tables[0], tables[1], retired=tables[2]), self._parts()
             ):
                 write(part)
-                summary += Summary.of(part)
-                dropped += again
+                summary += Summary.from_terminology(part)
+                dropped += dropped_here
         return summary, counts.then(summary.names, dropped)
 
     def _parts(self) -> Iterator[tuple[pa.Table, pa.Table, pa.Table | None]]:
-        """Names in the order of their concepts, cut between concepts; the facts of just these concepts; with the first, all retired."""
+        """Names sorted and cut between concepts; the data of just these concepts; with the first part, all retired identifiers."""
         from tqdm import tqdm
 
         retired = pa.concat_tables(self._retired).group_by(RETIRED_SCHEMA.names).aggregate([])
-
-        run, others = (Ahead(rows, _NAMES, _KEY) for rows in self._names.read())
-        metadata = [Ahead(rows, _CONCEPTS, _KEY) for rows in self._concepts.read()]
-        with tqdm(total=self.taken, unit="name", unit_scale=True, desc="writing", disable=None, leave=False) as bar:
-            for leading, following in ((run, [others]), (others, [])):
-                while part := leading.some(_PART):
+        ordered, others = (LookAhead(rows, _NAMES, _KEY) for rows in self._names.read())
+        concepts = [LookAhead(rows, _CONCEPTS, _KEY) for rows in self._concepts.read()]
+        with tqdm(
+            total=self.names_added, unit="name", unit_scale=True, desc="writing", disable=None, leave=False
+        ) as bar:
+            for leading, following in ((ordered, [others]), (others, [])):
+                while part := leading.next_rows(self._names_per_part):
                     last = part[_KEY][-1].as_py()
-                    names = pa.concat_tables([part, *(rows.until(last) for rows in following)])
+                    names = pa.concat_tables([part, *(rows.up_to(last) for rows in following)])
                     bar.update(names.num_rows)
-                    yield names, pa.concat_tables([rows.until(last) for rows in metadata]), retired
+                    yield names, pa.concat_tables([rows.up_to(last) for rows in concepts]), retired
                     retired = None
+
+
+class ExternalSort:
+    """Rows of one schema on disk: those that came in the order of the key, and the others, which are sorted when they are read.
+
+    Args:
+        path: Path of the temporary files, without suffix.
+        schema: The rows' schema.
+        key: A column of strings without nulls.
+        max_memory: Bytes that DuckDB may take.
+        max_unsorted: Rows out of order that are sorted in memory, without DuckDB.
+        rows_per_batch: Rows that are written and read at a time.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        key: str,
+        max_memory: int,
+        max_unsorted: int = 300_000,
+        *,
+        rows_per_batch: int = 50_000,
+    ) -> None:
+        self._path, self._schema, self._key, self._max_memory = path, schema, key, max_memory
+        self._max_unsorted, self._rows_per_batch = max_unsorted, rows_per_batch
+        self._last_key = ""
+        self._ordered: pa.ipc.RecordBatchFileWriter | None = None
+        self._unsorted: list[pa.Table] = []
+        self._database: Any = None
+
+    def add(self, rows: pa.Table) -> None:
+        """Take some rows. Raises ConfigError if sorting needs more memory than it may take."""
+        if not rows.num_rows:
+            return
+        keys = rows[self._key].combine_chunks()
+        if keys[0].as_py() >= self._last_key and pc.all(pc.less_equal(keys[:-1], keys[1:])).as_py() is not False:
+            if self._ordered is None:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                self._ordered = pa.ipc.new_file(self._path.with_suffix(".arrow"), self._schema, options=options)
+            self._ordered.write_table(rows, max_chunksize=self._rows_per_batch)
+            self._last_key = keys[-1].as_py()
+            return
+        self._unsorted.append(rows)
+        if sum(part.num_rows for part in self._unsorted) > self._max_unsorted:
+            self._insert()
+
+    def read(self) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
+        """The rows that came in order, and the others, each sorted by the key."""
+        return self._read_ordered(), self._read_others()
+
+    def close(self) -> None:
+        """Close the temporary files."""
+        if self._ordered is not None:
+            self._ordered.close()
+        if self._database is not None:
+            self._database.close()
+
+    def _insert(self) -> None:
+        """Move the unsorted rows from memory to DuckDB."""
+        if self._database is None:
+            self._open()
+        self._database.register("part", pa.concat_tables(self._unsorted))
+        with self._memory_errors():
+            self._database.execute("INSERT INTO others SELECT * FROM part")
+        self._database.unregister("part")
+        self._unsorted = []
+
+    def _open(self) -> None:
+        import duckdb
+
+        limits = {"memory_limit": f"{self._max_memory}B", "temp_directory": str(self._path.parent)}
+        self._database = duckdb.connect(self._path.with_suffix(".duckdb"), config=limits)
+        self._database.execute("PRAGMA disable_checkpoint_on_shutdown")  # the file is removed anyway
+        self._database.register("empty", self._schema.empty_table())
+        self._database.execute("CREATE TABLE others AS SELECT * FROM empty")
+
+    def _read_ordered(self) -> Iterator[pa.Table]:
+        if self._ordered is not None:
+            self._ordered.close()
+            with pa.OSFile(str(self._path.with_suffix(".arrow"))) as file, pa.ipc.open_file(file) as reader:
+                for number in range(reader.num_record_batches):
+                    yield pa.Table.from_batches([reader.get_batch(number)])
+
+    def _read_others(self) -> Iterator[pa.Table]:
+        if self._database is None:
+            if self._unsorted:
+                yield pa.concat_tables(self._unsorted).sort_by(self._key)
+            return
+        if self._unsorted:
+            self._insert()
+        with self._memory_errors():
+            rows = self._database.sql(f"SELECT * FROM others ORDER BY {self._key}")
+            for batch in rows.to_arrow_reader(self._rows_per_batch):
+                yield pa.Table.from_batches([batch]).cast(self._schema)
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        import duckdb
+
+        try:
+            yield
+        except duckdb.OutOfMemoryException:
+            raise ConfigError(
+                f"sorting needs more memory than the {self._max_memory:,} bytes it may take; allow more with --max-memory"
+            ) from None
+
+
+class LookAhead:
+    """Sorted rows, taken piece by piece. tables: the rows, of the schema, sorted by the key."""
+
+    def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema, key: str) -> None:
+        self._tables, self._key, self._held, self._done = tables, key, [schema.empty_table()], False
+
+    def next_rows(self, at_least: int) -> pa.Table | None:
+        """The next rows, cut between two keys: `at_least` of them, or all that are left; None if there are none."""
+        while not self._done:
+            rows = pa.concat_tables(self._held)
+            cut = pc.index(rows[self._key], rows[self._key][-1]).as_py() if rows.num_rows else 0
+            if cut >= at_least:
+                self._held = [rows.slice(cut)]
+                return rows.slice(0, cut)
+            self._pull(at_least)
+        rows = pa.concat_tables(self._held)
+        self._held = [rows.slice(rows.num_rows)]
+        return rows if rows.num_rows else None
+
+    def up_to(self, last: str) -> pa.Table:
+        """The rows not taken yet whose key is at most `last`."""
+        while not self._done and (not self._held[-1].num_rows or self._held[-1][self._key][-1].as_py() <= last):
+            self._pull(1)
+        rows = pa.concat_tables(self._held)
+        fits = pc.sum(pc.less_equal(rows[self._key], last)).as_py() or 0
+        self._held = [rows.slice(fits)]
+        return rows.slice(0, fits)
+
+    def _pull(self, at_least: int) -> None:
+        """Hold at least so many rows more, if there are any."""
+        pulled = 0
+        while pulled < at_least and not self._done:
+            rows = next(self._tables, None)
+            self._done = rows is None
+            if rows is not None:
+                self._held.append(rows)
+                pulled += rows.num_rows

@@ -24,7 +24,7 @@ _BLOCK = 100_000  # lines
 
 
 def read_bitext(
-    files: Sequence[Path], into: Assembly, *, languages: str, source: str | None = None
+    files: Sequence[Path], assembly: Assembly, *, languages: str, source: str | None = None
 ) -> tuple[RowCounts, dict[str, Any]]:
     """Hand the pairs of the files over → what became of each name in them, and facts.
 
@@ -56,9 +56,9 @@ def read_bitext(
             rows += [(concept, left, names[0]), (concept, right, names[1])]
             kept += 2
             if len(rows) >= _BLOCK:
-                into.add_names(_table(rows, source or file.stem))
+                assembly.add_names(_table(rows, source or file.stem))
                 rows = []
-        into.add_names(_table(rows, source or file.stem))
+        assembly.add_names(_table(rows, source or file.stem))
     metadata = {"reader": "bitext", "languages": [left, right], "files": {file.name: sha256_of(file) for file in files}}
     return RowCounts(rows_in, kept, dropped), metadata
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from data_prep.store import Stored, database
+from data_prep.store import StoredTerminology, database
 from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.files import aligned
@@ -126,7 +126,7 @@ _QUANTILES = (0.5, 0.95, 0.99)
 Histogram = Counter[int]  # length → names
 
 
-def describe(stored: Stored, tokenizer: Path | str | None = None) -> dict[str, Any]:
+def describe(stored: StoredTerminology, tokenizer: Path | str | None = None) -> dict[str, Any]:
     """The numbers. tokenizer: a folder with tokenizer.json, such a file, or the name of a model on the Hugging Face Hub.
 
     `by_…` map a value to {names, concepts}; of a concept with several semantic types each counts it. `overlap.concepts[i][j]`: concepts that
@@ -182,7 +182,7 @@ def _overlap(connection: "duckdb.DuckDBPyConnection", languages: list[str]) -> d
     return {"languages": languages, "concepts": matrix.tolist()}
 
 
-def _shared(connection: "duckdb.DuckDBPyConnection", stored: Stored) -> dict[str, Any]:
+def _shared(connection: "duckdb.DuckDBPyConnection", stored: StoredTerminology) -> dict[str, Any]:
     """Strings that name several concepts, the names that are these strings, and those that name most concepts."""
     connection.execute("CREATE TABLE keys (key VARCHAR, concept_id VARCHAR)")
     for rows in stored.batches("names", ["name", "concept_id"]):
@@ -218,7 +218,7 @@ def _spread(histogram: Histogram) -> dict[str, int]:
     return {"n": n, **quantiles, "max": int(values[-1])}
 
 
-def _tokens(stored: Stored, name: Path | str) -> dict[str, Any]:
+def _tokens(stored: StoredTerminology, name: Path | str) -> dict[str, Any]:
     """Lengths in tokens, of all names or of a sample that depends on their number alone."""
     tokenizer, n = _open_tokenizer(name), stored.count("names")
     size = min(n, SAMPLE)

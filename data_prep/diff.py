@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from data_prep.retired import Successors
-from data_prep.store import Stored, database, number, result
+from data_prep.store import StoredTerminology, database, query_batches, query_number
 from xsap.artifacts import write_atomically
 from xsap.files import aligned
 from xsap.languages import to_name
@@ -35,7 +35,7 @@ def changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     A concept that the new state no longer has counts as moved if the new state names a successor that is the same concept, else as retired;
     its name here is its preferred one, and it has no language. Where other concepts are several, bars stand between them.
     """
-    before, after = Stored.open(old), Stored.open(new)
+    before, after = StoredTerminology.open(old), StoredTerminology.open(new)
     with database(old=before, new=after) as connection:
         connection.execute(f"CREATE TABLE gone AS SELECT {_KEY} FROM old_names ANTI JOIN new_names USING ({_KEY})")
         connection.execute(f"CREATE TABLE come AS SELECT {_KEY} FROM new_names ANTI JOIN old_names USING ({_KEY})")
@@ -55,13 +55,13 @@ def changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
 _LOST = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_concepts USING (concept_id)"
 
 
-def _successors(connection: "duckdb.DuckDBPyConnection", after: Stored) -> pa.Table:
+def _successors(connection: "duckdb.DuckDBPyConnection", after: StoredTerminology) -> pa.Table:
     """concept_id, other: the concepts that the new state does not have but knows successors of, and these."""
     retired = "(SELECT retired_id AS concept_id FROM new_retired)"
     lost = connection.sql(f"SELECT concept_id FROM ({_LOST}) SEMI JOIN {retired} USING (concept_id)").to_arrow_table()[
         "concept_id"
     ]
-    successors = Successors.of(lost, after.read("retired"), after.read("concepts", ["concept_id"])["concept_id"])
+    successors = Successors.from_table(lost, after.read("retired"), after.read("concepts", ["concept_id"])["concept_id"])
     found = [(one, "|".join(ends)) for one in lost.to_pylist() if (ends := successors.trace(one)[0])]
     return pa.table(
         {column: pa.array([row[i] for row in found], pa.string()) for i, column in enumerate(("concept_id", "other"))}
@@ -98,7 +98,7 @@ def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
 
 
 def _count(connection: "duckdb.DuckDBPyConnection", change: str) -> int:
-    return number(connection, f"SELECT count(*) FROM changes WHERE change = '{change}'")
+    return query_number(connection, f"SELECT count(*) FROM changes WHERE change = '{change}'")
 
 
 def _examples(connection: "duckdb.DuckDBPyConnection", change: str) -> list[str]:
@@ -115,7 +115,7 @@ def write_changes(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
     """Write all changes as TSV with a header, in order, whole or not at all."""
     with write_atomically(path) as stream:
         stream.write("\t".join(COLUMNS) + "\n")
-        for rows in result(connection, "SELECT * FROM changes ORDER BY ALL"):
+        for rows in query_batches(connection, "SELECT * FROM changes ORDER BY ALL"):
             stream.writelines(
                 "\t".join(row) + "\n" for row in zip(*(rows[column].to_pylist() for column in COLUMNS), strict=True)
             )

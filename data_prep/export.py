@@ -27,7 +27,7 @@ CAP = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportCounts:
     """names_in = names + again + unwritable: those left after `again` (equal to another of the concept under the policy) and `unwritable`
     (they hold the separator). concepts: that have a pair. capped: concepts of which pairs were drawn. pairs: lines."""
 
@@ -49,13 +49,13 @@ def export_pairs(
     languages: Collection[str] | None = None,
     cap: int = CAP,
     seed: int = 0,
-) -> Exported:
+) -> ExportCounts:
     """Write the pairs of a terminology folder, and beside them, in `out` with `.json` added, how they were made.
 
     Raises ArtifactError for what is no terminology, DataError if there is no pair; then nothing is written.
     """
     manifest = open_artifact(terminology, "terminology")
-    counts = dict.fromkeys(asdict(Exported()), 0)
+    counts = dict.fromkeys(asdict(ExportCounts()), 0)
     with write_atomically(out) as stream:
         for concept, rows in groupby(_rows(terminology / "names.parquet"), key=lambda row: row[0]):
             names = _names(rows, policy, languages, counts)
@@ -77,7 +77,7 @@ def export_pairs(
     metadata |= {"languages": sorted(languages) if languages is not None else None, "sha256": sha256_of(out), **counts}
     with write_atomically(out.with_name(f"{out.name}.json")) as stream:
         json.dump(metadata, stream, indent=1)
-    return Exported(**counts)
+    return ExportCounts(**counts)
 
 
 def pair_indices(concept: str, n: int, cap: int, seed: int) -> list[tuple[int, int]]:

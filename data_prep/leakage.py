@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data_prep.accounting import count_by
 from data_prep.assemble import Assembly
-from data_prep.store import Stored
+from data_prep.store import StoredTerminology
 from xsap.artifacts import write_atomically
 from xsap.files import RowCounts, aligned
 from xsap.languages import to_name
@@ -189,7 +189,7 @@ def _cell(value: object) -> str:
     return text.translate(_SPACES)
 
 
-def read_ledger(stored: Stored, mentions: pa.Table) -> Ledger:
+def read_ledger(stored: StoredTerminology, mentions: pa.Table) -> Ledger:
     """Look each mention up in a terminology. mentions: terms.mentions' SCHEMA."""
     strings = normalize_all(mentions["mention"].to_pylist(), EXACT_MATCH)
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
@@ -216,9 +216,9 @@ def read_ledger(stored: Stored, mentions: pa.Table) -> Ledger:
     return Ledger(pa.table(columns).cast(LEDGER_SCHEMA), edits)
 
 
-def _look_up(stored: Stored, gold_of: dict[str, set[str]]) -> tuple[dict[str, Found], NDArray[np.uint8]]:
+def _look_up(stored: StoredTerminology, gold_of: dict[str, set[str]]) -> tuple[dict[str, Found], NDArray[np.uint8]]:
     """Normalized mention → the concepts that have a name within one edit of it; and a ledger's `edits`. gold_of: mention → gold concepts."""
-    neighborhood = Neighborhood.of(list(gold_of))
+    neighborhood = Neighborhood.from_strings(list(gold_of))
     found: dict[str, Found] = {string: {} for string in gold_of}
     edits = np.full(stored.count("names"), 2, np.uint8)
     start = 0
@@ -253,25 +253,25 @@ def _status(distance: int, is_gold: bool) -> str:
 
 
 def hold_out(
-    stored: Stored, ledger: Ledger, into: Assembly, mentions: dict[str, str]
+    stored: StoredTerminology, ledger: Ledger, assembly: Assembly, mentions: dict[str, str]
 ) -> tuple[RowCounts, dict[str, Any]]:
     """Hand over the terminology without the names that give a mention of their concept away → what became of the names, and the facts.
 
     mentions: the file's name → its sha256. A concept keeps its preferred name unless that one goes.
     """
     concepts, start = stored.read("concepts"), 0
-    into.add_concepts(concepts)
-    into.add_retired(stored.read("retired"))
+    assembly.add_concepts(concepts)
+    assembly.add_retired(stored.read("retired"))
     for rows in stored.batches("names", NAMES_SCHEMA.names):
         first, last = (pc.index(concepts["concept_id"], rows["concept_id"][at]).as_py() for at in (0, -1))
         part = concepts.slice(first, last - first + 1)  # both tables are sorted by concept
         preferred = part["preferred_name"].take(pc.index_in(rows["concept_id"], part["concept_id"].combine_chunks()))
         rows = rows.append_column(PRECEDENCE, pc.equal(preferred, rows["name"]).cast(pa.int32()))
-        into.add_names(rows.filter(pa.array(ledger.edits[start : start + rows.num_rows] > _NEAR)))
+        assembly.add_names(rows.filter(pa.array(ledger.edits[start : start + rows.num_rows] > _NEAR)))
         start += rows.num_rows
     counts = {reason: int(np.count_nonzero(ledger.edits == edits)) for edits, reason in _REASONS.items()}
     dropped = {reason: n for reason, n in counts.items() if n}
     metadata = stored.metadata | {
         "held_out": {"of": stored.content_hash, "files": mentions, "names": sum(dropped.values())}
     }
-    return RowCounts(start, into.taken, dropped), metadata
+    return RowCounts(start, assembly.names_added, dropped), metadata

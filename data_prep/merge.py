@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.accounting import check_choice
 from data_prep.assemble import Assembly
-from data_prep.store import Stored, database, number, quoted, result
+from data_prep.store import StoredTerminology, database, query_batches, query_number, quoted
 from xsap.errors import ConfigError
 from xsap.files import RowCounts, aligned
 
@@ -27,7 +27,7 @@ _KEY = "concept_id, language, name"
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class SourceCounts:
     """What one of several terminologies gave. new: its concepts that no terminology before it has."""
 
     folder: Path
@@ -43,12 +43,12 @@ class Merged:
 
     counts: RowCounts
     metadata: dict[str, Any]
-    shares: list[Share]
+    sources: list[SourceCounts]
     in_use: int
 
     def lines(self) -> list[str]:
         """For people: a line a terminology, and what was found out about retired identifiers."""
-        rows = [(str(s.folder), *(f"{n:,}" for n in (s.names, s.kept, s.concepts, s.new))) for s in self.shares]
+        rows = [(str(s.folder), *(f"{n:,}" for n in (s.names, s.kept, s.concepts, s.new))) for s in self.sources]
         table = aligned([("terminology", "names", "kept", "concepts", "new concepts"), *rows])
         told = (
             [f"{self.in_use:,} retired identifiers have names in another of them, so they are not retired here"]
@@ -58,35 +58,35 @@ class Merged:
         return [*table, *told]
 
 
-def merge_terminologies(folders: Sequence[Path], into: Assembly) -> Merged:
+def merge_terminologies(folders: Sequence[Path], assembly: Assembly) -> Merged:
     """Hand over the names, facts and retired identifiers of all. Raises ConfigError for fewer than two, ArtifactError for a bad folder."""
     if len(folders) < 2:
         raise ConfigError(f"expected two terminologies or more to merge, found {len(folders)}")
-    stored = [Stored.open(folder) for folder in folders]
-    shares = []
+    stored = [StoredTerminology.open(folder) for folder in folders]
+    sources = []
     with database(**{f"t{i}": one for i, one in enumerate(stored)}) as connection:
         for i, one in enumerate(stored):
-            before = into.taken
-            for rows in result(connection, _fresh_names(i, len(stored))):
-                into.add_names(rows)
-            for rows in result(connection, f"SELECT concept_id, semantic_types, cross_references FROM t{i}_concepts"):
-                into.add_concepts(rows)
+            before = assembly.names_added
+            for rows in query_batches(connection, _fresh_names(i, len(stored))):
+                assembly.add_names(rows)
+            for rows in query_batches(connection, f"SELECT concept_id, semantic_types, cross_references FROM t{i}_concepts"):
+                assembly.add_concepts(rows)
             known = _union("concept_id", "concepts", range(i))
             concepts = f"SELECT count(*) FROM t{i}_concepts" + (f" ANTI JOIN ({known}) USING (concept_id)" if i else "")
-            shares.append(
-                Share(
+            sources.append(
+                SourceCounts(
                     one.folder,
                     one.count("names"),
-                    into.taken - before,
+                    assembly.names_added - before,
                     one.count("concepts"),
-                    number(connection, concepts),
+                    query_number(connection, concepts),
                 )
             )
-        in_use = _join_retired(connection, len(stored), into)
-    rows_in, kept = sum(share.names for share in shares), into.taken
+        in_use = _join_retired(connection, len(stored), assembly)
+    rows_in, kept = sum(share.names for share in sources), assembly.names_added
     dropped = {"same name of the same concept in a terminology named before": rows_in - kept} if rows_in > kept else {}
     return Merged(
-        RowCounts(rows_in, kept, dropped), {"reader": "merge", "of": [one.origin() for one in stored]}, shares, in_use
+        RowCounts(rows_in, kept, dropped), {"reader": "merge", "of": [one.origin() for one in stored]}, sources, in_use
     )
 
 
@@ -101,13 +101,13 @@ def _fresh_names(i: int, n: int) -> str:
         FROM (SELECT * FROM t{i}_names{known}) AS names JOIN t{i}_concepts AS concepts USING (concept_id)"""
 
 
-def _join_retired(connection: "duckdb.DuckDBPyConnection", n: int, into: Assembly) -> int:
+def _join_retired(connection: "duckdb.DuckDBPyConnection", n: int, assembly: Assembly) -> int:
     """Hand over all retired identifiers but those that are some terminology's concepts → how many those are."""
     retired = _union("*", "retired", range(n))
     living = f"(SELECT concept_id AS retired_id FROM ({_union('concept_id', 'concepts', range(n))}))"
-    for rows in result(connection, f"SELECT DISTINCT * FROM ({retired}) ANTI JOIN {living} USING (retired_id)"):
-        into.add_retired(rows)
-    return number(
+    for rows in query_batches(connection, f"SELECT DISTINCT * FROM ({retired}) ANTI JOIN {living} USING (retired_id)"):
+        assembly.add_retired(rows)
+    return query_number(
         connection, f"SELECT count(DISTINCT retired_id) FROM ({retired}) SEMI JOIN {living} USING (retired_id)"
     )
 
@@ -133,7 +133,7 @@ class Mapped:
 
 
 def map_terminology(
-    folder: Path, vocabulary: str, into: Assembly, *, several: bool = False, keep_prefix: bool = False
+    folder: Path, vocabulary: str, assembly: Assembly, *, several: bool = False, keep_prefix: bool = False
 ) -> Mapped:
     """Hand over a terminology with each concept under the identifier that its cross-reference into `vocabulary` names.
 
@@ -141,23 +141,23 @@ def map_terminology(
     is left out. keep_prefix: the new identifier is the whole reference, as in OBO (`HP:0001945`). The old identifier becomes a
     cross-reference of the new one and, with the new one as its successor, a retired identifier. Raises DataError if nothing refers there.
     """
-    stored, vocabulary = Stored.open(folder), vocabulary.removesuffix(":")
+    stored, vocabulary = StoredTerminology.open(folder), vocabulary.removesuffix(":")
     with database(t=stored) as connection:
         _choose_targets(connection, folder, vocabulary, several=several, keep_prefix=keep_prefix)
-        for rows in result(connection, _MAPPED_NAMES):
-            into.add_names(rows)
-        for rows in result(connection, _MAPPED_CONCEPTS):
-            into.add_concepts(rows)
-        for rows in result(connection, _MAPPED_RETIRED):
-            into.add_retired(rows)
-        concepts = {label: number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
-        none, left_out, mapped = (number(connection, f"SELECT count(*) FROM t_names {where}") for where in _OUTCOMES)
+        for rows in query_batches(connection, _MAPPED_NAMES):
+            assembly.add_names(rows)
+        for rows in query_batches(connection, _MAPPED_CONCEPTS):
+            assembly.add_concepts(rows)
+        for rows in query_batches(connection, _MAPPED_RETIRED):
+            assembly.add_retired(rows)
+        concepts = {label: query_number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
+        none, left_out, mapped = (query_number(connection, f"SELECT count(*) FROM t_names {where}") for where in _OUTCOMES)
     reasons = {
         f"concept without a reference to {vocabulary}": none,
         f"concept with several references to {vocabulary}": left_out,
     }
     counts = RowCounts(
-        stored.count("names") + into.taken - mapped, into.taken, {reason: n for reason, n in reasons.items() if n}
+        stored.count("names") + assembly.names_added - mapped, assembly.names_added, {reason: n for reason, n in reasons.items() if n}
     )
     metadata = {
         "reader": "map",
@@ -166,7 +166,7 @@ def map_terminology(
         "keep_prefix": keep_prefix,
         "of": [stored.origin()],
     }
-    return Mapped(counts, metadata, concepts, into.taken - mapped)
+    return Mapped(counts, metadata, concepts, assembly.names_added - mapped)
 
 
 def _choose_targets(
@@ -178,7 +178,7 @@ def _choose_targets(
     connection.execute(f"""CREATE TABLE targets AS
         SELECT DISTINCT concept_id, reference, {"reference" if keep_prefix else f"substr(reference, {len(vocabulary) + 2})"} AS target
         FROM ({references}) WHERE starts_with(reference, {prefix}) AND reference <> {prefix}""")
-    if not number(connection, "SELECT count(*) FROM targets"):
+    if not query_number(connection, "SELECT count(*) FROM targets"):
         known = connection.sql(
             f"SELECT DISTINCT split_part(reference, ':', 1) FROM ({references}) WHERE contains(reference, ':')"
         ).fetchall()

@@ -20,7 +20,7 @@ from data_prep.ontology_model import (
     OBO_IN_OWL,
     RDFS,
     SCOPE_OF,
-    Offer,
+    NameRecord,
     Ontology,
     add,
     identifier,
@@ -65,9 +65,9 @@ def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], path: Path
     (ontology.obsolete if obsolete else ontology.living).add(ids[0])
     for tag, value, number in stanza:
         if tag == "name":
-            ontology.offers.append(Offer(ids[0], ENGLISH, _plain(value), LABEL, kind="preferred"))
+            ontology.names.append(NameRecord(ids[0], ENGLISH, _plain(value), LABEL, kind="preferred"))
         elif tag == "synonym":
-            ontology.offers.append(_synonym(ids[0], value, f"{path}:{number}"))
+            ontology.names.append(_synonym(ids[0], value, f"{path}:{number}"))
         elif tag == "alt_id":
             ontology.merged[_plain(value)] = ids[0]
         elif tag == "replaced_by":
@@ -76,11 +76,11 @@ def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], path: Path
             refer(ontology, ids[0], value)
 
 
-def _synonym(concept_id: str, value: str, where: str) -> Offer:
+def _synonym(concept_id: str, value: str, where: str) -> NameRecord:
     match = _SYNONYM.match(value)
     if match is None:
         raise DataError(f"{where}: expected a synonym such as \"name\" EXACT [], found '{value[:80]}'")
-    return Offer(
+    return NameRecord(
         concept_id, ENGLISH, _unescape(match["text"]), match["scope"] or "RELATED", kind=kind_of_synonym(match["type"])
     )
 
@@ -130,8 +130,8 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
         predicate, name = _get(synonym, "pred", str, where, ""), _get(synonym, "val", str, where, "")
         iri = predicate if ":" in predicate else OBO_IN_OWL + predicate
         if SCOPE_OF.get(iri, LABEL) == LABEL:
-            ontology.offers.append(
-                Offer(concept_id, ENGLISH, name, predicate, rejection_reason=f"synonym of unknown scope {predicate}")
+            ontology.names.append(
+                NameRecord(concept_id, ENGLISH, name, predicate, rejection_reason=f"synonym of unknown scope {predicate}")
             )
         else:
             add(ontology, concept_id, iri, name, kind=kind_of_synonym(_get(synonym, "synonymType", str, where, "")))

@@ -83,7 +83,7 @@ class _Selection:
 
 def read_omop(
     folder: Path,
-    into: Assembly,
+    assembly: Assembly,
     *,
     languages: Collection[str] | None = None,
     sources: Collection[str] | None = None,
@@ -106,14 +106,14 @@ def read_omop(
     ):
         for rows in read_tsv_blocks(files[file], columns):
             names = _names(files[file], rows, rows[columns[1]], concepts, selection)
-            into.add_names(names)
+            assembly.add_names(names)
             rows_in += rows.num_rows
             kept += names.num_rows
     if missing := sorted(set(languages or ()) - selection.seen):
         raise DataError(
             f"{files[SYNONYM]} has no names in {to_name(missing[0])}; it has {listed([to_name(c) for c in selection.seen])}"
         )
-    _add_domains(concepts, into)
+    _add_domains(concepts, assembly)
     metadata: dict[str, Any] = {"reader": "omop", "files": {file.name: sha256_of(file) for file in files.values()}}
     metadata["vocabularies"] = _versions(files[VOCABULARY])
     metadata |= {
@@ -268,12 +268,12 @@ def _among(values: pa.DictionaryArray, chosen: Collection[str] | None) -> np.nda
     return rows
 
 
-def _add_domains(concepts: _Concepts, into: Assembly) -> None:
+def _add_domains(concepts: _Concepts, assembly: Assembly) -> None:
     """Hand over the domain of each standard concept, as its semantic type."""
     standard = np.flatnonzero(concepts.successors == np.arange(len(concepts.ids)))
     domains = concepts.domains.take(pa.array(standard)).dictionary_decode()
     one = pa.ListArray.from_arrays(pa.array(np.arange(len(standard) + 1, dtype=np.int32)), domains)
-    into.add_concepts(
+    assembly.add_concepts(
         pa.table({"concept_id": pc.cast(pa.array(concepts.ids[standard]), pa.string()), "semantic_types": one})
     )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data_prep.accounting import check_choice
 from data_prep.obo import read_obo, read_obographs
-from data_prep.ontology_model import LABEL, SCOPES, Offer, Ontology
+from data_prep.ontology_model import LABEL, SCOPES, NameRecord, Ontology
 from data_prep.owl import read_owl
 from data_prep.translations import find_tables, read_translations
 from xsap.artifacts import sha256_of
@@ -67,23 +67,23 @@ def read_ontology(
     source = source or file.name.split(".")[0]
     ontology = READERS[file_ending(file)](file)
     tables = find_tables(translations) if translations else []
-    offers = [*ontology.offers, *(offer for table in tables for offer in read_translations(table))]
+    names = [*ontology.names, *(record for table in tables for record in read_translations(table))]
     if statuses is not None:
         check_choice(
-            statuses, {offer.status for offer in offers if offer.status}, "translation status", translations or file
+            statuses, {record.status for record in names if record.status}, "translation status", translations or file
         )
     if prefixes is not None:
         check_choice(
             prefixes, {_prefix(concept_id) for concept_id in ontology.living}, "identifiers that begin with", file
         )
-    ontology.obsolete |= {offer.concept_id for offer in offers if offer.scope == LABEL and _OBSOLETE.match(offer.name)}
+    ontology.obsolete |= {record.concept_id for record in names if record.scope == LABEL and _OBSOLETE.match(record.name)}
     merged = _merged(ontology, file)
     dropped: Counter[str] = Counter()
     kept = []
-    for offer in offers:
-        concept_id = merged.get(offer.concept_id, offer.concept_id)
-        reason = offer.rejection_reason or _rejection_reason(
-            offer, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes
+    for record in names:
+        concept_id = merged.get(record.concept_id, record.concept_id)
+        reason = record.rejection_reason or _rejection_reason(
+            record, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes
         )
         if reason:
             dropped[reason] += 1
@@ -91,10 +91,10 @@ def read_ontology(
             # A concept that the ontology has is called as it is called there, whatever a table or a merged term calls it.
             rival = (
                 concept_id in ontology.living
-                and offer.language == ENGLISH
-                and (offer.translated or offer.concept_id != concept_id)
+                and record.language == ENGLISH
+                and (record.translated or record.concept_id != concept_id)
             )
-            kept.append(offer._replace(concept_id=concept_id, kind="synonym" if rival else offer.kind))
+            kept.append(record._replace(concept_id=concept_id, kind="synonym" if rival else record.kind))
     metadata: dict[str, Any] = {
         "reader": "ontology",
         "source": source,
@@ -103,38 +103,38 @@ def read_ontology(
     metadata |= {"statuses": _listed(statuses), "scopes": _listed(scopes), "prefixes": _listed(prefixes)}
     retired = _retired(ontology, merged, prefixes, file)
     terminology, again = Terminology.build(_names(kept, source), _references(ontology, merged), metadata, retired)
-    return terminology, RowCounts(len(offers), len(kept), dropped).then(terminology.names.num_rows, again)
+    return terminology, RowCounts(len(names), len(kept), dropped).then(terminology.names.num_rows, again)
 
 
 def _rejection_reason(
-    offer: Offer,
+    record: NameRecord,
     concept_id: str,
     obsolete: bool,
     statuses: Collection[str] | None,
     scopes: Collection[str],
     prefixes: Collection[str] | None,
 ) -> str | None:
-    if obsolete or _OBSOLETE.match(offer.name):
+    if obsolete or _OBSOLETE.match(record.name):
         return "obsolete concept"
     if prefixes is not None and _prefix(concept_id) not in prefixes:
         return "concept of another ontology"
-    if offer.scope != LABEL and offer.scope not in scopes:
-        return f"synonym of scope {offer.scope}"
-    if statuses is not None and offer.translated and offer.language != ENGLISH and offer.status not in statuses:
+    if record.scope != LABEL and record.scope not in scopes:
+        return f"synonym of scope {record.scope}"
+    if statuses is not None and record.translated and record.language != ENGLISH and record.status not in statuses:
         return "translation status not chosen"
     return None
 
 
-def _names(offers: list[Offer], source: str) -> pa.Table:
+def _names(names: list[NameRecord], source: str) -> pa.Table:
     policy = TextPolicy()
     columns = {
-        "concept_id": [offer.concept_id for offer in offers],
-        "language": [offer.language for offer in offers],
-        "name": [normalize(offer.name, policy) for offer in offers],
-        "kind": [offer.kind for offer in offers],
-        "source": [f"{source}-translations" if offer.translated else source for offer in offers],
-        "code": [None] * len(offers),
-        "status": [offer.status for offer in offers],
+        "concept_id": [record.concept_id for record in names],
+        "language": [record.language for record in names],
+        "name": [normalize(record.name, policy) for record in names],
+        "kind": [record.kind for record in names],
+        "source": [f"{source}-translations" if record.translated else source for record in names],
+        "code": [None] * len(names),
+        "status": [record.status for record in names],
     }
     return pa.table(columns, NAMES_SCHEMA)
 

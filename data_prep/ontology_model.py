@@ -30,7 +30,7 @@ PROPERTIES = {*SCOPE_OF, DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # 
 _ABBREVIATIONS = {"abbreviation", "ABBREVIATION", "OMO:0003000", "OMO:0003012"}
 
 
-class Offer(NamedTuple):
+class NameRecord(NamedTuple):
     """A name as a file offers it, before it is judged. why_not: the reason for which the file itself rules it out. translated: it comes
     from a translation table, not from the ontology."""
 
@@ -49,7 +49,7 @@ class Ontology:
     """An ontology: its names, merged identifier → the one that stands, obsolete identifier → its successors, identifiers of obsolete and of
     living concepts, references."""
 
-    offers: list[Offer] = field(default_factory=list)
+    names: list[NameRecord] = field(default_factory=list)
     merged: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     obsolete: set[str] = field(default_factory=set)
@@ -68,8 +68,8 @@ def add(
     if scope:
         code, rejection_reason = known_language(language) if language else (ENGLISH, None)
         kind = kind or ("preferred" if scope == LABEL else "synonym")
-        ontology.offers.append(
-            Offer(concept_id, code, value.strip(), scope, kind=kind, rejection_reason=rejection_reason)
+        ontology.names.append(
+            NameRecord(concept_id, code, value.strip(), scope, kind=kind, rejection_reason=rejection_reason)
         )
     elif property_iri == ALTERNATIVE_ID:
         ontology.merged[identifier(value)] = concept_id

@@ -72,14 +72,14 @@ def _of_classes(
     obsolete = ontology.obsolete & classes
     if not classes - obsolete:
         raise DataError(f"{path}: expected an OWL file with classes, found no living one in it. Is it the right file?")
-    offers = [
-        offer._replace(kind="abbreviation") if (offer.concept_id, offer.scope, offer.name) in abbreviations else offer
-        for offer in ontology.offers
-        if offer.concept_id in classes
+    names = [
+        record._replace(kind="abbreviation") if (record.concept_id, record.scope, record.name) in abbreviations else record
+        for record in ontology.names
+        if record.concept_id in classes
     ]
     merged = {old: new for old, new in ontology.merged.items() if new in classes}
     references = {concept_id: found for concept_id, found in ontology.references.items() if concept_id in classes}
-    return Ontology(offers, merged, ontology.replaced, obsolete, classes - obsolete, references)
+    return Ontology(names, merged, ontology.replaced, obsolete, classes - obsolete, references)
 
 
 def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:

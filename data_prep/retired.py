@@ -92,15 +92,15 @@ def update_mentions(mentions: pa.Table, retired: pa.Table, living: pa.ChunkedArr
     """
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
     wanted = pc.unique(pc.list_flatten(mentions["concept_ids"]))
-    successors, known = Successors.of(wanted, retired, living), set(living.filter(pc.is_in(living, wanted)).to_pylist())
-    fates, updated = Counter[str](), list[list[str]]()
+    successors, known = Successors.from_table(wanted, retired, living), set(living.filter(pc.is_in(living, wanted)).to_pylist())
+    outcomes, updated = Counter[str](), list[list[str]]()
     for ids in gold:
         current = list[str]()
         for one in ids:
             ends, rejection_reason = successors.trace(one)
             current += ends
             stays = "in use" if one in known else "unknown to the terminology, kept as they are"
-            fates[
+            outcomes[
                 f"left out: {rejection_reason}"
                 if rejection_reason
                 else stays
@@ -117,7 +117,7 @@ def update_mentions(mentions: pa.Table, retired: pa.Table, living: pa.ChunkedArr
     return Update(
         table,
         RowCounts(len(gold), sum(kept), dropped),
-        dict(sorted(fates.items(), key=lambda item: (-item[1], item[0]))),
+        dict(sorted(outcomes.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 

@@ -46,7 +46,7 @@ _PART = 500_000  # descriptions that are handed over at a time
 
 def read_snomed(
     folders: Sequence[Path],
-    into: Assembly,
+    assembly: Assembly,
     *,
     languages: Collection[str] | None = None,
     refsets: Collection[str] | None = None,
@@ -83,7 +83,7 @@ def read_snomed(
         ],
         dropped,
     )
-    _add_types(rows, codes, into)
+    _add_types(rows, codes, assembly)
     choices = [
         (f"language unknown to xsap: {code}", "languageCode", _array(set(codes) - {code}))
         for code, iso in codes.items()
@@ -102,8 +102,8 @@ def read_snomed(
         acceptable["referencedComponentId"].filter(pc.equal(acceptable["acceptabilityId"], _PREFERRED)).combine_chunks()
     )
     for start in range(0, rows.num_rows, _PART):
-        into.add_names(_names(rows.slice(start, _PART), codes, preferred))
-    into.add_retired(_retired(concepts, _members(files[ASSOCIATION], "targetComponentId")))
+        assembly.add_names(_names(rows.slice(start, _PART), codes, preferred))
+    assembly.add_retired(_retired(concepts, _members(files[ASSOCIATION], "targetComponentId")))
     metadata: dict[str, Any] = {
         "reader": "snomed",
         "files": {file.name: sha256_of(file) for kind in files.values() for file in kind},
@@ -185,7 +185,7 @@ def _sift(rows: pa.Table, conditions: Iterable[tuple[str, str, pa.Array]], dropp
     return rows
 
 
-def _add_types(rows: pa.Table, codes: Mapping[str, str | None], into: Assembly) -> None:
+def _add_types(rows: pa.Table, codes: Mapping[str, str | None], assembly: Assembly) -> None:
     """Hand over the semantic tags of concepts: those of their English FSNs, and only where there is none those of others."""
     fsns = rows.filter(pc.equal(rows["typeId"], _FSN))
     english = pc.is_in(fsns["languageCode"], _array(code for code, iso in codes.items() if iso == ENGLISH))
@@ -196,7 +196,7 @@ def _add_types(rows: pa.Table, codes: Mapping[str, str | None], into: Assembly) 
         tags = pc.struct_field(pc.extract_regex(_normalized(part), _TAGGED), "tag")
         concepts = part["conceptId"].combine_chunks().filter(pc.is_valid(tags))
         one = pa.ListArray.from_arrays(pa.array(range(len(concepts) + 1), pa.int32()), tags.drop_null())
-        into.add_concepts(pa.table({"concept_id": concepts, "semantic_types": one}))
+        assembly.add_concepts(pa.table({"concept_id": concepts, "semantic_types": one}))
 
 
 def _names(rows: pa.Table, codes: Mapping[str, str | None], preferred: pa.Array) -> pa.Table:

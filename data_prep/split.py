@@ -84,7 +84,7 @@ def split_terminology(
     training = Terminology(
         names.filter(pc.invert(away)), terminology.concepts, terminology.metadata | {"split": metadata}
     )
-    return Split(training, _mentions(test, names), away_concepts, names.num_rows - training.names.num_rows)
+    return Split(training, _build_mentions(test, names), away_concepts, names.num_rows - training.names.num_rows)
 
 
 def is_held_out(concept_id: str, fraction: float, seed: int) -> bool:
@@ -93,7 +93,7 @@ def is_held_out(concept_id: str, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest[:8]) / 2**64 < fraction
 
 
-def _mentions(test: pa.Table, names: pa.Table) -> pa.Table:
+def _build_mentions(test: pa.Table, names: pa.Table) -> pa.Table:
     """The names in `test` as mentions, each once a language, in order, with every concept that bears it in `names`."""
     key = ["language", "name"]
     bearers = names.select([*key, "concept_id"]).join(

@@ -1,7 +1,7 @@
-"""Terminology folders as tables that DuckDB queries, for work on terminologies that exist already and are larger than memory.
+"""Terminology folders as tables that DuckDB queries, for work on existing terminologies that may be larger than memory.
 
-A folder's hashes are checked when it is opened. After that its columns are read from disk as queries ask for them, and what a query has
-to keep goes to disk, too, beyond a fixed amount of memory.
+A folder's hashes are checked when it is opened. After that its columns are read from disk as queries ask for them, and intermediate results
+go to disk, too, beyond a fixed amount of memory.
 """
 
 import tempfile
@@ -22,49 +22,47 @@ if TYPE_CHECKING:
     import duckdb
 
 
-MEMORY = "2GB"  # for queries; what is read and written takes some hundred megabytes beside it
-ROWS = 200_000  # rows that are looked at at a time
+QUERY_MEMORY = "2GB"  # for DuckDB; reading and writing take some hundred megabytes more
+ROWS_PER_BATCH = 200_000
 _SCHEMAS = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA, "retired": RETIRED_SCHEMA}
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A terminology folder. content: the sha256 of its content. facts: what its reader remembered."""
+class StoredTerminology:
+    """A terminology folder: its path, the sha256 of its content, and what its manifest says about its source."""
 
     folder: Path
     content_hash: str
     metadata: dict[str, Any]
+    rows_per_batch: int = ROWS_PER_BATCH
 
     @classmethod
-    def open(cls, folder: Path) -> "Stored":
-        """Check every hash. Raises ArtifactError."""
+    def open(cls, folder: Path, *, rows_per_batch: int = ROWS_PER_BATCH) -> "StoredTerminology":
+        """Open a folder and check every hash. Raises ArtifactError."""
         manifest = open_artifact(folder, "terminology")
-        return cls(folder, manifest_hash(manifest), manifest.get("facts", {}))
+        return cls(folder, manifest_hash(manifest), manifest.get("facts", {}), rows_per_batch)
 
     def origin(self) -> dict[str, Any]:
-        """What a terminology made from this one remembers of it."""
+        """What the manifest of a terminology made from this one says about it."""
         return {"name": self.folder.name, "content": self.content_hash, "facts": self.metadata}
 
     def count(self, table: str) -> int:
-        """The rows of `names`, `concepts` or `retired`."""
+        """The number of rows of `names`, `concepts` or `retired`."""
         return int(pq.read_metadata(file).num_rows) if (file := self._file(table)).is_file() else 0
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
-        """Some columns of a table, in memory."""
-        return (
-            pq.read_table(file, columns=columns)
-            if (file := self._file(table)).is_file()
-            else _SCHEMAS[table].empty_table()
-        )
+        """Some columns of a table (all by default), in memory."""
+        file = self._file(table)
+        return pq.read_table(file, columns=columns) if file.is_file() else _SCHEMAS[table].empty_table()
 
     def batches(self, table: str, columns: list[str]) -> Iterator[pa.Table]:
-        """Some columns of a table in its order, `ROWS` rows at a time."""
+        """Some columns of a table in its order, `rows_per_batch` rows at a time."""
         with pq.ParquetFile(self._file(table)) as file:
-            for batch in file.iter_batches(ROWS, columns=columns):
+            for batch in file.iter_batches(self.rows_per_batch, columns=columns):
                 yield pa.Table.from_batches([batch])
 
     def relation(self, table: str) -> "ds.Dataset | pa.Table":
-        """A table as DuckDB reads it."""
+        """A table for DuckDB, which reads from disk the columns that it needs."""
         return ds.dataset(file) if (file := self._file(table)).is_file() else _SCHEMAS[table].empty_table()
 
     def _file(self, table: str) -> Path:
@@ -72,14 +70,14 @@ class Stored:
 
 
 @contextmanager
-def database(**terminologies: Stored) -> Iterator["duckdb.DuckDBPyConnection"]:
+def database(**terminologies: StoredTerminology) -> Iterator["duckdb.DuckDBPyConnection"]:
     """Yield a connection in which each terminology has three tables: `old=…` gives old_names, old_concepts and old_retired."""
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="xsap-prepare-") as folder:
         connection = duckdb.connect(
             Path(folder) / "work.duckdb",
-            config={"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False},
+            config={"memory_limit": QUERY_MEMORY, "temp_directory": folder, "preserve_insertion_order": False},
         )
         try:
             for name, stored in terminologies.items():
@@ -90,18 +88,18 @@ def database(**terminologies: Stored) -> Iterator["duckdb.DuckDBPyConnection"]:
             connection.close()
 
 
-def result(connection: "duckdb.DuckDBPyConnection", query: str) -> Iterator[pa.Table]:
-    """What a query gives, `ROWS` rows at a time; all of it has to be taken before the next query."""
-    for batch in connection.sql(query).to_arrow_reader(ROWS):
+def query_batches(connection: "duckdb.DuckDBPyConnection", query: str) -> Iterator[pa.Table]:
+    """The rows of a query, ROWS_PER_BATCH at a time; all of them must be taken before the next query."""
+    for batch in connection.sql(query).to_arrow_reader(ROWS_PER_BATCH):
         yield pa.Table.from_batches([batch])
 
 
-def number(connection: "duckdb.DuckDBPyConnection", query: str) -> int:
-    """The one number that a query gives."""
+def query_number(connection: "duckdb.DuckDBPyConnection", query: str) -> int:
+    """The single number that a query gives."""
     ((found,),) = connection.sql(query).fetchall()
     return int(found)
 
 
 def quoted(text: str) -> str:
-    """A string as SQL writes it."""
+    """A string as a SQL literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.lists import read_tsv
-from data_prep.ontology_model import LABEL, SCOPES, Offer, known_language
+from data_prep.ontology_model import LABEL, SCOPES, NameRecord, known_language
 from xsap.errors import DataError
 
 _NOT_TRANSLATED = "NOT_TRANSLATED"
@@ -33,12 +33,12 @@ def find_tables(folder: Path) -> list[Path]:
     return found
 
 
-def read_translations(path: Path) -> Iterator[Offer]:
+def read_translations(path: Path) -> Iterator[NameRecord]:
     """The names that a Babelon table or a ROBOT template offers, those that it rules out itself included. Raises DataError."""
     return _robot(path) if path.name.endswith(".synonyms.tsv") else _babelon(path)
 
 
-def _babelon(path: Path) -> Iterator[Offer]:
+def _babelon(path: Path) -> Iterator[NameRecord]:
     needed = (
         "subject_id",
         "predicate_id",
@@ -51,12 +51,12 @@ def _babelon(path: Path) -> Iterator[Offer]:
         subject, status = row["subject_id"], row.get("translation_status") or None
         scope = _SCOPE_OF.get(row["predicate_id"])
         if scope == LABEL and row["source_value"]:
-            yield _offer(subject, row["source_language"], row["source_value"], LABEL, None)
-        offer = _offer(subject, row["translation_language"], row["translation_value"], scope or "", status)
-        yield offer if scope else offer._replace(rejection_reason="a definition or comment, not a name")
+            yield _record(subject, row["source_language"], row["source_value"], LABEL, None)
+        record = _record(subject, row["translation_language"], row["translation_value"], scope or "", status)
+        yield record if scope else record._replace(rejection_reason="a definition or comment, not a name")
 
 
-def _robot(path: Path) -> Iterator[Offer]:
+def _robot(path: Path) -> Iterator[NameRecord]:
     rows = iter(read_tsv(path, ("subject_id",)))
     _, template = next(rows, (2, {}))
     columns = {
@@ -76,14 +76,14 @@ def _robot(path: Path) -> Iterator[Offer]:
         for column, match in columns.items():
             # Tables write several names with a bar even where their template forgets to say SPLIT=|.
             for value in _unquote(row[column]).split(match["split"] or "|"):
-                yield _offer(row["subject_id"], match["language"], value, _SCOPE_OF[match["predicate"]], status)
+                yield _record(row["subject_id"], match["language"], value, _SCOPE_OF[match["predicate"]], status)
 
 
-def _offer(subject: str, language: str, value: str, scope: str, status: str | None) -> Offer:
+def _record(subject: str, language: str, value: str, scope: str, status: str | None) -> NameRecord:
     name = _unquote(value.strip())
     code, unknown = known_language(language)
     rejection_reason = unknown or ("no translation" if name in _NO_NAME or status == _NOT_TRANSLATED else None)
-    return Offer(
+    return NameRecord(
         subject,
         code,
         name,

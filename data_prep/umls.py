@@ -204,7 +204,7 @@ class RowSelection:
 
 def read_umls(
     files: UmlsFiles,
-    into: Assembly,
+    assembly: Assembly,
     choice: RowSelection | None = None,
     *,
     tradenames: bool = False,
@@ -219,15 +219,15 @@ def read_umls(
     with ThreadPoolExecutor(1) as worker:  # hashing takes as long as a third of the reading, and runs beside it
         used = [file for file in files.present() if tradenames or file != files.mrrel]
         hashes = worker.submit(lambda: {file.name: sha256_of(file) for file in used})
-        counts, metadata = _read_names(files, into, choice, tradenames, rejects)
-        _read_retired(files, into, rejects)
+        counts, metadata = _read_names(files, assembly, choice, tradenames, rejects)
+        _read_retired(files, assembly, rejects)
         return counts, {"reader": "umls", "files": hashes.result(), **choice.metadata(), **metadata}
 
 
 def _read_names(
-    files: UmlsFiles, into: Assembly, choice: RowSelection, tradenames: bool, rejects: Rejects | None
+    files: UmlsFiles, assembly: Assembly, choice: RowSelection, tradenames: bool, rejects: Rejects | None
 ) -> tuple[RowCounts, dict[str, Any]]:
-    fitting = _read_types(files, into, choice, rejects)
+    fitting = _read_types(files, assembly, choice, rejects)
     lent = Tradenames.read(files.need("mrrel", "trade names"), rejects) if tradenames else None
     precedence = ranks(files.mrrank, rejects) if files.mrrank else None
     rows_in, kept, dropped = 0, 0, Counter[str]()
@@ -242,7 +242,7 @@ def _read_names(
         for column, values in seen.items():
             values.update(pc.unique(block[column]).to_pylist())
         kept_sources.update(pc.unique(chosen["SAB"]).to_pylist())
-        into.add_names(names)
+        assembly.add_names(names)
         kept += names.num_rows
         if lent is not None:
             lent.see(names)
@@ -253,7 +253,7 @@ def _read_names(
     counts = RowCounts(rows_in + rejected, kept, dropped)
     if lent is not None:
         more = lent.names()
-        into.add_names(more)
+        assembly.add_names(more)
         counts = RowCounts(counts.rows_in + more.num_rows, kept + more.num_rows, dropped)
         metadata["tradenames"] = {"relations": lent.relations, "names": more.num_rows}
     return counts, metadata
@@ -327,7 +327,7 @@ def _check(choice: RowSelection, seen: dict[str, set[str]], path: Path) -> None:
     check_choice(choice.term_types or (), seen["TTY"], "term type", path)
 
 
-def _read_types(files: UmlsFiles, into: Assembly, choice: RowSelection, rejects: Rejects | None) -> pa.Array | None:
+def _read_types(files: UmlsFiles, assembly: Assembly, choice: RowSelection, rejects: Rejects | None) -> pa.Array | None:
     """Hand semantic types over → the concepts that have one of those chosen, None if all fit."""
     if choice.semantic_types is not None:
         files.need("mrsty", "a choice of semantic types")
@@ -336,7 +336,7 @@ def _read_types(files: UmlsFiles, into: Assembly, choice: RowSelection, rejects:
     chosen, known, fitting = _tuis(choice.semantic_types), set[str](), [pa.array([], pa.string())]
     for block in read_rrf(files.mrsty, MRSTY, ("CUI", "TUI", "STY"), rejects=rejects):
         one = pa.ListArray.from_arrays(pa.array(range(block.num_rows + 1), pa.int32()), block["TUI"].combine_chunks())
-        into.add_concepts(pa.table({"concept_id": block["CUI"], "semantic_types": one}))
+        assembly.add_concepts(pa.table({"concept_id": block["CUI"], "semantic_types": one}))
         if chosen is not None:
             known |= {value for column in ("TUI", "STY") for value in pc.unique(block[column]).to_pylist()}
             wanted = pa.array(sorted(chosen), pa.string())
@@ -368,12 +368,12 @@ def _is_group(value: str) -> bool:
         return False
 
 
-def _read_retired(files: UmlsFiles, into: Assembly, rejects: Rejects | None) -> None:
+def _read_retired(files: UmlsFiles, assembly: Assembly, rejects: Rejects | None) -> None:
     """Hand over what became of identifiers that are no longer in use."""
     for block in _blocks_of(files.mrcui, MRCUI, ("CUI1", "REL", "CUI2"), rejects):
         relations = [_RELATIONS.get(rel, "related") for rel in block["REL"].to_pylist()]
         successors = pc.if_else(pc.equal(block["CUI2"], ""), pa.scalar(None, pa.string()), block["CUI2"])
-        into.add_retired(
+        assembly.add_retired(
             pa.table([block["CUI1"], successors, pa.array(relations, pa.string())], names=RETIRED_SCHEMA.names)
         )
 

@@ -54,9 +54,9 @@ class _Name(NamedTuple):
 
 
 def read_wikidata(
-    path: Path, into: Assembly, *, key: Key, languages: Collection[str] | None = None
+    path: Path, assembly: Assembly, *, key: Key, languages: Collection[str] | None = None
 ) -> tuple[RowCounts, dict[str, Any]]:
-    """Hand the names of a dump or a query's result to `into` → what became of each, and facts for the terminology's manifest.
+    """Hand the names of a dump or a query's result to `assembly` → what became of each, and facts for the terminology's manifest.
 
     path: .json or .jsonl, perhaps .gz or .bz2. key: whose identifiers the concepts bear. languages: ISO codes; None takes every one that
     xsap knows. A name is a label or an alias in one language, under one identifier. Raises DataError with file and line.
@@ -88,9 +88,9 @@ def read_wikidata(
         )
         part.append(dict(zip(_ROWS.names, row, strict=True)))
         if len(part) == _PART:
-            into.add_names(pa.Table.from_pylist(part, _ROWS))
+            assembly.add_names(pa.Table.from_pylist(part, _ROWS))
             part = []
-    into.add_names(pa.Table.from_pylist(part, _ROWS))
+    assembly.add_names(pa.Table.from_pylist(part, _ROWS))
     metadata: dict[str, Any] = {
         "reader": "wikidata",
         "property": PROPERTIES[key],

@@ -134,7 +134,7 @@ def _be(reader: str, folder: Path, told: Path) -> None:
     code = BROKEN
     try:
         tempfile.tempdir = str(folder)
-        with Assembly("200MB") as assembly:
+        with Assembly(200_000_000) as assembly:
             fuzz_inputs.READERS[reader](folder / "in", assembly, folder / "out")
         code = OK
     except DataError as error:

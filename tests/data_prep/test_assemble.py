@@ -1,4 +1,4 @@
-"""Rows in any order, in any parts, by way of the disk: what comes out is what `Terminology.build` makes of all of them in memory."""
+"""Assembly: rows in any order and any parts, sorted on disk, give the terminology that `Terminology.build` makes in memory."""
 
 from pathlib import Path
 from tempfile import gettempdir
@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import assemble
-from data_prep import assemble as in_order
 from data_prep.accounting import Summary
 from data_prep.assemble import Assembly
 from xsap.errors import ArtifactError, ConfigError, DataError
@@ -28,7 +26,7 @@ row = st.fixed_dictionaries(
         PRECEDENCE: st.integers(0, 2),
     }
 )
-fact = st.tuples(
+concept_data = st.tuples(
     st.sampled_from(["C1", "C2", "gone", "é"]), st.lists(st.sampled_from(["T1", "T2"]), max_size=2), st.booleans()
 )
 SCHEMA = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int64()))
@@ -37,12 +35,14 @@ SCHEMA = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int64()))
 @settings(max_examples=40)
 @given(
     rows=st.lists(row, min_size=1, max_size=40),
-    metadata=st.lists(fact, max_size=8),
-    part=st.integers(1, 9),
+    metadata=st.lists(concept_data, max_size=8),
+    names_per_part=st.integers(1, 9),
     cut=st.integers(1, 15),
-    few=st.sampled_from([0, 7, 1000]),
+    max_unsorted=st.sampled_from([0, 7, 1000]),
 )
-def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_factory, rows, metadata, part, cut, few):
+def test_assembly_on_disk_matches_terminology_built_in_memory(
+    tmp_path_factory, rows, metadata, names_per_part, cut, max_unsorted
+):
     out = tmp_path_factory.mktemp("assembled") / "t"
     table = pa.Table.from_pylist(rows, SCHEMA)
     lists: dict[str, dict[str, set[str]]] = {}
@@ -62,9 +62,7 @@ def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_fa
         RETIRED_SCHEMA,
     )
     counts = RowCounts(len(rows), len(rows), {})
-    with pytest.MonkeyPatch.context() as patch, Assembly("200MB") as assembly:
-        patch.setattr(assemble, "_PART", part)
-        patch.setattr(in_order, "_FEW", few)
+    with Assembly(200_000_000, names_per_part=names_per_part, max_unsorted=max_unsorted) as assembly:
         for first in range(0, len(rows), cut):
             assembly.add_names(table.slice(first, cut))
         for concept, values, semantic in metadata:
@@ -88,11 +86,11 @@ def test_a_terminology_by_way_of_the_disk_is_the_one_built_in_memory(tmp_path_fa
     assert found.names.equals(built.names)
     assert found.concepts.equals(built.concepts)
     assert found.retired.equals(built.retired)
-    assert (found.metadata, summary) == ({"x": 1}, Summary.of(built))
+    assert (found.metadata, summary) == ({"x": 1}, Summary.from_terminology(built))
     assert after == RowCounts(len(rows), built.names.num_rows, dropped)
 
 
-def test_more_than_memory_holds_goes_by_way_of_the_disk(tmp_path):
+def test_sorting_uses_disk_beyond_max_memory(tmp_path):
     names = [f"name {i} {'x' * 90}" for i in range(60_000)]
     rows = {
         "concept_id": [f"C{i * 7919 % 60_000:05d}" for i in range(60_000)],
@@ -101,7 +99,7 @@ def test_more_than_memory_holds_goes_by_way_of_the_disk(tmp_path):
     }
     rows |= {"kind": ["synonym"] * 60_000, "source": ["s"] * 60_000, "code": names, "status": names}
     table = pa.table({f.name: pa.array(rows[f.name], f.type) for f in NAMES_SCHEMA})
-    with Assembly("120MB") as assembly:
+    with Assembly(120_000_000) as assembly:
         for _ in range(8):
             assembly.add_names(table)
         summary, counts = assembly.save(tmp_path / "t", RowCounts(480_000, 480_000, {}), {})
@@ -113,24 +111,23 @@ def test_more_than_memory_holds_goes_by_way_of_the_disk(tmp_path):
     assert Terminology.load(tmp_path / "t").names.equals(Terminology.build(table)[0].names)
 
 
-def test_too_little_memory_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(in_order, "_FEW", 1000)
+def test_too_little_memory_for_sorting_is_a_config_error(tmp_path):
     table = pa.table(
         {
             f.name: pa.array(["x" * 900] * 60_000 if f.name != "kind" else ["synonym"] * 60_000, f.type)
             for f in NAMES_SCHEMA
         }
     )
-    with Assembly("12MB") as assembly:
+    with Assembly(12_000_000, max_unsorted=1000) as assembly:
         assembly.add_names(table)
         with pytest.raises(
-            ConfigError, match="sorting needs more memory than the 12MB it may take; allow more with --max-memory"
+            ConfigError, match="sorting needs more memory than the 12,000,000 bytes it may take; allow more with --max-memory"
         ):
             assembly.add_names(table.set_column(0, "concept_id", pa.array(["w"] * 60_000)))  # out of order
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_left_behind_and_nothing_is_replaced(tmp_path):
+def test_assembly_leaves_no_temporary_files_and_replaces_nothing(tmp_path):
     before = set(Path(gettempdir()).glob("xsap-prepare-*"))
     (tmp_path / "mine").write_text("")
     with Assembly() as assembly:
@@ -138,11 +135,8 @@ def test_nothing_is_left_behind_and_nothing_is_replaced(tmp_path):
         with pytest.raises(ArtifactError, match="exists already"):
             assembly.save(tmp_path, RowCounts(0, 0, {}), {})
     assert set(Path(gettempdir()).glob("xsap-prepare-*")) <= before
-    with pytest.raises(ConfigError, match="expected an amount of memory such as 2GB, found 'much'"):
-        Assembly("much")
-    assert set(Path(gettempdir()).glob("xsap-prepare-*")) <= before
 
 
-def test_a_reader_that_loses_rows_is_found_out(tmp_path):
-    with pytest.raises(AssertionError, match="kept 1 names and handed over 0"), Assembly() as assembly:
+def test_reader_that_loses_rows_fails_an_assertion(tmp_path):
+    with pytest.raises(AssertionError, match="kept 1 names but added 0"), Assembly() as assembly:
         assembly.save(tmp_path / "t", RowCounts(1, 1, {}), {})

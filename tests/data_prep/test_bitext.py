@@ -9,7 +9,7 @@ from xsap.terms.terminology import Terminology
 def read(folder, text, languages="en,de", name="muse.txt"):
     file = folder / name
     file.write_text(text, encoding="utf-8")
-    with Assembly("200MB") as assembly:
+    with Assembly(200_000_000) as assembly:
         _, counts = assembly.save(folder / "out", *read_bitext([file], assembly, languages=languages), overwrite=True)
     return Terminology.load(folder / "out"), counts
 

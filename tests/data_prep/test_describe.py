@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from data_prep.describe import describe, description_lines, plot
-from data_prep.store import Stored
+from data_prep.store import StoredTerminology
 from xsap.errors import ConfigError, DataError
 from xsap.terms.terminology import KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, normalize
@@ -65,7 +65,7 @@ name_rows = st.tuples(
 def test_the_numbers_are_those_of_a_count(tmp_path_factory, tokenizer, names, types):
     folder = tmp_path_factory.mktemp("describe")
     built = terminology(folder / "t", names, types)
-    told = describe(Stored.open(folder / "t"), tokenizer)
+    told = describe(StoredTerminology.open(folder / "t"), tokenizer)
     rows = built.names.to_pylist()
     for column in ("language", "source", "kind"):
         expected = {
@@ -112,14 +112,14 @@ def test_a_sample_stands_for_many(tmp_path, tokenizer, monkeypatch):
     names = [("A", "en", "x" * length, "synonym", "S") for length in range(1, 401)]
     terminology(tmp_path / "t", names)
     monkeypatch.setattr("data_prep.describe.SAMPLE", 100)
-    told = [describe(Stored.open(tmp_path / "t"), tokenizer) for _ in range(2)]
+    told = [describe(StoredTerminology.open(tmp_path / "t"), tokenizer) for _ in range(2)]
     assert told[0] == told[1]
     assert told[0]["tokenized"] == told[0]["tokens"]["all"]["n"] == 100
     assert len(told[0]["tokens_histogram"]) == 100  # each name at most once
     assert 150 < told[0]["tokens"]["all"]["p50"] < 250
     assert any("over a sample of 100 names, seed 0" in line for line in description_lines(told[0]))
     monkeypatch.setattr("data_prep.store.ROWS", 7)
-    assert describe(Stored.open(tmp_path / "t"), tokenizer) == told[0]
+    assert describe(StoredTerminology.open(tmp_path / "t"), tokenizer) == told[0]
 
 
 def test_describe_from_a_shell(tmp_path, run, tokenizer):
@@ -183,7 +183,7 @@ def test_describe_from_a_shell(tmp_path, run, tokenizer):
 def test_long_tables_show_their_first_rows(tmp_path):
     names = [(f"C{i}", "en", f"name {i}", "synonym", f"S{i:02}") for i in range(25)]
     terminology(tmp_path / "t", names)
-    told = describe(Stored.open(tmp_path / "t"))
+    told = describe(StoredTerminology.open(tmp_path / "t"))
     lines = description_lines(told)
     assert "and 5 more" in lines
     assert "no semantic types" in lines
@@ -199,7 +199,7 @@ def test_nothing_overlaps_in_the_picture(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(
         Text, "draw", lambda self, *words, **named: (drawn.setdefault(id(self), self), draw(self, *words, **named))[1]
     )
-    plot(describe(Stored.open(tmp_path / "t"), tokenizer), tmp_path / "p.png")
+    plot(describe(StoredTerminology.open(tmp_path / "t"), tokenizer), tmp_path / "p.png")
     texts = [text for text in drawn.values() if text.get_text() and text.get_visible()]
     figure = texts[0].get_figure()
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -226,7 +226,7 @@ def test_what_cannot_be_a_tokenizer_is_one_line(tmp_path):
         with pytest.raises(
             DataError, match="expected a folder with tokenizer.json, such a file, or a model on the Hugging Face Hub"
         ) as caught:
-            describe(Stored.open(tmp_path / "t"), name)
+            describe(StoredTerminology.open(tmp_path / "t"), name)
         assert str(caught.value).startswith(f"{name}: ")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
 from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, hold_out, read_ledger, within_one_edit
-from data_prep.store import Stored
+from data_prep.store import StoredTerminology
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize
@@ -35,7 +35,7 @@ strings = st.text(st.sampled_from(LETTERS), max_size=5)
 @given(left=st.lists(strings, unique=True, max_size=12), right=st.lists(strings, max_size=12))
 def test_pairs_are_those_of_the_textbook(left, right):
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
-    assert Neighborhood.of(left).pairs(right) == expected
+    assert Neighborhood.from_strings(left).pairs(right) == expected
 
 
 @settings(max_examples=300)
@@ -50,7 +50,7 @@ def test_one_edit_is_that_of_the_textbook(a, b):
 )  # fmt: skip
 def test_one_edit_by_hand(a, b, near):
     assert within_one_edit(a, b) is within_one_edit(b, a) is near
-    assert Neighborhood.of([a]).pairs([b]) == ([(0, 0)] if near else [])
+    assert Neighborhood.from_strings([a]).pairs([b]) == ([(0, 0)] if near else [])
 
 
 def test_every_edit_of_a_long_string_is_found():
@@ -62,7 +62,7 @@ def test_every_edit_of_a_long_string_is_found():
         for middle, gap in (("", 1), ("x", 1), ("x", 0))
     ]
     twice = [one[:700] + "y" + one[701:] for one in edited]
-    assert Neighborhood.of([long, "x"]).pairs([*edited, *twice, long]) == [(0, j) for j in (*range(15), 30)]
+    assert Neighborhood.from_strings([long, "x"]).pairs([*edited, *twice, long]) == [(0, j) for j in (*range(15), 30)]
 
 
 def test_a_hash_that_all_share_changes_nothing(monkeypatch):
@@ -70,7 +70,7 @@ def test_a_hash_that_all_share_changes_nothing(monkeypatch):
     left, right = (["".join(rng.choice(list("abc"), 4)) for _ in range(40)] for _ in range(2))
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
     monkeypatch.setattr("data_prep.leakage._values", lambda: np.zeros(0x110000, np.uint64))
-    assert Neighborhood.of(left).pairs(right) == expected
+    assert Neighborhood.from_strings(left).pairs(right) == expected
 
 
 def terminology(path, names, retired=()):
@@ -116,7 +116,7 @@ def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("ledger")
     built = terminology(folder / "t", [*names, ("C", "en", "qqqqqqqq", "synonym")])
     table = build_mentions([m for m, _ in mentions], ["ja"] * len(mentions), [list(gold) for _, gold in mentions])
-    stored = Stored.open(folder / "t")
+    stored = StoredTerminology.open(folder / "t")
     ledger = read_ledger(stored, table)
 
     rows = built.names.to_pylist()
@@ -146,7 +146,7 @@ def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
     held = Terminology.load(folder / "held")
     assert held.names.to_pylist() == [row for row, apart in zip(rows, edits, strict=True) if apart > 1]
     assert dict(counts.dropped) == {reason: n for reason, n in (("equal to a mention of its concept", edits.count(0)), ("one edit from a mention of its concept", edits.count(1))) if n}  # fmt: skip
-    again = read_ledger(Stored.open(folder / "held"), table)
+    again = read_ledger(StoredTerminology.open(folder / "held"), table)
     assert set(again.rows["status"].to_pylist()) <= {"seen: other", "near: other", "unseen"}
     preferred = dict(
         zip(built.concepts["concept_id"].to_pylist(), built.concepts["preferred_name"].to_pylist(), strict=True)
@@ -252,7 +252,7 @@ def test_a_batch_of_names_ends_anywhere(tmp_path, monkeypatch):
         [(c, "en", name, "synonym") for c in "ABC" for name in ("fever", "fevers", "cough", "xyz", "熱")],
     )
     table = build_mentions(["Fever", "熱"], ["en", "ja"], [["A", "C"], ["B"]])
-    stored = Stored.open(tmp_path / "t")
+    stored = StoredTerminology.open(tmp_path / "t")
     whole = read_ledger(stored, table)
     monkeypatch.setattr("data_prep.store.ROWS", 2)
     apart = read_ledger(stored, table)

@@ -123,8 +123,8 @@ def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
     for one in built:
         new.append(len(set(one.concepts["concept_id"].to_pylist()) - before))
         before |= set(one.concepts["concept_id"].to_pylist())
-    assert [share.new for share in merged.shares] == new
-    assert sum(share.kept for share in merged.shares) == len(expected)
+    assert [share.new for share in merged.sources] == new
+    assert sum(share.kept for share in merged.sources) == len(expected)
 
 
 @settings(max_examples=40)

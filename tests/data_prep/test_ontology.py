@@ -166,8 +166,8 @@ def test_a_template_may_name_its_separator_and_several_columns(tmp_path):
     table.write_text(
         "subject_id\ta\tb\tkind\nID\tAL oboInOwl:hasExactSynonym@de SPLIT=;\tAL rdfs:label@es\t>AI oio:x\nHP:1\teins;zwei|drei\tuno\tlay\n"
     )
-    offers = {(o.language, o.name, o.kind) for o in read_translations(table)}
-    assert offers == {("de", "eins", "synonym"), ("de", "zwei|drei", "synonym"), ("es", "uno", "preferred")}
+    names = {(o.language, o.name, o.kind) for o in read_translations(table)}
+    assert names == {("de", "eins", "synonym"), ("de", "zwei|drei", "synonym"), ("es", "uno", "preferred")}
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_a_compressed_file_gives_the_same(files, tmp_path):
         (
             "x.obo",
             b"[Term]\nid: A\nname: fi\xe8vre\n",
-            "x.obo:3: expected UTF-8, found byte 0xe8; convert the file to UTF-8",
+            "x.obo:3: expected UTF-8, found byte 0xe8 at column 9 of the line; convert the file to UTF-8",
         ),
         ("x.obo", b"[Term]\nid: \nname: x\n", "x.obo:2: expected one id in this [Term], found 0"),
     ],
@@ -366,7 +366,7 @@ def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content, message)
 )
 def test_modifiers_and_comments_are_no_part_of_a_name(tmp_path, value, name):
     (tmp_path / "x.obo").write_text(f"[Term]\nid: X:1\nname: {value}\n")
-    assert read_obo(tmp_path / "x.obo").offers[0].name == name
+    assert read_obo(tmp_path / "x.obo").names[0].name == name
 
 
 @pytest.mark.parametrize("value", [" {" * 100_000, "{ " * 100_000 + "}x", "} " * 100_000, '"' + '\\"' * 100_000])

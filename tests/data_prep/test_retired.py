@@ -65,7 +65,7 @@ FATES = {
 
 @pytest.mark.parametrize("identifier", FATES)
 def test_what_became_of_an_identifier(identifier):
-    ends, rejection_reason = Successors.of(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(identifier)
+    ends, rejection_reason = Successors.from_table(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(identifier)
     assert (ends or rejection_reason) == FATES[identifier]
     assert (rejection_reason is None) == bool(ends)
 

@@ -158,5 +158,5 @@ def test_a_tally_that_does_not_add_up_is_a_defect():
         ["x", "4"],
         ["y", "1"],
     ]
-    with pytest.raises(AssertionError, match="nobody accounts for"):
+    with pytest.raises(AssertionError, match="not accounted for"):
         RowCounts(10, 7, {"x": 2})

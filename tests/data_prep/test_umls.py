@@ -63,7 +63,7 @@ def write(folder: Path, rows, relations=None, retired=None, ranks=None) -> UmlsF
 def read(files: UmlsFiles, choice: RowSelection | None = None, **options):
     """→ terminology, tally, as a folder gives them back."""
     out = files.mrconso.parent / "out"
-    with Assembly("200MB") as assembly:
+    with Assembly(200_000_000) as assembly:
         _, counts = assembly.save(out, *read_umls(files, assembly, choice, **options), overwrite=True)
     return Terminology.load(out), counts
 

@@ -62,7 +62,7 @@ def test_the_fingerprint_knows_where_the_second_source_begins():
 def pairs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("muse")
     (folder / "en-de.txt").write_text("".join(f"word{i} Wort{i}\n" for i in range(60)), encoding="utf-8")
-    with Assembly("200MB") as assembly:
+    with Assembly(200_000_000) as assembly:
         assembly.save(folder / "t", *read_bitext([folder / "en-de.txt"], assembly, languages="en,de"))
     return folder / "t"
 
