@@ -60,15 +60,15 @@ def write(folder: Path, rows, relations=None, retired=None, ranks=None) -> UmlsF
     return UmlsFiles.find(folder)
 
 
-def read(files: UmlsFiles, choice: RowSelection | None = None, **options):
+def read(files: UmlsFiles, selection: RowSelection | None = None, **options):
     """→ terminology, tally, as a folder gives them back."""
     out = files.mrconso.parent / "out"
     with Assembly(200_000_000) as assembly:
-        _, counts = assembly.save(out, *read_umls(files, assembly, choice, **options), overwrite=True)
+        _, counts = assembly.save(out, *read_umls(files, assembly, selection, **options), overwrite=True)
     return Terminology.load(out), counts
 
 
-def naive(folder: Path, choice: RowSelection, *, tradenames: bool) -> tuple[dict, dict]:
+def naive(folder: Path, selection: RowSelection, *, tradenames: bool) -> tuple[dict, dict]:
     """(concept, language, name) → the (kind, source, code) that rows give it; and concept → its preferred name. Line by line, in memory."""
 
     def cells(name):
@@ -78,14 +78,14 @@ def naive(folder: Path, choice: RowSelection, *, tradenames: bool) -> tuple[dict
     types: dict[str, set[str]] = {}
     for cui, tui, _, name, *_ in cells("MRSTY"):
         types.setdefault(cui, set()).update((tui, name))
-    wanted = {tui for value in choice.semantic_types or () for tui in (types_of(value) if value == "DISO" else [value])}
+    wanted = {tui for value in selection.semantic_types or () for tui in (types_of(value) if value == "DISO" else [value])}
     rank = {(sab, tty, flag): int(n) for n, sab, tty, flag, _ in cells("MRRANK")}
     rows = []
     for cui, lat, ts, _, stt, _, best, _, _, _, _, sab, tty, code, name, _, flag, *_ in cells("MRCONSO"):
-        fits = choice.languages is None or to_iso(lat) in choice.languages
-        fits &= choice.sources is None or sab in choice.sources
-        fits &= choice.term_types is None or tty in choice.term_types
-        fits &= choice.suppress is None or flag in choice.suppress
+        fits = selection.languages is None or to_iso(lat) in selection.languages
+        fits &= selection.sources is None or sab in selection.sources
+        fits &= selection.term_types is None or tty in selection.term_types
+        fits &= selection.suppress is None or flag in selection.suppress
         if fits and (not wanted or wanted & types.get(cui, set())):
             kind = (
                 "preferred"
@@ -184,13 +184,13 @@ def test_the_chosen_rows_and_no_others_come_out(
         row(CUI="C2", LAT="SPA", STR="kept"),
     ]
     files = write(tmp_path_factory.mktemp("meta"), rows, relations=relations, ranks=ranks)
-    choice = RowSelection(languages, sources, term_types, types, suppress)
-    expected, called = naive(files.mrconso.parent, choice, tradenames=tradenames)
+    selection = RowSelection(languages, sources, term_types, types, suppress)
+    expected, called = naive(files.mrconso.parent, selection, tradenames=tradenames)
     if not expected:
         with pytest.raises(DataError, match="found none to write"):
-            read(files, choice, tradenames=tradenames)
+            read(files, selection, tradenames=tradenames)
         return
-    terminology, counts = read(files, choice, tradenames=tradenames)
+    terminology, counts = read(files, selection, tradenames=tradenames)
     names = terminology.names.to_pylist()
     assert [(n["concept_id"], n["language"], n["name"]) for n in names] == sorted(expected)
     for n, rivals in zip(names, (expected[key] for key in sorted(expected)), strict=True):
@@ -216,8 +216,8 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
         row(SUPPRESS="Y"),
         row(CUI="C2"),
     ]
-    choice = RowSelection({"en"}, {"MSH"}, {"PT"}, {"T047"})
-    _, counts = read(write(tmp_path, rows), choice)
+    selection = RowSelection({"en"}, {"MSH"}, {"PT"}, {"T047"})
+    _, counts = read(write(tmp_path, rows), selection)
     assert dict(counts.dropped) == {
         "language not chosen": 1,
         "source not chosen": 1,
@@ -231,7 +231,7 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("choice", "message"),
+    ("selection", "message"),
     [
         ({"languages": {"ko"}}, "MRCONSO.RRF has no names in Korean (KOR); it has ENG, SPA"),
         ({"sources": {"SNOMEDCT"}}, "MRCONSO.RRF has no source 'SNOMEDCT'; did you mean 'SNOMEDCT_US'?"),
@@ -243,10 +243,10 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
         ({"semantic_types": {"GEOG"}}, "MRSTY.RRF has no semantic type 'GEOG'; it has Disease or Syndrome"),
     ],
 )
-def test_a_choice_that_does_not_occur_names_the_nearest(tmp_path, choice, message):
+def test_a_choice_that_does_not_occur_names_the_nearest(tmp_path, selection, message):
     files = write(tmp_path, [row(), row(LAT="SPA", SAB="SNOMEDCT_US")])
     with pytest.raises(DataError) as caught:
-        read(files, RowSelection(**choice))
+        read(files, RowSelection(**selection))
     assert str(caught.value).startswith(f"{tmp_path}/{message}")
     assert not (tmp_path / "out").exists()
 
@@ -268,7 +268,7 @@ def test_files_are_found_in_a_folder_or_beside_or_where_they_are_said_to_be(tmp_
     assert alone.mrsty is None
     assert UmlsFiles.find(tmp_path, mrsty=moved).mrsty == moved
     assert read(alone)[0].concepts["semantic_types"].to_pylist() == [[]]
-    with pytest.raises(DataError, match="a choice of semantic types needs MRSTY.RRF, found none beside it"):
+    with pytest.raises(DataError, match="a selection of semantic types needs MRSTY.RRF, found none beside it"):
         read(alone, RowSelection(semantic_types={"T047"}))
     with pytest.raises(DataError, match="trade names need MRREL.RRF, found none beside it"):
         read(alone, tradenames=True)
