@@ -1,14 +1,13 @@
-"""Any corpus in BigBIO's KB schema, saved from Hugging Face `datasets` as JSON lines or Parquet: a document a row.
+"""Any corpus in BigBIO's KB schema, saved from Hugging Face `datasets` as JSON lines or Parquet: one document a row.
 
-Fries et al., NeurIPS 2022 (BigBio); https://github.com/bigscience-workshop/biomedical/blob/main/task_schemas.md. Read are `document_id`,
-`passages` ({text: [str]}) and `entities` ({type, text: [str], offsets: [[start, end]], normalized: [{db_name, db_id}]}). Offsets count
-characters in the passages' texts joined by a space, and an entity in pieces has a text and a pair of offsets for each. The schema has one type
-an entity, so an entity of several types (MedMentions) stands there once for each: those become one mention again. A db_id may hold several
-identifiers, or -1; a db_name is written in capitals or not, by the version of the loader. Tested on a hand-written fragment in the published
-format, not on the real files.
+Fries et al., NeurIPS 2022 (BigBio); https://github.com/bigscience-workshop/biomedical/blob/main/task_schemas.md. Three keys are read:
+`document_id`, `passages` ({text: [str]}) and `entities` ({type, text: [str], offsets: [[start, end]], normalized: [{db_name, db_id}]}). Offsets
+count characters in the passages' texts joined by a space, and an entity in pieces has a text and a pair of offsets for each piece. The schema has
+one type an entity, so an entity of several types (MedMentions) is there once for each: those become one mention again. A db_id may hold
+several identifiers, or -1; a db_name is upper or lower case, depending on the version of the loader. Tested on a hand-written fragment in the
+published format, not on the real files.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.corpora.corpus import Document, Row, gives_ancestors, groups_of, ids_in, to_table
-from xsap.artifacts import read_lines
+from benchmarks.corpora.corpus import Document, Row, groups_of, is_st21pv, parse_ids, to_table
 from xsap.errors import DataError
+from xsap.files import missing_file, numbered_lines, parse_json
 from xsap.languages import to_iso
 from xsap.text import EXACT_MATCH, normalize
 
@@ -30,11 +29,18 @@ _COLUMNS = ["document_id", "passages", "entities"]
 
 
 def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
-    """Mentions (terms.mentions' SCHEMA, and `groups`) in the file's order, nothing dropped. path: one split, .parquet, or JSON lines.
+    """Mentions (terms.mentions' SCHEMA, and `groups`) in the file's order, none dropped.
 
-    db_name: the database whose identifiers are the gold, in either case; an entity with none of them has no gold concept. language: of all
-    documents, as a code or a name. A mention whose pieces are not what stands at their offsets has no start and end. Raises DataError
-    with file and line (in Parquet, the document's number), and where no entity is linked to the database.
+    Args:
+        path: One split, as .parquet or JSON lines.
+        db_name: The database whose identifiers are the gold, in upper or lower case; an entity with none of them has no gold concept.
+        language: The language of all documents, as a code or a name.
+
+    Returns:
+        A table whose `start` and `end` are null where the text differs from the mention at its offsets.
+
+    Raises:
+        DataError: With file and line (in Parquet, the document's number); also if no entity is linked to the database.
     """
     code = to_iso(language)
     rows: list[Row] = []
@@ -42,7 +48,7 @@ def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
     for record, where in _from_parquet(path) if path.suffix == ".parquet" else _from_json(path):
         try:
             entities, passages = record["entities"], record["passages"]
-            document = Document.of(" ".join(text for passage in passages for text in _texts(passage["text"])))
+            document = Document.from_text(" ".join(text for passage in passages for text in _texts(passage["text"])))
             databases.update(str(link["db_name"]) for entity in entities for link in entity["normalized"])
             rows += _mentions(entities, document, str(record["document_id"]), db_name, code)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -56,22 +62,15 @@ def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
 
 
 def _from_json(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in numbered_lines(path):
         if line.strip():
-            try:
-                record = json.loads(line)
-                if "\\u" in line:
-                    json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: expected JSON, {_FORMAT} a line; found: {error}") from None
-            yield record, f"{path}:{number}"
+            where = f"{path}:{number}"
+            yield parse_json(line, where, f"JSON, {_FORMAT} a line"), where
 
 
 def _from_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     if not path.is_file():
-        raise DataError(
-            f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} there. Is the path right?"
-        )
+        raise missing_file(path)
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in _COLUMNS if name not in file.schema_arrow.names]:
@@ -90,33 +89,25 @@ def _mentions(
 ) -> list[Row]:
     rows: list[Row] = []
     types: list[list[str]] = []  # of each row
-    last: dict[object, int] = {}  # what makes an entity but its type → the last row that is it
+    last: dict[object, int] = {}  # all of an entity but its type → the last such row
     for entity in entities:
         spans, pieces = [(int(start), int(end)) for start, end in entity["offsets"]], _texts(entity["text"])
         cells = [str(link["db_id"]) for link in entity["normalized"] if _same(db_name, str(link["db_name"]))]
         key, name = (tuple(spans), tuple(pieces), tuple(cells)), str(entity["type"])
-        at = last.get(key)
-        if at is None or name in types[at]:
-            at = last[key] = len(rows)
+        i = last.get(key)
+        if i is None or name in types[i]:
+            i = last[key] = len(rows)
             types.append([])
-            ids = list(dict.fromkeys(one for cell in cells for one in ids_in(cell)))
-            rows.append(
-                Row(
-                    " ".join(pieces).strip(),
-                    language,
-                    ids,
-                    document.context,
-                    *document.place(spans, pieces),
-                    document_id,
-                )
-            )
-        types[at].append(name)
-        rows[at] = rows[at]._replace(groups=groups_of(types[at], ancestors=any(map(gives_ancestors, cells))))
+            ids = list(dict.fromkeys(one for cell in cells for one in parse_ids(cell)))
+            mention, location = " ".join(pieces).strip(), document.locate(spans, pieces)
+            rows.append(Row(mention, language, ids, document.context, *location, document_id))
+        types[i].append(name)
+        rows[i] = rows[i]._replace(groups=groups_of(types[i], ancestors=any(map(is_st21pv, cells))))
     return rows
 
 
 def _texts(value: object) -> list[str]:
-    """A list of texts; or one text, as the schema's description writes it."""
+    """A list of texts; or one text, as the schema's description has it."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"a text that is {value!r:.40}")

@@ -1,23 +1,13 @@
-"""A document and where its mentions stand: one context for all of them, and a place only where the text says what the annotation says.
+"""What all corpus readers share: opening a corpus as it is published, finding mentions in its texts, and the table of mentions.
 
-Corpora hold a few annotations whose offsets point at other words (MedMentions' issue 6, BigBIO's issue 738). Such a mention keeps its text and
-its context; its place is unknown, for a wrong one would mark other words to whoever reads contexts.
+A corpus is a zip, the folder it unpacks to, or one of its files; `open_corpus` gives the three one form, so a reader states once where its
+files are. Every text passes through `collapse`, so that `context[start:end]` is still the mention after the table was written to
+TSV and read again. A few annotations of every corpus have offsets that point at other words (MedMentions' issue 6, BigBIO's issue 738):
+such a mention keeps its context but gets no offsets, because wrong ones would mark other words for whoever reads contexts.
 
-A mention's place in its text, in a form that a line of TSV can hold: runs of white space, line ends among them, become one space.
-
-Loaders hand every text through `collapse`, so that `context[start:end]` stays the mention after the table was written and read again.
-
-What corpora say of a mention beside its text: identifiers joined in one cell, "none of them", its class; and the table of such mentions.
-
-PubTator files, BioSyn's `.concept` files and BigBIO share these habits. `|` joins the concepts of a composite mention, `+` those that one
-concept is put together from (Doğan et al., NCBI disease corpus, J Biomed Inform 2014), `,` and `;` do the like in NLM-Chem, BioRED and
-PubTator's own output. No reader can use the difference, so all of them are the mention's gold.
-
-A corpus as it is published: a zip, the folder that it unpacks to, or one of its files alone; and its texts, with the places in them.
-
-`open_corpus` makes the three one thing: names of files, with `/` between their parts, and the texts under them. So a loader says once
-where its files lie, and zips are read unopened. What offsets point to is looked up in the text as it stands, and with line ends of one
-character where they are two, for some offsets were counted so.
+Cells of identifiers follow the conventions of PubTator, BioSyn's `.concept` files and BigBIO: `|` joins the concepts of a composite mention,
+`+` those that make up one concept together (Doğan et al., NCBI disease corpus, J Biomed Inform 2014); NLM-Chem, BioRED and PubTator's own
+output use `,` and `;`. No reader can use the difference, so all of them are gold concepts of the mention.
 """
 
 import csv
@@ -33,89 +23,38 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from benchmarks.accuracy.breakdowns import GROUPS_COLUMN
 from xsap.errors import DataError
+from xsap.files import decode
 from xsap.terms.mentions import build_mentions
 from xsap.terms.semantic_types import GROUPS, group_of
 from xsap.text import EXACT_MATCH, normalize
 
+GROUPS_COLUMN = "groups"  # list<string>: the semantic groups that a corpus gives its mentions
+_BOM = b"\xef\xbb\xbf"
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """text: what a corpus's offsets count in. context: the same as `collapse` writes it, shared by the document's mentions."""
-
-    text: str
-    context: str
-
-    @classmethod
-    def of(cls, text: str) -> "Document":
-        """The document with this text."""
-        context = " ".join(text.split())
-        return cls(text, text if context == text else context)
-
-    def place(self, spans: Sequence[tuple[int, int]], pieces: Sequence[str]) -> tuple[int | None, int | None]:
-        """Where in the context the first span begins and the last one ends.
-
-        spans: (start, end) in the text, each with the piece of the mention that stands there. (None, None) if one doesn't, compared as
-        EXACT_MATCH does, or if there are none.
-        """
-        if (
-            not spans
-            or len(spans) != len(pieces)
-            or not all(self._says(*span, piece) for span, piece in zip(spans, pieces, strict=True))
-        ):
-            return None, None
-        start, end = min(start for start, _ in spans), max(end for _, end in spans)
-        while self.text[start].isspace():
-            start += 1
-        while self.text[end - 1].isspace():
-            end -= 1
-        return (start, end) if self.context is self.text else collapse(self.text, start, end)[1:]
-
-    def _says(self, start: int, end: int, piece: str) -> bool:
-        found = normalize(self.text[start:end], EXACT_MATCH) if 0 <= start < end <= len(self.text) else ""
-        return found != "" and found == normalize(piece, EXACT_MATCH)
-
-
-def collapse(text: str, start: int, end: int) -> tuple[str, int, int]:
-    """The text with its white space collapsed and its ends trimmed, and where [start, end) now lies. The span must not begin or end in white space."""
-    before = " ".join((text[:start] + "x").split())
-    return " ".join(text.split()), len(before) - 1, len(" ".join(text[:end].split()))
-
-
-# CUIs and MeSH identifiers can be told from all others, and half of the corpora write them bare; a bare OMIM number would be any number.
+# CUIs and MeSH identifiers are unlike all others, and half of the corpora write them bare; a bare OMIM number could be any number.
 _PREFIX = re.compile(r"(?:UMLS|MESH):\s*", re.IGNORECASE)
-_NONE = {
-    "",
-    "-",
-    "-1",
-    "cui-less",
-    "cui_less",
-    "cuiless",
-    "concept_less",
-    "concept-less",
-    "no_map",
-    "nomap",
-    "null",
-    "nil",
-    "none",
-    "nan",
-}
+_NO_CONCEPT = frozenset(
+    ["", "-", "-1", "cui-less", "cui_less", "cuiless", "concept_less", "concept-less"]
+    + ["no_map", "nomap", "null", "nil", "none", "nan"]
+)
 
 _CLASSES = {
     "DISO": "Disease DiseaseOrPhenotypicFeature SpecificDisease DiseaseClass CompositeMention Modifier ENFERMEDAD",
     "CHEM": "Chemical ChemicalEntity",
     "LIVB": "Species OrganismTaxon",
-}  # of PubTator, BioRED, the NCBI disease corpus and DisTEMIST. A gene stands for its products too, which are CHEM, so its group is unknown
+}  # of PubTator, BioRED, the NCBI disease corpus and DisTEMIST. A gene class includes gene products, which are CHEM, so its group is unknown
 _GROUP_OF_CLASS = {name: group for group, names in _CLASSES.items() for name in names.split()}
 
-# MedMentions ST21pv gives a concept's ancestor among 21 types. Below these four of them lie types of several groups (T038, Biologic
-# Function, holds diseases and physiology), so they don't tell the concept's own.
-_SPREAD = frozenset({"T017", "T033", "T038", "T082"})
+# MedMentions ST21pv gives a concept's ancestor among 21 types. Below these four are types of several groups (T038, Biologic
+# Function, includes diseases and physiology), so they do not determine the concept's own group.
+_ANCESTORS_OF_SEVERAL_GROUPS = frozenset({"T017", "T033", "T038", "T082"})
+
+Location = tuple[int | None, int | None]
 
 
 class Row(NamedTuple):
-    """A mention as a loader finds it. groups: abbreviations as in terms.semantic_types; empty where unknown."""
+    """One mention, as a corpus reader returns it. groups: abbreviations as in terms.semantic_types; empty where unknown."""
 
     mention: str
     language: str
@@ -128,44 +67,134 @@ class Row(NamedTuple):
 
 
 def to_table(rows: Sequence[Row], *, with_groups: bool) -> pa.Table:
-    """terms.mentions' SCHEMA, in the rows' order, and after it the groups where the corpus gives classes."""
-    columns = {name: [row[at] for row in rows] for at, name in enumerate(Row._fields)}
+    """A table with terms.mentions' SCHEMA, in the rows' order, plus GROUPS_COLUMN where the corpus gives classes."""
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(Row._fields)}
     groups = columns.pop("groups")
     table = build_mentions(columns.pop("mention"), columns.pop("language"), columns.pop("concept_ids"), **columns)  # type: ignore[arg-type]
     return table.append_column(GROUPS_COLUMN, pa.array(groups, pa.list_(pa.string()))) if with_groups else table
 
 
-def ids_in(cell: str) -> list[str]:
-    """The identifiers of a cell, each once, in its order, without `UMLS:` and `MESH:`; none for -1, CUI-less and their like.
+def check_rows(rows: Sequence[Row], files: "CorpusFiles", concepts: str, *, with_texts: bool) -> None:
+    """Check that rows are usable as a benchmark. A few wrong offsets are normal; many mean that the texts are of another release.
 
-    A `+` that joins nothing, as in ICD-10's `A39.2+`, stays.
+    Args:
+        rows: All mentions of the corpus.
+        files: The corpus, for the error.
+        concepts: What the gold concepts are and where they come from, for the error.
+        with_texts: Whether every row must be located in its text; else only rows with a context.
+
+    Raises:
+        DataError: If there are no rows, none has a gold concept, or most are not found in their texts at their offsets.
     """
-    found: list[str] = []
+    if not any(row.concept_ids for row in rows):
+        found = f"found {len(rows):,} mentions and no such concept"
+        raise DataError(f"{files.path}: expected {files.layout}, with {concepts}; {found}")
+    located = [row.start is not None for row in rows if with_texts or row.context is not None]
+    if sum(located) * 2 < len(located):
+        found = f"found {sum(located):,} of {len(located):,}. Are the texts of the same release?"
+        raise DataError(f"{files.path}: expected mentions whose offsets match the texts; {found}")
+
+
+def parse_ids(cell: str) -> list[str]:
+    """The identifiers in a cell, each once, in order, without `UMLS:` and `MESH:`; none for -1, CUI-less and the like.
+
+    A `+` that joins nothing, as in ICD-10's `A39.2+`, is kept.
+    """
+    ids: list[str] = []
     for joined in re.split(r"[|,;]", cell):
         parts = [part.strip() for part in joined.split("+")]
-        found += parts if all(parts) else [joined.strip()]
-    bare = [_PREFIX.sub("", one, count=1) if _PREFIX.match(one) else one for one in found]
-    return list(dict.fromkeys(one for one in bare if normalize(one, EXACT_MATCH) not in _NONE))
+        ids += parts if all(parts) else [joined.strip()]
+    bare = [_PREFIX.sub("", one, count=1) if _PREFIX.match(one) else one for one in ids]
+    return list(dict.fromkeys(one for one in bare if normalize(one, EXACT_MATCH) not in _NO_CONCEPT))
 
 
 def groups_of(classes: Iterable[str], *, ancestors: bool = False) -> list[str]:
-    """The semantic groups of a mention's classes, each once, in their order; a class that is not known here adds none.
+    """The semantic groups of a mention's classes, each once, in order; an unknown class adds none.
 
-    classes: TUIs, abbreviations of groups, or classes as corpora name them. ancestors: the TUIs are those of MedMentions ST21pv.
+    Args:
+        classes: TUIs, abbreviations of groups, or classes as corpora name them.
+        ancestors: Whether the TUIs are those of MedMentions ST21pv.
     """
-    names = [name for name in map(str.strip, classes) if not (ancestors and name in _SPREAD)]
+    names = [name for name in map(str.strip, classes) if not (ancestors and name in _ANCESTORS_OF_SEVERAL_GROUPS)]
     groups = [name if name in GROUPS else group_of(name) or _GROUP_OF_CLASS.get(name) for name in names]
     return list(dict.fromkeys(group for group in groups if group))
 
 
-def gives_ancestors(cell: str) -> bool:
-    """Whether a cell of identifiers is one of MedMentions ST21pv's, which alone writes `UMLS:` before a CUI."""
+def is_st21pv(cell: str) -> bool:
+    """Whether a cell of identifiers is from MedMentions ST21pv, which alone writes `UMLS:` before a CUI."""
     return cell.strip().startswith("UMLS:")
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A text that offsets of a corpus refer to, and the context that all its mentions share: the same text, whitespace collapsed."""
+
+    text: str
+    context: str
+
+    @classmethod
+    def from_text(cls, text: str) -> "Document":
+        """The document with this text."""
+        context = " ".join(text.split())
+        return cls(text, text if context == text else context)
+
+    def locate(self, spans: Sequence[tuple[int, int]], pieces: Sequence[str]) -> Location:
+        """Where a mention is in the context.
+
+        Args:
+            spans: (start, end) of each piece of the mention in the text, end exclusive.
+            pieces: The piece of the mention at each span.
+
+        Returns:
+            The start of the first span and the end of the last one, in the context; (None, None) if there are no spans, or one of them has
+            another text than its piece, compared as EXACT_MATCH normalizes them.
+        """
+        if not spans or len(spans) != len(pieces) or not all(map(self._matches, spans, pieces)):
+            return None, None
+        start, end = min(start for start, _ in spans), max(end for _, end in spans)
+        while self.text[start].isspace():
+            start += 1
+        while self.text[end - 1].isspace():
+            end -= 1
+        return (start, end) if self.context is self.text else collapse(self.text, start, end)[1:]
+
+    def _matches(self, span: tuple[int, int], piece: str) -> bool:
+        start, end = span
+        found = normalize(self.text[start:end], EXACT_MATCH) if 0 <= start < end <= len(self.text) else ""
+        return found != "" and found == normalize(piece, EXACT_MATCH)
+
+
+def collapse(text: str, start: int, end: int) -> tuple[str, int, int]:
+    """The text with each run of whitespace as one space and the ends trimmed, and where [start, end) is now.
+
+    The span must not begin or end with whitespace.
+    """
+    before = " ".join((text[:start] + "x").split())
+    return " ".join(text.split()), len(before) - 1, len(" ".join(text[:end].split()))
+
+
+def document_variants(text: str) -> list[Document]:
+    """The text as it is and with every line end as one character: some corpora count offsets in one, some in the other."""
+    return [Document.from_text(variant) for variant in dict.fromkeys((text, text.replace("\r\n", "\n")))]
+
+
+def locate(documents: Sequence[Document], spans: Sequence[tuple[int, int]], pieces: Sequence[str]) -> Location:
+    """Document.locate in the first of a text's variants where it is known. Their contexts are equal."""
+    locations = (document.locate(spans, pieces) for document in documents)
+    return next((location for location in locations if location[0] is not None), (None, None))
+
+
+@dataclass(frozen=True, slots=True)
 class CorpusFiles:
-    """The files under `root`. names: in order, hidden ones and macOS's left out. layout: what the corpus looks like, for errors."""
+    """The files of a corpus.
+
+    Attributes:
+        root: The folder or zip that `names` are relative to.
+        names: In order, `/` between their parts; hidden files and those of macOS are left out.
+        layout: What the corpus looks like, for errors.
+        bytes_of: A name → the file's content, None where there is no such file.
+        is_one_file: Whether the path that was opened is that of a single file.
+    """
 
     root: Path
     names: Sequence[str]
@@ -174,120 +203,78 @@ class CorpusFiles:
     is_one_file: bool = False
 
     @property
-    def given(self) -> str:
-        """The path that was opened, as an error names it."""
-        return self.where(self.names[0]) if self.is_one_file else str(self.root)
+    def path(self) -> str:
+        """The path that was opened, for errors."""
+        return self.path_of(self.names[0]) if self.is_one_file else str(self.root)
 
-    def where(self, name: str) -> str:
-        """A file as an error names it."""
+    def path_of(self, name: str) -> str:
+        """A file's path, for errors."""
         return f"{self.root}/{name}"
 
     def text(self, name: str) -> str:
-        """A file's text. Raises DataError where there is no such file, or it is not UTF-8."""
-        text = self.text_if_there(name)
+        """A file's text. Raises DataError if there is no such file, or it is not UTF-8."""
+        text = self.optional_text(name)
         if text is None:
-            raise DataError(f"{self.where(name)}: expected {self.layout}; found no such file")
+            raise DataError(f"{self.path_of(name)}: expected {self.layout}; found no such file")
         return text
 
-    def text_if_there(self, name: str) -> str | None:
-        """`text`, but None where there is no such file."""
+    def optional_text(self, name: str) -> str | None:
+        """A file's text, or None if there is no such file. Raises DataError if it is not UTF-8."""
         content = self.bytes_of(name)
-        try:
-            return None if content is None else content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            found = f"found byte 0x{error.object[error.start]:02x} at offset {error.start:,}"
-            raise DataError(f"{self.where(name)}: expected UTF-8, {found}") from None
+        return None if content is None else decode(content.removeprefix(_BOM), self.path_of(name))
 
-    def the(self, file: str) -> str:
-        """The name of the one file that is called so, in whatever folder; or of the file itself, where the path was that of one file."""
-        found = [name for name in self.names if self.is_one_file or PurePosixPath(name).name == file]
+    def find(self, file_name: str) -> str:
+        """The name of the only file called so, in any folder; the file itself, whatever it is called, if a single file was opened."""
+        found = [name for name in self.names if self.is_one_file or PurePosixPath(name).name == file_name]
         if len(found) != 1:
-            raise DataError(f"{self.given}: expected {self.layout}; found {len(found) or 'no'} files called {file}")
+            number = len(found) or "no"
+            raise DataError(f"{self.path}: expected {self.layout}; found {number} files called {file_name}")
         return found[0]
 
 
 @contextmanager
 def open_corpus(path: Path, layout: str) -> Iterator[CorpusFiles]:
-    """The files of a zip, a folder or a single file; the last under a name that begins with its folder's, so that its neighbors are found.
+    """The files of a zip, a folder or a single file; a single file's name begins with its folder's, so that files nearby can be read.
 
-    Raises DataError, also while the block reads, where a zip is damaged.
+    Raises DataError if there is nothing at the path, or the zip is damaged, also while the block reads.
     """
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        yield CorpusFiles(path, _shown(names), layout, lambda name: _bytes_of(path / name))
+        yield CorpusFiles(path, _visible(names), layout, lambda name: _read(path / name))
     elif not path.is_file():
         raise DataError(f"{path}: expected {layout}; found nothing there. Is the path right?")
     elif path.suffix == ".zip" or zipfile.is_zipfile(path):
+        damaged = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
         try:
             with zipfile.ZipFile(path) as archive:
-                held = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
-                yield CorpusFiles(path, _shown(held), layout, lambda name: archive.read(name) if name in held else None)
-        except (
-            zipfile.BadZipFile,
-            zipfile.LargeZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+                members = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
+                read = lambda name: archive.read(name) if name in members else None  # noqa: E731
+                yield CorpusFiles(path, _visible(members), layout, read)
+        except damaged as error:
             raise DataError(f"{path}: expected a zip file of {layout}; found: {error}") from None
     else:
         file = path.absolute()
         root = file.parent.parent
-        yield CorpusFiles(
-            root, [f"{file.parent.name}/{file.name}"], layout, lambda name: _bytes_of(root / name), is_one_file=True
-        )
+        names = [file.relative_to(root).as_posix()]
+        yield CorpusFiles(root, names, layout, lambda name: _read(root / name), is_one_file=True)
 
 
-def _shown(names: Iterable[str]) -> list[str]:
-    return sorted(
-        name for name in names if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-    )
+def _visible(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not re.search(r"(?:^|/)(?:\.|__MACOSX)", name))
 
 
-def _bytes_of(file: Path) -> bytes | None:
+def _read(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
 
 
-def tsv_rows(text: str, where: str) -> list[tuple[int, list[str]]]:
-    """The cells of each line of a tab-separated file, after the line's number; empty lines are passed over.
+def tsv_rows(text: str, path: str) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of a tab-separated file; empty lines are skipped.
 
-    Cells with quotes or line ends in them are quoted, as pandas writes them (RFC 4180 with tabs). Raises DataError with file and line.
+    Cells that contain quotes or line ends are quoted, as pandas writes them (RFC 4180 with tabs). Raises DataError with file and line.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
     try:
         return [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        raise DataError(
-            f"{where}:{reader.line_num}: expected tab-separated cells, their quotes closed; found: {error}"
-        ) from None
-
-
-def documents_of(text: str) -> list[Document]:
-    """The ways to count the characters of a text: as it stands, and with its line ends as one character each."""
-    return [Document.of(one) for one in dict.fromkeys((text, text.replace("\r\n", "\n")))]
-
-
-def place(
-    documents: Sequence[Document], spans: Sequence[tuple[int, int]], pieces: Sequence[str]
-) -> tuple[int | None, int | None]:
-    """Document.place in the first of the documents where it is known. Their contexts are equal."""
-    return next(
-        (found for found in (one.place(spans, pieces) for one in documents) if found[0] is not None), (None, None)
-    )
-
-
-def check_rows(rows: Sequence[Row], files: CorpusFiles, what: str, *, with_texts: bool) -> None:
-    """Raise DataError where there are no rows, none has a gold concept, or most don't stand in their texts where their offsets say.
-
-    what: the gold concepts, and where they come from. with_texts: every row's text is there; else, those of rows with a context. A few wrong
-    offsets are every corpus's; many say that the texts are of another release.
-    """
-    if not any(row.concept_ids for row in rows):
-        raise DataError(
-            f"{files.given}: expected {files.layout}, with {what}; found {len(rows):,} mentions and no such concept"
-        )
-    standing = [row.start is not None for row in rows if with_texts or row.context is not None]
-    if sum(standing) * 2 < len(standing):
-        found = f"found {sum(standing):,} of {len(standing):,}. Are the texts of the same release?"
-        raise DataError(f"{files.given}: expected mentions that stand at their offsets; {found}")
+        expected = "expected tab-separated cells, their quotes closed"
+        raise DataError(f"{path}:{reader.line_num}: {expected}; found: {error}") from None

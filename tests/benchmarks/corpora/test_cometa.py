@@ -27,7 +27,7 @@ def _write(folder, text, name="test.csv"):
     return path
 
 
-def test_general_and_specific_gold(tmp_path):
+def test_meaning_selects_gold_concept(tmp_path):
     table = read_cometa(_write(tmp_path, TEXT))
     assert table.schema == SCHEMA
     keys = ("mention", "language", "concept_ids", "context", "start", "end", "document_id")
@@ -43,7 +43,7 @@ def test_general_and_specific_gold(tmp_path):
     ]
 
 
-def test_a_folder_the_released_header_crlf_and_byte_order_mark(tmp_path):
+def test_released_header_crlf_and_bom_give_same_mentions(tmp_path):
     expected = read_cometa(_write(tmp_path, TEXT))
     assert read_cometa(tmp_path).equals(expected)
     released = (
@@ -78,7 +78,7 @@ def test_a_folder_the_released_header_crlf_and_byte_order_mark(tmp_path):
         (b"\xff", "expected UTF-8"),
     ],
 )
-def test_another_table_is_named(tmp_path, text, message):
+def test_wrong_table_is_reported(tmp_path, text, message):
     path = _write(tmp_path, text)
     if message is None:
         read_cometa(path)
@@ -90,7 +90,7 @@ def test_another_table_is_named(tmp_path, text, message):
         read_cometa(path)
 
 
-def test_a_folder_without_a_test_split(tmp_path):
+def test_folder_without_test_split_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"test\.csv: expected a file, found nothing there"):
         read_cometa(tmp_path)
 
@@ -105,7 +105,7 @@ cells = st.text(alphabet="ab \"'\t\n,é", max_size=8)
         max_size=5,
     )
 )
-def test_whatever_pandas_may_write_is_read_back(tmp_path_factory, table):
+def test_table_written_like_pandas_is_read_back(tmp_path_factory, table):
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter="\t", lineterminator="\n")  # QUOTE_MINIMAL, as pandas.to_csv
     writer.writerow(HEADER)

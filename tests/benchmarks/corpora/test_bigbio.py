@@ -101,7 +101,7 @@ def _rows(table):
     ]
 
 
-def test_documents_become_mentions_of_one_database(tmp_path):
+def test_mentions_have_ids_of_chosen_database(tmp_path):
     table = read_bigbio(_json(tmp_path, DOCUMENTS), db_name="UMLS", language="French")
     assert _rows(table) == ROWS
     assert set(table["language"].to_pylist()) == {"fr"}
@@ -111,7 +111,7 @@ def test_documents_become_mentions_of_one_database(tmp_path):
     assert mesh["mention"].equals(table["mention"])
 
 
-def test_parquet_and_json_say_the_same(tmp_path):
+def test_parquet_and_json_give_same_mentions(tmp_path):
     table = read_bigbio(_parquet(tmp_path, DOCUMENTS * 200), db_name="UMLS", language="fr")  # more than one batch
     assert table.num_rows == 200 * len(ROWS)
     assert table.equals(
@@ -119,7 +119,7 @@ def test_parquet_and_json_say_the_same(tmp_path):
     )
 
 
-def test_texts_that_are_no_lists_and_blank_lines(tmp_path):
+def test_single_strings_and_blank_lines_are_accepted(tmp_path):
     loose = json.loads(json.dumps(DOCUMENTS[2]))
     loose["passages"][0]["text"] = loose["entities"][0]["text"] = "Fièvre"
     path = _json(tmp_path, [loose])
@@ -127,7 +127,7 @@ def test_texts_that_are_no_lists_and_blank_lines(tmp_path):
     assert _rows(read_bigbio(path, db_name="UMLS", language="fr")) == ROWS[-1:]
 
 
-def test_an_entity_of_several_types_is_one_mention_and_one_that_is_there_twice_is_two(tmp_path):
+def test_entity_of_several_types_is_one_mention(tmp_path):
     def entity(name, one="C0000001"):
         return (name, ["Zorbin"], [[0, 6]], [("UMLS", one)])
 
@@ -144,7 +144,7 @@ def test_an_entity_of_several_types_is_one_mention_and_one_that_is_there_twice_i
     ]
 
 
-def test_a_database_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+def test_unknown_database_error_lists_known_ones(tmp_path):
     with pytest.raises(
         DataError, match=r"test\.jsonl: expected entities linked to 'SNOMED'; .*: UMLS \(5\), MESH \(2\), umls \(1\)"
     ):
@@ -171,7 +171,7 @@ def test_a_database_that_is_not_there_is_answered_with_those_that_are(tmp_path):
         lambda d: d["entities"].append("x"),
     ],
 )
-def test_a_document_of_another_schema_is_named(tmp_path, change):
+def test_document_of_other_schema_is_reported(tmp_path, change):
     wrong = json.loads(json.dumps(DOCUMENTS[2]))
     change(wrong)
     with pytest.raises(
@@ -184,14 +184,14 @@ def test_a_document_of_another_schema_is_named(tmp_path, change):
     "line",
     ["{", "[1, 2]", '"text"', "3", json.dumps(DOCUMENTS[2] | {"document_id": "\ud800"}), "[" * 100_000, "nonsense"],
 )
-def test_a_line_that_is_no_document_is_named(tmp_path, line):
+def test_malformed_line_is_reported(tmp_path, line):
     path = _json(tmp_path, DOCUMENTS[:1])
     path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"test\.jsonl:2: expected .*BigBIO's KB schema"):
         read_bigbio(path, db_name="UMLS", language="fr")
 
 
-def test_files_that_are_none(tmp_path):
+def test_unreadable_file_is_reported(tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet")
     (tmp_path / "latin.jsonl").write_bytes(b"\xe9")
     wrong = pa.Table.from_pylist(DOCUMENTS, SCHEMA).drop_columns("entities")
@@ -213,7 +213,7 @@ def test_files_that_are_none(tmp_path):
         read_bigbio(_json(tmp_path, DOCUMENTS[1:2]), db_name="UMLS", language="fr")
 
 
-def test_offsets_hold_after_a_tsv_file(tmp_path):
+def test_offsets_survive_tsv_round_trip(tmp_path):
     write_mentions(read_bigbio(_json(tmp_path, DOCUMENTS), db_name="UMLS", language="fr"), tmp_path / "m.tsv")
     rows = read_mentions(tmp_path / "m.tsv").to_pylist()
     assert [row["context"][row["start"] : row["end"]] for row in rows if row["start"] is not None and " " not in row["mention"]] == [
@@ -258,7 +258,7 @@ def merged(rows):
 
 
 @given(corpus=corpora())
-def test_the_same_as_pubtator_says_after_bigbios_conversion(tmp_path_factory, corpus):
+def test_mentions_match_pubtator_reader(tmp_path_factory, corpus):
     text, documents = corpus
     if not any(one["entities"] for one in documents):
         return

@@ -1,4 +1,4 @@
-"""BRONCO150's brat files: a fragment in the layout inferred, odd lines included, and what is something else."""
+"""BRONCO150's brat files: a fragment in the inferred layout, with unusual lines and wrong content."""
 
 import zipfile
 
@@ -38,9 +38,9 @@ SENTENCES = [" ".join(line.split()) for line in TEXT.splitlines()]
 
 def _publish(folder, changes=None):
     with zipfile.ZipFile(folder / "b.zip", "w") as archive:
-        for name, content_hash in (FILES | (changes or {})).items():
-            if content_hash is not None:
-                archive.writestr(name, content_hash.encode())
+        for name, content in (FILES | (changes or {})).items():
+            if content is not None:
+                archive.writestr(name, content.encode())
     with zipfile.ZipFile(folder / "b.zip") as archive:
         archive.extractall(folder / "b")
     return folder / "b.zip", folder / "b"
@@ -63,7 +63,7 @@ EXPECTED = [
 ]
 
 
-def test_mentions_in_their_sentences(tmp_path):
+def test_mentions_have_sentence_as_context(tmp_path):
     tables = [read_bronco(path) for path in _publish(tmp_path)]
     assert tables[0].equals(tables[1])
     assert tables[0].schema.names == [*SCHEMA.names, "groups"]
@@ -71,7 +71,7 @@ def test_mentions_in_their_sentences(tmp_path):
     assert set(tables[0]["language"].to_pylist()) == {"de"}
 
 
-def test_line_ends_that_became_two_characters_move_no_place(tmp_path):
+def test_crlf_texts_give_same_locations(tmp_path):
     assert (
         _seen(
             read_bronco(_publish(tmp_path, {"BRONCO150/textFiles/randomSentSet1.txt": TEXT.replace("\n", "\r\n")})[0])
@@ -95,7 +95,7 @@ FIRST = "BRONCO150/bratFiles/randomSentSet1.ann"
             {"BRONCO150/textFiles/randomSentSet1.txt": None},
             r"textFiles/randomSentSet1\.txt: expected bratFiles/.*found no such file",
         ),
-        ({"BRONCO150/textFiles/randomSentSet1.txt": "Anderer Text."}, "stand at their offsets; found 1 of 8"),
+        ({"BRONCO150/textFiles/randomSentSet1.txt": "Anderer Text."}, "whose offsets match the texts; found 1 of 8"),
         ({name: None for name in FILES if name.endswith(".ann")}, "with codes in normalizations .*found 0 mentions"),
         (
             {FIRST: "T1\tDIAGNOSIS 0 4\tKein\n", FIRST.replace("Set1", "Set2"): ""},
@@ -103,7 +103,7 @@ FIRST = "BRONCO150/bratFiles/randomSentSet1.ann"
         ),
     ],
 )
-def test_what_is_something_else(tmp_path, changes, message):
+def test_wrong_content_is_reported(tmp_path, changes, message):
     for path in _publish(tmp_path, changes):
         with pytest.raises(DataError, match=message):
             read_bronco(path)

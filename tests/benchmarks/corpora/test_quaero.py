@@ -1,4 +1,4 @@
-"""QUAERO's brat files: a fragment in its published layout, odd lines included, and what is something else."""
+"""QUAERO's brat files: a fragment in its published layout, with unusual lines and wrong content."""
 
 import re
 import zipfile
@@ -38,9 +38,9 @@ FILES = {
 def _zip(folder, changes=None):
     path = folder / "QUAERO_FrenchMed_brat.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content_hash in (FILES | (changes or {})).items():
-            if content_hash is not None:
-                archive.writestr(name, content_hash)
+        for name, content in (FILES | (changes or {})).items():
+            if content is not None:
+                archive.writestr(name, content)
     return path
 
 
@@ -66,7 +66,7 @@ MEDLINE = [
 ]
 
 
-def test_the_test_split_by_part(tmp_path):
+def test_part_selects_mentions_of_test_split(tmp_path):
     table = read_quaero(_zip(tmp_path))
     assert table.schema.names == [*SCHEMA.names, "groups"]
     assert _seen(table) == EMEA + MEDLINE
@@ -76,7 +76,7 @@ def test_the_test_split_by_part(tmp_path):
     assert _seen(read_quaero(_zip(tmp_path), "MEDLINE")) == MEDLINE
 
 
-def test_the_folder_and_the_zip_are_the_same(tmp_path):
+def test_folder_and_zip_give_same_mentions(tmp_path):
     with zipfile.ZipFile(_zip(tmp_path)) as archive:
         archive.extractall(tmp_path / "out")
     for path in (
@@ -87,7 +87,7 @@ def test_the_folder_and_the_zip_are_the_same(tmp_path):
         assert read_quaero(path).equals(read_quaero(_zip(tmp_path)))
 
 
-def test_offsets_hold_after_a_tsv_file(tmp_path):
+def test_offsets_survive_tsv_round_trip(tmp_path):
     write_mentions(read_quaero(_zip(tmp_path)).select(SCHEMA.names), tmp_path / "m.tsv")
     for row in read_mentions(tmp_path / "m.tsv").to_pylist():
         if row["start"] is not None and row["mention"] != "toux traitée":
@@ -108,15 +108,15 @@ def test_offsets_hold_after_a_tsv_file(tmp_path):
             "expected QUAERO_FrenchMed/corpus/test/.* with UMLS CUIs .*found 0 mentions",
         ),
         (
-            {name: re.sub(rb"C([0-9])", rb"M\1", content_hash) for name, content_hash in FILES.items()},
+            {name: re.sub(rb"C([0-9])", rb"M\1", content) for name, content in FILES.items()},
             "found 9 mentions and no such concept",
         ),
         (
             {f"{ROOT}/test/{name}.txt": b"Autre texte." for name in ("EMEA/9_2", "MEDLINE/100")},
-            "stand at their offsets; found 0 of 9",
+            "whose offsets match the texts; found 0 of 9",
         ),
     ],
 )
-def test_what_is_something_else(tmp_path, changes, message):
+def test_wrong_content_is_reported(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         read_quaero(_zip(tmp_path, changes))

@@ -1,4 +1,4 @@
-"""PubTator files: fragments written for this in the forms that the corpora publish, and a second reader that knows only well-formed lines."""
+"""PubTator files: fragments in the forms that corpora publish, compared with a naive reader of well-formed lines; MedMentions' folders."""
 
 import gzip
 import re
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.corpora.pubtator import read_pubtator
+from benchmarks.corpora.pubtator import read_medmentions, read_pubtator
 from xsap.errors import DataError
 from xsap.terms.mentions import read_mentions, write_mentions
 
@@ -55,7 +55,7 @@ def _read(folder, text, *keys):
     return [tuple(row[key] for key in keys) for row in read_pubtator(_write(folder, text)).to_pylist()]
 
 
-def test_annotations_in_full(tmp_path):
+def test_annotations_become_mentions(tmp_path):
     assert _read(tmp_path, FULL, "mention", "concept_ids", "start", "end", "document_id", "groups", "language") == [
         ("Zinc", ["C0000001"], 0, 4, "101", ["CHEM"], "en"),
         ("common cold", ["C0000002"], 22, 33, "101", ["DISO"], "en"),
@@ -69,14 +69,14 @@ def test_annotations_in_full(tmp_path):
     assert _read(tmp_path, FULL, "context")[0] == (context,)
 
 
-def test_st21pv_loses_its_prefix_and_groups_that_its_types_don_t_tell(tmp_path):
+def test_st21pv_loses_prefix_and_ambiguous_groups(tmp_path):
     assert _read(tmp_path, ST21PV, "mention", "concept_ids", "groups") == [
         ("Sore throat", ["C0000006"], []),
         ("aspirin", ["C0000007"], ["CHEM"]),
     ]
 
 
-def test_composite_mentions_missing_identifiers_and_relations(tmp_path):
+def test_composite_mentions_missing_ids_and_relations(tmp_path):
     assert _read(tmp_path, CDR, "mention", "concept_ids", "groups", "start", "end") == [
         ("Liver damage|kidney damage", ["D000001", "D000002"], ["DISO"], 0, 23),
         ("Liver and kidney damage", ["D000001"], ["DISO"], 0, 23),
@@ -89,7 +89,7 @@ def test_composite_mentions_missing_identifiers_and_relations(tmp_path):
     assert _read(tmp_path, BIORED, "concept_ids", "groups") == [(["12", "34"], []), ([], ["CHEM"])]
 
 
-def test_a_mention_that_is_not_at_its_offsets_has_no_place(tmp_path):
+def test_mention_that_differs_at_its_offsets_has_none(tmp_path):
     text = (
         FULL.replace("\t71\t73\tRN", "\t72\t74\tRN")
         .replace("\t4\t8\tmice", "\t4\t900\tmice")
@@ -100,18 +100,18 @@ def test_a_mention_that_is_not_at_its_offsets_has_no_place(tmp_path):
     assert found[2] == ("runny nose", 58, 68)
 
 
-def test_gzip_crlf_and_byte_order_mark_change_nothing(tmp_path):
+def test_gzip_crlf_and_bom_give_same_mentions(tmp_path):
     plain = read_pubtator(_write(tmp_path, FULL))
     crlf = "\ufeff" + FULL.replace("\n", "\r\n")
     assert read_pubtator(_write(tmp_path, crlf, "a.txt")).equals(plain)
-    assert read_pubtator(_write(tmp_path, gzip.compress(crlf.encode()), "named_anyhow")).equals(plain)
+    assert read_pubtator(_write(tmp_path, gzip.compress(crlf.encode()), "a.txt.gz")).equals(plain)
 
 
-def test_a_choice_of_documents(tmp_path):
+def test_documents_can_be_selected(tmp_path):
     path = _write(tmp_path, FULL + "\n" + ST21PV)
     assert read_pubtator(path, {"103", "104"})["document_id"].to_pylist() == ["103", "104", "104"]
     with pytest.raises(
-        DataError, match=r"corpus_pubtator\.txt: expected every document .*2 are not there, the first of them 7"
+        DataError, match=r"corpus_pubtator\.txt: expected every document .*2 are missing, the first of them 7"
     ):
         read_pubtator(path, ["9", "103", "7"])
     with pytest.raises(DataError, match="found 4 documents and no annotation"):
@@ -136,7 +136,7 @@ def test_a_choice_of_documents(tmp_path):
         ("C0000001||fever\n", 1),
     ],
 )
-def test_a_line_of_another_form_is_named(tmp_path, text, line):
+def test_malformed_line_is_reported(tmp_path, text, line):
     with pytest.raises(
         DataError,
         match=rf"corpus_pubtator\.txt:{line}: expected .*id<tab>start<tab>end<tab>mention<tab>class<tab>identifier",
@@ -144,16 +144,17 @@ def test_a_line_of_another_form_is_named(tmp_path, text, line):
         read_pubtator(_write(tmp_path, text))
 
 
-def test_files_that_are_none(tmp_path):
-    for text, message in [
-        ("", "found 0 documents and no annotation"),
-        (b"101|t|caf\xe9\n", "expected UTF-8, found byte 0xe9"),
-        (gzip.compress(b"101|t|caf\xe9\n"), "expected UTF-8, found byte 0xe9 at offset 9"),
-        (gzip.compress(FULL.encode())[:-20], "expected a whole gzip file"),
-        (b"\x1f\x8bno such thing", "expected a whole gzip file"),
+def test_unreadable_file_is_reported(tmp_path):
+    for text, name, message in [
+        ("", "a.txt", "found 0 documents and no annotation"),
+        (b"101|t|caf\xe9\n", "a.txt", "expected UTF-8, found byte 0xe9"),
+        (gzip.compress(b"101|t|caf\xe9\n"), "a.txt.gz", "expected UTF-8, found byte 0xe9 at column 10"),
+        (gzip.compress(FULL.encode())[:-20], "a.txt.gz", "expected a whole compressed file"),
+        (b"\x1f\x8bno such thing", "a.txt.gz", r"expected a \.gz file"),
+        (gzip.compress(FULL.encode()), "a.txt", r"found a gzip file; rename it to end in \.gz"),
     ]:
         with pytest.raises(DataError, match=message):
-            read_pubtator(_write(tmp_path, text))
+            read_pubtator(_write(tmp_path, text, name))
     with pytest.raises(DataError, match="found nothing there"):
         read_pubtator(tmp_path / "gone.txt")
 
@@ -203,7 +204,7 @@ def documents(draw):
 
 
 @given(text=documents())
-def test_a_plain_reader_finds_the_same(tmp_path_factory, text):
+def test_mentions_match_naive_reader(tmp_path_factory, text):
     expected = naive(text)
     path = _write(tmp_path_factory.mktemp("p"), text)
     if not expected:
@@ -221,7 +222,67 @@ def test_a_plain_reader_finds_the_same(tmp_path_factory, text):
         assert row["groups"] == ["DISO", "CHEM"]
 
 
-def test_offsets_hold_after_a_tsv_file(tmp_path):
+def test_offsets_survive_tsv_round_trip(tmp_path):
     write_mentions(read_pubtator(_write(tmp_path, FULL)), tmp_path / "m.tsv")
     rows = read_mentions(tmp_path / "m.tsv").to_pylist()
     assert [row["context"][row["start"] : row["end"]] for row in rows] == [row["mention"] for row in rows]
+
+
+# MedMentions's folders
+
+MEDMENTIONS = "".join(
+    f"{pmid}|t|A cough\n{pmid}|a|No more.\n{pmid}\t2\t7\tcough\tT184\tC0000001\n\n" for pmid in (11, 12, 13)
+)
+MEDMENTIONS_ST21PV = MEDMENTIONS.replace("T184\tC", "T033\tUMLS:C")
+TEST_SPLIT = "corpus_pubtator_pmids_test.txt"
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """The repository's layout, with the test split 13 and 11."""
+    for name, text in (("full", MEDMENTIONS), ("st21pv", MEDMENTIONS_ST21PV)):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "corpus_pubtator.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "full" / "data" / TEST_SPLIT).write_bytes(b"13\r\n11\n\n")
+    (tmp_path / "full" / "data" / "corpus_pubtator_pmids_trng.txt").write_text("12\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("folder", ["full", "full/data", "st21pv", "st21pv/data"])
+def test_medmentions_folder_gives_test_split_in_corpus_order(corpus, folder):
+    table = read_medmentions(corpus / folder)
+    assert table["document_id"].to_pylist() == ["11", "13"]
+    assert table["concept_ids"].to_pylist() == [["C0000001"]] * 2
+    assert table["groups"].to_pylist() == ([["DISO"]] * 2 if "full" in folder else [[], []])
+
+
+def test_medmentions_file_gives_all_documents(corpus):
+    data = corpus / "full" / "data"
+    assert read_medmentions(data / "corpus_pubtator.txt.gz")["document_id"].to_pylist() == ["11", "12", "13"]
+    (data / "corpus_pubtator.txt").write_text(MEDMENTIONS.replace("A cough", "A COUGH"))
+    assert read_medmentions(data)["context"].to_pylist() == ["A COUGH No more."] * 2
+
+
+def test_medmentions_split_beside_corpus_comes_first(corpus):
+    (corpus / "st21pv" / "data" / TEST_SPLIT).write_text("12\n")
+    assert read_medmentions(corpus / "st21pv")["document_id"].to_pylist() == ["12"]
+
+
+def test_medmentions_missing_files_and_documents_are_reported(corpus, tmp_path_factory):
+    (corpus / "full" / "data" / TEST_SPLIT).write_text("11\nPMID 13\n")
+    with pytest.raises(DataError, match=rf"{TEST_SPLIT}:2: expected a PMID a line; found 'PMID 13'"):
+        read_medmentions(corpus / "full")
+    (corpus / "full" / "data" / TEST_SPLIT).write_text("11\n99\n")
+    with pytest.raises(
+        DataError, match=r"corpus_pubtator\.txt\.gz: expected every document .*1 are missing, the first of them 99"
+    ):
+        read_medmentions(corpus / "full")
+    (corpus / "full" / "data" / TEST_SPLIT).write_text("\n")
+    with pytest.raises(DataError, match=rf"{TEST_SPLIT}: expected a PMID a line, found none"):
+        read_medmentions(corpus / "st21pv")
+    (corpus / "full" / "data" / TEST_SPLIT).unlink()
+    with pytest.raises(DataError, match=rf"expected {TEST_SPLIT} there or in \.\./\.\./full/data"):
+        read_medmentions(corpus / "st21pv")
+    for wrong in (corpus, corpus / "gone"):
+        with pytest.raises(DataError, match="expected MedMentions' full or st21pv folder"):
+            read_medmentions(wrong)

@@ -1,4 +1,4 @@
-"""AskAPatient's folds: as files, folders and the published zip, in the encodings that occur."""
+"""AskAPatient's folds as files, folders and the published zip, in the encodings that occur."""
 
 import zipfile
 
@@ -26,12 +26,12 @@ MENTIONS = ["brain fog", "the zorb's – no, zorbix", "my aché", "couldn’t mo
 
 def _folder(path, files):
     path.mkdir(parents=True, exist_ok=True)
-    for name, content_hash in files.items():
-        (path / name).write_bytes(content_hash)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
     return path
 
 
-def test_all_folds_by_number(tmp_path):
+def test_folds_are_read_in_numeric_order(tmp_path):
     table = read_askapatient(_folder(tmp_path, FOLDS))
     assert table.schema == SCHEMA
     assert table["mention"].to_pylist() == MENTIONS
@@ -47,7 +47,7 @@ def test_all_folds_by_number(tmp_path):
     assert {table[name].null_count for name in ("context", "start", "end")} == {5}
 
 
-def test_one_fold_one_file_a_folder_above_and_the_zip(tmp_path):
+def test_zip_folder_and_file_give_same_mentions(tmp_path):
     folder = _folder(tmp_path / "datasets" / "AskAPatient", FOLDS)
     everything = read_askapatient(folder)
     assert read_askapatient(tmp_path).equals(everything)
@@ -55,31 +55,31 @@ def test_one_fold_one_file_a_folder_above_and_the_zip(tmp_path):
     assert read_askapatient(folder / "AskAPatient.fold-2.test.txt")["mention"].to_pylist() == MENTIONS[2:4]
     for top in ("datasets", "DATASETS"):
         with zipfile.ZipFile(tmp_path / f"{top}.zip", "w") as archive:
-            for name, content_hash in FOLDS.items():
-                archive.writestr(f"{top}/AskAPatient/{name}", content_hash)
+            for name, content in FOLDS.items():
+                archive.writestr(f"{top}/AskAPatient/{name}", content)
                 archive.writestr(f"__MACOSX/{top}/AskAPatient/{name}", b"\0\x05\x16\x07")
             archive.writestr(f"{top}/TwADR-L/TwADR-L.fold-0.test.txt", b"C1\tX\ttwitter\n")
         assert read_askapatient(tmp_path / f"{top}.zip").equals(everything)
     assert read_askapatient(tmp_path / "datasets.zip", fold=0)["mention"].to_pylist() == MENTIONS[:2]
 
 
-def test_sapberts_form_is_read_where_the_other_is_not_there(tmp_path):
+def test_sapbert_format_is_read_only_without_published_format(tmp_path):
     table = read_askapatient(_folder(tmp_path, SHORT))
     assert (table["mention"].to_pylist(), table["concept_ids"].to_pylist()) == (["brain fog"], [["100000001"]])
     assert read_askapatient(_folder(tmp_path, FOLDS), fold=0)["mention"].to_pylist() == MENTIONS[:2]
 
 
 @given(st.text(alphabet=st.characters(codec="cp1252", min_codepoint=33), min_size=1, max_size=12))
-def test_windows_1252_is_read_as_it_was_written(tmp_path_factory, phrase):
-    content_hash = b"100000001\tX\t" + phrase.encode("cp1252") + b"\xff\n"  # the last byte is never UTF-8
-    path = _folder(tmp_path_factory.mktemp("a"), {"AskAPatient.fold-0.test.txt": content_hash})
+def test_windows_1252_lines_are_decoded(tmp_path_factory, phrase):
+    content = b"100000001\tX\t" + phrase.encode("cp1252") + b"\xff\n"  # the last byte is never UTF-8
+    path = _folder(tmp_path_factory.mktemp("a"), {"AskAPatient.fold-0.test.txt": content})
     assert read_askapatient(path)["mention"].to_pylist() == [(phrase + "ÿ").strip()]
 
 
 @pytest.mark.parametrize(
     "line", [b"100000001\tlabel", b"1\t2\t3\t4", b"fever", b"\tlabel\tphrase", b"1||a||b", b"||phrase"]
 )
-def test_a_line_of_another_form_is_named(tmp_path, line):
+def test_malformed_line_is_reported(tmp_path, line):
     _folder(tmp_path, {"AskAPatient.fold-3.test.txt": b"1\tlabel\tphrase\n" + line + b"\n"})
     with pytest.raises(
         DataError,
@@ -88,7 +88,7 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
         read_askapatient(tmp_path)
 
 
-def test_places_without_folds(tmp_path):
+def test_path_without_folds_is_reported(tmp_path):
     folder = _folder(tmp_path / "a", FOLDS)
     with pytest.raises(
         DataError, match=r"expected files AskAPatient\.fold-0\.test\.txt, … with fold 7; found folds: 0, 2, 10"

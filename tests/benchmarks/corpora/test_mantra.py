@@ -1,4 +1,4 @@
-"""Mantra GSC's brat zip: a fragment in its published layout, junk included, and archives that are something else."""
+"""Mantra GSC's brat zip: a fragment in its published layout, hidden files included, and wrong archives."""
 
 import zipfile
 
@@ -29,13 +29,13 @@ FILES = {
 def _zip(folder, changes=None):
     path = folder / "Mantra-GSC-brat.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content_hash in (FILES | (changes or {})).items():
-            if content_hash is not None:
-                archive.writestr(name, content_hash)
+        for name, content in (FILES | (changes or {})).items():
+            if content is not None:
+                archive.writestr(name, content)
     return path
 
 
-def test_annotations_become_mentions_with_their_place(tmp_path):
+def test_annotations_become_located_mentions(tmp_path):
     rows = read_mantra(_zip(tmp_path)).to_pylist()
     keys = ("mention", "language", "concept_ids", "document_id", "start", "end")
     assert [tuple(row[key] for key in keys) for row in rows] == [
@@ -46,7 +46,7 @@ def test_annotations_become_mentions_with_their_place(tmp_path):
     assert rows[1]["context"] == "Über das Vorkommen in der Augenhöhle eines Fisches."
 
 
-def test_offsets_hold_after_a_tsv_file(tmp_path):
+def test_offsets_survive_tsv_round_trip(tmp_path):
     write_mentions(read_mantra(_zip(tmp_path)), tmp_path / "m.tsv")
     row = read_mentions(tmp_path / "m.tsv").to_pylist()[1]
     assert row["context"][row["start"] : row["end"]] == row["mention"] == "Augenhöhle"
@@ -57,28 +57,39 @@ def test_offsets_hold_after_a_tsv_file(tmp_path):
     [
         (
             {f"{DUTCH}.ann": b"T2\tC0022658 0 4\tnier\nT3\tC0022658 0 4 nier\n"},
-            r"0040_d227\.u76\.ann:2: expected T1<tab>CUI start end",
+            r"0040_d227\.u76\.ann:2: expected T1<tab>TYPE start end",
         ),
-        ({f"{DUTCH}.ann": b"T2\tDISO 0 4\tnier\n"}, r"\.ann:1: expected T1<tab>CUI"),
-        ({f"{DUTCH}.ann": b"R1\tpart Arg1:T1 Arg2:T2\n"}, r"\.ann:1: expected T1<tab>CUI .* or a note"),
-        ({f"{DUTCH}.ann": b"T2\tC0022658 1 5\tnier\n"}, r"\.ann:1: expected the text at 1 5, 'ier-'; found 'nier'"),
-        ({f"{DUTCH}.ann": b"T2\tC0022658 14 27\taandoeningen\n"}, r"expected the text at 14 27"),
+        (
+            {f"{DUTCH}.ann": b"T2\tDISO 0 4\tnier\n"},
+            r"\.ann:1: expected a CUI as the type of the annotation; found 'DISO'",
+        ),
+        ({f"{DUTCH}.ann": b"nier\n"}, r"\.ann:1: expected T1<tab>TYPE .* or another kind of line"),
+        (
+            {f"{DUTCH}.ann": b"T2\tC0022658 1 5\tnier\n"},
+            r"\.ann:1: expected 'nier' at 1 5 in the text, found something else",
+        ),
+        ({f"{DUTCH}.ann": b"T2\tC0022658 14 27\taandoeningen\n"}, r"expected 'aandoeningen' at 14 27"),
         ({f"{DUTCH}.txt": None}, r"0040_d227\.u76\.txt: expected .*found no such file"),
-        ({f"{DUTCH}.txt": b"ni\xe9r"}, r"\.txt: expected UTF-8, found byte 0xe9 at offset 2"),
+        ({f"{DUTCH}.txt": b"ni\xe9r"}, r"\.txt: expected UTF-8, found byte 0xe9; convert"),
         ({"notes/x.ann": b""}, r"notes/x\.ann: expected Mantra-GSC/<Language>/<Corpus>/<unit>\.ann"),
         ({"Mantra-GSC/Klingon/EMEA/x.ann": b""}, r"Klingon/EMEA/x\.ann: unknown language 'Klingon'"),
     ],
 )
-def test_a_wrong_member_is_named(tmp_path, changes, message):
+def test_wrong_file_in_zip_is_reported(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         read_mantra(_zip(tmp_path, changes))
 
 
-def test_files_that_are_no_such_archive(tmp_path):
+def test_wrong_archive_is_reported_and_folder_is_read(tmp_path):
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(DataError, match="expected a zip file of Mantra-GSC/<Language>"):
         read_mantra(tmp_path / "text.zip")
-    with pytest.raises(DataError, match="expected annotations in .*found none"):
+    with pytest.raises(
+        DataError, match="expected Mantra-GSC.* with annotations whose types are CUIs; found 0 mentions"
+    ):
         read_mantra(_zip(tmp_path, dict.fromkeys(FILES)))
+    with zipfile.ZipFile(_zip(tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    assert read_mantra(tmp_path / "unpacked" / "Mantra-GSC").equals(read_mantra(_zip(tmp_path)))
     with pytest.raises(DataError, match="found nothing there"):
         read_mantra(tmp_path / "gone.zip")

@@ -1,11 +1,11 @@
-"""brat's standoff lines against a naive reader, its odd lines by hand, and lines of another format."""
+"""brat's standoff format, compared with a naive reader; unusual and malformed lines by hand."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.corpora.brat import parse_brat, parse_spans, pieces_of
-from benchmarks.corpora.corpus import documents_of, place
+from benchmarks.corpora.brat import parse_brat, parse_spans, split_pieces
+from benchmarks.corpora.corpus import document_variants, locate
 from xsap.errors import DataError
 
 ODD = (
@@ -27,7 +27,7 @@ ODD = (
 )
 
 
-def test_annotations_with_what_is_said_of_them():
+def test_annotations_have_their_notes_and_references():
     assert [tuple(one) for one in parse_brat(ODD, "x")] == [
         (1, "DISO", "douleur aiguë", [(3, 10), (14, 19)], ["douleur", "aiguë"], ["C0000001 C0000002", "C0000003"], []),
         (4, "CHEM", "acide", [(10, 14)], [" acide"], [], ["ATC:N02BA01", "ATC:N02BA51"]),
@@ -86,14 +86,14 @@ def _naively(text):
 
 
 @given(annotated())
-def test_the_reader_agrees_with_a_naive_one_and_every_piece_stands_in_the_text(case):
+def test_parse_brat_matches_naive_reader_and_pieces_are_located(case):
     document, annotations = case
     text = _written(document, annotations)
     found = parse_brat(text, "x")
     assert [[one.type, one.mention, one.spans, one.notes] for one in found] == _naively(text)
-    documents = documents_of(document)
+    documents = document_variants(document)
     for one in found:
-        start, end = place(documents, one.spans, one.pieces)
+        start, end = locate(documents, one.spans, one.pieces)
         if all(document[left:right].strip() for left, right in one.spans):
             covered = document[one.spans[0][0] : one.spans[-1][1]]
             assert documents[0].context[start:end] == " ".join(covered.split())
@@ -101,16 +101,16 @@ def test_the_reader_agrees_with_a_naive_one_and_every_piece_stands_in_the_text(c
             assert (start, end) == (None, None)
 
 
-def test_spans_and_pieces():
+def test_spans_and_pieces_are_split():
     assert parse_spans("12 20;25 30") == [(12, 20), (25, 30)]
     assert parse_spans("25 30;12 20") == [(25, 30), (12, 20)]
     assert [
         parse_spans(text)
         for text in ("", "12", "12 20;", "12  20", "a b", "12 20 25 30", "1 " + "9" * 5000, "-1 3", "١ ٢")
     ] == [None] * 9
-    assert pieces_of("ab cde", [(0, 2), (7, 10)]) == ["ab", "cde"]
-    assert pieces_of("ab  cde", [(0, 2), (7, 10)]) == pieces_of("ab cd", [(0, 2), (7, 10)]) == []
-    assert pieces_of("quoted otherwise", [(0, 2)]) == ["quoted otherwise"]
+    assert split_pieces("ab cde", [(0, 2), (7, 10)]) == ["ab", "cde"]
+    assert split_pieces("ab  cde", [(0, 2), (7, 10)]) == split_pieces("ab cd", [(0, 2), (7, 10)]) == []
+    assert split_pieces("quoted otherwise", [(0, 2)]) == ["quoted otherwise"]
 
 
 @pytest.mark.parametrize(
@@ -121,18 +121,18 @@ def test_spans_and_pieces():
         ("T2\tDISO 0 4\t ", "expected T1<tab>TYPE"),
         ("T2\tDISO 0 4;\ttoux", "expected T1<tab>TYPE"),
         ("T1\tCHEM 0 4\ttoux", "each T once"),
-        ("N1\tReference T1 C0000001\ttoux", "or another of brat's kinds of line; found 'N1"),
+        ("N1\tReference T1 C0000001\ttoux", "or another kind of line that brat writes; found 'N1"),
         (
             "N1\tReference T9 UMLS:C0000001\ttoux",
             r"x\.ann:2: expected a note or a normalization of an annotation of this file; found no T9",
         ),
         ("#1\tAnnotatorNotes T9\tC0000001", r"x\.ann:2: .* found no T9 in it"),
-        ("#1 AnnotatorNotes T1 C0000001", "another of brat's kinds"),
-        ("Ein Satz.", "another of brat's kinds"),
-        ("word\tNN\tO", "another of brat's kinds"),
-        ("<collection>", "another of brat's kinds"),
+        ("#1 AnnotatorNotes T1 C0000001", "another kind of line"),
+        ("Ein Satz.", "another kind of line"),
+        ("word\tNN\tO", "another kind of line"),
+        ("<collection>", "another kind of line"),
     ],
 )
-def test_a_line_of_another_kind_is_named(line, message):
+def test_unknown_line_is_reported(line, message):
     with pytest.raises(DataError, match=message):
         parse_brat(f"T1\tDISO 0 4\ttoux\n{line}\n", "x.ann")

@@ -1,4 +1,4 @@
-"""`.concept` folders: lines made by a second writing of BioSyn's conversion, and the odd ones by hand."""
+"""`.concept` folders, compared with PubTator files through BioSyn's conversion; unusual and malformed lines by hand."""
 
 import pytest
 from hypothesis import given
@@ -23,12 +23,12 @@ PROCESSED = {
 
 def _folder(path, files):
     path.mkdir(parents=True, exist_ok=True)
-    for name, content_hash in files.items():
-        (path / name).write_bytes(content_hash.encode() if isinstance(content_hash, str) else content_hash)
+    for name, content in files.items():
+        (path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-def test_a_processed_folder_gives_mentions_by_file_and_line(tmp_path):
+def test_processed_folder_is_read_by_file_and_line(tmp_path):
     rows = read_concept_files(_folder(tmp_path, PROCESSED)).to_pylist()
     assert [tuple(row[key] for key in ("mention", "concept_ids", "document_id", "groups")) for row in rows] == [
         ("ache", [], "20", ["DISO"]),
@@ -43,7 +43,7 @@ def test_a_processed_folder_gives_mentions_by_file_and_line(tmp_path):
     assert {row["language"] for row in rows} == {"en"}
 
 
-def test_the_folder_of_a_corpus_gives_what_is_scored(tmp_path):
+def test_corpus_folder_gives_processed_test_first(tmp_path):
     _folder(tmp_path / "test", {"1.concept": "1||0|1||Disease||raw||D1\n"})
     _folder(tmp_path / "processed_train", {"1.concept": "1||0|1||Disease||train||D1\n"})
     assert read_concept_files(tmp_path)["mention"].to_pylist() == ["raw"]
@@ -52,7 +52,7 @@ def test_the_folder_of_a_corpus_gives_what_is_scored(tmp_path):
     assert read_concept_files(tmp_path)["mention"].to_pylist() == ["processed"]
 
 
-def test_one_file_under_any_name(tmp_path):
+def test_single_file_may_have_any_name(tmp_path):
     path = _folder(tmp_path, {"0.txt": "\ufeff-1||0|0||Disease||foggy||100000001\r\n"}) / "0.txt"
     assert read_concept_files(path).to_pylist()[0] == {
         "mention": "foggy", "language": "en", "concept_ids": ["100000001"], "context": None, "start": None, "end": None, "document_id": "0",
@@ -60,7 +60,7 @@ def test_one_file_under_any_name(tmp_path):
     }  # fmt: skip
 
 
-def test_a_text_beside_is_the_context_and_places_hold_where_they_can(tmp_path):
+def test_text_file_beside_gives_context_and_offsets(tmp_path):
     text = "Familial wobbles\n\nLiver and kidney damage in  ten.\n"
     lines = (
         "30||0|16||SpecificDisease||Familial wobbles||D1\n"
@@ -97,7 +97,7 @@ def test_a_text_beside_is_the_context_and_places_hold_where_they_can(tmp_path):
         "21||0|99999999999||Disease||wobbles||D1",
     ],
 )
-def test_a_line_of_another_form_is_named(tmp_path, line):
+def test_malformed_line_is_reported(tmp_path, line):
     _folder(tmp_path, {"21.concept": f"21||0|16||Disease||wobbles||D1\n{line}\n"})
     with pytest.raises(
         DataError, match=r"21\.concept:2: expected pmid\|\|start\|end\|\|Class\|\|mention\|\|id; found '"
@@ -105,16 +105,16 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
         read_concept_files(tmp_path)
 
 
-def test_folders_that_are_none(tmp_path):
+def test_unreadable_folder_is_reported(tmp_path):
     with pytest.raises(
         DataError, match=r"expected \.concept files in it, or in processed_test or test below it; found none"
     ):
         read_concept_files(_folder(tmp_path / "a", {"1.txt": "text"}))
     with pytest.raises(DataError, match=r"expected lines pmid.*, found none"):
         read_concept_files(_folder(tmp_path / "b", {"1.concept": "\n"}))
-    with pytest.raises(DataError, match=r"1\.concept: expected UTF-8"):
+    with pytest.raises(DataError, match=r"1\.concept:1: expected UTF-8"):
         read_concept_files(_folder(tmp_path / "c", {"1.concept": b"1||0|1||Disease||\xe9||D1"}))
-    with pytest.raises(DataError, match=r"1\.txt: expected UTF-8"):
+    with pytest.raises(DataError, match=r"1\.txt:1: expected UTF-8"):
         read_concept_files(_folder(tmp_path / "d", {"1.concept": "1||0|1||Disease||x||D1", "1.txt": b"\xe9"}))
     with pytest.raises(DataError, match="found nothing there"):
         read_concept_files(tmp_path / "gone")
@@ -124,7 +124,7 @@ words = st.text(alphabet="abé .", min_size=1, max_size=20).map(str.strip).filte
 
 
 @given(title=words, abstract=words, data=st.data())
-def test_the_same_as_pubtator_says_after_biosyns_conversion(tmp_path_factory, title, abstract, data):
+def test_mentions_match_pubtator_reader(tmp_path_factory, title, abstract, data):
     """BioSyn's preprocess/ncbi_disease_preprocess.py, in short, on a PubTator file that the other reader reads."""
     text = f"{title} {abstract}"
     spans = data.draw(st.lists(st.tuples(st.integers(0, len(text) - 1), st.integers(1, 6)), min_size=1, max_size=4))
