@@ -1,9 +1,10 @@
 """Charts drawn by matplotlib, as SVG text for a page or as a PNG or SVG file.
 
 Every chart of the project is drawn here, and no other module imports matplotlib, which is optional (`pip install 'xsap[plot]'`). A function
-takes plain data and returns a `Plot` that is not drawn yet; `to_svg` and `save` draw one or several of them in a grid. Colors are mid-tones
-that contrast 3 : 1 with white and with near-black, the background is transparent, and text takes the color of the page around it, so one SVG
-serves light and dark mode. Series never differ by color alone but by dash, marker or hatch too. Equal data give equal bytes.
+takes plain data and returns a `Plot` that is not drawn yet; `to_svg` and `save` draw one or several of them in a grid. The six colors
+contrast 3 : 1 with white and with near-black and differ to red-green-blind eyes too (11 or more in OKLab × 100), the background is
+transparent, and text takes the color of the page around it, so one SVG serves light and dark mode. Series never differ by color alone but by
+dash, marker or hatch too. Equal data give equal bytes.
 """
 
 import re
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#3b82d6", "#d9730d", "#2f9068", "#b5489a", "#8a6d3b", "#7a6ad0")
+COLORS = ("#1651fd", "#f76615", "#1da67c", "#c0028b", "#8b5a31", "#9a85d6")
 GREY = "#7d8691"
 POINTS_PER_LINE = 1000
 SUFFIXES = (".png", ".svg")
@@ -36,6 +37,7 @@ _INK = "#1d2733"  # replaced by currentColor in SVG
 _DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "oo")
+_LONG_DECIMAL = re.compile(r"(\.\d\d)\d+")  # finer than a hundredth of a point, which nobody sees
 _STYLE = {
     "svg.hashsalt": "xsap",
     "svg.fonttype": "none",
@@ -46,7 +48,6 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.prop_cycle": "cycler('color', ['#3b82d6'])",
     "axes.linewidth": 0.6,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
@@ -123,6 +124,7 @@ def to_svg(plots: Plot | Sequence[Plot], *, title: str = "", columns: int = 1) -
         )
     svg = re.sub(r'<g id="[^"]*">', "<g>", stream.getvalue())  # ids that nothing refers to and that repeat in a page
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").strip()
+    svg = re.sub(r' d="[^"]*"', lambda path: _LONG_DECIMAL.sub(r"\1", path[0]), svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(_printable(title))}"', 1)
 
 
