@@ -22,8 +22,8 @@ from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import NameSearch
 from xsap.linking.results import Result
-from xsap.search.exact import check_finite, search
-from xsap.search.vectors import Floats, Rows
+from xsap.search.exact import search_vectors
+from xsap.search.vectors import Floats, Rows, Vectors, check_finite
 from xsap.text import TextPolicy, normalize_all
 
 AS_IT_STANDS, LOWER = TextPolicy(case="cased", unicode="none"), TextPolicy(case="lower", unicode="none")
@@ -122,20 +122,21 @@ class CachedEncoder:
         dictionary lower-cased, mentions as they stand."""
         encoder = self.encoder
         names = Names.of(space, encoder.policy)
-        unit = self.vectors(names.texts, unit=True, policy=encoder.policy)
+        unit = Vectors.from_array(self.vectors(names.texts, unit=True, policy=encoder.policy))
         lowered = normalize_all(space.rows.names, LOWER)
         unique = {
             name: i for i, name in enumerate(dict.fromkeys(lowered))
         }  # equal names get equal vectors, so that they tie
-        raw = self.vectors(list(unique), unit=False, policy=AS_IT_STANDS)[[unique[name] for name in lowered]]
+        array = self.vectors(list(unique), unit=False, policy=AS_IT_STANDS)[[unique[name] for name in lowered]]
+        raw = Vectors.from_array(array)
 
         def as_linker(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions)
-            return lambda part, k: search(unit, queries[part], k)
+            return lambda part, k: search_vectors(unit, queries[part], k)
 
         def as_reference(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions, unit=False, policy=AS_IT_STANDS)
-            return lambda part, k: search(raw, queries[part], k)
+            return lambda part, k: search_vectors(raw, queries[part], k)
 
         return NameLinker(space, names, as_linker, as_reference, -np.inf)
 
@@ -156,10 +157,13 @@ class IndexLinker:
             raise DataError(
                 f"{path}: expected a dictionary that is a terminology, as an index's is; found {space.source}"
             )
-        if index.terminology != space.terminology or index.languages != space.languages:
+        if index.terminology_hash != space.terminology or index.languages != space.languages:
             wanted, found = (
-                f"terminology {str(each.terminology)[:8]}… in {','.join(each.languages or ('all',))}"
-                for each in (space, index)
+                f"terminology {str(content_hash)[:8]}… in {','.join(languages or ('all',))}"
+                for content_hash, languages in (
+                    (space.terminology, space.languages),
+                    (index.terminology_hash, index.languages),
+                )
             )
             raise DataError(
                 f"{path}: expected an index of the task's dictionary, {space.source}: {wanted}; found {found}; build it from that"

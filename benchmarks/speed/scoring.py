@@ -76,14 +76,14 @@ def compare_speed(*, names: int, mentions: int, dimension: int, part: int, seed:
     """The whole race → its figures. part: the mentions that the reference answers, at least two."""
     import torch
 
-    from xsap.search.exact import search
+    from xsap.search.exact import search_array
 
     rng = np.random.default_rng(seed)
     vectors, queries = unit_vectors(names, dimension, rng), unit_vectors(mentions, dimension, rng)
     k, part = min(K, names), min(part, mentions)
     sides: dict[str, Callable[[Floats], Rows]] = {
         REFERENCE: lambda some: reference_search(vectors, some, k),
-        OURS: lambda some: search(vectors, some, k)[1],
+        OURS: lambda some: search_array(vectors, some, k)[1],
     }
     for answer in sides.values():
         answer(queries[:2])  # a warm-up

@@ -15,13 +15,13 @@ from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL, string_similarity
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
-from xsap.search.exact import search
+from xsap.search.exact import search_array
 from xsap.terms.mentions import build_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
 
 IDS = ["A", "B", "C", "D"]
-EACH = NameConcepts.of(pa.array([[concept] for concept in IDS]), pa.array(IDS))  # name i is of concept i alone
+EACH = NameConcepts.from_ids(pa.array([[concept] for concept in IDS]), pa.array(IDS))  # name i is of concept i alone
 
 
 def choose(cases, seed=0, together=False):
@@ -137,11 +137,11 @@ def test_weigh_on_a_linker():
     )
     choice = tune_fusion(linked, table, seed=3)
     strings = mentions[30:]
-    cosines, rows = search(linked.index.vectors.take(slice(None)), linked.encoder.encode(strings), POOL)
-    contents = linked.index.contents
+    cosines, rows = search_array(linked.index.vectors.take(slice(None)), linked.encoder.encode(strings), POOL)
+    contents = linked.index.dictionary
     ids = contents.concepts["concept_id"].to_pylist()
     alike = string_similarity(strings, rows, contents.names["name"])
-    assert choice == choose_weight(cosines, rows, alike, contents.owners, ids, gold[30:], seed=3)
+    assert choice == choose_weight(cosines, rows, alike, contents.name_concepts, ids, gold[30:], seed=3)
     assert choice.weight == 0.05
     assert choice.accuracies[0] == pytest.approx(3 / 61)
     assert choice.accuracies[1] == 1

@@ -68,7 +68,7 @@ class ReferenceDictionary(NamedTuple):
     @classmethod
     def of_index(cls, index: Index) -> "ReferenceDictionary":
         """The names of an index as their sources have them, a row for each concept of each."""
-        owners = index.dictionary.owners
+        owners = index.dictionary.name_concepts
         names = index.names["name"].take(np.repeat(np.arange(len(owners)), np.diff(owners.starts)))
         return cls(index.concepts["concept_id"].take(owners.concepts).to_pylist(), names.to_pylist())
 
