@@ -146,7 +146,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, vector_dtype, files):
 
 
 def test_what_is_loaded_is_mapped_not_read(folder):
-    loaded, large = Index.load(folder), Index.load(folder).vectors.fine
+    loaded, large = Index.load(folder), Index.load(folder).vectors.values
     assert large is not None
     owner = large
     while isinstance(owner.base, np.ndarray):
@@ -187,7 +187,7 @@ def test_the_model_is_found_where_it_was_and_beside_the_index_when_both_move(tmp
 def large_folder(tmp_path_factory):
     """An index of so many names that it has int8 codes, and so all kinds of file: the threshold is lowered for it."""
     out = tmp_path_factory.mktemp("large") / "index"
-    with patch.object(vectors_module, "SCAN_FROM", 50):
+    with patch.object(vectors_module, "MIN_ROWS_WITH_CODES", 50):
         Index.build(terminology(*((f"C{i:02}", "en", f"name {i}") for i in range(60))), Ngrams()).save(out)
         yield out
 
@@ -301,7 +301,7 @@ def test_a_graph_is_a_file_of_the_folder_and_its_facts_are_in_the_manifest(with_
     assert built.graph is not None
     assert loaded.graph is not None
     assert (
-        manifest["graph"] == {"width": loaded.graph.width, "recall@64": loaded.graph.recall} == loaded.graph.metadata()
+        manifest["graph"] == {"ef": loaded.graph.ef, "recall@64": loaded.graph.recall} == loaded.graph.metadata()
     )
     assert set(manifest["files"]) - {"scan.npy", "scales.npy"} == FILES | {"vectors.npy", "graph.usearch"}
     assert loaded.graph.recall > 0.9
@@ -358,7 +358,7 @@ def test_every_bit_flip_and_truncation_of_the_graph_is_found(graph_folder):
 def test_a_graph_of_other_vectors_is_refused_however_well_sealed(graph_folder, tmp_path):
     others = np.random.default_rng(0).standard_normal((900, 32), dtype=np.float32)
     metadata = Index.load(graph_folder, ann=True).graph.metadata()
-    approximate.HnswIndex.build(vectors_module.Vectors.of(others)).save(graph_folder / "graph.usearch")
+    approximate.HnswIndex.build(vectors_module.Vectors.from_array(others)).save(graph_folder / "graph.usearch")
     reseal(graph_folder, graph=metadata)
     Index.load(graph_folder)
     with pytest.raises(
@@ -369,7 +369,7 @@ def test_a_graph_of_other_vectors_is_refused_however_well_sealed(graph_folder, t
 
 
 @pytest.mark.parametrize(
-    "facts", [{"width": 0, "recall@64": 1.0}, {"width": 128}, {}, "128", {"width": 128, "recall@64": 2}]
+    "facts", [{"ef": 0, "recall@64": 1.0}, {"ef": 128}, {}, "128", {"ef": 128, "recall@64": 2}]
 )
 def test_facts_that_are_none_of_a_graph_are_refused(graph_folder, metadata):
     reseal(graph_folder, graph=metadata)
