@@ -1,21 +1,20 @@
-"""Our training step, in full or with one lever left out; and what a side's step costs in operations and in memory.
+"""Our training step, complete or with one optimization left out, and what a step costs in operations and in memory.
 
-A lever is left out from outside: by another public function of xsap's, by what the reference has in its place, and once, for dropout, by
-putting another function where `packing` keeps its own. Everything else stays as the trainer has it, so a step without a lever gives
-the same loss, and takes as much longer as the lever is worth beside all others. (Left out together they are worth other than the product.)
-Of the small size the table has hardly a row to trim, for its tokenizer is trained on the very names: there that lever tells the noise.
+An optimization is left out from outside: by another public function of xsap, by what the reference has instead, and once, for dropout, by
+replacing the function that `packing` keeps. Everything else stays as the trainer has it. So a step without an optimization gives the same
+loss, and it takes as much longer as the optimization is worth beside all others; several left out together are not worth their product.
+With the small size the embedding table has hardly a row to trim, because its tokenizer is trained on the same names: there that ablation
+shows only noise.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -23,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.speed.harness import rss_bytes
+from benchmarks.speed.harness import memory_bytes, reset_peak_memory, timed
 from benchmarks.speed.reference import (
     ALPHA,
     BASE,
     BETA,
-    LR,
+    LEARNING_RATE,
     MARGIN,
     WEIGHT_DECAY,
     Batch,
@@ -36,13 +35,13 @@ from benchmarks.speed.reference import (
     TrainingImplementation,
     autocast,
     reference_loss,
-    reference_side,
-    say,
+    train_reference,
 )
 from xsap.encoding import packing
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import REFERENCE_LENGTH
-from xsap.encoding.packing import Packed, Tokens, pack, packed_states
+from xsap.encoding.packing import PackedBatch, Tokens, pack, packed_states
+from xsap.terminal import log
 from xsap.training.embedding_table import trim
 from xsap.training.large_batch import cached_backward
 from xsap.training.losses import multi_similarity
@@ -50,13 +49,11 @@ from xsap.training.mining import all_pairs, triplet_margin
 from xsap.training.trainer import adamw
 
 Renumber = Callable[[Tokens], Tokens]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Ablations:
-    """What our step does that the reference's doesn't."""
+class Optimizations:
+    """What our step does and the reference's does not."""
 
     packed: bool = True
     trimmed: bool = True
@@ -67,52 +64,82 @@ class Ablations:
     few_random: bool = True
 
 
-FULL = Ablations()
-LEFT_OUT = {
-    "names padded to 25, not packed": replace(FULL, packed=False),
-    "the whole embedding table, not trimmed": replace(FULL, trimmed=False),
-    "float32, not bfloat16": replace(FULL, bfloat16=False),
-    "AdamW unfused": replace(FULL, fused=False),
-    "pytorch-metric-learning, not masks": replace(FULL, masks=False),
-    "the last layer for all tokens, not [CLS]": replace(FULL, first_only=False),
-    "torch's dropout, not fewer random numbers": replace(FULL, few_random=False),  # on CUDA ours is torch's
+COMPLETE = "xsap, complete"
+ABLATIONS = {
+    "names padded to 25, not packed": Optimizations(packed=False),
+    "the whole embedding table, not trimmed": Optimizations(trimmed=False),
+    "float32, not bfloat16": Optimizations(bfloat16=False),
+    "AdamW unfused": Optimizations(fused=False),
+    "pytorch-metric-learning, not masks": Optimizations(masks=False),
+    "the last layer for all tokens, not [CLS]": Optimizations(first_only=False),
+    "torch's dropout, not fewer random numbers": Optimizations(few_random=False),  # on CUDA ours is torch's
 }
 
 
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """Memory of a step, see `measure_memory`. bytes: for the implementation. process_bytes: in total. seconds: of each step."""
+
+    bytes: int
+    process_bytes: int
+    seconds: list[float]
+
+
 def our_loss(vectors: Tensor, concepts: Tensor) -> Tensor:
-    """`reference_loss` of unit vectors, by masks."""
+    """`reference_loss` of unit vectors, by masks.
+
+    Args:
+        vectors: (2n, hidden), of length 1.
+        concepts: (2n,) int64; equal numbers are positives.
+
+    Returns:
+        A scalar.
+    """
     similarity = vectors @ vectors.T
     positives, negatives = triplet_margin(similarity, *all_pairs(concepts), margin=MARGIN)
     return multi_similarity(similarity, positives, negatives, alpha=ALPHA, beta=BETA, base=BASE)
 
 
-def our_side(
-    encoder: Encoder, renumber: Renumber, ablations: Ablations = FULL, *, chunk: int = 0, lr: float = LR
+def train_ours(
+    encoder: Encoder,
+    renumber: Renumber,
+    optimizations: Optimizations = Optimizations(),
+    *,
+    chunk: int = 0,
+    learning_rate: float = LEARNING_RATE,
 ) -> TrainingImplementation:
-    """Our way to train an encoder, on the device where it is. renumber: see `Table`. chunk: names encoded at once, 0 for all.
+    """Our way to train an encoder, on its device. A batch is renumbered and packed within the step; a real run renumbers once.
 
-    A batch's names are renumbered and packed within the step; a run renumbers all names once.
+    Args:
+        encoder: The encoder.
+        renumber: Token ids of the whole table → ids of the encoder's table, see `TrimmedEmbedding`.
+        optimizations: What the step does.
+        chunk: Names encoded at once, with cached gradients; 0 for all, without.
+        learning_rate: Constant learning rate.
+
+    Returns:
+        The implementation.
     """
-    device, dtype = next(encoder.parameters()).device, "bfloat16" if ablations.bfloat16 else "float32"
-    lay = pack if ablations.packed else _one_a_tile
-    loss_of = our_loss if ablations.masks else reference_loss
+    device, dtype = next(encoder.parameters()).device, "bfloat16" if optimizations.bfloat16 else "float32"
+    arrange = pack if optimizations.packed else pad_each
+    loss_of = our_loss if optimizations.masks else reference_loss
     optimizer = (
-        adamw(encoder, learning_rate=lr, weight_decay=WEIGHT_DECAY)
-        if ablations.fused
-        else torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=False)
+        adamw(encoder, learning_rate=learning_rate, weight_decay=WEIGHT_DECAY)
+        if optimizations.fused
+        else torch.optim.AdamW(encoder.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=False)
     )
 
     def encode(tokens: Tokens) -> Tensor:
-        names = lay(renumber(tokens)).to(device)
-        with autocast(device, dtype), nullcontext() if ablations.few_random else _torch_dropout():
-            vectors: Tensor = encoder(names) if ablations.first_only else _of_all_tokens(encoder, names)
+        names = arrange(renumber(tokens)).to(device)
+        with autocast(device, dtype), nullcontext() if optimizations.few_random else _torch_dropout():
+            vectors: Tensor = encoder(names) if optimizations.first_only else _encode_all_tokens(encoder, names)
         return vectors
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         vectors = encode(batch.tokens)
         return vectors, loss_of(vectors, batch.concepts.to(device))
 
-    def gradient(batch: Batch) -> Tensor:
+    def add_gradient(batch: Batch) -> Tensor:
         if not chunk:
             _, loss = forward(batch)
             loss.backward()
@@ -120,134 +147,145 @@ def our_side(
         rows, concepts, seed = np.arange(len(batch.tokens)), batch.concepts.to(device), int(torch.randint(2**31, ()))
         chunks = np.split(rows, range(chunk, len(rows), chunk))
 
-        def again(number: int) -> Tensor:
+        def encode_chunk(number: int) -> Tensor:
             torch.manual_seed(seed + number)  # the same dropout both times
             return encode(batch.tokens.take(chunks[number]))
 
         return cached_backward(
-            again, len(chunks), lambda vectors: loss_of(vectors, concepts), torch.Tensor.backward, nullcontext
+            encode_chunk, len(chunks), lambda vectors: loss_of(vectors, concepts), torch.Tensor.backward, nullcontext
         )
 
     def step(batch: Batch) -> Tensor:
-        loss = gradient(batch)
+        loss = add_gradient(batch)
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()
 
     def positions(batch: Batch) -> int:
-        return lay(batch.tokens).ids.numel()
+        return arrange(batch.tokens).ids.numel()
 
-    return TrainingImplementation(encoder, dtype, forward, step, positions, ablations.first_only)
+    return TrainingImplementation(encoder, dtype, forward, step, positions, optimizations.first_only)
 
 
-def trimmed(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
-    """An encoder whose table has the rows that start's names use. The whole table stays aside in memory, as in a run."""
+def trimmed_encoder(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
+    """An encoder whose table has only the rows that start's names use. The whole table is kept in memory, as in a run."""
     encoder = start.encoder()
     table = trim(encoder.transformer, start.tokens, start.tokenizer.all_special_ids)
     return encoder.to(device), table.renumber
 
 
 def build(name: str, start: Start, device: torch.device, *, chunk: int = 0) -> TrainingImplementation:
-    """A side of the race, such as "reference float32" or "xsap bfloat16", with weights of its own, all of which are start's."""
+    """An implementation such as "reference float32" or "xsap bfloat16", with start's weights; each has its own copy."""
     kind, dtype = name.split()
     if kind == "reference":
-        return reference_side(start.encoder().to(device), dtype=dtype)
-    return our_side(*trimmed(start, device), replace(FULL, bfloat16=dtype == "bfloat16"), chunk=chunk)
+        return train_reference(start.encoder().to(device), dtype=dtype)
+    return train_ours(*trimmed_encoder(start, device), Optimizations(bfloat16=dtype == "bfloat16"), chunk=chunk)
 
 
-def ablation_sides(start: Start, device: torch.device) -> dict[str, TrainingImplementation]:
-    """Ours in full, and without each lever. All but the one with the whole table train the same weights, so that base fits into memory."""
-    ours, whole = trimmed(start, device), start.encoder().to(device)
-    sides = {"in full": our_side(*ours)}
-    for name, ablations in LEFT_OUT.items():
-        if ablations.few_random or device.type == "cpu":
-            sides[name] = (
-                our_side(*ours, ablations) if ablations.trimmed else our_side(whole, lambda tokens: tokens, ablations)
+def build_ablations(start: Start, device: torch.device) -> dict[str, TrainingImplementation]:
+    """Our complete step, and one without each optimization. All but that with the whole table share one encoder, to save memory."""
+    ours, whole = trimmed_encoder(start, device), start.encoder().to(device)
+    built = {COMPLETE: train_ours(*ours)}
+    for name, optimizations in ABLATIONS.items():
+        if optimizations.few_random or device.type == "cpu":
+            built[name] = (
+                train_ours(*ours, optimizations)
+                if optimizations.trimmed
+                else train_ours(whole, lambda tokens: tokens, optimizations)
             )
-    return sides
+    return built
 
 
-def linear_flops(side: TrainingImplementation, batch: Batch) -> tuple[int, int]:
-    """What the transformer's linear layers cost in a step: for a batch's real tokens, and for all positions that the side computes.
+def linear_flops(implementation: TrainingImplementation, batch: Batch) -> tuple[int, int]:
+    """Operations of the transformer's linear layers in a step: for a batch's real tokens, and for all positions that are computed.
 
-    Counted is 6 · weights · tokens: a multiplication and an addition forward, and twice that backward, for the inputs and for the weights.
-    Where the last layer is for [CLS] alone its keys and values count so, and its other weights count once a name instead of a token.
-    Not counted: biases, attention's own products, embeddings, layer norms, the loss, the optimizer; and padding, where tokens are real.
+    Counted are 6 · weights · tokens: a multiplication and an addition in the forward pass, and twice that in the backward pass, for inputs
+    and weights. Where the last layer is computed for [CLS] alone, only its keys and values count once per token, its other weights once per
+    name. Not counted: biases, attention's own products, embeddings, layer norms, the loss, the optimizer.
     """
-    wide, narrow = linear_weights(side.encoder, first_only=side.first_only)
+    per_token, per_name = linear_weights(implementation.encoder, first_only=implementation.first_only)
     real, computed = (
-        6 * (wide * places + narrow * len(batch.tokens)) for places in (len(batch.tokens.ids), side.positions(batch))
+        6 * (per_token * positions + per_name * len(batch.tokens))
+        for positions in (len(batch.tokens.ids), implementation.positions(batch))
     )
     return real, computed
 
 
 def linear_weights(encoder: Encoder, *, first_only: bool) -> tuple[int, int]:
-    """Weights of the transformer's linear layers: those that meet each token, and those that meet each name once."""
+    """Weights of the transformer's linear layers: those used once per token, and those used once per name."""
     *layers, last = encoder.transformer.encoder.layer
-    narrow = (
-        _weights(last) - _weights(last.attention.self.key) - _weights(last.attention.self.value) if first_only else 0
-    )
-    return sum(map(_weights, layers)) + _weights(last) - narrow, narrow
+    attention = last.attention.self
+    per_name = _weights(last) - _weights(attention.key) - _weights(attention.value) if first_only else 0
+    return sum(map(_weights, layers)) + _weights(last) - per_name, per_name
 
 
-def timed(step: Callable[[T], R], batch: T, device: torch.device) -> tuple[float, R]:
-    """Seconds of a call, until the device has done what it was told, and what the call returned."""
-    idle: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    idle()
-    tick = time.perf_counter()
-    result = step(batch)
-    idle()
-    return time.perf_counter() - tick, result
-
-
-def peak_memory(start: Start, side: str, *, pairs: int, device: torch.device, chunk: int = 0) -> dict[str, Any]:
-    """`memory_of` a side, in a process of its own: in this one it couldn't be told from the others'."""
+def peak_memory(start: Start, name: str, *, pairs: int, device: torch.device, chunk: int = 0) -> StepMemory:
+    """`measure_memory` in a process of its own, where no other implementation's memory can be counted."""
     with tempfile.TemporaryDirectory() as folder:
         start.save(Path(folder))
-        words = ["memory-of", side, folder, "--pairs", str(pairs), "--chunk", str(chunk), "--device", device.type]
-        command, root = [sys.executable, "-m", "benchmarks", "speed", *words], Path(__file__).resolve().parents[2]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root)
-    result: dict[str, Any] = json.loads(done.stdout)
-    say(f"memory of {side}, {pairs:,} pairs: {result['bytes'] / 1e9:.2f} GB, {result['seconds'][-1]:.2f} s a step")
-    return result
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.speed.ablations",
+            folder,
+            name,
+            str(pairs),
+            str(chunk),
+            device.type,
+        ]
+        root = Path(__file__).resolve().parents[2]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root)
+    memory = StepMemory(**json.loads(process.stdout))
+    log(f"memory of {name}, {pairs:,} pairs: {memory.bytes / 1e9:.2f} GB, {memory.seconds[-1]:.2f} s per step")
+    return memory
 
 
-def memory_of(side: str, folder: Path, *, pairs: int, device: torch.device, chunk: int = 0) -> dict[str, Any]:
-    """Two steps of a side in this process → their seconds, and bytes: the highest resident memory, less that before the model was made.
+def measure_memory(folder: Path, name: str, *, pairs: int, device: torch.device, chunk: int = 0) -> StepMemory:
+    """Peak memory of two steps in this process: the highest resident memory, less that before the model was created.
 
-    So it counts weights, the whole table where it is kept aside, gradients, moments, activations, and what torch loads for its first step.
-    process_bytes: with what was there before. On CUDA both are the most that torch's tensors took on the device. Needs Linux.
+    So it counts weights, the whole table where it is kept, gradients, moments, activations, and what torch loads for its first step. On
+    CUDA both figures are the maximum of what torch allocated on the device. On a CPU it needs Linux.
+
+    Args:
+        folder: What `Start.save` wrote.
+        name: Name of an implementation for `build`.
+        pairs: Pairs per step.
+        device: Device of the model.
+        chunk: Names encoded at once, 0 for all.
+
+    Returns:
+        The memory, and the seconds of each step.
     """
     start = Start.load(folder)
     batches, on_cpu = start.batches(pairs, 2), device.type == "cpu"
     if on_cpu:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew: proc(5)
-    before = rss_bytes("VmRSS") if on_cpu else 0
-    step = build(side, start, device, chunk=chunk).step
+        reset_peak_memory()
+    before = memory_bytes("VmRSS") if on_cpu else 0
+    step = build(name, start, device, chunk=chunk).step
     seconds = [timed(step, batch, device)[0] for batch in batches]
-    peak = rss_bytes("VmHWM") if on_cpu else torch.cuda.max_memory_allocated(device)
-    return {"bytes": peak - before, "process_bytes": peak, "seconds": seconds}
+    peak = memory_bytes("VmHWM") if on_cpu else torch.cuda.max_memory_allocated(device)
+    return StepMemory(peak - before, peak, seconds)
 
 
-def _weights(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
-
-
-def _one_a_tile(tokens: Tokens) -> Packed:
-    """Names padded to 25, each a tile of its own: as `pack` gives them, but not packed."""
+def pad_each(tokens: Tokens) -> PackedBatch:
+    """What `pack` returns, but with each name padded to 25 in a row of its own."""
     n, size = len(tokens), REFERENCE_LENGTH
     mask = np.arange(size) < tokens.lengths[:, None]
     ids = np.zeros(mask.shape, np.int64)
     ids[mask] = tokens.ids
     owners = torch.from_numpy(mask.astype(np.int64) - 1)
     lengths, slots = torch.from_numpy(tokens.lengths), torch.arange(n)
-    return Packed(
+    return PackedBatch(
         torch.from_numpy(ids), torch.arange(size).repeat(n, 1), owners, slots * size, lengths, slots, q=1, longest=size
     )
 
 
-def _of_all_tokens(encoder: Encoder, names: Packed) -> Tensor:
-    """What the encoder gives, by computing the last layer for all tokens."""
+def _weights(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+
+
+def _encode_all_tokens(encoder: Encoder, names: PackedBatch) -> Tensor:
+    """The encoder's vectors, with the last layer computed for all tokens."""
     return F.normalize(packed_states(encoder.transformer, names).flatten(0, 1)[names.starts].float(), dim=-1)
 
 
@@ -256,3 +294,11 @@ def _torch_dropout() -> AbstractContextManager[object]:
         return F.dropout(states, module.p, module.training)
 
     return patch.object(packing, "_dropout", dropout)
+
+
+if __name__ == "__main__":
+    saved, wanted, pairs_per_step, names_per_chunk, device_type = sys.argv[1:]
+    found = measure_memory(
+        Path(saved), wanted, pairs=int(pairs_per_step), device=torch.device(device_type), chunk=int(names_per_chunk)
+    )
+    print(json.dumps(asdict(found)))

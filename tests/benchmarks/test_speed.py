@@ -212,7 +212,7 @@ def test_a_lever_left_out_is_out(start, batches, monkeypatch):
                 with pytest.raises(ZeroDivisionError):
                     ablations.our_side(*ours).step(batches[0])
     with monkeypatch.context() as patched:
-        patched.setitem(encoder_module._PACKED, "cls", fail)
+        patched.setitem(encoder_module.POOLS, "cls", fail)
         by_lever["first_only"].step(batches[0])
         with pytest.raises(ZeroDivisionError):
             sides["in full"].step(batches[0])

@@ -252,7 +252,7 @@ def test_the_reference_protocol_from_an_index_and_from_a_file(
     from xsap.linking.index import Index
 
     index = Index.load(index_folder)
-    ids, owners = index.concepts["concept_id"].to_pylist(), index.contents.owners
+    ids, owners = index.concepts["concept_id"].to_pylist(), index.dictionary.name_concepts
     names = enumerate(index.names["name"].to_pylist())
     lines = [
         f"{ids[c]}||{name}" for row, name in names for c in owners.concepts[owners.starts[row] : owners.starts[row + 1]]
@@ -339,7 +339,7 @@ def test_the_precision_of_the_encoder_from_end_to_end(
             ("link", "fever", "--index", tmp_path / "index"),
             ("index", tiny_folder, sample_folder, "--out", tmp_path / "other"),
         ):
-            assert refused(*words, *option).startswith("precision int8 needs a processor that multiplies int8 fast")
+            assert refused(*words, *option).startswith("dtype int8 needs a CPU with VNNI instructions")
 
 
 def test_what_evaluate_refuses(refused, tmp_path, mentions, index_folder, tiny_folder):

@@ -1,4 +1,4 @@
-"""int8 layers: codes and products against double precision, and an encoder of them against the same one in float32."""
+"""int8 layers: codes and products against double precision, and an int8 encoder against the same one in float32."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from xsap import Encoder
 from xsap.encoding import encoder as encoder_module
 from xsap.encoding import int8
 from xsap.encoding.int8 import CachedQuantizer, Int8Linear, int8_is_faster, quantize_rows, to_int8
+from xsap.encoding.model_folder import EncoderConfig
 from xsap.errors import ConfigError
 
 fast = pytest.mark.skipif(not int8_is_faster(), reason="this processor has no fast int8 products")
@@ -27,7 +28,7 @@ fast = pytest.mark.skipif(not int8_is_faster(), reason="this processor has no fa
     st.floats(1e-6, 1e6),
     st.booleans(),
 )
-def test_a_layer_is_the_product_of_its_codes_and_these_are_the_nearest(m, k, n, seed, size, biased):
+def test_int8_linear_is_the_product_of_nearest_codes(m, k, n, seed, size, biased):
     random = torch.Generator().manual_seed(seed)
     linear = nn.Linear(k, n, bias=biased)
     states = torch.randn(m, k, generator=random) * size * torch.rand(m, 1, generator=random)
@@ -49,7 +50,7 @@ def test_a_layer_is_the_product_of_its_codes_and_these_are_the_nearest(m, k, n, 
     assert float(((layer(states).double() - expected).abs() / (reach + expected.abs())).max()) < 1e-6
 
 
-def test_what_is_lost_is_within_half_a_code_of_each_side():
+def test_int8_linear_error_is_within_half_a_code_of_each_factor():
     torch.manual_seed(0)
     linear, states = nn.Linear(64, 48), torch.randn(5, 7, 64)
     layer = Int8Linear(linear, quantize_rows)
@@ -64,7 +65,7 @@ def test_what_is_lost_is_within_half_a_code_of_each_side():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_not_hidden(bad):
+def test_int8_linear_propagates_values_that_are_not_finite(bad):
     states = torch.ones(3, 8)
     states[1, 2] = bad
     out = Int8Linear(nn.Linear(8, 4), quantize_rows)(states)
@@ -73,7 +74,7 @@ def test_what_is_not_finite_is_not_hidden(bad):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_states_in_16_bits_keep_their_signs(dtype):
+def test_quantize_rows_is_exact_for_16_bit_states(dtype):
     torch.manual_seed(0)
     states = torch.randn(2000, 96).to(dtype)
     codes, scales = quantize_rows(states)
@@ -81,12 +82,12 @@ def test_states_in_16_bits_keep_their_signs(dtype):
     assert ((codes.float() * scales - states.float()).abs() <= 0.501 * scales).all()
 
 
-def test_no_rows():
+def test_int8_linear_keeps_leading_sizes():
     layer = Int8Linear(nn.Linear(8, 4), quantize_rows)
     assert layer(torch.ones(2, 1, 8)).shape == (2, 1, 4)
 
 
-def test_a_row_has_the_same_codes_whatever_stands_beside_it():
+def test_quantize_rows_does_not_depend_on_other_rows():
     states = torch.randn(9, 16)
     together = quantize_rows(states)
     for row in range(9):
@@ -95,7 +96,7 @@ def test_a_row_has_the_same_codes_whatever_stands_beside_it():
         assert torch.equal(alone[1][0], together[1][row])
 
 
-def test_query_key_and_value_share_codes_and_others_do_not(monkeypatch):
+def test_to_int8_quantizes_a_shared_input_once(monkeypatch):
     class Parent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -118,7 +119,7 @@ def test_query_key_and_value_share_codes_and_others_do_not(monkeypatch):
     assert len(asked) == 6  # of nine
 
 
-def test_the_last_input_is_told_by_what_it_is_not_by_what_it_holds():
+def test_cached_quantizer_recognizes_its_input_by_identity():
     last, states = CachedQuantizer(), torch.randn(2, 4)
     codes = last(states)
     assert last(states) is codes
@@ -127,12 +128,10 @@ def test_the_last_input_is_told_by_what_it_is_not_by_what_it_holds():
 
 @fast
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
-def test_an_encoder_in_int8_is_near_to_the_one_in_fp32(
-    tiny_folder: Path, tmp_path: Path, sample_names: list[str], pooling: str, monkeypatch
-):
+def test_int8_encoder_is_close_to_float32(tiny_folder: Path, tmp_path: Path, sample_names: list[str], pooling: str):
     names = sample_names[:300]
     plain = Encoder.from_pretrained(tiny_folder)
-    plain.description = plain.description.__class__(pooling, 25, plain.policy)
+    plain.config = EncoderConfig(pooling, 25, plain.policy)
     plain.save_pretrained(tmp_path / "model")
     exact = Encoder.from_pretrained(tmp_path / "model").encode(names)
     encoder = Encoder.from_pretrained(tmp_path / "model", dtype="int8")
@@ -140,12 +139,11 @@ def test_an_encoder_in_int8_is_near_to_the_one_in_fp32(
     assert float((exact * near).sum(1).min()) > 0.99
     assert not np.array_equal(exact, near)
     np.testing.assert_allclose(np.linalg.norm(near, axis=1), 1, atol=1e-6)
-    monkeypatch.setattr(encoder_module, "_TOKENS_INT8", 64)
-    np.testing.assert_allclose(encoder.encode(names[::-1])[::-1], near, atol=2e-3)  # other neighbors
+    np.testing.assert_allclose(encoder.encode(names[::-1], tokens_per_batch=64)[::-1], near, atol=2e-3)
 
 
 @fast
-def test_an_encoder_in_int8_is_for_cpus_and_can_not_be_saved(tiny_folder: Path, tmp_path: Path, monkeypatch):
+def test_int8_encoder_is_for_cpus_and_can_not_be_saved(tiny_folder: Path, tmp_path: Path, monkeypatch):
     encoder = Encoder.from_pretrained(tiny_folder, dtype="int8")
     with pytest.raises(ConfigError, match="can't be saved"):
         encoder.save_pretrained(tmp_path / "model")
@@ -157,7 +155,7 @@ def test_an_encoder_in_int8_is_for_cpus_and_can_not_be_saved(tiny_folder: Path, 
         Encoder.from_pretrained(tiny_folder, dtype="int8")
 
 
-def test_products_that_saturate_are_not_trusted(monkeypatch):
+def test_int8_is_faster_rejects_saturating_products(monkeypatch):
     right = torch._int_mm
 
     def missing(left, other):

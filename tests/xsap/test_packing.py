@@ -1,4 +1,4 @@
-"""Packed against padded: the same Hugging Face model, the same names, vectors and gradients."""
+"""Packing: token arrays against plain loops, and the packed model against the padded one in vectors and gradients."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from xsap.encoding.packing import (
     Tokens,
     _dropout,
     can_pack,
+    drop_tokens,
     pack,
     packed_first,
     packed_mean,
@@ -49,9 +50,7 @@ def make_model(kind: str) -> torch.nn.Module:
     torch.manual_seed(0)
     model = MODELS[kind]()
     for parameter in model.parameters():
-        torch.nn.init.normal_(
-            parameter, std=0.2
-        )  # as made, layers hardly mix names, and a leak between them would go unseen
+        torch.nn.init.normal_(parameter, std=0.2)  # at the initial scale, attention between names would hardly show
     return model
 
 
@@ -73,7 +72,7 @@ POOLS = (packed_first, packed_mean)
 @pytest.mark.parametrize("kind", MODELS)
 @given(rows=names_of_tokens)
 @settings(max_examples=15, deadline=None)
-def test_packed_vectors_are_the_padded_ones(kind: str, rows: list[list[int]]) -> None:
+def test_packed_vectors_match_padded_ones(kind: str, rows: list[list[int]]) -> None:
     model = make_model(kind).eval()
     batch = pack(make_tokens(rows))
     assert can_pack(model)
@@ -84,18 +83,18 @@ def test_packed_vectors_are_the_padded_ones(kind: str, rows: list[list[int]]) ->
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_whole_batch_of_names_is_as_padded(kind: str) -> None:
+def test_packed_vectors_match_padded_ones_in_a_large_batch(kind: str) -> None:
     random = np.random.default_rng(0)
     rows = [random.integers(5, 50, size).tolist() for size in random.integers(1, 33, 200)]
     model, batch = make_model(kind).eval(), pack(make_tokens(rows))
-    assert batch.ids.shape[1] == 2 * 34  # a tile is twice the longest name here
+    assert batch.ids.shape[1] == 2 * 34  # a row is twice the longest name here
     for pool, padded in zip(POOLS, padded_pools(model, rows), strict=True):
         torch.testing.assert_close(pool(model, batch), padded, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("pool", [0, 1])
-def test_packed_gradients_are_the_padded_ones(kind: str, pool: int) -> None:
+def test_packed_gradients_match_padded_ones(kind: str, pool: int) -> None:
     model = make_model(kind).eval()
     rows = [
         [7, 8, 9],
@@ -119,7 +118,7 @@ def test_packed_gradients_are_the_padded_ones(kind: str, pool: int) -> None:
         assert (packed[name] - gradient).abs().max().item() <= 1e-5 * scale + 1e-6, name
 
 
-def test_a_name_does_not_see_its_neighbors() -> None:
+def test_vector_does_not_depend_on_other_names_of_the_row() -> None:
     model = make_model("xlm-roberta").eval()
     alone = pack(make_tokens([[7, 8, 9]]))
     among = pack(make_tokens([[30, 31, 32], [7, 8, 9], [33], [40, 41, 42]]))
@@ -129,7 +128,7 @@ def test_a_name_does_not_see_its_neighbors() -> None:
 
 
 @pytest.mark.parametrize(("inner", "outer"), [(0.5, 0.0), (0.0, 0.5)])
-def test_dropout_is_at_work_while_training(inner: float, outer: float) -> None:
+def test_dropout_is_active_in_training_only(inner: float, outer: float) -> None:
     torch.manual_seed(0)
     config = XLMRobertaConfig(
         **SIZE,
@@ -146,21 +145,21 @@ def test_dropout_is_at_work_while_training(inner: float, outer: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_in_every_place_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
+def test_dropout_has_its_rate_everywhere_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     states = torch.ones(1003, 401, dtype=dtype, requires_grad=True)
     out = _dropout(states, torch.nn.Dropout(rate))
     dropped = (out == 0).double().flatten()
-    spread = 5 * (rate * (1 - rate) / (len(dropped) // 4)) ** 0.5
-    for lane in range(4):  # of each random number's four parts
-        assert abs(dropped[lane::4].mean().item() - rate) < spread
+    tolerance = 5 * (rate * (1 - rate) / (len(dropped) // 4)) ** 0.5
+    for lane in range(4):  # the four parts of each random number
+        assert abs(dropped[lane::4].mean().item() - rate) < tolerance
     assert abs(torch.corrcoef(torch.stack([dropped[:-1], dropped[1:]]))[0, 1].item()) < 0.01
     torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - rate)))
     out.backward(torch.ones_like(out))
     torch.testing.assert_close(states.grad, out.detach())
 
 
-def test_another_architecture_runs_the_plain_way() -> None:
+def test_padded_states_support_other_architectures() -> None:
     torch.manual_seed(0)
     model = DistilBertModel(
         DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=40)
@@ -185,25 +184,80 @@ def test_padded_states_pad_to_the_given_length() -> None:
 
 @given(rows=names_of_tokens)
 @settings(max_examples=60, deadline=None)
-def test_pack_keeps_every_token_once_and_knows_where_each_name_went(rows: list[list[int]]) -> None:
+def test_pack_keeps_every_token_once_at_the_stated_position(rows: list[list[int]]) -> None:
     tokens = make_tokens(rows)
     batch = pack(tokens)
-    ids, positions, owners = (part.flatten().tolist() for part in (batch.ids, batch.positions, batch.owners))
+    ids, position_ids, segment_ids = (
+        part.flatten().tolist() for part in (batch.ids, batch.position_ids, batch.segment_ids)
+    )
     size, free = batch.ids.shape[1], set(range(len(ids)))
     for row, start, slot in zip(rows, batch.starts.tolist(), batch.slots.tolist(), strict=True):
-        places = range(start, start + len(row) + 2)
-        assert [ids[at] for at in places] == [0, *row, 2]
-        assert [positions[at] for at in places] == list(range(len(places)))
-        assert {(at // size, owners[at]) for at in places} == {divmod(slot, batch.q)}
-        assert free.issuperset(places)
-        free -= set(places)
-    assert all(owners[at] == -1 for at in free)
+        positions = range(start, start + len(row) + 2)
+        assert [ids[at] for at in positions] == [0, *row, 2]
+        assert [position_ids[at] for at in positions] == list(range(len(positions)))
+        assert {(at // size, segment_ids[at]) for at in positions} == {divmod(slot, batch.q)}
+        assert free.issuperset(positions)
+        free -= set(positions)
+    assert all(segment_ids[at] == -1 for at in free)
     assert len(set(batch.slots.tolist())) == len(rows)
 
 
-def test_tiles_have_next_to_no_free_places() -> None:
+def test_packed_rows_are_almost_full() -> None:
     random = np.random.default_rng(0)
     rows = [random.integers(5, 50, size).tolist() for size in np.minimum(random.poisson(6, 512) + 1, 23)]
     batch = pack(make_tokens(rows))
     assert batch.ids.shape[1] == 64
-    assert batch.owners.eq(-1).float().mean() < 0.03
+    assert batch.segment_ids.eq(-1).float().mean() < 0.03
+
+
+Name = list[tuple[int, float]]  # of each token its id and its random number
+# sometimes equal to a rate, which is where an off-by-one would show
+numbers = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]) | st.floats(0, 1, exclude_max=True)
+numbered_names = st.lists(st.lists(st.tuples(st.integers(0, 250_001), numbers), min_size=2, max_size=9), max_size=9)
+rates = st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.999]) | st.floats(0, 1, exclude_max=True)
+
+
+def tokens_of(names: list[Name]) -> Tokens:
+    ids = [token for name in names for token, _ in name]
+    return Tokens(np.array(ids, np.int32), np.cumsum([0, *map(len, names)]))
+
+
+def as_lists(tokens: Tokens) -> list[list[int]]:
+    return [tokens.ids[start:end].tolist() for start, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)]
+
+
+def drop_by_loop(name: Name, rate: float) -> list[int]:
+    first, *inner, last = name
+    kept = [token for token, number in inner if number >= rate]
+    return [first[0], *(kept or [token for token, _ in inner]), last[0]]
+
+
+@given(names=numbered_names, rate=rates)
+def test_drop_tokens_matches_a_plain_loop(names: list[Name], rate: float) -> None:
+    tokens, random = tokens_of(names), np.array([number for name in names for _, number in name])
+    before = tokens.ids.copy(), tokens.offsets.copy()
+    found = drop_tokens(tokens, rate, random)
+    assert as_lists(found) == [drop_by_loop(name, rate) for name in names]
+    assert (found.ids.dtype, found.offsets.dtype) == (np.int32, np.int64)  # as `pack` expects them
+    assert found.offsets[-1] == len(found.ids)
+    assert all(map(np.array_equal, before, (tokens.ids, tokens.offsets)))
+
+
+def test_drop_tokens_leaves_out_the_given_fraction() -> None:
+    """20,000 inner tokens in names of ten; at this rate only one name in 10⁵ loses all and stays whole."""
+    tokens = Tokens(np.arange(24_000, dtype=np.int32) % 12, np.arange(0, 24_001, 12))
+    left = drop_tokens(tokens, 0.3, np.random.default_rng(0).random(24_000))
+    assert abs(1 - (len(left.ids) - 4000) / 20_000 - 0.3) < 0.016  # five standard deviations
+    at = left.ids[(left.ids > 0) & (left.ids < 11)]
+    counts = np.bincount(at)[1:]
+    assert ((counts > 1300) & (counts < 1500)).all()  # the same for every position
+
+
+@given(names=numbered_names.filter(len), data=st.data())
+def test_count_and_take_match_plain_loops(names: list[Name], data: st.DataObject) -> None:
+    """Rows in any order, some of them twice, or none."""
+    rows = data.draw(st.lists(st.integers(0, len(names) - 1), max_size=12))
+    tokens, at = tokens_of(names), np.array(rows, np.int64)
+    assert tokens.count(at) == sum(len(names[row]) for row in rows)
+    assert as_lists(tokens.take(at)) == [[token for token, _ in names[row]] for row in rows]
+    assert type(tokens.count(at)) is int  # it goes into JSON

@@ -1,7 +1,7 @@
-"""Tokenizer, transformer and pooling as one: names in, unit vectors out.
+"""The encoder: tokenizer, transformer and pooling as one, from names to unit vectors.
 
-The only home of pooling, maximum length and unit length. All three are saved with the model (`xsap.json`), so that nobody has to
-be told them again; a foreign folder that doesn't say how it pools is refused, never guessed at.
+Pooling, maximum length and text policy are saved with the model (`xsap.json`), so that no user has to pass them again. A foreign folder
+that does not state its pooling is an error; the pooling is never guessed.
 """
 
 import json
@@ -22,7 +22,7 @@ from xsap.artifacts import publish
 from xsap.encoding.int8 import int8_is_faster, to_int8
 from xsap.encoding.model_folder import EncoderConfig, open_folder, quiet, sentence_transformer_files
 from xsap.encoding.packing import (
-    Packed,
+    PackedBatch,
     Transformer,
     can_pack,
     pack,
@@ -35,25 +35,35 @@ from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalize_all
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_TOKENS_A_BATCH = 8192
-_TOKENS_INT8 = 1024  # what comes between products then stays in the processor's cache
-_PACKED: dict[str, Callable[[Transformer, Packed], Tensor]] = {"cls": packed_first, "mean": packed_mean}
+_TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+TOKENS_PER_BATCH = 8192
+TOKENS_PER_INT8_BATCH = 1024  # intermediate results then stay in the processor's cache
+POOLS: dict[str, Callable[[Transformer, PackedBatch], Tensor]] = {"cls": packed_first, "mean": packed_mean}
 
 
 class Encoder(nn.Module):
-    """`encode` for use; called on a `Packed` batch, a torch module for training."""
+    """A model that turns names into vectors: `encode` for use, and a torch module on a `PackedBatch` for training.
 
-    def __init__(
-        self, transformer: Transformer, tokenizer: PreTrainedTokenizerBase, description: EncoderConfig
-    ) -> None:
+    Attributes:
+        transformer: The Hugging Face model.
+        tokenizer: Its tokenizer.
+        config: Pooling, maximum length and text policy.
+        dtype: Number format of `encode`'s matrix products.
+        content_hash: SHA-256 over the files of the folder that the model was opened from; None for a new model.
+    """
+
+    def __init__(self, transformer: Transformer, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
         super().__init__()
         self.transformer: Transformer = transformer
         self.tokenizer = tokenizer
-        self.description = description
+        self.config = config
         self.dtype: Dtype = "float32"
         self.content_hash: str | None = None
-        self._packs = can_pack(transformer) and self.pooling in _PACKED
+        self._packs = can_pack(transformer) and self.pooling in POOLS
+
+    def __repr__(self) -> str:
+        name = self.transformer.config.name_or_path or "new model"
+        return f"Encoder({name}, {self.dimension} dimensions, {self.pooling} pooling, {self.dtype})"
 
     @classmethod
     def from_pretrained(
@@ -66,15 +76,27 @@ class Encoder(nn.Module):
         device: str | torch.device | None = None,
         dtype: Dtype = "float32",
     ) -> "Encoder":
-        """Open a model folder, or a model of the Hugging Face hub by its id.
+        """Open a model folder, or a model of the Hugging Face hub.
 
-        pooling, max_length, policy: for a folder that doesn't say them; where it does, another value is a ConfigError.
-        device: CUDA where there is one, unless given. precision: of `encode`'s matrix products; int8 is for CPUs, and its encoder can't be
-        saved or trained. Raises ArtifactError, ConfigError.
+        Args:
+            path: A folder written by `save_pretrained`, a SentenceTransformer or a Hugging Face folder, or the id of one on the hub.
+            pooling: `cls`, `mean` or `mean_all`. Required for a folder that does not state it.
+            max_length: Tokens after which a name is truncated, special tokens included. By default what the folder states, else 25.
+            policy: Normalization of names. By default what the folder states, else NFC, case unchanged.
+            device: Where to compute; by default CUDA if available, else the CPU.
+            dtype: Number format of `encode`'s matrix products: `float32`, `bfloat16`, `float16`, or `int8`. int8 is for CPUs; such an
+                encoder can't be saved or trained.
+
+        Returns:
+            The encoder, in evaluation mode.
+
+        Raises:
+            ArtifactError: There is no such model, it is damaged, or its pooling is unknown.
+            ConfigError: An argument contradicts the folder, is out of bounds, or int8 is not available.
         """
         device = device_for(dtype, device)
         folder = open_folder(path, pooling=pooling, max_length=max_length, policy=policy)
-        encoder = cls(folder.transformer, folder.tokenizer, folder.description)
+        encoder = cls(folder.transformer, folder.tokenizer, folder.config)
         encoder.content_hash, encoder.dtype = folder.content_hash, dtype
         if dtype == "int8":
             to_int8(encoder.transformer)
@@ -82,30 +104,38 @@ class Encoder(nn.Module):
 
     @property
     def pooling(self) -> str:
-        """cls, mean, or mean_all: the mean over all positions up to max_length, pads included, as the original code has it."""
-        return self.description.pooling
+        """`cls`, `mean`, or `mean_all`: the mean over all positions up to `max_length`, padding included, as in the original code."""
+        return self.config.pooling
 
     @property
     def max_length(self) -> int:
-        """Tokens a name is cut to, special ones included."""
-        return self.description.max_length
+        """Tokens after which a name is truncated, special tokens included."""
+        return self.config.max_length
 
     @property
     def policy(self) -> TextPolicy:
-        """What is done to a name before it is tokenized."""
-        return self.description.policy
+        """Normalization of a name before it is tokenized."""
+        return self.config.policy
 
     @property
     def dimension(self) -> int:
-        """Components of a vector."""
+        """Number of components of a vector."""
         return int(self.transformer.config.hidden_size)
 
-    def forward(self, batch: Packed, unit: bool = True) -> Tensor:
-        """(n, dimension) float32 vectors of a batch's names, in their given order; of length 1 where `unit`."""
-        vectors = (_PACKED[self.pooling](self.transformer, batch) if self._packs else self._padded(batch)).float()
+    def forward(self, batch: PackedBatch, unit: bool = True) -> Tensor:
+        """Encode a batch of n names.
+
+        Args:
+            batch: The packed names, on the model's device.
+            unit: Whether to scale vectors to length 1.
+
+        Returns:
+            (n, dimension) float32, in the order that the names were given in.
+        """
+        vectors = (POOLS[self.pooling](self.transformer, batch) if self._packs else self._padded(batch)).float()
         return F.normalize(vectors, dim=-1) if unit else vectors
 
-    def _padded(self, batch: Packed) -> Tensor:
+    def _padded(self, batch: PackedBatch) -> Tensor:
         length = self.max_length if self.pooling == "mean_all" else batch.longest
         states = padded_states(self.transformer, batch, length, int(self.tokenizer.pad_token_id))
         if self.pooling == "cls":
@@ -117,66 +147,93 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode(
-        self, names: Sequence[str], *, unit: bool = True, policy: TextPolicy | None = None, progress: bool = False
+        self,
+        names: Sequence[str],
+        *,
+        unit: bool = True,
+        policy: TextPolicy | None = None,
+        progress: bool = False,
+        tokens_per_batch: int | None = None,
     ) -> NDArray[np.float32]:
-        """Names → (n, dimension) float32. policy: another than the model's own, for protocols that fix the text themselves."""
+        """Encode names. Vectors do not depend on the order of names or on how they are batched, but for rounding.
+
+        Args:
+            names: n names, as a terminology or text has them; they are normalized here.
+            unit: Whether to scale vectors to length 1, so that dot products are cosines.
+            policy: Normalization instead of the model's own, for evaluation protocols that prescribe one.
+            progress: Whether to show a progress bar on stderr.
+            tokens_per_batch: Tokens encoded at a time; by default 8192, or 1024 in int8.
+
+        Returns:
+            (n, dimension) float32.
+
+        Raises:
+            ConfigError: `names` is one string.
+        """
         if isinstance(names, str):
-            raise ConfigError(f"expected a list of names, found the one string '{names[:40]}'; put it into a list")
+            raise ConfigError(f"expected a list of names, found a single string '{names[:40]}'; put it into a list")
         tokens = tokenize_names(normalize_all(names, policy or self.policy), self.tokenizer, self.max_length)
-        # tiles fill best with names of all lengths; what is padded, with names of one
+        # packed batches fill best with names of all lengths, padded ones with names of one length
         order = np.arange(len(names)) if self._packs else np.argsort(tokens.lengths, kind="stable")[::-1]
         vectors = np.empty((len(names), self.dimension), np.float32)
         training, device = self.training, next(self.transformer.parameters()).device
+        size = tokens_per_batch or (TOKENS_PER_INT8_BATCH if self.dtype == "int8" else TOKENS_PER_BATCH)
         self.eval()
         with self._autocast(device), tqdm(total=len(names), desc="encode", unit=" names", disable=not progress) as bar:
-            for rows in _batches(order, tokens.lengths, _TOKENS_INT8 if self.dtype == "int8" else _TOKENS_A_BATCH):
+            for rows in _batches(order, tokens.lengths, size):
                 vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
                 bar.update(len(rows))
         self.train(training)
         return vectors
 
     def _autocast(self, device: torch.device) -> Any:
-        return torch.autocast(device.type, _DTYPES[self.dtype]) if self.dtype in _DTYPES else nullcontext()
+        return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()
 
     def save_pretrained(
         self, path: Path | str, *, overwrite: bool = False, metadata: dict[str, Any] | None = None
     ) -> None:
-        """Write a Hugging Face folder that `from_pretrained` and SentenceTransformer open with the same vectors.
+        """Write a Hugging Face folder that `from_pretrained` and SentenceTransformer open, with the same vectors.
 
-        facts: further keys of `xsap.json` (languages, the terminology's hash, …). SentenceTransformer has no pooling over pad
-        positions, so for mean_all its files are left out.
+        SentenceTransformer has no pooling over padding, so its files are left out for `mean_all`.
+
+        Args:
+            path: The folder to write.
+            overwrite: Whether to replace an existing model folder.
+            metadata: Further keys of `xsap.json`, such as languages and the terminology's hash.
+
+        Raises:
+            ArtifactError: The folder exists and `overwrite` is false, or it is not a model folder.
+            ConfigError: The encoder is in int8.
         """
         if self.dtype == "int8":
             raise ConfigError(
-                "an encoder in int8 can't be saved, for its weights are rounded; open the model in float32 and save that"
+                "an int8 encoder can't be saved because its weights are rounded; open the model as float32 and save that"
             )
-        described = self.description.to_dict() | (metadata or {})
+        stated = self.config.to_dict() | (metadata or {})
         with publish(path, "model", {}, overwrite=overwrite) as folder:
             with quiet():
                 self.transformer.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-            files = {"xsap.json": described} | sentence_transformer_files(self.description, self.dimension)
+            files = {"xsap.json": stated} | sentence_transformer_files(self.config, self.dimension)
             for name, content in files.items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def device_for(dtype: Dtype, device: str | torch.device | None) -> str | torch.device:
-    """The device given, or the best for a precision. Raises ConfigError if int8 can't be had there."""
+    """The given device, or by default CUDA if available and usable with `dtype`. Raises ConfigError if int8 is not available."""
     if dtype != "int8":
         return device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device is not None and torch.device(device).type != "cpu":
-        raise ConfigError(f"precision int8 is for CPUs, found device '{device}'; take bfloat16 there")
+        raise ConfigError(f"dtype int8 is for CPUs, found device '{device}'; use bfloat16 there")
     if not int8_is_faster():
-        raise ConfigError(
-            "precision int8 needs a processor that multiplies int8 fast (VNNI instructions), and this one doesn't; take bfloat16 or float32"
-        )
+        raise ConfigError("dtype int8 needs a CPU with VNNI instructions, found one without; use bfloat16 or float32")
     return "cpu"
 
 
-def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], at_once: int) -> list[NDArray[np.int64]]:
-    """Rows in an order, cut into batches of about as many tokens."""
+def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Rows in the given order, split into batches of about `size` tokens."""
     if not len(order):
         return []
-    batch = np.cumsum(lengths[order]) // at_once
+    batch = np.cumsum(lengths[order]) // size
     return np.split(order, np.flatnonzero(np.diff(batch)) + 1)

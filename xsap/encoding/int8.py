@@ -1,8 +1,9 @@
-"""int8 products on this processor, and linear layers made of them: the fastest way to encode on a CPU.
+"""int8 linear layers: the fastest way to encode on a CPU.
 
-A layer's weights get codes in −127…127 with a scale for each output, once; its input a scale for each token, anew each time, so that a name's
-vector doesn't depend on the names beside it. Sums of products are exact in 32 bits; what is lost is the rounding of both sides, at most half
-a code (symmetric quantization, Wu et al., "Integer quantization for deep learning inference", 2020, § 3). All else stays in float32.
+A layer's weights are quantized once, to codes in -127…127 with a scale per output; its input each time, with a scale per token, so that
+a name's vector does not depend on the names beside it. Sums of products are exact in 32 bits; what is lost is the rounding of both
+factors, at most half a code each (symmetric quantization, Wu et al., "Integer quantization for deep learning inference", 2020, § 3).
+Everything else stays in float32.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,16 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-_TOP = 127.0  # the greatest code
+_MAX_CODE = 127.0
 
 
 @cache
 def int8_is_faster() -> bool:
-    """Whether torch multiplies int8 matrices faster than float32 here, and rightly: on processors with VNNI instructions.
+    """Whether torch multiplies int8 matrices correctly here, and faster than float32: on processors with VNNI instructions.
 
-    Without them oneDNN's sums of two products may saturate at 16 bits ("Nuances of int8 computations" in its guide), or a plain loop takes
-    many times as long. Asked of the processor and tried on the largest codes, not timed: a clock says little on a busy machine.
+    Without them oneDNN's sums of two products may saturate at 16 bits ("Nuances of int8 computations" in its guide), or a plain loop is
+    many times slower. The processor's flags are read and the largest codes are multiplied; nothing is timed, because timing is unreliable
+    on a busy machine.
     """
     right = torch.where(torch.arange(64 * 768).view(64, 768) % 3 == 0, -127, 127).to(torch.int8)
     left = torch.full((32, 768), 127, dtype=torch.int8)
@@ -33,57 +35,63 @@ def int8_is_faster() -> bool:
 
 
 def to_int8(model: nn.Module) -> None:
-    """Put an `Int8Linear` in the place of every linear layer."""
+    """Replace every linear layer by an `Int8Linear`."""
     for parent in list(model.modules()):
         linear = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
-        code = CachedQuantizer() if len(linear) > 1 else quantize_rows
+        quantize = CachedQuantizer() if len(linear) > 1 else quantize_rows
         for name, child in linear.items():
-            setattr(parent, name, Int8Linear(child, code))
+            setattr(parent, name, Int8Linear(child, quantize))
 
 
 def quantize_rows(states: Tensor) -> tuple[Tensor, Tensor]:
-    """(…, k) floats → (m, k) int8 codes and (m, 1) float32 scales: states ≈ scales · codes. What isn't finite gives a scale that isn't."""
+    """Quantize each row symmetrically, with its own scale.
+
+    Args:
+        states: (…, k) of any float dtype.
+
+    Returns:
+        (m, k) int8 codes and (m, 1) float32 scales, m being the product of the leading sizes: states ≈ scales · codes. A row that is not
+        finite gets a scale that is not finite.
+    """
     rows = states.reshape(-1, states.shape[-1]).float()  # in 16 bits 127 could become 128
     greatest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_min_(1e-30)
-    codes = (rows * (_TOP / greatest)).round_().to(torch.int8)
-    return codes, greatest.div_(_TOP)
+    codes = (rows * (_MAX_CODE / greatest)).round_().to(torch.int8)
+    return codes, greatest.div_(_MAX_CODE)
 
 
 class CachedQuantizer:
-    """`quantize_rows`, which is not computed again where the input is the last one: query, key and value are made of the same states.
+    """`quantize_rows` that keeps its last result: query, key and value layers get the same input.
 
-    No layer of a transformer may change its input in place; those of transformers don't.
+    The input is recognized by identity, so no layer may change it in place; those of transformers don't.
     """
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """As `quantize_rows`."""
+        """Same as `quantize_rows`."""
         last = self._last
         if last is None or last[0] is not states:
-            self._last = last = (
-                states,
-                quantize_rows(states),
-            )  # set at once: another thread sees the old pair or the new one
+            # assigned at once, so that another thread sees the old pair or the new one
+            self._last = last = states, quantize_rows(states)
         return last[1]
 
 
 class Int8Linear(nn.Module):
-    """What a linear layer computes, of codes; for inference only, on a CPU."""
+    """A linear layer on int8 codes; for inference on CPUs only."""
 
-    def __init__(self, linear: nn.Linear, code: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, linear: nn.Linear, quantize: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scales = weight.abs().amax(1).clamp_min_(1e-30).div_(_TOP)
+        scales = weight.abs().amax(1).clamp_min_(1e-30).div_(_MAX_CODE)
         self.weight = (weight / scales[:, None]).round_().to(torch.int8).T
         self.scales = scales
         self.bias = None if linear.bias is None else linear.bias.detach().float()
-        self._code = code
+        self._quantize = quantize
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) float32 → (…, outputs) float32."""
-        codes, scales = self._code(states)
+        codes, scales = self._quantize(states)
         products = torch._int_mm(codes, self.weight).to(torch.float32).mul_(scales).mul_(self.scales)
         products = products if self.bias is None else products.add_(self.bias)
         return products.view(*states.shape[:-1], len(self.scales))

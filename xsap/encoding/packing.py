@@ -1,14 +1,12 @@
-"""Names → token ids, once: two flat arrays, from which any batch is a gather.
+"""Token ids of names, and their way through a BERT-family encoder without padding.
 
-A tokenizer handles some tens of thousands of names a second, an encoder on a GPU more than it; so training tokenizes its whole
-terminology before the first step, through `datasets`, and never again.
+Training tokenizes its whole terminology once, before the first step, into two flat arrays from which any batch is a gather: a tokenizer
+handles tens of thousands of names per second, an encoder on a GPU more than that.
 
-Token ids through a BERT-family encoder without padding.
-
-Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here names are laid end to end into tiles of 64 places, longest
-first, the shorter ones where room is left, so that about one place in a hundred stays free. Embeddings, layer norms and linear layers see the
-tiles as they are; attention sees in each tile a mask that keeps every name to itself. A tile is a small dense product, which
-CPUs and GPUs do at full speed, and its shape doesn't depend on the names. Where only [CLS] is wanted, the last layer is computed for it alone.
+Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here names are packed into rows of 64 tokens, longest first,
+shorter ones where room is left, so that about 1 % of the positions stay empty. Embeddings, layer norms and linear layers see the rows as
+they are; an attention mask per row keeps names from attending to one another. A row is a small dense product, which CPUs and GPUs do at
+full speed, and its shape does not depend on the names. Where only [CLS] is wanted, the last layer is computed for it alone.
 
 The layers are those of the Hugging Face model itself, so its weights, its `state_dict` and its `save_pretrained` are untouched.
 """
@@ -26,12 +24,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-_NAMES_AT_ONCE = 10_000  # what a tokenizer returns takes some 2 kB a name, forty times what is kept of it
+Transformer = Any  # a Hugging Face model or a part of one: their attributes are made at run time
+NAMES_PER_BATCH = 10_000  # a tokenizer's output takes some 2 kB per name, forty times what is kept of it
+_ROW_LENGTH = 64  # tokens: wide enough for full speed, narrow enough that masked attention to other names costs little
+_FIRST_POSITION = {"bert": 0, "roberta": None, "xlm-roberta": None, "camembert": None}  # None: padding_idx + 1
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids: (T,) the token ids of all names, one name after another. offsets: (n + 1,) where each name starts."""
+    """Token ids of n names.
+
+    Attributes:
+        ids: (T,) int32, the token ids of all names, one name after another.
+        offsets: (n + 1,) int64, where each name starts in `ids`; the last one is T.
+    """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -41,11 +47,11 @@ class Tokens:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(n,) tokens a name, special tokens included."""
+        """(n,) tokens per name, special tokens included."""
         return np.diff(self.offsets)
 
     def count(self, rows: NDArray[np.int64]) -> int:
-        """Tokens of the names at `rows`."""
+        """Number of tokens of the names at `rows`."""
         return int((self.offsets[rows + 1] - self.offsets[rows]).sum())
 
     def take(self, rows: NDArray[np.int64]) -> "Tokens":
@@ -57,32 +63,68 @@ class Tokens:
 
 
 def drop_tokens(tokens: Tokens, rate: float, random: NDArray[np.float64]) -> Tokens:
-    """Names without a share of their tokens; the first and last, which are special, stay, and a name that would lose all others is left whole.
+    """Leave out tokens at random: token dropout.
 
-    random: (T,) in [0, 1), one for each token.
+    The first and last token of a name, which are special, stay. A name that would lose all others is left whole.
+
+    Args:
+        tokens: Token ids of n names, T in all.
+        rate: Fraction of tokens to leave out.
+        random: (T,) float64 in [0, 1), one number per token.
+
+    Returns:
+        The same n names with fewer tokens.
     """
     inner = np.ones(len(tokens.ids), bool)
     inner[tokens.offsets[:-1]] = inner[tokens.offsets[1:] - 1] = False
     kept = ~inner | (random >= rate)
     names = np.repeat(np.arange(len(tokens)), tokens.lengths)
     bare = np.bincount(names[kept & inner], minlength=len(tokens)) == 0
-    kept |= bare[names]  # all of what would be left with nothing
+    kept |= bare[names]
     lengths = np.bincount(names[kept], minlength=len(tokens))
     return Tokens(tokens.ids[kept], np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def tokenize_names(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
-    """Token ids of normalized names, in memory; a name longer than `max_length` tokens (special ones included) is cut."""
+def tokenize_names(
+    names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    names_per_batch: int = NAMES_PER_BATCH,
+) -> Tokens:
+    """Tokenize names in memory.
+
+    Args:
+        names: Normalized names.
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Tokens after which a name is truncated, special tokens included.
+        names_per_batch: Names per call of the tokenizer, which bounds memory.
+    """
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    for start in range(0, len(names), _NAMES_AT_ONCE):
-        rows = _ids(names[start : start + _NAMES_AT_ONCE], tokenizer, max_length)
+    for start in range(0, len(names), names_per_batch):
+        rows = _ids(names[start : start + names_per_batch], tokenizer, max_length)
         lengths.append(np.array([len(row) for row in rows], np.int64))
         ids.append(np.fromiter((i for row in rows for i in row), np.int32, lengths[-1].sum()))
     return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 
 
-def tokenize_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, file: Path) -> Tokens:
-    """`tokenize_names` by way of an Arrow file, with a progress bar. In memory are the ids alone, 4 bytes a token."""
+def tokenize_to_disk(
+    names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    file: Path,
+    *,
+    names_per_batch: int = NAMES_PER_BATCH,
+) -> Tokens:
+    """`tokenize_names` with a progress bar and an Arrow file, so that memory holds the ids alone, 4 bytes per token.
+
+    Args:
+        names: Normalized names.
+        tokenizer: A Hugging Face tokenizer.
+        max_length: Tokens after which a name is truncated, special tokens included.
+        file: The Arrow file to write.
+        names_per_batch: Names per call of the tokenizer, which bounds memory.
+    """
     from datasets import Dataset  # only training needs it, and it takes a second
 
     def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -91,21 +133,18 @@ def tokenize_to_disk(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, m
     dataset = Dataset.from_dict({"name": list(names)}).map(
         convert,
         batched=True,
-        batch_size=_NAMES_AT_ONCE,
+        batch_size=names_per_batch,
         remove_columns=["name"],
         cache_file_name=str(file),
         load_from_cache_file=False,
-        new_fingerprint="tokens",  # else the tokenizer is pickled, to be hashed
+        new_fingerprint="tokens",  # otherwise datasets would pickle the tokenizer to hash it
         desc="tokens",
     )
     column = dataset.data.column("ids").combine_chunks()
     chunks = getattr(column, "chunks", [column])
     lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
-    ids = (
-        np.concatenate([chunk.flatten().to_numpy() for chunk in chunks])
-        if len(chunks) > 1
-        else chunks[0].flatten().to_numpy()
-    )
+    parts = [chunk.flatten().to_numpy() for chunk in chunks]
+    ids = np.concatenate(parts) if len(parts) > 1 else parts[0]  # one part needs no copy
     return Tokens(ids.astype(np.int32, copy=False), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
@@ -115,138 +154,184 @@ def _ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: i
     return rows
 
 
-Transformer = Any  # a Hugging Face model or a part of one: their attributes are made at run time
-_FAMILY = {"bert": 0, "roberta": None, "xlm-roberta": None, "camembert": None}  # first position; None: padding_idx + 1
-_PLACES = (
-    64  # of a tile: wide enough for full speed, narrow enough that attention to strangers, masked out, costs little
-)
-
-
 @dataclass(frozen=True)
-class Packed:
-    """A batch of n names in t tiles of s places, at most q names a tile.
+class PackedBatch:
+    """A batch of n names in r rows of s positions, at most q names per row.
 
-    ids: (t, s) token ids, 0 where a place is free. positions: (t, s) 0, 1, … within each name. owners: (t, s) which of its tile's names a
-    token belongs to, -1 where free. starts: (n,) the place of each given name's first token, counted over all tiles. lengths: (n,)
-    tokens of each. slots: (n,) its tile · q + its number in the tile. longest: tokens of the longest.
+    Attributes:
+        ids: (r, s) token ids, 0 where a position is empty.
+        position_ids: (r, s) 0, 1, … within each name.
+        segment_ids: (r, s) which of its row's names a token belongs to, -1 where empty.
+        starts: (n,) the position of each name's first token, counted over all rows.
+        lengths: (n,) tokens per name.
+        slots: (n,) for each name its row · q + its number within the row.
+        q: The largest number of names in a row.
+        longest: Tokens of the longest name.
     """
 
     ids: Tensor
-    positions: Tensor
-    owners: Tensor
+    position_ids: Tensor
+    segment_ids: Tensor
     starts: Tensor
     lengths: Tensor
     slots: Tensor
     q: int
     longest: int
 
-    def to(self, device: torch.device) -> "Packed":
+    def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device."""
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is Tensor}
         return replace(self, **moved)
 
 
-def pack(tokens: Tokens) -> Packed:
-    """Names in any order → tiles."""
+def pack(tokens: Tokens) -> PackedBatch:
+    """Pack names, in any order, into rows."""
     lengths = tokens.lengths
     longest = int(lengths.max(initial=1))
-    size = max(longest, min(int(lengths.sum()), _PLACES if longest <= _PLACES // 2 else 2 * longest))
-    tile, start, number = _bin_pack(lengths, size)
-    tiles, first = int(tile.max(initial=0)) + 1, tile * size + start
+    size = max(longest, min(int(lengths.sum()), _ROW_LENGTH if longest <= _ROW_LENGTH // 2 else 2 * longest))
+    row, start, number = _bin_pack(lengths, size)
+    rows, first = int(row.max(initial=0)) + 1, row * size + start
     within = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
-    at = np.repeat(first, lengths) + within
-    ids, positions, owners = (
-        np.zeros(tiles * size, np.int64),
-        np.zeros(tiles * size, np.int64),
-        np.full(tiles * size, -1),
-    )
-    ids[at], positions[at], owners[at] = tokens.ids, within, np.repeat(number, lengths)
+    positions = np.repeat(first, lengths) + within
+    ids, position_ids = np.zeros(rows * size, np.int64), np.zeros(rows * size, np.int64)
+    segment_ids = np.full(rows * size, -1)
+    ids[positions], position_ids[positions], segment_ids[positions] = tokens.ids, within, np.repeat(number, lengths)
     q = int(number.max(initial=0)) + 1
-    laid = [torch.from_numpy(part).view(tiles, size) for part in (ids, positions, owners)]
-    names = [torch.from_numpy(part) for part in (first, lengths, tile * q + number)]
-    return Packed(laid[0], laid[1], laid[2], names[0], names[1], names[2], q, longest)
+    by_token = [torch.from_numpy(array).view(rows, size) for array in (ids, position_ids, segment_ids)]
+    by_name = [torch.from_numpy(array) for array in (first, lengths, row * q + number)]
+    return PackedBatch(by_token[0], by_token[1], by_token[2], by_name[0], by_name[1], by_name[2], q, longest)
 
 
 def _bin_pack(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """(3, n): each name's tile, its place there, and its number there. A tile takes the longest waiting name that fits, again and again."""
+    """Best-fit decreasing bin packing: a row takes the longest remaining name that fits, until none does.
+
+    Args:
+        lengths: (n,) tokens per name, none above `size`.
+        size: Tokens per row.
+
+    Returns:
+        (3, n): each name's row, its start within the row, and its number within the row.
+    """
     by_length = np.argsort(lengths, kind="stable")
     present = np.unique(lengths).tolist()
-    ends = np.searchsorted(
-        lengths[by_length], np.arange(size + 2)
-    ).tolist()  # sorted names ends[l] … tops[l] - 1 of length l wait
-    tops = ends[1:]
-    laid = np.empty((len(lengths), 4), np.int64)
-    tile = place = number = 0
-    for row in range(len(lengths)):
-        at = bisect_right(present, size - place) - 1
+    ends = np.searchsorted(lengths[by_length], np.arange(size + 2)).tolist()
+    tops = ends[1:]  # the sorted names ends[l] … tops[l] - 1, of length l, remain
+    packed = np.empty((len(lengths), 4), np.int64)
+    row = start = number = 0
+    for i in range(len(lengths)):
+        at = bisect_right(present, size - start) - 1
         if at < 0:
-            tile, place, number, at = tile + 1, 0, 0, len(present) - 1
+            row, start, number, at = row + 1, 0, 0, len(present) - 1
         length = present[at]
         tops[length] -= 1
         if tops[length] == ends[length]:
             present.pop(at)
-        laid[row] = tops[length], tile, place, number
-        place, number = place + length, number + 1
+        packed[i] = tops[length], row, start, number
+        start, number = start + length, number + 1
     out = np.empty((3, len(lengths)), np.int64)
-    out[:, by_length[laid[:, 0]]] = laid[:, 1:].T
+    out[:, by_length[packed[:, 0]]] = packed[:, 1:].T
     return out
 
 
 def can_pack(model: Transformer) -> bool:
-    """Whether `packed_states` knows the model's architecture; others run by `padded_states`."""
+    """Whether `packed_states` supports the model's architecture; others take `padded_states`."""
     config = model.config
     kind = getattr(config, "position_embedding_type", "absolute") or "absolute"
-    return config.model_type in _FAMILY and kind == "absolute" and not getattr(config, "is_decoder", False)
+    return config.model_type in _FIRST_POSITION and kind == "absolute" and not getattr(config, "is_decoder", False)
 
 
-def packed_states(model: Transformer, batch: Packed) -> Tensor:
-    """(t, s, hidden): the last layer's state of each token."""
-    states = _embed(model.embeddings, batch, _FAMILY[model.config.model_type])
-    own = batch.owners[:, None, :, None] == batch.owners[:, None, None, :]
+def packed_states(model: Transformer, batch: PackedBatch) -> Tensor:
+    """Run a batch through the model.
+
+    Args:
+        model: A Hugging Face model for which `can_pack` holds.
+        batch: n names in r rows of s positions.
+
+    Returns:
+        (r, s, hidden): the last layer's state at each position.
+    """
+    states = _embed(model.embeddings, batch, _FIRST_POSITION[model.config.model_type])
+    own = batch.segment_ids[:, None, :, None] == batch.segment_ids[:, None, None, :]
     for layer in model.encoder.layer:
         states = _layer(layer, states, states, own)
     return states
 
 
-def packed_first(model: Transformer, batch: Packed) -> Tensor:
-    """(n, hidden): the last layer's state of each name's first token, in the given order of names, the layer being computed for it alone."""
-    states = _embed(model.embeddings, batch, _FAMILY[model.config.model_type])
-    own = batch.owners[:, None, :, None] == batch.owners[:, None, None, :]
+def packed_first(model: Transformer, batch: PackedBatch) -> Tensor:
+    """[CLS] pooling: the last layer's state of each name's first token; that layer is computed for these tokens alone.
+
+    Args:
+        model: A Hugging Face model for which `can_pack` holds.
+        batch: n names.
+
+    Returns:
+        (n, hidden), in the order that the names were given in.
+    """
+    states = _embed(model.embeddings, batch, _FIRST_POSITION[model.config.model_type])
+    own = batch.segment_ids[:, None, :, None] == batch.segment_ids[:, None, None, :]
     *layers, last = model.encoder.layer
     for layer in layers:
         states = _layer(layer, states, states, own)
     first = states.flatten(0, 1)[batch.starts]
-    own = torch.arange(batch.q, device=own.device)[:, None] == batch.owners[:, None, None, :]
+    own = torch.arange(batch.q, device=own.device)[:, None] == batch.segment_ids[:, None, None, :]
     return _layer(last, first, states, own, batch.slots)
 
 
-def packed_mean(model: Transformer, batch: Packed) -> Tensor:
-    """(n, hidden): the mean state over each name's tokens, special ones included, in the given order of names."""
+def packed_mean(model: Transformer, batch: PackedBatch) -> Tensor:
+    """Mean pooling: the mean state over each name's tokens, special ones included.
+
+    Args:
+        model: A Hugging Face model for which `can_pack` holds.
+        batch: n names.
+
+    Returns:
+        (n, hidden), in the order that the names were given in.
+    """
     states = packed_states(model, batch)
-    own = torch.arange(batch.q, device=states.device)[:, None] == batch.owners[:, None, :]
+    own = torch.arange(batch.q, device=states.device)[:, None] == batch.segment_ids[:, None, :]
     sums = (own.to(states.dtype) @ states).flatten(0, 1)[batch.slots]
     return sums / batch.lengths[:, None]
 
 
-def padded_states(model: Transformer, batch: Packed, length: int, pad_id: int) -> Tensor:
-    """(n, length, hidden) in the given order of names, each padded to `length`: the plain way, for any architecture, and for pooling over
-    pad positions too."""
-    places = torch.arange(length, device=batch.ids.device)
-    mask = places < batch.lengths[:, None]
-    ids = batch.ids.flatten()[torch.where(mask, batch.starts[:, None] + places, 0)].masked_fill(~mask, pad_id)
+def padded_states(model: Transformer, batch: PackedBatch, length: int, pad_id: int) -> Tensor:
+    """Run a batch through the model with padding: for any architecture, and for pooling over padding.
+
+    Args:
+        model: Any Hugging Face encoder.
+        batch: n names.
+        length: Tokens that each name is padded to.
+        pad_id: Token id of the padding.
+
+    Returns:
+        (n, length, hidden), in the order that the names were given in.
+    """
+    positions = torch.arange(length, device=batch.ids.device)
+    mask = positions < batch.lengths[:, None]
+    ids = batch.ids.flatten()[torch.where(mask, batch.starts[:, None] + positions, 0)].masked_fill(~mask, pad_id)
     states: Tensor = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return states
 
 
-def _embed(embeddings: Transformer, batch: Packed, first_position: int | None) -> Tensor:
+def _embed(embeddings: Transformer, batch: PackedBatch, first_position: int | None) -> Tensor:
     first = embeddings.position_embeddings.padding_idx + 1 if first_position is None else first_position
     states = embeddings.word_embeddings(batch.ids) + embeddings.token_type_embeddings.weight[0]
-    states = states + embeddings.position_embeddings(batch.positions + first)
+    states = states + embeddings.position_embeddings(batch.position_ids + first)
     return _dropout(embeddings.LayerNorm(states), embeddings.dropout)
 
 
 def _layer(layer: Transformer, queries: Tensor, states: Tensor, own: Tensor, slots: Tensor | None = None) -> Tensor:
-    """One layer for the queries. They are all states, (t, s, hidden); or, with slots, (n, hidden) of them. own: (t, 1, q or s, s)."""
+    """One transformer layer.
+
+    Args:
+        layer: A BertLayer or one of its kin.
+        queries: (r, s, hidden), all states; or, with `slots`, (n, hidden), some of them.
+        states: (r, s, hidden).
+        own: (r, 1, s or q, s) bool, the attention mask.
+        slots: (n,) where each of the (n, hidden) queries lies among r · q.
+
+    Returns:
+        The shape of `queries`.
+    """
     attention = layer.attention.self
     query, key, value = attention.query(queries), attention.key(states), attention.value(states)
     if slots is not None:
@@ -266,14 +351,16 @@ def _layer(layer: Transformer, queries: Tensor, states: Tensor, own: Tensor, slo
 
 
 def _add(output: Transformer, states: Tensor, residual: Tensor) -> Tensor:
-    """What BertOutput and BertSelfOutput do."""
+    """Same as BertOutput and BertSelfOutput."""
     added: Tensor = output.LayerNorm(_dropout(output.dense(states), output.dropout) + residual)
     return added
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, dropout: torch.nn.Dropout) -> Tensor:
-    """Scaled dot-product attention to one's own, (t, heads, q or s, head size). Written out where a CPU trains: there the backward
-    pass of torch's kernel takes several times as long as these three products."""
+    """Scaled dot-product attention within each name, (r, heads, s or q, head size).
+
+    Written out for training on a CPU, where the backward pass of torch's kernel takes several times as long as these three products.
+    """
     if query.is_cuda or not query.requires_grad:
         return F.scaled_dot_product_attention(query, key, value, own, dropout.p if dropout.training else 0.0)
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
@@ -283,7 +370,10 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, dropout: 
 
 
 def _dropout(states: Tensor, dropout: torch.nn.Dropout) -> Tensor:
-    """Dropout; its rate on a CPU a multiple of 2^-16, from four places a random number: torch draws one a place, a tenth of a training step."""
+    """Dropout. On a CPU its rate is rounded to a multiple of 2⁻¹⁶ and one 64-bit random number serves four elements.
+
+    torch draws one number per element there, which takes a tenth of a training step.
+    """
     if states.is_cuda or not dropout.training or not dropout.p:
         return F.dropout(states, dropout.p, dropout.training)
     bits = torch.empty(states.numel() + 3 >> 2, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)

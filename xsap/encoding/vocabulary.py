@@ -1,21 +1,19 @@
-"""An encoder from nothing: a SentencePiece vocabulary trained on a terminology's own names, and an XLM-R of random weights.
+"""Vocabularies: train one for a new model, or cut an existing model's down to what a terminology needs.
 
-XLM-R's 250,002 pieces serve a hundred languages of web text. A terminology needs few of them, so a small model with a vocabulary of
-its own learns to link on a CPU, in minutes.
+XLM-R's 250,002 pieces serve a hundred languages of web text, and their embeddings are 192 of its 278 million parameters. A terminology
+uses few of them. `from_scratch` trains a SentencePiece vocabulary on the terminology's own names, for a small XLM-R with random weights
+that learns to link on a CPU in minutes. `shrink_to` removes the pieces that no name has from an existing model (Abdaoui et al., "Load
+What You Need", 2020) and changes nothing else: a text whose pieces are all kept, none of them unknown, gets the same pieces, and so the
+same vector. Why that holds:
 
-The same model with fewer rows: only those of the pieces of words that a terminology's names are made of.
+- Unigram takes the best path through all matching pieces. With fewer pieces there are fewer paths, and the best one is still there. An
+  unknown character costs ten more than the worst piece, so the worst piece is kept too.
+- WordPiece takes the longest matching piece, again and again. With fewer pieces the longest is still the longest. But a word that could
+  not be completed, and so was unknown, might now be: for such words in the names every matching piece is kept.
+- BPE applies the first merge of its list that matches. All intermediate merges of a kept piece are kept, and of fewer merges the first
+  one is still first.
 
-Most of a multilingual encoder's parameters are rows of its embedding table (192 of XLM-R base's 278 million) for pieces that no name
-has. Leaving them out is an old trick (Abdaoui et al., "Load What You Need", 2020); the choice here is to do nothing else, so that text
-whose pieces are all kept, none of them unknown, becomes the same pieces in the same rows, and so the same vectors. Why it does:
-
-- Unigram takes the best path through all pieces that match. With fewer pieces there are fewer paths, and the best one is still there.
-  An unknown character costs ten more than the worst piece, so the worst piece stays too.
-- WordPiece takes the longest piece that matches, again and again. With fewer pieces the longest is still the longest. But a word that
-  came to a dead end, and so was unknown, may now get through: of such words in the names every piece that matches stays.
-- BPE merges what its list of merges has first. Whatever was merged to make a kept piece stays; of fewer merges the first is still first.
-
-Pieces of a single character or byte all stay as well, so that other text is spelled out in them rather than lost.
+Pieces of a single character or byte are all kept, so that other text is split into them rather than lost.
 """
 
 import copy
@@ -41,14 +39,23 @@ from xsap.encoding.packing import Tokens, tokenize_names
 from xsap.errors import ConfigError, DataError
 from xsap.text import normalize_all
 
-_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # XLM-R's first rows; its last is <mask>
-_NAMES_AT_MOST = 2_000_000  # a vocabulary doesn't improve with more; SentencePiece's memory grows with them
+Json = dict[str, Any]
+_FIRST_PIECES = ["<s>", "<pad>", "</s>", "<unk>"]  # of XLM-R; its last is <mask>
+_MAX_TRAINING_NAMES = 2_000_000  # a vocabulary does not improve with more; SentencePiece's memory grows with them
+_NO_TRUNCATION = 1_000_000  # tokens: what lies beyond max_length in a name may lie within it in another text
+_NAMES_PER_COMPARISON = 100_000
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")  # SentencePiece's pieces for the bytes of unknown characters
 
 
 def train_tokenizer(names: Sequence[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
-    """An XLM-R tokenizer with at most `vocabulary_size` pieces, special ones included: a SentencePiece unigram model (Kudo, 2018).
+    """Train an XLM-R tokenizer: a SentencePiece unigram model (Kudo, ACL 2018). Equal input gives an equal tokenizer.
 
-    names: normalized. Few names hold fewer pieces, and then the vocabulary is smaller. Equal input gives an equal tokenizer.
+    Args:
+        names: Normalized names.
+        vocabulary_size: The largest number of pieces, special ones included; few names may give fewer.
+
+    Raises:
+        DataError: The names are too few for such a vocabulary.
     """
     written = io.BytesIO()
     try:
@@ -59,27 +66,27 @@ def train_tokenizer(names: Sequence[str], vocabulary_size: int) -> PreTrainedTok
             vocab_size=vocabulary_size - 2,  # XLM-R adds <pad> and <mask>
             character_coverage=0.9999,
             hard_vocab_limit=False,
-            input_sentence_size=_NAMES_AT_MOST,
-            shuffle_input_sentence=len(names) > _NAMES_AT_MOST,
-            num_threads=1,  # the sums of several threads depend on their number
+            input_sentence_size=_MAX_TRAINING_NAMES,
+            shuffle_input_sentence=len(names) > _MAX_TRAINING_NAMES,
+            num_threads=1,  # with several, sums depend on their number
             minloglevel=2,
         )
     except RuntimeError as error:
         raise DataError(
-            f"no vocabulary of {vocabulary_size:,} pieces can be trained on {len(names):,} names: {error}"
+            f"a vocabulary of {vocabulary_size:,} pieces can't be trained on {len(names):,} names: {error}"
         ) from None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sentencepiece.bpe.model").write_bytes(written.getvalue())
         XLMRobertaConfig().save_pretrained(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    if tokenizer.convert_tokens_to_ids(_SPECIAL) != [0, 1, 2, 3]:
+    if tokenizer.convert_tokens_to_ids(_FIRST_PIECES) != [0, 1, 2, 3]:
         raise AssertionError("transformers has changed how it converts SentencePiece models")
     return tokenizer
 
 
 def from_scratch(
     names: Sequence[str],
-    description: EncoderConfig,
+    config: EncoderConfig,
     *,
     vocabulary_size: int,
     layers: int,
@@ -88,11 +95,25 @@ def from_scratch(
     dropout: float,
     seed: int,
 ) -> Encoder:
-    """An untrained encoder for `names` (as the terminology has them): 4 × hidden in its feed-forward layers, as in XLM-R."""
+    """Make an XLM-R with random weights and a vocabulary of its own.
+
+    Args:
+        names: Names to train the vocabulary on, as a terminology has them.
+        config: Pooling, maximum length and text policy.
+        vocabulary_size: The largest number of pieces.
+        layers: Transformer layers.
+        hidden: Components of a state; feed-forward layers have 4 times as many, as in XLM-R.
+        heads: Attention heads; must divide `hidden`.
+        dropout: Dropout rate of layers and attention weights.
+        seed: Seed of the random weights.
+
+    Raises:
+        ConfigError: `heads` does not divide `hidden`.
+    """
     if hidden % heads:
         raise ConfigError(f"scratch.hidden must be a multiple of scratch.heads, found {hidden} and {heads}")
-    tokenizer = train_tokenizer(normalize_all(names, description.policy), vocabulary_size)
-    config = XLMRobertaConfig(
+    tokenizer = train_tokenizer(normalize_all(names, config.policy), vocabulary_size)
+    transformer_config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -100,118 +121,131 @@ def from_scratch(
         intermediate_size=4 * hidden,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        max_position_embeddings=description.max_length + 2,  # XLM-R's positions start at 2
+        max_position_embeddings=config.max_length + 2,  # XLM-R's positions start at 2
         type_vocab_size=1,
         layer_norm_eps=1e-5,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = XLMRobertaModel(config, add_pooling_layer=False)
+        transformer = XLMRobertaModel(transformer_config, add_pooling_layer=False)
     check_tokenizer(tokenizer, transformer, "the new tokenizer")
-    return Encoder(transformer, tokenizer, description)
-
-
-_UNCUT = 1_000_000  # tokens: what lies beyond max_length in a name may lie within it in another text
-_TEXTS_AT_ONCE = 100_000
-_BYTE = re.compile("<0x[0-9A-F]{2}>")  # what SentencePiece calls the bytes of characters that it doesn't know
-
-Json = dict[str, Any]
+    return Encoder(transformer, tokenizer, config)
 
 
 def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
-    """A new encoder with the rows and pieces that `names`, as the terminology has them, need.
+    """Make an encoder with only those pieces, and their embeddings, that names need.
 
-    Rows keep their order, and those up to the padding's their numbers, from which RoBERTa counts positions. All other weights are
-    shared with `encoder`, not copied. Raises ConfigError for a tokenizer that isn't Unigram, WordPiece or BPE, or has no tokenizer.json.
+    Pieces keep their order, and those up to the padding keep their ids, from which RoBERTa counts positions. All other weights are shared
+    with `encoder`, not copied.
+
+    Args:
+        encoder: The original; it is not changed.
+        names: Names as a terminology has them.
+
+    Raises:
+        ConfigError: The tokenizer is not Unigram, WordPiece or BPE, or has no tokenizer.json.
     """
-    document = _document(encoder.tokenizer)
+    document = _tokenizer_json(encoder.tokenizer)
     kept = _kept_ids(encoder, document, normalize_all(names, encoder.policy))
     transformer = copy.deepcopy(
         encoder.transformer, {id(weights): weights for weights in encoder.transformer.parameters()}
     )
     table = transformer.get_input_embeddings()
-    rows = nn.Embedding.from_pretrained(table.weight.detach()[kept], freeze=False, padding_idx=table.padding_idx)
-    transformer.set_input_embeddings(rows)
-    new = {old: row for row, old in enumerate(kept)}
+    embeddings = nn.Embedding.from_pretrained(table.weight.detach()[kept], freeze=False, padding_idx=table.padding_idx)
+    transformer.set_input_embeddings(embeddings)
+    new_ids = {old: new for new, old in enumerate(kept)}
     for key, value in _special_ids(transformer.config).items():
-        setattr(transformer.config, key, new[value])
+        setattr(transformer.config, key, new_ids[value])
     transformer.config.vocab_size = len(kept)
-    tokenizer = _rebuilt(encoder.tokenizer, transformer.config, _cut(document, new))
-    smaller = Encoder(transformer, tokenizer, encoder.description).train(encoder.training)
+    tokenizer = _rebuild(encoder.tokenizer, transformer.config, _cut(document, new_ids))
+    smaller = Encoder(transformer, tokenizer, encoder.config).train(encoder.training)
     smaller.dtype = encoder.dtype
-    if not (same := unchanged_texts(encoder, smaller, names)).all():
-        raise AssertionError(f"'{names[int(np.argmin(same))]}' has other pieces in the smaller model")
-    tokenizer.backend_tokenizer.no_truncation()  # else it would be saved with what `unchanged_texts` asked for
+    if not (unchanged := unchanged_texts(encoder, smaller, names)).all():
+        raise AssertionError(f"'{names[int(np.argmin(unchanged))]}' has other pieces in the smaller model")
+    tokenizer.backend_tokenizer.no_truncation()  # otherwise `unchanged_texts`'s truncation would be saved with it
     return smaller
 
 
 def unchanged_texts(encoder: Encoder, smaller: Encoder, texts: Sequence[str]) -> NDArray[np.bool_]:
-    """(n,) bool: which texts, not cut at any length, both encoders see as the same pieces."""
+    """Which texts get the same pieces from both encoders.
+
+    Args:
+        encoder: The original.
+        smaller: What `shrink_to` made of it.
+        texts: n texts of any length; they are not truncated.
+
+    Returns:
+        (n,) bool.
+    """
     ids = encoder.tokenizer.get_vocab()
-    new = np.full(max(ids.values()) + 1, -1)
-    for piece, row in smaller.tokenizer.get_vocab().items():
-        new[ids[piece]] = row
-    parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-    found = [_alike(_uncut(encoder, part), _uncut(smaller, part), new) for part in parts]
-    return np.concatenate([np.zeros(0, bool), *found])
+    new_ids = np.full(max(ids.values()) + 1, -1)
+    for piece, new in smaller.tokenizer.get_vocab().items():
+        new_ids[ids[piece]] = new
+    unchanged = [np.zeros(0, bool)]
+    for start in range(0, len(texts), _NAMES_PER_COMPARISON):
+        part = texts[start : start + _NAMES_PER_COMPARISON]
+        unchanged.append(_same_pieces(_tokenize_whole(encoder, part), _tokenize_whole(smaller, part), new_ids))
+    return np.concatenate(unchanged)
 
 
 def shrunk_metadata(encoder: Encoder, terminology: str | None) -> Json:
-    """For `Encoder.save_pretrained`: what the original's `xsap.json` says beside the description, and what was shrunk to which names.
+    """What `Encoder.save_pretrained` writes into a shrunk model's `xsap.json`: the original's further keys, and what it was shrunk to.
 
-    terminology: the hash of the one that the names are of.
+    Args:
+        encoder: The original.
+        terminology: Hash of the terminology that the names are from.
     """
     file = Path(encoder.transformer.config.name_or_path) / "xsap.json"
-    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    kept = {key: value for key, value in said.items() if key not in encoder.description.to_dict()}
-    return kept | {"shrunk": {"model": encoder.content, "terminology": terminology}}
+    stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    further = {key: value for key, value in stated.items() if key not in encoder.config.to_dict()}
+    return further | {"shrunk": {"model": encoder.content_hash, "terminology": terminology}}
 
 
-def _uncut(encoder: Encoder, texts: Sequence[str]) -> Tokens:
-    return tokenize_names(normalize_all(texts, encoder.policy), encoder.tokenizer, _UNCUT)
+def _tokenize_whole(encoder: Encoder, texts: Sequence[str]) -> Tokens:
+    return tokenize_names(normalize_all(texts, encoder.policy), encoder.tokenizer, _NO_TRUNCATION)
 
 
-def _alike(before: Tokens, after: Tokens, new: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) bool. new: the second tokenizer's id of each of the first's, or -1."""
-    alike: NDArray[np.bool_] = before.lengths == after.lengths
-    rows = np.flatnonzero(alike)
+def _same_pieces(before: Tokens, after: Tokens, new_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) bool. new_ids: the second tokenizer's id for each id of the first, or -1."""
+    same: NDArray[np.bool_] = before.lengths == after.lengths
+    rows = np.flatnonzero(same)
     first, second = before.take(rows), after.take(rows)
-    differing = np.concatenate([[0], np.cumsum(new[first.ids] != second.ids)])
-    alike[rows] = differing[first.offsets[1:]] == differing[first.offsets[:-1]]
-    return alike
+    differing = np.concatenate([[0], np.cumsum(new_ids[first.ids] != second.ids)])
+    same[rows] = differing[first.offsets[1:]] == differing[first.offsets[:-1]]
+    return same
 
 
-def _document(tokenizer: PreTrainedTokenizerBase) -> Json:
-    """A tokenizer's own description of itself (the `tokenizers` library's tokenizer.json)."""
+def _tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> Json:
+    """A tokenizer as the `tokenizers` library's tokenizer.json. Raises ConfigError for one that can't be shrunk."""
     name = type(tokenizer).__name__
     if not tokenizer.is_fast:
         raise ConfigError(
-            f"expected a tokenizer that can be saved as tokenizer.json, found {name}, which is written in Python alone"
+            f"expected a tokenizer that can be saved as tokenizer.json, found {name}, which is implemented in Python only"
         )
     document: Json = json.loads(tokenizer.backend_tokenizer.to_str())
     model = document["model"]
     if model["type"] not in ("Unigram", "WordPiece", "BPE"):
         raise ConfigError(
-            f"expected a tokenizer of the kind Unigram, WordPiece or BPE; found {name} of the kind {model['type']}"
+            f"expected a tokenizer of type Unigram, WordPiece or BPE; found {name} of type {model['type']}"
         )
     if model["type"] == "BPE" and (model["continuing_subword_prefix"] or model["end_of_word_suffix"]):
         raise ConfigError(
-            f"expected a BPE tokenizer whose pieces are plain text; found {name}, which marks where words end or go on"
+            f"expected a BPE tokenizer whose pieces are plain text; found {name}, whose pieces mark word boundaries"
         )
     return document
 
 
 def _kept_ids(encoder: Encoder, document: Json, names: Sequence[str]) -> list[int]:
-    """Old ids in their order, which become 0, 1, 2, …  names: normalized."""
+    """Ids of the pieces to keep, ascending; they become 0, 1, 2, … names: normalized."""
     tokenizer, model, table = encoder.tokenizer, document["model"], encoder.transformer.get_input_embeddings()
     ids = tokenizer.get_vocab()
-    tokens = tokenize_names(names, tokenizer, _UNCUT)
+    tokens = tokenize_names(names, tokenizer, _NO_TRUNCATION)
     special = _special_ids(encoder.transformer.config)
     kept = set(range(1 + max(special.get("pad_token_id", -1), -1 if table.padding_idx is None else table.padding_idx)))
     kept |= set(np.unique(tokens.ids).tolist()) | set(special.values()) | set(tokenizer.all_special_ids)
     kept |= {token["id"] for token in document["added_tokens"]}
     prefix = model.get("continuing_subword_prefix") or ""
-    kept |= {i for piece, i in ids.items() if len(piece.removeprefix(prefix)) == 1 or _BYTE.fullmatch(piece)}
+    kept |= {i for piece, i in ids.items() if len(piece.removeprefix(prefix)) == 1 or _BYTE_PIECE.fullmatch(piece)}
     if model["type"] == "Unigram":
         scores = [score for _, score in model["vocab"]]
         kept |= {int(np.argmin(scores)), *([] if model["unk_id"] is None else [model["unk_id"]])}
@@ -222,12 +256,12 @@ def _kept_ids(encoder: Encoder, document: Json, names: Sequence[str]) -> list[in
         kept |= _matching({word for word in words if len(word) <= model["max_input_chars_per_word"]}, ids, prefix)
     else:
         ranks = {(left, right): rank for rank, (left, right) in enumerate(model["merges"])}
-        kept |= {ids[made] for piece, i in ids.items() if i in kept for made in _made_on_the_way(piece, ranks)}
+        kept |= {ids[part] for piece, i in ids.items() if i in kept for part in _intermediate_merges(piece, ranks)}
     return sorted(kept)
 
 
 def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
-    """A configuration's keys that name rows of the table, with the rows: `pad_token_id`, …"""
+    """The token ids in a model's configuration: `pad_token_id`, …"""
     return {
         key: value
         for key, value in config.to_dict().items()
@@ -236,7 +270,7 @@ def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
 
 
 def _words(names: Iterable[str], backend: Any) -> set[str]:
-    """What a tokenizer's model gets to see of names: normalized, cut into words."""
+    """Names as a tokenizer's model gets them: normalized and split into words."""
     words = set()
     for name in names:
         text = backend.normalizer.normalize_str(name) if backend.normalizer else name
@@ -245,7 +279,7 @@ def _words(names: Iterable[str], backend: Any) -> set[str]:
 
 
 def _matching(words: Iterable[str], ids: Mapping[str, int], prefix: str) -> set[int]:
-    """The ids of WordPiece's pieces that match anywhere in the words."""
+    """The ids of WordPiece pieces that match anywhere in the words."""
     spans = (
         (word, start, end) for word in words for start in range(len(word)) for end in range(start + 1, len(word) + 1)
     )
@@ -253,49 +287,50 @@ def _matching(words: Iterable[str], ids: Mapping[str, int], prefix: str) -> set[
     return {ids[piece] for piece in pieces if piece in ids}
 
 
-def _made_on_the_way(piece: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
-    """All that BPE's merges (pair → rank) make when they are let loose on a piece alone.
+def _intermediate_merges(piece: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
+    """All pieces that BPE's merges (pair → rank) produce when applied to one piece alone.
 
-    Inside a text they make the same: no merge has crossed the piece's ends, or it would not have come out as a piece.
+    Inside a text they produce the same ones: no merge has crossed the piece's ends, or it would not have come out as a piece.
     """
-    parts, made = list(piece), set()
-    while found := [(ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in ranks]:
-        at = min(found)[1]
+    parts, merged = list(piece), set()
+    while matching := [(ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in ranks]:
+        at = min(matching)[1]
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        made.add(parts[at])
-    return made
+        merged.add(parts[at])
+    return merged
 
 
-def _cut(document: Json, new: Mapping[int, int]) -> Json:
-    """The tokenizer.json with the ids in `new` (old → new) alone."""
+def _cut(document: Json, new_ids: Mapping[int, int]) -> Json:
+    """The tokenizer.json reduced to the ids in `new_ids` (old → new)."""
     model = dict(document["model"])
     if model["type"] == "Unigram":
-        model["vocab"] = [entry for i, entry in enumerate(model["vocab"]) if i in new]
-        model["unk_id"] = new.get(model["unk_id"])
+        model["vocab"] = [entry for i, entry in enumerate(model["vocab"]) if i in new_ids]
+        model["unk_id"] = new_ids.get(model["unk_id"])
     else:
-        model["vocab"] = {piece: new[i] for piece, i in model["vocab"].items() if i in new}
+        model["vocab"] = {piece: new_ids[i] for piece, i in model["vocab"].items() if i in new_ids}
     if model["type"] == "BPE":
         known = model["vocab"]
         model["merges"] = [(a, b) for a, b in model["merges"] if a in known and b in known and a + b in known]
-    added = [token | {"id": new[token["id"]]} for token in document["added_tokens"]]
+    added = [token | {"id": new_ids[token["id"]]} for token in document["added_tokens"]]
     changed = {"model": model, "added_tokens": added, "truncation": None, "padding": None}
-    return document | changed | {"post_processor": _renumbered(document["post_processor"], new)}
+    return document | changed | {"post_processor": _renumber(document["post_processor"], new_ids)}
 
 
-def _renumbered(node: Any, new: Mapping[int, int]) -> Any:
-    """A post-processor's JSON with new ids, which stand in it as `{"ids": [0]}` (templates) or `["</s>", 2]` (BERT's, RoBERTa's)."""
+def _renumber(node: Any, new_ids: Mapping[int, int]) -> Any:
+    """A post-processor's JSON with new ids, which it has as `{"ids": [0]}` (templates) or `["</s>", 2]` (BERT's, RoBERTa's)."""
     if isinstance(node, dict):
         return {
-            key: [new[i] for i in value] if key == "ids" else _renumbered(value, new) for key, value in node.items()
+            key: [new_ids[i] for i in value] if key == "ids" else _renumber(value, new_ids)
+            for key, value in node.items()
         }
     if isinstance(node, list):
         pair = len(node) == 2 and isinstance(node[0], str) and isinstance(node[1], int)
-        return [node[0], new[node[1]]] if pair else [_renumbered(item, new) for item in node]
+        return [node[0], new_ids[node[1]]] if pair else [_renumber(item, new_ids) for item in node]
     return node
 
 
-def _rebuilt(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, document: Json) -> PreTrainedTokenizerBase:
-    """By way of a folder, as everybody will open it: transformers makes most classes anew from their pieces, not from all of the JSON."""
+def _rebuild(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, document: Json) -> PreTrainedTokenizerBase:
+    """Save and reopen, as users will open it: transformers builds most classes from the pieces, not from all of the JSON."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""What a run trains on: a terminology or a file of pairs, turned into names, the concept of each, and its language."""
+"""The names that a run trains on, from a terminology or a file of pairs: their strings, concepts and languages."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,15 @@ from xsap.text import TextPolicy, normalize_all
 
 @dataclass(frozen=True)
 class NameSet:
-    """names: n strings, as their source has them. concepts: (n,) the concept of each, numbered. languages: n ISO codes.
+    """Names to train on.
 
-    in_pairs: rows 2i and 2i + 1 are a pair of a file, in its order. terminology: where the names are from, else None. second: from which
-    concept on they are of a second source; their rows come last.
+    Attributes:
+        names: n strings, as their source has them.
+        concepts: (n,) the concept of each, as a number.
+        languages: n ISO codes.
+        is_pairs: Whether rows 2i and 2i + 1 are the names of pair i of a file, in its order.
+        terminology: Where the names are from; None for a file of pairs.
+        auxiliary_start: The first concept of the auxiliary source, whose rows come last; None without one.
     """
 
     names: list[str]
@@ -32,26 +37,39 @@ class NameSet:
     auxiliary_start: int | None = None
 
     def split(self) -> tuple["NameSet", "NameSet"]:
-        """The first source and the second, each as if it were alone."""
-        cut = int(np.searchsorted(self.concepts >= (self.auxiliary_start or 0), True))
-        first = NameSet(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.is_pairs, self.terminology)
-        return first, NameSet(
-            self.names[cut:], self.concepts[cut:] - (self.auxiliary_start or 0), self.languages[cut:], is_pairs=False
+        """The main source and the auxiliary one, each by itself."""
+        start = self.auxiliary_start or 0
+        cut = int(np.searchsorted(self.concepts >= start, True))
+        return (
+            NameSet(self.names[:cut], self.concepts[:cut], self.languages[:cut], self.is_pairs, self.terminology),
+            NameSet(self.names[cut:], self.concepts[cut:] - start, self.languages[cut:], is_pairs=False),
         )
 
 
-def with_auxiliary(first: NameSet, second: NameSet) -> NameSet:
+def with_auxiliary(main: NameSet, auxiliary: NameSet) -> NameSet:
     """Both sources in one table of names."""
-    assert first.terminology is not None, "a file of pairs has no second source"
-    start = first.terminology.concepts.num_rows
-    concepts = np.concatenate([first.concepts, second.concepts + start])
+    assert main.terminology is not None, "a file of pairs allows no auxiliary source"
+    start = main.terminology.concepts.num_rows
     return NameSet(
-        first.names + second.names, concepts, first.languages + second.languages, False, first.terminology, start
+        main.names + auxiliary.names,
+        np.concatenate([main.concepts, auxiliary.concepts + start]),
+        main.languages + auxiliary.languages,
+        is_pairs=False,
+        terminology=main.terminology,
+        auxiliary_start=start,
     )
 
 
 def from_terminology(path: Path, languages: frozenset[str] | None) -> NameSet:
-    """The names of a terminology in these languages (None: all). Raises ConfigError if one of them has none."""
+    """The names of a terminology.
+
+    Args:
+        path: The terminology folder.
+        languages: Languages of the names; None for all.
+
+    Raises:
+        ConfigError: A language has no name.
+    """
     terminology = Terminology.load(path)
     lacking = sorted((languages or frozenset()) - set(terminology.languages))
     if lacking:
@@ -65,7 +83,7 @@ def from_terminology(path: Path, languages: frozenset[str] | None) -> NameSet:
 
 
 def from_pairs(path: Path) -> NameSet:
-    """The names of an `id||name||name` file, pair after pair."""
+    """The names of an `id||name||name` file, pair by pair."""
     pairs = read_pairs(path)
     names = [name for pair in zip(pairs.left, pairs.right, strict=True) for name in pair]
     _, numbers = np.unique(pairs.concept_ids, return_inverse=True)
@@ -73,10 +91,16 @@ def from_pairs(path: Path) -> NameSet:
 
 
 def distinct(name_set: NameSet, policy: TextPolicy, anchor_language: str | None) -> NameSet:
-    """Names under a policy, each once a concept: "Fever" and "fever" are no pair to learn from. Of equal names one in `anchor_language` stays."""
+    """Normalize names and remove those of a concept that become equal, as "Fever" and "fever" are no pair to learn from.
+
+    Args:
+        name_set: The names; a file of pairs keeps all of them.
+        policy: How to normalize.
+        anchor_language: Of equal names one in this language is kept, if there is one.
+    """
     names = normalize_all(name_set.names, policy)
     if name_set.is_pairs:
-        return NameSet(names, name_set.concepts, name_set.languages, is_pairs=True)
+        return replace(name_set, names=names)
     _, strings = np.unique(np.array(names, dtype=object), return_inverse=True)
     other = np.array([code != anchor_language for code in name_set.languages])
     order = np.lexsort((other, strings, name_set.concepts))
@@ -84,22 +108,20 @@ def distinct(name_set: NameSet, policy: TextPolicy, anchor_language: str | None)
     first = np.concatenate([[True], (key[:, 1:] != key[:, :-1]).any(0)])
     kept = np.sort(order[first])
     kept = kept[[bool(names[i]) for i in kept]]
-    return NameSet(
-        [names[i] for i in kept],
-        name_set.concepts[kept],
-        [name_set.languages[i] for i in kept],
-        False,
-        name_set.terminology,
-        name_set.auxiliary_start,
+    return replace(
+        name_set,
+        names=[names[i] for i in kept],
+        concepts=name_set.concepts[kept],
+        languages=[name_set.languages[i] for i in kept],
     )
 
 
 def fingerprint(tokens: Tokens, name_set: NameSet) -> str:
-    """One sha256 of all that a step can draw from: the token ids and concepts of the names, and their languages, in order."""
+    """SHA-256 over everything that a step can draw from: token ids, concepts and languages of the names, in order."""
     digest = hashlib.sha256()
     for array in (tokens.ids, tokens.offsets, name_set.concepts):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update("\n".join(name_set.languages).encode())
     if name_set.auxiliary_start is not None:
-        digest.update(f"\nsecond from {name_set.auxiliary_start}".encode())
+        digest.update(f"\nauxiliary from {name_set.auxiliary_start}".encode())
     return digest.hexdigest()

@@ -1,13 +1,12 @@
-"""Which pairs of a batch are positive, negative and hard, as boolean masks.
+"""Mining: which pairs of a batch are positive, negative and hard, and which concepts are hard to tell apart.
 
 The triplet miner of the SapBERT recipe keeps (a, p) and (a, n) of every triplet whose negative is within `margin` of its positive.
-Listing triplets costs O(N³) memory; but only the sets of pairs reach the loss, and those follow from each anchor's nearest negative
-and farthest positive. So this works on the N × N distances alone, and gives the same masks.
+Listing triplets takes O(n³) memory; but only the sets of pairs enter the loss, and they follow from each anchor's nearest negative and
+farthest positive. So this works on the n × n distances alone, and gives the same masks.
 
-Which concepts are hard to tell apart, as the model stands: looked up anew every so many steps, for the sampler to bring together.
-
-In a random batch nearly all negatives are easy. Each concept stands here for its first name (the anchor, where there is one); its hard
-negatives are the concepts whose names come nearest, but for those that bear the same name, which nothing can tell apart.
+In a random batch nearly all negatives are easy. `HardNegatives` searches, every so many steps, for the nearest concepts of each concept
+with the model as it is, and the sampler puts them into one batch. A concept is represented by its first name, which is in the anchor
+language if there is one. Concepts with the same name are not hard negatives: no model can tell them apart.
 """
 
 from dataclasses import dataclass
@@ -25,9 +24,14 @@ from xsap.training.sampling import GroupSampler
 
 
 def all_pairs(concepts: Tensor, names: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(n,) concept of each name → (n, n) masks of positives (same concept, not itself) and negatives (another concept).
+    """Masks of all pairs.
 
-    names: (n,) the string of each, numbered; if given, one string under two concepts is no negative.
+    Args:
+        concepts: (n,) the concept of each name.
+        names: (n,) the string of each name, as a number; if given, equal strings of two concepts are not negatives.
+
+    Returns:
+        (n, n) bool of positives (same concept, another name of the batch), and of negatives (another concept).
     """
     same = concepts[:, None] == concepts[None, :]
     positives = same.clone()
@@ -36,9 +40,16 @@ def all_pairs(concepts: Tensor, names: Tensor | None = None) -> tuple[Tensor, Te
 
 
 def triplet_margin(similarity: Tensor, positives: Tensor, negatives: Tensor, *, margin: float) -> tuple[Tensor, Tensor]:
-    """The pairs that occur in a triplet with |a - n| - |a - p| ≤ margin (Liu et al., NAACL 2021, eq. 1), |·| Euclidean.
+    """The pairs of all triplets with |a - n| - |a - p| ≤ margin (Liu et al., NAACL 2021, eq. 1), |·| Euclidean.
 
-    similarity: (n, n) cosines of unit vectors, so |x - y| = √(2 - 2 cos). Returns the two masks, thinned.
+    Args:
+        similarity: (n, n) cosines of unit vectors, so |x - y| = √(2 - 2 cos).
+        positives: (n, n) bool, False on the diagonal.
+        negatives: (n, n) bool.
+        margin: How much farther than the positive a negative may be.
+
+    Returns:
+        Subsets of the two masks.
     """
     distance = (2 - 2 * similarity.detach()).clamp(min=0).sqrt()
     nearest_negative = distance.masked_fill(~negatives, torch.inf).amin(1, keepdim=True)
@@ -46,47 +57,74 @@ def triplet_margin(similarity: Tensor, positives: Tensor, negatives: Tensor, *, 
     return positives & (nearest_negative - distance <= margin), negatives & (distance - farthest_positive <= margin)
 
 
-_NAMES, _ROWS = 1024, 4096  # at once, to encode and to compare
-
-
 @dataclass
 class HardNegatives:
-    """strings: (n,) the string of each name, numbered. kept: nearest concepts of each. every: steps between look-ups."""
+    """The nearest concepts of each concept, for a `GroupSampler`; the only writer of its `nearest`.
+
+    Attributes:
+        sampler: The sampler that draws hard negatives.
+        encoder: The model in training.
+        tokens: Token ids of all names.
+        strings: (n,) the string of each name, as a number.
+        kept: Nearest concepts to find of each.
+        refresh_steps: Steps between searches.
+        names_per_batch: Names to encode at a time.
+        rows_per_block: Concepts to compare with all others at a time.
+    """
 
     sampler: GroupSampler
     encoder: Encoder
     tokens: Tokens
     strings: NDArray[np.int64]
     kept: int
-    every: int
+    refresh_steps: int
+    names_per_batch: int = 1024
+    rows_per_block: int = 4096
 
     @torch.no_grad()
     def refresh(self, accelerator: Accelerator) -> None:
-        """Look up all nearest concepts, on the main process, and hand them to every process's sampler."""
+        """Find the nearest concepts on the main process, and send them to the sampler of every process."""
         concepts = self.sampler.concepts
         rows = concepts.rows[concepts.first]
-        found = torch.zeros(len(rows), min(self.kept, len(rows) - 1), dtype=torch.int64, device=accelerator.device)
+        nearest = torch.zeros(len(rows), min(self.kept, len(rows) - 1), dtype=torch.int64, device=accelerator.device)
         if accelerator.is_main_process:
-            found = _nearest(
-                self._encode(rows, accelerator.device), torch.from_numpy(self.strings[rows]), found.shape[1]
-            )
+            vectors, strings = self._encode(rows, accelerator.device), torch.from_numpy(self.strings[rows])
+            nearest = _nearest(vectors, strings, nearest.shape[1], self.rows_per_block)
         if accelerator.num_processes > 1:
-            found = broadcast(found)
-        self.sampler.nearest = found.cpu().numpy()
+            nearest = broadcast(nearest)
+        self.sampler.nearest = nearest.cpu().numpy()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep."""
+        return {} if self.sampler.nearest is None else {"nearest": torch.from_numpy(self.sampler.nearest)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.sampler.nearest = state["nearest"].numpy() if "nearest" in state else None
 
     def _encode(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
         self.encoder.eval()
-        parts = np.split(rows, range(_NAMES, len(rows), _NAMES))
+        parts = np.split(rows, range(self.names_per_batch, len(rows), self.names_per_batch))
         return torch.cat([self.encoder(pack(self.tokens.take(part)).to(device)) for part in parts])
 
 
-def _nearest(vectors: Tensor, strings: Tensor, kept: int) -> Tensor:
-    """(n, kept) of each unit vector the rows of greatest cosine, the most similar first; the same strings last. vectors: (n, d)."""
+def _nearest(vectors: Tensor, strings: Tensor, kept: int, rows_per_block: int) -> Tensor:
+    """The rows of greatest cosine for each row, most similar first; rows of the same string, itself included, last.
+
+    Args:
+        vectors: (n, d) unit vectors.
+        strings: (n,) the string of each row, as a number.
+        kept: Rows to return.
+        rows_per_block: Rows to compare with all others at a time.
+
+    Returns:
+        (n, kept) int64.
+    """
     strings = strings.to(vectors.device)
-    found = []
-    for start in range(0, len(vectors), _ROWS):
-        some = slice(start, start + _ROWS)
-        similarity = vectors[some] @ vectors.T
-        similarity.masked_fill_(strings[some, None] == strings[None], -2)  # itself among them
-        found.append(similarity.topk(kept).indices)
-    return torch.cat(found)
+    nearest = []
+    for start in range(0, len(vectors), rows_per_block):
+        block = slice(start, start + rows_per_block)
+        similarity = vectors[block] @ vectors.T
+        similarity.masked_fill_(strings[block, None] == strings[None], -2)
+        nearest.append(similarity.topk(kept).indices)
+    return torch.cat(nearest)

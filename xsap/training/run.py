@@ -1,8 +1,8 @@
-"""Settings → the parts of a run, put together and set going: the one place where training meets its configuration."""
+"""A training run: the parts of training, put together from the settings. No other module of training reads the settings."""
 
+import logging
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -27,7 +27,7 @@ from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 from xsap.training.dataset import NameSet, distinct, fingerprint, from_pairs, from_terminology, with_auxiliary
-from xsap.training.embedding_table import trim, whole
+from xsap.training.embedding_table import trim, whole_table
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.mining import HardNegatives, triplet_margin
 from xsap.training.report import write_report
@@ -44,8 +44,8 @@ from xsap.training.sampling import (
 )
 from xsap.training.trainer import Objective, Trainer, adamw, schedule
 
-# what may differ between a run and its continuation; of the inputs their contents must be the same, not their places
-_FREE = {
+# settings that may differ when a run is resumed; inputs must have the same content, not the same path
+_NOT_IN_IDENTITY = {
     "output",
     "overwrite",
     "resume",
@@ -58,77 +58,72 @@ _FREE = {
     "auxiliary",
     "pairs",
 }
-_NEAREST = 4  # times as many near concepts are known as each step draws from
+_NEAREST_PER_HARD_NEGATIVE = 4  # a step draws its hard negatives from this many times as many nearest concepts
+
+logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> Path:
-    """A whole run → the folder of the trained model. Raises XsapError before anything is computed, wherever that can be known."""
-    check_run_folder(settings.output, resume=settings.resume == "auto", overwrite=settings.overwrite)
+    """Train an encoder.
+
+    Args:
+        settings: All settings of the run.
+
+    Returns:
+        The folder of the trained model.
+
+    Raises:
+        XsapError: A setting or an input is not usable; raised before anything is computed, wherever that can be known.
+    """
+    resume = settings.resume == "auto"
+    check_run_folder(settings.output, resume=resume, overwrite=settings.overwrite)
     accelerator = _accelerator(settings)
     name_set = _name_set(settings)
     evaluate = _evaluation(settings, name_set)
     encoder = _encoder(settings, name_set)
-    prepared = distinct(
-        name_set, encoder.policy, settings.sampling.anchor_language and to_iso(settings.sampling.anchor_language)
-    )
+    prepared = distinct(name_set, encoder.policy, _anchor_language(settings))
     sampler = _sampler(settings, prepared)
     if accelerator.is_main_process:
-        make_run_folder(settings.output, settings.model_dump(mode="json"), resume=settings.resume == "auto")
+        make_run_folder(settings.output, settings.model_dump(mode="json"), resume=resume)
     accelerator.wait_for_everyone()
     if settings.tracker:
         accelerator.init_trackers("xsap")
-    tokens = _tokens(settings, accelerator, prepared, encoder)
-    data = fingerprint(tokens, prepared)
+    tokens = _tokenize(settings, accelerator, prepared, encoder)
+    total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
+    identity = settings.model_dump(mode="json", exclude=_NOT_IN_IDENTITY)
+    identity |= {"base": encoder.content_hash or "scratch", "data": fingerprint(tokens, prepared)}
+    identity |= {"steps": total, "processes": accelerator.num_processes}
     table = trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
     tokens = table.renumber(tokens)
-    total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
-    identity = settings.model_dump(mode="json", exclude=_FREE)
-    identity |= {"base": encoder.content_hash or "scratch", "data": data}
-    identity |= {"steps": total, "processes": accelerator.num_processes}
     encoder.to(accelerator.device)
     optim = settings.optim
     rate = schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total)
 
-    def whole_after(done: int) -> AbstractContextManager[None]:
-        return whole(
-            encoder.transformer,
-            table,
-            math.prod(1 - optim.learning_rate * rate(step) * optim.weight_decay for step in range(done)),
-        )
+    def whole_table_after(steps: int) -> AbstractContextManager[None]:
+        factors = (1 - optim.learning_rate * rate(step) * optim.weight_decay for step in range(steps))
+        return whole_table(encoder.transformer, table, math.prod(factors))
 
-    def scores_after(done: int) -> dict[str, Any]:
-        with whole_after(done):
+    def scores_after(steps: int) -> dict[str, Any]:
+        with whole_table_after(steps):
             return evaluate(encoder) if evaluate else {}
 
-    trainer = Trainer(
+    trainer = _trainer(
+        settings,
         accelerator=accelerator,
         encoder=encoder,
-        optimizer=adamw(encoder, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay),
         tokens=tokens,
         sampler=sampler,
-        objective=_objective(settings.loss),
         rate=rate,
         hard_negatives=_hard_negatives(settings, sampler, encoder, tokens, prepared),
         evaluate=scores_after if evaluate else None,
-        report=lambda: write_report(settings.output),
-        output=settings.output,
         identity=identity,
-        seed=settings.seed,
-        learning_rate=optim.learning_rate,
-        max_grad_norm=optim.max_grad_norm,
-        chunk=settings.batch.chunk,
-        token_dropout=settings.sampling.token_dropout,
         total_steps=total,
-        max_minutes=settings.max_minutes,
-        save_steps=settings.checkpoint.save_steps,
-        save_total_limit=settings.checkpoint.save_total_limit,
-        eval_steps=settings.evaluation.eval_steps,
     )
-    steps = trainer.run(resume=settings.resume == "auto")
+    steps = trainer.run(resume=resume)
     if accelerator.is_main_process:
         content_hash = name_set.terminology.content_hash if name_set.terminology else None
         metadata = {"languages": sorted(set(prepared.languages)), "terminology": content_hash, "steps": steps}
-        with whole_after(steps):
+        with whole_table_after(steps):
             encoder.save_pretrained(settings.output / "model", overwrite=True, metadata=metadata)
         write_report(settings.output)
     accelerator.end_training()
@@ -137,30 +132,52 @@ def run(settings: Settings) -> Path:
     return settings.output / "model"
 
 
+def _trainer(settings: Settings, *, encoder: Encoder, **parts: Any) -> Trainer:
+    """The trainer of these parts, with what it takes from the settings."""
+    optim = settings.optim
+    return Trainer(
+        encoder=encoder,
+        optimizer=adamw(encoder, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay),
+        objective=_objective(settings.loss),
+        report=lambda: write_report(settings.output),
+        output=settings.output,
+        seed=settings.seed,
+        learning_rate=optim.learning_rate,
+        max_grad_norm=optim.max_grad_norm,
+        chunk=settings.batch.chunk,
+        token_dropout=settings.sampling.token_dropout,
+        max_minutes=settings.max_minutes,
+        save_steps=settings.checkpoint.save_steps,
+        save_total_limit=settings.checkpoint.save_total_limit,
+        eval_steps=settings.evaluation.eval_steps,
+        **parts,
+    )
+
+
 def _accelerator(settings: Settings) -> Accelerator:
     try:
-        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # of the others while one evaluates or saves
+        timeout = InitProcessGroupKwargs(
+            timeout=timedelta(hours=12)
+        )  # other processes wait while one evaluates or saves
         accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             log_with=settings.tracker,
             project_dir=str(settings.output),
-            kwargs_handlers=[patience],
+            kwargs_handlers=[timeout],
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"Accelerate can't run with mixed_precision = {settings.mixed_precision}, tracker = {settings.tracker}: {error}"
+            f"Accelerate does not support mixed_precision = {settings.mixed_precision}, tracker = {settings.tracker} here: {error}"
         ) from None
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("mixed_precision = fp16 needs a GPU, found a CPU; use bf16 or no")
     kind, accumulated = accelerator.distributed_type.value, accelerator.gradient_accumulation_steps
-    if accumulated != 1 or not (
-        kind == "NO" or kind.startswith("MULTI_")
-    ):  # neither would fail: the result would be wrong
+    if accumulated != 1 or not (kind == "NO" or kind.startswith("MULTI_")):  # would run, with wrong results
         raise ConfigError(
-            f"Accelerate must run whole models on each process, a step at a time; found {kind} with {accumulated} accumulated steps; "
-            "launch without FSDP, DeepSpeed and gradient accumulation, and set the batch's size here"
+            f"Accelerate must run whole models on each process, without gradient accumulation; found {kind} with {accumulated} "
+            "accumulated steps; launch without FSDP and DeepSpeed, and use batch.chunk for batches that don't fit into memory"
         )
-    if settings.tracker and not accelerator.log_with:  # Accelerate itself would go on without a word
+    if settings.tracker and not accelerator.log_with:  # Accelerate itself would ignore it
         raise ConfigError(
             f"the package of tracker = {settings.tracker} is not installed; install it, or leave tracker out"
         )
@@ -173,18 +190,18 @@ def _name_set(settings: Settings) -> NameSet:
         name_set = from_terminology(settings.terminology or Path(), languages)
         return with_auxiliary(name_set, from_terminology(settings.auxiliary, None)) if settings.auxiliary else name_set
     if settings.auxiliary:
-        raise ConfigError("a file of pairs allows no second source; give a terminology instead")
-    wanted = settings.sampling
+        raise ConfigError("a file of pairs allows no auxiliary source; use a terminology instead")
+    sampling = settings.sampling
     if (
-        wanted.mode != "pairs"
-        or wanted.anchor_language
+        sampling.mode != "pairs"
+        or sampling.anchor_language
         or languages
-        or wanted.hard_negatives
-        or wanted.language_temperature != 1
+        or sampling.hard_negatives
+        or sampling.language_temperature != 1
     ):
         raise ConfigError(
-            "a file of pairs allows neither sampling.mode = groups, nor languages, an anchor, sampling.hard_negatives or "
-            "sampling.language_temperature; give a terminology instead"
+            "a file of pairs allows neither sampling.mode = groups nor sampling.languages, sampling.anchor_language, "
+            "sampling.hard_negatives and sampling.language_temperature; use a terminology instead"
         )
     return from_pairs(settings.pairs)
 
@@ -195,74 +212,75 @@ def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
         return Encoder.from_pretrained(
             settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
         )
-    description = EncoderConfig(
-        settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy()
-    )
-    size = settings.scratch.model_dump()
-    return from_scratch(name_set.names, description, **size, seed=settings.seed)
+    config = EncoderConfig(settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy())
+    return from_scratch(name_set.names, config, **settings.scratch.model_dump(), seed=settings.seed)
 
 
-def _tokens(settings: Settings, accelerator: Accelerator, name_set: NameSet, encoder: Encoder) -> Tokens:
-    """Every process tokenizes alike, by way of its own file in the run's folder: no process waits for, or trusts, another's."""
+def _anchor_language(settings: Settings) -> str | None:
+    code = settings.sampling.anchor_language
+    return to_iso(code) if code else None
+
+
+def _tokenize(settings: Settings, accelerator: Accelerator, name_set: NameSet, encoder: Encoder) -> Tokens:
+    """Every process tokenizes all names with its own file in the run's folder, so that none waits for another."""
     folder = settings.output / "tokens"
-    folder.mkdir(parents=True, exist_ok=True)  # on another machine the run's folder may not be there
+    folder.mkdir(parents=True, exist_ok=True)  # on another machine the folder may not exist
     file = folder / f"{accelerator.process_index}.arrow"
     return tokenize_to_disk(name_set.names, encoder.tokenizer, encoder.max_length, file)
 
 
 def _sampler(settings: Settings, name_set: NameSet) -> Sampler:
-    wanted, batch, seed = settings.sampling, settings.batch, settings.seed
+    sampling, batch = settings.sampling, settings.batch
     if name_set.is_pairs:
-        return FilePairs(name_set.concepts, pairs=batch.pairs, shuffle=wanted.shuffle, seed=seed)
-    if not wanted.shuffle:
+        return FilePairs(name_set.concepts, pairs=batch.pairs, shuffle=sampling.shuffle, seed=settings.seed)
+    if not sampling.shuffle:
         raise ConfigError(
             "sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order"
         )
     if name_set.auxiliary_start is None:
-        return _of_concepts(settings, name_set, 1)
-    first, second = name_set.split()
-    if wanted.auxiliary_fraction * min(batch.pairs, batch.names) < 1:
+        return _concept_sampler(settings, name_set, 1, sampling.hard_negatives)
+    main, auxiliary = name_set.split()
+    fraction = sampling.auxiliary_fraction
+    if fraction * min(batch.pairs, batch.names) < 1:
         raise ConfigError(
-            f"sampling.auxiliary_fraction = {wanted.auxiliary_fraction} of a step is not even a pair; make it larger"
+            f"sampling.auxiliary_fraction must give at least one pair per step, found {fraction}; increase it"
         )
-    samplers = (
-        _of_concepts(settings, first, 1 - wanted.auxiliary_fraction),
-        _of_concepts(settings, second, wanted.auxiliary_fraction, hard=0),
+    return Mixed(
+        _concept_sampler(settings, main, 1 - fraction, sampling.hard_negatives),
+        _concept_sampler(settings, auxiliary, fraction, 0),
+        rows=len(main.names),
+        concepts=name_set.auxiliary_start,
     )
-    return Mixed(*samplers, rows=len(first.names), concepts=name_set.auxiliary_start)
 
 
-def _of_concepts(
-    settings: Settings, name_set: NameSet, share: float, *, hard: int | None = None
+def _concept_sampler(
+    settings: Settings, name_set: NameSet, fraction: float, hard_negatives: int
 ) -> PairSampler | GroupSampler:
-    """What draws names of one source, so many that they are this share of a step."""
-    wanted, batch, seed = settings.sampling, settings.batch, settings.seed
-    hard = wanted.hard_negatives if hard is None else hard
-    concepts = Concepts(
-        name_set.concepts, name_set.languages, wanted.anchor_language and to_iso(wanted.anchor_language)
-    )
-    if wanted.mode == "groups":
-        weights = language_weights(name_set.languages, wanted.language_temperature)
-        size = {
-            "names_per_concept": wanted.names_per_concept,
-            "names": round(batch.names * share),
-            "hard_concepts": hard,
-        }
-        return GroupSampler(concepts, **size, seed=seed, weights=weights)
-    if wanted.hard_negatives or wanted.language_temperature != 1:
+    """The sampler of one source, which makes up this fraction of a step."""
+    sampling, batch = settings.sampling, settings.batch
+    concepts = Concepts(name_set.concepts, name_set.languages, _anchor_language(settings))
+    if sampling.mode == "groups":
+        return GroupSampler(
+            concepts,
+            names_per_concept=sampling.names_per_concept,
+            names=round(batch.names * fraction),
+            seed=settings.seed,
+            hard_negatives=hard_negatives,
+            weights=language_weights(name_set.languages, sampling.language_temperature),
+        )
+    if sampling.hard_negatives or sampling.language_temperature != 1:
         raise ConfigError(
             "sampling.hard_negatives and sampling.language_temperature need sampling.mode = groups; found pairs"
         )
-    return PairSampler(
-        concepts, pairs_per_concept=wanted.pairs_per_concept, pairs=round(batch.pairs * share), seed=seed
-    )
+    pairs = round(batch.pairs * fraction)
+    return PairSampler(concepts, pairs_per_concept=sampling.pairs_per_concept, pairs=pairs, seed=settings.seed)
 
 
 def _hard_negatives(
     settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, name_set: NameSet
 ) -> HardNegatives | None:
     hard = settings.sampling.hard_negatives
-    sampler = sampler.first if isinstance(sampler, Mixed) else sampler
+    sampler = sampler.main if isinstance(sampler, Mixed) else sampler
     if not hard or not isinstance(sampler, GroupSampler):
         return None
     _, strings = np.unique(np.array(name_set.names, dtype=object), return_inverse=True)
@@ -271,8 +289,8 @@ def _hard_negatives(
         encoder,
         tokens,
         strings.astype(np.int64),
-        _NEAREST * hard,
-        settings.sampling.hard_negatives_refresh_steps,
+        kept=_NEAREST_PER_HARD_NEGATIVE * hard,
+        refresh_steps=settings.sampling.hard_negatives_refresh_steps,
     )
 
 
@@ -294,26 +312,23 @@ def _objective(loss: Loss) -> Objective:
 
 
 def _evaluation(settings: Settings, name_set: NameSet) -> Callable[[Encoder], dict[str, Any]] | None:
-    """Linking of the mentions into the dictionary's English names, by the encoder as it then is."""
-    wanted = settings.evaluation
-    if wanted.mentions is None:
+    """A function that links the mentions to the dictionary's English names with an encoder; None without mentions."""
+    if settings.evaluation.mentions is None:
         return None
-    mentions = read_queries(wanted.mentions)
-    dictionary = Terminology.load(wanted.dictionary) if wanted.dictionary else name_set.terminology
+    mentions, path = read_queries(settings.evaluation.mentions), settings.evaluation.dictionary
+    dictionary = Terminology.load(path) if path else name_set.terminology
     if dictionary is None:
         raise ConfigError(
-            "evaluation.mentions needs a dictionary when training is on a file of pairs; add --set evaluation.dictionary=FOLDER"
+            "evaluation.mentions needs a dictionary when training on a file of pairs; add --set evaluation.dictionary=FOLDER"
         )
     if ENGLISH not in dictionary.languages:
-        raise DataError(
-            f"the dictionary of an evaluation must have English names, found {', '.join(dictionary.languages)}"
-        )
+        raise DataError(f"evaluation needs a dictionary with English names, found {', '.join(dictionary.languages)}")
 
     def evaluate(encoder: Encoder) -> dict[str, Any]:
         index = Index.build(dictionary, encoder, languages={ENGLISH})
         scores: dict[str, Any] = evaluate_concept(Linker(encoder, index), mentions)
         mean = scores["mean"]["acc@1"]
-        print(f"Acc@1 {mean:.3f}, mean of {len(scores['languages'])} languages", file=sys.stderr)
+        logger.info("Acc@1 %.3f, mean of %d languages", mean, len(scores["languages"]))
         return scores
 
     return evaluate

@@ -1,16 +1,15 @@
-"""The folder of a run: what stands in it, and what may be replaced there.
+"""Run folders: their layout, what may be overwritten, and checkpoints.
 
-Save and resume a run: weights, optimizer, and the place in the data, which is a single number.
-
-Names and dropout of a step are pure functions of the seed and the step, so no sampler state and no generator state has to be kept.
-A checkpoint is an artifact like any other: published whole, opened only when every hash is right.
+A run's folder holds config.json, metrics.jsonl, report.html, checkpoints/, model/, and tokens/ while it lasts. A checkpoint is an artifact
+like any other: published as a whole, opened only if every hash matches. The names and the dropout of a step are pure functions of the seed
+and the step, so it has no state of samplers or random generators: weights, optimizer state and the number of steps suffice.
 """
 
 import json
+import logging
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,21 +18,24 @@ from torch import nn
 from xsap.artifacts import check_can_write, open_artifact, publish, write_atomically
 from xsap.errors import ArtifactError, ConfigError
 
-_PARTS = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "tokens")
+_CHECKPOINT = "checkpoint"
+_ENTRIES = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "tokens")
+
+logger = logging.getLogger(__name__)
 
 
 def check_run_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a place that holds another run, for runs are never mixed; or files of a run's names that are none of ours: ArtifactError."""
+    """Raise ArtifactError for a folder with another run, as runs are never mixed, or with files of a run's names from elsewhere."""
     if output.exists() and not output.is_dir():
         raise ArtifactError(f"{output}: expected a folder for the run, found a file")
-    present = [name for name in _PARTS if (output / name).exists()]
+    present = [name for name in _ENTRIES if (output / name).exists()]
     if present and not _is_run(output):
         raise ArtifactError(
-            f"{output} holds {present[0]}, yet no run of xsap's, and it is not replaced; choose another output"
+            f"{output} has a {present[0]} but is not a run of xsap, so it is not replaced; choose another output"
         )
     if present and not resume and not overwrite:
         raise ArtifactError(
-            f"{output} holds a run already; choose another output, or --set resume=auto, or --set overwrite=true"
+            f"{output} already has a run; choose another output, or add --set resume=auto or --set overwrite=true"
         )
     check_can_write(output / "model", overwrite=True)
 
@@ -46,14 +48,11 @@ def _is_run(output: Path) -> bool:
 
 
 def make_run_folder(output: Path, config: dict[str, Any], *, resume: bool) -> None:
-    """Make the run's folder, without what an earlier run left there unless that is continued; nothing foreign is deleted."""
-    aside = [
-        left for name in _PARTS for end in ("new", "old") for left in output.glob(f".{name}.*.{end}")
-    ]  # by a run that was killed
-    replaced = (
-        [] if resume else [output / name for name in _PARTS[1:]]
-    )  # the first, which says that this is a run, is replaced
-    for old in [*aside, *replaced]:
+    """Make the run's folder and its config.json. What an earlier run left there is deleted unless it is resumed; other files stay."""
+    temporary = [left for name in _ENTRIES for end in ("new", "old") for left in output.glob(f".{name}.*.{end}")]
+    # config.json, which marks the folder as a run, is replaced but never missing
+    earlier = [] if resume else [output / name for name in _ENTRIES if name != "config.json"]
+    for old in [*temporary, *earlier]:
         if old.is_dir():
             shutil.rmtree(old)
         else:
@@ -63,65 +62,87 @@ def make_run_folder(output: Path, config: dict[str, Any], *, resume: bool) -> No
         json.dump(config, stream, indent=1)
 
 
-_KIND = "checkpoint"
+class Checkpoint(NamedTuple):
+    """What `load_checkpoint` found: the number of steps done, and what `save_checkpoint` got as `more` and `arrays`."""
+
+    step: int
+    more: dict[str, Any]
+    arrays: dict[str, torch.Tensor]
 
 
-def save(
+def save_checkpoint(
     folder: Path,
-    step: int,
+    checkpoint: Checkpoint,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
-    more: dict[str, Any],
-    arrays: dict[str, torch.Tensor],
     *,
     keep: int,
 ) -> None:
-    """Publish `folder`/step-N, then remove all but the newest `keep`. step: how many are done. identity: what a resumed run must share.
+    """Publish `folder`/step-N and remove all but the newest checkpoints.
 
-    more, arrays: any other JSON and tensors to get back. What a killed save left aside, and damaged ones that `resume` passed over, are removed first.
+    What an interrupted save left behind, and damaged checkpoints that `load_checkpoint` skipped, are removed first.
+
+    Args:
+        folder: The folder of a run's checkpoints.
+        checkpoint: The number of steps done, and further JSON and tensors to restore.
+        model: Its weights are saved.
+        optimizer: Its state is saved.
+        identity: What a resumed run must have in common with this one.
+        keep: Checkpoints to keep.
     """
-    for left in [*folder.glob(".step-*"), *(place for place in _newest_first(folder) if _step(place) >= step)]:
+    for left in [*folder.glob(".step-*"), *(path for path in _newest_first(folder) if _step(path) >= checkpoint.step)]:
         shutil.rmtree(left)
-    metadata = {"step": step, "identity": identity, "more": more}
-    with publish(folder / f"step-{step}", _KIND, metadata) as place:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
-        save_file(_moments(model, optimizer), place / "optimizer.safetensors")
-        save_file(arrays, place / "arrays.safetensors")
+    metadata = {"step": checkpoint.step, "identity": identity, "more": checkpoint.more}
+    with publish(folder / f"step-{checkpoint.step}", _CHECKPOINT, metadata) as path:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path / "model.safetensors")
+        save_file(_optimizer_state(model, optimizer), path / "optimizer.safetensors")
+        save_file(checkpoint.arrays, path / "arrays.safetensors")
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
 
 
-def resume(
+def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
-) -> tuple[int, dict[str, Any], dict[str, torch.Tensor]] | None:
-    """Load the newest checkpoint that is whole into model and optimizer → (steps done, `more` and `arrays` of its `save`), or None.
+) -> Checkpoint | None:
+    """Restore model and optimizer from the newest undamaged checkpoint; damaged ones are skipped with a warning.
 
-    A damaged one is named on stderr and passed over. Raises ConfigError if the run differs from the one that was saved.
+    Args:
+        folder: The folder of a run's checkpoints.
+        model: Gets the saved weights.
+        optimizer: Gets the saved state.
+        identity: What this run must have in common with the saved one.
+
+    Returns:
+        The checkpoint, or None without any.
+
+    Raises:
+        ConfigError: The checkpoint is of a run with another identity.
     """
-    for place in _newest_first(folder):
+    for path in _newest_first(folder):
         try:
-            manifest = open_artifact(place, _KIND)
+            manifest = open_artifact(path, _CHECKPOINT)
             step, saved, more = manifest["step"], manifest["identity"], manifest["more"]
         except (ArtifactError, KeyError) as error:
-            print(f"passed over: {place}: {error}", file=sys.stderr)
+            logger.warning("skipped damaged checkpoint %s: %s", path, error)
             continue
-        _compare(saved, identity, place)
-        model.load_state_dict(load_file(place / "model.safetensors"))
-        _restore(model, optimizer, load_file(place / "optimizer.safetensors"))
-        return step, more, load_file(place / "arrays.safetensors")
+        _check_identity(saved, identity, path)
+        model.load_state_dict(load_file(path / "model.safetensors"))
+        _restore_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
+        return Checkpoint(step, more, load_file(path / "arrays.safetensors"))
     return None
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()), key=_step, reverse=True)
+    paths = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted(paths, key=_step, reverse=True)
 
 
-def _step(place: Path) -> int:
-    return int(place.name.removeprefix("step-"))
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Every tensor of the optimizer's state under its parameter's name."""
     return {
         f"{name}|{key}": value.contiguous()
@@ -130,17 +151,17 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
     }
 
 
-def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
+def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
-    for name, value in moments.items():
-        owner, _, key = name.partition("|")
-        optimizer.state[parameters[owner]][key] = value.to(parameters[owner].device)
+    for name, value in state.items():
+        parameter, _, key = name.partition("|")
+        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device)
 
 
-def _compare(saved: dict[str, Any], current: dict[str, Any], place: Path) -> None:
+def _check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
     for key in sorted(saved.keys() | current.keys()):
         if saved.get(key) != current.get(key):
             raise ConfigError(
-                f"{place} was saved with {key} = {saved.get(key)}, this run has {current.get(key)}; "
-                "set it back, or start anew with --set resume=never --set overwrite=true"
+                f"{path} was saved with {key} = {saved.get(key)}, this run has {current.get(key)}; "
+                "use the saved value, or start over with --set resume=never --set overwrite=true"
             )

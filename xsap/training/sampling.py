@@ -1,16 +1,12 @@
-"""Which names make up step n of epoch e: a pure function of (seed, e, n), with nothing to store and nothing to replay.
+"""Sampling: which names make up step n of epoch e, as a pure function of (seed, e, n), with nothing to store and nothing to replay.
 
-An epoch is a pseudo-random permutation that can be asked for any of its places alone (a Feistel network over the numbers
-0 … n-1), so a run resumes at any step, and every process computes its own share, without a shuffled list. Pairs are numbered, never
-written down: a number is a concept and the how-manieth of its pairs.
-
-Two sources of names in each step: a terminology, and beside it another with its own share, such as general-domain translations.
-
-Both are sampled by themselves, so what the first gives in a step is what it would give alone in a batch of its size. The second goes
-round at its own pace: its epochs are counted from the steps taken.
+An epoch is a pseudo-random permutation that can be evaluated at any position alone (a Feistel network over the numbers 0 … n-1). So a run
+resumes at any step, and every process computes its own part, without a shuffled list. Pairs are numbered, never listed: a number stands
+for a concept and the index of one of its pairs.
 """
 
 from collections.abc import Collection, Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,8 +15,23 @@ from numpy.typing import NDArray
 from xsap.errors import ConfigError
 from xsap.languages import to_iso
 
-Integers = NDArray[np.int64]
-_ROUNDS = 10  # on a handful of names fewer are measurably uneven; 8 pass a chi-square test, and two more are cheap
+_ROUNDS = 10  # with few names fewer rounds are measurably uneven; 8 pass a chi-square test, and two more are cheap
+
+
+class Stream(IntEnum):
+    """Streams of random numbers: a tag that is mixed into the seed. Two uses with one tag would be correlated."""
+
+    PAIR_ORDER = 0
+    PAIR_OF_CONCEPT = 1
+    GROUP_ORDER = 2
+    FIRST_NAME = 3
+    OTHER_NAMES = 4
+    FILE_ORDER = 5
+    RANDOM_CONCEPTS = 6
+    HARD_NEGATIVES = 7
+    WEIGHTED_NAMES = 8
+    TOKEN_DROPOUT = 9
+    DROPOUT = 10
 
 
 class Sampler(Protocol):
@@ -33,15 +44,29 @@ class Sampler(Protocol):
 
 
 class Names(NamedTuple):
-    """Rows of names (into the tokens), and the concept of each as a number; both (n,). Names of one concept are positives."""
+    """The names of a step. Names of one concept are positives of one another.
 
-    rows: Integers
-    concepts: Integers
+    Attributes:
+        rows: (n,) rows of the run's table of names.
+        concepts: (n,) the concept of each, as a number.
+    """
+
+    rows: NDArray[np.int64]
+    concepts: NDArray[np.int64]
 
 
 def language_weights(languages: Sequence[str], temperature: float) -> NDArray[np.float64] | None:
-    """(n,) weight of each name such that a language's share of what is drawn is its share of names to the power `temperature`, as far as
-    concepts have the choice (Arivazhagan et al., 2019, §4.2, with 1/T for our temperature). None for 1: all names alike."""
+    """Weights with which a language's fraction of the drawn names becomes its fraction of all names to the power of a temperature.
+
+    That holds as far as concepts have names to choose from (Arivazhagan et al., 2019, § 4.2, whose temperature is 1/T of ours).
+
+    Args:
+        languages: Language of each of n names.
+        temperature: 1 draws names as they are, 0 draws languages equally.
+
+    Returns:
+        (n,) a weight per name; None for temperature 1, where all are equal.
+    """
     if temperature == 1:
         return None
     _, inverse, counts = np.unique(np.asarray(languages, dtype=object), return_inverse=True, return_counts=True)
@@ -50,15 +75,15 @@ def language_weights(languages: Sequence[str], temperature: float) -> NDArray[np
 
 
 def parse_choice(choice: str) -> frozenset[str] | None:
-    """The languages of the paper's settings: `all_syn` → None (all), `en_syn` → en, `en+es_syn` → en and es."""
+    """The languages of the paper's names of settings: `all_syn` → None (all), `en_syn` → en, `en+es_syn` → en and es."""
     stem, _, suffix = choice.partition("_")
     if suffix != "syn" or not stem:
-        raise ConfigError(f"sampling.languages must be all_syn, en_syn or such as en+es_syn; found '{choice}'")
+        raise ConfigError(f"sampling.languages must be all_syn, en_syn or like en+es_syn; found '{choice}'")
     return None if stem == "all" else frozenset(to_iso(code) for code in stem.split("+"))
 
 
-def mix(*numbers: Integers | int) -> Integers:
-    """One well-mixed 63-bit number for each tuple of numbers, elementwise (the finaliser of SplitMix64, Steele et al., 2014)."""
+def mix(*numbers: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Hash tuples of numbers to 63 bits, elementwise (the finalizer of SplitMix64, Steele et al., OOPSLA 2014)."""
     state = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
         for number in numbers:
@@ -69,20 +94,30 @@ def mix(*numbers: Integers | int) -> Integers:
     return (state >> np.uint64(1)).astype(np.int64)
 
 
-def permute(places: Integers, sizes: Integers | int, keys: Integers | int) -> Integers:
-    """Where a pseudo-random permutation of 0 … size-1, chosen by key, sends each place; elementwise, in constant memory.
+def permute(
+    positions: NDArray[np.int64], sizes: NDArray[np.int64] | int, keys: NDArray[np.int64] | int
+) -> NDArray[np.int64]:
+    """Evaluate pseudo-random permutations of 0 … size-1, elementwise and in constant memory.
 
-    A Feistel network on the next even power of two, walked along its cycle until it is back inside (Black and Rogaway, 2002).
+    A Feistel network on the next even power of two, iterated until the result is below the size (Black and Rogaway, CT-RSA 2002).
+
+    Args:
+        positions: Where to evaluate, each below its size.
+        sizes: Size of each permutation; broadcast.
+        keys: Which permutation of that size; broadcast.
+
+    Returns:
+        The images of `positions`.
     """
-    places, sizes, keys = np.broadcast_arrays(places, np.asarray(sizes, np.int64), np.asarray(keys, np.int64))
+    positions, sizes, keys = np.broadcast_arrays(positions, np.asarray(sizes, np.int64), np.asarray(keys, np.int64))
     half = np.maximum(1, (np.ceil(np.log2(np.maximum(sizes, 2))).astype(np.int64) + 1) // 2)
-    out = _feistel(places, half, keys)
+    out = _feistel(positions, half, keys)
     while (outside := out >= sizes).any():
         out[outside] = _feistel(out[outside], half[outside], keys[outside])
     return out
 
 
-def _feistel(numbers: Integers, half: Integers, keys: Integers) -> Integers:
+def _feistel(numbers: NDArray[np.int64], half: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
     mask = (np.int64(1) << half) - 1
     left, right = numbers >> half, numbers & mask
     for turn in range(_ROUNDS):
@@ -91,14 +126,28 @@ def _feistel(numbers: Integers, half: Integers, keys: Integers) -> Integers:
 
 
 class Concepts:
-    """The names of each concept as one run of rows, sorted so that names of the anchor language come first.
+    """The names of each concept as consecutive entries of `rows`, those in the anchor language first.
 
-    concept_of: (n,) the concept of each name as any integer. languages, anchor: each name's language, and the one of which every pair
-    or group must have a name. Concepts that can give no pair are left out.
+    Concepts that give no pair are left out.
+
+    Args:
+        concept_of: (n,) the concept of each name, as any integer.
+        languages: Language of each name; needed with an anchor language.
+        anchor: A language of which every pair or group must have a name; None for no such condition.
+
+    Attributes:
+        rows: (n,) rows of names, concept by concept.
+        numbers: (c,) the usable concepts.
+        first: (c,) where each concept's names begin in `rows`.
+        counts: (c,) names of each concept.
+        anchors: (c,) how many of them are in the anchor language; all, without one.
+
+    Raises:
+        ConfigError: No concept is usable.
     """
 
     def __init__(
-        self, concept_of: Integers, languages: Collection[str] | None = None, anchor: str | None = None
+        self, concept_of: NDArray[np.int64], languages: Collection[str] | None = None, anchor: str | None = None
     ) -> None:
         anchored = (
             np.ones(len(concept_of), bool)
@@ -113,35 +162,46 @@ class Concepts:
         self.rows, self.numbers = order.astype(np.int64), numbers[kept].astype(np.int64)
         self.first, self.counts, self.anchors = first[kept], counts[kept], anchors[kept]
         if not len(self.numbers):
-            raise ConfigError("no concept has two names to pair; check the languages, the anchor and the terminology")
+            raise ConfigError(
+                "no concept has two names to pair; check sampling.languages, sampling.anchor_language and the terminology"
+            )
 
 
 class PairSampler:
-    """At most `pairs_per_concept` pairs of each concept, drawn anew each epoch, all of them in random order (Liu et al., 2021, §2.1)."""
+    """At most `pairs_per_concept` pairs of each concept, in random order, drawn again each epoch (Liu et al., NAACL 2021, § 2.1).
+
+    Args:
+        concepts: The names of each concept.
+        pairs_per_concept: The largest number of pairs of a concept per epoch.
+        pairs: Pairs per step.
+        seed: Seed of the run.
+    """
 
     def __init__(self, concepts: Concepts, *, pairs_per_concept: int, pairs: int, seed: int) -> None:
         self.concepts, self.pairs, self.seed = concepts, pairs, seed
         n, a = concepts.counts, concepts.anchors
-        self.possible = a * (a - 1) // 2 + a * (n - a)  # pairs with an anchor in them: all, where every name is one
+        self.possible = a * (a - 1) // 2 + a * (
+            n - a
+        )  # pairs with a name in the anchor language; all pairs, without one
         self.ends = np.cumsum(np.minimum(self.possible, pairs_per_concept))
         self.steps_per_epoch = -(-int(self.ends[-1]) // pairs)
 
     def batch(self, epoch: int, step: int) -> Names:
         """Left names, then right names, of the pairs of a step; the last step of an epoch may have fewer."""
         total = int(self.ends[-1])
-        places = np.arange(step * self.pairs, min((step + 1) * self.pairs, total))
-        drawn = permute(places, total, mix(self.seed, epoch, 0))
+        positions = np.arange(step * self.pairs, min((step + 1) * self.pairs, total))
+        drawn = permute(positions, total, mix(self.seed, epoch, Stream.PAIR_ORDER))
         at = np.searchsorted(self.ends, drawn, side="right")
         nth = drawn - np.where(at > 0, self.ends[at - 1], 0)
-        keys = mix(self.seed, epoch, 1, self.concepts.numbers[at])
+        keys = mix(self.seed, epoch, Stream.PAIR_OF_CONCEPT, self.concepts.numbers[at])
         left, right = _pair(permute(nth, self.possible[at], keys), self.concepts.counts[at])
         first = self.concepts.first[at]
         rows = self.concepts.rows[np.concatenate([first + left, first + right])]
         return Names(rows, np.tile(self.concepts.numbers[at], 2))
 
 
-def _pair(number: Integers, n: Integers) -> tuple[Integers, Integers]:
-    """The number-th pair (i, j), i < j < n, in the order (0,1), (0,2), …, (1,2), …: with anchors first, anchored pairs come first."""
+def _pair(number: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pair (i, j), i < j < n, of a given number in the order (0,1), (0,2), …, (1,2), …, where anchored pairs come first."""
     n_ = n.astype(np.float64)
     left = np.floor(n_ - 0.5 - np.sqrt(np.maximum((n_ - 0.5) ** 2 - 2.0 * number, 0.0))).astype(np.int64)
     left -= _before(left, n) > number  # the square root may be off by one
@@ -149,16 +209,30 @@ def _pair(number: Integers, n: Integers) -> tuple[Integers, Integers]:
     return left, number - _before(left, n) + left + 1
 
 
-def _before(left: Integers, n: Integers) -> Integers:
-    """How many pairs have a smaller first member than `left`."""
+def _before(left: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of pairs whose first member is below `left`."""
     return left * n - left * (left + 1) // 2
 
 
 class GroupSampler:
-    """`names_per_concept` names of each of k concepts: a name, once encoded, serves in several pairs.
+    """Groups of names of one concept each: a name, encoded once, is part of several pairs.
 
-    Each epoch meets every concept once, in random order; a concept with fewer names gives all it has. Where there is an anchor
-    language, a group's first name is of it.
+    Each epoch has every concept once, in random order; a concept with fewer names gives all it has. With an anchor language, a group's
+    first name is in it.
+
+    Args:
+        concepts: The names of each concept.
+        names_per_concept: Names per group.
+        names: Names per step, at most.
+        seed: Seed of the run.
+        hard_negatives: How many of the nearest concepts of each drawn concept join the step; random ones until `nearest` is known.
+        weights: (n,) relative chance of each name to be drawn for its group; None for equal chances.
+
+    Attributes:
+        nearest: (c, k) for each concept the indices of its nearest other concepts, once known. Set by `HardNegatives` alone.
+
+    Raises:
+        ConfigError: A step is too small for its groups, or there are too few concepts.
     """
 
     def __init__(
@@ -178,31 +252,27 @@ class GroupSampler:
             )
         if hard_negatives >= len(concepts.numbers):
             raise ConfigError(
-                f"sampling.hard_negatives must be fewer than the concepts, {len(concepts.numbers):,} here; found {hard_negatives}"
+                f"sampling.hard_negatives must be below the number of concepts, {len(concepts.numbers):,}; found {hard_negatives}"
             )
-        self.concepts, self.names_per_concept, self.seed, self.hard_negatives = (
-            concepts,
-            names_per_concept,
-            seed,
-            hard_negatives,
-        )
+        self.concepts, self.names_per_concept, self.seed = concepts, names_per_concept, seed
+        self.hard_negatives = hard_negatives
         self.groups = names // names_per_concept // (1 + hard_negatives)
         self.steps_per_epoch = -(-len(concepts.numbers) // self.groups)
         self.weights = weights
-        self.nearest: Integers | None = None  # (concepts, k): of each the nearest others, once they are known
+        self.nearest: NDArray[np.int64] | None = None
 
     def batch(self, epoch: int, step: int) -> Names:
         """The names of a step, group after group; the last step of an epoch may have fewer."""
         concepts, total = self.concepts, len(self.concepts.numbers)
-        places = np.arange(step * self.groups, min((step + 1) * self.groups, total))
-        at = self._with_hard_negatives(permute(places, total, mix(self.seed, epoch, 2)), epoch)
-        key = mix(self.seed, epoch, 3, concepts.numbers[at])
+        positions = np.arange(step * self.groups, min((step + 1) * self.groups, total))
+        at = self._with_hard_negatives(permute(positions, total, mix(self.seed, epoch, Stream.GROUP_ORDER)), epoch)
+        key = mix(self.seed, epoch, Stream.FIRST_NAME, concepts.numbers[at])
         size = np.minimum(self.names_per_concept, concepts.counts[at])
         group = np.repeat(np.arange(len(at)), size - 1)
         nth = np.arange(len(group)) - np.repeat(np.cumsum(size - 1) - (size - 1), size - 1)
         if self.weights is None:
             anchor = permute(np.zeros_like(at), concepts.anchors[at], key)
-            others = permute(nth, concepts.counts[at][group] - 1, mix(key, 4)[group])
+            others = permute(nth, concepts.counts[at][group] - 1, mix(key, Stream.OTHER_NAMES)[group])
             others += others >= anchor[group]  # skip the anchor itself
         else:
             anchor, others = self._weighted(at, size - 1, key)
@@ -211,14 +281,24 @@ class GroupSampler:
         order = np.argsort(owner, kind="stable")
         return Names(concepts.rows[rows[order]], concepts.numbers[at][owner[order]])
 
-    def _weighted(self, at: Integers, wanted: Integers, key: Integers) -> tuple[Integers, Integers]:
-        """The how-manieth names of their concepts: an anchor of each, and `wanted` others, drawn by weight without replacement: those of
-        the least -log(u) / weight (Efraimidis and Spirakis, 2006)."""
+    def _weighted(
+        self, at: NDArray[np.int64], wanted: NDArray[np.int64], key: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw names by weight without replacement: those of least -log(u) / weight (Efraimidis and Spirakis, 2006).
+
+        Args:
+            at: (g,) concepts.
+            wanted: (g,) names to draw beside the first.
+            key: (g,) random keys.
+
+        Returns:
+            Indices within the concepts' names: (g,) the first names, which are anchors, and (sum of wanted,) the others.
+        """
         assert self.weights is not None
         counts = self.concepts.counts[at]
         group, begin = np.repeat(np.arange(len(at)), counts), np.repeat(np.cumsum(counts) - counts, counts)
         nth = np.arange(len(group)) - begin
-        uniform = (mix(key[group], 8, nth) + 1.0) * 2.0**-63
+        uniform = (mix(key[group], Stream.WEIGHTED_NAMES, nth) + 1.0) * 2.0**-63
         ranks = -np.log(uniform) / self.weights[self.concepts.rows[self.concepts.first[at][group] + nth]]
         order = np.lexsort((np.where(nth < self.concepts.anchors[at][group], ranks, np.inf), group))
         anchor = nth[order[nth == 0]]
@@ -226,16 +306,20 @@ class GroupSampler:
         order = np.lexsort((ranks, group))
         return anchor, nth[order[nth < wanted[group]]]
 
-    def _with_hard_negatives(self, at: Integers, epoch: int) -> Integers:
-        """Concepts and `hard_negatives` of the nearest of each, every one once; as long as the nearest aren't known, any."""
+    def _with_hard_negatives(self, at: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Concepts, then `hard_negatives` of the nearest of each, without repetition; random ones until the nearest are known."""
         if not self.hard_negatives:
             return at
         total = len(self.concepts.numbers)
         if self.nearest is None:
-            others = permute(np.arange(self.hard_negatives)[None], total, mix(self.seed, epoch, 6, at)[:, None])
+            others = permute(
+                np.arange(self.hard_negatives)[None], total, mix(self.seed, epoch, Stream.RANDOM_CONCEPTS, at)[:, None]
+            )
         else:
             drawn = permute(
-                np.arange(self.hard_negatives)[None], self.nearest.shape[1], mix(self.seed, epoch, 7, at)[:, None]
+                np.arange(self.hard_negatives)[None],
+                self.nearest.shape[1],
+                mix(self.seed, epoch, Stream.HARD_NEGATIVES, at)[:, None],
             )
             others = np.take_along_axis(self.nearest[at], drawn, 1)
         _, first = np.unique(both := np.concatenate([at, others.ravel()]), return_index=True)
@@ -243,9 +327,16 @@ class GroupSampler:
 
 
 class FilePairs:
-    """The pairs of a file: rows 2i and 2i + 1 are the names of pair i. In the file's order, or in a random one, new each epoch."""
+    """The pairs of a file, in its order or in a random one that differs between epochs.
 
-    def __init__(self, concept_of: Integers, *, pairs: int, shuffle: bool, seed: int) -> None:
+    Args:
+        concept_of: (2p,) the concept of each name; rows 2i and 2i + 1 are the names of pair i.
+        pairs: Pairs per step.
+        shuffle: Whether to take them in random order.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, concept_of: NDArray[np.int64], *, pairs: int, shuffle: bool, seed: int) -> None:
         self.concept_of, self.pairs, self.shuffle, self.seed = concept_of, pairs, shuffle, seed
         self.steps_per_epoch = -(-(len(concept_of) // 2) // pairs)
 
@@ -254,31 +345,38 @@ class FilePairs:
         total = len(self.concept_of) // 2
         at = np.arange(step * self.pairs, min((step + 1) * self.pairs, total))
         if self.shuffle:
-            at = permute(at, total, mix(self.seed, epoch, 5))
+            at = permute(at, total, mix(self.seed, epoch, Stream.FILE_ORDER))
         rows = np.concatenate([2 * at, 2 * at + 1])
         return Names(rows, self.concept_of[rows])
 
 
-def share(names: Names, rank: int, processes: int) -> Names:
+def names_of_rank(names: Names, rank: int, processes: int) -> Names:
     """The part of a step's names that one process encodes: every `processes`-th of them. Parts are disjoint and complete."""
     return Names(names.rows[rank::processes], names.concepts[rank::processes])
 
 
 class Mixed:
-    """Each step's names from `first`, then those from `second`; an epoch is one of `first`.
+    """Two sources of names per step: a terminology, and beside it an auxiliary one, such as general-domain translations.
 
-    rows, concepts: what is added to the second's rows and concepts, so that both count in one table of names.
+    Each is sampled by itself, so a step has the names that the main source gives alone, then those of the auxiliary one. An epoch is one
+    of the main source; the auxiliary source's epochs are counted from the steps taken.
+
+    Args:
+        main: Sampler of the main source.
+        auxiliary: Sampler of the auxiliary source.
+        rows: Added to the auxiliary rows, so that both index one table of names.
+        concepts: Added to the auxiliary concepts.
     """
 
-    def __init__(self, first: Sampler, second: Sampler, *, rows: int, concepts: int) -> None:
-        self.first, self.second, self.rows, self.concepts = first, second, rows, concepts
-        self.steps_per_epoch = first.steps_per_epoch
+    def __init__(self, main: Sampler, auxiliary: Sampler, *, rows: int, concepts: int) -> None:
+        self.main, self.auxiliary, self.rows, self.concepts = main, auxiliary, rows, concepts
+        self.steps_per_epoch = main.steps_per_epoch
 
     def batch(self, epoch: int, step: int) -> Names:
-        """The names of a step, a pure function of (epoch, step) as those of its parts are."""
-        one = self.first.batch(epoch, step)
-        two = self.second.batch(*divmod(epoch * self.steps_per_epoch + step, self.second.steps_per_epoch))
+        """The names of one step."""
+        left = self.main.batch(epoch, step)
+        right = self.auxiliary.batch(*divmod(epoch * self.steps_per_epoch + step, self.auxiliary.steps_per_epoch))
         return Names(
-            np.concatenate([one.rows, two.rows + self.rows]),
-            np.concatenate([one.concepts, two.concepts + self.concepts]),
+            np.concatenate([left.rows, right.rows + self.rows]),
+            np.concatenate([left.concepts, right.concepts + self.concepts]),
         )

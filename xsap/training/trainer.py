@@ -1,15 +1,14 @@
-"""AdamW and its learning rate as a function of the step.
+"""The training loop: names → vectors → similarities → masks → loss → update; evaluation, logging and checkpoints in between.
 
-The loop: names → vectors → similarities → masks → loss → step; now and then evaluate, log, save.
-
-It works on the global batch whatever the number of processes: each encodes its share, and all see all vectors.
+It works on the global batch whatever the number of processes: each encodes its part of the names, and all see all vectors.
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +22,94 @@ from xsap.artifacts import write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import Tokens, drop_tokens, pack
 from xsap.errors import ConfigError
-from xsap.training import run_folder as checkpoint
 from xsap.training.large_batch import cached_backward, gather
 from xsap.training.mining import HardNegatives, all_pairs
-from xsap.training.sampling import Sampler, mix, share
+from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
+from xsap.training.sampling import Sampler, Stream, mix, names_of_rank
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # (similarity, positives, negatives) → loss
+FLUSH_STEPS = 20  # steps whose losses stay on the device, so that logging does not stop it at each
+
+logger = logging.getLogger(__name__)
 
 
 def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019) in its fused form, on every parameter alike, as the SapBERT recipe has it."""
+    """AdamW (Loshchilov and Hutter, ICLR 2019), fused, with weight decay on every parameter, as in the SapBERT recipe."""
     return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
-    """The share of the learning rate that step 0, 1, … takes: a linear warm-up, then constant, or linear down to zero after the last."""
+    """The factor of the learning rate at step 0, 1, …: linear warm-up, then constant or linear to zero after the last step.
 
-    def share(step: int) -> float:
+    Args:
+        name: `constant` or `linear`.
+        warmup_steps: Steps of the warm-up.
+        total_steps: All steps, those of the warm-up included.
+    """
+
+    def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         if name == "constant":
             return 1.0
         return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
-    return share
+    return factor
 
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # (similarity, positives, negatives) → loss
-_FLUSH_EVERY = 20  # steps whose losses wait on the device, so that logging doesn't stop it at each
+@dataclass
+class TrainerState:
+    """Everything that changes while a run lasts.
+
+    Attributes:
+        model: The encoder as Accelerate prepared it.
+        optimizer: The optimizer as Accelerate prepared it.
+        steps: Steps done, those before a resumption included.
+        started: When training started, on the monotonic clock, as if there had been no interruption.
+        flushed: When `pending` was last emptied, or an evaluation or a save ended.
+        pending: Losses that are still on the device, with the rest of their log lines.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+    started: float
+    flushed: float = field(default_factory=time.monotonic)
+    pending: list[tuple[Tensor, dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before a resumption included."""
+        return time.monotonic() - self.started
 
 
 @dataclass
 class Trainer:
-    """One run. objective: mining and loss. rate: step → share of `learning_rate`. identity: see checkpoint.
+    """One run.
 
-    neighbors: looks up the hard concepts of its sampler. evaluate: steps done → scores to log. report: called when there is news in the log.
-    chunk: names encoded at once, 0 for all. token_dropout: share of tokens left out of names.
+    Attributes:
+        accelerator: Accelerate's view of devices and processes.
+        encoder: The model to train.
+        optimizer: Its optimizer.
+        tokens: Token ids of all names.
+        sampler: The names of each step.
+        objective: Mining and loss.
+        rate: Step → factor of `learning_rate`.
+        hard_negatives: Refreshes the sampler's hard negatives; None without any.
+        evaluate: Steps done → scores to log; None for no evaluation.
+        report: Called after the log has changed.
+        output: The run's folder.
+        identity: What a resumed run must have in common with this one.
+        seed: Seed of dropout.
+        learning_rate: Highest learning rate.
+        max_grad_norm: Norm that gradients are clipped to; 0 for no clipping.
+        chunk: Names to encode at a time; 0 for all.
+        token_dropout: Fraction of tokens to leave out of names.
+        total_steps: Steps to train.
+        max_minutes: Minutes after which training stops; None for no limit.
+        save_steps: Steps between checkpoints; 0 for none.
+        save_total_limit: Checkpoints to keep.
+        eval_steps: Steps between evaluations; 0 for those before the first and after the last step only.
     """
 
     accelerator: Accelerator
@@ -81,77 +134,122 @@ class Trainer:
     save_steps: int
     save_total_limit: int
     eval_steps: int
+    _state: TrainerState = field(init=False, repr=False)
 
     def run(self, *, resume: bool) -> int:
-        """Train to the last step, or until time is up. Returns the number of steps done, those before a resumption included."""
-        began = time.monotonic()
-        done, spent = self._resume() if resume else (0, 0.0)
-        self._model, self._optimizer = self.accelerator.prepare(self.encoder, self.optimizer)
-        self._waiting: list[tuple[Tensor, dict[str, Any]]] = []
-        self._tick = time.monotonic()
-        if done == 0:
-            self._evaluate(0)
-        self._tick = time.monotonic()
-        with tqdm(
-            total=self.total_steps, initial=done, desc="train", unit=" steps", disable=not self._main, mininterval=0.5
-        ) as bar:
-            late = self._late(spent, 0)  # as when it had stopped for lack of time before
-            while done < self.total_steps and not late:
-                if self.hard_negatives and done and done % self.hard_negatives.every == 0:
+        """Train to the last step, or until time is up.
+
+        Args:
+            resume: Whether to continue from the newest checkpoint.
+
+        Returns:
+            The number of steps done, those before a resumption included.
+        """
+        state = self._state = self._start(resume)
+        if state.steps == 0:
+            self._evaluate()
+        state.flushed = time.monotonic()
+        late = self._is_late(0)  # an earlier part of the run may have used up the time
+        with self._progress_bar() as bar:
+            while state.steps < self.total_steps and not late:
+                if self.hard_negatives and state.steps and state.steps % self.hard_negatives.refresh_steps == 0:
                     self.hard_negatives.refresh(self.accelerator)
-                loss, counts = self._step(done)
-                done += 1
-                self._waiting.append((loss, {"step": done, "lr": self.learning_rate * self.rate(done - 1), **counts}))
-                if len(self._waiting) >= _FLUSH_EVERY:
+                learning_rate = self.learning_rate * self.rate(state.steps)
+                loss, counts = self._step(state.steps)
+                state.steps += 1
+                state.pending.append((loss, {"step": state.steps, "lr": learning_rate, **counts}))
+                if len(state.pending) >= FLUSH_STEPS:
                     bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
                 bar.update()
-                late = self._late(spent + time.monotonic() - began, done)
-                last = late or done == self.total_steps
-                if last or (self.eval_steps and done % self.eval_steps == 0):
-                    self._evaluate(done)
-                if self.save_steps and (last or done % self.save_steps == 0):
-                    self._save(done, spent + time.monotonic() - began)
+                late = self._is_late(state.steps)
+                last = late or state.steps == self.total_steps
+                if last or (self.eval_steps and state.steps % self.eval_steps == 0):
+                    self._evaluate()
+                if self.save_steps and (last or state.steps % self.save_steps == 0):
+                    self._save()
             self._flush()
-            if late and self._main:
-                tqdm.write(f"stopped after {self.max_minutes:g} minutes, at step {done:,} of {self.total_steps:,}")
-        return done
+        if late and self._is_main:
+            logger.info(
+                "stopped after %g minutes, at step %s of %s",
+                self.max_minutes,
+                f"{state.steps:,}",
+                f"{self.total_steps:,}",
+            )
+        return state.steps
+
+    def _start(self, resume: bool) -> TrainerState:
+        """The state before the first step, or as the newest checkpoint has it; the log is cut back to that."""
+        started = time.monotonic()
+        checkpoint = None
+        if resume:
+            folder = self.output / "checkpoints"
+            checkpoint = load_checkpoint(folder, self.encoder, self.optimizer, self.identity)
+            self._cut_log(checkpoint.step if checkpoint else -1)
+        if checkpoint:
+            if self.hard_negatives:
+                self.hard_negatives.load_state_dict(checkpoint.arrays)
+            if self._scaler is not None and "scaler" in checkpoint.more:
+                self._scaler.load_state_dict(checkpoint.more["scaler"])
+            started -= float(checkpoint.more.get("spent", 0.0))
+        model, optimizer = self.accelerator.prepare(self.encoder, self.optimizer)
+        return TrainerState(model, optimizer, checkpoint.step if checkpoint else 0, started)
+
+    def _progress_bar(self) -> Any:
+        return tqdm(
+            total=self.total_steps,
+            initial=self._state.steps,
+            desc="train",
+            unit=" steps",
+            disable=not self._is_main,
+            mininterval=0.5,
+        )
 
     @property
-    def _main(self) -> bool:
+    def _is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def _scaler(self) -> Any:
+        """Accelerate's gradient scaler; None unless training in fp16."""
+        return getattr(self.accelerator, "scaler", None)
+
     def _step(self, step: int) -> tuple[Tensor, dict[str, int]]:
-        """One update from the names of a step, counted from 0 over all epochs → its loss, still on the device; how many names and tokens."""
+        """One update.
+
+        Args:
+            step: Number of the step, counted from 0 over all epochs.
+
+        Returns:
+            The loss, still on the device, and the number of names and tokens.
+        """
+        model, optimizer = self._state.model, self._state.optimizer
         accelerator, rank, processes = self.accelerator, self.accelerator.process_index, self.accelerator.num_processes
         names = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
-        parts = [share(names, r, processes) for r in range(processes)]
+        parts = [names_of_rank(names, r, processes) for r in range(processes)]
         sizes = [len(part.rows) for part in parts]
         concepts = np.concatenate([part.concepts for part in parts])
-        strings = (
-            None
-            if self.hard_negatives is None
-            else self.hard_negatives.strings[np.concatenate([part.rows for part in parts])]
-        )
-        for group in self._optimizer.param_groups:
+        rows = np.concatenate([part.rows for part in parts])
+        strings = None if self.hard_negatives is None else self.hard_negatives.strings[rows]
+        for group in optimizer.param_groups:
             group["lr"] = self.learning_rate * self.rate(step)
-        self._model.train()
-        rows = (
-            parts[rank].rows if sizes[rank] else names.rows[:1]
-        )  # without a share it encodes some name, for others wait for its gradient
-        chunks = np.split(rows, range(self.chunk, len(rows), self.chunk)) if self.chunk else [rows]
+        model.train()
+        # without names of its own it encodes some name, because the other processes wait for its gradient
+        own = parts[rank].rows if sizes[rank] else names.rows[:1]
+        chunks = np.split(own, range(self.chunk, len(own), self.chunk)) if self.chunk else [own]
 
         def encode(chunk: int) -> Tensor:
-            torch.manual_seed(int(mix(self.seed, step, rank, chunk)[0]))  # dropout too is a pure function of the step
-            tokens = self._drop(self.tokens.take(chunks[chunk]), step, rank, chunk)
-            vectors: Tensor = self._model(pack(tokens).to(accelerator.device))
+            # dropout, too, is a pure function of the seed and the step
+            torch.manual_seed(int(mix(self.seed, Stream.DROPOUT, step, rank, chunk)[0]))
+            tokens = self._drop_tokens(self.tokens.take(chunks[chunk]), step, rank, chunk)
+            vectors: Tensor = model(pack(tokens).to(accelerator.device))
             return vectors
 
         def loss_of(vectors: Tensor) -> Tensor:
             vectors = gather(vectors[: sizes[rank]], sizes, rank)
             same_name = None if strings is None else torch.from_numpy(strings).to(vectors.device)
             masks = all_pairs(torch.from_numpy(concepts).to(vectors.device), same_name)
-            nothing = 0 * vectors.detach().sum()  # unless a vector is no number, which masks could hide
-            loss: Tensor = processes * (self.objective(vectors @ vectors.T, *masks) + nothing)
+            zero = 0 * vectors.detach().sum()  # nan if a vector is not finite, which masks could hide
+            loss: Tensor = processes * (self.objective(vectors @ vectors.T, *masks) + zero)
             return loss
 
         if len(chunks) == 1:
@@ -159,63 +257,62 @@ class Trainer:
             accelerator.backward(loss)
         else:
             loss = cached_backward(
-                encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(self._model)
+                encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(model)
             )
         if self.max_grad_norm:
-            accelerator.clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+            accelerator.clip_grad_norm_(model.parameters(), self.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
         return loss.detach() / processes, {"names": len(names.rows), "tokens": self.tokens.count(names.rows)}
 
-    def _drop(self, tokens: Tokens, *key: int) -> Tokens:
+    def _drop_tokens(self, tokens: Tokens, *key: int) -> Tokens:
         if not self.token_dropout:
             return tokens
-        return drop_tokens(
-            tokens, self.token_dropout, np.ldexp(mix(self.seed, 9, *key, np.arange(len(tokens.ids))), -63)
-        )
+        numbers = mix(self.seed, Stream.TOKEN_DROPOUT, *key, np.arange(len(tokens.ids)))
+        return drop_tokens(tokens, self.token_dropout, np.ldexp(numbers, -63))
 
-    def _late(self, seconds: float, done: int) -> bool:
-        """Whether time is up for any process: clocks differ, and all must stop at the same step, so they ask one another now and then."""
-        late = self.max_minutes is not None and seconds > self.max_minutes * 60
+    def _is_late(self, done: int) -> bool:
+        """Whether time is up on any process. Clocks differ, and all must stop at the same step, so they agree every few steps."""
+        late = self.max_minutes is not None and self._state.seconds > self.max_minutes * 60
         if self.max_minutes is None or self.accelerator.num_processes == 1:
             return late
-        if done % _FLUSH_EVERY:
+        if done % FLUSH_STEPS:
             return False
         flag = torch.tensor([float(late)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
-    def _evaluate(self, done: int) -> None:
+    def _evaluate(self) -> None:
         if self.evaluate is None:
             return
         self._flush()
-        if self._main:
-            scores = self.evaluate(done)
-            self._log(
-                {"step": done, "evaluation": scores},
-                done,
-                {f"acc@1/{code}": v["acc@1"] for code, v in scores["languages"].items()},
-            )
+        if self._is_main:
+            steps = self._state.steps
+            scores = self.evaluate(steps)
+            tracked = {f"acc@1/{code}": v["acc@1"] for code, v in scores["languages"].items()}
+            self._log({"step": steps, "evaluation": scores}, steps, tracked)
             self.report()
         self.accelerator.wait_for_everyone()
-        self._tick = time.monotonic()
+        self._state.flushed = time.monotonic()
 
     def _flush(self) -> float:
-        """Write the steps that wait → the last one's loss. Their seconds are a mean: a device's clock can't be read without stopping it."""
-        latest, waiting = float("nan"), self._waiting
-        losses = torch.stack([loss for loss, _ in waiting]).tolist() if waiting else []
-        seconds = round((time.monotonic() - self._tick) / max(1, len(waiting)), 5)
-        for latest, (_, metadata) in zip(losses, waiting, strict=True):
+        """Log the pending steps. Their seconds are a mean, because reading a device's clock would stop it.
+
+        Returns:
+            The last loss, nan without any.
+        """
+        state, latest = self._state, float("nan")
+        losses = torch.stack([loss for loss, _ in state.pending]).tolist() if state.pending else []
+        seconds = round((time.monotonic() - state.flushed) / max(1, len(losses)), 5)
+        for latest, (_, line) in zip(losses, state.pending, strict=True):
             if not math.isfinite(latest):
                 raise ConfigError(
-                    f"the loss must be a number, found {latest} at step {metadata['step']:,}; lower optim.learning_rate, or set optim.max_grad_norm = 1"
+                    f"the loss must be a finite number, found {latest} at step {line['step']:,}; "
+                    "lower optim.learning_rate, or set optim.max_grad_norm = 1"
                 )
-            if self._main:
-                self._log(
-                    {**metadata, "loss": latest, "seconds": seconds},
-                    metadata["step"],
-                    {"loss": latest, "lr": metadata["lr"]},
-                )
-        self._waiting, self._tick = [], time.monotonic()
+            if self._is_main:
+                tracked = {"loss": latest, "lr": line["lr"]}
+                self._log({**line, "loss": latest, "seconds": seconds}, line["step"], tracked)
+        state.pending, state.flushed = [], time.monotonic()
         return latest
 
     def _log(self, line: dict[str, Any], step: int, tracked: dict[str, float]) -> None:
@@ -223,45 +320,38 @@ class Trainer:
             stream.write(json.dumps(line) + "\n")
         self.accelerator.log(tracked, step=step)
 
-    def _save(self, done: int, spent: float) -> None:
-        self._flush()
-        if self._main:
-            more = {"spent": spent}
-            scaler = getattr(self.accelerator, "scaler", None)
-            if scaler is not None:
-                more["scaler"] = scaler.state_dict()
-            nearest = self.hard_negatives.sampler.nearest if self.hard_negatives else None
-            arrays = {} if nearest is None else {"nearest": torch.from_numpy(nearest)}
-            folder, keep = self.output / "checkpoints", self.save_total_limit
-            checkpoint.save(folder, done, self.encoder, self._bare_optimizer, self.identity, more, arrays, keep=keep)
-        self.accelerator.wait_for_everyone()
-        self._tick = time.monotonic()
-
-    @property
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        bare: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
-        return bare
-
-    def _resume(self) -> tuple[int, float]:
-        """Steps done and seconds spent by the newest checkpoint; the log is cut back to it."""
-        found = checkpoint.resume(self.output / "checkpoints", self.encoder, self.optimizer, self.identity)
-        done, more, arrays = found or (0, {}, {})
-        if self.hard_negatives and "nearest" in arrays:
-            self.hard_negatives.sampler.nearest = arrays["nearest"].numpy()
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is not None and "scaler" in more:
-            scaler.load_state_dict(more["scaler"])
+    def _cut_log(self, steps: int) -> None:
+        """Remove the lines of steps that come after a checkpoint."""
         log = self.output / "metrics.jsonl"
-        if self._main and log.is_file():
-            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= (done or -1)]
+        if self._is_main and log.is_file():
+            kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= steps]
             with write_atomically(log) as stream:
                 stream.writelines(f"{line}\n" for line in kept)
         self.accelerator.wait_for_everyone()
-        return done, float(more.get("spent", 0.0))
+
+    def _save(self) -> None:
+        seconds = self._state.seconds
+        self._flush()
+        if self._is_main:
+            more: dict[str, Any] = {"spent": seconds}
+            if self._scaler is not None:
+                more["scaler"] = self._scaler.state_dict()
+            arrays = self.hard_negatives.state_dict() if self.hard_negatives else {}
+            optimizer = getattr(self._state.optimizer, "optimizer", self._state.optimizer)
+            save_checkpoint(
+                self.output / "checkpoints",
+                Checkpoint(self._state.steps, more, arrays),
+                self.encoder,
+                optimizer,
+                self.identity,
+                keep=self.save_total_limit,
+            )
+        self.accelerator.wait_for_everyone()
+        self._state.flushed = time.monotonic()
 
 
 def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that a kill cut short
+        return float("inf")  # a line that an interruption cut short

@@ -19,7 +19,7 @@ from tests.fixtures.commands import ROOT, Run
 from xsap import Encoder
 from xsap.config import load_settings
 from xsap.encoding.model_folder import EncoderConfig
-from xsap.encoding.packing import Packed, Tokens, pack, tokenize_names
+from xsap.encoding.packing import PackedBatch, Tokens, pack, tokenize_names
 from xsap.encoding.vocabulary import from_scratch
 from xsap.text import TextPolicy
 from xsap.training.large_batch import cached_backward
@@ -269,7 +269,7 @@ def test_a_run_in_chunks_encodes_no_more_names_at_once(
 ) -> None:
     forward, sizes = Encoder.forward, []
 
-    def counted(encoder: Encoder, batch: Packed, unit: bool = True) -> Tensor:
+    def counted(encoder: Encoder, batch: PackedBatch, unit: bool = True) -> Tensor:
         sizes.append(len(batch.starts))
         return forward(encoder, batch, unit)
 

@@ -1,7 +1,7 @@
-"""A shrunk model: the original's pieces and vectors for all text of kept pieces, in every library that opens model folders.
+"""Vocabularies: one trained from scratch, and a shrunk model that keeps the original's pieces and vectors for all text of kept pieces.
 
-The oracles are the original model itself, opened by transformers alone, and small vocabularies in which each argument for leaving
-pieces out would go wrong if what it needs were left out too.
+The oracles are the original model itself, opened by transformers alone, and small vocabularies in which each argument for leaving pieces
+out would fail if the pieces it needs were left out too.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -21,75 +21,17 @@ from transformers import (
     BertTokenizerFast,
     CanineTokenizer,
     PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaModel,
-    RobertaTokenizerFast,
-    XLMRobertaConfig,
-    XLMRobertaModel,
     XLMRobertaTokenizer,
 )
 
 from tests.fixtures.commands import Run
+from tests.fixtures.encoders import ADDED, LOWER, SIZE, TRAIN_TOKENIZER, tiny_encoder
 from xsap import Encoder, Terminology
 from xsap.cli import main
 from xsap.encoding.model_folder import EncoderConfig
-from xsap.encoding.vocabulary import shrink_to, train_tokenizer, unchanged_texts
+from xsap.encoding.vocabulary import from_scratch, shrink_to, unchanged_texts
 from xsap.errors import ConfigError
-from xsap.text import TextPolicy, normalize_all
-
-LOWER = TextPolicy("lower", "NFKC")
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-ADDED = "qd/bid"
-
-
-def unigram(names: list[str]) -> XLMRobertaTokenizer:
-    return train_tokenizer(names, 3000)
-
-
-def wordpiece(names: list[str]) -> BertTokenizerFast:
-    """Its special tokens but the padding stand at the end, so that all of them move."""
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer, trained.pre_tokenizer = (
-        normalizers.BertNormalizer(lowercase=True),
-        pre_tokenizers.BertPreTokenizer(),
-    )
-    trained.train_from_iterator(names, trainers.WordPieceTrainer(vocab_size=3000, show_progress=False))
-    pieces = ["[PAD]", *sorted(trained.get_vocab(), key=trained.get_vocab().get), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)})
-    tokenizer.add_tokens([ADDED])  # a piece that the model's own vocabulary doesn't have
-    return tokenizer
-
-
-def bpe(names: list[str]) -> RobertaTokenizerFast:
-    """Special tokens stand where none can be taken for granted: the padding after 300 others, three at the end."""
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trained.train_from_iterator(
-        names, trainers.BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, show_progress=False)
-    )
-    model = json.loads(trained.to_str())["model"]
-    pieces = sorted(model["vocab"], key=model["vocab"].get)
-    pieces = ["<s>", *pieces[:300], "<pad>", *pieces[300:], "</s>", "<unk>", "<mask>"]
-    return RobertaTokenizerFast(
-        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[tuple(merge) for merge in model["merges"]]
-    )
-
-
-def encoder_of(tokenizer: PreTrainedTokenizerFast, kind: str, policy: TextPolicy = LOWER) -> Encoder:
-    """A tiny transformer of the family that has such a tokenizer, with random weights."""
-    classes = {
-        "Unigram": (XLMRobertaConfig, XLMRobertaModel),
-        "WordPiece": (BertConfig, BertModel),
-        "BPE": (RobertaConfig, RobertaModel),
-    }
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    length = 32 + (0 if kind == "WordPiece" else 1 + tokenizer.pad_token_id)
-    torch.manual_seed(1)
-    config = classes[kind][0](vocab_size=len(tokenizer), max_position_embeddings=length, **special, **SIZE)
-    return Encoder(
-        classes[kind][1](config, add_pooling_layer=False), tokenizer, EncoderConfig("mean", 32, policy)
-    ).eval()
+from xsap.text import normalize_all
 
 
 @pytest.fixture(scope="module")
@@ -97,19 +39,31 @@ def english(sample_folder: Path) -> list[str]:
     return Terminology.load(sample_folder).select(languages={"en"}).names["name"].to_pylist()
 
 
-TRAIN = {"Unigram": unigram, "WordPiece": wordpiece, "BPE": bpe}
+def test_from_scratch_vocabulary_covers_its_names_and_is_reproducible(sample_names: list[str]) -> None:
+    size = {"vocabulary_size": 2000, "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0}
+    encoder = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=3)
+    tokenizer = encoder.tokenizer
+    assert len(tokenizer) <= 2000
+    ids = [i for row in tokenizer(sample_names)["input_ids"] for i in row]
+    assert ids.count(tokenizer.unk_token_id) < 0.001 * len(ids)
+    special = tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    assert special == [0, 1, 2, 3, len(tokenizer) - 1]
+    again = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=3)
+    assert np.array_equal(again.encode(sample_names[:50]), encoder.encode(sample_names[:50]))
+    other = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=4)
+    assert not np.array_equal(other.encode(sample_names[:50]), encoder.encode(sample_names[:50]))
 
 
-@pytest.fixture(scope="module", params=TRAIN)
+@pytest.fixture(scope="module", params=TRAIN_TOKENIZER)
 def folders(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     sample_names: list[str],
     english: list[str],
 ):
-    """(a model with a vocabulary of eleven languages, the same shrunk to the English names), and the kind of its tokenizer."""
+    """A model with a vocabulary of eleven languages, the same shrunk to the English names, and the type of its tokenizer."""
     folder = tmp_path_factory.mktemp(request.param)
-    encoder_of(TRAIN[request.param](normalize_all(sample_names, LOWER)), request.param).save_pretrained(
+    tiny_encoder(TRAIN_TOKENIZER[request.param](normalize_all(sample_names, LOWER)), request.param).save_pretrained(
         folder / "large"
     )
     shrink_to(Encoder.from_pretrained(folder / "large"), english).save_pretrained(folder / "small")
@@ -134,7 +88,7 @@ def states(folder: Path, texts: list[str]) -> list[np.ndarray]:
 
 
 def recombined(names: list[str], n: int) -> list[str]:
-    """Texts that no terminology has, of the words of names and of pieces of these."""
+    """Texts that no terminology has, made of words of names and of parts of these."""
     words = sorted({word for name in normalize_all(names, LOWER) for word in name.split()})
     draw = random.Random(3)
     texts = []
@@ -147,18 +101,20 @@ def recombined(names: list[str], n: int) -> list[str]:
     return texts
 
 
-def test_every_name_keeps_its_pieces_and_its_vector(folders: tuple[Path, Path, str], english: list[str]) -> None:
+def test_shrunk_model_keeps_pieces_and_vector_of_every_name(
+    folders: tuple[Path, Path, str], english: list[str]
+) -> None:
     large, small, _ = folders
     texts = normalize_all(english, LOWER)
     assert pieces(small, texts) == pieces(large, texts)
     original, shrunk = Encoder.from_pretrained(large), Encoder.from_pretrained(small)
-    assert shrunk.description == original.description
+    assert shrunk.config == original.config
     np.testing.assert_array_equal(shrunk.encode(english), original.encode(english))
     rows = [len(AutoTokenizer.from_pretrained(folder)) for folder in (small, large)]
     assert rows[0] < 0.8 * rows[1]
 
 
-def test_so_does_any_text_whose_pieces_are_all_kept(
+def test_shrunk_model_keeps_states_of_any_text_of_kept_pieces(
     folders: tuple[Path, Path, str], sample_names: list[str], english: list[str]
 ) -> None:
     large, small, _ = folders
@@ -178,8 +134,8 @@ def test_so_does_any_text_whose_pieces_are_all_kept(
         np.testing.assert_array_equal(a, b)
 
 
-def test_no_character_becomes_unknown(folders: tuple[Path, Path, str], sample_names: list[str]) -> None:
-    """Text of the ten languages that were left out is spelled out. (A WordPiece model spells only what it has letters for.)"""
+def test_shrunk_model_has_no_new_unknown_characters(folders: tuple[Path, Path, str], sample_names: list[str]) -> None:
+    """Text of the ten languages that were left out is split into characters. (WordPiece can do so only for letters that it has.)"""
     large, small, _ = folders
     texts = normalize_all(sample_names, LOWER)
     unknown = AutoTokenizer.from_pretrained(large).unk_token
@@ -188,7 +144,7 @@ def test_no_character_becomes_unknown(folders: tuple[Path, Path, str], sample_na
     assert [b.count(unknown) for b in after] == [a.count(unknown) for a in before]
 
 
-def test_special_tokens_are_where_the_configuration_says(folders: tuple[Path, Path, str]) -> None:
+def test_shrunk_model_has_special_tokens_at_the_configured_ids(folders: tuple[Path, Path, str]) -> None:
     large, small, kind = folders
     old, new = (AutoTokenizer.from_pretrained(folder) for folder in (large, small))
     model = AutoModel.from_pretrained(small)
@@ -206,14 +162,16 @@ def test_special_tokens_are_where_the_configuration_says(folders: tuple[Path, Pa
         assert new.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]) == [0, 1, 2, 3, len(new) - 1]
 
 
-def test_sentence_transformer_gives_the_originals_vectors(folders: tuple[Path, Path, str], english: list[str]) -> None:
+def test_sentence_transformer_opens_shrunk_model_with_the_same_vectors(
+    folders: tuple[Path, Path, str], english: list[str]
+) -> None:
     large, small, _ = folders
     theirs = [SentenceTransformer(str(folder), device="cpu").encode(english[:100]) for folder in (large, small)]
     np.testing.assert_allclose(theirs[1], theirs[0], atol=1e-6)
     np.testing.assert_allclose(theirs[1], Encoder.from_pretrained(small).encode(english[:100]), atol=1e-5)
 
 
-def test_no_other_vocabulary_lies_beside_the_new_one(folders: tuple[Path, Path, str]) -> None:
+def test_shrunk_folder_has_no_other_vocabulary_file(folders: tuple[Path, Path, str]) -> None:
     _, small, _ = folders
     described = {
         "config.json",
@@ -230,12 +188,12 @@ def test_no_other_vocabulary_lies_beside_the_new_one(folders: tuple[Path, Path, 
     assert json.loads((small / "tokenizer.json").read_text())["truncation"] is None
 
 
-@pytest.mark.parametrize("kind", TRAIN)
-def test_a_tokenizer_without_a_class_of_its_own(kind: str, tmp_path: Path, english: list[str]) -> None:
-    """transformers takes its tokenizer.json as it stands: the ids of the post-processor, and which piece is the unknown one."""
-    own = TRAIN[kind](normalize_all(english, LOWER))
+@pytest.mark.parametrize("kind", TRAIN_TOKENIZER)
+def test_shrink_to_supports_a_generic_fast_tokenizer(kind: str, tmp_path: Path, english: list[str]) -> None:
+    """transformers uses its tokenizer.json unchanged: the ids of the post-processor, and which piece is the unknown one."""
+    own = TRAIN_TOKENIZER[kind](normalize_all(english, LOWER))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=own.backend_tokenizer, **own.special_tokens_map)
-    encoder_of(tokenizer, kind).save_pretrained(tmp_path / "large")
+    tiny_encoder(tokenizer, kind).save_pretrained(tmp_path / "large")
     shrink_to(Encoder.from_pretrained(tmp_path / "large"), english[:100]).save_pretrained(tmp_path / "small")
     texts = [*normalize_all(english[:100], LOWER), "☃ fever"]
     assert pieces(tmp_path / "small", texts) == pieces(tmp_path / "large", texts)
@@ -249,7 +207,7 @@ def test_shrinking_again_changes_nothing(folders: tuple[Path, Path, str], englis
     np.testing.assert_array_equal(again.encode(english[:50]), small.encode(english[:50]))
 
 
-def test_the_original_stays_as_it_was_and_shares_its_other_weights(
+def test_shrink_to_leaves_the_original_unchanged_and_shares_its_other_weights(
     folders: tuple[Path, Path, str], english: list[str]
 ) -> None:
     large = Encoder.from_pretrained(folders[0])
@@ -266,7 +224,7 @@ def test_the_original_stays_as_it_was_and_shares_its_other_weights(
     assert sum(id(weights) not in theirs for weights in small.transformer.parameters()) == 1
 
 
-def test_pieces_beyond_the_maximal_length_are_kept(folders: tuple[Path, Path, str]) -> None:
+def test_shrink_to_keeps_pieces_beyond_max_length(folders: tuple[Path, Path, str]) -> None:
     large = Encoder.from_pretrained(folders[0])
     word = next(
         word
@@ -278,20 +236,20 @@ def test_pieces_beyond_the_maximal_length_are_kept(folders: tuple[Path, Path, st
     assert not unchanged_texts(large, shrink_to(large, ["x " * 40]), [word, f"x {word}"]).any()
 
 
-def test_an_unknown_character_costs_what_it_did() -> None:
-    """Unigram: ten more than the worst piece, here `zz`, which no name has. Were that one left out, `abcde` + unknown would win."""
+def test_shrunk_unigram_keeps_the_cost_of_unknown_characters() -> None:
+    """Ten more than the worst piece, here `zz`, which no name has. If it were left out, `abcde` + unknown would win."""
     scores = {"▁": -1.0, "ab": -9.0, "cd": -9.0, "ef": -9.0, "abcde": -0.5, "zz": -20.0}
     special = {"<s>": 0.0, "<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
-    encoder = encoder_of(XLMRobertaTokenizer(vocab=[*special.items(), *scores.items(), ("<mask>", 0.0)]), "Unigram")
+    encoder = tiny_encoder(XLMRobertaTokenizer(vocab=[*special.items(), *scores.items(), ("<mask>", 0.0)]), "Unigram")
     assert encoder.tokenizer.tokenize("abcdef") == ["▁", "ab", "cd", "ef"]
     small = shrink_to(encoder, ["abcde", "ab cd ef"])
     assert small.tokenizer.tokenize("abcdef") == ["▁", "ab", "cd", "ef"]
 
 
-def test_a_name_with_an_unknown_word_keeps_it_unknown() -> None:
-    """WordPiece: `ab` leads `abxy` into a dead end. No name has it as a piece; were it left out, `a` + `##bxy` would get through."""
+def test_shrunk_wordpiece_keeps_unknown_words_unknown() -> None:
+    """After `ab` nothing matches the rest of `abxy`. No name has that piece; if it were left out, `a` + `##bxy` would match."""
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "c", "ab", "abc", "##b", "##bxy", "##y"]
-    encoder = encoder_of(BertTokenizerFast(vocab={piece: i for i, piece in enumerate(vocab)}), "WordPiece")
+    encoder = tiny_encoder(BertTokenizerFast(vocab={piece: i for i, piece in enumerate(vocab)}), "WordPiece")
     assert encoder.tokenizer.tokenize("abxy cbxy") == ["[UNK]", "c", "##bxy"]
     assert shrink_to(encoder, ["cbxy"]).tokenizer.tokenize("abxy cbxy") == ["a", "##bxy", "c", "##bxy"]
     small = shrink_to(encoder, ["cbxy", "ABxy"])
@@ -306,15 +264,15 @@ def without_vocabulary(model: models.Model) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (without_vocabulary(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, "[UNK]")), "found .* of the kind WordLevel"),
+        (without_vocabulary(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, "[UNK]")), "found .* of type WordLevel"),
         (
             without_vocabulary(models.BPE({"[UNK]": 0, "[PAD]": 1}, [], end_of_word_suffix="</w>")),
-            "marks where words end",
+            "whose pieces mark word boundaries",
         ),
-        (CanineTokenizer(), "found CanineTokenizer, which is written in Python alone"),
+        (CanineTokenizer(), "found CanineTokenizer, which is implemented in Python only"),
     ],
 )
-def test_other_tokenizers_are_refused(
+def test_shrink_to_rejects_other_tokenizer_types(
     folders: tuple[Path, Path, str], tokenizer: PreTrainedTokenizerFast, message: str
 ) -> None:
     transformer = Encoder.from_pretrained(folders[0]).transformer
@@ -322,7 +280,9 @@ def test_other_tokenizers_are_refused(
         shrink_to(Encoder(transformer, tokenizer, EncoderConfig("mean")), ["fever"])
 
 
-def test_the_command(run: Run, tmp_path: Path, tiny_folder: Path, sample_folder: Path) -> None:
+def test_shrink_command_writes_model_and_summary(
+    run: Run, tmp_path: Path, tiny_folder: Path, sample_folder: Path
+) -> None:
     Terminology.load(sample_folder).select(languages={"en"}).save(tmp_path / "english")
     Encoder.from_pretrained(tiny_folder).save_pretrained(
         tmp_path / "large", metadata={"languages": ["en", "zh"], "steps": 7}
@@ -356,7 +316,7 @@ def test_the_command(run: Run, tmp_path: Path, tiny_folder: Path, sample_folder:
     }
 
 
-def test_what_the_command_refuses(
+def test_shrink_command_rejects_bad_input_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_folder: Path, sample_folder: Path
 ) -> None:
     def refused(*words: object) -> str:
@@ -372,7 +332,7 @@ def test_what_the_command_refuses(
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     Encoder(transformer, tokenizer, EncoderConfig("mean")).save_pretrained(tmp_path / "words")
     out = ("--out", tmp_path / "small")
-    assert "of the kind WordLevel" in refused(tmp_path / "words", sample_folder, *out)
+    assert "of type WordLevel" in refused(tmp_path / "words", sample_folder, *out)
     assert "exists already" in refused("no-model", "no-terminology", "--out", tiny_folder)  # said before any work
     assert "expected a terminology folder, found a model folder" in refused(tiny_folder, tiny_folder, *out)
     assert "found nothing there" in refused(tmp_path / "none", sample_folder, *out)
