@@ -1,0 +1,176 @@
+"""The documentation: README within its limits, its code blocks run and show what comes, examples run, the site builds without a warning."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.commands import ROOT, Run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, run: Run, sample_folder: Path, tiny_folder: Path) -> Path:
+    """A folder with demo/index in it, as `make demo` builds it but of an untrained model: exact names come first all the same."""
+    folder = tmp_path_factory.mktemp("readme")
+    done = run(
+        "-m", "xsap", "index", tiny_folder, sample_folder, "--languages", "all", "--out", folder / "demo" / "index"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of the shell as documented, with `xsap` and `python` those of this interpreter."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env=environment, timeout=600
+    )
+
+
+def blocks_with_output(language: str) -> list[tuple[str, str]]:
+    """Blocks of a language that are followed by a block of their output."""
+    found = BLOCK.findall(README)
+    return [
+        (code, found[i + 1][1])
+        for i, (kind, code) in enumerate(found[:-1])
+        if kind == language and found[i + 1][0] == "text"
+    ]
+
+
+def test_readme_is_short():
+    lines = README.splitlines()
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    assert len(lines) <= 110
+    assert len(README.split()) <= 700
+    assert [line for line in lines if len(line) > 120] == []
+    assert len(prose.split()) > 200
+
+
+def test_readme_python_block_prints_the_output_shown(demo, run):
+    [(code, shown)] = blocks_with_output("python")
+    done = run("-c", code, cwd=demo)
+    assert (done.stdout, done.returncode) == (shown, 0), done.stderr
+
+
+def test_readme_shell_block_prints_the_output_shown(demo):
+    [(code, shown)] = blocks_with_output("sh")
+    done = shell(code, demo)
+    assert (done.stdout, done.returncode) == (shown, 0), done.stderr
+
+
+def test_readme_make_targets_exist():
+    targets = set(re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets == {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_docs_python_blocks_name_what_exists(page, run):
+    """Import lines of every block run; a name that is gone would fail here."""
+    imports = [
+        line
+        for language, code in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if language == "python"
+        for line in code.splitlines()
+        if line.startswith(("from xsap", "import xsap"))
+    ]
+    done = run("-c", "\n".join(imports) or "pass")
+    assert done.returncode == 0, done.stderr
+
+
+OPTIONS = re.compile(
+    r"(xsap(?:-prepare)?|python -m benchmarks) ([a-z][a-z-]*(?: (?:train|encode|search|prepare|xlbel|mantra|corpus))?)[^\n|`]*"
+)
+
+
+def documented_options() -> list[tuple[str, str, str]]:
+    """(program, command, option) of every command line in README and docs."""
+    found = set()
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for _, code in BLOCK.findall(text):
+            for line in code.splitlines():
+                for match in OPTIONS.finditer(line):
+                    for option in re.findall(r"(?<=\s)(--[a-z][a-z-]*)", match[0]):
+                        found.add((match[1], match[2], option))
+    return sorted(found)
+
+
+def test_documented_options_exist(run):
+    helps: dict[tuple[str, str], str] = {}
+    unknown = []
+    modules = {
+        "xsap": ["-m", "xsap"],
+        "xsap-prepare": ["-m", "data_prep"],
+        "python -m benchmarks": ["-m", "benchmarks"],
+    }
+    for program, command, option in documented_options():
+        if (program, command) not in helps:
+            done = run(*modules[program], *command.split(), "--help")
+            helps[program, command] = done.stdout
+        if not re.search(rf"{option}\b", helps[program, command]):
+            unknown.append((program, command, option))
+    assert len(helps) >= 8
+    assert unknown == []
+
+
+def test_examples_link_column_prints_the_best_concept(demo, run, tmp_path):
+    (tmp_path / "terms.csv").write_text("id,term\n1,Fieber\n2,\n", encoding="utf-8")
+    done = run(ROOT / "examples" / "link_column.py", demo / "demo" / "index", tmp_path / "terms.csv", "term")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "Fieber\tC9000001\tfever\t1.000"
+    assert done.stdout.splitlines()[1].startswith("\t-\t")
+
+
+def test_examples_train_small_leaves_an_index(sample_folder, tmp_path):
+    sizes = "--set scratch.vocabulary_size=1000 --set scratch.hidden=32 --set scratch.heads=2 --set max_steps=2"
+    command = f"{ROOT}/examples/train_small.sh {sample_folder} out {sizes} --set optim.warmup_steps=1"
+    done = shell(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "index" / "manifest.json").is_file()
+
+
+def test_examples_evaluate_xlbel_prints_scores(demo, sample_folder, tmp_path):
+    file = tmp_path / "de_1k_test_query.txt"
+    file.write_text("C9000001||Fieber\nC9000004||Brustschmerz\n", encoding="utf-8")
+    command = f"{ROOT}/examples/evaluate_xlbel.sh {demo}/demo/index {sample_folder} {tmp_path}/out {file}"
+    done = shell(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "German" in done.stdout
+
+
+def test_examples_notebook_cells_run(demo, run):
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    done = run("-c", code, cwd=demo)
+    assert done.returncode == 0, done.stderr
+
+
+def test_docs_build_strictly(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        capture_output=True, text=True, cwd=ROOT, timeout=300, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "api" / "index.html").is_file()
+
+
+def test_architecture_page_lists_every_module_once():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\s+([\w/]+\.py)\s", page, flags=re.MULTILINE)
+    modules = [
+        file.relative_to(ROOT).as_posix()
+        for package in ("xsap", "data_prep", "benchmarks")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "__init__.py" or file.parent.name == "xsap"
+    ]
+    assert sorted(listed) == sorted(modules)
