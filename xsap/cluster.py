@@ -37,11 +37,12 @@ from xsap import __version__
 from xsap.artifacts import read_manifest, write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, XsapError
-from xsap.linking.build import Floats, GroupEncoder, Rows, encode_group, names_at
-from xsap.linking.index import KIND, hash_of_index, short
+from xsap.linking.build import GroupEncoder, encode_group, names_at
+from xsap.linking.index import KIND, EncoderSpec, index_hash, short_hash
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
-from xsap.tabular.link_file import Query, answers_to, keys_of
+from xsap.search.vectors import Floats, Rows
+from xsap.tabular.link_file import Query, answers_to, queries_of
 from xsap.tabular.readers import Chunk
 from xsap.tabular.writers import added, decode_answer, with_answers
 from xsap.text import TextPolicy
@@ -363,7 +364,7 @@ class DatasetEncoder:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with their vectors."""
-        names = [name for name, _ in keys_of(batch[self._column], None)]
+        names = [name for name, _ in queries_of(batch[self._column], None)]
         return batch.append_column(self._into, lists_of(self._encoder.encode(names)))
 
 
@@ -394,7 +395,7 @@ class DatasetLinker:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows, or several of each, with their answers."""
         languages = None if self._language_column is None else batch[self._language_column]
-        keys = keys_of(batch[self._column], languages)
+        keys = queries_of(batch[self._column], languages)
         distinct = list(dict.fromkeys(keys))
         lines = self._linking.answers_to(distinct, self._top_k, languages is not None, self._asked)
         answers = dict(zip(distinct, map(decode_answer, lines), strict=True))

@@ -1,4 +1,4 @@
-"""An index in memory and on disk: what it holds, how its model is found, and that no damage goes unseen."""
+"""An index in memory and on disk: what it holds, how its model is found, and that damage is always detected."""
 
 import hashlib
 import json
@@ -12,43 +12,15 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from tests.fixtures.builds import Ngrams, assert_same_files
+from tests.fixtures.dictionaries import ids_of_names, terminology
 from xsap.errors import ArtifactError, ConfigError, DataError
-from xsap.linking import index as index_module
 from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
 from xsap.linking.index import Index
-from xsap.search import approximate
 from xsap.search import vectors as vectors_module
-from xsap.terms.terminology import NAMES_SCHEMA, Terminology
+from xsap.search.approximate import HnswIndex
+from xsap.search.vectors import Vectors
 from xsap.text import TextPolicy
-
-CASED = TextPolicy()
-
-
-class Ngrams:
-    """Character trigrams hashed into 32 components: similar names get similar vectors."""
-
-    def __init__(self, content_hash="a" * 64, policy=CASED):
-        self.content_hash, self.policy, self.pooling, self.max_length, self.dtype = (
-            content_hash,
-            policy,
-            "cls",
-            25,
-            "float32",
-        )
-
-    def encode(self, names, *, progress=False):
-        vectors = np.zeros((len(names), 32), np.float32)
-        for row, name in enumerate(names):
-            for i in range(len(name) + 2):
-                vectors[row, sum(map(ord, f"  {name}  "[i : i + 3])) % 32] += 1
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def terminology(*names):
-    """names: (concept_id, language, name)."""
-    rows = [dict(zip(NAMES_SCHEMA.names, (*name, "synonym", "TEST", None, None), strict=True)) for name in names]
-    return Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA))[0]
-
 
 COLDS = terminology(
     ("C1", "en", "Cold"),
@@ -59,43 +31,37 @@ COLDS = terminology(
 )
 
 
-def concepts_of(index):
-    """The identifiers of each name's concepts."""
-    ids, owners = index.concepts["concept_id"].to_pylist(), index.dictionary.owners
-    return [[ids[c] for c in owners.concepts[a:b]] for a, b in zip(owners.starts[:-1], owners.starts[1:], strict=True)]
-
-
 @pytest.fixture
 def folder(tmp_path):
     Index.build(COLDS, Ngrams()).save(tmp_path / "index")
     return tmp_path / "index"
 
 
-def test_a_name_of_several_concepts_keeps_them_all():
+def test_name_of_several_concepts_keeps_all():
     index = Index.build(COLDS, Ngrams(policy=TextPolicy("lower", "NFC")))
     assert index.names.select(["name", "language", "source"]).to_pylist() == [
         {"name": "Cold", "language": "en", "source": "TEST"},
         {"name": "Common  cold", "language": "en", "source": "TEST"},
         {"name": "Feeling cold", "language": "en", "source": "TEST"},
     ]
-    assert concepts_of(index) == [["C1", "C2"], ["C1"], ["C3"]]
+    assert ids_of_names(index.dictionary) == [["C1", "C2"], ["C1"], ["C3"]]
     assert (len(index.vectors), index.vectors.dimension) == (3, 32)
     np.testing.assert_array_equal(
         index.vectors.take(slice(None)), Ngrams().encode(["Cold", "Common  cold", "Feeling cold"])
     )
 
 
-def test_names_that_differ_under_the_policy_are_apart():
+def test_names_that_differ_under_the_policy_are_separate_rows():
     assert Index.build(COLDS, Ngrams()).names["name"].to_pylist() == ["Cold", "Common  cold", "cold", "Feeling cold"]
 
 
-def test_only_the_languages_asked_for():
+def test_build_embeds_only_the_given_languages():
     assert Index.build(COLDS, Ngrams(), languages={"de"}).names["name"].to_pylist() == ["Erkältung"]
     assert Index.build(COLDS, Ngrams(), languages={"de"}).concepts["concept_id"].to_pylist() == ["C1"]
     assert Index.build(COLDS, Ngrams(), languages=None).names.num_rows == 5
 
 
-def test_no_name_in_a_language_says_which_there_are():
+def test_build_without_names_lists_the_languages():
     with pytest.raises(
         DataError,
         match=r"^expected a terminology with names in fi; found en \(4\), de \(1\)\. Choose among these with .*$",
@@ -103,7 +69,7 @@ def test_no_name_in_a_language_says_which_there_are():
         Index.build(COLDS, Ngrams(), languages={"fi"})
 
 
-def test_names_without_a_visible_character_are_dropped_and_counted():
+def test_empty_names_are_dropped_and_counted():
     index = Index.build(terminology(("C1", "en", "fever"), ("C2", "en", " \u200b"), ("C3", "en", "\t")), Ngrams())
     assert index.names["name"].to_pylist() == ["fever"]
     assert index.concepts["concept_id"].to_pylist() == ["C1"]
@@ -112,7 +78,7 @@ def test_names_without_a_visible_character_are_dropped_and_counted():
         Index.build(terminology(("C2", "en", "\u200b")), Ngrams())
 
 
-def test_vectors_that_are_not_finite_are_refused():
+def test_build_rejects_vectors_that_are_not_finite():
     class Broken(Ngrams):
         def encode(self, names, *, progress=False):
             return np.full((len(names), 4), np.nan, np.float32)
@@ -121,19 +87,23 @@ def test_vectors_that_are_not_finite_are_refused():
         Index.build(COLDS, Broken())
 
 
-FILES = {"names.arrow", "concepts.arrow", "starts.npy", "owners.npy", "hashes.npy", "rows.npy", "bounds.npy"}
+FILES = {"names.arrow", "concepts.arrow", "starts.npy", "name_concepts.npy", "hashes.npy", "rows.npy", "bounds.npy"}
 
 
 @pytest.mark.parametrize(
-    ("storage", "files"),
+    ("vector_dtype", "files"),
     [("float32", {"vectors.npy"}), ("float16", {"vectors.npy"}), ("int8", {"scan.npy", "scales.npy"})],
 )
-def test_saved_and_loaded_it_is_the_same(tmp_path, vector_dtype, files):
+def test_loaded_index_equals_saved_index(tmp_path, vector_dtype, files):
     built = Index.build(COLDS, Ngrams(), vector_dtype=vector_dtype)
     built.save(tmp_path / "index")
     loaded = Index.load(tmp_path / "index")
     np.testing.assert_array_equal(built.vectors.take(slice(None)), loaded.vectors.take(slice(None)))
-    assert (loaded.names, loaded.concepts, concepts_of(loaded)) == (built.names, built.concepts, concepts_of(built))
+    assert (loaded.names, loaded.concepts, ids_of_names(loaded.dictionary)) == (
+        built.names,
+        built.concepts,
+        ids_of_names(built.dictionary),
+    )
     assert (loaded.model, loaded.languages, loaded.dictionary.dropped) == (
         built.model,
         built.languages,
@@ -145,7 +115,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, vector_dtype, files):
     assert {p.name for p in (tmp_path / "index").iterdir()} == {"manifest.json"} | FILES | files
 
 
-def test_what_is_loaded_is_mapped_not_read(folder):
+def test_load_maps_files_and_does_not_read_them(folder):
     loaded, large = Index.load(folder), Index.load(folder).vectors.values
     assert large is not None
     owner = large
@@ -157,22 +127,28 @@ def test_what_is_loaded_is_mapped_not_read(folder):
     assert pa.total_allocated_bytes() - before < 1024 < loaded.names.nbytes + again.concepts.nbytes + 1024
 
 
-def test_vectors_are_written_in_blocks(tmp_path):
+def test_save_writes_equal_files_for_any_block_size(tmp_path):
     source = terminology(*((f"C{i}", "en", f"name {i}") for i in range(20)))
     Index.build(source, Ngrams()).save(tmp_path / "whole")
-    with patch.object(index_module, "WRITTEN", 3):
-        Index.build(source, Ngrams()).save(tmp_path / "blocks")
-    for file in (tmp_path / "whole").iterdir():
-        assert file.read_bytes() == (tmp_path / "blocks" / file.name).read_bytes()
+    Index.build(source, Ngrams()).save(tmp_path / "blocks", vectors_per_write=3)
+    assert_same_files(tmp_path / "whole", tmp_path / "blocks")
 
 
-def test_a_model_that_was_never_saved_binds_nothing(tmp_path):
+def test_repr_is_one_short_line():
+    index = Index.build(COLDS, Ngrams(), languages={"de", "en"}, vector_dtype="int8")
+    assert repr(index) == "Index(5 names, 3 concepts, languages=de,en, vector_dtype=int8, model=aaaaaaaa…)"
+    assert "languages=all, vector_dtype=float32, model=an unsaved one" in repr(
+        Index.build(COLDS, Ngrams(content_hash=None), languages=None)
+    )
+
+
+def test_save_rejects_an_unsaved_model(tmp_path):
     with pytest.raises(ConfigError, match="never saved"):
         Index.build(COLDS, Ngrams(content_hash=None)).save(tmp_path / "index")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_model_is_found_where_it_was_and_beside_the_index_when_both_move(tmp_path):
+def test_model_path_is_found_after_moving_the_index_alone_or_with_the_model(tmp_path):
     (tmp_path / "a" / "model").mkdir(parents=True)
     Index.build(COLDS, Ngrams(), model_path=tmp_path / "a" / "model").save(tmp_path / "a" / "index")
     assert Index.load(tmp_path / "a" / "index").model.path == str(tmp_path / "a" / "model")
@@ -185,23 +161,23 @@ def test_the_model_is_found_where_it_was_and_beside_the_index_when_both_move(tmp
 
 @pytest.fixture(scope="module")
 def large_folder(tmp_path_factory):
-    """An index of so many names that it has int8 codes, and so all kinds of file: the threshold is lowered for it."""
+    """An index with int8 codes, and so with all kinds of files."""
     out = tmp_path_factory.mktemp("large") / "index"
     with patch.object(vectors_module, "MIN_ROWS_WITH_CODES", 50):
         Index.build(terminology(*((f"C{i:02}", "en", f"name {i}") for i in range(60))), Ngrams()).save(out)
         yield out
 
 
-def test_every_bit_flip_and_truncation_of_every_file_is_found(large_folder):
+def test_load_detects_bit_flips_and_truncations_of_every_file(large_folder):
     Index.load(large_folder)
     rng = np.random.default_rng(0)
     files = sorted(file for file in large_folder.iterdir())
     assert {file.name for file in files} == FILES | {"vectors.npy", "scan.npy", "scales.npy", "manifest.json"}
     for file in files:
         whole = file.read_bytes()
-        for place in rng.integers(8 * len(whole), size=40).tolist():
+        for bit in rng.integers(8 * len(whole), size=40).tolist():
             damaged = bytearray(whole)
-            damaged[place // 8] ^= 1 << place % 8
+            damaged[bit // 8] ^= 1 << bit % 8
             file.write_bytes(damaged)
             with pytest.raises(ArtifactError, match=None if file.name == "manifest.json" else file.name):
                 Index.load(large_folder)
@@ -217,7 +193,7 @@ def test_every_bit_flip_and_truncation_of_every_file_is_found(large_folder):
 
 
 def reseal(folder, **changes):
-    """Write the manifest anew, whole and with the right hash of itself: what a careful hand or another version of xsap might do."""
+    """Write a valid manifest with other keys, as another version of xsap might do."""
     manifest = json.loads((folder / "manifest.json").read_text()) | changes
     manifest = {key: value for key, value in manifest.items() if key not in ("manifest_sha256", "files")} | {
         "files": manifest["files"]
@@ -236,9 +212,9 @@ def reseal(folder, **changes):
 
 
 @pytest.mark.parametrize(
-    "change", [{"count": 3}, {"model": None}, {"model": {"content": "x"}}, {"languages": 3}, {"dropped": None}]
+    "change", [{"count": 3}, {"model": None}, {"model": {"content_hash": "x"}}, {"languages": 3}, {"dropped": None}]
 )
-def test_a_manifest_that_does_not_fit_is_found(folder, change):
+def test_load_rejects_a_manifest_that_does_not_fit(folder, change):
     reseal(folder)
     Index.load(folder)
     if change == {"dropped": None}:
@@ -250,8 +226,8 @@ def test_a_manifest_that_does_not_fit_is_found(folder, change):
         Index.load(folder)
 
 
-@pytest.mark.parametrize("name", ["vectors", "bounds", "starts", "owners", "hashes", "rows"])
-def test_files_of_another_index_are_found_however_well_sealed(folder, name):
+@pytest.mark.parametrize("name", ["vectors", "bounds", "starts", "name_concepts", "hashes", "rows"])
+def test_load_rejects_files_of_other_sizes_with_a_valid_manifest(folder, name):
     array = np.load(folder / f"{name}.npy")
     np.save(folder / f"{name}.npy", array[:-1])
     reseal(folder)
@@ -260,7 +236,7 @@ def test_files_of_another_index_are_found_however_well_sealed(folder, name):
 
 
 @pytest.mark.parametrize("name", ["names", "concepts"])
-def test_tables_of_other_columns_are_found(folder, name):
+def test_load_rejects_tables_with_other_columns(folder, name):
     with pa.memory_map(str(folder / f"{name}.arrow")) as stream:
         table = pa.ipc.open_file(stream).read_all()
     table = table.drop_columns(["semantic_types" if name == "concepts" else "sources"])
@@ -272,7 +248,7 @@ def test_tables_of_other_columns_are_found(folder, name):
         Index.load(folder)
 
 
-# With a graph
+# With an HNSW index
 
 
 SENSES = terminology(
@@ -281,109 +257,106 @@ SENSES = terminology(
 
 
 @pytest.fixture(scope="module")
-def with_graph(tmp_path_factory):
-    """The folder of an index of 900 names: more than a graph looks at for an answer."""
+def hnsw_folder(tmp_path_factory):
+    """The folder of an index of 900 names: more than an approximate search looks at for an answer."""
     pytest.importorskip("usearch")
-    out = tmp_path_factory.mktemp("graph") / "index"
+    out = tmp_path_factory.mktemp("hnsw") / "index"
     Index.build(SENSES, Ngrams(), ann=True).save(out)
     return out
 
 
 @pytest.fixture
-def graph_folder(with_graph, tmp_path):
-    """A copy to be spoiled."""
-    return shutil.copytree(with_graph, tmp_path / "index")
+def hnsw_copy(hnsw_folder, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(hnsw_folder, tmp_path / "index")
 
 
-def test_a_graph_is_a_file_of_the_folder_and_its_facts_are_in_the_manifest(with_graph):
-    built, loaded = Index.build(SENSES, Ngrams(), ann=True), Index.load(with_graph, ann=True)
-    manifest = json.loads((with_graph / "manifest.json").read_text())
-    assert built.graph is not None
-    assert loaded.graph is not None
-    assert (
-        manifest["graph"] == {"ef": loaded.graph.ef, "recall@64": loaded.graph.recall} == loaded.graph.metadata()
-    )
-    assert set(manifest["files"]) - {"scan.npy", "scales.npy"} == FILES | {"vectors.npy", "graph.usearch"}
-    assert loaded.graph.recall > 0.9
+def test_hnsw_index_is_saved_with_its_metadata_in_the_manifest(hnsw_folder):
+    built, loaded = Index.build(SENSES, Ngrams(), ann=True), Index.load(hnsw_folder, ann=True)
+    manifest = json.loads((hnsw_folder / "manifest.json").read_text())
+    assert built.hnsw is not None
+    assert loaded.hnsw is not None
+    assert manifest["hnsw"] == {"ef": loaded.hnsw.ef, "recall@64": loaded.hnsw.recall} == loaded.hnsw.metadata()
+    assert set(manifest["files"]) - {"scan.npy", "scales.npy"} == FILES | {"vectors.npy", "hnsw.usearch"}
+    assert loaded.hnsw.recall > 0.9
     queries = Ngrams().encode([f"a{i} of x" for i in range(50)])
-    (found, rows), (expected, others) = loaded.graph.search(queries, 5), built.graph.search(queries, 5)
-    assert (rows == others).mean() > 0.95  # two graphs of one set of vectors: threads built them
+    (found, rows), (expected, others) = loaded.hnsw.search(queries, 5), built.hnsw.search(queries, 5)
+    assert (rows == others).mean() > 0.95  # both were built of the same vectors, but by several threads
     np.testing.assert_allclose(found, expected, atol=0.05)
-    assert loaded.metadata()["search"] == {"approximate": manifest["graph"]}
-    assert Index.load(with_graph).metadata()["search"] == "exact"
+    assert loaded.metadata()["search"] == {"hnsw": manifest["hnsw"]}
+    assert Index.load(hnsw_folder).metadata()["search"] == "exact"
 
 
-def test_without_being_asked_for_the_graph_needs_no_usearch(with_graph, monkeypatch):
+def test_load_without_ann_needs_no_usearch(hnsw_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "usearch", None)
-    assert Index.load(with_graph).graph is None
+    assert Index.load(hnsw_folder).hnsw is None
     encoder = Ngrams()
-    encoder.encode = None  # nothing is encoded before it is said
+    encoder.encode = None  # nothing is encoded before the error
     for call in (
-        lambda: Index.load(with_graph, ann=True),
+        lambda: Index.load(hnsw_folder, ann=True),
         lambda: Index.build(SENSES, encoder, ann=True),
     ):
         with pytest.raises(ConfigError, match="approximate search needs usearch, which isn't installed"):
             call()
 
 
-def test_an_index_without_a_graph_says_how_to_add_one(folder, tmp_path):
+def test_load_with_ann_says_how_to_add_an_hnsw_index(folder, tmp_path):
     Index.build(COLDS, Ngrams(), languages=None, vector_dtype="float16", model_path="hub/id").save(tmp_path / "half")
-    for path, model, alike in (
+    for path, model, options in (
         (folder, "MODEL", "--languages en --vector-dtype float32"),
         (tmp_path / "half", "hub/id", "--languages all --vector-dtype float16"),
     ):
         with pytest.raises(ConfigError) as refused:
             Index.load(path, ann=True)
         assert str(refused.value) == (
-            f"{path} has no graph for approximate search; search exactly, or add one, which encodes no name again: "
-            f"xsap index {model} TERMINOLOGY --out {path} --reuse {path} --overwrite {alike} --pooling cls --max-length 25 --dtype float32 --ann"
+            f"{path} has no HNSW index; search exactly, or add one, which encodes no name again: "
+            f"xsap index {model} TERMINOLOGY --out {path} --reuse {path} --overwrite {options} --pooling cls --max-length 25 --dtype float32 --ann"
         )
 
 
-def test_every_bit_flip_and_truncation_of_the_graph_is_found(graph_folder):
-    file = graph_folder / "graph.usearch"
+def test_load_detects_bit_flips_and_truncations_of_the_hnsw_index(hnsw_copy):
+    file = hnsw_copy / "hnsw.usearch"
     whole, rng = file.read_bytes(), np.random.default_rng(0)
-    damage = [(place // 8, 1 << place % 8) for place in rng.integers(8 * len(whole), size=20).tolist()]
-    for place, bit in damage:
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
-        for asked in (True, False):
-            with pytest.raises(ArtifactError, match=r"graph\.usearch"):
-                Index.load(graph_folder, ann=asked)
+    for bit in rng.integers(8 * len(whole), size=20).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        for ann in (True, False):
+            with pytest.raises(ArtifactError, match=r"hnsw\.usearch"):
+                Index.load(hnsw_copy, ann=ann)
     for length in (0, len(whole) - 1, len(whole) // 2):
         file.write_bytes(whole[:length])
-        with pytest.raises(ArtifactError, match=r"graph\.usearch"):
-            Index.load(graph_folder, ann=True)
+        with pytest.raises(ArtifactError, match=r"hnsw\.usearch"):
+            Index.load(hnsw_copy, ann=True)
 
 
-def test_a_graph_of_other_vectors_is_refused_however_well_sealed(graph_folder, tmp_path):
+def test_load_rejects_an_hnsw_index_of_other_vectors_with_a_valid_manifest(hnsw_copy, tmp_path):
     others = np.random.default_rng(0).standard_normal((900, 32), dtype=np.float32)
-    metadata = Index.load(graph_folder, ann=True).graph.metadata()
-    approximate.HnswIndex.build(vectors_module.Vectors.from_array(others)).save(graph_folder / "graph.usearch")
-    reseal(graph_folder, graph=metadata)
-    Index.load(graph_folder)
+    metadata = Index.load(hnsw_copy, ann=True).hnsw.metadata()
+    HnswIndex.build(Vectors.from_array(others)).save(hnsw_copy / "hnsw.usearch")
+    reseal(hnsw_copy, hnsw=metadata)
+    Index.load(hnsw_copy)
     with pytest.raises(
         ArtifactError,
-        match=r"graph\.usearch: expected a graph that finds \d+% .* it is of other vectors, make the index again$",
+        match=r"hnsw\.usearch: expected an HNSW index that finds \d+% .* it is of other vectors, make the index again$",
     ):
-        Index.load(graph_folder, ann=True)
+        Index.load(hnsw_copy, ann=True)
 
 
-@pytest.mark.parametrize(
-    "facts", [{"ef": 0, "recall@64": 1.0}, {"ef": 128}, {}, "128", {"ef": 128, "recall@64": 2}]
-)
-def test_facts_that_are_none_of_a_graph_are_refused(graph_folder, metadata):
-    reseal(graph_folder, graph=metadata)
-    with pytest.raises(ArtifactError, match="not a graph of these 900 vectors"):
-        Index.load(graph_folder, ann=True)
+@pytest.mark.parametrize("metadata", [{"ef": 0, "recall@64": 1.0}, {"ef": 128}, {}, "128", {"ef": 128, "recall@64": 2}])
+def test_load_rejects_metadata_of_no_hnsw_index(hnsw_copy, metadata):
+    reseal(hnsw_copy, hnsw=metadata)
+    with pytest.raises(ArtifactError, match="not an HNSW index of these 900 vectors"):
+        Index.load(hnsw_copy, ann=True)
 
 
-def test_calibrating_and_weighing_keep_the_graph_open(graph_folder):
-    odds = LogisticModel((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1}, 0.1)
+def test_calibration_and_fusion_weight_keep_the_hnsw_index_open(hnsw_copy):
+    model = LogisticModel((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1}, 0.1)
     calibration = Calibration(
-        odds, RiskCoverageCurve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
+        model, RiskCoverageCurve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
     )
-    for asked in (True, False):
-        index = Index.load(graph_folder, ann=asked)
+    for ann in (True, False):
+        index = Index.load(hnsw_copy, ann=ann)
         for changed in (index.with_fusion_weight(0.5), index.with_calibration(calibration)):
-            assert (changed.graph is not None) == asked
-    assert Index.load(graph_folder, ann=True).calibration == calibration
+            assert (changed.hnsw is not None) == ann
+    assert Index.load(hnsw_copy, ann=True).calibration == calibration

@@ -33,8 +33,7 @@ from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
 from xsap.linking.index import KIND, VECTORS_PER_WRITE, Embedder, EncoderSpec, check_model_saved, write_index
 from xsap.linking.shards import PART_KIND, Plan, Reused, ShardFolder, open_parts, parse_shard, publish_part, shards_of
 from xsap.search.approximate import COMPONENTS_PER_SLICE, HnswIndex, check_usearch_installed
-from xsap.search.vectors import check_finite
-from xsap.search.vectors import Floats, Rows, VectorDtype
+from xsap.search.vectors import Floats, Rows, VectorDtype, check_finite
 
 TIMEOUT = timedelta(hours=24)  # how long a process waits for others that still encode
 MIN_BATCH = 64  # names; in smaller batches the rounding of a matrix product depends on their number
@@ -101,7 +100,11 @@ def estimate_memory(
     _, references = _column_bytes(Path(terminology) / "concepts.parquet", "cross_references")
     tables = _FIXED_BYTES + fraction * (_BYTES_PER_TEXT_BYTE * text + _NAME_BYTES * names)
     tables += _BYTES_PER_TEXT_BYTE * references
-    hnsw = chosen * (dimension + _HNSW_NAME_BYTES) + _RECALL_BYTES * min(chosen * dimension, COMPONENTS_PER_SLICE) if ann else 0
+    hnsw = (
+        chosen * (dimension + _HNSW_NAME_BYTES) + _RECALL_BYTES * min(chosen * dimension, COMPONENTS_PER_SLICE)
+        if ann
+        else 0
+    )
     encoding = _COMPONENT_BYTES * dimension + _shard_bytes(rows_per_shard, dimension)
     return MemoryEstimate(chosen, dimension, int(tables + encoding + hnsw), hnsw)
 

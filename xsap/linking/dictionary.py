@@ -1,17 +1,14 @@
-"""What an index holds beside its vectors: names, the concepts that they stand for, keys for exact look-up; and their files.
+"""The dictionary of an index: its names, the concepts of each name, and keys for exact look-up.
 
-A name that several concepts share keeps them all, and says which languages and sources have it. `unique.py` says which rows there are. Tables
-are Arrow files, uncompressed, so that they are memory-mapped; they are cut into batches of as many rows, however they came to be.
-
-Which rows an index has: a terminology's names, each once as the model's text policy normalizes it, in the order of its first concept.
-
-The terminology streams by, in blocks of whole concepts. What stays of it are numbers (a concept's place, codes for languages and sources, a
-hash of 128 bits that stands for the normalized string) and the names themselves, as Arrow has them: nine million names are then a matter of
-some gigabytes. Two strings of one XXH3-128 would be taken for one name; among ten million that has a chance of 10⁻²⁵.
+One row is one name, distinct under the text policy of the model; a name that several concepts have keeps them all.
+The terminology is read as a stream of whole concepts, of which only the names (in Arrow) and a few integers for each
+are kept, so nine million names take some gigabytes. Names are compared by the XXH3-128 of the normalized string: among
+ten million names a collision has a probability of 10⁻²⁵. Tables are uncompressed Arrow files, so that they can be
+memory-mapped, in record batches of a fixed size, so that equal dictionaries are equal files.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,43 +24,39 @@ from xsap.errors import ArtifactError, DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize, normalize_column
 
+_TEXT, _TEXTS = pa.field("", pa.string(), nullable=False), pa.field("", pa.list_(pa.string()), nullable=False)
 NAMES_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),  # as its source has it, where several fell together the first
-        pa.field("language", pa.string(), nullable=False),  # of `name`
-        pa.field("source", pa.string(), nullable=False),  # of `name`
-        pa.field("languages", pa.list_(pa.string()), nullable=False),  # all that have it, sorted
-        pa.field("sources", pa.list_(pa.string()), nullable=False),
-    ]
+    [*map(_TEXT.with_name, ("name", "language", "source")), *map(_TEXTS.with_name, ("languages", "sources"))]
 )
 CONCEPTS_SCHEMA = pa.schema(
-    [
-        pa.field("concept_id", pa.string(), nullable=False),
-        pa.field("preferred_name", pa.string(), nullable=False),
-        pa.field("semantic_types", pa.list_(pa.string()), nullable=False),
-        pa.field(
-            "codes", pa.list_(pa.string()), nullable=False
-        ),  # SOURCE:code, sorted, of all its names and its cross-references
-    ]
+    [*map(_TEXT.with_name, ("concept_id", "preferred_name")), *map(_TEXTS.with_name, ("semantic_types", "codes"))]
 )
-_TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA}
-_IDS_AT_ONCE = 1 << 16  # names hashed, and rows written, at once
-_FEW = 5_000  # rows read one by one
+ROWS_PER_BATCH = 1 << 16
+_SCHEMAS = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA}
+_ARRAYS = ("starts", "name_concepts", "hashes", "rows")
+_NAME_COLUMNS = ["concept_id", "language", "name", "source", "code"]
+_CONCEPT_COLUMNS = ["concept_id", "preferred_name", "semantic_types", "cross_references"]
+_CODE = "^[^:]+:."  # a cross-reference that names its source
 
 
 class Keys(NamedTuple):
-    """Names by what EXACT_MATCH makes of them. hashes: (n,) XXH3 of that string, sorted; rows: of the name that each is of."""
+    """Names by their form under EXACT_MATCH.
+
+    Attributes:
+        hashes: (n,) XXH3-64 of the normalized names, sorted.
+        rows: (n,) the row of the name that each hash belongs to.
+    """
 
     hashes: NDArray[np.uint64]
     rows: NDArray[np.int32]
 
     @classmethod
-    def of(cls, names: pa.ChunkedArray) -> "Keys":
-        """Names in the order of their rows."""
+    def from_names(cls, names: pa.ChunkedArray, *, rows_per_batch: int = ROWS_PER_BATCH) -> "Keys":
+        """The keys of a column of names, in the order of their rows."""
         hashes = np.empty(len(names), np.uint64)
-        for start in range(0, len(names), _IDS_AT_ONCE):
-            strings = normalize_column(names.slice(start, _IDS_AT_ONCE), EXACT_MATCH).to_pylist()
-            hashes[start : start + _IDS_AT_ONCE] = [xxhash.xxh3_64_intdigest(string.encode()) for string in strings]
+        for start in range(0, len(names), rows_per_batch):
+            strings = normalize_column(names.slice(start, rows_per_batch), EXACT_MATCH).to_pylist()
+            hashes[start : start + rows_per_batch] = [xxhash.xxh3_64_intdigest(string.encode()) for string in strings]
         order = np.argsort(hashes, kind="stable")
         return cls(hashes[order], order.astype(np.int32))
 
@@ -80,9 +73,12 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NameConcepts:
-    """Which concepts each name stands for. starts: (names + 1,); concepts: numbers of concepts, those of name i at starts[i] to starts[i + 1].
+    """The concepts of each name, as a sparse matrix in compressed rows.
 
-    count: how many concepts there are; their numbers are in the order of their ids.
+    Attributes:
+        starts: (names + 1,) int64; the concepts of name i are `concepts[starts[i] : starts[i + 1]]`.
+        concepts: Row numbers in the table of concepts, ascending for each name.
+        count: Number of rows of that table.
     """
 
     starts: NDArray[np.int64]
@@ -90,8 +86,19 @@ class NameConcepts:
     count: int
 
     @classmethod
-    def of(cls, concept_ids: pa.ListArray, known: pa.Array) -> "NameConcepts":
-        """concept_ids: (names,) lists. known: all concepts' ids, sorted. Raises ArtifactError if a name has an id that isn't known."""
+    def from_ids(cls, concept_ids: pa.ListArray, known: pa.Array) -> "NameConcepts":
+        """Number the concepts of each name.
+
+        Args:
+            concept_ids: (names,) lists of ids.
+            known: The ids of all concepts, sorted.
+
+        Returns:
+            The concepts of each name by their positions in `known`.
+
+        Raises:
+            ArtifactError: A name has an id that is not among the known ones.
+        """
         counts = pc.list_value_length(concept_ids).to_numpy().astype(np.int64)
         numbers = pc.index_in(concept_ids.flatten(), known)
         if numbers.null_count:
@@ -104,150 +111,177 @@ class NameConcepts:
 
 @dataclass(frozen=True)
 class Dictionary:
-    """names: NAMES_SCHEMA. concepts: CONCEPTS_SCHEMA, sorted. owners: of each name. keys: for exact look-up. dropped: names left out, by reason."""
+    """The names that can be answers, and their concepts.
 
-    names: pa.Table
-    concepts: pa.Table
-    owners: NameConcepts
-    keys: Keys
+    Attributes:
+        names: NAMES_SCHEMA: a name as its first source writes it, that source and its language, all that have it.
+        concepts: CONCEPTS_SCHEMA, sorted by id. codes: SOURCE:code, of its names and cross-references, sorted.
+        name_concepts: The concepts of each name.
+        keys: For exact look-up.
+        dropped: How many names of the terminology were left out, by reason.
+    """
+
+    names: pa.Table = field(repr=False)
+    concepts: pa.Table = field(repr=False)
+    name_concepts: NameConcepts = field(repr=False)
+    keys: Keys = field(repr=False)
     dropped: dict[str, int]
 
 
-def write_dictionary(folder: Path, dictionary: Dictionary) -> None:
-    """Add their files to an artifact's folder while it is being filled; `dropped` is for its manifest."""
+def write_dictionary(folder: Path, dictionary: Dictionary, *, rows_per_batch: int = ROWS_PER_BATCH) -> None:
+    """Write a dictionary's files into a folder that is being published; `dropped` belongs into its manifest."""
     for name, table in (("names", dictionary.names), ("concepts", dictionary.concepts)):
-        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as stream, pa.ipc.new_file(stream, _TABLES[name]) as writer:
-            for start in range(0, table.num_rows, _IDS_AT_ONCE):
-                writer.write_table(table.slice(start, _IDS_AT_ONCE).combine_chunks())
-    arrays = {
-        "starts": dictionary.owners.starts,
-        "owners": dictionary.owners.concepts.astype(np.int32),
-        **dictionary.keys._asdict(),
-    }
-    for name, array in arrays.items():
+        path = str(folder / f"{name}.arrow")
+        with pa.OSFile(path, "wb") as stream, pa.ipc.new_file(stream, _SCHEMAS[name]) as writer:
+            for start in range(0, table.num_rows, rows_per_batch):
+                rows = table.slice(start, rows_per_batch)
+                writer.write_table(
+                    rows.take(np.arange(len(rows))).combine_chunks()
+                )  # a slice would be written with its own offsets
+    concepts = dictionary.name_concepts
+    for name, array in zip(
+        _ARRAYS, (concepts.starts, concepts.concepts.astype(np.int32), *dictionary.keys), strict=True
+    ):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
-    """What `write_dictionary` wrote, memory-mapped. Raises ValueError if the files don't fit together, and what pyarrow and numpy raise."""
-    names, concepts = (pa.ipc.open_file(pa.memory_map(str(folder / f"{table}.arrow"))).read_all() for table in _TABLES)
-    starts, owners, hashes, rows = (
-        np.load(folder / f"{array}.npy", mmap_mode="r", allow_pickle=False)
-        for array in ("starts", "owners", "hashes", "rows")
+    """Memory-map a dictionary's files. Raises ValueError if they don't fit, and what pyarrow and numpy raise."""
+    names, concepts = (pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all() for name in _SCHEMAS)
+    starts, numbers, hashes, rows = (
+        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
     )
-    sound = (names.schema, concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA) and len(hashes) == len(
-        rows
-    ) == names.num_rows
-    if not sound or len(starts) != names.num_rows + 1 or (starts[0], starts[-1]) != (0, len(owners)):
+    n = names.num_rows
+    sound = (names.schema, concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA) and len(hashes) == len(rows) == n
+    if not sound or len(starts) != n + 1 or (starts[0], starts[-1]) != (0, len(numbers)):
         raise ValueError("the tables of an index don't fit together")
-    return Dictionary(names, concepts, NameConcepts(starts, owners, concepts.num_rows), Keys(hashes, rows), dropped)
+    return Dictionary(names, concepts, NameConcepts(starts, numbers, concepts.num_rows), Keys(hashes, rows), dropped)
 
 
-def values_at(column: pa.ChunkedArray, rows: Sequence[int]) -> list[Any]:
-    """A column's values at a few rows: `take` reads much more of a memory map than it needs."""
-    return (
-        [column[row].as_py() for row in rows]
-        if len(rows) <= _FEW
-        else column.take(pa.array(rows, pa.int64())).to_pylist()
-    )
-
-
-_NAMES = ["concept_id", "language", "name", "source", "code"]
-_CONCEPTS = ["concept_id", "preferred_name", "semantic_types", "cross_references"]
-_CODE = "^[^:]+:."  # of the cross-references those that name their source
-_KEYS_AT_ONCE = 1 << 16  # names looked at at once
-
-Longs = NDArray[np.int64]
+def values_at(column: pa.ChunkedArray, rows: Sequence[int], *, max_single_reads: int = 5_000) -> list[Any]:
+    """A column's values at some rows; few are read one by one, for `take` reads too much of a memory map."""
+    few = len(rows) <= max_single_reads
+    return [column[row].as_py() for row in rows] if few else column.take(pa.array(rows, pa.int64())).to_pylist()
 
 
 class NameSource(NamedTuple):
-    """A terminology to stream from. batches: a table's columns, in order. languages: how many names each has. content: its hash, on disk."""
+    """A terminology as a stream.
 
-    batches: Callable[[str, list[str]], Iterator[pa.RecordBatch]]
+    Attributes:
+        batches: (table, columns, rows per batch) → record batches, in order.
+        languages: Number of names in each language.
+        content_hash: Hash of the terminology's folder, None if it was never saved.
+    """
+
+    batches: Callable[[str, list[str], int], Iterator[pa.RecordBatch]]
     languages: dict[str, int]
     content_hash: str | None
 
-
-def in_memory(terminology: Terminology) -> NameSource:
-    """A terminology that is loaded."""
-    tables = {"names": terminology.names, "concepts": terminology.concepts}
-    return NameSource(
-        lambda table, columns: iter(tables[table].select(columns).to_batches(_KEYS_AT_ONCE)),
-        terminology.languages,
-        terminology.content_hash,
-    )
-
-
-def on_disk(folder: Path | str) -> NameSource:
-    """A terminology's folder, every hash checked. Raises ArtifactError."""
-    manifest = open_artifact(folder, "terminology")
-    if "languages" not in manifest:
-        raise ArtifactError(
-            f"{folder}: its manifest doesn't say which languages it has; the terminology folder is damaged, make it again"
+    @classmethod
+    def from_terminology(cls, terminology: Terminology) -> "NameSource":
+        """A terminology that is in memory."""
+        tables = {"names": terminology.names, "concepts": terminology.concepts}
+        return cls(
+            lambda table, columns, rows: iter(tables[table].select(columns).to_batches(rows)),
+            terminology.languages,
+            terminology.content_hash,
         )
 
-    def batches(table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(Path(folder) / f"{table}.parquet") as file:
-            yield from file.iter_batches(_KEYS_AT_ONCE, columns=columns)
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> "NameSource":
+        """A terminology's folder, every hash checked; raises ArtifactError."""
+        manifest = open_artifact(folder, "terminology")
+        if "languages" not in manifest:
+            raise ArtifactError(f"{folder}: its manifest lists no languages; the terminology is damaged, make it again")
 
-    return NameSource(batches, manifest["languages"], manifest_hash(manifest))
+        def batches(table: str, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+            with pq.ParquetFile(Path(folder) / f"{table}.parquet") as file:
+                yield from file.iter_batches(rows, columns=columns)
+
+        return cls(batches, manifest["languages"], manifest_hash(manifest))
 
 
-def build_dictionary(source: NameSource, languages: Collection[str] | None, policy: TextPolicy) -> Dictionary:
-    """What an index of a terminology's names in these ISO languages (None: all) holds. Raises DataError if there is no such name."""
-    taken = _Taken(languages, policy)
-    ids = pa.chunked_array((batch["concept_id"] for batch in source.batches("concepts", ["concept_id"])), pa.string())
-    for block in _whole_concepts(source.batches("names", _NAMES)):
-        taken.add(block, ids)
-    if not taken.numbers or not sum(map(len, taken.numbers)):
+def build_dictionary(
+    source: NameSource,
+    languages: Collection[str] | None,
+    policy: TextPolicy,
+    *,
+    rows_per_batch: int = ROWS_PER_BATCH,
+) -> Dictionary:
+    """The dictionary of a terminology's names in some languages.
+
+    Args:
+        source: The terminology.
+        languages: ISO codes; None for all languages.
+        policy: Names that are equal under it are one row, in the order of their first occurrences.
+        rows_per_batch: Names that are read and hashed together; the result does not depend on it.
+
+    Returns:
+        The dictionary, in memory.
+
+    Raises:
+        DataError: The terminology has no name in these languages.
+        ArtifactError: The terminology's tables do not fit together.
+    """
+    collector = _NameCollector(languages, policy)
+    ids = pa.chunked_array(
+        (batch["concept_id"] for batch in source.batches("concepts", ["concept_id"], rows_per_batch)), pa.string()
+    )
+    for block in _whole_concepts(source.batches("names", _NAME_COLUMNS, rows_per_batch)):
+        collector.add(block, ids)
+    if not sum(map(len, collector.numbers)):
         wanted = "any language" if languages is None else ", ".join(sorted(languages))
         found = ", ".join(f"{language} ({count:,})" for language, count in source.languages.items()) or "no names"
         raise DataError(
             f"expected a terminology with names in {wanted}; found {found}. Choose among these with --languages"
         )
-    known, ids = np.zeros(len(ids), bool), None
-    number = np.concatenate(list(_emptied(taken.numbers)))
-    known[number] = True
-    number = (np.cumsum(known) - 1)[number]
-    first, rows = _distinct(np.concatenate(list(_emptied(taken.hashes))))
-    starts, owners = _sets(number, rows, int(known.sum()), int(first.sum()))
-    names = _names(taken, first, rows)
-    concepts = _concepts(source, known, taken.codes)
+    used, ids = np.zeros(len(ids), bool), None
+    numbers = np.concatenate(list(_consume(collector.numbers)))
+    used[numbers] = True
+    numbers = (np.cumsum(used) - 1)[numbers]
+    first, rows = _deduplicate(np.concatenate(list(_consume(collector.hashes))), rows_per_batch)
+    starts, concepts_of_names = _distinct_by_row(numbers, rows, int(used.sum()), int(first.sum()))
+    names = _names_table(collector, first, rows)
+    concepts = _concepts_table(source.batches("concepts", _CONCEPT_COLUMNS, rows_per_batch), used, collector.codes)
     pa.default_memory_pool().release_unused()
-    dropped = {"empty name": taken.empty} if taken.empty else {}
     return Dictionary(
         names,
         concepts,
-        NameConcepts(starts, owners.astype(np.int64), concepts.num_rows),
-        Keys.of(names["name"]),
-        dropped,
+        NameConcepts(starts, concepts_of_names.astype(np.int64), concepts.num_rows),
+        Keys.from_names(names["name"], rows_per_batch=rows_per_batch),
+        {"empty name": collector.empty} if collector.empty else {},
     )
 
 
-def hashes_of(names: pa.Array, policy: TextPolicy) -> NDArray[np.uint64]:
-    """(n, 2): the XXH3-128 of each name as a policy normalizes it."""
-    digests = b"".join(xxhash.xxh3_128_digest(name.encode()) for name in normalize_column(names, policy).to_pylist())
+def hash_names(
+    names: pa.Array | pa.ChunkedArray, policy: TextPolicy, *, rows_per_batch: int = ROWS_PER_BATCH
+) -> NDArray[np.uint64]:
+    """(n, 2): the XXH3-128 of each name as a policy normalizes it, as two halves."""
+    digests = bytearray()
+    for start in range(0, len(names), rows_per_batch):
+        strings = normalize_column(names.slice(start, rows_per_batch), policy).to_pylist()
+        digests += b"".join(xxhash.xxh3_128_digest(string.encode()) for string in strings)
     return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-class _Taken:
-    """What is kept of the names that have streamed by: for each a concept's place, a language's and a source's code, a hash; and the name."""
+class _NameCollector:
+    """What is kept of each name: the string, its concept's number, codes for its language and source, a hash."""
 
     def __init__(self, languages: Collection[str] | None, policy: TextPolicy) -> None:
-        self.wanted = None if languages is None else pa.array(sorted(languages), pa.string())
+        self.languages = None if languages is None else pa.array(sorted(languages), pa.string())
         self.policy, self.empty, self.concepts = policy, 0, 0
         self.names: list[pa.Array] = []
-        self.numbers: list[Longs] = []
+        self.numbers: list[NDArray[np.int32]] = []
         self.hashes: list[NDArray[np.uint64]] = []
         self.labels: dict[str, list[NDArray[np.int32]]] = {"language": [], "source": []}
-        self.known: dict[str, dict[str, int]] = {"language": {}, "source": {}}
+        self.values: dict[str, dict[str, int]] = {"language": {}, "source": {}}  # and the code of each
         self.codes: list[pa.ListArray] = []  # of each concept that has a name here
 
     def add(self, block: pa.Table, ids: pa.ChunkedArray) -> None:
-        """Take the names of some whole concepts. ids: of all concepts, these next. Raises ArtifactError if they aren't these."""
+        """Add the names of the next whole concepts; `ids` are those of all concepts."""
         own = block["concept_id"].chunk(0)
-        starts = _starts(own)
-        number = self.concepts + np.cumsum(starts) - 1
+        starts = _run_starts(own)
+        numbers = self.concepts + np.cumsum(starts) - 1
         new = own.filter(pa.array(starts))
         if not ids.slice(self.concepts, len(new)).equals(pa.chunked_array([new])):
             raise ArtifactError(
@@ -255,114 +289,123 @@ class _Taken:
             )
         self.concepts += len(new)
         names = block["name"].chunk(0)
-        taken = np.ones(len(own), bool)
-        if self.wanted is not None:
-            taken = pc.is_in(block["language"].chunk(0), self.wanted).to_numpy(zero_copy_only=False)
+        chosen = np.ones(len(own), bool)
+        if self.languages is not None:
+            chosen = pc.is_in(block["language"].chunk(0), self.languages).to_numpy(zero_copy_only=False)
         visible = pc.greater(pc.binary_length(normalize_column(names, self.policy)), 0).to_numpy(zero_copy_only=False)
-        self.empty += int((taken & ~visible).sum())
-        taken &= visible
-        mask = pa.array(taken)
+        self.empty += int((chosen & ~visible).sum())
+        chosen &= visible
+        mask = pa.array(chosen)
         self.names.append(names.filter(mask))
-        self.hashes.append(hashes_of(self.names[-1], self.policy))
-        self.numbers.append(number[taken].astype(np.int32))
-        for column, known in self.known.items():
-            self.labels[column].append(_coded(block[column].chunk(0).filter(mask), known))
-        self.codes.append(_codes(block, number - number[0], _steps(number[taken]) - number[0]))
+        self.hashes.append(hash_names(self.names[-1], self.policy))
+        self.numbers.append(numbers[chosen].astype(np.int32))
+        for column, known in self.values.items():
+            self.labels[column].append(_encode_labels(block[column].chunk(0).filter(mask), known))
+        self.codes.append(_codes_of_names(block, numbers - numbers[0], _distinct(numbers[chosen]) - numbers[0]))
 
 
 def _whole_concepts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows, cut where a concept begins; each table one chunk."""
-    left: list[pa.RecordBatch] = []
+    """The same rows, cut where a concept begins; each table is one chunk."""
+    rest: list[pa.RecordBatch] = []
     for batch in batches:
-        table = pa.Table.from_batches([*left, batch]).combine_chunks()
+        table = pa.Table.from_batches([*rest, batch]).combine_chunks()
         if table.num_rows:
-            last = int(np.flatnonzero(_starts(table["concept_id"].chunk(0)))[-1])
+            last = int(np.flatnonzero(_run_starts(table["concept_id"].chunk(0)))[-1])
             if last:
                 yield table.slice(0, last).combine_chunks()
-            left = table.slice(last).to_batches()
-    if left:
-        yield pa.Table.from_batches(left).combine_chunks()
+            rest = table.slice(last).to_batches()
+    if rest:
+        yield pa.Table.from_batches(rest).combine_chunks()
 
 
-def _starts(ids: pa.Array) -> NDArray[np.bool_]:
-    """(n,): where another id begins."""
+def _run_starts(ids: pa.Array) -> NDArray[np.bool_]:
+    """(n,) whether an id differs from the one before."""
     differs = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
     return np.concatenate([[True], differs.astype(bool)])
 
 
-def _steps(values: Longs) -> Longs:
-    """The different ones of sorted values."""
-    different: Longs = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
-    return different
+def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The distinct ones of sorted values."""
+    distinct: NDArray[np.int64] = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
+    return distinct
 
 
-def _coded(values: pa.Array, known: dict[str, int]) -> NDArray[np.int32]:
-    """Numbers for strings of which there are few; `known` takes up new ones."""
-    coded = values.dictionary_encode()
-    here = np.array([known.setdefault(value, len(known)) for value in coded.dictionary.to_pylist()], np.int32)
-    codes: NDArray[np.int32] = here[coded.indices.to_numpy()]
-    return codes
-
-
-def _codes(block: pa.Table, number: Longs, wanted: Longs) -> pa.ListArray:
-    """SOURCE:code of each wanted concept. number: of each row's concept. wanted: sorted."""
-    place = np.full(int(number[-1]) + 1, -1)
-    place[wanted] = np.arange(len(wanted))
-    rows = np.flatnonzero(block["code"].chunk(0).is_valid().to_numpy(zero_copy_only=False) & (place[number] >= 0))
-    source, code = (block[column].chunk(0).take(pa.array(rows)) for column in ("source", "code"))
-    coded = pc.binary_join_element_wise(source, code, ":").dictionary_encode()
-    alphabet, rank = _in_order(coded.dictionary)
-    starts, values = _sets(rank[coded.indices.to_numpy()], place[number[rows]], len(alphabet), len(wanted))
-    return pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), alphabet.take(pa.array(values)))
-
-
-def _in_order(values: pa.Array) -> tuple[pa.Array, Longs]:
-    """Different strings, sorted, and where each now stands."""
-    order = pc.sort_indices(values).to_numpy()
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return values.take(pa.array(order)), rank
-
-
-def _distinct(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-    """(n,) whether a name is the first of its hash, and (n,) the number of its row: rows are in the order of these firsts."""
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable, so of equal ones the first comes first
+def _deduplicate(hashes: NDArray[np.uint64], rows_per_batch: int) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """(n,) whether each of (n, 2) hashes is the first of its value, and (n,) its number in the order of these."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: of equal ones the first comes first
     differs = np.ones(len(order), bool)
-    for start in range(1, len(order), _KEYS_AT_ONCE):
-        stop = min(start + _KEYS_AT_ONCE, len(order))
+    for start in range(1, len(order), rows_per_batch):
+        stop = min(start + rows_per_batch, len(order))
         differs[start:stop] = (hashes[order[start:stop]] != hashes[order[start - 1 : stop - 1]]).any(1)
     first = np.zeros(len(order), bool)
     first[order[differs]] = True
-    number = (np.cumsum(first) - 1).astype(np.int32)
+    numbers = (np.cumsum(first) - 1).astype(np.int32)
     rows = np.empty(len(order), np.int32)
-    rows[order] = number[order[differs]][np.cumsum(differs) - 1]
+    rows[order] = numbers[order[differs]][np.cumsum(differs) - 1]
     return first, rows
 
 
-def _sets(values: NDArray[Any], rows: NDArray[Any], size: int, n: int) -> tuple[Longs, NDArray[np.int32]]:
-    """The different values of each row, sorted: where each row's start, (n + 1,), and all of them. values: below `size`."""
+def _encode_labels(values: pa.Array, known: dict[str, int]) -> NDArray[np.int32]:
+    """A code for each string; new strings are added to `known`."""
+    encoded = values.dictionary_encode()
+    codes = np.array([known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()], np.int32)
+    labels: NDArray[np.int32] = codes[encoded.indices.to_numpy()]
+    return labels
+
+
+def _codes_of_names(block: pa.Table, numbers: NDArray[np.int64], wanted: NDArray[np.int64]) -> pa.ListArray:
+    """SOURCE:code of each wanted concept. numbers: (n,) of each row's concept; wanted: sorted."""
+    positions = np.full(int(numbers[-1]) + 1, -1)
+    positions[wanted] = np.arange(len(wanted))
+    has_code = block["code"].chunk(0).is_valid().to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(has_code & (positions[numbers] >= 0))
+    source, code = (block[column].chunk(0).take(pa.array(rows)) for column in ("source", "code"))
+    return _string_lists(pc.binary_join_element_wise(source, code, ":"), positions[numbers[rows]], len(wanted))
+
+
+def _string_lists(strings: pa.Array, rows: NDArray[np.int64], n: int) -> pa.ListArray:
+    """(n,) lists: the distinct strings of each row, sorted."""
+    encoded = strings.dictionary_encode()
+    alphabet, ranks = _sorted_with_ranks(encoded.dictionary)
+    starts, values = _distinct_by_row(ranks[encoded.indices.to_numpy()], rows, len(alphabet), n)
+    return pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), alphabet.take(pa.array(values)))
+
+
+def _sorted_with_ranks(values: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Distinct strings, sorted, and the new position of each."""
+    order = pc.sort_indices(values).to_numpy()
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return values.take(pa.array(order)), ranks
+
+
+def _distinct_by_row(
+    values: NDArray[Any], rows: NDArray[Any], size: int, n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The distinct values (below size) of each row (below n), sorted: (n + 1,) where each row's start, and all values."""
     pairs = rows.astype(np.int64)
     pairs *= size
     pairs += values
     pairs.sort(kind="stable")  # they are nearly in order
-    pairs = _steps(pairs)
+    pairs = _distinct(pairs)
     counts = np.bincount(pairs // max(1, size), minlength=n)
     pairs %= max(1, size)
     return np.concatenate([[0], np.cumsum(counts)]), pairs.astype(np.int32)
 
 
-def _names(taken: _Taken, first: NDArray[np.bool_], rows: NDArray[np.int32]) -> pa.Table:
-    """NAMES_SCHEMA. Empties what it has used."""
+def _names_table(collector: _NameCollector, first: NDArray[np.bool_], rows: NDArray[np.int32]) -> pa.Table:
+    """NAMES_SCHEMA of the first name of each row; the collector is emptied meanwhile."""
     lists, own = {}, {}
-    for column, known in taken.known.items():
-        alphabet, rank = _in_order(pa.array(list(known), pa.string()))
-        label = rank.astype(np.int32)[np.concatenate(taken.labels.pop(column))]
-        lists[column], own[column] = (alphabet, *_sets(label, rows, len(alphabet), int(first.sum()))), label[first]
+    for column, known in collector.values.items():
+        alphabet, ranks = _sorted_with_ranks(pa.array(list(known), pa.string()))
+        labels = ranks.astype(np.int32)[np.concatenate(collector.labels.pop(column))]
+        lists[column] = alphabet, *_distinct_by_row(labels, rows, len(alphabet), int(first.sum()))
+        own[column] = labels[first]
     batches, start, row = [], 0, 0
-    for names in _emptied(taken.names):
-        kept = names.filter(pa.array(first[start : start + len(names)]))
-        start, stop = start + len(names), row + len(kept)
-        columns = [kept, *(lists[column][0].take(pa.array(own[column][row:stop])) for column in lists)]
+    for names in _consume(collector.names):
+        distinct = names.filter(pa.array(first[start : start + len(names)]))
+        start, stop = start + len(names), row + len(distinct)
+        columns = [distinct, *(lists[column][0].take(pa.array(own[column][row:stop])) for column in lists)]
         for alphabet, starts, values in lists.values():
             part = starts[row : stop + 1]
             strings = alphabet.take(pa.array(values[part[0] : part[-1]]))
@@ -372,36 +415,33 @@ def _names(taken: _Taken, first: NDArray[np.bool_], rows: NDArray[np.int32]) -> 
     return pa.Table.from_batches(batches, NAMES_SCHEMA)
 
 
-def _emptied(arrays: list[Any]) -> Iterator[Any]:
-    """Each in turn, held no longer than it is used."""
+def _concepts_table(batches: Iterator[pa.RecordBatch], used: NDArray[np.bool_], codes: list[pa.ListArray]) -> pa.Table:
+    """CONCEPTS_SCHEMA of the concepts that are used. codes: those of their names; the list is emptied."""
+    start, tables = 0, []
+    blocks, pending = _consume(codes), codes[0].slice(0, 0)
+    for batch in batches:
+        own = batch.filter(pa.array(used[start : start + batch.num_rows]))
+        start += batch.num_rows
+        while len(pending) < own.num_rows:
+            pending = pa.concat_arrays([pending, next(blocks)])
+        both = _with_references(pending.slice(0, own.num_rows), own["cross_references"])
+        tables.append(pa.RecordBatch.from_arrays([*own.columns[:-1], both], [*_CONCEPT_COLUMNS[:-1], "codes"]))
+        pending = pending.slice(own.num_rows)
+    return pa.Table.from_batches(tables).cast(CONCEPTS_SCHEMA)
+
+
+def _with_references(codes: pa.ListArray, references: pa.ListArray) -> pa.ListArray:
+    """(n,) lists: codes and those cross-references that name their source, sorted, each once."""
+    flat = pc.list_flatten(references)
+    good = pc.match_substring_regex(flat, _CODE)
+    rows = np.concatenate([
+        pc.list_parent_indices(codes).to_numpy(), pc.list_parent_indices(references).filter(good).to_numpy()
+    ])  # fmt: skip
+    return _string_lists(pa.concat_arrays([pc.list_flatten(codes), flat.filter(good)]), rows, len(codes))
+
+
+def _consume(arrays: list[Any]) -> Iterator[Any]:
+    """Each array in turn, removed from the list, so that it is freed after its use."""
     arrays.reverse()
     while arrays:
         yield arrays.pop()
-
-
-def _concepts(source: NameSource, known: NDArray[np.bool_], codes: list[pa.ListArray]) -> pa.Table:
-    """CONCEPTS_SCHEMA of the known ones. codes: those that their names have; emptied."""
-    start, batches = 0, []
-    blocks, of_names = _emptied(codes), codes[0].slice(0, 0)
-    for batch in source.batches("concepts", _CONCEPTS):
-        own = batch.filter(pa.array(known[start : start + batch.num_rows]))
-        start += batch.num_rows
-        while len(of_names) < own.num_rows:
-            of_names = pa.concat_arrays([of_names, next(blocks)])
-        both = _united(of_names.slice(0, own.num_rows), own["cross_references"])
-        batches.append(pa.RecordBatch.from_arrays([*own.columns[:-1], both], [*_CONCEPTS[:-1], "codes"]))
-        of_names = of_names.slice(own.num_rows)
-    return pa.Table.from_batches(batches).cast(CONCEPTS_SCHEMA)
-
-
-def _united(codes: pa.ListArray, references: pa.ListArray) -> pa.ListArray:
-    """(n,) lists: the codes of both, sorted, each once."""
-    theirs, others = pc.list_flatten(codes), pc.list_flatten(references)
-    good = pc.match_substring_regex(others, _CODE)
-    rows = np.concatenate(
-        [pc.list_parent_indices(codes).to_numpy(), pc.list_parent_indices(references).filter(good).to_numpy()]
-    )
-    coded = pa.concat_arrays([theirs, others.filter(good)]).dictionary_encode()
-    alphabet, rank = _in_order(coded.dictionary)
-    starts, values = _sets(rank[coded.indices.to_numpy()], rows, len(alphabet), len(codes))
-    return pa.ListArray.from_arrays(pa.array(starts.astype(np.int32)), alphabet.take(pa.array(values)))

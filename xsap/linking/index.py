@@ -1,38 +1,35 @@
-"""The encoder that an index is bound to: which one, where it is, and how it was used.
+"""An index: a terminology's names as vectors, bound by hashes to the encoder and the terminology that they come from.
 
-A terminology's names as vectors on disk, bound by hashes to the model that made them and the terminology they are of.
-
-`vectors.py` says how vectors are stored, `contents.py` which rows there are, `approximate.py` what a graph of them is, where one was
-asked for. Tables are Arrow files, uncompressed, so that all of an index is memory-mapped: millions of names open in an instant, and only what
-an answer needs is read. (Parquet would have to be unpacked first.)
+It can be made in memory (`Index.build`) or on disk in bounded memory (`build_index`); both write the same files. All
+tables and arrays of an index folder are uncompressed, so that they are memory-mapped: an index of millions of names
+opens without reading them, and a search reads only what it needs.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, update_files
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
 from xsap.linking.calibration import Calibration
-from xsap.linking.dictionary import Dictionary, build_dictionary, in_memory, open_dictionary, write_dictionary
+from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary, open_dictionary, write_dictionary
 from xsap.search.approximate import HnswIndex, check_usearch_installed
-from xsap.search.vectors import FILES, VectorDtype, Vectors, write_vectors
+from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
-PLACE = ("path", "relative")  # what a manifest says of a model besides its facts
+KIND, CALIBRATION, FUSION, HNSW = "index", "calibration.json", "fusion.json", "hnsw.usearch"
+VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
+_LOCATION = ("path", "relative_path")  # of the model, in a manifest
 
 
 class Embedder(Protocol):
@@ -48,130 +45,140 @@ class Embedder(Protocol):
     def max_length(self) -> int: ...  # noqa: D102
     @property
     def policy(self) -> TextPolicy: ...  # noqa: D102
-    def encode(self, names: Sequence[str], *, progress: bool = False) -> NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def dimension(self) -> int: ...  # noqa: D102
+    def encode(self, names: Sequence[str], *, progress: bool = False) -> Floats: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The encoder that an index is bound to, and how it was used.
+    """The encoder that an index is bound to, and how it was used."""
 
-    content: hash of its folder, None if it was never saved. path: where that was, or its hub id. precision: of the products that made the
-    vectors; mentions may be encoded in another.
-    """
-
-    content_hash: str | None
-    path: str | None
+    content_hash: str | None  # of its folder; None if it was never saved
+    path: str | None  # its folder, or its id on the Hugging Face hub
     pooling: str
-    max_length: int
+    max_length: int  # tokens
     policy: TextPolicy
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the matrix products that made the vectors; mentions may be encoded in another one
 
     @classmethod
-    def of(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
-        """An encoder's, with where `Linker.load` will look for it."""
-        place = None if path is None else str(path)
-        return cls(encoder.content_hash, place, encoder.pooling, encoder.max_length, encoder.policy, encoder.dtype)
+    def from_encoder(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
+        """The spec of an encoder; `path` is where `Linker.load` will look for it."""
+        location = None if path is None else str(path)
+        return cls(encoder.content_hash, location, encoder.pooling, encoder.max_length, encoder.policy, encoder.dtype)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], path: str | None) -> "EncoderSpec":
+        """The inverse of `metadata`. Raises KeyError and TypeError for anything else."""
+        text = TextPolicy(**metadata["text"])
+        return cls(metadata["content_hash"], path, metadata["pooling"], metadata["max_length"], text, metadata["dtype"])
+
+    @classmethod
+    def from_manifest(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
+        """The inverse of `manifest_entry`, for an index that may have been moved, alone or together with its model."""
+        absolute, relative = (metadata[key] for key in _LOCATION)
+        beside = (index.resolve() / relative).resolve() if relative else None
+        return cls.from_metadata(metadata, str(beside) if beside and beside.is_dir() else absolute)
 
     def metadata(self) -> dict[str, Any]:
-        """As the manifest has it, but for its place."""
-        described = {"pooling": self.pooling, "max_length": self.max_length, "text": self.policy.to_dict()}
-        return {"content": self.content_hash, **described, "precision": self.dtype}
+        """All but the path, as JSON has it."""
+        return {
+            "content_hash": self.content_hash,
+            "pooling": self.pooling,
+            "max_length": self.max_length,
+            "text": self.policy.to_dict(),
+            "dtype": self.dtype,
+        }
 
-    @property
-    def use(self) -> tuple[object, ...]:
-        """What an index and an encoder must have in common: all but place and precision."""
-        return self.content_hash, self.pooling, self.max_length, self.policy
+    def manifest_entry(self, index: Path) -> dict[str, Any]:
+        """`metadata`, and the model's path, absolute and relative to the index; a hub id as it is."""
+        location: tuple[str | None, str | None] = (self.path, None)
+        if self.path is not None and Path(self.path).exists():
+            absolute = Path(self.path).resolve()
+            location = str(absolute), os.path.relpath(absolute, index.resolve())
+        return self.metadata() | dict(zip(_LOCATION, location, strict=True))
+
+    def matches(self, other: "EncoderSpec") -> bool:
+        """Whether an index of the one can be searched with the other: equal in all but path and dtype."""
+        return replace(self, path=None, dtype="") == replace(other, path=None, dtype="")
 
     def describe(self) -> str:
-        """`use`, for people."""
-        return f"{short(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {self.policy.case}, {self.policy.unicode})"
-
-    def placed(self, index: Path) -> dict[str, Any]:
-        """`metadata`, and where the model is: absolute and from the index, so that both may move together; a hub id as it is."""
-        if self.path is None or not Path(self.path).exists():
-            return self.metadata() | dict(zip(PLACE, (self.path, None), strict=True))
-        absolute = Path(self.path).resolve()
-        return self.metadata() | dict(
-            zip(PLACE, (str(absolute), os.path.relpath(absolute, index.resolve())), strict=True)
-        )
-
-    @classmethod
-    def read(cls, metadata: Mapping[str, Any], path: str | None) -> "EncoderSpec":
-        """What `metadata` gave, and a place. Raises KeyError and TypeError for what it didn't give."""
-        dtype = metadata.get("precision", "float32")  # older indexes don't say it, and had no other
-        return cls(
-            metadata["content"],
-            path,
-            metadata["pooling"],
-            metadata["max_length"],
-            TextPolicy(**metadata["text"]),
-            dtype,
-        )
-
-    @classmethod
-    def found(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
-        """What `placed` gave, wherever both have been moved to since."""
-        beside = index.resolve() / metadata["relative"] if metadata["relative"] else None
-        return cls.read(metadata, str(beside.resolve()) if beside and beside.is_dir() else metadata["path"])
+        """What `matches` compares, in a few words."""
+        text = f"{self.policy.case}, {self.policy.unicode}"
+        return f"{short_hash(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {text})"
 
 
 def open_encoder(
-    built: EncoderSpec,
+    spec: EncoderSpec,
     index_path: Path | str,
     model: Path | str | None,
     device: str | torch.device | None,
     dtype: Dtype,
 ) -> Encoder:
-    """The encoder that an index was built with, from its place or from `model`. Raises ArtifactError if it is gone, or another."""
-    path = str(model if model is not None else built.path)
-    gone = built.path is None or (Path(path).is_absolute() and not Path(path).exists())
-    if model is None and gone:
+    """Open the encoder that an index was built with.
+
+    Args:
+        spec: The encoder of the index.
+        index_path: The index's folder, for errors.
+        model: Where the encoder is, if no longer at the path of the spec.
+        device: As torch names it; None for the best one.
+        dtype: Of the encoder's matrix products.
+
+    Raises:
+        ArtifactError: There is no model at that path, or another one.
+    """
+    path = str(model if model is not None else spec.path)
+    if model is None and (spec.path is None or (Path(path).is_absolute() and not Path(path).exists())):
         raise ArtifactError(
-            f"{index_path}: the model it was built with ({short(built.content_hash)}) is no longer at {path}; give --model"
+            f"{index_path}: its model ({short_hash(spec.content_hash)}) is no longer at {path}; give --model"
         )
     rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
     try:
-        described: dict[str, Any] = {"pooling": built.pooling, "max_length": built.max_length, "policy": built.policy}
-        encoder = Encoder.from_pretrained(path, device=device, dtype=dtype, **described)
+        encoder = Encoder.from_pretrained(
+            path, pooling=spec.pooling, max_length=spec.max_length, policy=spec.policy, device=device, dtype=dtype
+        )
     except ConfigError as error:
         raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
-    if encoder.content_hash != built.content_hash:
-        found = f"{path} ({short(encoder.content_hash)})"
+    if encoder.content_hash != spec.content_hash:
+        found = f"{path} ({short_hash(encoder.content_hash)})"
         raise ArtifactError(
-            f"{index_path} was built with model {short(built.content_hash)}, not with {found}. {rebuild}"
+            f"{index_path} was built with model {short_hash(spec.content_hash)}, not with {found}. {rebuild}"
         )
     return encoder
 
 
-def short(content_hash: str | None) -> str:
-    """The beginning of a content hash, for people."""
+def short_hash(content_hash: str | None) -> str:
+    """The beginning of a content hash."""
     return f"{content_hash[:8]}…" if content_hash else "an unsaved one"
 
 
-KIND, CALIBRATION, FUSION, GRAPH = "index", "calibration.json", "fusion.json", "graph.usearch"
-WRITTEN = (
-    1 << 10
-)  # vectors written at once: a divisor of every shard's, for bounds on their rounding depend on it in the last bit
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Index:
-    """vectors: a unit vector for each of contents.names. terminology: its content hash. languages: those chosen, None for all.
+    """Names as unit vectors, with the concepts of each name.
 
-    content: the index's own hash, once it is on disk. path: its folder then. calibration: how sure its answers are, if that was fitted.
-    lexical: how much likeness in spelling counts, from 0 to 1. graph: for approximate search, if the index was built or opened with it.
+    Attributes:
+        vectors: A unit vector for each name.
+        dictionary: The names and their concepts.
+        model: The encoder of the vectors.
+        terminology_hash: Content hash of the terminology.
+        languages: Whose names were chosen; None for all languages.
+        content_hash: The index's own hash; None until it is on disk.
+        path: Its folder; None until it is on disk.
+        calibration: The confidence of answers, if it was fitted.
+        fusion_weight: Weight of string similarity in a score, from 0 to 1.
+        hnsw: For approximate search, if the index was built or opened with it.
     """
 
     vectors: Vectors
     dictionary: Dictionary
     model: EncoderSpec
-    terminology: str | None = None
+    terminology_hash: str | None = None
     languages: tuple[str, ...] | None = (ENGLISH,)
     content_hash: str | None = None
     path: Path | None = None
     calibration: Calibration | None = None
     fusion_weight: float = 0.0
-    graph: HnswIndex | None = None
+    hnsw: HnswIndex | None = None
 
     @classmethod
     def build(
@@ -185,19 +192,37 @@ class Index:
         ann: bool = False,
         progress: bool = False,
     ) -> "Index":
-        """Embed the names that a terminology has in these ISO languages (None: all), in memory; `building.build_index` does it on disk.
+        """Embed a terminology's names in memory; `build_index` does it on disk.
 
-        approximate: with a graph, too. Raises DataError if there is no such name, or a vector isn't finite; ConfigError for a graph without
-        usearch.
+        Args:
+            terminology: The names and concepts.
+            encoder: Embeds the names.
+            languages: ISO codes of the names to embed; None for all.
+            model_path: The encoder's folder or hub id, where `Linker.load` will look for it.
+            vector_dtype: How vectors are stored: float32, float16 or int8.
+            ann: Whether to build an HNSW index, too.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The index.
+
+        Raises:
+            DataError: There is no name in these languages, or a vector is not finite.
+            ConfigError: `ann` without usearch.
         """
         if ann:
             check_usearch_installed()
-        dictionary = build_dictionary(in_memory(terminology), languages, encoder.policy)
-        vectors = Vectors.of(encoder.encode(dictionary.names["name"].to_pylist(), progress=progress), vector_dtype)
-        chosen = None if languages is None else tuple(sorted(languages))
-        graph = HnswIndex.build(vectors, progress=progress) if ann else None
+        dictionary = build_dictionary(NameSource.from_terminology(terminology), languages, encoder.policy)
+        vectors = Vectors.from_array(
+            encoder.encode(dictionary.names["name"].to_pylist(), progress=progress), vector_dtype
+        )
         return cls(
-            vectors, dictionary, EncoderSpec.of(encoder, model_path), terminology.content_hash, chosen, graph=graph
+            vectors,
+            dictionary,
+            EncoderSpec.from_encoder(encoder, model_path),
+            terminology.content_hash,
+            None if languages is None else tuple(sorted(languages)),
+            hnsw=HnswIndex.build(vectors, progress=progress) if ann else None,
         )
 
     @property
@@ -207,146 +232,216 @@ class Index:
 
     @property
     def concepts(self) -> pa.Table:
-        """CONCEPTS_SCHEMA, sorted."""
+        """CONCEPTS_SCHEMA, sorted by id."""
         return self.dictionary.concepts
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the folder, at once or not at all. Raises ConfigError if the model was never saved, ArtifactError if `path` is taken."""
-        with writing(path, self.model, self.terminology, self.languages, self.dictionary, overwrite=overwrite) as (
-            folder,
-            metadata,
-        ):
-            n, d = len(self.vectors), self.vectors.dimension
-            with write_vectors(folder, n, d, self.vectors.vector_dtype) as put:
-                for start in range(0, n, WRITTEN):
-                    put(self.vectors.take(slice(start, start + WRITTEN)))
-            metadata |= Vectors.open(folder).metadata()
-            if self.graph is not None:
-                metadata["graph"] = self.graph.save(folder / GRAPH)
+    def __repr__(self) -> str:
+        languages = "all" if self.languages is None else ",".join(self.languages)
+        size = f"{self.names.num_rows:,} names, {self.concepts.num_rows:,} concepts"
+        model = short_hash(self.model.content_hash)
+        return f"Index({size}, languages={languages}, vector_dtype={self.vectors.vector_dtype}, model={model})"
+
+    def save(self, path: Path | str, *, overwrite: bool = False, vectors_per_write: int = VECTORS_PER_WRITE) -> None:
+        """Write the index's folder, whole or not at all.
+
+        Args:
+            path: The folder.
+            overwrite: Whether to replace an index that is there.
+            vectors_per_write: Vectors that are converted and written together.
+
+        Raises:
+            ConfigError: The model was never saved.
+            ArtifactError: `path` exists and may not be replaced.
+        """
+        hnsw = self.hnsw
+        write_index(
+            path,
+            self.dictionary,
+            self.model,
+            (
+                self.vectors.take(slice(start, start + vectors_per_write))
+                for start in range(0, len(self.vectors), vectors_per_write)
+            ),
+            terminology_hash=self.terminology_hash,
+            languages=self.languages,
+            dimension=self.vectors.dimension,
+            vector_dtype=self.vectors.vector_dtype,
+            build_hnsw=None if hnsw is None else lambda _: hnsw,
+            overwrite=overwrite,
+        )
 
     @classmethod
     def load(cls, path: Path | str, *, ann: bool = False) -> "Index":
-        """Open an index folder, every hash checked, all of it memory-mapped. approximate: with its graph, whose recall is then checked.
+        """Open an index's folder, every hash checked, memory-mapped.
 
-        Raises ArtifactError; ConfigError for a graph that isn't there, or without usearch.
+        Args:
+            path: The folder.
+            ann: Whether to open its HNSW index, too, whose recall is then checked.
+
+        Returns:
+            The index.
+
+        Raises:
+            ArtifactError: It is missing or damaged.
+            ConfigError: `ann`, but it has no HNSW index, or usearch is not installed.
         """
         if ann:
             check_usearch_installed()
         manifest, path = open_artifact(path, KIND), Path(path)
-        if strays := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
-            raise ArtifactError(
-                f"{path / strays[0]}: not named by the manifest, so nobody knows whether it is whole; remove it"
-            )
+        if unnamed := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
+            raise ArtifactError(f"{path / unnamed[0]}: not named by the manifest, so it can't be checked; remove it")
         try:
             vectors = Vectors.open(path)
             dictionary = open_dictionary(path, manifest["dropped"])
-            model = EncoderSpec.found(manifest["model"], path)
-            languages = None if manifest["languages"] is None else tuple(manifest["languages"])
-            calibration = _calibration(path, find_updated(manifest, CALIBRATION))
-            fusion_weight = _fusion_weight(path, find_updated(manifest, FUSION))
-            whole = manifest["terminology"], languages, hash_of_index(manifest), path
-            index = cls(vectors, dictionary, model, *whole, calibration, fusion_weight)
-            sound = len(vectors) == manifest["count"] == dictionary.names.num_rows
+            calibration = _read_json(path, find_updated(manifest, CALIBRATION))
+            fusion = _read_json(path, find_updated(manifest, FUSION))
+            fusion_weight = 0.0 if fusion is None else float(fusion["fusion_weight"])
+            index = cls(
+                vectors,
+                dictionary,
+                EncoderSpec.from_manifest(manifest["model"], path),
+                manifest["terminology_hash"],
+                None if manifest["languages"] is None else tuple(manifest["languages"]),
+                index_hash(manifest),
+                path,
+                None if calibration is None else Calibration.from_dict(calibration),
+                fusion_weight,
+            )
+            sound = len(vectors) == manifest["count"] == dictionary.names.num_rows and 0 <= fusion_weight <= 1
         except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
         if not sound:
             raise ArtifactError(
                 f"{path}: its files and its manifest don't fit together; the index is damaged, make it again"
             )
-        return replace(index, graph=_graph(index, manifest.get("graph"))) if ann else index
+        return index._with_hnsw(manifest.get("hnsw")) if ann else index
 
     def with_calibration(self, calibration: Calibration) -> "Index":
-        """The same with a calibration, which its folder keeps from now on. Raises ConfigError for an index that was never saved."""
-        if self.path is None:
-            raise ConfigError(
-                "a calibration is kept in the folder of its index, but this index was never saved; save it first"
-            )
-        update_files(self.path, KIND, {CALIBRATION: json.dumps(calibration.to_dict(), indent=1) + "\n"})
-        return Index.load(self.path, ann=self.graph is not None)
+        """The index with a calibration, which is kept in its folder. Raises ConfigError if it was never saved."""
+        return self._updated({CALIBRATION: calibration.to_dict()})
 
     def with_fusion_weight(self, fusion_weight: float) -> "Index":
-        """The same with a weight for likeness in spelling, which its folder keeps, and without a calibration, which held for another.
+        """The index with a weight of string similarity, which is kept in its folder, and without a calibration.
 
-        Raises ConfigError for an index that was never saved.
+        A calibration is removed because it holds for one weight only. Raises ConfigError if the index was never saved.
         """
         assert 0 <= fusion_weight <= 1, f"a weight of {fusion_weight}"
-        if self.path is None:
-            raise ConfigError(
-                "a weight is kept in the folder of its index, but this index was never saved; save it first"
-            )
-        update_files(self.path, KIND, {FUSION: json.dumps({"lexical": fusion_weight}) + "\n", CALIBRATION: None})
-        return Index.load(self.path, ann=self.graph is not None)
+        return self._updated({FUSION: {"fusion_weight": fusion_weight}, CALIBRATION: None})
 
     def metadata(self) -> dict[str, Any]:
-        """What it holds, as a report of scores states it."""
+        """What a report of scores says of the index."""
         return {
             "names": self.names.num_rows,
             "concepts": self.concepts.num_rows,
             "languages": self.languages,
-            "terminology": self.terminology,
-            "storage": self.vectors.vector_dtype,
-            "index": self.content_hash,
-            "search": "exact" if self.graph is None else {"approximate": self.graph.metadata()},
+            "terminology_hash": self.terminology_hash,
+            "vector_dtype": self.vectors.vector_dtype,
+            "index_hash": self.content_hash,
+            "search": "exact" if self.hnsw is None else {"hnsw": self.hnsw.metadata()},
         }
 
+    def _updated(self, files: dict[str, dict[str, Any] | None]) -> "Index":
+        """The index with JSON files added to its folder, replaced, or (None) removed."""
+        if self.path is None:
+            raise ConfigError(
+                "calibrations and weights are kept in an index's folder, but this index was never saved; save it first"
+            )
+        texts = {
+            file: None if content is None else json.dumps(content, indent=1) + "\n" for file, content in files.items()
+        }
+        update_files(self.path, KIND, texts)
+        return Index.load(self.path, ann=self.hnsw is not None)
 
-def hash_of_index(manifest: dict[str, Any]) -> str:
-    """An index's own hash: of its files, and of how its model was used, for answers depend on that, too."""
-    use = {key: value for key, value in manifest["model"].items() if key not in PLACE}
-    return hashlib.sha256(f"{manifest_hash(manifest)}\0{json.dumps(use, sort_keys=True)}".encode()).hexdigest()
+    def _with_hnsw(self, metadata: dict[str, Any] | None) -> "Index":
+        """The index with its HNSW index opened. metadata: from the manifest, None if there is none."""
+        assert self.path is not None
+        if metadata is None:
+            languages = "all" if self.languages is None else ",".join(self.languages)
+            options = (
+                f"--languages {languages} --vector-dtype {self.vectors.vector_dtype} --pooling {self.model.pooling}"
+            )
+            options += f" --max-length {self.model.max_length} --dtype {self.model.dtype} --ann"
+            path, model = self.path, self.model.path or "MODEL"
+            command = f"xsap index {model} TERMINOLOGY --out {path} --reuse {path} --overwrite {options}"
+            fitted = self.calibration or self.fusion_weight
+            again = ". Then run xsap tune-fusion and xsap calibrate again" if fitted else ""
+            raise ConfigError(
+                f"{path} has no HNSW index; search exactly, or add one, which encodes no name again: {command}{again}"
+            )
+        hnsw = HnswIndex.open(self.path / HNSW, self.vectors, metadata)
+        hnsw.verify_recall(self.path / HNSW)
+        return replace(self, hnsw=hnsw)
 
 
-@contextmanager
-def writing(
+def index_hash(manifest: dict[str, Any]) -> str:
+    """An index's content hash: of its files, and of how its model was used, because answers depend on both."""
+    spec = {key: value for key, value in manifest["model"].items() if key not in _LOCATION}
+    return hashlib.sha256(f"{manifest_hash(manifest)}\0{json.dumps(spec, sort_keys=True)}".encode()).hexdigest()
+
+
+def write_index(
     path: Path | str,
-    model: EncoderSpec,
-    terminology: str | None,
-    languages: tuple[str, ...] | None,
     dictionary: Dictionary,
+    model: EncoderSpec,
+    blocks: Iterable[Floats],
     *,
+    terminology_hash: str | None,
+    languages: Sequence[str] | None,
+    dimension: int,
+    vector_dtype: VectorDtype,
+    build_hnsw: Callable[[Vectors], HnswIndex] | None = None,
     overwrite: bool = False,
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """An index's folder with all but its vectors, to add these, and its manifest's facts, to add theirs; published when the block ends.
+) -> HnswIndex | None:
+    """Write an index's folder, whole or not at all.
 
-    Raises ConfigError if the model was never saved, ArtifactError if `path` is taken.
+    Args:
+        path: The folder.
+        dictionary: The names and their concepts.
+        model: The encoder of the vectors.
+        blocks: (m, dimension) vectors that are written together; in all one for each name, in order.
+        terminology_hash: Content hash of the terminology.
+        languages: Whose names were chosen; None for all languages.
+        dimension: Components of a vector.
+        vector_dtype: How vectors are stored.
+        build_hnsw: Makes the HNSW index of the vectors on disk; None for an index without one.
+        overwrite: Whether to replace an index that is there.
+
+    Returns:
+        The HNSW index, if there is one.
+
+    Raises:
+        ConfigError: The model was never saved.
+        ArtifactError: `path` exists and may not be replaced.
+        DataError: A vector is not finite.
     """
-    if model.content_hash is None:
-        raise ConfigError(
-            "an index is bound to a model folder, but this one's model was never saved; save it, load it, build again"
-        )
+    check_model_saved(model)
     metadata: dict[str, Any] = {
-        "model": model.placed(Path(path)),
-        "terminology": terminology,
+        "model": model.manifest_entry(Path(path)),
+        "terminology_hash": terminology_hash,
         "languages": languages,
         "dropped": dictionary.dropped,
     }
     with publish(path, KIND, metadata, overwrite=overwrite) as folder:
         write_dictionary(folder, dictionary)
-        yield folder, metadata
+        with write_vectors(folder, dictionary.names.num_rows, dimension, vector_dtype) as write:
+            for block in blocks:
+                write(block)
+        vectors = Vectors.open(folder)
+        metadata |= vectors.metadata()
+        hnsw = None if build_hnsw is None else build_hnsw(vectors)
+        if hnsw is not None:
+            metadata["hnsw"] = hnsw.save(folder / HNSW)
+    return hnsw
 
 
-def _graph(index: Index, metadata: dict[str, Any] | None) -> HnswIndex:
-    assert index.path is not None
-    if metadata is None:
-        languages = "all" if index.languages is None else ",".join(index.languages)
-        alike = f"--languages {languages} --vector-dtype {index.vectors.vector_dtype} --pooling {index.model.pooling}"
-        alike += f" --max-length {index.model.max_length} --dtype {index.model.dtype}"
-        again = ". Then weigh and calibrate it again" if index.calibration or index.fusion_weight else ""
-        command = f"xsap index {index.model.path or 'MODEL'} TERMINOLOGY --out {index.path} --reuse {index.path} --overwrite {alike} --ann"
+def check_model_saved(model: EncoderSpec) -> None:
+    """Raise ConfigError for an encoder without a hash, to which an index can't be bound."""
+    if model.content_hash is None:
         raise ConfigError(
-            f"{index.path} has no graph for approximate search; search exactly, or add one, which encodes no name again: {command}{again}"
+            "an index is bound to a model folder, but this model was never saved; save it, load it, build again"
         )
-    graph = HnswIndex.open(index.path / GRAPH, index.vectors, metadata)
-    graph.verify_recall(index.path / GRAPH)
-    return graph
 
 
-def _calibration(folder: Path, file: str | None) -> Calibration | None:
-    return None if file is None else Calibration.from_dict(json.loads((folder / file).read_text(encoding="utf-8")))
-
-
-def _fusion_weight(folder: Path, file: str | None) -> float:
-    weight = 0.0 if file is None else float(json.loads((folder / file).read_text(encoding="utf-8"))["lexical"])
-    if not 0 <= weight <= 1:
-        raise ValueError(f"a weight of {weight}")
-    return weight
+def _read_json(folder: Path, file: str | None) -> Any:
+    """The content of a JSON file that was added to an index's folder; None if there is none."""
+    return None if file is None else json.loads((folder / file).read_text(encoding="utf-8"))

@@ -69,7 +69,7 @@ SIZES = (
     ("xsap.linking.build._FEWEST", 3),
     ("xsap.linking.index.WRITTEN", 5),
     ("xsap.linking.build.WRITTEN", 5),
-    ("xsap.search.vectors.SCAN_FROM", 20),
+    ("xsap.search.vectors.MIN_ROWS_WITH_CODES", 20),
     ("os.fsync", lambda _: None),  # a test survives no power failure
 )
 
