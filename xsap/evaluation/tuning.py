@@ -100,4 +100,4 @@ def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoic
     cosines, rows = search_vectors(linker.index.vectors, linker.encoder.encode(strings), POOL)
     alike = string_similarity(strings, rows, dictionary.names["name"])
     ids = dictionary.concepts["concept_id"].to_pylist()
-    return choose_weight(cosines, rows, alike, dictionary.owners, ids, [gold for _, gold in asked], seed=seed)
+    return choose_weight(cosines, rows, alike, dictionary.name_concepts, ids, [gold for _, gold in asked], seed=seed)
