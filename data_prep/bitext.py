@@ -1,8 +1,8 @@
-"""General-domain translations → a terminology: MUSE dictionaries, pairs of Wikipedia titles, any file of two columns.
+"""General-domain translations as a terminology: MUSE dictionaries, pairs of Wikipedia titles, any file of two columns.
 
-Each line is a word or phrase and its translation; a line becomes a concept of two names, so the trainer takes them as a second source
-beside a terminology (`second` in its settings), as in Liu et al. (ACL 2021, §2.2). MUSE separates by a space or a tab
-(https://github.com/facebookresearch/MUSE), title lists by a tab, the original code by `||` with an identifier before.
+Each line is a word or phrase and its translation, and becomes a concept of two names, so training can use the pairs as auxiliary data
+(setting `auxiliary`), as in Liu et al. (ACL 2021, §2.2). MUSE separates by a space or a tab (https://github.com/facebookresearch/MUSE), title
+lists by a tab, the original SapBERT code by `||` with an identifier before.
 """
 
 from collections import Counter
@@ -20,19 +20,29 @@ from xsap.languages import to_iso
 from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import EXACT_MATCH, TextPolicy, normalize
 
-_BLOCK = 100_000  # lines
+NAMES_PER_BATCH = 100_000
 
 
 def read_bitext(
     files: Sequence[Path], assembly: Assembly, *, languages: str, source: str | None = None
 ) -> tuple[RowCounts, dict[str, Any]]:
-    """Hand the pairs of the files over → what became of each name in them, and facts.
+    """Add the pairs of files to a terminology; a pair of equal strings (under EXACT_MATCH) and a repeated pair are dropped.
 
-    languages: of the first and of the second column, such as `en,de`. source: what the names' source is called; else the file's stem. A pair
-    whose sides are equal under EXACT_MATCH teaches nothing and is dropped, like one that stands there twice. Raises DataError with line.
+    Args:
+        files: The files.
+        assembly: Takes the names.
+        languages: Of the first and the second column, such as `en,de`.
+        source: The source of the names; by default the file's name without suffix.
+
+    Returns:
+        What happened to each name, and the manifest's metadata.
+
+    Raises:
+        DataError: With file and line.
+        ConfigError: `languages` is not two different languages.
     """
-    left, right = _two(languages)
-    rows_in, kept, dropped, seen = 0, 0, Counter[str](), set[tuple[str, str]]()
+    left, right = _two_languages(languages)
+    rows_in, kept, dropped, known = 0, 0, Counter[str](), set[tuple[str, str]]()
     for file in files:
         rows: list[tuple[str, str, str]] = []
         for number, pair in _pairs(file):
@@ -42,20 +52,20 @@ def read_bitext(
             reason = (
                 "no name"
                 if not all(names)
-                else "both sides equal"
+                else "both names equal"
                 if key[0] == key[1]
-                else "pair met before"
-                if key in seen
+                else "repeated pair"
+                if key in known
                 else None
             )
-            seen.add(key)
+            known.add(key)
             if reason:
                 dropped[reason] += 2
                 continue
             concept = f"{file.stem}:{number}"
             rows += [(concept, left, names[0]), (concept, right, names[1])]
             kept += 2
-            if len(rows) >= _BLOCK:
+            if len(rows) >= NAMES_PER_BATCH:
                 assembly.add_names(_table(rows, source or file.stem))
                 rows = []
         assembly.add_names(_table(rows, source or file.stem))
@@ -63,7 +73,7 @@ def read_bitext(
     return RowCounts(rows_in, kept, dropped), metadata
 
 
-def _two(languages: str) -> tuple[str, str]:
+def _two_languages(languages: str) -> tuple[str, str]:
     codes = [to_iso(code) for code in languages.split(",") if code.strip()]
     if len(codes) != 2 or codes[0] == codes[1]:
         raise ConfigError(f"expected the languages of the two columns such as en,de, found '{languages}'")
@@ -71,17 +81,17 @@ def _two(languages: str) -> tuple[str, str]:
 
 
 def _pairs(file: Path) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Line number and both sides of each line that is not blank. Raises DataError with line."""
+    """(line number, (first name, second name)) of each line that is not blank. Raises DataError with line."""
     for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         parts = line.split("||") if "||" in line else line.split("\t") if "\t" in line else line.split()
-        sides = parts[1:] if "||" in line and len(parts) == 3 else parts
-        if len(sides) != 2:
+        pair = parts[1:] if "||" in line and len(parts) == 3 else parts
+        if len(pair) != 2:
             raise DataError(
                 f"{file}:{number}: expected two columns separated by a tab, a space or ||, found {len(parts)}; separate phrases by a tab"
             )
-        yield number, (sides[0], sides[1])
+        yield number, (pair[0], pair[1])
 
 
 def _table(rows: list[tuple[str, str, str]], source: str) -> pa.Table:

@@ -1,8 +1,8 @@
-"""What changed between two states of a terminology, name by name and concept by concept.
+"""What changed between two versions of a terminology, name by name and concept by concept.
 
-A name is a row of one state but not of the other, by (concept, language, name); its kind and source do not matter. It has moved if it left
-one concept and came to another. So each row that differs is told once, and the old names less those removed and moved, plus those added
-and those moved at their new place, are the new names.
+Names are compared by (concept, language, name); kind and source do not matter. A name that disappears from one concept and appears at another
+has moved. So each difference is listed once: the old names, without those removed or moved, with those added and those moved at their new
+concept, are the new names.
 """
 
 from collections.abc import Iterator
@@ -29,47 +29,55 @@ _KEY = "concept_id, language, name"
 
 
 @contextmanager
-def changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """Yield a connection with the table `changes`, of COLUMNS. Raises ArtifactError for a folder that is no terminology.
+def find_changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Yield a DuckDB connection with the table `changes`, with COLUMNS.
 
-    A concept that the new state no longer has counts as moved if the new state names a successor that is the same concept, else as retired;
-    its name here is its preferred one, and it has no language. Where other concepts are several, bars stand between them.
+    A concept that is not in the new version counts as moved if the new version lists a successor that is the same concept, else as retired;
+    its name is its preferred name, and its language is empty. Several other concepts are separated by `|`.
+
+    Args:
+        old: The folder of the older terminology.
+        new: The folder of the newer terminology.
+
+    Raises:
+        ArtifactError: A folder is no terminology.
     """
-    before, after = StoredTerminology.open(old), StoredTerminology.open(new)
-    with database(old=before, new=after) as connection:
-        connection.execute(f"CREATE TABLE gone AS SELECT {_KEY} FROM old_names ANTI JOIN new_names USING ({_KEY})")
-        connection.execute(f"CREATE TABLE come AS SELECT {_KEY} FROM new_names ANTI JOIN old_names USING ({_KEY})")
+    old_terminology, new_terminology = StoredTerminology.open(old), StoredTerminology.open(new)
+    with database(old=old_terminology, new=new_terminology) as connection:
+        connection.execute(
+            f"CREATE TABLE disappeared AS SELECT {_KEY} FROM old_names ANTI JOIN new_names USING ({_KEY})"
+        )
+        connection.execute(f"CREATE TABLE appeared AS SELECT {_KEY} FROM new_names ANTI JOIN old_names USING ({_KEY})")
         connection.execute(f"""CREATE TABLE changes AS
             SELECT '{NAME_MOVED}' AS change, {_KEY}, string_agg(other, '|' ORDER BY other) AS other_concept_id
-                FROM gone JOIN (SELECT concept_id AS other, language, name FROM come) USING (language, name) GROUP BY {_KEY}
-            UNION ALL SELECT '{NAME_REMOVED}', {_KEY}, '' FROM gone ANTI JOIN come USING (language, name)
-            UNION ALL SELECT '{NAME_ADDED}', {_KEY}, '' FROM come ANTI JOIN gone USING (language, name)
+                FROM disappeared JOIN (SELECT concept_id AS other, language, name FROM appeared) USING (language, name) GROUP BY {_KEY}
+            UNION ALL SELECT '{NAME_REMOVED}', {_KEY}, '' FROM disappeared ANTI JOIN appeared USING (language, name)
+            UNION ALL SELECT '{NAME_ADDED}', {_KEY}, '' FROM appeared ANTI JOIN disappeared USING (language, name)
             UNION ALL SELECT '{CONCEPT_ADDED}', concept_id, '', preferred_name, ''
                 FROM new_concepts ANTI JOIN old_concepts USING (concept_id)""")
-        connection.register("heirs", _successors(connection, after))
+        connection.register("successors", _successors(connection, new_terminology))
         connection.execute(f"""INSERT INTO changes SELECT CASE WHEN other IS NULL THEN '{CONCEPT_RETIRED}' ELSE '{CONCEPT_MOVED}' END,
-            concept_id, '', preferred_name, coalesce(other, '') FROM ({_LOST}) LEFT JOIN heirs USING (concept_id)""")
+            concept_id, '', preferred_name, coalesce(other, '') FROM ({_REMOVED_CONCEPTS}) LEFT JOIN successors USING (concept_id)""")
         yield connection
 
 
-_LOST = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_concepts USING (concept_id)"
+_REMOVED_CONCEPTS = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_concepts USING (concept_id)"
 
 
-def _successors(connection: "duckdb.DuckDBPyConnection", after: StoredTerminology) -> pa.Table:
-    """concept_id, other: the concepts that the new state does not have but knows successors of, and these."""
+def _successors(connection: "duckdb.DuckDBPyConnection", new: StoredTerminology) -> pa.Table:
+    """A table of concept_id and other: the concepts that are not in the new version but have successors there, and these."""
     retired = "(SELECT retired_id AS concept_id FROM new_retired)"
-    lost = connection.sql(f"SELECT concept_id FROM ({_LOST}) SEMI JOIN {retired} USING (concept_id)").to_arrow_table()[
-        "concept_id"
-    ]
-    successors = Successors.from_table(lost, after.read("retired"), after.read("concepts", ["concept_id"])["concept_id"])
-    found = [(one, "|".join(ends)) for one in lost.to_pylist() if (ends := successors.trace(one)[0])]
-    return pa.table(
-        {column: pa.array([row[i] for row in found], pa.string()) for i, column in enumerate(("concept_id", "other"))}
-    )
+    query = f"SELECT concept_id FROM ({_REMOVED_CONCEPTS}) SEMI JOIN {retired} USING (concept_id)"
+    removed = connection.sql(query).to_arrow_table()["concept_id"]
+    living = new.read("concepts", ["concept_id"])["concept_id"]
+    successors = Successors.from_table(removed, new.read("retired"), living)
+    found = [(one, "|".join(ends)) for one in removed.to_pylist() if (ends := successors.trace(one)[0])]
+    columns = [pa.array([row[i] for row in found], pa.string()) for i in range(2)]
+    return pa.table(columns, ["concept_id", "other"])
 
 
 def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
-    """For people: concepts by change, names by language and change, and the first few of each change."""
+    """Tables for people: concepts by change, names by language and change, and examples of each change."""
     kinds = (CONCEPT_ADDED, CONCEPT_MOVED, CONCEPT_RETIRED)
     concepts = [(kind.replace("concept", "concepts"), f"{_count(connection, kind):,}") for kind in kinds]
     names = (NAME_ADDED, NAME_MOVED, NAME_REMOVED)
@@ -104,11 +112,11 @@ def _count(connection: "duckdb.DuckDBPyConnection", change: str) -> int:
 def _examples(connection: "duckdb.DuckDBPyConnection", change: str) -> list[str]:
     first = f"SELECT * EXCLUDE (change) FROM changes WHERE change = '{change}' ORDER BY ALL LIMIT {EXAMPLES}"
     rows = connection.sql(first).fetchall()
-    told = [
+    lines = [
         "  ".join(filter(None, [f"  {one}", language, name, other and f"→ {other}"]))
         for one, language, name, other in rows
     ]
-    return ["", f"{change}, for example:", *told] if told else []
+    return ["", f"{change}, for example:", *lines] if lines else []
 
 
 def write_changes(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:

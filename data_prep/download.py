@@ -1,6 +1,6 @@
-"""Open sources that anyone may download: where each file lies, what its bytes hash to, and on which terms.
+"""Open data sets that anyone may download: the address, sha256 and license of each file.
 
-Every address names a commit, never a branch, so the same command gives the same bytes next year, or an error.
+Every address contains a commit, never a branch, so the same command gives the same bytes next year, or an error.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ _HPO_TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file: where it goes in the folder, where it comes from, and the sha256 of its bytes."""
+    """A file: its path in the folder, the address it comes from, and the sha256 of its bytes."""
 
     path: str
     address: str
@@ -46,10 +46,10 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class OpenDataset:
-    """A set of files with one licence; `home` says more about them."""
+    """A set of files with one license; `home` is the page that describes them."""
 
     title: str
-    licence: str
+    license: str
     home: str
     files: tuple[RemoteFile, ...]
 
@@ -57,7 +57,7 @@ class OpenDataset:
 SOURCES = {
     "hpo": OpenDataset(
         title="Human Phenotype Ontology: release 2014-11-26, and translations into de, es, fr, ja, tr, zh",
-        licence="HPO licence: free with attribution, contents unchanged (https://hpo.jax.org/license)",
+        license="HPO license: free with attribution, contents unchanged (https://hpo.jax.org/license)",
         home="https://github.com/obophenotype/hpo-translations",
         files=(
             RemoteFile(
@@ -68,7 +68,7 @@ SOURCES = {
     ),
     "mantra": OpenDataset(
         title="Mantra GSC: annotated sentences in de, en, es, fr, nl (brat)",
-        licence="GPL-3.0",
+        license="GPL-3.0",
         home="https://github.com/mi-erasmusmc/Mantra-Gold-Standard-Corpus",
         files=(
             RemoteFile(
@@ -82,10 +82,23 @@ SOURCES = {
 
 
 def download(name: str, folder: Path | str, *, overwrite: bool = False) -> OpenDataset:
-    """Fetch a source of SOURCES into a folder: every file with its right bytes, or no folder. Raises DataError, ArtifactError."""
-    check_choice([name], SOURCES, "open source", "xsap-prepare fetch")
+    """Download a data set into a folder, complete or not at all.
+
+    Args:
+        name: A key of SOURCES.
+        folder: The folder to write.
+        overwrite: Replace an earlier download.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: There is no such data set, or a file cannot be downloaded or has another hash.
+        ArtifactError: The folder exists and may not be replaced.
+    """
+    check_choice([name], SOURCES, "data set", "xsap-prepare fetch")
     source = SOURCES[name]
-    metadata = {"source": name, "title": source.title, "licence": source.licence, "home": source.home}
+    metadata = {"source": name, "title": source.title, "license": source.license, "home": source.home}
     with publish(folder, "download", metadata, overwrite=overwrite) as aside:
         for file in source.files:
             (aside / file.path).parent.mkdir(parents=True, exist_ok=True)
@@ -93,18 +106,18 @@ def download(name: str, folder: Path | str, *, overwrite: bool = False) -> OpenD
     return source
 
 
-def _fetch(file: RemoteFile, place: Path) -> None:
+def _fetch(file: RemoteFile, path: Path) -> None:
     from tqdm import tqdm
 
     digest = sha256()
     try:
-        with closing(urlopen(file.address, timeout=60)) as answer, place.open("wb") as stream:
-            for chunk in tqdm(_chunks(answer), desc=file.path, unit="MiB", disable=None, leave=False):
+        with closing(urlopen(file.address, timeout=60)) as response, path.open("wb") as stream:
+            for chunk in tqdm(_chunks(response), desc=file.path, unit="MiB", disable=None, leave=False):
                 digest.update(chunk)
                 stream.write(chunk)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise DataError(
-            f"{file.address}: could not be fetched ({getattr(error, 'reason', error)}). Is the network reachable?"
+            f"{file.address}: could not be downloaded ({getattr(error, 'reason', error)}). Is the network reachable?"
         ) from None
     if digest.hexdigest() != file.sha256:
         raise DataError(
@@ -112,6 +125,6 @@ def _fetch(file: RemoteFile, place: Path) -> None:
         )
 
 
-def _chunks(answer: IO[bytes]) -> Iterator[bytes]:
-    while chunk := answer.read(1 << 20):
+def _chunks(response: IO[bytes]) -> Iterator[bytes]:
+    while chunk := response.read(1 << 20):
         yield chunk

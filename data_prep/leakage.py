@@ -1,15 +1,13 @@
-"""Which strings are at most one edit apart: equal, or one code point inserted, deleted or substituted. Swapped neighbors are two edits.
+"""The leakage ledger: which test mentions a terminology contains already, equal except for case or within one edit.
 
-If two strings are, then one string is common to both sides: among the string itself and what is left of it when one code point is taken out.
-So every string is turned into the 64-bit hashes of these, and only pairs that share a hash are compared. A string hashes to the sum of
-v(c_k)·B^k modulo 2^64, so that taking out one code point divides what follows it by B, and all hashes of all strings come from one
-cumulated sum. That two unlike strings share a hash costs a comparison, and never changes an answer.
+A result on names that a model was trained on says little about what it has learned. Strings are compared as EXACT_MATCH normalizes them, and
+names of all languages count, because a multilingual model learns from all. For a stricter test, `hold_out` writes the terminology without
+every name of a gold concept that is within one edit of one of its mentions.
 
-The leakage ledger: which mentions of a test stand in a terminology already, letter for letter or but for one edit.
-
-What a model is asked after having been taught it says little about what it has learnt. Strings are compared as EXACT_MATCH normalizes them,
-and names of all languages count, for a multilingual model learns from all. The stricter test is then made by holding out: the terminology
-without every name of a gold concept that is equal to its mention, or within one edit of it.
+An edit is one code point inserted, deleted or substituted; two swapped neighbors are two edits. If two strings are within one edit, they
+share a variant: the string itself, or what is left of it without one code point. So all strings are turned into 64-bit hashes of their
+variants, and only pairs that share a hash are compared. A string hashes to the sum of v(c_k)·B^k modulo 2^64; deleting one code point divides
+what follows it by B, so the hashes of all variants come from one cumulative sum. A hash collision costs a comparison and never changes a result.
 """
 
 from collections import Counter, defaultdict
@@ -33,40 +31,44 @@ from xsap.languages import to_name
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import EXACT_MATCH, normalize_all
 
-Hashes = NDArray[np.uint64]
-Rows = NDArray[np.int64]
-
 _CODE_POINTS = 0x110000
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse
-_SPARE_BITS = 5  # a hash that nobody has passes the first look with a chance of one in 2^5
+_SPARE_BITS = 5  # a hash that does not occur passes the bit filter with a chance of one in 2^5
 
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """Strings that others are compared with. hashes, rows: of the strings and of what is left of them, sorted by hash.
-    taken: (2^bits,) bool, which leading bits occur among the hashes."""
+    """Strings that others are compared with.
+
+    hashes: (n,) hashes of all variants, sorted. rows: (n,) the string that each belongs to. occurs: (2^bits,) whether any hash has these
+    leading bits. code_point_values: (code points,) the values v of the hash.
+    """
 
     strings: Sequence[str]
-    hashes: Hashes
-    rows: Rows
-    taken: NDArray[np.bool_]
+    hashes: NDArray[np.uint64]
+    rows: NDArray[np.int64]
+    occurs: NDArray[np.bool_]
     bits: int
+    code_point_values: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, strings: Sequence[str]) -> "Neighborhood":
-        """Without surrogates, as every string that comes from UTF-8."""
-        hashes, rows = _hashes(strings)
+    def from_strings(
+        cls, strings: Sequence[str], code_point_values: NDArray[np.uint64] | None = None
+    ) -> "Neighborhood":
+        """Hash strings without surrogates. code_point_values: (0x110000,) values v of the hash; random by default."""
+        values = _random_values() if code_point_values is None else code_point_values
+        hashes, rows = _variant_hashes(strings, values)
         order = np.argsort(hashes, kind="stable")
         hashes, rows = hashes[order], rows[order]
         bits = max(len(hashes), 2).bit_length() + _SPARE_BITS
-        taken = np.zeros(2**bits, np.bool_)
-        taken[_leading(hashes, bits)] = True
-        return cls(strings, hashes, rows, taken, bits)
+        occurs = np.zeros(2**bits, np.bool_)
+        occurs[_leading_bits(hashes, bits)] = True
+        return cls(strings, hashes, rows, occurs, bits, values)
 
     def pairs(self, others: Sequence[str]) -> list[tuple[int, int]]:
-        """(row of `strings`, row of `others`) of each pair at most one edit apart, once and in order."""
-        hashes, rows = _hashes(others)
-        possible = self.taken[_leading(hashes, self.bits)]
+        """(row of `strings`, row of `others`) of each pair within one edit, once and in order."""
+        hashes, rows = _variant_hashes(others, self.code_point_values)
+        possible = self.occurs[_leading_bits(hashes, self.bits)]
         hashes, rows = hashes[possible], rows[possible]
         first, last = np.searchsorted(self.hashes, hashes, "left"), np.searchsorted(self.hashes, hashes, "right")
         found = last - first
@@ -94,15 +96,17 @@ def within_one_edit(a: str, b: str) -> bool:
     return a[same + (len(a) == len(b)) :] == b[same + 1 :]
 
 
-def _hashes(strings: Sequence[str]) -> tuple[Hashes, Rows]:
-    """The hash of each string, then the hashes of what is left of it without each of its code points; and the string's row for each."""
+def _variant_hashes(
+    strings: Sequence[str], code_point_values: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The hashes of n strings, followed by those of each string without one code point; and the row of the string for each hash."""
     lengths = np.fromiter(map(len, strings), np.int64, len(strings))
     codes = np.frombuffer("".join(strings).encode("utf-32-le"), np.uint32)
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    positions = np.arange(len(codes)) - np.repeat(starts, lengths)
     sums = np.zeros(len(codes) + 1, np.uint64)
-    np.cumsum(_values()[codes] * _powers(int(lengths.max(initial=0)))[place], out=sums[1:])
+    np.cumsum(code_point_values[codes] * _powers(int(lengths.max(initial=0)))[positions], out=sums[1:])
     before = sums[:-1] - np.repeat(sums[starts], lengths)
     after = np.repeat(sums[ends], lengths) - sums[1:]
     left = before + after * np.uint64(pow(_BASE, -1, 2**64))
@@ -110,21 +114,21 @@ def _hashes(strings: Sequence[str]) -> tuple[Hashes, Rows]:
     return np.concatenate([sums[ends] - sums[starts], left]), np.concatenate([rows, np.repeat(rows, lengths)])
 
 
-def _powers(n: int) -> Hashes:
-    """B^0 … B^(n-1) modulo 2^64."""
+def _powers(n: int) -> NDArray[np.uint64]:
+    """(n,) B^0 … B^(n-1) modulo 2^64."""
     powers = np.full(n, _BASE, np.uint64)
     powers[:1] = 1
     return np.cumprod(powers, dtype=np.uint64)
 
 
-def _leading(hashes: Hashes, bits: int) -> NDArray[np.uint64]:
+def _leading_bits(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
     shifted: NDArray[np.uint64] = hashes >> np.uint64(64 - bits)
     return shifted
 
 
 @cache
-def _values() -> Hashes:
-    """v: a number for each code point, without pattern."""
+def _random_values() -> NDArray[np.uint64]:
+    """The values v: a random number for each code point."""
     return np.random.default_rng(0).integers(0, 2**64, _CODE_POINTS, np.uint64)
 
 
@@ -135,35 +139,38 @@ SEEN_GOLD, SEEN_OTHER, NEAR_GOLD, NEAR_OTHER, UNSEEN = (
     "near: other",
     "unseen",
 )
-STATUSES = (SEEN_GOLD, SEEN_OTHER, NEAR_GOLD, NEAR_OTHER, UNSEEN)  # a mention has the first that fits
+STATUSES = (SEEN_GOLD, SEEN_OTHER, NEAR_GOLD, NEAR_OTHER, UNSEEN)  # a mention has the first that applies
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field("mention", pa.string(), nullable=False),
         pa.field("language", pa.string(), nullable=False),
         pa.field("concept_ids", pa.list_(pa.string()), nullable=False),
         pa.field("status", pa.string(), nullable=False),
-        pa.field("matched_concept_id", pa.string()),  # whose name gave the status
+        pa.field("matched_concept_id", pa.string()),  # the concept whose name gives the status
         pa.field("matched_name", pa.string()),
         pa.field("gold_in_terminology", pa.bool_(), nullable=False),  # any of concept_ids
     ]
 )
-_EQUAL, _NEAR = 0, 1  # edits
+_EQUAL, _NEAR, _FAR = 0, 1, 2  # edits; more than one is _FAR
 _REASONS = {_EQUAL: "equal to a mention of its concept", _NEAR: "one edit from a mention of its concept"}
 _SPACES = dict.fromkeys(map(ord, "\t\r\n"), " ")
 
-Found = dict[str, tuple[int, str]]  # concept → fewest edits, and the first name with so few
+Matches = dict[str, tuple[int, str]]  # concept → fewest edits, and the first name with so few
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """rows: LEDGER_SCHEMA, a row a mention, in their order. edits: (names,) of a gold concept's name to one of its mentions: 0, 1, or 2 for
-    more, in the terminology's order."""
+    """The result of each mention and of each name of the terminology.
+
+    rows: LEDGER_SCHEMA, one row per mention, in their order. edits: (names,) in the terminology's order, the fewest edits from the name to a
+    mention of its concept: 0, 1, or 2 for more.
+    """
 
     rows: pa.Table
     edits: NDArray[np.uint8]
 
     def lines(self) -> list[str]:
-        """For people: mentions by language and status, and those of them whose gold concepts the terminology lacks."""
+        """A table for people: mentions by language and status, and those whose gold concepts are not in the terminology."""
         counts = Counter(zip(self.rows["language"].to_pylist(), self.rows["status"].to_pylist(), strict=True))
         absent = count_by(self.rows.filter(pc.invert(self.rows["gold_in_terminology"]))["language"])
         table = {
@@ -172,10 +179,10 @@ class Ledger:
         }
         table["all"] = [sum(column) for column in zip(*table.values(), strict=True)]
         rows = [(language, *(f"{n:,}" for n in cells)) for language, cells in table.items()]
-        return aligned([("mentions", "n", *STATUSES, "no gold there"), *rows])
+        return aligned([("mentions", "n", *STATUSES, "gold absent"), *rows])
 
     def write(self, path: Path) -> None:
-        """As TSV with a header, whole or not at all; identifiers are separated by bars, and tabs and line ends become spaces."""
+        """Write the rows as TSV with a header; several identifiers are separated by `|`, tabs and line breaks become spaces."""
         with write_atomically(path) as stream:
             stream.write("\t".join(LEDGER_SCHEMA.names) + "\n")
             for row in self.rows.to_pylist():
@@ -189,38 +196,39 @@ def _cell(value: object) -> str:
     return text.translate(_SPACES)
 
 
-def read_ledger(stored: StoredTerminology, mentions: pa.Table) -> Ledger:
-    """Look each mention up in a terminology. mentions: terms.mentions' SCHEMA."""
+def build_ledger(stored: StoredTerminology, mentions: pa.Table) -> Ledger:
+    """Look each mention up in a terminology.
+
+    Args:
+        stored: The terminology.
+        mentions: A table of xsap.terms.mentions.SCHEMA.
+
+    Returns:
+        The ledger.
+    """
     strings = normalize_all(mentions["mention"].to_pylist(), EXACT_MATCH)
     gold: list[list[str]] = mentions["concept_ids"].to_pylist()
     gold_of = defaultdict[str, set[str]](set)
     for string, ids in zip(strings, gold, strict=True):
         gold_of[string].update(ids)
-    found, edits = _look_up(stored, gold_of)
+    matches, edits = _look_up(stored, gold_of)
     living = stored.read("concepts", ["concept_id"])["concept_id"]
     known = set(living.filter(pc.is_in(living, pa.array(sorted(set().union(*gold)), pa.string()))).to_pylist())
-    rows = [
-        {
-            "status": status,
-            "matched_concept_id": concept,
-            "matched_name": name,
-            "gold_in_terminology": not known.isdisjoint(ids),
-        }
+    results = [
+        (*_classify_mention(matches[string], ids), not known.isdisjoint(ids))
         for string, ids in zip(strings, gold, strict=True)
-        for status, concept, name in [_judge(found[string], ids)]
     ]
-    columns = {field.name: mentions[field.name] for field in list(LEDGER_SCHEMA)[:3]}
-    columns |= {
-        field.name: pa.array([row[field.name] for row in rows], field.type) for field in list(LEDGER_SCHEMA)[3:]
-    }
-    return Ledger(pa.table(columns).cast(LEDGER_SCHEMA), edits)
+    fields = list(LEDGER_SCHEMA)
+    columns = [mentions[field.name] for field in fields[:3]]
+    columns += [pa.array([row[i] for row in results], field.type) for i, field in enumerate(fields[3:])]
+    return Ledger(pa.table(columns, LEDGER_SCHEMA.names).cast(LEDGER_SCHEMA), edits)
 
 
-def _look_up(stored: StoredTerminology, gold_of: dict[str, set[str]]) -> tuple[dict[str, Found], NDArray[np.uint8]]:
-    """Normalized mention → the concepts that have a name within one edit of it; and a ledger's `edits`. gold_of: mention → gold concepts."""
+def _look_up(stored: StoredTerminology, gold_of: dict[str, set[str]]) -> tuple[dict[str, Matches], NDArray[np.uint8]]:
+    """For each normalized mention the concepts with a name within one edit; and a ledger's `edits`. gold_of: mention → gold concepts."""
     neighborhood = Neighborhood.from_strings(list(gold_of))
-    found: dict[str, Found] = {string: {} for string in gold_of}
-    edits = np.full(stored.count("names"), 2, np.uint8)
+    matches: dict[str, Matches] = {string: {} for string in gold_of}
+    edits = np.full(stored.count("names"), _FAR, np.uint8)
     start = 0
     for rows in stored.batches("names", ["concept_id", "name"]):
         concepts, names = rows["concept_id"].to_pylist(), rows["name"].to_pylist()
@@ -229,18 +237,18 @@ def _look_up(stored: StoredTerminology, gold_of: dict[str, set[str]]) -> tuple[d
             string, concept = neighborhood.strings[i], concepts[j]
             distance = _EQUAL if string == normalized[j] else _NEAR
             match = (distance, names[j])
-            found[string][concept] = min(match, found[string].get(concept, match))
+            matches[string][concept] = min(match, matches[string].get(concept, match))
             if concept in gold_of[string]:
                 edits[start + j] = min(edits[start + j], distance)
         start += rows.num_rows
-    return found, edits
+    return matches, edits
 
 
-def _judge(found: Found, gold: list[str]) -> tuple[str, str | None, str | None]:
+def _classify_mention(matches: Matches, gold: list[str]) -> tuple[str, str | None, str | None]:
     """A mention's status, and the first concept and name that give it."""
     ranked = [
         (STATUSES.index(_status(distance, concept in gold)), concept, name)
-        for concept, (distance, name) in found.items()
+        for concept, (distance, name) in matches.items()
     ]
     if not ranked:
         return UNSEEN, None, None
@@ -255,9 +263,18 @@ def _status(distance: int, is_gold: bool) -> str:
 def hold_out(
     stored: StoredTerminology, ledger: Ledger, assembly: Assembly, mentions: dict[str, str]
 ) -> tuple[RowCounts, dict[str, Any]]:
-    """Hand over the terminology without the names that give a mention of their concept away → what became of the names, and the facts.
+    """Add to a new terminology all names but those within one edit of a mention of their concept.
 
-    mentions: the file's name → its sha256. A concept keeps its preferred name unless that one goes.
+    A concept keeps its preferred name unless that one is removed.
+
+    Args:
+        stored: The terminology.
+        ledger: Its ledger.
+        assembly: Takes the rows of the new terminology.
+        mentions: The mentions file's name → its sha256, for the manifest.
+
+    Returns:
+        Names kept and dropped, and the manifest's metadata.
     """
     concepts, start = stored.read("concepts"), 0
     assembly.add_concepts(concepts)
@@ -267,7 +284,7 @@ def hold_out(
         part = concepts.slice(first, last - first + 1)  # both tables are sorted by concept
         preferred = part["preferred_name"].take(pc.index_in(rows["concept_id"], part["concept_id"].combine_chunks()))
         rows = rows.append_column(PRECEDENCE, pc.equal(preferred, rows["name"]).cast(pa.int32()))
-        assembly.add_names(rows.filter(pa.array(ledger.edits[start : start + rows.num_rows] > _NEAR)))
+        assembly.add_names(rows.filter(pa.array(ledger.edits[start : start + rows.num_rows] == _FAR)))
         start += rows.num_rows
     counts = {reason: int(np.count_nonzero(ledger.edits == edits)) for edits, reason in _REASONS.items()}
     dropped = {reason: n for reason, n in counts.items() if n}

@@ -1,15 +1,14 @@
-"""Lists that people keep themselves → a terminology: TSV, CSV, JSONL, and the `id||name` lines of the original SapBERT code; .gz is welcome.
+"""Lists that users keep themselves as a terminology: TSV, CSV, JSONL, and the `id||name` lines of the original SapBERT code, perhaps .gz.
 
-A list has one name a row. Its columns bear the names of the terminology's own (xsap.terms.terminology), or are told to by `columns`; other
-columns are ignored, and so are blank lines. TSV has no quoting, so its quotes are data; CSV has that of RFC 4180. A line of JSONL may also
-be a concept with all its names, as scispaCy (https://github.com/allenai/scispacy, `Entity` of its linking_utils) and xMEN
-(https://github.com/hpi-dhc/xmen, xmen/kb.py) keep dictionaries; each name is then a row. Definitions are ignored.
+A list has one name per row. Its columns are named like the terminology's (xsap.terms.terminology), or mapped to them by `columns`; other columns
+and blank lines are ignored. TSV has no quoting, so quotes are data; CSV is quoted as in RFC 4180. A line of JSONL may also be a concept with
+all its names, as in the dictionaries of scispaCy (https://github.com/allenai/scispacy, `Entity` of its linking_utils) and xMEN
+(https://github.com/hpi-dhc/xmen, xmen/kb.py); each name then counts as a row. Definitions are ignored.
 """
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,70 +17,83 @@ import pyarrow as pa
 from data_prep.accounting import check_choice
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import RowCounts, csv_delimiter, file_ending, numbered_lines, parse_json
+from xsap.files import RowCounts, file_ending, numbered_lines, open_csv, parse_json
 from xsap.languages import ENGLISH, to_iso
 from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
 ID, LANGUAGE, NAME, KIND, SOURCE = NAMES_SCHEMA.names[:5]
-LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns that hold several values, separated by a bar
+LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns with several values, separated by a bar
 TYPES = LISTS[0]
 FIELDS = (*NAMES_SCHEMA.names, *LISTS)
+NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
-# How a line that is a concept calls its parts: in scispaCy's and xMEN's dictionaries, and in those that follow the UMLS's words.
+# Keys of a JSON line that is a concept: scispaCy's and xMEN's, and those of dictionaries in the UMLS's terms.
 _CONCEPT_IDS, _TYPES = ("cui",), ("types", "type")
-_BEST_NAMES, _MORE_NAMES = ("canonical_name", "canonical"), ("aliases", "synonyms")
-_PART = 100_000  # rows that are Python objects at a time
+_PREFERRED_NAMES, _SYNONYMS = ("canonical_name", "canonical"), ("aliases", "synonyms")
 
-Rows = Iterator[tuple[int, dict[str, str]]]  # line number, column → cell
+NumberedRows = Iterator[tuple[int, dict[str, str]]]  # line number, column → cell
 
 
 def read_list(
-    path: Path, *, columns: Mapping[str, str] | None = None, language: str | None = None, source: str | None = None
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    language: str | None = None,
+    source: str | None = None,
+    names_per_batch: int = NAMES_PER_BATCH,
 ) -> tuple[Terminology, RowCounts]:
-    """A list of names as a terminology, and what became of each of its rows.
+    """Read a list of names.
 
-    columns: field of FIELDS → the file's name for it, where they differ. language: of rows that state none. source: what rows without one
-    get; the file's name if it is not given. Raises DataError with file and line.
+    Args:
+        path: A .tsv, .csv or .jsonl file, or one of `id||name` lines.
+        columns: Field of FIELDS → the file's header for it, where they differ.
+        language: The language of rows without one.
+        source: The source of rows without one; by default the file's name.
+        names_per_batch: Names held as Python objects at a time.
+
+    Returns:
+        The terminology, and what happened to each row.
+
+    Raises:
+        DataError: With file and line.
     """
     columns = columns or {}
     check_choice(columns, FIELDS, "field", "a terminology")
     headers = {field: columns.get(field, field) for field in FIELDS}
     read = _reader(path, headers)
-    if language is None and read is _read_pairs:
+    if language is None and read is _read_id_names:
         language = ENGLISH  # the original code's dictionaries are English and do not say so
     defaults = {
         LANGUAGE: to_iso(language) if language else "",
         SOURCE: source or path.name.split(".")[0],
         KIND: "synonym",
     }
-    of_concepts: dict[str, dict[str, set[str]]] = {}
+    concepts: dict[str, dict[str, set[str]]] = {}
 
-    def checked() -> Iterator[dict[str, str | None]]:
+    def checked_rows() -> Iterator[dict[str, str | None]]:
         for number, cells in read(path, sorted({headers[ID], headers[NAME], *columns.values()})):
             row = {field: cells.get(header, "").strip() or defaults.get(field, "") for field, header in headers.items()}
-            row = _checked(row, f"{path}:{number}")
+            row = _check_row(row, f"{path}:{number}")
             for field in LISTS:
                 if values := {part.strip() for part in row[field].split("|") if part.strip()}:
-                    of_concepts.setdefault(row[ID], {field: set() for field in LISTS})[field] |= values
+                    concepts.setdefault(row[ID], {field: set() for field in LISTS})[field] |= values
             yield {f.name: row[f.name] or (None if f.nullable else "") for f in NAMES_SCHEMA}
 
-    rows, parts = checked(), [NAMES_SCHEMA.empty_table()]
-    while part := list(islice(rows, _PART)):
+    rows, parts = checked_rows(), [NAMES_SCHEMA.empty_table()]
+    while part := list(islice(rows, names_per_batch)):
         parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
     names = pa.concat_tables(parts)
-    concepts = {
-        field: pa.array([sorted(c[field]) for c in of_concepts.values()], pa.list_(pa.string())) for field in LISTS
-    }
+    lists = {field: pa.array([sorted(c[field]) for c in concepts.values()], pa.list_(pa.string())) for field in LISTS}
     metadata = {"reader": "table", "files": {path.name: sha256_of(path)}}
     terminology, dropped = Terminology.build(
-        names, pa.table({ID: pa.array(list(of_concepts), pa.string())} | concepts), metadata
+        names, pa.table({ID: pa.array(list(concepts), pa.string())} | lists), metadata
     )
     return terminology, RowCounts(names.num_rows, terminology.names.num_rows, dropped)
 
 
-def _checked(row: dict[str, str], where: str) -> dict[str, str]:
-    """A row with its name normalized and its language as an ISO code. Raises DataError for one without concept, language or right kind."""
+def _check_row(row: dict[str, str], where: str) -> dict[str, str]:
+    """A row with normalized name and ISO language code. Raises DataError without concept or language, or for an unknown kind."""
     if not row[ID]:
         raise DataError(f"{where}: expected a concept's identifier in '{ID}', found none")
     if not row[LANGUAGE]:
@@ -95,113 +107,108 @@ def _checked(row: dict[str, str], where: str) -> dict[str, str]:
         raise DataError(f"{where}: {error}") from None
 
 
-def read_tsv(path: Path, needed: Sequence[str]) -> Rows:
-    """Each row of a tab-separated file with a header; quotes are data. Raises DataError unless every column of `needed` is there."""
+def _reader(path: Path, headers: Mapping[str, str]) -> Callable[[Path, Sequence[str]], NumberedRows]:
+    """The reader for a file, by its suffix; for any other suffix that of `id||name` lines, if the first line is one."""
+    readers: dict[str, Callable[[Path, Sequence[str]], NumberedRows]] = {
+        ".tsv": read_tsv_rows,
+        ".csv": _read_csv_rows,
+        ".jsonl": partial(_read_jsonl_rows, headers),
+    }
+    if file_ending(path) in readers:
+        return readers[file_ending(path)]
+    _, first = next(numbered_lines(path), (1, ""))
+    if "||" not in first:
+        raise DataError(f"{path}: expected a .tsv, .csv or .jsonl file, or lines id||name; found '{first[:80]}'")
+    return _read_id_names
+
+
+def read_tsv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
+    """The rows of a tab-separated file with a header; quotes are data. Raises DataError, also if a required column is missing."""
     cells = ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
-    return _under_header(path, cells, needed)
+    return _with_header(path, cells, required)
 
 
-def _read_csv(path: Path, needed: Sequence[str]) -> Rows:
-    texts = (line + "\n" for _, line in numbered_lines(path))
-    first = next(texts, "")
-    reader = csv.reader(chain([first], texts), delimiter=csv_delimiter(first), strict=True)
-    try:
-        yield from _under_header(path, ((reader.line_num, row) for row in reader if row), needed)
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{reader.line_num}: expected CSV as in RFC 4180: {error}; is a quote inside a cell not doubled?"
-        ) from None
+def _read_csv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
+    return _with_header(path, open_csv(path)[1], required)
 
 
-def _under_header(path: Path, rows: Iterator[tuple[int, list[str]]], needed: Sequence[str]) -> Rows:
+def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], required: Sequence[str]) -> NumberedRows:
     at, header = next(rows, (1, []))
-    missing = [column for column in needed if column not in header]
+    missing = [column for column in required if column not in header]
     if missing:
         raise DataError(
             f"{path}:{at}: expected a header with the column '{missing[0]}', found {', '.join(header) or 'an empty file'}"
         )
     for number, row in rows:
         if len(row) != len(header):
-            raise DataError(f"{path}:{number}: expected {len(header)} fields, found {len(row)}")
+            raise DataError(f"{path}:{number}: expected {len(header)} field(s) as in the header, found {len(row)}")
         yield number, dict(zip(header, row, strict=True))
 
 
-def _read_jsonl(headers: Mapping[str, str], path: Path, needed: Sequence[str]) -> Rows:
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        row = parse_json(line, where, "one JSON object a line")
-        several = isinstance(row, dict) and _is_concept(row)
-        required = set(needed) - {headers[ID], headers[NAME]} if several else needed
-        if not isinstance(row, dict) or any(row.get(key) is None for key in required):
-            raise DataError(f"{where}: expected a JSON object with {', '.join(needed)}, found {line[:80]}")
-        cells = {h: (_one if h == headers[ID] else _cell)(row.get(h), h, where) for h in headers.values()}
-        for its_own in _names_of(row, headers, where) if several else [{}]:
-            yield number, cells | its_own
-
-
-def _is_concept(row: dict[str, Any]) -> bool:
-    return any(key in row for key in _BEST_NAMES) or any(isinstance(row.get(key), list) for key in (NAME, *_MORE_NAMES))
-
-
-def _names_of(row: dict[str, Any], headers: Mapping[str, str], where: str) -> Iterator[dict[str, str]]:
-    """The cells of each name of a concept that differ from those of its line; one without a name if it has none."""
-    concept_id = next(
-        (_one(row[key], key, where) for key in (headers[ID], *_CONCEPT_IDS) if row.get(key) is not None), ""
-    )
-    types = [_cell(row.get(key), key, where) for key in (headers[TYPES], *_TYPES)]
-    best = [_one(name, key, where) for key in (*_BEST_NAMES, headers[NAME]) for name in _listed(row.get(key))]
-    more = [_one(name, key, where) for key in _MORE_NAMES for name in _listed(row.get(key))]
-    for i, name in enumerate([*best, *more] or [""]):
-        kind = "preferred" if i == 0 and best else "synonym"
-        yield {
-            headers[ID]: concept_id,
-            headers[NAME]: name,
-            headers[KIND]: kind,
-            headers[TYPES]: "|".join(filter(None, types)),
-        }
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _cell(value: Any, key: str, where: str) -> str:
-    """A JSON value as a cell: one, or several of them separated by a bar. Raises DataError."""
-    return "|".join(_one(part, key, where) for part in _listed(value))
-
-
-def _one(value: Any, key: str, where: str) -> str:
-    """A JSON text, number or null as a text. Raises DataError for any other value."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        raise DataError(f"{where}: expected a text in '{key}', found true, false, or what holds other values")
-    return "" if value is None else str(value)
-
-
-def _read_pairs(path: Path, needed: Sequence[str]) -> Rows:
-    if unknown := sorted(set(needed) - {ID, NAME}):
+def _read_id_names(path: Path, required: Sequence[str]) -> NumberedRows:
+    if unknown := sorted(set(required) - {ID, NAME}):
         raise DataError(
             f"{path}: lines id||name have no headers, so there is no column '{unknown[0]}'; leave --column out"
         )
     for number, line in numbered_lines(path):
-        parts = line.split("||")
-        if line.strip() and len(parts) != 2:
-            raise DataError(f"{path}:{number}: expected id||name, found {len(parts)} field(s)")
         if line.strip():
+            parts = line.split("||")
+            if len(parts) != 2:
+                raise DataError(f"{path}:{number}: expected id||name, found {len(parts)} field(s)")
             yield number, dict(zip((ID, NAME), parts, strict=True))
 
 
-def _reader(path: Path, headers: Mapping[str, str]) -> Callable[[Path, Sequence[str]], Rows]:
-    """The reader for a file, by its ending; any other ending holds `id||name` lines if its first line is one."""
-    by_ending: dict[str, Callable[[Path, Sequence[str]], Rows]] = {
-        ".tsv": read_tsv,
-        ".csv": _read_csv,
-        ".jsonl": partial(_read_jsonl, headers),
-    }
-    if file_ending(path) in by_ending:
-        return by_ending[file_ending(path)]
-    _, first = next(numbered_lines(path), (1, ""))
-    if "||" not in first:
-        raise DataError(f"{path}: expected a .tsv, .csv or .jsonl file, or lines id||name; found '{first[:80]}'")
-    return _read_pairs
+def _read_jsonl_rows(headers: Mapping[str, str], path: Path, required: Sequence[str]) -> NumberedRows:
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = parse_json(line, where, "one JSON object per line")
+        is_concept = isinstance(row, dict) and _is_concept(row)
+        needed = set(required) - {headers[ID], headers[NAME]} if is_concept else required
+        if not isinstance(row, dict) or any(row.get(key) is None for key in needed):
+            raise DataError(f"{where}: expected a JSON object with {', '.join(required)}, found {line[:80]}")
+        cells = {h: (_text if h == headers[ID] else _cell)(row.get(h), h, where) for h in headers.values()}
+        for name_cells in _names_of_concept(row, headers, where) if is_concept else [{}]:
+            yield number, cells | name_cells
+
+
+def _is_concept(row: dict[str, Any]) -> bool:
+    return any(key in row for key in _PREFERRED_NAMES) or any(
+        isinstance(row.get(key), list) for key in (NAME, *_SYNONYMS)
+    )
+
+
+def _names_of_concept(row: dict[str, Any], headers: Mapping[str, str], where: str) -> Iterator[dict[str, str]]:
+    """For each name of a concept the cells that differ from those of its line; one empty name if there is none."""
+    concept_id = next(
+        (_text(row[key], key, where) for key in (headers[ID], *_CONCEPT_IDS) if row.get(key) is not None), ""
+    )
+    types = [_cell(row.get(key), key, where) for key in (headers[TYPES], *_TYPES)]
+    preferred = [
+        _text(name, key, where) for key in (*_PREFERRED_NAMES, headers[NAME]) for name in _as_list(row.get(key))
+    ]
+    synonyms = [_text(name, key, where) for key in _SYNONYMS for name in _as_list(row.get(key))]
+    for i, name in enumerate([*preferred, *synonyms] or [""]):
+        yield {
+            headers[ID]: concept_id,
+            headers[NAME]: name,
+            headers[KIND]: "preferred" if i == 0 and preferred else "synonym",
+            headers[TYPES]: "|".join(filter(None, types)),
+        }
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _cell(value: Any, key: str, where: str) -> str:
+    """A JSON value, or a list of them, as a cell with values separated by a bar. Raises DataError."""
+    return "|".join(_text(part, key, where) for part in _as_list(value))
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    """A JSON string, number or null as text. Raises DataError for any other value."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise DataError(f"{where}: expected a text in '{key}', found true, false, a list or an object")
+    return "" if value is None else str(value)

@@ -1,12 +1,12 @@
-"""Several terminologies → one, and one terminology → the identifiers of another vocabulary. Both join concepts that turn out to be one.
+"""Merging several terminologies into one, and mapping a terminology to the identifiers of another vocabulary.
 
-A merged concept has the names of all. Where two terminologies have the same name of it in the same language, the row of the terminology
-named first is kept, whatever the other one says of its kind. A concept keeps the preferred name of the terminology named first, unless that
-one has no preferred English name and another has (the rule of `Terminology.build`).
+A merged concept has the names of all terminologies. Of equal names of a concept in one language, the one of the terminology given first is
+kept with its kind and source. A concept keeps the preferred name of the terminology given first, unless that one has no preferred English
+name and another has (the rule of `Terminology.build`).
 
-Re-identification goes by cross-references, such as `UMLS:C0015967`. A concept with several references into the vocabulary is as a rule wider
-than each of them, and its names would become names of unlike concepts, which training then pulls together and a test counts as right
-either way; so it is left out unless it is asked for.
+Mapping follows cross-references, such as `UMLS:C0015967`. A concept with several references into the vocabulary is usually broader than each
+of them; its names would become names of different concepts, which training then pulls together and evaluation accepts as right. So it is
+dropped by default.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _KEY = "concept_id, language, name"
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """What one of several terminologies gave. new: its concepts that no terminology before it has."""
+    """What one of several merged terminologies contributed. new: its concepts that no terminology before it has."""
 
     folder: Path
     names: int
@@ -39,7 +39,10 @@ class SourceCounts:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What became of all names, the facts to remember, each terminology's share, and how many retired identifiers turned out to be in use."""
+    """The result of a merge.
+
+    counts: names kept and dropped. metadata: for the manifest. in_use: retired identifiers of one terminology that are concepts of another.
+    """
 
     counts: RowCounts
     metadata: dict[str, Any]
@@ -47,19 +50,30 @@ class Merged:
     in_use: int
 
     def lines(self) -> list[str]:
-        """For people: a line a terminology, and what was found out about retired identifiers."""
+        """A table for people, with a line per terminology, and the retired identifiers that are in use."""
         rows = [(str(s.folder), *(f"{n:,}" for n in (s.names, s.kept, s.concepts, s.new))) for s in self.sources]
         table = aligned([("terminology", "names", "kept", "concepts", "new concepts"), *rows])
-        told = (
-            [f"{self.in_use:,} retired identifiers have names in another of them, so they are not retired here"]
-            if self.in_use
-            else []
-        )
-        return [*table, *told]
+        if self.in_use:
+            table.append(
+                f"{self.in_use:,} retired identifiers are concepts of another terminology, so they are kept in use"
+            )
+        return table
 
 
 def merge_terminologies(folders: Sequence[Path], assembly: Assembly) -> Merged:
-    """Hand over the names, facts and retired identifiers of all. Raises ConfigError for fewer than two, ArtifactError for a bad folder."""
+    """Add the names, concepts and retired identifiers of several terminologies to a new one.
+
+    Args:
+        folders: Two or more terminology folders, by precedence.
+        assembly: Takes the rows of the new terminology.
+
+    Returns:
+        What was merged.
+
+    Raises:
+        ConfigError: There are fewer than two folders.
+        ArtifactError: A folder is no terminology, or damaged.
+    """
     if len(folders) < 2:
         raise ConfigError(f"expected two terminologies or more to merge, found {len(folders)}")
     stored = [StoredTerminology.open(folder) for folder in folders]
@@ -67,11 +81,13 @@ def merge_terminologies(folders: Sequence[Path], assembly: Assembly) -> Merged:
     with database(**{f"t{i}": one for i, one in enumerate(stored)}) as connection:
         for i, one in enumerate(stored):
             before = assembly.names_added
-            for rows in query_batches(connection, _fresh_names(i, len(stored))):
+            for rows in query_batches(connection, _new_names(i, len(stored))):
                 assembly.add_names(rows)
-            for rows in query_batches(connection, f"SELECT concept_id, semantic_types, cross_references FROM t{i}_concepts"):
+            for rows in query_batches(
+                connection, f"SELECT concept_id, semantic_types, cross_references FROM t{i}_concepts"
+            ):
                 assembly.add_concepts(rows)
-            known = _union("concept_id", "concepts", range(i))
+            known = _union_all("concept_id", "concepts", range(i))
             concepts = f"SELECT count(*) FROM t{i}_concepts" + (f" ANTI JOIN ({known}) USING (concept_id)" if i else "")
             sources.append(
                 SourceCounts(
@@ -82,7 +98,7 @@ def merge_terminologies(folders: Sequence[Path], assembly: Assembly) -> Merged:
                     query_number(connection, concepts),
                 )
             )
-        in_use = _join_retired(connection, len(stored), assembly)
+        in_use = _add_retired(connection, len(stored), assembly)
     rows_in, kept = sum(share.names for share in sources), assembly.names_added
     dropped = {"same name of the same concept in a terminology named before": rows_in - kept} if rows_in > kept else {}
     return Merged(
@@ -90,21 +106,21 @@ def merge_terminologies(folders: Sequence[Path], assembly: Assembly) -> Merged:
     )
 
 
-def _union(columns: str, table: str, which: range) -> str:
+def _union_all(columns: str, table: str, which: range) -> str:
     return " UNION ALL ".join(f"SELECT {columns} FROM t{i}_{table}" for i in which)
 
 
-def _fresh_names(i: int, n: int) -> str:
-    """The names of terminology `i` that none before it has. The sooner it was named, the higher it ranks; its preferred name ranks above."""
-    known = f" ANTI JOIN ({_union(_KEY, 'names', range(i))}) AS known USING ({_KEY})" if i else ""
+def _new_names(i: int, n: int) -> str:
+    """A query for the names of terminology `i` that none before it has. Precedence falls with `i`; a preferred name comes before the others."""
+    known = f" ANTI JOIN ({_union_all(_KEY, 'names', range(i))}) AS known USING ({_KEY})" if i else ""
     return f"""SELECT names.*, CAST({2 * (n - i)} + (names.name = concepts.preferred_name)::INTEGER AS INTEGER) AS precedence
         FROM (SELECT * FROM t{i}_names{known}) AS names JOIN t{i}_concepts AS concepts USING (concept_id)"""
 
 
-def _join_retired(connection: "duckdb.DuckDBPyConnection", n: int, assembly: Assembly) -> int:
-    """Hand over all retired identifiers but those that are some terminology's concepts → how many those are."""
-    retired = _union("*", "retired", range(n))
-    living = f"(SELECT concept_id AS retired_id FROM ({_union('concept_id', 'concepts', range(n))}))"
+def _add_retired(connection: "duckdb.DuckDBPyConnection", n: int, assembly: Assembly) -> int:
+    """Add the retired identifiers that are no terminology's concepts, and return the number of the others."""
+    retired = _union_all("*", "retired", range(n))
+    living = f"(SELECT concept_id AS retired_id FROM ({_union_all('concept_id', 'concepts', range(n))}))"
     for rows in query_batches(connection, f"SELECT DISTINCT * FROM ({retired}) ANTI JOIN {living} USING (retired_id)"):
         assembly.add_retired(rows)
     return query_number(
@@ -114,9 +130,10 @@ def _join_retired(connection: "duckdb.DuckDBPyConnection", n: int, assembly: Ass
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What became of all names, the facts to remember, counts of concepts in plain words, and how many names in are copies.
+    """The result of a mapping.
 
-    A concept that goes to several identifiers gives its names to each: all but one of them are copies, and `counts` counts them as names in.
+    counts: names kept and dropped. metadata: for the manifest. concepts: what is counted, in plain words → number. copies: a concept that is
+    mapped to several identifiers gives its names to each; these are all but one of them, and `counts` includes them as names in.
     """
 
     counts: RowCounts
@@ -125,7 +142,7 @@ class Mapped:
     copies: int
 
     def lines(self) -> list[str]:
-        """For people: the counts of concepts, and the copies if there are any."""
+        """Lines for people: the counts of concepts, and the copies if there are any."""
         copies = (
             [f"{self.copies:,} of the names in are copies, for concepts with several references"] if self.copies else []
         )
@@ -133,17 +150,28 @@ class Mapped:
 
 
 def map_terminology(
-    folder: Path, vocabulary: str, assembly: Assembly, *, several: bool = False, keep_prefix: bool = False
+    folder: Path, vocabulary: str, assembly: Assembly, *, keep_ambiguous: bool = False, keep_prefix: bool = False
 ) -> Mapped:
-    """Hand over a terminology with each concept under the identifier that its cross-reference into `vocabulary` names.
+    """Add a terminology's concepts to a new one under the identifiers that their cross-references into a vocabulary give.
 
-    vocabulary: what stands before a reference's colon. several: a concept with several such references gives its names to each of them; otherwise it
-    is left out. keep_prefix: the new identifier is the whole reference, as in OBO (`HP:0001945`). The old identifier becomes a
-    cross-reference of the new one and, with the new one as its successor, a retired identifier. Raises DataError if nothing refers there.
+    The old identifier becomes a cross-reference of the new one and a retired identifier with the new one as its successor.
+
+    Args:
+        folder: The terminology folder.
+        vocabulary: The prefix of the references, before the colon.
+        assembly: Takes the rows of the new terminology.
+        keep_ambiguous: A concept with several such references gives its names to each of them, instead of being dropped.
+        keep_prefix: The new identifier is the whole reference, as in OBO (`HP:0001945`).
+
+    Returns:
+        What was mapped.
+
+    Raises:
+        DataError: No concept has a reference into the vocabulary.
     """
     stored, vocabulary = StoredTerminology.open(folder), vocabulary.removesuffix(":")
     with database(t=stored) as connection:
-        _choose_targets(connection, folder, vocabulary, several=several, keep_prefix=keep_prefix)
+        _choose_targets(connection, folder, vocabulary, keep_ambiguous=keep_ambiguous, keep_prefix=keep_prefix)
         for rows in query_batches(connection, _MAPPED_NAMES):
             assembly.add_names(rows)
         for rows in query_batches(connection, _MAPPED_CONCEPTS):
@@ -151,18 +179,22 @@ def map_terminology(
         for rows in query_batches(connection, _MAPPED_RETIRED):
             assembly.add_retired(rows)
         concepts = {label: query_number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
-        none, left_out, mapped = (query_number(connection, f"SELECT count(*) FROM t_names {where}") for where in _OUTCOMES)
+        none, left_out, mapped = (
+            query_number(connection, f"SELECT count(*) FROM t_names {where}") for where in _NAMES_BY_OUTCOME
+        )
     reasons = {
         f"concept without a reference to {vocabulary}": none,
         f"concept with several references to {vocabulary}": left_out,
     }
     counts = RowCounts(
-        stored.count("names") + assembly.names_added - mapped, assembly.names_added, {reason: n for reason, n in reasons.items() if n}
+        stored.count("names") + assembly.names_added - mapped,
+        assembly.names_added,
+        {reason: n for reason, n in reasons.items() if n},
     )
     metadata = {
         "reader": "map",
         "to": vocabulary,
-        "several": several,
+        "keep_ambiguous": keep_ambiguous,
         "keep_prefix": keep_prefix,
         "of": [stored.origin()],
     }
@@ -170,9 +202,9 @@ def map_terminology(
 
 
 def _choose_targets(
-    connection: "duckdb.DuckDBPyConnection", folder: Path, vocabulary: str, *, several: bool, keep_prefix: bool
+    connection: "duckdb.DuckDBPyConnection", folder: Path, vocabulary: str, *, keep_ambiguous: bool, keep_prefix: bool
 ) -> None:
-    """Make the tables `targets` (concept_id, reference, target: the new identifier) and, of it, `chosen`."""
+    """Create the tables `targets` (concept_id, reference, target: the new identifier) and `chosen`, the rows of it that are used."""
     prefix = quoted(f"{vocabulary}:")
     references = "SELECT concept_id, unnest(cross_references) AS reference FROM t_concepts"
     connection.execute(f"""CREATE TABLE targets AS
@@ -185,7 +217,7 @@ def _choose_targets(
         check_choice([vocabulary], {row[0] for row in known} - {vocabulary}, "cross-references to", folder)
     one = (
         ""
-        if several
+        if keep_ambiguous
         else " WHERE concept_id IN (SELECT concept_id FROM targets GROUP BY concept_id HAVING count(*) = 1)"
     )
     connection.execute(f"CREATE TABLE chosen AS SELECT * FROM targets{one}")
@@ -208,7 +240,7 @@ _CONCEPT_COUNTS = {
     "concepts out": "SELECT count(DISTINCT target) FROM chosen",
     "  joined from several": "SELECT count(*) FROM (SELECT target FROM chosen GROUP BY target HAVING count(*) > 1)",
 }
-_OUTCOMES = (
+_NAMES_BY_OUTCOME = (
     "ANTI JOIN targets USING (concept_id)",
     "SEMI JOIN targets USING (concept_id) ANTI JOIN chosen USING (concept_id)",
     "SEMI JOIN chosen USING (concept_id)",

@@ -1,13 +1,12 @@
-"""OBO files, versions 1.2 and 1.4: the `[Term]` stanzas, tag by tag.
+"""OBO files (versions 1.2 and 1.4) and OBO graphs, an ontology as JSON.
 
-https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html. A value may bear modifiers in braces and a comment behind `!`, and has
-escapes; a synonym has its text in quotes, then a scope (RELATED where none is told) and perhaps a type.
+OBO has `[Term]` stanzas of tags (https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html). A value may be followed by modifiers in
+braces and a comment after `!`, and has escapes; a synonym has its text in quotes, then a scope (RELATED by default) and perhaps a type.
 
-OBO graphs: an ontology as JSON, with a list of nodes (https://github.com/geneontology/obographs).
-
-A node of type CLASS has an `id` (an IRI or a CURIE), a label `lbl`, and under `meta` its synonyms, cross-references, `deprecated`, and all
-other properties as `basicPropertyValues`. The format has no languages: all its names are English. It is one JSON document with neither lines
-nor an order to rely on, so it is read whole. A place in it is written as in JSONPath (RFC 9535).
+OBO graphs have a list of nodes (https://github.com/geneontology/obographs). A node of type CLASS has an `id` (an IRI or a CURIE), a label
+`lbl`, and under `meta` its synonyms, cross-references, `deprecated`, and all other properties as `basicPropertyValues`. All names are English,
+because the format has no languages. A file is one JSON document without a guaranteed order, so it is read whole; positions in it are written
+as JSONPath (RFC 9535).
 """
 
 import re
@@ -22,13 +21,13 @@ from data_prep.ontology_model import (
     SCOPE_OF,
     NameRecord,
     Ontology,
-    add,
+    add_property,
+    add_reference,
     identifier,
     kind_of_synonym,
-    refer,
 )
 from xsap.errors import DataError
-from xsap.files import numbered_lines, check_json_type, parse_json
+from xsap.files import check_json_type, numbered_lines, parse_json
 from xsap.languages import ENGLISH
 
 _SYNONYM = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?\s*(?P<type>[^\s\[{]*)')
@@ -39,7 +38,7 @@ _UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 
 
 def read_obo(path: Path) -> Ontology:
-    """The living and obsolete terms of an OBO file and what it says of them. Raises DataError with file and line."""
+    """Read the terms of an OBO file. Raises DataError with file and line."""
     ontology, stanza, kind = Ontology(), list[tuple[str, str, int]](), ""
     for number, line in chain(numbered_lines(path), [(0, "[End]")]):
         if line.startswith("["):
@@ -57,7 +56,7 @@ def read_obo(path: Path) -> Ontology:
 
 
 def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], path: Path) -> None:
-    """Put one stanza, its (tag, value, line number) in order, into `ontology`."""
+    """Add one stanza: its (tag, value, line number) in order."""
     ids = [_plain(value) for tag, value, _ in stanza if tag == "id" and _plain(value)]
     if len(ids) != 1:
         raise DataError(f"{path}:{stanza[0][2] if stanza else 1}: expected one id in this [Term], found {len(ids)}")
@@ -73,7 +72,7 @@ def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], path: Path
         elif tag == "replaced_by":
             ontology.replaced[ids[0]].append(_plain(value))
         elif tag == "xref":
-            refer(ontology, ids[0], value)
+            add_reference(ontology, ids[0], value)
 
 
 def _synonym(concept_id: str, value: str, where: str) -> NameRecord:
@@ -98,7 +97,7 @@ def _unescape(text: str) -> str:
 
 
 def read_obographs(path: Path) -> Ontology:
-    """The living and obsolete classes of an obographs file and what it says of them. Raises DataError with file and place."""
+    """Read the classes of an obographs file. Raises DataError with file and JSONPath."""
     text = "\n".join(line for _, line in numbered_lines(path))
     document = check_json_type(parse_json(text, str(path), "an obographs document"), dict, f"{path}: $")
     if "graphs" not in document:
@@ -125,27 +124,33 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
     meta = _get(node, "meta", dict, where, {})
     (ontology.obsolete if _get(meta, "deprecated", bool, where, False) else ontology.living).add(concept_id)
     if label := _get(node, "lbl", str, where, ""):
-        add(ontology, concept_id, f"{RDFS}label", label)
+        add_property(ontology, concept_id, f"{RDFS}label", label)
     for synonym in _objects(meta, "synonyms", where):
         predicate, name = _get(synonym, "pred", str, where, ""), _get(synonym, "val", str, where, "")
         iri = predicate if ":" in predicate else OBO_IN_OWL + predicate
         if SCOPE_OF.get(iri, LABEL) == LABEL:
             ontology.names.append(
-                NameRecord(concept_id, ENGLISH, name, predicate, rejection_reason=f"synonym of unknown scope {predicate}")
+                NameRecord(
+                    concept_id, ENGLISH, name, predicate, rejection_reason=f"synonym of unknown scope {predicate}"
+                )
             )
         else:
-            add(ontology, concept_id, iri, name, kind=kind_of_synonym(_get(synonym, "synonymType", str, where, "")))
+            add_property(
+                ontology, concept_id, iri, name, kind=kind_of_synonym(_get(synonym, "synonymType", str, where, ""))
+            )
     for reference in _objects(meta, "xrefs", where):
-        refer(ontology, concept_id, _get(reference, "val", str, where, ""))
+        add_reference(ontology, concept_id, _get(reference, "val", str, where, ""))
     for one in _objects(meta, "basicPropertyValues", where):
-        add(ontology, concept_id, _get(one, "pred", str, where, ""), _get(one, "val", str, where, ""))
+        add_property(ontology, concept_id, _get(one, "pred", str, where, ""), _get(one, "val", str, where, ""))
 
 
 def _objects(parent: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    return [check_json_type(one, dict, f"{where}.{key}[{i}]") for i, one in enumerate(_get(parent, key, list, where, []))]
+    return [
+        check_json_type(one, dict, f"{where}.{key}[{i}]") for i, one in enumerate(_get(parent, key, list, where, []))
+    ]
 
 
 def _get(parent: dict[str, Any], key: str, kind: type, where: str, default: Any) -> Any:
-    """The value of a key, which must be of a kind; `default` where there is none. Raises DataError."""
+    """The value of a key, which must be of type `kind`; `default` if it is missing. Raises DataError."""
     value = parent.get(key)
     return default if value is None else check_json_type(value, kind, f"{where}.{key}")

@@ -1,13 +1,15 @@
-"""An ontology in many languages → a terminology: which of the names that its files offer are kept, and under which concept.
+"""An ontology with translations as a terminology: which names of its files are kept, and under which concept.
 
-The ontology is an OBO, OWL or obographs file; its translations are tables of their own, and often newer, so a concept may stand in either:
-the terminology is the union. An identifier that the ontology merged into another is folded into it, and a concept that either of them
-calls obsolete is dropped, since nothing should be linked to it; what became of both is kept in the terminology's `retired` table.
+The ontology is an OBO, OWL or obographs file; its translations are tables of their own, and often newer, so a concept may be in either: the
+terminology is the union. Names of an identifier that the ontology merged into another are moved there. A concept that either of the two calls
+obsolete is dropped, since nothing should be linked to it. Merged and obsolete identifiers are kept, with their successors, in the
+terminology's `retired` table.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,49 @@ from xsap.text import TextPolicy, normalize
 
 READERS: dict[str, Callable[[Path], Ontology]] = {".obo": read_obo, ".owl": read_owl, ".json": read_obographs}
 DEFAULT_SCOPES = SCOPES[:3]  # a BROAD synonym names something wider than the concept, so it must not be linked to it
+MAX_REPLACEMENTS = 100  # identifiers, each replaced by the next
 
-_OBSOLETE = re.compile(r"obsolet[eo][\s_:]", re.IGNORECASE)  # the label of a retired concept, in English and in Spanish
-_LONGEST_CHAIN = 100  # of identifiers, each replaced by the next
+_OBSOLETE = re.compile(r"obsolet[eo][\s_:]", re.IGNORECASE)  # label of an obsolete concept, in English and in Spanish
+
+
+@dataclass(frozen=True, slots=True)
+class NameSelection:
+    """Which names are kept; None keeps all.
+
+    statuses: of translations. scopes: of synonyms. prefixes: of concept identifiers, before the colon.
+    """
+
+    statuses: Collection[str] | None
+    scopes: Collection[str]
+    prefixes: Collection[str] | None
+
+    def check(self, names: Iterable[NameRecord], living: Iterable[str], file: Path, translations: Path | None) -> None:
+        """Raise DataError for a selected value that does not occur."""
+        if self.statuses is not None:
+            statuses = {record.status for record in names if record.status}
+            check_choice(self.statuses, statuses, "translation status", translations or file)
+        if self.prefixes is not None:
+            prefixes = {_prefix(concept_id) for concept_id in living}
+            check_choice(self.prefixes, prefixes, "identifiers that begin with", file)
+
+    def has_prefix(self, concept_id: str) -> bool:
+        """Whether an identifier has a selected prefix."""
+        return self.prefixes is None or _prefix(concept_id) in self.prefixes
+
+    def rejection_reason(self, record: NameRecord, concept_id: str, *, obsolete: bool) -> str | None:
+        """Why a name is not kept under a concept; None if it is."""
+        if record.rejection_reason:
+            return record.rejection_reason
+        if obsolete or _OBSOLETE.match(record.name):
+            return "obsolete concept"
+        if not self.has_prefix(concept_id):
+            return "concept of another ontology"
+        if record.scope != LABEL and record.scope not in self.scopes:
+            return f"synonym of scope {record.scope}"
+        is_translation = record.translated and record.language != ENGLISH
+        if self.statuses is not None and is_translation and record.status not in self.statuses:
+            return "translation status not chosen"
+        return None
 
 
 def read_hpo(
@@ -39,7 +81,17 @@ def read_hpo(
     statuses: Collection[str] | None = None,
     scopes: Collection[str] | None = DEFAULT_SCOPES,
 ) -> tuple[Terminology, RowCounts]:
-    """The Human Phenotype Ontology: `read_ontology`, and of what it borrows from other ontologies nothing."""
+    """Read the Human Phenotype Ontology: `read_ontology` without the concepts that it takes from other ontologies.
+
+    Args:
+        file: hp.obo, hp.owl or hp.json.
+        translations: A folder of translation tables.
+        statuses: Translation statuses that are kept; None for all.
+        scopes: Synonym scopes that are kept; None for all.
+
+    Returns:
+        The terminology, and what happened to each name.
+    """
     return read_ontology(file, translations, source="HPO", statuses=statuses, scopes=scopes, prefixes={"HP"})
 
 
@@ -52,80 +104,74 @@ def read_ontology(
     scopes: Collection[str] | None = DEFAULT_SCOPES,
     prefixes: Collection[str] | None = None,
 ) -> tuple[Terminology, RowCounts]:
-    """An ontology (.obo, .owl or .json, perhaps .gz) and a folder of translation tables as a terminology, and what became of each name.
+    """Read an ontology and its translations.
 
-    source: what its names are said to come from; by default the file's name up to its first dot. statuses: translations must have one of
-    these; None takes every one that is a name. scopes: likewise for synonyms. prefixes: likewise for identifiers, up to their colon. Raises
-    DataError with file and line.
+    Args:
+        file: .obo, .owl or .json, perhaps .gz.
+        translations: A folder of translation tables.
+        source: The source of the names; by default the file's name up to its first dot.
+        statuses: Translation statuses that are kept; None for all.
+        scopes: Synonym scopes that are kept; None for all.
+        prefixes: Prefixes of the identifiers that are kept; None for all.
+
+    Returns:
+        The terminology, and what happened to each name.
+
+    Raises:
+        DataError: With file and line; also if a selected value does not occur.
     """
     if file_ending(file) not in READERS:
         raise DataError(
-            f"{file}: expected an ontology as {', '.join(READERS)} (.gz is welcome), found the ending '{file_ending(file)}'"
+            f"{file}: expected an ontology as {', '.join(READERS)} or one of them with .gz, found the ending '{file_ending(file)}'"
         )
-    scopes = SCOPES if scopes is None else scopes
-    check_choice(scopes, SCOPES, "synonym scope", "OBO")
+    selection = NameSelection(statuses, SCOPES if scopes is None else scopes, prefixes)
+    check_choice(selection.scopes, SCOPES, "synonym scope", "OBO")
     source = source or file.name.split(".")[0]
     ontology = READERS[file_ending(file)](file)
     tables = find_tables(translations) if translations else []
     names = [*ontology.names, *(record for table in tables for record in read_translations(table))]
-    if statuses is not None:
-        check_choice(
-            statuses, {record.status for record in names if record.status}, "translation status", translations or file
-        )
-    if prefixes is not None:
-        check_choice(
-            prefixes, {_prefix(concept_id) for concept_id in ontology.living}, "identifiers that begin with", file
-        )
-    ontology.obsolete |= {record.concept_id for record in names if record.scope == LABEL and _OBSOLETE.match(record.name)}
-    merged = _merged(ontology, file)
-    dropped: Counter[str] = Counter()
-    kept = []
-    for record in names:
-        concept_id = merged.get(record.concept_id, record.concept_id)
-        reason = record.rejection_reason or _rejection_reason(
-            record, concept_id, concept_id in ontology.obsolete, statuses, scopes, prefixes
-        )
-        if reason:
-            dropped[reason] += 1
-        else:
-            # A concept that the ontology has is called as it is called there, whatever a table or a merged term calls it.
-            rival = (
-                concept_id in ontology.living
-                and record.language == ENGLISH
-                and (record.translated or record.concept_id != concept_id)
-            )
-            kept.append(record._replace(concept_id=concept_id, kind="synonym" if rival else record.kind))
+    selection.check(names, ontology.living, file, translations)
+    ontology.obsolete |= {
+        record.concept_id for record in names if record.scope == LABEL and _OBSOLETE.match(record.name)
+    }
+    merged = _resolve_merges(ontology, file)
+    kept, dropped = _select_names(names, ontology, merged, selection)
     metadata: dict[str, Any] = {
         "reader": "ontology",
         "source": source,
         "files": {one.name: sha256_of(one) for one in [file, *tables]},
+        "statuses": _sorted(statuses),
+        "scopes": _sorted(selection.scopes),
+        "prefixes": _sorted(prefixes),
     }
-    metadata |= {"statuses": _listed(statuses), "scopes": _listed(scopes), "prefixes": _listed(prefixes)}
-    retired = _retired(ontology, merged, prefixes, file)
-    terminology, again = Terminology.build(_names(kept, source), _references(ontology, merged), metadata, retired)
-    return terminology, RowCounts(len(names), len(kept), dropped).then(terminology.names.num_rows, again)
+    terminology, duplicates = Terminology.build(
+        _names_table(kept, source),
+        _references(ontology, merged),
+        metadata,
+        _retired(ontology, merged, selection, file),
+    )
+    return terminology, RowCounts(len(names), len(kept), dropped).then(terminology.names.num_rows, duplicates)
 
 
-def _rejection_reason(
-    record: NameRecord,
-    concept_id: str,
-    obsolete: bool,
-    statuses: Collection[str] | None,
-    scopes: Collection[str],
-    prefixes: Collection[str] | None,
-) -> str | None:
-    if obsolete or _OBSOLETE.match(record.name):
-        return "obsolete concept"
-    if prefixes is not None and _prefix(concept_id) not in prefixes:
-        return "concept of another ontology"
-    if record.scope != LABEL and record.scope not in scopes:
-        return f"synonym of scope {record.scope}"
-    if statuses is not None and record.translated and record.language != ENGLISH and record.status not in statuses:
-        return "translation status not chosen"
-    return None
+def _select_names(
+    names: Iterable[NameRecord], ontology: Ontology, merged: dict[str, str], selection: NameSelection
+) -> tuple[list[NameRecord], Counter[str]]:
+    """The names that are kept, under the identifiers that remain; and the number of others, by reason."""
+    kept, dropped = [], Counter[str]()
+    for record in names:
+        concept_id = merged.get(record.concept_id, record.concept_id)
+        reason = selection.rejection_reason(record, concept_id, obsolete=concept_id in ontology.obsolete)
+        if reason:
+            dropped[reason] += 1
+            continue
+        # The English label in the ontology stays the preferred name, whatever a table or a merged concept has as label.
+        other_label = record.translated or record.concept_id != concept_id
+        demoted = other_label and record.language == ENGLISH and concept_id in ontology.living
+        kept.append(record._replace(concept_id=concept_id, kind="synonym" if demoted else record.kind))
+    return kept, dropped
 
 
-def _names(names: list[NameRecord], source: str) -> pa.Table:
+def _names_table(names: list[NameRecord], source: str) -> pa.Table:
     policy = TextPolicy()
     columns = {
         "concept_id": [record.concept_id for record in names],
@@ -147,52 +193,54 @@ def _references(ontology: Ontology, merged: dict[str, str]) -> pa.Table:
     return pa.table(columns, ["concept_id", "cross_references"])
 
 
-def _merged(ontology: Ontology, file: Path) -> dict[str, str]:
-    """Merged identifier → the one that stands in the end; those that go round in a circle stand themselves."""
-    told = {old: new for old, new in ontology.merged.items() if old and old != new}
+def _resolve_merges(ontology: Ontology, file: Path) -> dict[str, str]:
+    """Merged identifier → the one that remains in the end. Identifiers merged in a circle are not merged."""
+    direct = {old: new for old, new in ontology.merged.items() if old and old != new}
     merged = {}
-    for old in told:
-        seen = [old]
-        while (new := told.get(seen[-1])) is not None and new not in seen:
-            seen.append(_short_of_endless(new, seen, file))
+    for old in direct:
+        chain = [old]
+        while (new := direct.get(chain[-1])) is not None and new not in chain:
+            _check_length(chain, file)
+            chain.append(new)
         if new is None:
-            merged[old] = seen[-1]
+            merged[old] = chain[-1]
     return merged
 
 
-def _retired(ontology: Ontology, merged: dict[str, str], prefixes: Collection[str] | None, file: Path) -> pa.Table:
-    """RETIRED_SCHEMA: what became of merged and of obsolete identifiers. Several successors are each merely related."""
+def _retired(ontology: Ontology, merged: dict[str, str], selection: NameSelection, file: Path) -> pa.Table:
+    """RETIRED_SCHEMA: the successors of merged and obsolete identifiers. If there are several, each is only related."""
     rows: list[tuple[str, str | None, str]] = []
     for old in sorted(merged.keys() | ontology.obsolete):
-        if prefixes is not None and _prefix(old) not in prefixes:
+        if not selection.has_prefix(old):
             continue
-        seen, successors = [old], set[str]()
-        for one in seen:  # grows as it is walked
-            following = (
-                [merged[one]] if one in merged else ontology.replaced.get(one, []) if one in ontology.obsolete else None
-            )
-            if following is None:
+        chain, successors = [old], set[str]()
+        for one in chain:  # grows during the loop
+            if one in merged:
+                following = [merged[one]]
+            elif one in ontology.obsolete:
+                following = ontology.replaced.get(one, [])
+            else:
                 successors.add(one)
-            seen += [
-                _short_of_endless(new, seen, file) for new in dict.fromkeys(following or ()) if new and new not in seen
-            ]
-        rows += [(old, heir, "same" if len(successors) == 1 else "related") for heir in successors] or [
-            (old, None, "deleted")
-        ]
+                continue
+            for new in dict.fromkeys(following):
+                if new and new not in chain:
+                    _check_length(chain, file)
+                    chain.append(new)
+        relation = "same" if len(successors) == 1 else "related"
+        rows += [(old, successor, relation) for successor in successors] or [(old, None, "deleted")]
     return pa.Table.from_pylist([dict(zip(RETIRED_SCHEMA.names, row, strict=True)) for row in rows], RETIRED_SCHEMA)
 
 
-def _short_of_endless(new: str, seen: list[str], file: Path) -> str:
-    if len(seen) > _LONGEST_CHAIN:
+def _check_length(chain: list[str], file: Path) -> None:
+    if len(chain) > MAX_REPLACEMENTS:
         raise DataError(
-            f"{file}: expected at most {_LONGEST_CHAIN} identifiers to be replaced one by another, found more from {seen[0]} on"
+            f"{file}: expected at most {MAX_REPLACEMENTS} identifiers to be replaced one by another, found more from {chain[0]} on"
         )
-    return new
 
 
 def _prefix(concept_id: str) -> str:
     return concept_id.partition(":")[0]
 
 
-def _listed(chosen: Iterable[str] | None) -> list[str] | None:
+def _sorted(chosen: Iterable[str] | None) -> list[str] | None:
     return sorted(chosen) if chosen is not None else None

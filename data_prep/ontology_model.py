@@ -1,8 +1,8 @@
-"""What an ontology offers before it is judged: names, merged, obsolete and living identifiers, references. The one home of these types.
+"""What a reader of an ontology format returns: names, cross-references, and merged, obsolete and living identifiers.
 
-A reader of a format (obo, owl, obographs, translations) fills them in and knows nothing of what will be kept. Whatever the format, an
-identifier is written alike: an IRI that ends in PREFIX_LOCAL is PREFIX:LOCAL, as OBO writes it (https://obofoundry.org/id-policy.html), and
-a property is known by its IRI (https://owlcollab.github.io/oboformat/doc/obo-syntax.html, section 5; https://www.w3.org/TR/skos-reference/).
+A reader of a format (obo, owl, obographs, translations) fills these in without deciding what is kept. Identifiers are written alike whatever
+the format: an IRI that ends in PREFIX_LOCAL becomes PREFIX:LOCAL, as in OBO (https://obofoundry.org/id-policy.html). Properties are identified
+by their IRI (https://owlcollab.github.io/oboformat/doc/obo-syntax.html, section 5; https://www.w3.org/TR/skos-reference/).
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso
 
 SCOPES = ("EXACT", "NARROW", "RELATED", "BROAD")
-LABEL = "rdfs:label"  # the scope of a name by which a concept is called
+LABEL = "rdfs:label"  # the scope of a concept's label
 
 OBO, OBO_IN_OWL = "http://purl.obolibrary.org/obo/", "http://www.geneontology.org/formats/oboInOwl#"
 RDFS, SKOS = "http://www.w3.org/2000/01/rdf-schema#", "http://www.w3.org/2004/02/skos/core#"
@@ -24,15 +24,17 @@ ALTERNATIVE_ID = f"{OBO_IN_OWL}hasAlternativeId"
 REFERENCE = f"{OBO_IN_OWL}hasDbXref"
 SCOPE_OF = {f"{RDFS}label": LABEL, f"{SKOS}prefLabel": LABEL, f"{SKOS}altLabel": "EXACT"}
 SCOPE_OF |= {f"{OBO_IN_OWL}has{scope.title()}Synonym": scope for scope in SCOPES}
-PROPERTIES = {*SCOPE_OF, DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # those that `add` understands
+PROPERTIES = {*SCOPE_OF, DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # those that `add_property` understands
 
-# The types of a synonym that make it an abbreviation: HPO's, Mondo's, and those of https://github.com/information-artifact-ontology/ontology-metadata
+# Synonym types of abbreviations: HPO's, Mondo's, and those of https://github.com/information-artifact-ontology/ontology-metadata
 _ABBREVIATIONS = {"abbreviation", "ABBREVIATION", "OMO:0003000", "OMO:0003012"}
 
 
 class NameRecord(NamedTuple):
-    """A name as a file offers it, before it is judged. why_not: the reason for which the file itself rules it out. translated: it comes
-    from a translation table, not from the ontology."""
+    """A name as a file has it, before it is decided whether it is kept.
+
+    rejection_reason: why the file itself rules the name out. translated: it comes from a translation table, not from the ontology.
+    """
 
     concept_id: str
     language: str
@@ -46,8 +48,11 @@ class NameRecord(NamedTuple):
 
 @dataclass
 class Ontology:
-    """An ontology: its names, merged identifier → the one that stands, obsolete identifier → its successors, identifiers of obsolete and of
-    living concepts, references."""
+    """The content of an ontology file.
+
+    merged: merged identifier → the one that remains. replaced: obsolete identifier → its successors. obsolete, living: identifiers of
+    concepts. references: identifier → cross-references.
+    """
 
     names: list[NameRecord] = field(default_factory=list)
     merged: dict[str, str] = field(default_factory=dict)
@@ -57,16 +62,22 @@ class Ontology:
     references: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
-def add(
+def add_property(
     ontology: Ontology, concept_id: str, property_iri: str, value: str, *, language: str = "", kind: str = ""
 ) -> None:
-    """Put what one property says about a concept into `ontology`; a property that is not in PROPERTIES says nothing here.
+    """Add the value of one property of a concept.
 
-    language: any code, or empty for English. kind: of a name; by default a label is preferred and all else a synonym.
+    Args:
+        ontology: Takes the value.
+        concept_id: The concept.
+        property_iri: The property; one that is not in PROPERTIES is ignored.
+        value: A text or an IRI.
+        language: Any language code of a name; English if empty.
+        kind: The kind of a name; by default a label is preferred and all others are synonyms.
     """
     scope = SCOPE_OF.get(property_iri)
     if scope:
-        code, rejection_reason = known_language(language) if language else (ENGLISH, None)
+        code, rejection_reason = parse_language(language) if language else (ENGLISH, None)
         kind = kind or ("preferred" if scope == LABEL else "synonym")
         ontology.names.append(
             NameRecord(concept_id, code, value.strip(), scope, kind=kind, rejection_reason=rejection_reason)
@@ -76,18 +87,18 @@ def add(
     elif property_iri == REPLACED_BY:
         ontology.replaced[concept_id].append(identifier(value))
     elif property_iri == REFERENCE:
-        refer(ontology, concept_id, value)
+        add_reference(ontology, concept_id, value)
     elif property_iri == DEPRECATED and value.strip() in {"true", "1"}:
         ontology.obsolete.add(concept_id)
 
 
-def refer(ontology: Ontology, concept_id: str, value: str) -> None:
-    """Add a cross-reference: the first word of `value`, since what follows describes it."""
+def add_reference(ontology: Ontology, concept_id: str, value: str) -> None:
+    """Add a cross-reference: the first word of `value`; what follows describes it."""
     ontology.references[concept_id] += [identifier(word) for word in value.split()[:1]]
 
 
 def identifier(text: str) -> str:
-    """http://purl.obolibrary.org/obo/HP_0000118 → HP:0000118; what is no IRI of this form stays as it is."""
+    """http://purl.obolibrary.org/obo/HP_0000118 → HP:0000118; anything but an IRI of this form is returned unchanged."""
     text = text.strip()
     if "://" not in text and not text.startswith("#"):
         return text
@@ -96,14 +107,14 @@ def identifier(text: str) -> str:
 
 
 def kind_of_synonym(synonym_type: str) -> str:
-    """The kind of a name (xsap.terms.terminology) by the type that an ontology gives a synonym, as a word, an identifier or an IRI."""
+    """The kind of a name (xsap.terms.terminology) for an ontology's synonym type, given as a word, an identifier or an IRI."""
     found = identifier(synonym_type)
     return "abbreviation" if found in _ABBREVIATIONS or _last_part(found) in _ABBREVIATIONS else "synonym"
 
 
 @cache
-def known_language(code: str) -> tuple[str, str | None]:
-    """A language as its ISO code and no reason against it, or as it is written and the reason why its names can't be taken."""
+def parse_language(code: str) -> tuple[str, str | None]:
+    """(ISO code, None); for an unknown language (the code as it is, a rejection reason)."""
     try:
         return to_iso(code), None
     except DataError:

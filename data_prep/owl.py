@@ -1,9 +1,9 @@
-"""OWL files in RDF/XML: the classes (and SKOS concepts) with their labels, synonyms and fates, read in one pass.
+"""OWL files in RDF/XML: the classes (and SKOS concepts) with their labels, synonyms and status, read in one pass.
 
-RDF/XML nests a node's properties in it (https://www.w3.org/TR/rdf-syntax-grammar/), and OWL tools write each node right under rdf:RDF. So
-the file is a list of nodes with a list of properties each, and what has been read is cleared: memory holds one node, not the tree. Axioms
-on axioms are skipped but for one: the type of a synonym, which tells abbreviations. Old files write namespaces as entities of an internal
-DTD; such an entity is a short text, so anything else in a DTD, which could grow without bound, is refused before the parse begins.
+RDF/XML nests properties in their node (https://www.w3.org/TR/rdf-syntax-grammar/), and OWL tools write each node directly under rdf:RDF. So a
+file is a list of nodes with a list of properties each, and memory holds one node, not the tree. Axioms on axioms are skipped, except the type
+of a synonym, which marks abbreviations. Old files define namespaces as entities of an internal DTD. Such an entity is a short text; anything
+else in a DTD, which could expand without limit, is refused before parsing.
 """
 
 import xml.etree.ElementTree as ET
@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from xml.parsers import expat
 
-from data_prep.ontology_model import OBO_IN_OWL, PROPERTIES, SCOPE_OF, SKOS, Ontology, add, identifier, kind_of_synonym
+from data_prep.ontology_model import (
+    OBO_IN_OWL,
+    PROPERTIES,
+    SCOPE_OF,
+    SKOS,
+    Ontology,
+    add_property,
+    identifier,
+    kind_of_synonym,
+)
 from xsap.errors import DataError
 from xsap.files import open_bytes
 
@@ -27,9 +36,9 @@ _CLASS, _AXIOM = {f"{_OWL}Class", f"{SKOS}Concept"}, f"{_OWL}Axiom"
 _ANNOTATED = tuple(f"{_OWL}annotated{part}" for part in ("Source", "Property", "Target"))
 _SYNONYM_TYPE = f"{OBO_IN_OWL}hasSynonymType"
 _WANTED = {*PROPERTIES, *_ANNOTATED, _SYNONYM_TYPE, _TYPE}
-_DEEPEST = 1000  # class expressions nest some ten deep
-_LONGEST_ENTITY = 200  # a namespace is shorter
-_CHUNK = 1 << 16
+_MAX_DEPTH = 1000  # class expressions nest some ten deep
+_MAX_ENTITY_CHARACTERS = 200  # a namespace is shorter
+_CHUNK_BYTES = 1 << 16
 
 
 class _Property(NamedTuple):
@@ -39,7 +48,7 @@ class _Property(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """iri: empty for a blank node. types: of the element, and as told by rdf:type."""
+    """A node of the file. iri: empty for a blank node. types: that of the element, and those of rdf:type."""
 
     iri: str
     types: set[str]
@@ -47,33 +56,35 @@ class _Node(NamedTuple):
 
 
 def read_owl(path: Path) -> Ontology:
-    """The living and obsolete classes of an OWL file and what it says of them. Raises DataError with file and line."""
+    """Read the classes of an OWL file. Raises DataError with file and line."""
     with open_bytes(path) as stream:
-        _refuse_growing_entities(stream, path)
+        _check_dtd(stream, path)
     ontology, classes, abbreviations = Ontology(), set[str](), set[tuple[str, str, str]]()
     with open_bytes(path) as stream:
         for node in _nodes(stream, path):
             if _AXIOM in node.types:
-                told = {one.iri: one.value for one in node.properties}
-                source, about, target = (told.get(iri, "") for iri in _ANNOTATED)
-                if about in SCOPE_OF and kind_of_synonym(told.get(_SYNONYM_TYPE, "")) == "abbreviation":
+                values = {one.iri: one.value for one in node.properties}
+                source, about, target = (values.get(iri, "") for iri in _ANNOTATED)
+                if about in SCOPE_OF and kind_of_synonym(values.get(_SYNONYM_TYPE, "")) == "abbreviation":
                     abbreviations.add((identifier(source), SCOPE_OF[about], target.strip()))
             elif node.iri and node.types & _CLASS:
                 classes.add(identifier(node.iri))
             for one in node.properties if node.iri else ():
-                add(ontology, identifier(node.iri), one.iri, one.value, language=one.language)
-    return _of_classes(ontology, classes, abbreviations, path)
+                add_property(ontology, identifier(node.iri), one.iri, one.value, language=one.language)
+    return _keep_classes(ontology, classes, abbreviations, path)
 
 
-def _of_classes(
+def _keep_classes(
     ontology: Ontology, classes: set[str], abbreviations: set[tuple[str, str, str]], path: Path
 ) -> Ontology:
-    """What is said of classes, since properties and individuals have labels, too; only the whole file tells which is which."""
+    """The data of classes only: properties and individuals have labels too, and which is which is known at the end of the file."""
     obsolete = ontology.obsolete & classes
     if not classes - obsolete:
         raise DataError(f"{path}: expected an OWL file with classes, found no living one in it. Is it the right file?")
     names = [
-        record._replace(kind="abbreviation") if (record.concept_id, record.scope, record.name) in abbreviations else record
+        record._replace(kind="abbreviation")
+        if (record.concept_id, record.scope, record.name) in abbreviations
+        else record
         for record in ontology.names
         if record.concept_id in classes
     ]
@@ -83,9 +94,9 @@ def _of_classes(
 
 
 def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
-    """The nodes right under rdf:RDF. Raises DataError."""
+    """The nodes directly under rdf:RDF. Raises DataError."""
     depth, base, iri = 0, "", ""
-    languages = ["", ""]  # of the root and of the node, which what is inside inherits
+    languages = ["", ""]  # of the root and of the node; elements inside inherit it
     try:
         for event, element in ET.iterparse(stream, ("start", "end")):
             if event == "start":
@@ -102,7 +113,7 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
                         for key, value in element.attrib.items()
                         if _iri(key) in _WANTED
                     ]
-                elif depth > _DEEPEST:
+                elif depth > _MAX_DEPTH:
                     raise DataError(
                         f"{path}: expected RDF/XML, found elements nested {depth:,} deep. Is it the right file?"
                     )
@@ -120,7 +131,7 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
         raise DataError(
             f"{path}:{line}: expected OWL as RDF/XML: {error}. Is the file cut short, or of another syntax?"
         ) from None
-    except (ValueError, LookupError) as error:  # an encoding that nobody knows
+    except (ValueError, LookupError) as error:  # an unknown encoding
         raise DataError(f"{path}: expected OWL as RDF/XML: {error}") from None
 
 
@@ -145,26 +156,28 @@ def _iri_of(element: ET.Element, base: str) -> str:
 
 
 def _iri(tag: str) -> str:
-    """`{http://…#}label`, as the parser writes it, as an IRI."""
+    """The IRI for a tag as the parser writes it: `{http://…#}label`."""
     return tag[1:].replace("}", "", 1) if tag.startswith("{") else tag
 
 
-def _refuse_growing_entities(stream: IO[bytes], path: Path) -> None:
-    """Read the DTD, up to the first element. Raises DataError for an entity that holds another, is long, or stands in another file, and for
-    an attribute that would be added to every element."""
+def _check_dtd(stream: IO[bytes], path: Path) -> None:
+    """Read the DTD, up to the first element.
+
+    Raises DataError for an entity that refers to another, is long, or is in another file, and for a long default of an attribute.
+    """
     at_root = False
 
     def entity(name: str, is_parameter: bool, value: str | None, *_: object) -> None:
-        if value is None or is_parameter or "&" in value or len(value) > _LONGEST_ENTITY:
+        if value is None or is_parameter or "&" in value or len(value) > _MAX_ENTITY_CHARACTERS:
             refuse(f"entity '{name}'")
 
     def attribute(of: str, name: str, _: str, default: str | None, __: bool) -> None:
-        if default is not None and len(default) > _LONGEST_ENTITY:
+        if default is not None and len(default) > _MAX_ENTITY_CHARACTERS:
             refuse(f"attribute '{name}' of {of}")
 
     def refuse(what: str) -> None:
         raise DataError(
-            f"{path}:{parser.CurrentLineNumber}: expected a DTD of short texts such as namespaces, found the {what[:80]}, which could grow; "
+            f"{path}:{parser.CurrentLineNumber}: expected a DTD of short texts such as namespaces, found the {what[:80]}, which could expand without limit; "
             "write the file without it: robot convert"
         )
 
@@ -175,7 +188,7 @@ def _refuse_growing_entities(stream: IO[bytes], path: Path) -> None:
     parser = expat.ParserCreate()
     parser.EntityDeclHandler, parser.AttlistDeclHandler, parser.StartElementHandler = entity, attribute, element
     try:
-        while not at_root and (chunk := stream.read(_CHUNK)):
+        while not at_root and (chunk := stream.read(_CHUNK_BYTES)):
             parser.Parse(chunk)
     except (expat.ExpatError, ValueError, LookupError):
-        pass  # the parse proper comes to the same place, and says what is wrong there
+        pass  # the main parser reaches the same position and reports the error

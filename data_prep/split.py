@@ -1,8 +1,8 @@
-"""Holding out the non-English names of some concepts, as mentions to test on.
+"""Holding out the non-English names of some concepts, as test mentions.
 
-Whether a concept is held out depends on its identifier and the seed alone (sha256), so neither the order of rows nor a concept added
-later moves another one between training and test. English names all stay: they are the dictionary that mentions are linked into. A
-concept without an English name could not be found there, so it is never held out.
+Whether a concept is held out depends on its identifier and the seed alone (sha256), so neither the order of rows nor a concept added later
+moves another one between training and test. All English names stay: they are the dictionary that mentions are linked to. A concept without
+an English name cannot be found there, so it is never held out.
 """
 
 from collections.abc import Collection
@@ -27,8 +27,11 @@ TERMINOLOGY, MENTIONS = "terminology", "mentions.tsv"
 
 @dataclass(frozen=True)
 class Split:
-    """training: the terminology without the held-out names. mentions: the held-out names as xsap.mentions. concepts_held_out,
-    names_held_out: how many concepts lost their non-English names, and how many names those are."""
+    """A terminology for training, and mentions for testing.
+
+    training: the terminology without the held-out names. mentions: the held-out names, as xsap.terms.mentions.SCHEMA. concepts_held_out:
+    concepts whose non-English names are held out. names_held_out: the number of these names.
+    """
 
     training: Terminology
     mentions: pa.Table
@@ -45,27 +48,38 @@ class Split:
 def split_terminology(
     terminology: Terminology, *, fraction: float, seed: int = 0, statuses: Collection[str] | None = None
 ) -> Split:
-    """Hold out the non-English names of a `fraction` of the concepts that have an English name.
+    """Hold out the non-English names of some of the concepts that have an English name.
 
-    statuses: only held-out names of these translation statuses become mentions, but none of the others stays in training. Each mention is
-    unique by (language, mention), and right for it are all concepts that bear the name in that language anywhere in the terminology.
-    Raises ConfigError for a fraction outside (0, 1), DataError if nothing can be held out.
+    Mentions are unique by language and name; all concepts with that name in that language, anywhere in the terminology, are gold.
+
+    Args:
+        terminology: The terminology to split.
+        fraction: The fraction of concepts to hold out, between 0 and 1.
+        seed: Another seed holds out other concepts.
+        statuses: Translation statuses of held-out names that become mentions; None for all. The others are not in the training part either.
+
+    Returns:
+        The two parts.
+
+    Raises:
+        ConfigError: The fraction is not between 0 and 1.
+        DataError: Nothing can be held out, or a status does not occur.
     """
     if not 0 < fraction < 1:
-        raise ConfigError(f"the test fraction must lie between 0 and 1, found {fraction}")
+        raise ConfigError(f"the test fraction must be between 0 and 1, found {fraction}")
     names = terminology.names
     english = pc.equal(names["language"], ENGLISH)
     linkable = pc.unique(names["concept_id"].filter(english))
     if not len(linkable):
         raise DataError(
-            "the terminology has no English name, so there is nothing that mentions could be linked to; add English names first"
+            "the terminology has no English name, so mentions could not be linked to anything; add English names first"
         )
     chosen = pa.array(
         [concept_id for concept_id in linkable.to_pylist() if is_held_out(concept_id, fraction, seed)], pa.string()
     )
-    away = pc.and_(pc.is_in(names["concept_id"], chosen), pc.invert(english))
-    away_concepts = len(pc.unique(names["concept_id"].filter(away)))
-    test = names.filter(away)
+    held_out = pc.and_(pc.is_in(names["concept_id"], chosen), pc.invert(english))
+    held_out_concepts = len(pc.unique(names["concept_id"].filter(held_out)))
+    test = names.filter(held_out)
     if statuses is not None:
         check_choice(
             statuses, set(pc.unique(names["status"]).drop_null().to_pylist()), "translation status", "the terminology"
@@ -73,7 +87,7 @@ def split_terminology(
         test = test.filter(pc.is_in(test["status"], pa.array(sorted(statuses), pa.string())))
     if not test.num_rows:
         raise DataError(
-            f"no name is held out: none of the {len(chosen):,} concepts chosen has a fitting non-English name; hold out a larger share"
+            f"no name is held out: none of the {len(chosen):,} concepts chosen has a suitable non-English name; hold out a larger fraction"
         )
     metadata = {
         "of": terminology.content_hash,
@@ -82,34 +96,36 @@ def split_terminology(
         "test_status": sorted(statuses) if statuses is not None else None,
     }
     training = Terminology(
-        names.filter(pc.invert(away)), terminology.concepts, terminology.metadata | {"split": metadata}
+        names.filter(pc.invert(held_out)), terminology.concepts, terminology.metadata | {"split": metadata}
     )
-    return Split(training, _build_mentions(test, names), away_concepts, names.num_rows - training.names.num_rows)
+    return Split(training, _build_mentions(test, names), held_out_concepts, names.num_rows - training.names.num_rows)
 
 
 def is_held_out(concept_id: str, fraction: float, seed: int) -> bool:
-    """Whether a concept belongs to the test part: its hash with the seed, read as a number in [0, 1), is below `fraction`."""
+    """Whether a concept is in the test part: its hash with the seed, as a number in [0, 1), is below `fraction`."""
     digest = sha256(f"{seed}\0{concept_id}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64 < fraction
 
 
 def _build_mentions(test: pa.Table, names: pa.Table) -> pa.Table:
-    """The names in `test` as mentions, each once a language, in order, with every concept that bears it in `names`."""
+    """The names in `test` as sorted mentions, each once per language, with every concept that has the name in `names`."""
     key = ["language", "name"]
-    bearers = names.select([*key, "concept_id"]).join(
+    concepts = names.select([*key, "concept_id"]).join(
         test.select(key).group_by(key).aggregate([]), keys=key, join_type="inner"
     )
     grouped = (
-        bearers.group_by(key).aggregate([("concept_id", "distinct")]).sort_by([(column, "ascending") for column in key])
+        concepts.group_by(key)
+        .aggregate([("concept_id", "distinct")])
+        .sort_by([(column, "ascending") for column in key])
     )
     ids = [sorted(group) for group in grouped["concept_id_distinct"].to_pylist()]
     return build_mentions(grouped["name"].to_pylist(), grouped["language"].to_pylist(), ids)
 
 
 def overlap_lines(split: Split) -> list[str]:
-    """For each language: its mentions, and how many of them equal an English name, or a training name of any language.
+    """A table for people: mentions by language, and how many equal an English name or another training name under EXACT_MATCH.
 
-    Two strings are equal if they are under EXACT_MATCH. Such mentions are kept: they are real, but they say less about a model.
+    Such mentions are kept: they are real, but they say less about a model.
     """
     english, trained = set[str](), set[str]()
     for language, name in zip(
@@ -122,4 +138,4 @@ def overlap_lines(split: Split) -> list[str]:
         strings = [normalize(mention, EXACT_MATCH) for mention in mentions]
         seen = (sum(s in english for s in strings), sum(s in trained and s not in english for s in strings))
         rows.append((f"{language}  {to_name(language)}", f"{n:,}", *(f"{count:,}" for count in seen)))
-    return aligned([("mentions", "all", "equal an English name", "else equal a training name"), *rows])
+    return aligned([("mentions", "all", "equal an English name", "equal another training name"), *rows])

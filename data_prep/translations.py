@@ -1,30 +1,30 @@
-"""Tables that translate an ontology: Babelon and ROBOT templates, as https://github.com/obophenotype/hpo-translations has them.
+"""Translation tables of ontologies: Babelon and ROBOT templates, as in https://github.com/obophenotype/hpo-translations.
 
-Babelon (`*.babelon.tsv`) has one translated value a row (https://github.com/monarch-initiative/babelon); a ROBOT template
-(`*.synonyms.tsv`) has a second line that says what each column means (http://robot.obolibrary.org/template).
+Babelon (`*.babelon.tsv`) has one translated value per row (https://github.com/monarch-initiative/babelon). A ROBOT template
+(`*.synonyms.tsv`) has a second line that defines each column (http://robot.obolibrary.org/template).
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.lists import read_tsv
-from data_prep.ontology_model import LABEL, SCOPES, NameRecord, known_language
+from data_prep.lists import read_tsv_rows
+from data_prep.ontology_model import LABEL, SCOPES, NameRecord, parse_language
 from xsap.errors import DataError
 
 _NOT_TRANSLATED = "NOT_TRANSLATED"
 _STATUSES = {"OFFICIAL", "CANDIDATE", "UNDER_REVIEW", _NOT_TRANSLATED}
 _NO_NAME = {"", "NA", "N/A"}
-_SCOPE_OF = {LABEL: LABEL, "skos:prefLabel": LABEL}  # the predicates under which a value is a name, and of which scope
+_SCOPE_OF = {LABEL: LABEL, "skos:prefLabel": LABEL}  # predicates of names → scope
 _SCOPE_OF |= {f"{ns}:has{scope.title()}Synonym": scope for ns in ("oboInOwl", "oio") for scope in SCOPES}
 _TEMPLATE = re.compile(r">*AL? (?P<predicate>\S+?)@(?P<language>[A-Za-z-]+)(?: SPLIT=(?P<split>.+))?")
 _QUOTE_ENTITY = re.compile(
     r"&?quot;"
-)  # a table that went through HTML holds quotes as entities, some without their ampersand
+)  # tables that went through HTML have quotes as entities, some without their ampersand
 
 
 def find_tables(folder: Path) -> list[Path]:
-    """The translation tables of a folder, in order. Raises DataError if there is none."""
+    """The translation tables of a folder, sorted. Raises DataError if there is none."""
     found = sorted([*folder.glob("*.babelon.tsv"), *folder.glob("*.synonyms.tsv")]) if folder.is_dir() else []
     if not found:
         raise DataError(
@@ -34,7 +34,7 @@ def find_tables(folder: Path) -> list[Path]:
 
 
 def read_translations(path: Path) -> Iterator[NameRecord]:
-    """The names that a Babelon table or a ROBOT template offers, those that it rules out itself included. Raises DataError."""
+    """The names of a Babelon table or a ROBOT template, including those that the table rules out itself. Raises DataError."""
     return _robot(path) if path.name.endswith(".synonyms.tsv") else _babelon(path)
 
 
@@ -47,7 +47,7 @@ def _babelon(path: Path) -> Iterator[NameRecord]:
         "translation_language",
         "translation_value",
     )
-    for _, row in read_tsv(path, needed):
+    for _, row in read_tsv_rows(path, needed):
         subject, status = row["subject_id"], row.get("translation_status") or None
         scope = _SCOPE_OF.get(row["predicate_id"])
         if scope == LABEL and row["source_value"]:
@@ -57,7 +57,7 @@ def _babelon(path: Path) -> Iterator[NameRecord]:
 
 
 def _robot(path: Path) -> Iterator[NameRecord]:
-    rows = iter(read_tsv(path, ("subject_id",)))
+    rows = iter(read_tsv_rows(path, ("subject_id",)))
     _, template = next(rows, (2, {}))
     columns = {
         column: match
@@ -74,14 +74,14 @@ def _robot(path: Path) -> Iterator[NameRecord]:
             (cell for c in ("translation_status", "status", "comment") if (cell := cells.get(c, "")) in _STATUSES), None
         )
         for column, match in columns.items():
-            # Tables write several names with a bar even where their template forgets to say SPLIT=|.
+            # Tables separate several names by a bar even where their template omits SPLIT=|.
             for value in _unquote(row[column]).split(match["split"] or "|"):
                 yield _record(row["subject_id"], match["language"], value, _SCOPE_OF[match["predicate"]], status)
 
 
 def _record(subject: str, language: str, value: str, scope: str, status: str | None) -> NameRecord:
     name = _unquote(value.strip())
-    code, unknown = known_language(language)
+    code, unknown = parse_language(language)
     rejection_reason = unknown or ("no translation" if name in _NO_NAME or status == _NOT_TRANSLATED else None)
     return NameRecord(
         subject,
@@ -96,7 +96,7 @@ def _record(subject: str, language: str, value: str, scope: str, status: str | N
 
 
 def _unquote(cell: str) -> str:
-    """A cell as it was before a program quoted it: only if quotes enclose it whole and each one inside is doubled."""
+    """A cell without the quoting that a program added: quotes around the whole cell, and each quote inside doubled."""
     cell = _QUOTE_ENTITY.sub('"', cell)
     inside = cell[1:-1]
     return (

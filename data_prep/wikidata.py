@@ -20,7 +20,7 @@ from data_prep.assemble import Assembly
 from data_prep.ontology_model import known_language
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import RowCounts, byte_lines, decode, check_json_type, parse_json
+from xsap.files import RowCounts, byte_lines, check_json_type, decode, parse_json
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import TextPolicy, normalize
 
@@ -132,7 +132,8 @@ def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
     item = check_json_type(entity.get("id"), str, f"{where}.id")
     labels = [(code, entry, True) for code, entry in _map(entity, "labels", where).items()]
     several = {
-        code: check_json_type(found, list, f"{where}.aliases.{code}") for code, found in _map(entity, "aliases", where).items()
+        code: check_json_type(found, list, f"{where}.aliases.{code}")
+        for code, found in _map(entity, "aliases", where).items()
     }
     aliases = [(code, entry, False) for code, found in several.items() for entry in found]
     for code, entry, is_label in [*labels, *aliases]:
@@ -150,7 +151,9 @@ def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple
         snak = check_json_type(statement.get("mainsnak"), dict, f"{at}.mainsnak")
         if snak.get("snaktype") == "value":
             value = check_json_type(
-                check_json_type(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"), str, f"{at}.datavalue.value"
+                check_json_type(snak.get("datavalue"), dict, f"{at}.datavalue").get("value"),
+                str,
+                f"{at}.datavalue.value",
             )
             yield value, _DEPRECATED if rank == "deprecated" else _malformed(value, key)
 
@@ -261,7 +264,9 @@ def _document(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     at = f"{where}: $.results.bindings"
-    rows = check_json_type(check_json_type(document.get("results"), dict, f"{where}: $.results").get("bindings"), list, at)
+    rows = check_json_type(
+        check_json_type(document.get("results"), dict, f"{where}: $.results").get("bindings"), list, at
+    )
     yield from ((f"{at}[{i}]", check_json_type(row, dict, f"{at}[{i}]")) for i, row in enumerate(rows))
 
 

@@ -266,7 +266,7 @@ def test_fetch_says_what_it_has(tmp_path, prepare, monkeypatch):
     code, out, _ = prepare("fetch", "mine", "--out", tmp_path / "out")
     assert (code, out.splitlines()) == (
         0,
-        [f"{tmp_path}/out: Mine", "licence: CC0", "from: https://example.org", "  x"],
+        [f"{tmp_path}/out: Mine", "license: CC0", "from: https://example.org", "  x"],
     )
 
 

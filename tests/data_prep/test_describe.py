@@ -1,4 +1,4 @@
-"""A terminology's description, against counting in plain Python."""
+"""Descriptions of terminologies match counts in plain Python; their tables and charts are complete and readable."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from data_prep.describe import describe, description_lines, plot
+from data_prep.describe import describe_terminology, description_lines, save_plot
 from data_prep.store import StoredTerminology
-from xsap.errors import ConfigError, DataError
+from xsap.errors import DataError
 from xsap.terms.terminology import KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, normalize
 
@@ -62,10 +62,11 @@ name_rows = st.tuples(
 
 @settings(max_examples=40)
 @given(names=st.lists(name_rows, min_size=1, max_size=14), types=st.dictionaries(st.sampled_from("ABCDE"), st.lists(st.sampled_from(["T1", "T2"]), unique=True)))  # fmt: skip
-def test_the_numbers_are_those_of_a_count(tmp_path_factory, tokenizer, names, types):
+def test_description_matches_counts_in_plain_python(tmp_path_factory, tokenizer, names, types):
     folder = tmp_path_factory.mktemp("describe")
     built = terminology(folder / "t", names, types)
-    told = describe(StoredTerminology.open(folder / "t"), tokenizer)
+    description = describe_terminology(StoredTerminology.open(folder / "t"), tokenizer)
+    told = description.to_dict()
     rows = built.names.to_pylist()
     for column in ("language", "source", "kind"):
         expected = {
@@ -94,35 +95,35 @@ def test_the_numbers_are_those_of_a_count(tmp_path_factory, tokenizer, names, ty
         lengths = {
             code: [len(r["name"]) + more for r in rows if code in ("all", r["language"])] for code in ("all", *having)
         }
-        assert told[unit] == {code: spread(values) for code, values in lengths.items()}
-        assert told[f"{unit}_histogram"] == Counter(lengths["all"])
-    assert told["tokenized"] == told["names"] == len(rows)
+        assert told[unit]["by_language"] == {code: length_summary(values) for code, values in lengths.items()}
+        assert told[unit]["histogram"] == Counter(lengths["all"])
+    assert told["tokens"]["sampled"] == told["names"] == len(rows)
     json.dumps(told)
-    description_lines(told)
+    description_lines(description)
 
 
-def spread(values):
+def length_summary(values):
     """By the definition of a quantile: the least value that so many do not exceed."""
     values = sorted(values)
     quantiles = {f"p{round(100 * q)}": values[max(math.ceil(q * len(values)), 1) - 1] for q in (0.5, 0.95, 0.99)}
     return {"n": len(values), **quantiles, "max": values[-1]}
 
 
-def test_a_sample_stands_for_many(tmp_path, tokenizer, monkeypatch):
+def test_token_lengths_of_a_sample_are_reproducible(tmp_path, tokenizer):
     names = [("A", "en", "x" * length, "synonym", "S") for length in range(1, 401)]
     terminology(tmp_path / "t", names)
-    monkeypatch.setattr("data_prep.describe.SAMPLE", 100)
-    told = [describe(StoredTerminology.open(tmp_path / "t"), tokenizer) for _ in range(2)]
-    assert told[0] == told[1]
-    assert told[0]["tokenized"] == told[0]["tokens"]["all"]["n"] == 100
-    assert len(told[0]["tokens_histogram"]) == 100  # each name at most once
-    assert 150 < told[0]["tokens"]["all"]["p50"] < 250
-    assert any("over a sample of 100 names, seed 0" in line for line in description_lines(told[0]))
-    monkeypatch.setattr("data_prep.store.ROWS", 7)
-    assert describe(StoredTerminology.open(tmp_path / "t"), tokenizer) == told[0]
+    stored = StoredTerminology.open(tmp_path / "t")
+    first, second = (describe_terminology(stored, tokenizer, sample_size=100) for _ in range(2))
+    assert first == second
+    assert first.tokens.sampled == first.tokens.by_language["all"]["n"] == 100
+    assert len(first.tokens.histogram) == 100  # each name at most once
+    assert 150 < first.tokens.by_language["all"]["p50"] < 250
+    assert any("of a sample of 100 names, seed 0" in line for line in description_lines(first))
+    stored = StoredTerminology.open(tmp_path / "t", rows_per_batch=7)
+    assert describe_terminology(stored, tokenizer, sample_size=100) == first
 
 
-def test_describe_from_a_shell(tmp_path, run, tokenizer):
+def test_describe_command_prints_tables_and_json(tmp_path, run, tokenizer):
     names = [
         ("A", "en", "Fever", "preferred", "S"),
         ("A", "de", "Fieber", "preferred", "T"),
@@ -156,7 +157,7 @@ def test_describe_from_a_shell(tmp_path, run, tokenizer):
         "en   2   1",
         "de   1   1",
         "",
-        "1 strings name several concepts (case aside); 2 names are one of them",
+        "1 strings name several concepts (ignoring case); 2 names are one of them",
         "  fever: 2 concepts",
         "",
         "characters  names  median  95 %  99 %  longest",
@@ -164,33 +165,33 @@ def test_describe_from_a_shell(tmp_path, run, tokenizer):
         "en              3       5     9     9        9",
         "de              1       6     6     6        6",
         "",
-        f"tokens of {tokenizer}, special ones included, over all names",
+        f"tokens of {tokenizer}, including special tokens, of all names",
         "tokens  names  median  95 %  99 %  longest",
         "all         4       7    11    11       11",
         "en          3       7    11    11       11",
         "de          1       8     8     8        8",
     ]
-    assert imread(tmp_path / "p.png").shape[:2] == (1080, 1440)
+    assert imread(tmp_path / "p.png").shape[1] == 1800
     done = run("-m", "data_prep", "describe", tmp_path / "t", "--json")
     told = json.loads(done.stdout)
-    assert told["content"] == Terminology.load(tmp_path / "t").content_hash
+    assert told["content_hash"] == Terminology.load(tmp_path / "t").content_hash
     assert told["by_language"]["en"] == {"names": 3, "concepts": 2}
-    assert told["characters_histogram"] == {"5": 2, "6": 1, "9": 1}
+    assert told["characters"]["histogram"] == {"5": 2, "6": 1, "9": 1}
     assert "tokens" not in told
     assert built.names.num_rows == 4
 
 
-def test_long_tables_show_their_first_rows(tmp_path):
+def test_long_tables_show_first_rows(tmp_path):
     names = [(f"C{i}", "en", f"name {i}", "synonym", f"S{i:02}") for i in range(25)]
     terminology(tmp_path / "t", names)
-    told = describe(StoredTerminology.open(tmp_path / "t"))
-    lines = description_lines(told)
+    description = describe_terminology(StoredTerminology.open(tmp_path / "t"))
+    lines = description_lines(description)
     assert "and 5 more" in lines
     assert "no semantic types" in lines
-    assert len(told["by_source"]) == 25
+    assert len(description.by_source) == 25
 
 
-def test_nothing_overlaps_in_the_picture(tmp_path, tokenizer, monkeypatch):
+def test_texts_in_plot_neither_overlap_nor_are_cut_off(tmp_path, tokenizer, monkeypatch):
     """No two texts of the figure meet, and none is cut off, with as many and as long labels as there can be."""
     languages = ["en", "de", "ja", "zh", "fr", "pt", "ru", "tr", "pl", "nl", "id", "lt", "ko", "und"]
     names = [(f"C{i}", languages[min(i % 40, i % 14)], f"name {i} " * (i % 9 + 1), "synonym", f"{'SOURCE_WITH_A_LONG_NAME_' * 3}{i % 23}") for i in range(900)]  # fmt: skip
@@ -199,7 +200,7 @@ def test_nothing_overlaps_in_the_picture(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(
         Text, "draw", lambda self, *words, **named: (drawn.setdefault(id(self), self), draw(self, *words, **named))[1]
     )
-    plot(describe(StoredTerminology.open(tmp_path / "t"), tokenizer), tmp_path / "p.png")
+    save_plot(describe_terminology(StoredTerminology.open(tmp_path / "t"), tokenizer), tmp_path / "p.png")
     texts = [text for text in drawn.values() if text.get_text() and text.get_visible()]
     figure = texts[0].get_figure()
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -219,33 +220,31 @@ def test_nothing_overlaps_in_the_picture(tmp_path, tokenizer, monkeypatch):
     assert np.ptp(imread(tmp_path / "p.png")[..., :3]) > 0.5
 
 
-def test_what_cannot_be_a_tokenizer_is_one_line(tmp_path):
+def test_unreadable_tokenizer_is_a_data_error(tmp_path):
     terminology(tmp_path / "t", [("A", "en", "x", "synonym", "S")])
     (tmp_path / "tokenizer.json").write_text("{}")
     for name in (tmp_path / "t", tmp_path, "no/such-model"):
         with pytest.raises(
             DataError, match="expected a folder with tokenizer.json, such a file, or a model on the Hugging Face Hub"
         ) as caught:
-            describe(StoredTerminology.open(tmp_path / "t"), name)
+            describe_terminology(StoredTerminology.open(tmp_path / "t"), name)
         assert str(caught.value).startswith(f"{name}: ")
 
 
-def test_a_plot_is_refused_before_the_work(tmp_path, run, monkeypatch):
+def test_plot_of_unknown_format_is_refused_before_the_work(tmp_path, run):
     done = run("-m", "data_prep", "describe", tmp_path / "nothing", "--plot", tmp_path / "p.pdf")
-    assert (done.returncode, done.stderr) == (2, f"error: a plot is written as PNG: expected a file that ends in .png, found {tmp_path}/p.pdf\n")  # fmt: skip
-    monkeypatch.setattr("data_prep.describe.find_spec", lambda name: None)
-    with pytest.raises(ConfigError) as caught:
-        plot({}, tmp_path / "p.png")
-    assert str(caught.value) == '--plot needs matplotlib; install it: pip install "xsap[plot]"'
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: a plot is written as PNG or SVG: expected a file that ends in .png or .svg, found {tmp_path}/p.pdf\n",
+    )
 
 
-def test_describing_needs_no_torch(tmp_path, tokenizer):
+def test_describe_imports_neither_torch_nor_matplotlib(tmp_path, tokenizer):
     terminology(tmp_path / "t", [("A", "en", "x", "synonym", "S")])
     code = f"""
 import sys
-sys.argv = ["xsap-prepare", "describe", {str(tmp_path / "t")!r}, "--tokenizer", {str(tokenizer)!r}]
 from data_prep.__main__ import app
-app(standalone_mode=False)
+app(["describe", {str(tmp_path / "t")!r}, "--tokenizer", {str(tokenizer)!r}], standalone_mode=False)
 sys.exit(bool({{"torch", "transformers", "matplotlib"}} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0

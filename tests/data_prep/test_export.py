@@ -71,14 +71,14 @@ def test_what_is_written_is_what_a_plain_loop_pairs(tmp_path):
     possible = {f"C3||{a}||{b}" for a, b in combinations(sorted(f"n{i}" for i in range(12)), 2)}
     assert len(lines) == 51
     assert set(lines[1:]) < possible
-    assert (done.names_in, done.names, done.again, done.unwritable) == (18, 15, 1, 2)
-    assert (done.concepts, done.capped, done.pairs) == (2, 1, 51)
+    assert (done.names_in, done.names, done.duplicates, done.unwritable) == (18, 15, 1, 2)
+    assert (done.concepts, done.sampled, done.pairs) == (2, 1, 51)
     assert read_pairs(tmp_path / "pairs.txt").left[0] == "fever"
     metadata = json.loads((tmp_path / "pairs.txt.json").read_text())
-    assert (metadata["cap"], metadata["seed"], metadata["policy"]["case"]) == (50, 0, "lower")
-    cased = export_pairs(tmp_path / "t", tmp_path / "cased.txt", policy=TextPolicy(), languages={"en", "es"}, cap=3)
+    assert (metadata["pairs_per_concept"], metadata["seed"], metadata["policy"]["case"]) == (50, 0, "lower")
+    cased = export_pairs(tmp_path / "t", tmp_path / "cased.txt", policy=TextPolicy(), languages={"en", "es"}, pairs_per_concept=3)
     assert (tmp_path / "cased.txt").read_text().splitlines()[:2] == ["C1||Fever||Fiebre", "C1||Fever||fever"]
-    assert (cased.not_chosen, cased.pairs) == (2, 6)
+    assert (cased.other_languages, cased.pairs) == (2, 6)
 
 
 def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path):

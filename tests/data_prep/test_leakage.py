@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
-from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, hold_out, read_ledger, within_one_edit
+from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, hold_out, build_ledger, within_one_edit
 from data_prep.store import StoredTerminology
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
@@ -65,12 +65,12 @@ def test_every_edit_of_a_long_string_is_found():
     assert Neighborhood.from_strings([long, "x"]).pairs([*edited, *twice, long]) == [(0, j) for j in (*range(15), 30)]
 
 
-def test_a_hash_that_all_share_changes_nothing(monkeypatch):
+def test_a_hash_that_all_share_changes_nothing():
     rng = np.random.default_rng(2)
     left, right = (["".join(rng.choice(list("abc"), 4)) for _ in range(40)] for _ in range(2))
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
-    monkeypatch.setattr("data_prep.leakage._values", lambda: np.zeros(0x110000, np.uint64))
-    assert Neighborhood.from_strings(left).pairs(right) == expected
+    same_hash = np.zeros(0x110000, np.uint64)
+    assert Neighborhood.from_strings(left, same_hash).pairs(right) == expected
 
 
 def terminology(path, names, retired=()):
@@ -117,7 +117,7 @@ def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
     built = terminology(folder / "t", [*names, ("C", "en", "qqqqqqqq", "synonym")])
     table = build_mentions([m for m, _ in mentions], ["ja"] * len(mentions), [list(gold) for _, gold in mentions])
     stored = StoredTerminology.open(folder / "t")
-    ledger = read_ledger(stored, table)
+    ledger = build_ledger(stored, table)
 
     rows = built.names.to_pylist()
     leaks, edits = {}, [2] * len(rows)
@@ -146,7 +146,7 @@ def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
     held = Terminology.load(folder / "held")
     assert held.names.to_pylist() == [row for row, apart in zip(rows, edits, strict=True) if apart > 1]
     assert dict(counts.dropped) == {reason: n for reason, n in (("equal to a mention of its concept", edits.count(0)), ("one edit from a mention of its concept", edits.count(1))) if n}  # fmt: skip
-    again = read_ledger(StoredTerminology.open(folder / "held"), table)
+    again = build_ledger(StoredTerminology.open(folder / "held"), table)
     assert set(again.rows["status"].to_pylist()) <= {"seen: other", "near: other", "unseen"}
     preferred = dict(
         zip(built.concepts["concept_id"].to_pylist(), built.concepts["preferred_name"].to_pylist(), strict=True)
@@ -246,16 +246,15 @@ def test_all_held_out_is_refused(tmp_path, run):
     assert not (tmp_path / "held").exists()
 
 
-def test_a_batch_of_names_ends_anywhere(tmp_path, monkeypatch):
+def test_a_batch_of_names_ends_anywhere(tmp_path):
     built = terminology(
         tmp_path / "t",
         [(c, "en", name, "synonym") for c in "ABC" for name in ("fever", "fevers", "cough", "xyz", "熱")],
     )
     table = build_mentions(["Fever", "熱"], ["en", "ja"], [["A", "C"], ["B"]])
     stored = StoredTerminology.open(tmp_path / "t")
-    whole = read_ledger(stored, table)
-    monkeypatch.setattr("data_prep.store.ROWS", 2)
-    apart = read_ledger(stored, table)
+    whole = build_ledger(stored, table)
+    apart = build_ledger(StoredTerminology.open(tmp_path / "t", rows_per_batch=2), table)
     assert apart.rows.equals(whole.rows)
     assert apart.edits.tolist() == whole.edits.tolist()
     with Assembly() as assembly:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
-from data_prep.diff import COLUMNS, change_lines, changes, write_changes
+from data_prep.diff import COLUMNS, change_lines, find_changes, write_changes
 from data_prep.merge import map_terminology, merge_terminologies
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.terms.terminology import KINDS, NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
@@ -128,21 +128,21 @@ def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
 
 
 @settings(max_examples=40)
-@given(state=states, several=st.booleans(), keep_prefix=st.booleans())
-def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, several, keep_prefix):
+@given(state=states, keep_ambiguous=st.booleans(), keep_prefix=st.booleans())
+def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, keep_ambiguous, keep_prefix):
     folder = tmp_path_factory.mktemp("map")
     built = terminology(folder / "t", *state)
     concepts = {row["concept_id"]: row for row in built.concepts.to_pylist()}
     found = {c: [r for r in row["cross_references"] if re.fullmatch("U:.+", r)] for c, row in concepts.items()}
     chosen = {
-        c: [r if keep_prefix else r[2:] for r in rs] for c, rs in found.items() if len(rs) == 1 or (several and rs)
+        c: [r if keep_prefix else r[2:] for r in rs] for c, rs in found.items() if len(rs) == 1 or (keep_ambiguous and rs)
     }
     with Assembly() as assembly:
         if not any(found.values()):
             with pytest.raises(DataError, match="has no cross-references to 'U'"):
-                map_terminology(folder / "t", "U", assembly, several=several, keep_prefix=keep_prefix)
+                map_terminology(folder / "t", "U", assembly, keep_ambiguous=keep_ambiguous, keep_prefix=keep_prefix)
             return
-        mapped = map_terminology(folder / "t", "U:", assembly, several=several, keep_prefix=keep_prefix)
+        mapped = map_terminology(folder / "t", "U:", assembly, keep_ambiguous=keep_ambiguous, keep_prefix=keep_prefix)
         if not chosen:
             with pytest.raises(DataError, match="a terminology needs at least one name"):
                 save(assembly, mapped, folder / "out")
@@ -196,7 +196,7 @@ def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, sever
 def test_the_changes_make_the_new_state_of_the_old_one(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("diff")
     before, after = terminology(folder / "old", *old), terminology(folder / "new", *new)
-    with changes(folder / "old", folder / "new") as connection:
+    with find_changes(folder / "old", folder / "new") as connection:
         write_changes(connection, folder / "changes.tsv")
         told = change_lines(connection)
     header, *lines = [line.split("\t") for line in (folder / "changes.tsv").read_text(encoding="utf-8").splitlines()]
@@ -266,7 +266,7 @@ def test_a_reference_to_itself_is_none_to_keep(tmp_path):
         [("M:0", "M:2", "same"), ("HP:2", None, "deleted")],
     )
     with Assembly() as assembly:
-        mapped = map_terminology(tmp_path / "t", "HP", assembly, several=True, keep_prefix=True)
+        mapped = map_terminology(tmp_path / "t", "HP", assembly, keep_ambiguous=True, keep_prefix=True)
         written, _ = save(assembly, mapped, tmp_path / "out")
     assert lists([written.concepts], "cross_references") == {
         "HP:1": ["V:1"],
@@ -296,7 +296,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
     for name in "ab":
         terminology(tmp_path / name, [("A", "en", "x", "synonym", "S")])
     (tmp_path / "b" / "names.parquet").write_bytes((tmp_path / "b" / "names.parquet").read_bytes()[:-1] + b"?")
-    with pytest.raises(ArtifactError, match="its hash is not the manifest's"), changes(tmp_path / "a", tmp_path / "b"):
+    with pytest.raises(ArtifactError, match="its hash is not the manifest's"), find_changes(tmp_path / "a", tmp_path / "b"):
         pass
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.retired import DELETED, IN_A_CIRCLE, NOT_THE_SAME, Successors, update_mentions
+from data_prep.retired import DELETED, CIRCULAR, NOT_THE_SAME, Successors, update_gold
 from xsap.terms.mentions import build_mentions, read_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RELATIONS, RETIRED_SCHEMA, Terminology
 
@@ -51,8 +51,8 @@ FATES = {
     "S5": ["B"],
     "S6": ["elsewhere"],
     "unheard-of": ["unheard-of"],
-    "R3": IN_A_CIRCLE,
-    "R5": IN_A_CIRCLE,
+    "R3": CIRCULAR,
+    "R5": CIRCULAR,
     "R6": NOT_THE_SAME,
     "R7": NOT_THE_SAME,
     "R8": NOT_THE_SAME,
@@ -80,7 +80,7 @@ def test_updating_is_what_a_walk_gives(rows, alive, gold):
     mentions = build_mentions(
         [f"m{i}" for i in range(len(gold))], ["de"] * len(gold), gold, start=list(range(len(gold)))
     )
-    update = update_mentions(mentions, table(rows), living(*sorted(alive)))
+    update = update_gold(mentions, table(rows), living(*sorted(alive)))
     retired = {one for one, _, _ in rows} - alive
 
     def walk(one, passed):
@@ -96,9 +96,9 @@ def test_updating_is_what_a_walk_gives(rows, alive, gold):
     assert update.mentions["start"].to_pylist() == kept
     assert (update.counts.rows_in, update.counts.kept) == (len(gold), len(kept))
     assert sum(update.identifiers.values()) == sum(map(len, gold))
-    fates = Counter()
+    outcomes = Counter()
     for one in (one for ids in gold for one in ids):
-        fates[
+        outcomes[
             "gone"
             if not walk(one, set())
             else "here"
@@ -107,11 +107,11 @@ def test_updating_is_what_a_walk_gives(rows, alive, gold):
             if one not in retired
             else "replaced"
         ] += 1
-    told = update.identifiers
-    assert told.get("in use", 0) == fates["here"]
-    assert told.get("unknown to the terminology, kept as they are", 0) == fates["unknown"]
-    assert told.get("replaced by their successors", 0) == fates["replaced"]
-    assert sum(n for fate, n in told.items() if fate.startswith("left out: ")) == fates["gone"]
+    found = update.identifiers
+    assert found.get("in use", 0) == outcomes["here"]
+    assert found.get("not in the terminology, kept", 0) == outcomes["unknown"]
+    assert found.get("replaced by successors", 0) == outcomes["replaced"]
+    assert sum(n for outcome, n in found.items() if outcome.startswith("removed: ")) == outcomes["gone"]
 
 
 def test_update_mentions_from_a_shell(tmp_path, run):
@@ -137,13 +137,13 @@ def test_update_mentions_from_a_shell(tmp_path, run):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/n.tsv: 4 mentions",
-        "gold identifiers                                          7",
-        "  replaced by their successors                            2",
-        "  in use                                                  1",
-        "  left out: deleted, without a successor                  1",
-        "  left out: only broader, narrower or related successors  1",
-        "  left out: successors that lead back to it               1",
-        "  unknown to the terminology, kept as they are            1",
+        "gold identifiers                                         7",
+        "  replaced by successors                                 2",
+        "  in use                                                 1",
+        "  not in the terminology, kept                           1",
+        "  removed: deleted, without a successor                  1",
+        "  removed: only broader, narrower or related successors  1",
+        "  removed: successors that lead back to it               1",
         "",
         "mentions in           5",
         "kept                  4",

@@ -268,7 +268,7 @@ def test_files_are_found_in_a_folder_or_beside_or_where_they_are_said_to_be(tmp_
     assert alone.mrsty is None
     assert UmlsFiles.find(tmp_path, mrsty=moved).mrsty == moved
     assert read(alone)[0].concepts["semantic_types"].to_pylist() == [[]]
-    with pytest.raises(DataError, match="a selection of semantic types needs MRSTY.RRF, found none beside it"):
+    with pytest.raises(DataError, match="a choice of semantic types needs MRSTY.RRF, found none beside it"):
         read(alone, RowSelection(semantic_types={"T047"}))
     with pytest.raises(DataError, match="trade names need MRREL.RRF, found none beside it"):
         read(alone, tradenames=True)
@@ -280,7 +280,7 @@ def test_files_are_found_in_a_folder_or_beside_or_where_they_are_said_to_be(tmp_
 def test_gzip_gives_the_same_terminology(tmp_path):
     files = write(tmp_path, [row(), row(CUI="C2", LAT="SPA")], relations=[("C1", "tradename_of", "C2", "N")])
     plain = read(files, tradenames=True)[0]
-    for file in files.present():
+    for file in files.existing():
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
     packed = read(UmlsFiles.find(tmp_path), tradenames=True)[0]

@@ -25,7 +25,7 @@ def test_every_file_arrives_with_its_terms(offered):
     assert (offered / "out" / "a.txt").read_bytes() == b"one"
     assert (offered / "out" / "deep" / "b.txt").read_bytes() == b"two" * 1_000_000
     manifest = read_manifest(offered / "out", "download")
-    assert (manifest["licence"], sorted(manifest["files"])) == ("CC0", ["a.txt", "deep/b.txt"])
+    assert (manifest["license"], sorted(manifest["files"])) == ("CC0", ["a.txt", "deep/b.txt"])
     with pytest.raises(ArtifactError, match="exists already"):
         download("mine", offered / "out")
 
