@@ -1,9 +1,11 @@
-"""Every setting of a training run, its type, its default and its bounds: a TOML file states only what differs, `--set` what differs again.
+"""Settings of a training run: their types, defaults, bounds and meanings.
 
-Settings are frozen, and an unknown key is an error that names the nearest known one. The doors read them; no class takes a settings
-object, so each part can be used, and tested, with plain arguments.
+A TOML file states what differs from the defaults here, and `--set` what differs from the file. Settings are frozen; an unknown key is an
+error that suggests a known one, by spelling or by meaning. Only `xsap.training.run` takes a settings object; all other parts of training
+take plain arguments, so that they can be used and tested alone.
 """
 
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from xsap.errors import ConfigError, did_you_mean
 from xsap.text import Case, Form
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
+_Positive = Annotated[int, Field(gt=0)]
+_NotNegative = Annotated[int, Field(ge=0)]
+_Amount = Annotated[float, Field(ge=0)]
+_Scale = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
@@ -24,109 +27,161 @@ class _Section(BaseModel):
 
 
 class Sampling(_Section):
-    """Which names meet in a batch."""
+    """Which names make up a batch."""
 
-    mode: Literal["pairs", "groups"] = "pairs"
-    languages: str = "all_syn"  # the paper's names: all_syn, en_syn, en+es_syn
-    anchor_language: str | None = None  # a language of which every pair or group has a name
-    pairs_per_concept: Positive = 50
-    names_per_concept: Annotated[int, Field(ge=2)] = 4
-    shuffle: bool = True
-    language_temperature: Annotated[float, Field(ge=0, le=1)] = 1.0  # groups: 1: names as they come; 0: languages alike
-    hard_negatives: Natural = 0  # groups: of how many nearest concepts each drawn one brings names into the batch
-    auxiliary_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of a step, where there is a second source
-    hard_negatives_refresh_steps: Positive = 500  # steps until the nearest concepts are looked up anew
-    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of tokens left out of the names of a step
+    mode: Literal["pairs", "groups"] = Field(
+        default="pairs", description="Pairs of names of one concept, or groups of names per concept."
+    )
+    languages: str = Field(
+        default="all_syn", description="Languages of the names: all_syn, or such as en_syn or en+es_syn."
+    )
+    anchor_language: str | None = Field(default=None, description="A language of which every pair or group has a name.")
+    pairs_per_concept: _Positive = Field(
+        default=50, description="pairs: the largest number of pairs of a concept per epoch."
+    )
+    names_per_concept: int = Field(default=4, ge=2, description="groups: names of a concept per step.")
+    shuffle: bool = Field(default=True, description="Whether a file of pairs is taken in random order.")
+    language_temperature: float = Field(
+        default=1.0, ge=0, le=1, description="groups: 1 draws names as they are, 0 draws languages equally."
+    )
+    hard_negatives: _NotNegative = Field(
+        default=0, description="groups: how many of the nearest concepts of each drawn concept join the step."
+    )
+    hard_negatives_refresh_steps: _Positive = Field(
+        default=500, description="Steps between searches for the nearest concepts with the model as it is."
+    )
+    auxiliary_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Fraction of a step that comes from the auxiliary terminology, if there is one.",
+    )
+    token_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Fraction of tokens left out of the names of a step."
+    )
 
 
 class Batch(_Section):
-    """How much makes one step, over all processes."""
+    """The size of a step, over all processes."""
 
-    pairs: Positive = 256
-    names: Positive = 512
-    chunk: Natural = 0  # names encoded at once on each process, for batches that memory can't hold; 0: all
+    pairs: _Positive = Field(default=256, description="sampling.mode = pairs: pairs per step.")
+    names: _Positive = Field(default=512, description="sampling.mode = groups: names per step.")
+    chunk: _NotNegative = Field(
+        default=0,
+        description="Names encoded at a time on each process, for batches that do not fit into memory; 0: all.",
+    )
 
 
 class Loss(_Section):
-    """What makes vectors agree. Each loss reads only the settings that its formula has."""
+    """The loss. Each reads only the settings of its own formula."""
 
-    name: Literal["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"] = "multi_similarity"
-    miner: Literal["triplet_margin", "none"] = "triplet_margin"
-    margin: Amount = 0.2  # the miner's
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    beta: Annotated[float, Field(gt=0)] = 60.0
-    base: float = 0.5
-    temperature: Annotated[float, Field(gt=0)] = 0.05
-    m: float = 0.4  # circle
-    gamma: Annotated[float, Field(gt=0)] = 80.0  # circle
-    triplet_margin: Amount = 0.2
-    neg_margin: float = 1.0  # lifted_structure
-    pos_margin: float = 0.0  # lifted_structure
-    softmax_scale: Annotated[float, Field(gt=0)] = 10.0  # nca
+    name: Literal["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"] = Field(
+        default="multi_similarity", description="Which loss."
+    )
+    miner: Literal["triplet_margin", "none"] = Field(
+        default="triplet_margin", description="Which pairs enter the loss: those of hard triplets, or all."
+    )
+    margin: _Amount = Field(default=0.2, description="Margin of the miner.")
+    alpha: _Scale = Field(default=1.0, description="multi_similarity: scale of positive pairs.")
+    beta: _Scale = Field(default=60.0, description="multi_similarity: scale of negative pairs.")
+    base: float = Field(default=0.5, description="multi_similarity: cosine that pairs are compared with.")
+    temperature: _Scale = Field(default=0.05, description="info_nce: divides the cosines.")
+    m: float = Field(default=0.4, description="circle: margin.")
+    gamma: _Scale = Field(default=80.0, description="circle: scale.")
+    triplet_margin: _Amount = Field(default=0.2, description="triplet: margin.")
+    neg_margin: float = Field(default=1.0, description="lifted_structure: margin of negative pairs.")
+    pos_margin: float = Field(default=0.0, description="lifted_structure: margin of positive pairs.")
+    softmax_scale: _Scale = Field(default=10.0, description="nca: multiplies the squared distances.")
 
 
 class Optim(_Section):
     """AdamW and its learning rate."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    weight_decay: Amount = 0.01
-    schedule: Literal["constant", "linear"] = "constant"
-    warmup_steps: Natural = 0
-    max_grad_norm: Amount = 0.0  # largest norm of the gradient; 0: any
+    learning_rate: _Scale = Field(default=2e-5, description="Highest learning rate.")
+    weight_decay: _Amount = Field(default=0.01, description="Weight decay, on every parameter.")
+    schedule: Literal["constant", "linear"] = Field(
+        default="constant", description="Learning rate after the warm-up: constant, or linear to zero."
+    )
+    warmup_steps: _NotNegative = Field(default=0, description="Steps of linear warm-up.")
+    max_grad_norm: _Amount = Field(default=0.0, description="Norm that gradients are clipped to; 0: no clipping.")
 
 
 class Checkpoint(_Section):
-    """How often a run's state is saved, and how many of them are kept."""
+    """Saving the state of a run, so that it can be resumed."""
 
-    save_steps: Natural = 1000  # steps; 0: never
-    save_total_limit: Positive = 2
+    save_steps: _NotNegative = Field(default=1000, description="Steps between checkpoints; 0: none.")
+    save_total_limit: _Positive = Field(default=2, description="Checkpoints to keep.")
 
 
 class Evaluation(_Section):
-    """Mentions that are linked into the terminology's English names during training."""
+    """Linking mentions to a dictionary's English names during training."""
 
-    mentions: Path | None = None
-    dictionary: Path | None = None  # a terminology; the training one, unless given
-    eval_steps: Natural = 0  # steps; 0: only before the first and after the last
+    mentions: Path | None = Field(
+        default=None, description="Mentions with their concepts; without them nothing is evaluated."
+    )
+    dictionary: Path | None = Field(
+        default=None, description="A terminology folder; by default the one that is trained on."
+    )
+    eval_steps: _NotNegative = Field(
+        default=0, description="Steps between evaluations; 0: only before the first and after the last step."
+    )
 
 
 class Text(_Section):
-    """The text policy of a model that has none yet: one from scratch, or a bare folder."""
+    """Normalization of names, for a base that does not state it."""
 
-    case: Case = "cased"
-    unicode: Form = "NFC"
+    case: Case = Field(default="cased", description="Whether names are lower-cased.")
+    unicode: Form = Field(default="NFC", description="Unicode normal form; none: names are used exactly as they are.")
 
 
 class Scratch(_Section):
-    """The size of a model that starts from nothing."""
+    """The size of a new model, for base = scratch."""
 
-    vocabulary_size: Positive = 16_000
-    layers: Positive = 2
-    hidden: Positive = 256
-    heads: Positive = 4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    vocabulary_size: _Positive = Field(default=16_000, description="Largest number of pieces of its vocabulary.")
+    layers: _Positive = Field(default=2, description="Transformer layers.")
+    hidden: _Positive = Field(default=256, description="Components of a vector.")
+    heads: _Positive = Field(default=4, description="Attention heads; must divide scratch.hidden.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout rate.")
 
 
 class Settings(_Section):
     """A whole run."""
 
-    base: str = "FacebookAI/xlm-roberta-base"  # hub id, folder, or "scratch"
-    terminology: Path | None = None
-    auxiliary: Path | None = None  # a terminology of general-domain pairs, say, that each step also takes names from
-    pairs: Path | None = None  # instead of a terminology: lines id||name||name
-    output: Path
-    overwrite: bool = False
-    resume: Literal["auto", "never"] = "never"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    pooling: Literal["cls", "mean", "mean_all"] | None = (
-        None  # of a base that doesn't say; from scratch, unless given: cls
+    base: str = Field(
+        default="FacebookAI/xlm-roberta-base",
+        description="Model to start from: a folder, an id of the Hugging Face hub, or scratch for a new one.",
     )
-    max_length: Annotated[int, Field(ge=3)] | None = None
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    epochs: Positive = 1
-    max_steps: Natural | None = None  # 0: write the untrained model
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
-    tracker: str | None = None  # any that Accelerate knows: tensorboard, wandb, …
+    terminology: Path | None = Field(default=None, description="Terminology folder to train on.")
+    pairs: Path | None = Field(
+        default=None, description="File of id||name||name lines to train on, instead of a terminology."
+    )
+    auxiliary: Path | None = Field(
+        default=None,
+        description="A second terminology that each step takes names from, such as general-domain translations.",
+    )
+    output: Path = Field(description="Folder of the run.")
+    overwrite: bool = Field(default=False, description="Whether to replace an earlier run in that folder.")
+    resume: Literal["auto", "never"] = Field(
+        default="never", description="auto: continue an earlier run in that folder from its newest checkpoint."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of sampling, dropout and new weights.")
+    pooling: Literal["cls", "mean", "mean_all"] | None = Field(
+        default=None, description="Pooling, for a base that does not state it; for scratch by default cls."
+    )
+    max_length: Annotated[int, Field(ge=3)] | None = Field(
+        default=None, description="Tokens after which names are truncated; by default what the base states, else 25."
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        default="no", description="Mixed precision; fp16 needs a GPU."
+    )
+    epochs: _Positive = Field(default=1, description="Epochs to train.")
+    max_steps: _NotNegative | None = Field(
+        default=None, description="Steps to train, instead of epochs; 0: save the untrained model."
+    )
+    max_minutes: _Scale | None = Field(default=None, description="Minutes after which training stops.")
+    tracker: str | None = Field(
+        default=None, description="Experiment tracker that Accelerate supports: tensorboard, wandb, …"
+    )
     sampling: Sampling = Sampling()
     batch: Batch = Batch()
     loss: Loss = Loss()
@@ -137,11 +192,62 @@ class Settings(_Section):
     scratch: Scratch = Scratch()
 
 
+# what settings are called elsewhere: transformers, sentence-transformers, the original SapBERT code
+OTHER_NAMES = {
+    "sampling.anchor_language": ["anchor"],
+    "sampling.auxiliary_fraction": ["second_share"],
+    "sampling.hard_negatives": ["hard_concepts", "num_negatives"],
+    "batch.pairs' or 'batch.names": ["batch_size", "train_batch_size", "per_device_train_batch_size"],
+    "batch.chunk": ["gradient_accumulation_steps", "mini_batch_size", "micro_batch_size"],
+    "loss.name": ["criterion", "objective"],
+    "loss.miner": ["use_miner", "type_of_triplets"],
+    "loss.margin": ["miner_margin"],
+    "loss.temperature": ["tau", "temp"],
+    "loss.gamma": ["scale"],
+    "optim.learning_rate": ["lr"],
+    "optim.weight_decay": ["decay", "wd"],
+    "optim.schedule": ["scheduler", "lr_scheduler", "lr_scheduler_type"],
+    "optim.warmup_steps": ["warmup", "warmup_ratio"],
+    "optim.max_grad_norm": ["clip", "grad_clip", "clip_grad_norm", "gradient_clipping", "max_norm"],
+    "checkpoint.save_steps": ["checkpoint_step", "checkpoint_steps", "save_every", "save_checkpoint_all"],
+    "checkpoint.save_total_limit": ["keep", "max_checkpoints"],
+    "evaluation.mentions": ["dev_file", "eval_file", "validation_file"],
+    "evaluation.eval_steps": ["evaluation_steps", "eval_every"],
+    "text.case": ["lowercase", "lower_case", "do_lower_case"],
+    "scratch.vocabulary_size": ["vocab_size"],
+    "scratch.layers": ["num_layers", "num_hidden_layers"],
+    "scratch.hidden": ["hidden_size", "dimension"],
+    "scratch.heads": ["num_heads", "num_attention_heads"],
+    "base": ["model", "model_name", "model_name_or_path", "model_dir", "pretrained_model"],
+    "terminology' or 'pairs": ["train_dir", "train_file", "data", "dataset"],
+    "auxiliary": ["second"],
+    "output": ["output_dir", "out", "save_dir"],
+    "overwrite": ["overwrite_output_dir", "force"],
+    "resume": ["resume_from_checkpoint"],
+    "seed": ["random_seed"],
+    "pooling": ["agg_mode", "pooling_mode"],
+    "max_length": ["max_seq_length", "max_len"],
+    "mixed_precision": ["precision", "fp16", "bf16", "amp", "dtype"],
+    "epochs": ["epoch", "num_epochs", "num_train_epochs"],
+    "max_steps": ["steps", "total_steps", "max_train_steps", "train_steps"],
+    "max_minutes": ["minutes", "max_time", "time_limit"],
+    "tracker": ["report_to", "wandb", "log_with"],
+}
+
+
 def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Settings:
-    """A TOML file (none: the defaults) and `key=value` strings, later ones winning, as Settings. Raises ConfigError, one line."""
-    where: dict[str, str] = {}
+    """Read the settings of a run.
+
+    Args:
+        file: A TOML file; None for the defaults.
+        overrides: `key=value` strings, which take precedence over the file, later ones over earlier ones.
+
+    Raises:
+        ConfigError: A setting is unknown, missing or not valid.
+    """
+    sources: dict[str, str] = {}  # key → the file or option that sets it
     tree = _read_toml(Path(file)) if file else {}
-    _note(tree, (), str(file), where)
+    _note_sources(tree, (), str(file), sources)
     for override in overrides:
         path, value = _parse(override)
         branch = tree
@@ -150,19 +256,77 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
             if not isinstance(branch, dict):
                 raise ConfigError(f"--set {override}: '{part}' is a value, not a section")
         branch[path[-1]] = value
-        where |= {".".join(path[:end]): f"--set {override}" for end in range(1, len(path) + 1)}
+        sources |= {".".join(path[:end]): f"--set {override}" for end in range(1, len(path) + 1)}
+    settings, problems = None, []
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error.errors()[0], where)) from None
-    if (settings.terminology is None) == (settings.pairs is None):
-        found, remedy = (
-            ("none", "terminology=FOLDER")
-            if settings.pairs is None
-            else ("both", "pairs=null, or --set terminology=null")
-        )
-        raise ConfigError(f"exactly one of 'terminology' and 'pairs' must be set, found {found}; add --set {remedy}")
+        for details in error.errors():
+            if details["type"] != "missing":
+                raise ConfigError(_explain(details, sources)) from None
+            key = ".".join(str(part) for part in details["loc"])
+            problems.append((f"the setting '{key}' must be given", f"{key}=…"))
+    given = [key for key in ("terminology", "pairs") if tree.get(key) is not None]
+    if len(given) != 1:
+        found, remedy = ("both", "pairs=null, or --set terminology=null") if given else ("none", "terminology=FOLDER")
+        problems.append((f"exactly one of 'terminology' and 'pairs' must be set, found {found}", remedy))
+    if settings is None or problems:
+        what, remedies = zip(*problems, strict=True)
+        raise ConfigError(f"{'; '.join(what)}; add {' '.join(f'--set {remedy}' for remedy in remedies)}")
     return settings
+
+
+def describe_settings(width: int = 80) -> str:
+    """All settings with type, default and meaning, section by section.
+
+    Args:
+        width: Columns of the text.
+    """
+    schema = Settings.model_json_schema()
+    root: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for name, field in schema["properties"].items():
+        references = [part["$ref"] for part in (field, *field.get("anyOf", ())) if "$ref" in part]
+        if references:
+            sections[name] = schema["$defs"][references[0].rpartition("/")[2]]
+        else:
+            root[name] = field
+    lines = _describe_section("", root, schema["required"], width)
+    for name, section in sections.items():
+        lines += ["", textwrap.fill(f"[{name}] {section['description']}", width)]
+        lines += _describe_section(f"{name}.", section["properties"], (), width)
+    return "\n".join(lines)
+
+
+def _describe_section(prefix: str, fields: dict[str, Any], required: Sequence[str], width: int) -> list[str]:
+    lines = []
+    for name, field in fields.items():
+        default = "required" if name in required else f"default {_as_toml(field.get('default'))}"
+        head = f"{prefix}{name} ({_type_name(field)}; {default})"
+        lines += textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        text = field["description"]
+        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return lines
+
+
+def _type_name(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return next(_type_name(part) for part in field["anyOf"] if part["type"] != "null")
+    if "enum" in field:
+        return " | ".join(field["enum"])
+    if field["type"] == "boolean":
+        return "true | false"
+    if field["type"] == "string":
+        return "path" if field.get("format") == "path" else "text"
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    bounds = [f"{sign} {_as_toml(field[key])}" for key, sign in signs.items() if key in field]
+    return f"{field['type']} {' and '.join(bounds)}".strip()
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -183,45 +347,41 @@ def _parse(override: str) -> tuple[list[str], Any]:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         parsed = {}
-    plain = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
-    value = parsed["value"] if plain else text  # a bare word, such as a path, or a folder named by a date
+    is_value = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
+    value = parsed["value"] if is_value else text  # otherwise a bare word, such as a path, or a folder named by a date
     return path, None if text == "null" else value
 
 
-def _note(tree: dict[str, Any], path: tuple[str, ...], where: str, into: dict[str, str]) -> None:
+def _note_sources(tree: dict[str, Any], path: tuple[str, ...], source: str, sources: dict[str, str]) -> None:
     for key, value in tree.items():
-        into[".".join((*path, key))] = where
+        sources[".".join((*path, key))] = source
         if isinstance(value, dict):
-            _note(value, (*path, key), where, into)
+            _note_sources(value, (*path, key), source, sources)
 
 
-def _explain(error: Any, where: dict[str, str]) -> str:
+def _explain(error: Any, sources: dict[str, str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    place = f" in {where[key]}" if key in where else ""
+    source = f" in {sources[key]}" if key in sources else ""
     if error["type"] == "extra_forbidden":
-        return f"unknown setting '{key}'{place}{_suggestion(key)}"
-    if error["type"] == "missing":
-        return f"the setting '{key}' must be given; add --set {key}=…"
-    return f"setting '{key}'{place}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
+        return f"unknown setting '{key}'{source}{_suggest(key)}"
+    return f"setting '{key}'{source}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
 
 
-def _suggestion(key: str) -> str:
-    """The setting that an unknown one may mean: one of its name elsewhere, else a similar one in its section, else a similar one anywhere."""
+def _suggest(key: str) -> str:
+    """A hint at the setting that an unknown one may mean: by its name or what it is called elsewhere, its own section first."""
     section, _, name = key.rpartition(".")
-    places: dict[str, list[str]] = {}  # name → the sections that have it
-    for known in _keys(Settings):
-        places.setdefault(known.rpartition(".")[2], []).append(known.rpartition(".")[0])
-    beside = [] if name in places else [known for known, sections in places.items() if section in sections]
-    return did_you_mean(name, beside) or did_you_mean(
-        name, places, show=lambda near: f"'{'.'.join(filter(None, (places[near][0], near)))}'"
-    )
+    meant = {other: known for known, others in OTHER_NAMES.items() for other in others}
+    for known in sorted(setting_names(), key=lambda known: known.rpartition(".")[0] == section):
+        meant[known.rpartition(".")[2]] = known
+    return did_you_mean(name, meant, show=lambda similar: f"'{meant[similar]}'")
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """The names of all settings and sections, such as `optim` and `optim.learning_rate`."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys += _keys(kind, f"{prefix}{name}.")
+                keys += setting_names(kind, f"{prefix}{name}.")
     return keys

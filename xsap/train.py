@@ -1,28 +1,40 @@
-"""`accelerate launch xsap/train.py --config F --set k=v`: trains an encoder, from any directory, in a checkout or installed."""
+"""Train an encoder: `accelerate launch xsap/train.py --config FILE --set KEY=VALUE`, in a checkout or installed, from any directory."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-# Run as a script, Python puts this folder first on the path, where our names could hide others'; the checkout's root belongs there.
+# Python puts a script's folder first on the path, where modules of xsap could hide others; the checkout's root belongs there.
 if __name__ == "__main__" and sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from xsap import __version__
+from xsap.config import describe_settings, load_settings
+from xsap.errors import ConfigError
+from xsap.terminal import exit_codes
+
+PROGRAM = "xsap/train.py"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See {PROGRAM} --help")
+
 
 def main() -> None:
-    """Read the settings, run, and print the model's folder. Exits with 2 and one line on wrong use or bad input."""
-    parser = argparse.ArgumentParser(
-        prog="accelerate launch xsap/train.py", description="Train an encoder on a terminology's synonyms."
+    """Read the settings, train, and print the model's folder."""
+    parser = _Parser(
+        prog=f"accelerate launch {PROGRAM}",
+        description="Train an encoder on the synonyms of a terminology.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"settings, in a TOML file or as --set KEY=VALUE:\n{describe_settings()}",
     )
-    parser.add_argument("--config", metavar="FILE", help="settings in TOML; configs/train/ has some to start from")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="one more setting; may be repeated"
-    )
-    arguments = parser.parse_args()
-    from xsap.config import load_settings
-    from xsap.errors import XsapError
-
-    try:
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings; see configs/train/")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
+    parser.add_argument("--version", action="version", version=f"xsap {__version__}")
+    with exit_codes(PROGRAM, if_interrupted="interrupted; resume with --set resume=auto"):
+        arguments = parser.parse_args()
         settings = load_settings(arguments.config, arguments.set)
         from accelerate import PartialState
 
@@ -31,15 +43,6 @@ def main() -> None:
         model = run(settings)
         if PartialState().is_main_process:
             print(model)
-    except XsapError as error:
-        print("error:", *str(error).splitlines(), file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; continue with --set resume=auto", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
