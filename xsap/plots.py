@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from io import StringIO
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COLORS = ("#1651fd", "#f76615", "#1da67c", "#c0028b", "#8b5a31", "#9a85d6")
 GREY = "#7d8691"
 POINTS_PER_LINE = 1000
-SUFFIXES = (".png", ".svg")
+_NO_MATPLOTLIB = "charts need matplotlib, found none. Install it: pip install 'xsap[plot]'"
 _INK = "#1d2733"  # replaced by currentColor in SVG
 _DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -49,6 +49,9 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.linewidth": 0.6,
+    "grid.color": _INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 8,
@@ -68,8 +71,8 @@ class Bar(NamedTuple):
 class Line:
     """A line of a chart: (n,) x, ascending, and (n,) y, nan where the line breaks. low, high: (n,) limits of a band around it.
 
-    name: its entry in the legend; empty for none. style: "series" (a color, a dash and a marker by its number), "strong" (thick, in the
-    color of the text), "faint" (thin and pale), "reference" (grey).
+    name: entry in the legend; empty for none. style: "series" (color, dash and marker by number), "strong" (thick, in the color of the text) or
+    "faint" (thin and pale).
     """
 
     name: str
@@ -77,7 +80,7 @@ class Line:
     y: ArrayLike
     low: ArrayLike | None = None
     high: ArrayLike | None = None
-    style: Literal["series", "strong", "faint", "reference"] = "series"
+    style: Literal["series", "strong", "faint"] = "series"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,10 @@ def is_available() -> bool:
 
 def check_plot(path: Path | None) -> None:
     """Raise ConfigError if `save` could not write to `path`; call it before long work. None is always fine."""
-    if path is None:
-        return
-    if path.suffix.lower() not in SUFFIXES:
+    if path and path.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"a plot is written as PNG or SVG: expected a file that ends in .png or .svg, found {path}")
-    _require_matplotlib()
+    if path and not is_available():
+        raise ConfigError(_NO_MATPLOTLIB)
 
 
 def to_svg(plots: Plot | Sequence[Plot], *, title: str = "", columns: int = 1) -> str:
@@ -119,9 +121,8 @@ def to_svg(plots: Plot | Sequence[Plot], *, title: str = "", columns: int = 1) -
     """
     with _drawn(plots, columns, "") as figure:
         stream = StringIO()
-        figure.savefig(
-            stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     svg = re.sub(r'<g id="[^"]*">', "<g>", stream.getvalue())  # ids that nothing refers to and that repeat in a page
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").strip()
     svg = re.sub(r' d="[^"]*"', lambda path: _LONG_DECIMAL.sub(r"\1", path[0]), svg)
@@ -179,9 +180,6 @@ def line_chart(
         stepped: Whether y stays until the next x, as of a cumulative distribution.
         width: Inches.
         height: Inches.
-
-    Returns:
-        The plot.
     """
 
     def draw(axes: "Axes") -> None:
@@ -195,9 +193,13 @@ def line_chart(
             axes.set_xlim(x_limits[0], x_limits[1] if x_limits[1] > x_limits[0] else x_limits[0] + 1)
         if any(finite):
             axes.set_ylim(*y_limits)
-        _format_ticks(axes, x_ticks)
-        axes.grid(True, color=_INK, alpha=0.13, linewidth=0.6)
-        if any(line.name for line in lines):
+        if x_ticks is not None:
+            axes.set_xticks(list(x_ticks))
+            axes.minorticks_off()
+        axes.xaxis.set_major_formatter("{x:,.6g}")
+        axes.yaxis.set_major_formatter("{x:,.6g}")
+        axes.grid()
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
 
     return Plot(width, height, draw)
@@ -213,9 +215,6 @@ def score_bars(
         systems: Names of the systems, for the legend.
         title: Heading of the chart.
         width: Inches; the height follows from the number of bars.
-
-    Returns:
-        The plot.
     """
     size = len(systems) + 0.7  # bars and the gap after them
 
@@ -228,25 +227,20 @@ def score_bars(
                 for column in zip(*bars, strict=True)
             )
             look: dict[str, Any] = {
-                "color": _color(number),
-                "hatch": _hatch(number),
-                "edgecolor": (1, 1, 1, 0.55),
+                "color": COLORS[number % len(COLORS)],
+                "hatch": _HATCHES[number % len(_HATCHES)],
                 "linewidth": 0,
             }
-            axes.barh(y, np.nan_to_num(value), height=0.86, label=_label(system), **look)
+            axes.barh(y, np.nan_to_num(value), 0.86, label=_label(system), edgecolor=(1, 1, 1, 0.55), **look)
             whiskers = np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0.0))
             axes.errorbar(value, y, xerr=whiskers, fmt="none", ecolor=_INK, elinewidth=0.9, capsize=1.8)
             for at, score, end in zip(y, value, np.fmax(value, high), strict=True):
                 if np.isfinite(score):
-                    axes.annotate(
-                        f"{score:.1f}", (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8
-                    )
+                    _annotate(axes, f"{score:.1f}", (end, at), (4, 0), va="center")
         axes.set_yticks(np.arange(len(groups)) * size + (len(systems) - 1) / 2, map(_printable, groups))
-        axes.set_ylim(len(groups) * size - 0.85, -0.85)
-        axes.set_xlim(0, 108)
-        axes.set_xticks(range(0, 101, 20))
+        axes.set(xlim=(0, 108), ylim=(len(groups) * size - 0.85, -0.85), xticks=range(0, 101, 20))
         axes.tick_params(axis="y", length=0)
-        axes.grid(True, axis="x", color=_INK, alpha=0.13, linewidth=0.6)
+        axes.grid(axis="x")
         _label_axes(axes, title, "percent", "")
         axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), handlelength=2.4, handleheight=1.2)
 
@@ -271,9 +265,6 @@ def horizontal_bars(
         highlighted: Which names get the first color; all others are grey. None: all of them.
         width: Inches.
         slots: Room for at least so many bars, so that a few are no thicker than many.
-
-    Returns:
-        The plot.
     """
     shown = labels if labels is not None else [f"{value:,.0f}" for value in values.values()]
 
@@ -282,9 +273,8 @@ def horizontal_bars(
         bars = axes.barh(range(len(values)), list(values.values()), color=colors, height=0.7)
         axes.bar_label(bars, [_printable(text) for text in shown], padding=4, fontsize=8)
         axes.set_yticks(range(len(values)), map(_printable, values))
-        axes.set_ylim(max(len(values), slots) - 0.5, -0.5)
-        axes.set_xlim(0, 1.22 * max([*values.values(), 1e-9]))
-        axes.set_xticks([])
+        end = 1.22 * max([*values.values(), 1e-9])
+        axes.set(xlim=(0, end), ylim=(max(len(values), slots) - 0.5, -0.5), xticks=[])
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         _label_axes(axes, title, "", "")
@@ -301,9 +291,6 @@ def reliability_diagram(
         bins: (mean confidence, fraction correct) of each bin, in [0, 1].
         title: Heading of the chart.
         background: The same of a larger group, drawn in grey.
-
-    Returns:
-        The plot, a square.
     """
 
     def draw(axes: "Axes") -> None:
@@ -328,23 +315,13 @@ def risk_coverage_diagram(
         title: Heading of the chart.
         background: The same of a larger group, drawn in grey.
         marks: Label → (coverage, risk) of points to be marked, such as thresholds.
-
-    Returns:
-        The plot, a square.
     """
 
     def draw(axes: "Axes") -> None:
         _draw_percent_axes(axes, curve, background, marker="")
         for label, (coverage, risk) in (marks or {}).items():
             axes.plot([100 * coverage], [100 * risk], "o", color=COLORS[1], markersize=5)
-            axes.annotate(
-                _printable(label),
-                (100 * coverage, 100 * risk),
-                (-4, 5),
-                textcoords="offset points",
-                fontsize=8,
-                ha="right",
-            )
+            _annotate(axes, label, (100 * coverage, 100 * risk), (-4, 5), ha="right")
         _label_axes(axes, title, "answered, %", "of them wrong, %")
 
     return Plot(3.4, 3.4, draw)
@@ -361,9 +338,6 @@ def heat_map(
         columns: Labels of the columns.
         title: Heading of the chart.
         maximum: Value of the darkest cell.
-
-    Returns:
-        The plot.
     """
     matrix = np.asarray(values, np.float64).reshape(len(rows), len(columns))
 
@@ -396,33 +370,26 @@ def thinned(y: NDArray[np.float64], points: int = POINTS_PER_LINE) -> NDArray[np
     return np.array(sorted(kept))
 
 
-def _require_matplotlib() -> None:
-    if not is_available():
-        raise ConfigError("charts need matplotlib, found none. Install it: pip install 'xsap[plot]'")
-
-
 @contextmanager
 def _drawn(plots: Plot | Sequence[Plot], columns: int, title: str) -> Iterator["Figure"]:
     """The plots in a grid, under our style whatever the user's matplotlibrc says."""
-    _require_matplotlib()
+    if not is_available():
+        raise ConfigError(_NO_MATPLOTLIB)
     from matplotlib import style
     from matplotlib.figure import Figure
 
     listed = [plots] if isinstance(plots, Plot) else list(plots)
     rows = [listed[start : start + columns] for start in range(0, len(listed), columns)]
     heights = [max(plot.height for plot in row) for row in rows]
-    widths = [max(row[i].width for row in rows if i < len(row)) for i in range(min(columns, len(listed)))]
+    widths = [max(plot.width for plot in listed[start::columns]) for start in range(min(columns, len(listed)))]
     with style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")  # drawn by the viewer's fonts
         figure = Figure(figsize=(sum(widths), sum(heights) + 0.35 * bool(title)), layout="constrained")
         if title:
             figure.suptitle(_printable(title), fontsize=11)
         grid = figure.subplots(len(rows), len(widths), squeeze=False, height_ratios=heights, width_ratios=widths)
-        for number, axes in enumerate(grid.flat):
-            if number < len(listed):
-                listed[number].draw(axes)
-            else:
-                axes.set_axis_off()
+        for axes, plot in zip_longest(grid.flat, listed):
+            plot.draw(axes) if plot else axes.set_axis_off()
         yield figure
 
 
@@ -432,21 +399,15 @@ def _draw_line(axes: "Axes", line: Line, number: int, stepped: bool) -> bool:
     finite = np.isfinite(y)
     if not finite.any():
         return False
-    look: dict[str, Any] = {"color": _color(number), "linewidth": 1.5}
+    kept = thinned(y)
+    look: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "linewidth": 1.5}
     if line.style == "series":
-        look |= {
-            "linestyle": _DASHES[number % len(_DASHES)],
-            "marker": _MARKERS[number % len(_MARKERS)],
-            "markersize": 3.5,
-        }
-        look |= {"markevery": max(1, len(thinned(y)) // 12)}
+        look |= {"linestyle": _DASHES[number % len(_DASHES)], "marker": _MARKERS[number % len(_MARKERS)]}
+        look |= {"markersize": 3.5, "markevery": max(1, len(kept) // 12)}
     elif line.style == "strong":
         look = {"color": _INK, "linewidth": 2.4}
-    elif line.style == "faint":
-        look |= {"linewidth": 0.7, "alpha": 0.45}
     else:
-        look = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (2, 3))}
-    kept = thinned(y)
+        look |= {"linewidth": 0.7, "alpha": 0.45}
     name = _label(line.name) if line.name else "_"
     axes.plot(x[kept], y[kept], label=name, drawstyle="steps-post" if stepped else "default", **look)
     beside = np.concatenate([[False], finite, [False]])
@@ -461,49 +422,21 @@ def _draw_line(axes: "Axes", line: Line, number: int, stepped: bool) -> bool:
 def _draw_percent_axes(
     axes: "Axes", points: Sequence[tuple[float, float]], background: Sequence[tuple[float, float]], *, marker: str
 ) -> None:
-    for pairs, color, width, dots in ((background, GREY, 1.2, ""), (points, COLORS[0], 1.8, marker)):
-        if pairs:
-            axes.plot(
-                *100 * np.array(pairs, np.float64).T,
-                color=color,
-                linewidth=width,
-                marker=dots,
-                markersize=4,
-                clip_on=not dots,
-            )
-    axes.set_xlim(0, 100)
-    axes.set_ylim(0, 100)
-    axes.set_xticks(range(0, 101, 25))
-    axes.set_yticks(range(0, 101, 25))
-    axes.set_aspect("equal")
-    axes.grid(True, color=_INK, alpha=0.13, linewidth=0.6)
+    look: dict[str, Any] = {"linewidth": 1.8, "marker": marker, "markersize": 4, "clip_on": not marker}
+    if background:
+        axes.plot(*100 * np.array(background, np.float64).T, color=GREY, linewidth=1.2)
+    axes.plot(*100 * np.array(points, np.float64).reshape(-1, 2).T, color=COLORS[0], **look)
+    ticks = range(0, 101, 25)
+    axes.set(xlim=(0, 100), ylim=(0, 100), xticks=ticks, yticks=ticks, aspect="equal")
+    axes.grid()
+
+
+def _annotate(axes: "Axes", text: str, point: tuple[float, float], offset: tuple[int, int], **alignment: Any) -> None:
+    axes.annotate(_printable(text), point, offset, textcoords="offset points", fontsize=8, **alignment)
 
 
 def _label_axes(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(_printable(title))
-    axes.set_xlabel(_printable(x_label))
-    axes.set_ylabel(_printable(y_label))
-
-
-def _format_ticks(axes: "Axes", x_ticks: Sequence[float] | None) -> None:
-    """Ticks as 12,000 or 0.00002, without matplotlib's offsets."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    if x_ticks is not None:
-        axes.set_xticks(list(x_ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.6g}".replace("e-0", "e-").replace("e+0", "e"))
-        )
-
-
-def _color(number: int) -> str:
-    return COLORS[number % len(COLORS)]
-
-
-def _hatch(number: int) -> str:
-    return _HATCHES[number % len(_HATCHES)]
+    axes.set(title=_printable(title), xlabel=_printable(x_label), ylabel=_printable(y_label))
 
 
 def _label(name: str) -> str:
@@ -512,5 +445,5 @@ def _label(name: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text without lone surrogates, which a path may have and no file can hold."""
+    """Text without lone surrogates, which a path may have but no file can hold."""
     return text.encode("utf-8", "replace").decode()

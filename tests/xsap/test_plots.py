@@ -88,7 +88,7 @@ def test_line_chart_with_logarithmic_x_puts_8_halfway_to_64():
 
 def test_ticks_are_numbers_for_people():
     form = axes_of(line_chart([Line("a", [0, 1], [0, 1])])).yaxis.get_major_formatter()
-    assert [form(value) for value in (12000, 0.5, 2e-5, 0)] == ["12,000", "0.5", "2e-5", "0"]
+    assert [form(value) for value in (12000, 0.5, 2e-5, 0)] == ["12,000", "0.5", "2e−05", "0"]
 
 
 def test_thinned_keeps_peaks_and_the_last_value():
