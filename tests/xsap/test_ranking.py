@@ -10,24 +10,23 @@ from hypothesis import strategies as st
 
 from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS
-from xsap.evaluation.protocols import Dictionary, concept_ranks, reference_ranks
-from xsap.linking import ranking
+from xsap.evaluation.protocols import ReferenceDictionary, concept_ranks, reference_ranks
 from xsap.linking.dictionary import NameConcepts
-from xsap.linking.ranking import NO_CONCEPT, rank_concepts
+from xsap.linking.ranking import NO_CONCEPT, Ranked, put_exact_first, rank_concepts
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 
 LISTS = pa.list_(pa.string())
 
 
-class TrimmedEmbedding:
-    """Finds names by a table of scores, (queries, names); of the names that `rows` leaves. Remembers how many it was asked for.
+class ScoreTable:
+    """Finds names by a table of scores, (queries, names), among `rows`. Remembers how many it was asked for.
 
-    What scores `floor` or less it may stand for any row: here for the last, and what it scored is lost.
+    For names that score `min_score` or less it gives the last row and that score.
     """
 
-    def __init__(self, scores, rows=None, floor=-np.inf):
-        self.scores, self.floor, self.asked = np.asarray(scores, np.float32), floor, []
+    def __init__(self, scores, rows=None, min_score=-np.inf):
+        self.scores, self.min_score, self.asked = np.asarray(scores, np.float32), min_score, []
         self.rows = np.arange(self.scores.shape[1]) if rows is None else np.array(sorted(rows), np.int64)
 
     def __call__(self, part, k):
@@ -36,16 +35,16 @@ class TrimmedEmbedding:
         found = [sorted(self.rows.tolist(), key=lambda row: (-self.scores[query, row], row))[:k] for query in part]
         rows = np.array(found, np.int64).reshape(len(part), k)
         scores = np.take_along_axis(self.scores[part], rows, axis=1)
-        fits = scores > self.floor
-        return np.where(fits, scores, self.floor).astype(np.float32), np.where(fits, rows, self.scores.shape[1] - 1)
+        fits = scores > self.min_score
+        return np.where(fits, scores, self.min_score).astype(np.float32), np.where(fits, rows, self.scores.shape[1] - 1)
 
 
-def plain_loop(scores, owners, wanted, *, rows=None, floor=-np.inf):
+def plain_loop(scores, lists, wanted, *, rows=None, min_score=-np.inf):
     """[(concept, row, score)] of one query: each concept by its best name, of equally good ones the lowest; then by score and concept."""
     best = {}
     for row, score in enumerate(scores):
-        if score > floor and (rows is None or row in rows):
-            for concept in owners[row]:
+        if score > min_score and (rows is None or row in rows):
+            for concept in lists[row]:
                 if concept not in best or score > best[concept][1]:
                     best[concept] = row, score
     ranked = sorted(best, key=lambda concept: (-best[concept][1], concept))[:wanted]
@@ -53,7 +52,7 @@ def plain_loop(scores, owners, wanted, *, rows=None, floor=-np.inf):
 
 
 def found(ranked, query):
-    """What `rank_concepts` says of a query, as the loop does. All that stands behind the last concept is filling."""
+    """What `rank_concepts` found for a query, as the loop has it. After the last concept there is only filling."""
     line = [array[query].tolist() for array in ranked]
     n = sum(concept != NO_CONCEPT for concept in line[0])
     assert all(concept == NO_CONCEPT for concept in line[0][n:])
@@ -61,8 +60,8 @@ def found(ranked, query):
     return list(zip(*line, strict=True))[:n]
 
 
-def owners_of(lists, known):
-    return NameConcepts.of(
+def concepts_of(lists, known):
+    return NameConcepts.from_ids(
         pa.array([[f"C{c:02}" for c in concepts] for concepts in lists], LISTS),
         pa.array([f"C{c:02}" for c in range(known)]),
     )
@@ -76,27 +75,33 @@ def owners_of(lists, known):
     queries=st.integers(1, 4),
     wanted=st.integers(1, 25),
 )
-def test_ranks_are_those_of_a_plain_loop(data, names, concepts, queries, wanted):
-    """Few scores, so that ties are many; names of several concepts and of none; concepts without a name; a floor; a part of the names."""
+def test_rank_concepts_matches_a_plain_loop(data, names, concepts, queries, wanted):
+    """Few scores, so that ties are many; names of several concepts and of none; concepts without a name; a minimal score; a part of the names."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     greatest = data.draw(st.integers(0, 3))
     scores = rng.integers(-greatest, greatest + 1, (queries, names))
     lists = [sorted(set(rng.integers(concepts, size=rng.integers(0, 4)).tolist())) for _ in range(names)]
-    floor = data.draw(st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 3.0]))
+    min_score = data.draw(st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 3.0]))
     rows = data.draw(st.none() | st.sets(st.integers(0, names - 1), min_size=1))
-    table = TrimmedEmbedding(scores, rows, floor)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_OVERFETCH", data.draw(st.integers(1, 4)))
-        patch.setattr(ranking, "_FETCHED", data.draw(st.sampled_from([1, 16, 1 << 24])))
-        ranked = rank_concepts(table, owners_of(lists, concepts), queries, wanted, total=len(table.rows), floor=floor)
+    table = ScoreTable(scores, rows, min_score)
+    sizes = {"names_per_concept": st.integers(1, 4), "names_per_search": st.sampled_from([1, 16, 1 << 24])}
+    ranked = rank_concepts(
+        table,
+        concepts_of(lists, concepts),
+        queries,
+        wanted,
+        total=len(table.rows),
+        min_score=min_score,
+        **{name: data.draw(size) for name, size in sizes.items()},
+    )
     assert {array.shape for array in ranked} == {(queries, min(wanted, concepts))}
     for query in range(queries):
-        assert found(ranked, query) == plain_loop(scores[query].tolist(), lists, wanted, rows=rows, floor=floor)
+        assert found(ranked, query) == plain_loop(scores[query].tolist(), lists, wanted, rows=rows, min_score=min_score)
 
 
-def test_an_answer_by_hand():
+def test_rank_concepts_gives_the_answer_found_by_hand():
     lists = [[1], [0, 2], [2], [1, 3]]
-    ranked = rank_concepts(TrimmedEmbedding([[5, 7, 7, 5], [0, 0, 9, 0]]), owners_of(lists, 4), 2, 3)
+    ranked = rank_concepts(ScoreTable([[5, 7, 7, 5], [0, 0, 9, 0]]), concepts_of(lists, 4), 2, 3)
     assert found(ranked, 0) == [
         (0, 1, 7),
         (2, 1, 7),
@@ -106,76 +111,112 @@ def test_an_answer_by_hand():
     assert [array.dtype for array in ranked] == [np.int64, np.int64, np.float32]
 
 
-def test_names_are_fetched_until_the_answer_is_sure_and_no_further():
+def test_names_are_fetched_until_the_answer_cannot_change_and_no_further():
     """The first concept has the 40 best names; query 1 is answered by the first four, and isn't asked again."""
     lists = [[0]] * 40 + [[1]] + [[2]] * 30
     scores = np.array([[*range(100, 60, -1), 50, *range(49, 19, -1)], [*[0] * 40, 8, *range(99, 69, -1)]])
     scores[1, 41] = 3
     scores[1, 0] = 98
-    table = TrimmedEmbedding(scores)
-    ranked = rank_concepts(table, owners_of(lists, 3), 2, 2)
+    table = ScoreTable(scores)
+    ranked = rank_concepts(table, concepts_of(lists, 3), 2, 2)
     assert [[concept for concept, *_ in found(ranked, query)] for query in (0, 1)] == [[0, 1], [0, 2]]
     assert table.asked == [([0, 1], 8), ([0], 64)]
 
 
-def test_one_more_name_is_needed_where_the_last_fetched_ties():
+def test_one_more_name_is_fetched_where_the_last_one_ties():
     """Of equal scores the lower concept comes first, and it may come with a name that wasn't fetched."""
-    table = TrimmedEmbedding([[1] * 9])
-    ranked = rank_concepts(table, owners_of([[9]] * 8 + [[3]], 10), 1, 1)
+    table = ScoreTable([[1] * 9])
+    ranked = rank_concepts(table, concepts_of([[9]] * 8 + [[3]], 10), 1, 1)
     assert found(ranked, 0) == [(3, 8, 1)]
     assert [k for _, k in table.asked] == [4, 9]
-    sure = TrimmedEmbedding([[2, 2, 2, 1, 1, 1, 1, 1, 1]])
-    assert found(rank_concepts(sure, owners_of([[9]] * 8 + [[3]], 10), 1, 1), 0) == [(9, 0, 2)]
+    sure = ScoreTable([[2, 2, 2, 1, 1, 1, 1, 1, 1]])
+    assert found(rank_concepts(sure, concepts_of([[9]] * 8 + [[3]], 10), 1, 1), 0) == [(9, 0, 2)]
     assert len(sure.asked) == 1
 
 
 def test_nothing_more_is_fetched_once_all_concepts_are_there():
-    table = TrimmedEmbedding([[1] * 100])
-    assert found(rank_concepts(table, owners_of([[1], [0]] + [[1]] * 98, 2), 1, 9), 0) == [(0, 1, 1), (1, 0, 1)]
+    table = ScoreTable([[1] * 100])
+    assert found(rank_concepts(table, concepts_of([[1], [0]] + [[1]] * 98, 2), 1, 9), 0) == [(0, 1, 1), (1, 0, 1)]
     assert len(table.asked) == 1
 
 
-def test_nothing_more_is_fetched_below_the_floor():
-    table = TrimmedEmbedding([[3, 1, 0, 0, *[0] * 96]], floor=0.0)
-    assert found(rank_concepts(table, owners_of([[i] for i in range(100)], 100), 1, 1, floor=0.0), 0) == [(0, 0, 3)]
-    assert found(rank_concepts(table, owners_of([[i] for i in range(100)], 100), 1, 5, floor=0.0), 0) == [
+def test_nothing_more_is_fetched_below_the_minimal_score():
+    table = ScoreTable([[3, 1, 0, 0, *[0] * 96]], min_score=0.0)
+    assert found(rank_concepts(table, concepts_of([[i] for i in range(100)], 100), 1, 1, min_score=0.0), 0) == [
+        (0, 0, 3)
+    ]
+    assert found(rank_concepts(table, concepts_of([[i] for i in range(100)], 100), 1, 5, min_score=0.0), 0) == [
         (0, 0, 3),
         (1, 1, 1),
     ]
     assert len(table.asked) == 2
 
 
-def test_names_held_at_once_are_few(monkeypatch):
-    monkeypatch.setattr(ranking, "_FETCHED", 100)
+def test_a_search_returns_no_more_names_than_names_per_search():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 4, (50, 60))
     lists = [[int(c)] for c in rng.integers(5, size=60)]
-    table = TrimmedEmbedding(scores)
-    ranked = rank_concepts(table, owners_of(lists, 5), 50, 4)
+    table = ScoreTable(scores)
+    ranked = rank_concepts(table, concepts_of(lists, 5), 50, 4, names_per_search=100)
     assert max(len(part) * k for part, k in table.asked) <= 100
     for query in range(50):
         assert found(ranked, query) == plain_loop(scores[query].tolist(), lists, 4)
 
 
+@settings(max_examples=150)
+@given(
+    data=st.data(),
+    names=st.integers(1, 30),
+    concepts=st.integers(1, 10),
+    queries=st.integers(1, 4),
+    wanted=st.integers(1, 12),
+)
+def test_concepts_of_exact_names_come_first_as_in_a_plain_loop(data, names, concepts, queries, wanted):
+    """Each query has some exact names, or none; concepts of exact names are ordered among themselves, and all others follow."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    scores = rng.integers(-2, 3, (queries, names)).astype(np.float32)
+    lists = [sorted(set(rng.integers(concepts, size=rng.integers(1, 4)).tolist())) for _ in range(names)]
+    exact = rng.random((queries, names)) < 0.15
+    ranked = rank_concepts(ScoreTable(scores), concepts_of(lists, concepts), queries, wanted)
+    query, row = np.nonzero(exact)
+    put_exact_first(ranked, query, scores[query, row], row, concepts_of(lists, concepts))
+    for number in range(queries):
+        first = plain_loop(scores[number].tolist(), lists, concepts, rows=set(np.flatnonzero(exact[number]).tolist()))
+        own = {concept for concept, *_ in first}
+        others = [one for one in plain_loop(scores[number].tolist(), lists, concepts) if one[0] not in own]
+        assert found(ranked, number) == (first + others)[:wanted]
+
+
+def test_without_exact_names_the_ranking_is_unchanged():
+    ranked, nothing = Ranked(np.array([[3]]), np.array([[7]]), np.array([[0.5]], np.float32)), np.zeros(0, np.int64)
+    put_exact_first(ranked, nothing, nothing.astype(np.float32), nothing, concepts_of([[0]], 1))
+    assert [column.tolist() for column in ranked] == [[[3]], [[7]], [[0.5]]]
+
+
 @pytest.mark.parametrize(("lists", "queries", "wanted"), [([], 2, 3), ([[0]], 0, 3), ([[0]], 2, 0)])
 def test_no_names_no_queries_nothing_wanted(lists, queries, wanted):
-    ranked = rank_concepts(TrimmedEmbedding(np.zeros((queries, len(lists)))), owners_of(lists, 1), queries, wanted)
+    ranked = rank_concepts(ScoreTable(np.zeros((queries, len(lists)))), concepts_of(lists, 1), queries, wanted)
     assert all(array.shape == (queries, min(1, wanted)) for array in ranked)
     assert (ranked.concepts == NO_CONCEPT).all()
 
 
-def test_owners_of_a_part_of_a_table():
-    owners = NameConcepts.of(
+def test_name_concepts_of_a_slice_of_a_table():
+    name_concepts = NameConcepts.from_ids(
         pa.array([["X"], ["B", "A"], [], ["C"], ["Y"]], LISTS).slice(1, 3), pa.array(["A", "B", "C"])
     )
-    assert (owners.starts.tolist(), owners.concepts.tolist(), owners.count, len(owners)) == (
+    assert (
+        name_concepts.starts.tolist(),
+        name_concepts.concepts.tolist(),
+        name_concepts.count,
+        len(name_concepts),
+    ) == (
         [0, 2, 2, 3],
         [1, 0, 2],
         3,
         3,
     )
     with pytest.raises(ArtifactError, match="a concept that it doesn't list"):
-        NameConcepts.of(pa.array([["A"], ["Z"]], LISTS), pa.array(["A"]))
+        NameConcepts.from_ids(pa.array([["A"], ["Z"]], LISTS), pa.array(["A"]))
 
 
 # Ranks of mentions
@@ -262,7 +303,7 @@ def test_reference_ranks_against_plain_loops(table, dictionary, given, sign):
     mentions = build_mentions(
         [sign.join(whole) for whole, _ in given], ["de"] * len(given), [[sign.join(gold)] for _, gold in given]
     )
-    rows = Dictionary([sign.join(names) for names in dictionary], ["n"] * 5)
+    rows = ReferenceDictionary([sign.join(names) for names in dictionary], ["n"] * 5)
     ranks, gold_not_in_dictionary = reference_ranks(nearest, rows, mentions, 3)
     for (whole, gold), rank, absent in zip(given, ranks, gold_not_in_dictionary, strict=True):
         worst = 0

@@ -1,12 +1,14 @@
-"""Lexical fusion: how much a name that is spelt like the mention may gain on one that means the same; off unless a weight was fitted.
+"""Lexical fusion: names that are written like the mention gain on those that only mean the same. Off unless a weight was fitted.
 
-Only the nearest POOL names by cosine are looked at: names that n-grams alone bring up added nothing on HPO. Likeness is never negative, so
-no name outside of the pool can overtake one in it, and an order by the weighted mean of both is an order of all names. N-grams count alike,
-however frequent they are in the dictionary: weighing them by rarity made no difference, and so an index has nothing to store but a number.
+Only the nearest POOL names by cosine are compared with the mention: names that n-grams alone would find added nothing on HPO. String
+similarity is never negative, so no name outside the pool can overtake one in it, and ordering the pool by the weighted mean of cosine and
+similarity orders all names. All n-grams count alike, however frequent they are in the dictionary: weighting them by rarity made no difference,
+so an index stores nothing but one number.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +21,9 @@ from xsap.text import EXACT_MATCH, normalize
 SIZES = (
     2,
     3,
-)  # characters of an n-gram: together they find more than either alone, or than longer ones; four would not fit an integer
+)  # characters of an n-gram: both find more than either, or than longer ones; four would not fit an integer
 POOL = 32
-_PART = 256  # mentions whose names' n-grams are held at once
+MENTIONS_PER_PART = 256  # mentions for whose names n-grams are held at once
 
 
 def grams(name: str) -> frozenset[str]:
@@ -32,45 +34,78 @@ def grams(name: str) -> frozenset[str]:
     )
 
 
-def string_similarity(mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray) -> Floats:
-    """(q, c) in [0, 1]: cosines of the sets of n-grams of each mention and of the names in its line of `rows`, (q, c).
+def string_similarity(
+    mentions: Sequence[str], rows: Rows, names: pa.ChunkedArray, *, mentions_per_part: int = MENTIONS_PER_PART
+) -> Floats:
+    """Cosines of the sets of n-grams of each mention and of some names: |A ∩ B| / √(|A| |B|).
 
-    |A ∩ B| / √(|A| |B|), the coefficient of Ochiai (Bulletin of the Japanese Society of Scientific Fisheries 22, 1957); 0 for a blank.
+    The coefficient of Ochiai (Bulletin of the Japanese Society of Scientific Fisheries 22, 1957).
+
+    Args:
+        mentions: q mentions.
+        rows: (q, c) int64: the names that each mention is compared with.
+        names: All names, by row.
+        mentions_per_part: Mentions for whose names n-grams are held at once.
+
+    Returns:
+        (q, c) float32 in [0, 1]; 0 for a blank mention or name.
     """
     scores = np.zeros(rows.shape, np.float32)
-    for start in range(0, len(mentions), _PART):
-        part = rows[start : start + _PART]
-        different, places = np.unique(part, return_inverse=True)
+    for start in range(0, len(mentions), mentions_per_part):
+        part = rows[start : start + mentions_per_part]
+        different, positions = np.unique(part, return_inverse=True)
         bags = [grams(name) for name in values_at(names, different.tolist())]
-        for i, among in enumerate(places.reshape(part.shape), start):
+        for i, compared in enumerate(positions.reshape(part.shape), start):
             own = grams(mentions[i])
-            scores[i] = [
-                len(own & bags[place]) / math.sqrt(len(own) * len(bags[place]) or 1) for place in among.tolist()
-            ]
+            scores[i] = [len(own & bags[j]) / math.sqrt(len(own) * len(bags[j]) or 1) for j in compared.tolist()]
     return scores
 
 
-def fuse(cosines: Floats, rows: Rows, alike: Floats, weight: float) -> tuple[Floats, Rows]:
-    """Names in their new order, greatest score first, equal ones by row: (1 - weight) · cosine + weight · likeness.
+def fuse(cosines: Floats, rows: Rows, similarity: Floats, weight: float) -> tuple[Floats, Rows]:
+    """Order names by (1 - weight) · cosine + weight · similarity, greatest first, equal ones by row.
 
-    cosines, rows: (q, c), best first. alike: (q, p) `string_similarity` of the first p of them; it is taken to be 0 of the others. weight: 0 to 1.
+    Args:
+        cosines: (q, c) float32, greatest first.
+        rows: (q, c) int64.
+        similarity: (q, p) float32, `string_similarity` of the first p names; that of the others is taken to be 0.
+        weight: 0 to 1.
+
+    Returns:
+        Scores and rows, (q, c) each, in their new order.
     """
     scores = np.float32(1 - weight) * cosines
-    scores[:, : alike.shape[1]] += np.float32(weight) * alike
+    scores[:, : similarity.shape[1]] += np.float32(weight) * similarity
     order = np.lexsort((rows, -scores))
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def fused(find: NameSearch, mentions: Sequence[str], names: pa.ChunkedArray, weight: float) -> NameSearch:
-    """`find` with its nearest POOL names in the order of `fuse`; it must bear being asked for more names than there are.
+@dataclass(frozen=True)
+class FusedSearch:
+    """A search for names whose nearest `pool` names are ordered by `fuse`.
 
-    mentions: by the number of the query. names: by their row.
+    Attributes:
+        search: Finds names by cosine. It may be asked for more names than there are.
+        mentions: The mention of each query.
+        names: All names, by row.
+        weight: 0 to 1.
+        pool: How many names of each mention are compared with it.
     """
 
-    def found(part: Rows, k: int) -> tuple[Floats, Rows]:
-        cosines, rows = find(part, max(k, POOL))
-        alike = string_similarity([mentions[query] for query in part.tolist()], rows[:, :POOL], names)
-        scores, rows = fuse(cosines, rows, alike, weight)
-        return scores[:, :k], rows[:, :k]
+    search: NameSearch
+    mentions: Sequence[str]
+    names: pa.ChunkedArray
+    weight: float
+    pool: int = POOL
 
-    return found
+    def __call__(self, part: Rows, k: int) -> tuple[Floats, Rows]:
+        """Scores and rows of the k best names for some queries, as a `NameSearch`.
+
+        Args:
+            part: (q,) int64, the numbers of the queries.
+            k: At most the number of names.
+        """
+        cosines, rows = self.search(part, max(k, self.pool))
+        mentions = [self.mentions[query] for query in part.tolist()]
+        similarity = string_similarity(mentions, rows[:, : self.pool], self.names)
+        scores, rows = fuse(cosines, rows, similarity, self.weight)
+        return scores[:, :k], rows[:, :k]

@@ -1,15 +1,14 @@
-"""What can be linked: strings that may be terms, and the languages that they are said to be in.
+"""From mentions to ranked concepts.
 
-Mentions in, ranked concepts out: exact names first, then nearest vectors, by ranking.py's rules.
-
-A mention that is a name of the index, letter for letter under EXACT_MATCH, means that name's concepts: these come first, among themselves by
-score, like all others after them. A score is the cosine of mention and name, or where the index has a weight for likeness in spelling
-(fusion.py) the weighted mean of both; how sure an answer is, is its confidence, where
-the index was calibrated. `nearest.py` says how names are searched. Linkers may be used by many threads at once.
+A mention that equals a name of the index under EXACT_MATCH means that name's concepts: they come first, ordered by score like all others after
+them. A score is the cosine of mention and name or, where the index has a fusion weight, the weighted mean of cosine and string similarity.
+How likely an answer is right is its confidence, where the index is calibrated. Which concepts follow from which names is decided in
+ranking.py; how names are searched, in search/approximate.py. Linkers may be used by many threads at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -22,9 +21,20 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import UNKNOWN, to_iso
 from xsap.linking.calibration import abstention, features_of
 from xsap.linking.dictionary import values_at
-from xsap.linking.fusion import fused
+from xsap.linking.fusion import FusedSearch
 from xsap.linking.index import Embedder, EncoderSpec, Index, open_encoder
-from xsap.linking.ranking import NO_CONCEPT, Filter, FilteredDictionary, NameSearch, Ranked, apply_filter, rank_concepts
+from xsap.linking.ranking import (
+    NAMES_PER_SEARCH,
+    NO_CONCEPT,
+    Filter,
+    FilteredDictionary,
+    NameSearch,
+    Ranked,
+    Strings,
+    apply_filter,
+    put_exact_first,
+    rank_concepts,
+)
 from xsap.linking.results import Candidate, Result, Results
 from xsap.search.approximate import Searcher, search_device
 from xsap.search.exact import exact_scores
@@ -32,10 +42,28 @@ from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, normalize
 
 LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
+FILTERS_KEPT = 8  # filters whose names a linker remembers
+
+Mention = tuple[str, str]  # its text and its language
+
+
+def validate_mentions(mentions: Iterable[str | None]) -> list[str]:
+    """Mentions as a list of strings, "" where one is missing. Raises ConfigError for what is not a list or a column of strings."""
+    if isinstance(mentions, str):
+        raise ConfigError(
+            f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list"
+        )
+    if not isinstance(mentions, Iterable):
+        raise ConfigError(f"link takes a list of mentions, found {mentions!r:.40}")
+    if hasattr(mentions, "columns"):  # iterating over a data frame gives the names of its columns
+        raise ConfigError(
+            f"link takes one column of mentions, found a whole {type(mentions).__name__}; choose its column of mentions"
+        )
+    return ["" if mention is None or is_missing(mention) else mention for mention in mentions]
 
 
 def languages_of(given: Sequence[str | None] | None, n: int) -> list[str]:
-    """(n,) ISO codes, UNKNOWN where nothing is said. Raises ConfigError for another number of them, DataError for an unknown one."""
+    """The ISO 639 codes of n mentions, UNKNOWN where none is given. Raises ConfigError for another number of them, DataError for an unknown one."""
     if given is None:
         return [UNKNOWN] * n
     if isinstance(given, str):
@@ -50,14 +78,14 @@ def languages_of(given: Sequence[str | None] | None, n: int) -> list[str]:
 
 
 def is_missing(value: object) -> bool:
-    """None, and what tables of pandas have in its place: NaN, NA, NaT."""
+    """Whether a value is None, or what tables of pandas have instead: NaN, NA, NaT."""
     return (
         value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
     )
 
 
 def rejection_reason(mention: object) -> str | None:
-    """Why a mention can't be linked; None if it can."""
+    """Why a mention cannot be linked; None if it can. Raises ConfigError if it is not a string."""
     if not isinstance(mention, str):
         raise ConfigError(f"a mention must be text, found {mention!r} ({type(mention).__name__})")
     if len(mention) > LONGEST_MENTION:
@@ -71,27 +99,38 @@ def rejection_reason(mention: object) -> str | None:
     return None
 
 
-_BATCH = 4096  # mentions encoded and searched at once
-_EXACT = np.float32(4)  # added to an exact name's cosine while ranking
-
-
 class Linker:
     """Links mentions to the concepts of an index, with the encoder that the index was built with."""
 
-    def __init__(self, encoder: Embedder, index: Index) -> None:
-        """Raise ArtifactError if the index was built with another encoder, or with this one used differently.
+    def __init__(
+        self,
+        encoder: Embedder,
+        index: Index,
+        *,
+        mentions_per_batch: int = 4096,
+        names_per_search: int = NAMES_PER_SEARCH,
+    ) -> None:
+        """Combine an encoder and an index. The index's HNSW index is used if it was opened.
 
-        Where the index has a graph, it is used.
+        Args:
+            encoder: The encoder.
+            index: The index.
+            mentions_per_batch: Mentions that are encoded and searched together.
+            names_per_search: Names that one search may return for them, so that memory is bounded.
+
+        Raises:
+            ArtifactError: The index was built with another encoder, or with this one used differently.
         """
-        given, built = EncoderSpec.of(encoder), index.model
-        if given.use != built.use:
+        given, built = EncoderSpec.from_encoder(encoder), index.model
+        if not given.matches(built):
             raise ArtifactError(
                 f"the index was built with model {built.describe()}, not with {given.describe()}. Build it again"
             )
         self.encoder, self.index = encoder, index
-        self._searcher = Searcher(index.vectors, index.graph, search_device(encoder))
-        self._kept: dict[Filter, FilteredDictionary] = {}
-        self._lock = Lock()  # a tokenizer serves one thread at a time
+        self.searcher = Searcher(index.vectors, index.hnsw, search_device(encoder))
+        self.mentions_per_batch, self.names_per_search = mentions_per_batch, names_per_search
+        self._filtered: dict[Filter, FilteredDictionary] = {}
+        self._lock = Lock()  # a tokenizer can be used by one thread at a time
 
     @classmethod
     def load(
@@ -103,20 +142,30 @@ class Linker:
         dtype: Dtype = "float32",
         ann: bool = False,
     ) -> "Linker":
-        """Open an index and its model: the one it was built with, by path and by hash, or `model` if that has the same hash.
+        """Open an index and its model.
 
-        device: of the model and of exact searches: CUDA where there is one, unless given. encoder_precision: of the model's products for
-        mentions, whichever the index was built with. approximate: search the index's graph where there is no filter, which may miss a name;
-        confidences are those that were fitted to exact answers. Raises ArtifactError if the index is damaged, or its model gone or another;
-        ConfigError for a graph that isn't there or without usearch, and for a dtype that can't be had here.
+        Args:
+            index_path: The folder of the index.
+            model: Where the model is; by default where it was when the index was built. It must have the same content hash.
+            device: Device of the model and of exact searches, as torch names it; by default a CUDA GPU if there is one.
+            dtype: Of the model's matrix products for mentions, whichever the index was built with.
+            ann: Whether to search the HNSW index where there is no filter. It may miss a name, and confidences are those that were fitted to
+                exact answers.
+
+        Raises:
+            ArtifactError: The index is damaged, or its model is missing or another one.
+            ConfigError: The index has no HNSW index, usearch is not installed, or `dtype` is not supported here.
         """
-        found = device_for(dtype, device)
+        device_found = device_for(dtype, device)
         index = Index.load(index_path, ann=ann)
-        return cls(open_encoder(index.model, index_path, model, found, dtype), index)
+        return cls(open_encoder(index.model, index_path, model, device_found, dtype), index)
+
+    def __repr__(self) -> str:
+        return f"Linker({self.index!r}, search={'exact' if self.index.hnsw is None else 'hnsw'})"
 
     @property
     def concept_ids(self) -> frozenset[str]:
-        """Every concept that can be an answer."""
+        """The ids of all concepts that can be an answer."""
         return frozenset(self.index.concepts["concept_id"].to_pylist())
 
     def link(
@@ -125,171 +174,147 @@ class Linker:
         top_k: int = 5,
         *,
         languages: Sequence[str | None] | None = None,
-        filter: Filter | None = None,
+        filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
         progress: bool = False,
     ) -> Results:
-        """A result for each mention, in their order, each with at most `top_k` concepts.
+        """Link mentions to concepts. Equal mentions are linked once.
 
-        mentions: a list, or a column of pandas, polars or `datasets`. languages: of the mentions, where known. keep: what may be an answer.
-        threshold: of the confidence below which there is no answer; min_precision: that which answers are to keep, in place of a threshold.
-        Equal mentions are linked once. A mention that is missing, blank or longer than LONGEST_MENTION has no candidates, and a
-        reason. Raises ConfigError for a single string, a top_k below 1, and a threshold or min_precision without a calibration; DataError
-        for a filter that leaves nothing.
+        Args:
+            mentions: A list, or a column of pandas, polars or `datasets`.
+            top_k: How many concepts to return for each mention, at most.
+            languages: The language of each mention, where it is known.
+            filter: What may be an answer: a `Filter`, or its arguments as a dictionary, such as `{"sources": ["SNOMEDCT_US"], "languages": "en"}`.
+            min_confidence: Abstain where the confidence is below this; 0 to 1.
+            min_precision: Abstain unless this precision is guaranteed; instead of `min_confidence`.
+            progress: Whether to show a progress bar on stderr.
+
+        Returns:
+            A result for each mention, in their order. A mention that is missing, blank or longer than LONGEST_MENTION has no candidates, but
+            a reason.
+
+        Raises:
+            ConfigError: `mentions` is a single string, `top_k` is below 1, the filter has an unknown key, or `min_confidence` or
+                `min_precision` is given without a calibration or out of range.
+            DataError: The filter leaves nothing, or a language is unknown.
         """
-        if isinstance(mentions, str):
-            raise ConfigError(
-                f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list"
-            )
-        if not isinstance(mentions, Iterable):
-            raise ConfigError(f"link takes a list of mentions, found {mentions!r:.40}")
-        if hasattr(mentions, "columns"):  # to walk over a data frame gives its columns' names
-            raise ConfigError(
-                f"link takes one column of mentions, found a whole {type(mentions).__name__}; choose its column of mentions"
-            )
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {top_k}")
-        least = self._least(min_confidence, min_precision)
-        given = ["" if mention is None or is_missing(mention) else mention for mention in mentions]
-        spoken = languages_of(languages, len(given))
-        reasons = [rejection_reason(mention) for mention in given]
-        asked = list(zip(given, spoken, strict=True))
-        unique = list(dict.fromkeys(one for one, reason in zip(asked, reasons, strict=True) if reason is None))
-        kept = self._keep(filter or Filter())
-        answers: dict[tuple[str, str], Result] = {}
+        texts = validate_mentions(mentions)
+        threshold = self._threshold(min_confidence, min_precision)
+        given = list(zip(texts, languages_of(languages, len(texts)), strict=True))
+        reasons = [rejection_reason(text) for text in texts]
+        unique = list(dict.fromkeys(mention for mention, reason in zip(given, reasons, strict=True) if reason is None))
+        kept = self._apply_filter(Filter.from_dict(filter))
+        results: dict[Mention, Result] = {}
         with tqdm(total=len(unique), desc="link", unit=" mentions", disable=not progress) as bar:
-            for start in range(0, len(unique), _BATCH):
-                batch = unique[start : start + _BATCH]
-                answers.update(zip(batch, self._answer(batch, top_k, kept, least, min_precision), strict=True))
+            for start in range(0, len(unique), self.mentions_per_batch):
+                batch = unique[start : start + self.mentions_per_batch]
+                results.update(zip(batch, self._link(batch, top_k, kept, threshold, min_precision), strict=True))
                 bar.update(len(batch))
         return Results(
-            answers.get(one) or Result(one[0], (), reason) for one, reason in zip(asked, reasons, strict=True)
+            results[mention] if reason is None else Result(mention[0], (), reason)
+            for mention, reason in zip(given, reasons, strict=True)
         )
 
-    def _keep(self, wanted: Filter) -> FilteredDictionary:
+    def _apply_filter(self, wanted: Filter) -> FilteredDictionary:
         with self._lock:
-            if wanted not in self._kept:
-                if len(self._kept) > 8:
-                    self._kept.clear()
-                self._kept[wanted] = apply_filter(self.index.dictionary, wanted)
-            return self._kept[wanted]
+            if wanted not in self._filtered:
+                if len(self._filtered) > FILTERS_KEPT:
+                    self._filtered.clear()
+                self._filtered[wanted] = apply_filter(self.index.dictionary, wanted)
+            return self._filtered[wanted]
 
-    def _least(self, min_confidence: float | None, min_precision: float | None) -> float | None:
+    def _threshold(self, min_confidence: float | None, min_precision: float | None) -> float | None:
         """The confidence that an answer must have; None for any."""
         if min_confidence is None and min_precision is None:
             return None
         if min_confidence is not None and min_precision is not None:
             raise ConfigError(
-                f"expected a threshold or a min_precision, found both: {min_confidence:g} and {min_precision:g}"
+                f"expected min_confidence or min_precision, found both: {min_confidence:g} and {min_precision:g}"
             )
         if self.index.calibration is None:
             raise ConfigError(
-                "a threshold or a min_precision needs a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
+                "min_confidence and min_precision need a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
             )
         if min_confidence is not None and not 0 <= min_confidence <= 1:
-            raise ConfigError(f"a threshold is a confidence between 0 and 1, found {min_confidence:g}")
+            raise ConfigError(f"min_confidence must be between 0 and 1, found {min_confidence:g}")
         return min_confidence if min_precision is None else self.index.calibration.threshold_for(min_precision)
 
-    def _answer(
+    def _link(
         self,
-        asked: list[tuple[str, str]],
+        batch: list[Mention],
         top_k: int,
         kept: FilteredDictionary,
-        least: float | None,
+        threshold: float | None,
         min_precision: float | None,
     ) -> list[Result]:
-        mentions, spoken = [mention for mention, _ in asked], [language for _, language in asked]
+        mentions, languages = [text for text, _ in batch], [language for _, language in batch]
         calibration = self.index.calibration
-        found = self._candidates(
-            mentions, max(top_k, 2) if calibration else top_k, kept
-        )  # a confidence looks at the second, too
+        found = self._candidates(mentions, max(top_k, 2) if calibration else top_k, kept)
         if calibration is None:
             return [Result(mention, candidates) for mention, candidates in zip(mentions, found, strict=True)]
-        scores = np.array(
-            [[c.score for c in candidates[:2]] + [np.nan] * (2 - len(candidates[:2])) for candidates in found]
-        )
-        confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), spoken).tolist()
+        scores = np.full((len(found), 2), np.nan)  # a confidence depends on the second score too
+        for i, candidates in enumerate(found):
+            scores[i, : len(candidates)] = [candidate.score for candidate in candidates[:2]]
+        confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), languages).tolist()
         results = []
         for mention, candidates, confidence in zip(mentions, found, confidences, strict=True):
-            reason = None if least is None else abstention(confidence, least, min_precision)
-            sure = (replace(candidates[0], confidence=confidence), *candidates[1:top_k]) if candidates else ()
-            results.append(Result(mention, () if reason else sure, reason))
+            reason = None if threshold is None else abstention(confidence, threshold, min_precision)
+            if candidates:
+                candidates = (replace(candidates[0], confidence=confidence), *candidates[1:top_k])
+            results.append(Result(mention, () if reason else candidates, reason))
         return results
 
     def _candidates(self, mentions: list[str], top_k: int, kept: FilteredDictionary) -> list[tuple[Candidate, ...]]:
-        """For each mention its best concepts."""
-        queries = self._encode(mentions)
-        exact = self._exact(mentions, queries, kept)
+        """The best concepts of each mention: those of exact names first."""
+        queries, weight = self._encode(mentions), self.index.fusion_weight
+        search: NameSearch = partial(self._search, queries, kept.rows)
+        if weight:
+            search = FusedSearch(search, mentions, self.index.names["name"], weight)
         total = len(self.index.vectors) if kept.rows is None else len(kept.rows)
-
-        def nearest(part: Rows, k: int) -> tuple[Floats, Rows]:
-            return self._searcher.search(queries[part], k, kept.rows)
-
-        weight, names = self.index.fusion_weight, self.index.names["name"]
-        alike: NameSearch = fused(nearest, mentions, names, weight) if weight else nearest
-
-        def find(part: Rows, k: int) -> tuple[Floats, Rows]:
-            scores, rows = alike(part, k)
-            for place, query in enumerate(part.tolist()):
-                if query in exact:
-                    scores[place], rows[place] = _in_front(*exact[query], scores[place], rows[place])
-            return scores, rows
-
-        ranked = rank_concepts(find, kept.owners, len(mentions), top_k, total=total)
-        for query, (own, rows) in exact.items():
-            for row, score in zip(rows.tolist(), own.tolist(), strict=True):
-                ranked.scores[query, ranked.rows[query] == row] = score
+        ranked = rank_concepts(
+            search, kept.name_concepts, len(mentions), top_k, total=total, names_per_search=self.names_per_search
+        )
+        put_exact_first(ranked, *self._exact_names(mentions, queries, kept.rows), kept.name_concepts)
         return self._describe(ranked)
 
     def _encode(self, mentions: list[str]) -> Floats:
         with self._lock:
             try:
                 return self.encoder.encode(mentions)
-            except torch.OutOfMemoryError:  # the vectors have taken what long mentions need
-                if not self._searcher.release():
+            except torch.OutOfMemoryError:  # the copy of the vectors leaves too little memory for long mentions
+                if not self.searcher.release():
                     raise
             return self.encoder.encode(mentions)
 
-    def _exact(self, mentions: list[str], queries: Floats, kept: FilteredDictionary) -> dict[int, tuple[Floats, Rows]]:
-        """Of each mention that is a name letter for letter: the scores and rows of these names, best first."""
-        dictionary, found = self.index.dictionary, {}
-        for query, mention in enumerate(mentions):
-            rows = np.array(dictionary.keys.find(mention, dictionary.names["name"]), np.int64)
-            if kept.rows is not None:
-                rows = rows[np.isin(rows, kept.rows)]
-            if rows.size:
-                scores = exact_scores(self.index.vectors, queries, np.full(len(rows), query), rows)
-                weight = np.float32(self.index.fusion_weight)
-                scores = (1 - weight) * scores + weight  # an exact name is spelt alike
-                order = np.lexsort((rows, -scores))
-                found[query] = scores[order], rows[order]
-        return found
+    def _search(self, queries: Floats, kept: Rows | None, part: Rows, k: int) -> tuple[Floats, Rows]:
+        return self.searcher.search(queries[part], k, kept)
+
+    def _exact_names(self, mentions: list[str], queries: Floats, kept: Rows | None) -> tuple[Rows, Floats, Rows]:
+        """The names that equal a mention: the number of the mention, the score and the row of each, three arrays (m,)."""
+        dictionary, weight = self.index.dictionary, np.float32(self.index.fusion_weight)
+        found = [dictionary.keys.find(mention, dictionary.names["name"]) for mention in mentions]
+        query = np.repeat(np.arange(len(mentions)), [len(rows) for rows in found])
+        row = np.array([row for rows in found for row in rows], np.int64)
+        if kept is not None:
+            inside = np.isin(row, kept)
+            query, row = query[inside], row[inside]
+        scores = exact_scores(self.index.vectors, queries, query, row)
+        return query, (1 - weight) * scores + weight, row  # the string similarity of an exact name is 1
 
     def _describe(self, ranked: Ranked) -> list[tuple[Candidate, ...]]:
-        there = ranked.concepts != NO_CONCEPT
-        concepts, rows, scores = (array[there].tolist() for array in ranked)
-        of_concepts = [
-            values_at(self.index.concepts[name], concepts)
-            for name in ("concept_id", "preferred_name", "semantic_types", "codes")
-        ]
-        ids, names, types, codes = of_concepts
-        matched, languages, sources = (
-            values_at(self.index.names[name], rows) for name in ("name", "language", "source")
+        found = ranked.concepts != NO_CONCEPT
+        concepts, rows, scores = (array[found].tolist() for array in ranked)
+        ids, preferred, types, codes = (
+            values_at(self.index.concepts[column], concepts)
+            for column in ("concept_id", "preferred_name", "semantic_types", "codes")
         )
-        flat = [
-            Candidate(concept, name, found, score, language, source, tuple(of_type), tuple(coded))
-            for concept, name, found, score, language, source, of_type, coded in zip(
-                ids, names, matched, scores, languages, sources, types, codes, strict=True
-            )
-        ]
-        ends = np.cumsum(there.sum(1)).tolist()
-        return [tuple(flat[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def _in_front(own: Floats, exact: Rows, scores: Floats, rows: Rows) -> tuple[Floats, Rows]:
-    """Exact names before all others, as many rows as before."""
-    others = ~np.isin(rows, exact)
-    return np.concatenate([own + _EXACT, scores[others]])[: len(rows)], np.concatenate([exact, rows[others]])[
-        : len(rows)
-    ]
+        names, languages, sources = (
+            values_at(self.index.names[column], rows) for column in ("name", "language", "source")
+        )
+        columns = ids, preferred, names, scores, languages, sources, map(tuple, types), map(tuple, codes)
+        candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
+        ends = np.cumsum(found.sum(1)).tolist()
+        return [tuple(candidates[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,39 +1,46 @@
-"""Ranked names → ranked concepts: the only home of how a concept is scored by its names, and of ties between concepts.
+"""From ranked names to ranked concepts, and filters: which names and concepts may be answers.
 
-A concept counts once, with its best-scoring name. Order: higher score first, of equal scores the lower concept_id; among equally good names
-of one concept the lower row. Names are over-fetched, and fetched again more widely, until the answer can't change any more: so k
-concepts come whenever the names have k, however many names each concept has. Where names come from (vectors, n-grams, a list) is the caller's.
+A concept counts once, with its best-scoring name. Higher scores come first, of equal scores the lower concept_id; among equally good names of
+one concept the lower row counts. Names are over-fetched, and fetched again more widely, until the answer cannot change any more: so k concepts
+are found whenever the names have k, however many names each concept has. What searches the names (vectors, n-grams, a list) is the caller's
+choice.
 
-Which names and concepts may be an answer: exact, by leaving out the others before the search, never after it.
-
-A concept is kept if it has one of the semantic types (a group stands for its types; an OMOP terminology has domains in their place) and a code
-or a cross-reference in one of the sources; a name, if one of its languages is wanted and one of its concepts is kept.
+Filters are exact, because other names are left out before the search, never after it. A concept is kept if it has one of the semantic types (a
+semantic group is its types; a terminology from OMOP has domains as types) and a code or cross-reference in one of the sources. A name is kept
+if one of its languages is wanted and one of its concepts is kept.
 """
 
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from xsap.errors import DataError
+from xsap.errors import ConfigError, DataError, did_you_mean
 from xsap.languages import to_iso
 from xsap.linking.dictionary import Dictionary, NameConcepts
 from xsap.search.vectors import Floats, Rows
 from xsap.terms.semantic_types import types_of
 
-NO_CONCEPT = -1  # in place of a concept where there are no more
-_OVERFETCH = 4  # names for each concept wanted
-_FETCHED = 1 << 24  # names held at once when the search widens
+NO_CONCEPT = -1  # where there are no more concepts
+NAMES_PER_CONCEPT = 4  # names fetched at first for each concept wanted
+NAMES_PER_SEARCH = 1 << 24  # names of all queries that one search may return
 
 NameSearch = Callable[[NDArray[np.int64], int], tuple[Floats, Rows]]
 """(numbers of queries, k) → scores and rows of names, (q, k) each, greatest score first, equal ones by row; k is at most the number of names."""
 
 
 class Ranked(NamedTuple):
-    """The best concepts of each query: three arrays (q, wanted), NONE and score 0 where there are no more. rows: each concept's best name."""
+    """The best concepts of each query: three arrays (q, wanted), filled with NO_CONCEPT, row 0 and score 0 where there are no more.
+
+    Attributes:
+        concepts: Numbers of concepts, best first.
+        rows: Each concept's best name.
+        scores: The score of that name.
+    """
 
     concepts: NDArray[np.int64]
     rows: Rows
@@ -41,128 +48,236 @@ class Ranked(NamedTuple):
 
 
 def rank_concepts(
-    find: NameSearch,
-    owners: NameConcepts,
+    search: NameSearch,
+    name_concepts: NameConcepts,
     queries: int,
     wanted: int,
     *,
     total: int | None = None,
-    floor: float = -np.inf,
+    min_score: float = -np.inf,
+    names_per_concept: int = NAMES_PER_CONCEPT,
+    names_per_search: int = NAMES_PER_SEARCH,
 ) -> Ranked:
-    """The `wanted` best concepts of each query, or as many as there are.
+    """The best concepts of each query.
 
-    total: how many names `find` searches, where it isn't all. Names that score `floor` or less are no candidates.
+    Args:
+        search: Finds names.
+        name_concepts: The concepts of each name.
+        queries: How many queries there are.
+        wanted: Concepts wanted for each query.
+        total: How many names `search` searches, if not all.
+        min_score: Names with this score or less are no candidates.
+        names_per_concept: Names fetched at first for each concept wanted.
+        names_per_search: Names of all queries that one search may return, so that memory is bounded.
+
+    Returns:
+        For each query min(wanted, number of concepts) concepts, or as many as there are.
     """
-    wanted, total = min(wanted, owners.count), len(owners) if total is None else total
+    wanted, total = min(wanted, name_concepts.count), len(name_concepts) if total is None else total
     best = _no_concepts(queries, wanted)
-    pending, fetch = np.arange(queries), min(total, _OVERFETCH * wanted)
-    while pending.size and fetch:  # 0 where there are no names, or none is wanted
+    pending, fetch = np.arange(queries), min(total, names_per_concept * wanted)
+    while pending.size and fetch:  # 0 where there are no names, or no concept is wanted
         wider = []
-        at_once = max(1, _FETCHED // fetch)
-        for start in range(0, len(pending), at_once):
-            part = pending[start : start + at_once]
-            scores, rows = find(part, fetch)
-            ranked, enough = _rank(scores, rows, owners, wanted, floor)
-            # a name not fetched scores at most as much as the last one fetched: at that score its concept may have the lower id
-            final = (enough & (scores[:, -1] < ranked.scores[:, -1])) | (scores[:, -1] <= floor) | (fetch == total)
-            final |= enough & (wanted == owners.count)
-            best.concepts[part[final]] = ranked.concepts[final]
-            best.rows[part[final]] = ranked.rows[final]
-            best.scores[part[final]] = ranked.scores[final]
+        queries_per_search = max(1, names_per_search // fetch)
+        for start in range(0, len(pending), queries_per_search):
+            part = pending[start : start + queries_per_search]
+            scores, rows = search(part, fetch)
+            ranked, enough = _rank(scores, rows, name_concepts, wanted, min_score)
+            # a name that was not fetched scores at most as much as the last one fetched: at that score its concept may have the lower id
+            final = (enough & (scores[:, -1] < ranked.scores[:, -1])) | (scores[:, -1] <= min_score) | (fetch == total)
+            final |= enough & (wanted == name_concepts.count)
+            for column, found in zip(best, ranked, strict=True):
+                column[part[final]] = found[final]
             wider.append(part[~final])
         pending, fetch = np.concatenate(wider), min(total, 8 * fetch)
     return best
 
 
+def put_exact_first(ranked: Ranked, query: Rows, scores: Floats, rows: Rows, name_concepts: NameConcepts) -> None:
+    """Put the concepts of exact names before all others, in place: the order is by (is exact, score, concept).
+
+    Args:
+        ranked: The best concepts of each query, by all names.
+        query: (m,) int64, ascending: the query that each exact name belongs to.
+        scores: (m,) float32: the score of each exact name.
+        rows: (m,) int64: the row of each exact name.
+        name_concepts: The concepts of each name.
+    """
+    if not len(query):
+        return
+    wanted = ranked.concepts.shape[1]
+    order = np.lexsort((rows, -scores, query))
+    queries, line = np.unique(query, return_inverse=True)
+    position = np.arange(len(query)) - np.searchsorted(query, query)
+    shape = len(queries), int(position.max()) + 1
+    padded_scores, padded_rows = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)
+    padded_scores[line, position], padded_rows[line, position] = scores[order], rows[order]
+    exact, _ = _rank(padded_scores, padded_rows, name_concepts, wanted, -np.inf)
+    for number, own in zip(queries.tolist(), zip(*exact, strict=True), strict=True):
+        first = own[0] != NO_CONCEPT
+        others = ~np.isin(ranked.concepts[number], own[0][first])
+        for column, found in zip(ranked, own, strict=True):
+            column[number] = np.concatenate([found[first], column[number][others]])[:wanted]
+
+
 def _rank(
-    scores: Floats, rows: Rows, owners: NameConcepts, wanted: int, floor: float
+    scores: Floats, rows: Rows, name_concepts: NameConcepts, wanted: int, min_score: float
 ) -> tuple[Ranked, NDArray[np.bool_]]:
     """The best concepts among fetched names, and (q,) whether there are as many as wanted. scores, rows: (q, fetch), best first."""
     q, fetch = rows.shape
-    counts = np.where(scores > floor, owners.starts[rows + 1] - owners.starts[rows], 0).ravel()
+    starts = name_concepts.starts
+    counts = np.where(scores > min_score, starts[rows + 1] - starts[rows], 0).ravel()
     cell = np.repeat(np.arange(rows.size), counts)  # which of the q × fetch names each (name, concept) comes from
     within = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
-    concept = owners.concepts[owners.starts[rows.ravel()[cell]] + within]
-    first = np.unique(cell // fetch * owners.count + concept, return_index=True)[
-        1
-    ]  # best name first, so the first is best
+    concept = name_concepts.concepts[starts[rows.ravel()[cell]] + within]
+    pairs = cell // fetch * name_concepts.count + concept  # (query, concept)
+    first = np.unique(pairs, return_index=True)[1]  # the best name comes first, so the first of each pair is its best
     concept, cell = concept[first], cell[first]
     order = np.lexsort((concept, -scores.ravel()[cell], cell // fetch))
     concept, cell = concept[order], cell[order]
-    starts = np.searchsorted(cell // fetch, np.arange(q + 1))
-    place = np.arange(len(cell)) - np.repeat(starts[:-1], np.diff(starts))
-    taken = place < wanted
-    cell, at = cell[taken], (cell[taken] // fetch, place[taken])
+    ends = np.searchsorted(cell // fetch, np.arange(q + 1))
+    position = np.arange(len(cell)) - np.repeat(ends[:-1], np.diff(ends))
+    taken = position < wanted
+    cell, at = cell[taken], (cell[taken] // fetch, position[taken])
     ranked = _no_concepts(q, wanted)
     ranked.concepts[at] = concept[taken]
     ranked.rows[at] = rows.ravel()[cell]
     ranked.scores[at] = scores.ravel()[cell]
-    return ranked, np.diff(starts) >= wanted
+    return ranked, np.diff(ends) >= wanted
 
 
 def _no_concepts(q: int, wanted: int) -> Ranked:
     return Ranked(np.full((q, wanted), NO_CONCEPT), np.zeros((q, wanted), np.int64), np.zeros((q, wanted), np.float32))
 
 
-class Filter(NamedTuple):
-    """What to keep; None leaves one open. sources: of the concept's codes and cross-references. languages: ISO codes."""
+Strings = str | Collection[str] | None
 
-    semantic_types: frozenset[str] | None = None
-    sources: frozenset[str] | None = None
-    languages: frozenset[str] | None = None
+
+@dataclass(frozen=True, init=False)
+class Filter:
+    """What may be an answer; None leaves a condition open. A filter is hashable, and equal to another one of the same conditions.
+
+    Attributes:
+        semantic_types: A concept has one of them.
+        sources: A concept has a code or cross-reference in one of them.
+        languages: A name is in one of them; ISO 639 codes.
+    """
+
+    semantic_types: frozenset[str] | None
+    sources: frozenset[str] | None
+    languages: frozenset[str] | None
+
+    def __init__(
+        self,
+        *,
+        semantic_types: Strings = None,
+        groups: Strings = None,
+        sources: Strings = None,
+        languages: Strings = None,
+    ) -> None:
+        """Take lists, sets or single strings.
+
+        Args:
+            semantic_types: Semantic types such as `T047`.
+            groups: Semantic groups such as `DISO` or `Disorders`; their types are added to `semantic_types`.
+            sources: Sources such as `SNOMEDCT_US`.
+            languages: Languages in any form: `de`, `GER`, `German`.
+
+        Raises:
+            ConfigError: An argument is neither a string nor a list of strings.
+            DataError: A group or a language is unknown.
+        """
+        types, of_groups = _strings("semantic_types", semantic_types), _strings("groups", groups)
+        if of_groups is not None:
+            types = (types or frozenset()).union(*map(types_of, of_groups))
+        codes = _strings("languages", languages)
+        object.__setattr__(self, "semantic_types", types)
+        object.__setattr__(self, "sources", _strings("sources", sources))
+        object.__setattr__(self, "languages", None if codes is None else frozenset(map(to_iso, codes)))
 
     @classmethod
-    def of(
-        cls,
-        *,
-        semantic_types: Collection[str] | None = None,
-        groups: Collection[str] | None = None,
-        sources: Collection[str] | None = None,
-        languages: Collection[str] | None = None,
-    ) -> "Filter":
-        """A filter of what users write. Types and groups add up. Raises DataError for a group or language that is unknown."""
-        types = None if semantic_types is None and groups is None else frozenset(semantic_types or ())
-        for group in groups or ():
-            types = frozenset(types or ()) | types_of(group)
-        codes = None if languages is None else frozenset(map(to_iso, languages))
-        return cls(types, None if sources is None else frozenset(sources), codes)
+    def from_dict(cls, conditions: "Filter | Mapping[str, Strings] | None") -> "Filter":
+        """A filter of what a user gives.
+
+        Args:
+            conditions: A filter, the arguments of one as a dictionary, or None for no condition.
+
+        Raises:
+            ConfigError: It is something else, or has an unknown key.
+            DataError: A group or a language is unknown.
+        """
+        if isinstance(conditions, Filter):
+            return conditions
+        if not isinstance(conditions, Mapping | None):
+            raise ConfigError(f"a filter is a Filter or a dictionary with lists, found {conditions!r:.40}")
+        known = ("semantic_types", "groups", "sources", "languages")
+        for key in conditions or ():
+            if key not in known:
+                hint = did_you_mean(str(key), known, otherwise=f"a filter has {', '.join(known)}")
+                raise ConfigError(f"unknown filter {key!r:.40}{hint}")
+        return cls(**(conditions or {}))
+
+
+def _strings(name: str, given: Any) -> frozenset[str] | None:
+    if given is None:
+        return None
+    strings = [given] if isinstance(given, str) else given
+    if not isinstance(strings, Collection) or isinstance(strings, Mapping | bytes):
+        raise ConfigError(f"the filter '{name}' takes a list of strings, found {given!r:.40} ({type(given).__name__})")
+    for string in strings:
+        if not isinstance(string, str):
+            found = f"found {string!r:.40} ({type(string).__name__}) in it"
+            raise ConfigError(f"the filter '{name}' takes a list of strings, {found}")
+    return frozenset(strings)
 
 
 class FilteredDictionary(NamedTuple):
-    """What a filter leaves of an index. rows: names, ascending; None for all. owners: of all names, without the concepts left out."""
+    """What a filter leaves of a dictionary.
+
+    Attributes:
+        rows: Names that are kept, ascending; None for all.
+        name_concepts: The concepts of all names, without those that are left out.
+    """
 
     rows: NDArray[np.int64] | None
-    owners: NameConcepts
+    name_concepts: NameConcepts
 
 
 def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
-    """Raises DataError if nothing is left, and for a semantic type or source that the index doesn't have."""
-    owners = dictionary.owners
+    """What a filter leaves.
+
+    Args:
+        dictionary: The names and concepts of an index.
+        wanted: The filter.
+
+    Raises:
+        DataError: Nothing is left, or the dictionary has none of the semantic types, sources or languages.
+    """
+    name_concepts = dictionary.name_concepts
     if wanted == Filter():
-        return FilteredDictionary(None, owners)
-    good = np.ones(owners.count, bool)
+        return FilteredDictionary(None, name_concepts)
+    good = np.ones(name_concepts.count, bool)
     if wanted.semantic_types is not None:
         good &= _any_in(dictionary.concepts["semantic_types"], wanted.semantic_types, "semantic type")
     if wanted.sources is not None:
         good &= _any_in(dictionary.concepts["codes"], wanted.sources, "source", before=":")
-    pairs = good[owners.concepts]
-    names = np.repeat(np.arange(len(owners)), np.diff(owners.starts))[pairs]
-    counts = np.bincount(names, minlength=len(owners))
+    pairs = good[name_concepts.concepts]
+    names = np.repeat(np.arange(len(name_concepts)), np.diff(name_concepts.starts))[pairs]
+    counts = np.bincount(names, minlength=len(name_concepts))
     rows = counts > 0
     if wanted.languages is not None:
         rows &= _any_in(dictionary.names["languages"], wanted.languages, "language")
     if not rows.any():
         raise DataError(
-            "the filter leaves nothing of the index to link into; each part of it is there, but not together"
+            "the filter leaves nothing of the index to link into: each of its conditions is met, but never together; remove one"
         )
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return FilteredDictionary(
-        np.flatnonzero(rows), NameConcepts(starts, owners.concepts[pairs].astype(np.int64), owners.count)
-    )
+    kept = name_concepts.concepts[pairs].astype(np.int64)
+    return FilteredDictionary(np.flatnonzero(rows), NameConcepts(starts, kept, name_concepts.count))
 
 
 def _any_in(lists: pa.ChunkedArray, wanted: frozenset[str], what: str, before: str | None = None) -> NDArray[np.bool_]:
-    """(n,) whether a list has one of the values; before: compare what stands before its first such character."""
+    """(n,) whether a list has one of the values; before: compare only what precedes the first such character of each."""
     found = np.zeros(len(lists), bool)
     start, known = 0, set[str]()
     for chunk in lists.chunks:
@@ -174,8 +289,8 @@ def _any_in(lists: pa.ChunkedArray, wanted: frozenset[str], what: str, before: s
         found[start + pc.list_parent_indices(chunk).to_numpy()[hits]] = True
         start += len(chunk)
     if not known:
-        raise DataError(f"the index has no {what}s at all, so none can be chosen; leave that filter out")
-    if missing := sorted(wanted - known) if len(wanted & known) == 0 else None:
+        raise DataError(f"the index has no {what}s at all, so it cannot be filtered by them; remove that filter")
+    if wanted and not wanted & known:
         shown = ", ".join(sorted(known)[:12]) + (", …" if len(known) > 12 else "")
-        raise DataError(f"the index has no {what} '{missing[0]}'; it has {shown}")
+        raise DataError(f"the index has no {what} '{min(wanted)}'; it has {shown}")
     return found

@@ -1,4 +1,4 @@
-"""What linking answers: a mention, its candidates, and many of them together as dictionaries, a data frame, or a table in a notebook."""
+"""Results of linking: a mention with its candidates; and many of them as dictionaries, a data frame, or a table in a notebook."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,15 +12,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_SHOWN = 50  # results in a notebook
+RESULTS_IN_NOTEBOOK = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A concept, its preferred name, its name that came nearest to the mention, and the cosine of the two.
+    """A concept that a mention may stand for.
 
-    language, source: of the matched name. codes: the concept's, its cross-references among them, as SOURCE:code. confidence: the probability
-    that this concept is right, of the first candidate of a calibrated index; else None.
+    Attributes:
+        concept_id: Its id.
+        name: Its preferred name.
+        matched_name: Its name that is nearest to the mention.
+        score: The cosine of that name and the mention; with lexical fusion the weighted mean of cosine and string similarity.
+        language: Of the matched name, ISO 639.
+        source: Of the matched name.
+        semantic_types: Of the concept.
+        codes: Of the concept, cross-references included, as SOURCE:code.
+        confidence: The probability that this concept is right: of the first candidate of a calibrated index, else None.
     """
 
     concept_id: str
@@ -33,14 +41,29 @@ class Candidate:
     codes: tuple[str, ...] = ()
     confidence: float | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as a dictionary."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A mention as it was given, its candidates, best first, and if there are none the reason."""
+    """What a mention was linked to.
+
+    Attributes:
+        mention: The mention as it was given.
+        candidates: Its concepts, best first.
+        reason: Why there are no candidates; None if there are.
+    """
 
     mention: str
     candidates: tuple[Candidate, ...]
     reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as a dictionary, candidates as a list of dictionaries."""
+        candidates = [candidate.to_dict() for candidate in self.candidates]
+        return {"mention": self.mention, "candidates": candidates, "reason": self.reason}
 
 
 class Results(Sequence[Result]):
@@ -53,11 +76,11 @@ class Results(Sequence[Result]):
         return len(self._results)
 
     @overload
-    def __getitem__(self, at: int) -> Result: ...
+    def __getitem__(self, index: int) -> Result: ...
     @overload
-    def __getitem__(self, at: slice) -> "Results": ...
-    def __getitem__(self, at: int | slice) -> "Result | Results":
-        return Results(self._results[at]) if isinstance(at, slice) else self._results[at]
+    def __getitem__(self, index: slice) -> "Results": ...
+    def __getitem__(self, index: int | slice) -> "Result | Results":
+        return Results(self._results[index]) if isinstance(index, slice) else self._results[index]
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
@@ -65,19 +88,20 @@ class Results(Sequence[Result]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Results({self._results!r})"
+        linked = sum(bool(result.candidates) for result in self)
+        return f"Results({len(self):,} mentions, {linked:,} linked)"
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """A dictionary for each candidate, with its mention and rank; one with the reason for a mention that has none."""
+        """One dictionary per candidate, with its mention and rank; for a mention without candidates one with the reason."""
         rows: list[dict[str, Any]] = []
-        nothing = dict.fromkeys(Candidate.__slots__)
+        empty = dict.fromkeys(Candidate.__slots__)
         for result in self._results:
             rows += [
-                {"mention": result.mention, "rank": rank, **asdict(candidate), "reason": None}
+                {"mention": result.mention, "rank": rank, **candidate.to_dict(), "reason": None}
                 for rank, candidate in enumerate(result.candidates, start=1)
             ]
             if not result.candidates:
-                rows.append({"mention": result.mention, "rank": None, **nothing, "reason": result.reason})
+                rows.append({"mention": result.mention, "rank": None, **empty, "reason": result.reason})
         return rows
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -90,18 +114,28 @@ class Results(Sequence[Result]):
 
     def _repr_html_(self) -> str:
         """The first results as a table, for a notebook."""
-        rows = self[:_SHOWN].to_dicts()
-        sure = any(row["confidence"] is not None for row in rows)
-        columns = ["mention", "rank", "concept_id", "name", "matched_name", "score", *(["confidence"] if sure else [])]
+        rows = self[:RESULTS_IN_NOTEBOOK].to_dicts()
+        calibrated = any(row["confidence"] is not None for row in rows)
+        columns = [
+            "mention",
+            "rank",
+            "concept_id",
+            "name",
+            "matched_name",
+            "score",
+            *(["confidence"] if calibrated else []),
+        ]
         cells = [
-            [_shown(row["name"] or row["reason"] if column == "name" else row[column]) for column in columns]
+            [_to_html(row["name"] or row["reason"] if column == "name" else row[column]) for column in columns]
             for row in rows
         ]
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in cells)
         head = "".join(f"<th>{column.replace('matched_name', 'matched name')}</th>" for column in columns)
-        more = f"<p>… and {len(self) - _SHOWN:,} more mentions</p>" if len(self) > _SHOWN else ""
+        more = (
+            f"<p>… and {len(self) - RESULTS_IN_NOTEBOOK:,} more mentions</p>" if len(self) > RESULTS_IN_NOTEBOOK else ""
+        )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
-def _shown(cell: object) -> str:
+def _to_html(cell: object) -> str:
     return "" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else escape(str(cell))
