@@ -1,9 +1,9 @@
-"""An OHDSI Athena download (the OMOP Standardized Vocabularies) → a terminology.
+"""An OHDSI Athena download (the OMOP Standardized Vocabularies) as a terminology.
 
-The concepts are OMOP's standard concepts. OMOP maps the codes of other vocabularies to them, so a concept is also called what a non-standard
-concept is called that maps to it, and to nothing else; one that maps to several, or to a concept with a value ("history of" and what
-of), means more than each of its targets, and its names are dropped. A name keeps the vocabulary and code of the concept that it was given
-to. What a name must know of its concept is held as a few numbers a concept, and the names themselves stream past them.
+The concepts are OMOP's standard concepts. OMOP maps the codes of other vocabularies to them, so a standard concept also gets the names of each
+non-standard concept that maps to it and to nothing else. A non-standard concept that maps to several, or to a concept with a value ("history
+of" and what of), means more than each of its targets, so its names are dropped. A name keeps the vocabulary and code of the concept that it
+was given to. The data that are needed of every concept are held as a few numbers per concept; the names are streamed.
 Tables: https://ohdsi.github.io/CommonDataModel/cdm54.html#Vocabulary_Tables
 """
 
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from data_prep.accounting import check_choice, listed
 from data_prep.assemble import Assembly
-from data_prep.delimited import read_tsv_blocks, whole_numbers
+from data_prep.delimited import BLOCK_BYTES, find_file, read_tsv_blocks, whole_numbers
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts
@@ -35,48 +36,46 @@ CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY = (
 )
 
 _LANGUAGE_CONCEPT = "language_concept_id"
-_LANGUAGE, _SUFFIX = (
-    "Language",
-    " language",
-)  # the domain and the vocabulary of languages; most are named like "Spanish language"
-_ENGLISH = "4180186"  # the language of CONCEPT.csv, and known even where a download has no languages
-_MAPS, _VALUE = "Maps to", "Maps to value"
-_NOWHERE, _SEVERAL, _WITH_VALUE, _UNKNOWN = (
-    -1,
-    -2,
-    -3,
-    -4,
-)  # stand in for the row of the concept that a name is a name of
+_LANGUAGE = "Language"  # the domain and the vocabulary of languages
+_LANGUAGE_SUFFIX = " language"  # most languages are named like "Spanish language"
+_ENGLISH = "4180186"  # the language of CONCEPT.csv, known even if a download has no languages
+_MAPS_TO, _MAPS_TO_VALUE = "Maps to", "Maps to value"
+# Instead of the row of the standard concept that a name belongs to:
+_NO_TARGET, _SEVERAL_TARGETS, _TARGET_WITH_VALUE, _UNKNOWN = -1, -2, -3, -4
 _REJECTION_REASON = {
     _UNKNOWN: f"concept not in {CONCEPT}",
-    _NOWHERE: "non-standard concept that maps to no standard one",
-    _SEVERAL: "non-standard concept that maps to several",
-    _WITH_VALUE: "non-standard concept that maps to one with a value",
+    _NO_TARGET: "non-standard concept that maps to no standard one",
+    _SEVERAL_TARGETS: "non-standard concept that maps to several",
+    _TARGET_WITH_VALUE: "non-standard concept that maps to one with a value",
 }
 
 
 @dataclass(frozen=True)
 class _Concepts:
-    """Every concept of CONCEPT.csv, sorted by its identifier. ids, heirs: (n,) int64; the others: (n,) strings.
+    """The n concepts of CONCEPT.csv, sorted by identifier.
 
-    heirs: the row of the standard concept that its names are names of (its own row, if it is standard), or a key of _WHY_NOT.
+    ids: (n,) identifiers. targets: (n,) the row of the standard concept that gets the names (a standard concept's own row), or a key of
+    _REJECTION_REASON. vocabularies, domains, codes: (n,) strings. languages: the concepts that are languages, identifier → name.
     """
 
-    ids: np.ndarray
-    successors: np.ndarray
+    ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
     vocabularies: pa.DictionaryArray
     domains: pa.DictionaryArray
     codes: pa.StringArray
-    languages: Mapping[str, str]  # those concepts that are languages: identifier → name
+    languages: Mapping[str, str]
 
 
 @dataclass
 class _Selection:
-    """What is wanted of the names, and what came of them: those dropped, by reason, and the languages that occurred."""
+    """Which names are wanted, and the names that are not, by reason.
+
+    sources: (n,) whether a concept's vocabulary is selected. domains: (n,) likewise. seen: the languages that occur.
+    """
 
     languages: Collection[str] | None
-    sources: np.ndarray  # (n,) bool: concepts whose vocabulary is chosen
-    domains: np.ndarray  # (n,) bool
+    sources: NDArray[np.bool_]
+    domains: NDArray[np.bool_]
     dropped: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
 
@@ -88,23 +87,35 @@ def read_omop(
     languages: Collection[str] | None = None,
     sources: Collection[str] | None = None,
     domains: Collection[str] | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> tuple[RowCounts, dict[str, Any]]:
-    """Hand a download's names over → what became of each row of CONCEPT and CONCEPT_SYNONYM, and the facts to remember.
+    """Add a download's names to a terminology.
 
-    folder: the unpacked download, or a file in it; the files may be .gz. languages: ISO codes; sources: vocabularies that a name may
-    come from; domains: of the standard concepts; None leaves one open. Raises DataError with file and line, or if a choice does not occur.
+    Args:
+        folder: The unpacked download, or a file in it; the files may be .gz.
+        assembly: Takes the rows.
+        languages: ISO codes; None for all.
+        sources: Vocabularies that names may come from; None for all.
+        domains: Domains of the standard concepts; None for all.
+        block_bytes: Bytes read at a time.
+
+    Returns:
+        What happened to each row of CONCEPT and CONCEPT_SYNONYM, and the manifest's metadata.
+
+    Raises:
+        DataError: With file and line; also if a chosen value does not occur.
     """
     files = find_files(folder)
-    concepts = _read_concepts(files[CONCEPT], files[RELATIONSHIP])
+    concepts = _read_concepts(files[CONCEPT], files[RELATIONSHIP], block_bytes)
     check_choice(sources or (), concepts.vocabularies.dictionary.to_pylist(), "vocabulary", files[CONCEPT])
     check_choice(domains or (), concepts.domains.dictionary.to_pylist(), "domain", files[CONCEPT])
-    selection = _Selection(languages, _among(concepts.vocabularies, sources), _among(concepts.domains, domains))
+    selection = _Selection(languages, _is_chosen(concepts.vocabularies, sources), _is_chosen(concepts.domains, domains))
     rows_in = kept = 0
     for file, columns in (
         (CONCEPT, ("concept_id", "concept_name")),
         (SYNONYM, ("concept_id", "concept_synonym_name", _LANGUAGE_CONCEPT)),
     ):
-        for rows in read_tsv_blocks(files[file], columns):
+        for rows in read_tsv_blocks(files[file], columns, block_bytes=block_bytes):
             names = _names(files[file], rows, rows[columns[1]], concepts, selection)
             assembly.add_names(names)
             rows_in += rows.num_rows
@@ -123,25 +134,26 @@ def read_omop(
     return RowCounts(rows_in, kept, +selection.dropped), metadata
 
 
-def find_files(place: Path) -> dict[str, Path]:
-    """The files of a download by their usual names, in the folder `place` or beside the file that it is. Raises DataError."""
-    folder, found = place.parent if place.is_file() else place, {}
+def find_files(path: Path) -> dict[str, Path]:
+    """The files of a download by their usual names. path: its folder, or a file in it. Raises DataError."""
+    folder, found = path.parent if path.is_file() else path, {}
     for name in (CONCEPT, SYNONYM, RELATIONSHIP, VOCABULARY):
-        file = next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
+        file = find_file(folder, name)
         if file is None:
             raise DataError(
-                f"{place}: expected {name} or {name}.gz in this folder, found neither. Is it an unpacked download from Athena?"
+                f"{path}: expected {name} or {name}.gz in this folder, found neither. Is it an unpacked download from Athena?"
             )
         found[name] = file
     return found
 
 
-def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
-    ids: list[np.ndarray] = []
-    standard: list[np.ndarray] = []
+def _read_concepts(concept: Path, relationship: Path, block_bytes: int) -> _Concepts:
+    ids: list[NDArray[np.int64]] = []
+    standard: list[NDArray[np.bool_]] = []
     texts: dict[str, list[pa.Array]] = {"vocabulary_id": [], "domain_id": [], "concept_code": []}
-    languages = {_ENGLISH: f"English{_SUFFIX}"}
-    for rows in read_tsv_blocks(concept, ("concept_id", "concept_name", "standard_concept", "invalid_reason", *texts)):
+    languages = {_ENGLISH: f"English{_LANGUAGE_SUFFIX}"}
+    columns = ("concept_id", "concept_name", "standard_concept", "invalid_reason", *texts)
+    for rows in read_tsv_blocks(concept, columns, block_bytes=block_bytes):
         ids.append(whole_numbers(concept, rows, "concept_id"))
         standard.append(
             pc.and_(pc.equal(rows["standard_concept"], "S"), pc.equal(rows["invalid_reason"], "")).to_numpy()
@@ -149,128 +161,150 @@ def _read_concepts(concept: Path, relationship: Path) -> _Concepts:
         for name, parts in texts.items():
             column = rows[name].combine_chunks()
             parts.append(column if name == "concept_code" else column.dictionary_encode())
-        spoken = rows.filter(pc.or_(pc.equal(rows["vocabulary_id"], _LANGUAGE), pc.equal(rows["domain_id"], _LANGUAGE)))
-        languages |= dict(zip(spoken["concept_id"].to_pylist(), spoken["concept_name"].to_pylist(), strict=True))
+        languages_here = rows.filter(
+            pc.or_(pc.equal(rows["vocabulary_id"], _LANGUAGE), pc.equal(rows["domain_id"], _LANGUAGE))
+        )
+        languages |= dict(zip(*(languages_here[name].to_pylist() for name in columns[:2]), strict=True))
     if not ids:
         raise DataError(f"{concept}: expected a row for each concept, found only a header. Was its transfer cut short?")
-    order = np.argsort(unsorted := np.concatenate(ids))
-    sorted_ids = unsorted[order]
+    unsorted_ids = np.concatenate(ids)
+    order = np.argsort(unsorted_ids)
+    sorted_ids = unsorted_ids[order]
     twice = np.flatnonzero(sorted_ids[1:] == sorted_ids[:-1])
     if twice.size:
         raise DataError(
-            f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads put together?"
+            f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads combined?"
         )
-    successors = _successors(relationship, sorted_ids, np.concatenate(standard)[order])
+    targets = _targets(relationship, sorted_ids, np.concatenate(standard)[order], block_bytes)
     at = pa.array(order)
     vocabularies, domains, codes = (
         pa.chunked_array(parts).unify_dictionaries().combine_chunks().take(at) for parts in texts.values()
     )
-    return _Concepts(sorted_ids, successors, vocabularies, domains, codes, languages)
+    return _Concepts(sorted_ids, targets, vocabularies, domains, codes, languages)
 
 
-def _successors(path: Path, ids: np.ndarray, standard: np.ndarray) -> np.ndarray:
-    """(n,) `_Concepts.successors`, by the valid rows of CONCEPT_RELATIONSHIP. ids: (n,) int64, sorted. standard: (n,) bool."""
-    # Of a concept's targets only the least and the greatest are kept: if these are one, there is one.
-    least, greatest, with_value = (
-        np.full(len(ids), np.iinfo(np.int64).max),
-        np.full(len(ids), -1),
-        np.zeros(len(ids), bool),
-    )
-    for rows in read_tsv_blocks(path, ("concept_id_1", "concept_id_2", "relationship_id", "invalid_reason")):
-        told = pc.is_in(rows["relationship_id"], pa.array([_MAPS, _VALUE]))
-        rows = rows.filter(pc.and_(told, pc.equal(rows["invalid_reason"], "")))
+def _targets(path: Path, ids: NDArray[np.int64], standard: NDArray[np.bool_], block_bytes: int) -> NDArray[np.int64]:
+    """`_Concepts.targets`, from the valid rows of CONCEPT_RELATIONSHIP.
+
+    Args:
+        path: CONCEPT_RELATIONSHIP.
+        ids: (n,) sorted identifiers.
+        standard: (n,) whether a concept is a standard one.
+        block_bytes: Bytes read at a time.
+
+    Returns:
+        (n,) rows, or keys of _REJECTION_REASON.
+    """
+    # Of a concept's targets only the smallest and the largest are kept: if these are equal, there is one.
+    smallest, largest = np.full(len(ids), np.iinfo(np.int64).max), np.full(len(ids), -1)
+    with_value = np.zeros(len(ids), bool)
+    columns = ("concept_id_1", "concept_id_2", "relationship_id", "invalid_reason")
+    for rows in read_tsv_blocks(path, columns, block_bytes=block_bytes):
+        is_mapping = pc.is_in(rows["relationship_id"], pa.array([_MAPS_TO, _MAPS_TO_VALUE]))
+        rows = rows.filter(pc.and_(is_mapping, pc.equal(rows["invalid_reason"], "")))
         at, targets = _find(ids, whole_numbers(path, rows, "concept_id_1")), whole_numbers(path, rows, "concept_id_2")
-        maps = pc.equal(rows["relationship_id"], _MAPS).to_numpy()
+        maps = pc.equal(rows["relationship_id"], _MAPS_TO).to_numpy()
         with_value[at[(at >= 0) & ~maps]] = True
         maps = (at >= 0) & maps
-        np.minimum.at(least, at[maps], targets[maps])
-        np.maximum.at(greatest, at[maps], targets[maps])
-    successors = _find(ids, greatest)
-    successors[(successors < 0) | ~standard[np.maximum(successors, 0)]] = _NOWHERE
-    successors[least < greatest] = _SEVERAL
-    successors[with_value] = _WITH_VALUE
-    successors[standard] = np.flatnonzero(standard)
-    return successors
+        np.minimum.at(smallest, at[maps], targets[maps])
+        np.maximum.at(largest, at[maps], targets[maps])
+    rows_of_targets = _find(ids, largest)
+    rows_of_targets[(rows_of_targets < 0) | ~standard[np.maximum(rows_of_targets, 0)]] = _NO_TARGET
+    rows_of_targets[smallest < largest] = _SEVERAL_TARGETS
+    rows_of_targets[with_value] = _TARGET_WITH_VALUE
+    rows_of_targets[standard] = np.flatnonzero(standard)
+    return rows_of_targets
 
 
-def _find(ids: np.ndarray, sought: np.ndarray) -> np.ndarray:
-    """(m,) int64: where each of `sought` stands in the sorted `ids`, or _UNKNOWN."""
-    at = np.minimum(np.searchsorted(ids, sought), len(ids) - 1)
-    return np.where(ids[at] == sought, at, _UNKNOWN)
+def _find(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(m,) the position of each of m wanted identifiers in the sorted `ids`, or _UNKNOWN."""
+    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return np.where(ids[at] == wanted, at, _UNKNOWN)
 
 
 def _names(path: Path, rows: pa.Table, texts: pa.ChunkedArray, concepts: _Concepts, selection: _Selection) -> pa.Table:
-    """NAMES_SCHEMA and precedence for those rows of CONCEPT or CONCEPT_SYNONYM that are wanted. texts: their names."""
-    synonyms = _LANGUAGE_CONCEPT in rows.column_names
+    """The selected rows of CONCEPT or CONCEPT_SYNONYM as NAMES_SCHEMA with precedence. texts: the column of names."""
+    are_synonyms = _LANGUAGE_CONCEPT in rows.column_names
     own = _find(concepts.ids, whole_numbers(path, rows, "concept_id"))
-    successors = np.where(own < 0, _UNKNOWN, concepts.successors[np.maximum(own, 0)])
-    languages = rows[_LANGUAGE_CONCEPT].combine_chunks() if synonyms else pa.repeat(_ENGLISH, rows.num_rows)
-    languages, wanted = _judge(own, successors, languages.dictionary_encode(), concepts, selection)
-    own, successors, at = own[wanted], successors[wanted], pa.array(np.flatnonzero(wanted))
-    itself, codes = own == successors, concepts.codes.take(pa.array(own))
+    targets = np.where(own < 0, _UNKNOWN, concepts.targets[np.maximum(own, 0)])
+    languages = rows[_LANGUAGE_CONCEPT].combine_chunks() if are_synonyms else pa.repeat(_ENGLISH, rows.num_rows)
+    languages, wanted = _select_rows(own, targets, languages.dictionary_encode(), concepts, selection)
+    own, targets, at = own[wanted], targets[wanted], pa.array(np.flatnonzero(wanted))
+    is_own_name, codes = own == targets, concepts.codes.take(pa.array(own))
     return pa.table(
         {
-            "concept_id": pc.cast(pa.array(concepts.ids[successors]), pa.string()),
+            "concept_id": pc.cast(pa.array(concepts.ids[targets]), pa.string()),
             "language": languages.take(at),
             "name": pa.array(normalize_all(texts.take(at).to_pylist(), TextPolicy()), pa.string()),
-            "kind": pc.if_else(pa.array(itself & (not synonyms)), "preferred", "synonym"),
+            "kind": pc.if_else(pa.array(is_own_name & (not are_synonyms)), "preferred", "synonym"),
             "source": concepts.vocabularies.take(pa.array(own)).dictionary_decode(),
             "code": pc.if_else(pc.equal(codes, ""), pa.scalar(None, pa.string()), codes),
             "status": pa.nulls(len(own), pa.string()),
-            PRECEDENCE: pa.array(itself.astype(np.int32)),  # of two equal names, the concept's own is kept
+            PRECEDENCE: pa.array(is_own_name.astype(np.int32)),  # of two equal names, the concept's own is kept
         }
     )
 
 
-def _judge(
-    own: np.ndarray, successors: np.ndarray, languages: pa.DictionaryArray, concepts: _Concepts, selection: _Selection
-) -> tuple[pa.Array, np.ndarray]:
-    """(m,) ISO codes of rows, and (m,) bool: those that are wanted; the others are counted under the first reason that holds.
+def _select_rows(
+    own: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    languages: pa.DictionaryArray,
+    concepts: _Concepts,
+    selection: _Selection,
+) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """Decide which rows are wanted, and count the others under the first reason that applies.
 
-    own, heirs: (m,) the row of the concept that a name was given to, and of the one that it is a name of. tongues: (m,) language ids.
+    Args:
+        own: (m,) row of the concept that a name was given to.
+        targets: (m,) row of the standard concept that gets the name, or a key of _REJECTION_REASON.
+        languages: (m,) identifiers of language concepts.
+        concepts: All concepts.
+        selection: What is wanted; its counts are updated.
+
+    Returns:
+        (m,) ISO codes, and (m,) whether a row is wanted.
     """
-    known = [_iso(concepts.languages.get(tongue)) for tongue in languages.dictionary.to_pylist()]
-    spoken = languages.indices.to_numpy()
-    selection.seen.update(code for code, _ in known if code)
-    reasons = [(_REJECTION_REASON[_UNKNOWN], successors == _UNKNOWN)]
-    reasons += [(why, spoken == i) for i, (_, why) in enumerate(known) if why]
+    codes = [_iso_code(concepts.languages.get(language)) for language in languages.dictionary.to_pylist()]
+    indices = languages.indices.to_numpy()
+    selection.seen.update(code for code, _ in codes if code)
+    reasons = [(_REJECTION_REASON[_UNKNOWN], targets == _UNKNOWN)]
+    reasons += [(reason, indices == i) for i, (_, reason) in enumerate(codes) if reason]
     if selection.languages is not None:
-        reasons.append(
-            ("language not chosen", ~np.array([code in selection.languages for code, _ in known], bool)[spoken])
-        )
+        is_wanted = np.array([code in selection.languages for code, _ in codes], bool)
+        reasons.append(("language not chosen", ~is_wanted[indices]))
     reasons.append(("vocabulary not chosen", ~selection.sources[np.maximum(own, 0)]))
-    reasons += [(why, successors == stand_in) for stand_in, why in _REJECTION_REASON.items()]
-    reasons.append(("domain not chosen", ~selection.domains[np.maximum(successors, 0)]))
+    reasons += [(reason, targets == key) for key, reason in _REJECTION_REASON.items()]
+    reasons.append(("domain not chosen", ~selection.domains[np.maximum(targets, 0)]))
     wanted = np.ones(len(own), bool)
-    for why, holds in reasons:
-        selection.dropped[why] += int((wanted & holds).sum())
-        wanted &= ~holds
-    return pa.array([code for code, _ in known], pa.string()).take(languages.indices), wanted
+    for reason, applies in reasons:
+        selection.dropped[reason] += int((wanted & applies).sum())
+        wanted &= ~applies
+    return pa.array([code for code, _ in codes], pa.string()).take(languages.indices), wanted
 
 
-def _iso(name: str | None) -> tuple[str, str]:
-    """The ISO code of a language by its name, or why it has none. name: None, if it is not in CONCEPT.csv."""
+def _iso_code(name: str | None) -> tuple[str, str]:
+    """(ISO code, "") of a language, or ("", why it has none). name: None if the language is not in CONCEPT.csv."""
     if name is None:
         return "", f"language not in {CONCEPT}"
-    plain = name.removesuffix(_SUFFIX)
+    plain = name.removesuffix(_LANGUAGE_SUFFIX)
     try:
         code = to_iso(plain)
     except DataError:
         code = ""
-    # to_iso also takes codes, and some languages that it doesn't know are called like the code of another: Ron (ron is Romanian).
+    # to_iso also takes codes, and some unknown languages are named like the code of another: Ron (ron is Romanian).
     return (code, "") if code and to_name(code) == plain else ("", f"language unknown to xsap: {plain}")
 
 
-def _among(values: pa.DictionaryArray, chosen: Collection[str] | None) -> np.ndarray:
-    """(n,) bool: which values are chosen; all, if nothing is."""
+def _is_chosen(values: pa.DictionaryArray, chosen: Collection[str] | None) -> NDArray[np.bool_]:
+    """(n,) whether each value is chosen; all are if `chosen` is None."""
     fits = np.array([chosen is None or value in chosen for value in values.dictionary.to_pylist()], bool)
-    rows: np.ndarray = fits[values.indices.to_numpy()]
+    rows: NDArray[np.bool_] = fits[values.indices.to_numpy()]
     return rows
 
 
 def _add_domains(concepts: _Concepts, assembly: Assembly) -> None:
-    """Hand over the domain of each standard concept, as its semantic type."""
-    standard = np.flatnonzero(concepts.successors == np.arange(len(concepts.ids)))
+    """Add the domain of each standard concept as its semantic type."""
+    standard = np.flatnonzero(concepts.targets == np.arange(len(concepts.ids)))
     domains = concepts.domains.take(pa.array(standard)).dictionary_decode()
     one = pa.ListArray.from_arrays(pa.array(np.arange(len(standard) + 1, dtype=np.int32)), domains)
     assembly.add_concepts(
@@ -279,7 +313,7 @@ def _add_domains(concepts: _Concepts, assembly: Assembly) -> None:
 
 
 def _versions(path: Path) -> dict[str, str]:
-    """Vocabulary → its version, of those that have one. The one of `None` is that of the whole release."""
+    """Vocabulary → version, of those that have one. The vocabulary `None` has the version of the whole release."""
     rows = [
         row for block in read_tsv_blocks(path, ("vocabulary_id", "vocabulary_version")) for row in block.to_pylist()
     ]

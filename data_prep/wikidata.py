@@ -1,9 +1,9 @@
-"""Wikidata's labels and aliases in all languages, under the identifiers of a medical vocabulary that its items state.
+"""Wikidata's labels and aliases in all languages, under the identifiers of a medical vocabulary that its items have.
 
-Two sources: the dump of all entities, one JSON object a line within the brackets of one array
+There are two kinds of input: the dump of all entities, one JSON object per line inside one array
 (https://doc.wikimedia.org/Wikibase/master/php/docs_topics_json.html, https://www.wikidata.org/wiki/Wikidata:Database_download), and the
-rows of a SPARQL query (https://www.w3.org/TR/sparql11-results-json/), as a document or line by line. The dump is a thousand times larger
-than what is wanted from it, so a line is parsed only if the property's name occurs in it; memory holds one line. A SPARQL document that is
+rows of a SPARQL query (https://www.w3.org/TR/sparql11-results-json/), as one document or line by line. The dump is a thousand times larger
+than what is wanted from it, so a line is parsed only if it contains the property's name; memory holds one line. A SPARQL document that is
 not written line by line is read whole.
 """
 
@@ -11,39 +11,56 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from data_prep.assemble import Assembly
-from data_prep.ontology_model import known_language
+from data_prep.ontology_model import parse_language
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts, byte_lines, check_json_type, decode, parse_json
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import TextPolicy, normalize
 
-Key = Literal["umls", "hpo", "mesh"]
-PROPERTIES: dict[str, str] = {"umls": "P2892", "hpo": "P3841", "mesh": "P486"}
+
+class Vocabulary(StrEnum):
+    """A medical vocabulary whose identifiers Wikidata has."""
+
+    UMLS = "umls"
+    HPO = "hpo"
+    MESH = "mesh"
+
+
+PROPERTIES = {Vocabulary.UMLS: "P2892", Vocabulary.HPO: "P3841", Vocabulary.MESH: "P486"}
 SOURCE = "Wikidata"
 
-_FORMS = {"umls": re.compile("C[0-9]{7}"), "hpo": re.compile("HP:[0-9]{7}"), "mesh": re.compile("[A-Z][0-9]{5,9}")}
+_IDENTIFIER_FORMS = {
+    Vocabulary.UMLS: re.compile("C[0-9]{7}"),
+    Vocabulary.HPO: re.compile("HP:[0-9]{7}"),
+    Vocabulary.MESH: re.compile("[A-Z][0-9]{5,9}"),
+}
 _ITEM = re.compile("Q[0-9]+")
-# An item's label names it better than an alias does, so a concept without other names is called by it.
+# An item's label has precedence over its aliases as preferred name.
 _ROWS = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int32(), nullable=False))
-_PART = 100_000  # names that are Python objects at a time
+NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
-# How the variables of a query are called.
+# Names of the variables of a query.
 _ITEMS, _LANGUAGES = ("item", "entity", "qid"), ("lang", "language")
 _LABELS, _ALIASES = ("label", "itemLabel", "name"), ("alias", "altLabel")
-_IDENTIFIERS = {"umls": ("cui", "umls"), "hpo": ("hpo", "hpo_id", "hpoID"), "mesh": ("mesh", "mesh_id", "meshID")}
+_IDENTIFIERS = {
+    Vocabulary.UMLS: ("cui", "umls"),
+    Vocabulary.HPO: ("hpo", "hpo_id", "hpoID"),
+    Vocabulary.MESH: ("mesh", "mesh_id", "meshID"),
+}
 _ANY_IDENTIFIER = ("identifier", "concept_id", "id")
 _DEPRECATED = "deprecated statement"
 
 
 class _Name(NamedTuple):
-    """A label or an alias under one identifier, as the file has it. why_not: the reason for which it can't be taken."""
+    """A label or an alias under one identifier, as the file has it. rejection_reason: why it can't be taken."""
 
     concept_id: str
     language: str
@@ -54,19 +71,36 @@ class _Name(NamedTuple):
 
 
 def read_wikidata(
-    path: Path, assembly: Assembly, *, key: Key, languages: Collection[str] | None = None
+    path: Path,
+    assembly: Assembly,
+    *,
+    key: Vocabulary,
+    languages: Collection[str] | None = None,
+    names_per_batch: int = NAMES_PER_BATCH,
 ) -> tuple[RowCounts, dict[str, Any]]:
-    """Hand the names of a dump or a query's result to `assembly` → what became of each, and facts for the terminology's manifest.
+    """Add the names of a dump or of a query's result to a terminology.
 
-    path: .json or .jsonl, perhaps .gz or .bz2. key: whose identifiers the concepts bear. languages: ISO codes; None takes every one that
-    xsap knows. A name is a label or an alias in one language, under one identifier. Raises DataError with file and line.
+    A name is a label or an alias in one language, under one identifier.
+
+    Args:
+        path: .json or .jsonl, perhaps .gz or .bz2.
+        assembly: Takes the names.
+        key: The vocabulary whose identifiers the concepts get.
+        languages: ISO codes; None for all that xsap knows.
+        names_per_batch: Names held as Python objects at a time.
+
+    Returns:
+        What happened to each name, and the manifest's metadata.
+
+    Raises:
+        DataError: With file and line.
     """
-    offered, dropped, unknown = 0, Counter[str](), Counter[str]()
+    names_in, dropped, unknown = 0, Counter[str](), Counter[str]()
     part: list[dict[str, Any]] = []
     policy = TextPolicy()
     for one in _names(path, key):
-        offered += 1
-        language, is_unknown = known_language(one.language)
+        names_in += 1
+        language, is_unknown = parse_language(one.language)
         reason = one.rejection_reason
         if not reason and is_unknown:
             unknown[one.language] += 1
@@ -87,7 +121,7 @@ def read_wikidata(
             int(one.is_label),
         )
         part.append(dict(zip(_ROWS.names, row, strict=True)))
-        if len(part) == _PART:
+        if len(part) == names_per_batch:
             assembly.add_names(pa.Table.from_pylist(part, _ROWS))
             part = []
     assembly.add_names(pa.Table.from_pylist(part, _ROWS))
@@ -96,19 +130,19 @@ def read_wikidata(
         "property": PROPERTIES[key],
         "languages": sorted(languages) if languages is not None else None,
     }
-    metadata |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
-    return RowCounts(offered, offered - dropped.total(), dropped), metadata
+    metadata |= {"unparse_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
+    return RowCounts(names_in, names_in - dropped.total(), dropped), metadata
 
 
-def _names(path: Path, key: Key) -> Iterator[_Name]:
-    """Every name of the file. Raises DataError if it has rows and none of them bears an identifier and a name."""
+def _names(path: Path, key: Vocabulary) -> Iterator[_Name]:
+    """Every name of the file. Raises DataError if it has rows of a query, but none with an identifier and a name."""
     fields, identified, named = set[str](), False, False
     for where, record in _records(path, PROPERTIES[key].encode()):
         if _is_entity(record):
-            yield from _of_entity(record, key, where)
+            yield from _names_of_entity(record, key, where)
             continue
         fields |= record.keys()
-        for one in _of_row(record, key, where):
+        for one in _names_of_row(record, key, where):
             named, identified = True, identified or bool(one.concept_id)
             yield one
     if fields and not (named and identified):
@@ -122,8 +156,8 @@ def _is_entity(record: dict[str, Any]) -> bool:
     return "labels" in record or "claims" in record
 
 
-def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
-    # Of several statements of one identifier one without a reason against it counts, and else one that is not deprecated.
+def _names_of_entity(entity: dict[str, Any], key: Vocabulary, where: str) -> Iterator[_Name]:
+    # Of several statements of one identifier the one that counts has no rejection reason, or else is not deprecated.
     identifiers = dict(
         sorted(_identifiers(entity, key, where), key=lambda found: (found[1] is None, found[1] != _DEPRECATED))
     )
@@ -143,8 +177,8 @@ def _of_entity(entity: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
             yield _Name(identifier, code, name, item, is_label, rejection_reason)
 
 
-def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple[str, str | None]]:
-    """(identifier, the reason against it) for each statement of the property that has a value."""
+def _identifiers(entity: dict[str, Any], key: Vocabulary, where: str) -> Iterator[tuple[str, str | None]]:
+    """(identifier, rejection reason) for each statement of the property that has a value."""
     at = f"{where}.claims.{PROPERTIES[key]}"
     for statement in check_json_type(_map(entity, "claims", where).get(PROPERTIES[key], []), list, at):
         rank = check_json_type(statement, dict, at).get("rank")
@@ -158,37 +192,39 @@ def _identifiers(entity: dict[str, Any], key: Key, where: str) -> Iterator[tuple
             yield value, _DEPRECATED if rank == "deprecated" else _malformed(value, key)
 
 
-def _malformed(identifier: str, key: Key) -> str | None:
-    return None if _FORMS[key].fullmatch(identifier) else f"not an identifier of {key}"
+def _malformed(identifier: str, key: Vocabulary) -> str | None:
+    return None if _IDENTIFIER_FORMS[key].fullmatch(identifier) else f"not an identifier of {key}"
 
 
-def _of_row(row: dict[str, Any], key: Key, where: str) -> Iterator[_Name]:
-    """The names in one row of a query's result; it may bear a label, an alias, or both."""
+def _names_of_row(row: dict[str, Any], key: Vocabulary, where: str) -> Iterator[_Name]:
+    """The names in one row of a query's result; it may have a label, an alias, or both."""
     identifier, _ = _first(row, (*_IDENTIFIERS[key], PROPERTIES[key], *_ANY_IDENTIFIER), where)
     item = _first(row, _ITEMS, where)[0].rpartition("/")[2]
-    told, _ = _first(row, _LANGUAGES, where)
+    row_language, _ = _first(row, _LANGUAGES, where)
     rejection_reason = _malformed(identifier, key) if identifier else "no identifier"
     for fields in (_LABELS, _ALIASES):
         name, language = _first(row, fields, where)
-        if name and name == item and _ITEM.fullmatch(name):  # so the query service answers where an item has no label
+        if (
+            name and name == item and _ITEM.fullmatch(name)
+        ):  # the query service gives the item's number where it has no label
             yield _Name(
                 identifier,
-                language or told,
+                language or row_language,
                 name,
                 item,
                 fields is _LABELS,
                 rejection_reason or "an item's number, not a name",
             )
-        elif name and not (language or told):
+        elif name and not (language or row_language):
             raise DataError(
                 f"{where}: expected the language of '{name[:80]}' as its xml:lang, or in {' or '.join(_LANGUAGES)}; found none"
             )
         elif name:
-            yield _Name(identifier, language or told, name, item or None, fields is _LABELS, rejection_reason)
+            yield _Name(identifier, language or row_language, name, item or None, fields is _LABELS, rejection_reason)
 
 
 def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[str, str]:
-    """The first of these fields that has a value, and that value's language; both are empty where there is none."""
+    """(value, its language) of the first of these fields that has a value; both empty if there is none."""
     for field in fields:
         value = row.get(field)
         if isinstance(value, dict):
@@ -200,7 +236,7 @@ def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[st
 
 
 def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, entity or row); once the first shows the file to be one of entities, only those with `marker` in their line. Raises DataError."""
+    """(position, entity or row of a query); if the first is an entity, only those with `marker` in their line. Raises DataError."""
     from tqdm import tqdm
 
     opened = closed = False
@@ -230,10 +266,10 @@ def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         if entities and marker not in text:
             if not (text.startswith(b"{") and text.endswith(b"}")):
                 raise DataError(
-                    f"{where}: expected one JSON object a line, found a part of one. Is the file cut short?"
+                    f"{where}: expected one JSON object per line, found a part of one. Is the file cut short?"
                 )
             continue
-        record = check_json_type(parse_json(decode(text, where), where, "one JSON object a line"), dict, where)
+        record = check_json_type(parse_json(decode(text, where), where, "one JSON object per line"), dict, where)
         if entities is None and "results" in record:
             yield from _bindings(record, where)
             return

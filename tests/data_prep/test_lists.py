@@ -147,7 +147,7 @@ def test_lines_of_the_original_code(tmp_path_factory, pairs):
             {},
             ":2: expected a concept's identifier in 'concept_id', found none",
         ),
-        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\n", {}, ":2: expected 3 fields, found 2"),
+        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\n", {}, ":2: expected 3 field(s) as in the header, found 2"),
         (
             "x.tsv",
             "concept_id\tname\tlanguage\tkind\nA\tb\ten\tsynonim\n",
@@ -164,9 +164,9 @@ def test_lines_of_the_original_code(tmp_path_factory, pairs):
             {},
             ":2: expected a JSON object with concept_id, name, found [1]",
         ),
-        ("x.csv", 'concept_id,name,language\nA,"b\nc",en\nA,b\n', {}, ":4: expected 3 fields, found 2"),
+        ("x.csv", 'concept_id,name,language\nA,"b\nc",en\nA,b\n', {}, ":4: expected 3 field(s) as in the header, found 2"),
         ("x.jsonl", '\n{"concept_id": "A"}\n', {}, ":2: expected a JSON object"),
-        ("x.jsonl", '{"concept_id": \n', {}, ":1: expected one JSON object a line"),
+        ("x.jsonl", '{"concept_id": \n', {}, ":1: expected one JSON object per line"),
         ("x.txt", "A||b\nA||b||c\n", {}, ":2: expected id||name, found 3 field(s)"),
         ("x.txt", "A||b\n", {"columns": {"name": "term"}}, ": lines id||name have no headers"),
         ("x.xlsx", "A b\n", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found 'A b'"),
@@ -322,31 +322,31 @@ def test_dictionaries_against_a_naive_reader(tmp_path_factory, lines):
         ('{"canonical_name": "x", "aliases": []}', ":1: expected a concept's identifier in 'concept_id', found none"),
         (
             '{"concept_id": "A", "canonical_name": {"x": 1}}',
-            ":1: expected a text in 'canonical_name', found true, false, or what holds",
+            ":1: expected a text in 'canonical_name', found true, false, a list or an object",
         ),
         (
             '{"concept_id": "A", "canonical_name": "x", "aliases": [["y"]]}',
-            ":1: expected a text in 'aliases', found true, false, or what holds",
+            ":1: expected a text in 'aliases', found true, false, a list or an object",
         ),
         (
             '{"concept_id": "A", "canonical_name": "x", "aliases": {"y": 1}}',
-            ":1: expected a text in 'aliases', found true, false, or what holds",
+            ":1: expected a text in 'aliases', found true, false, a list or an object",
         ),
         ('{"concept_id": ["A", "B"], "name": "x"}', ":1: expected a text in 'concept_id', found true"),
         (
             '{"concept_id": true, "canonical_name": "x"}',
-            ":1: expected a text in 'concept_id', found true, false, or what holds",
+            ":1: expected a text in 'concept_id', found true, false, a list or an object",
         ),
         (
             '{"concept_id": "A", "canonical_name": "x", "types": [null, {}]}',
-            ":1: expected a text in 'types', found true, false, or what holds",
+            ":1: expected a text in 'types', found true, false, a list or an object",
         ),
-        ('{"concept_id": "A", "name": false}', ":1: expected a text in 'name', found true, false, or what holds"),
+        ('{"concept_id": "A", "name": false}', ":1: expected a text in 'name', found true, false, a list or an object"),
         (
             '{"concept_id": "A", "name": "\\udc00"}',
-            ":1: expected one JSON object a line, found half of a surrogate pair in it",
+            ":1: expected one JSON object per line, found half of a surrogate pair in it",
         ),
-        ("[" * 100_000, ":1: expected one JSON object a line, found one that is nested too deeply to be read"),
+        ("[" * 100_000, ":1: expected one JSON object per line, found one that is nested too deeply to be read"),
         ('{"concept_id": "A", "name": "x", "ignored": ' + "[" * 900 + "]" * 900 + "}", None),
     ],
 )
@@ -373,9 +373,8 @@ def test_a_list_cut_anywhere_is_read_as_far_or_refused(tmp_path, name):
         assert message.startswith(str(tmp_path / name))
 
 
-def test_parts_come_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.lists._PART", 2)
+def test_list_is_read_in_batches(tmp_path):
     (tmp_path / "x.txt").write_text("".join(f"C{i % 3}||name {i}\n" for i in range(7)))
-    terminology, counts = read_list(tmp_path / "x.txt")
+    terminology, counts = read_list(tmp_path / "x.txt", names_per_batch=2)
     assert {(row[0], row[2]) for row in names_of(terminology)} == {(f"C{i % 3}", f"name {i}") for i in range(7)}
     assert counts.rows_in == 7

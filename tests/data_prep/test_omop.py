@@ -176,9 +176,9 @@ def test_names_and_reasons_as_a_naive_reader_finds_them(
     languages, sources, domains = (wanted and wanted & known for wanted, known in zip(chosen, there, strict=True))
     folder = write(tmp_path_factory.mktemp("athena"), concepts, synonyms, relations, languages=stock)
     into = Recorder()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(read_tsv_blocks, "__kwdefaults__", {"block_bytes": block_bytes})
-        counts, metadata = read_omop(folder, into, languages=languages, sources=sources, domains=domains)
+    counts, metadata = read_omop(
+        folder, into, languages=languages, sources=sources, domains=domains, block_bytes=block_bytes
+    )
     kept, dropped = naive(rows, synonyms, relations, languages, sources, domains)
     assert sorted(into.names, key=repr) == sorted(kept, key=repr)
     assert counts.dropped == dropped

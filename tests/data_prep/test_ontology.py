@@ -195,7 +195,7 @@ def test_what_is_not_obo_is_refused(tmp_path, text, message):
             "subject_id\tpredicate_id\nHP:1\trdfs:label\n",
             ":1: expected a header with the column 'source_language'",
         ),
-        ("x.babelon.tsv", BABELON + "HP:1\ten\n", ":14: expected 7 fields, found 2"),
+        ("x.babelon.tsv", BABELON + "HP:1\ten\n", ":14: expected 7 field(s) as in the header, found 2"),
         ("x.synonyms.tsv", "subject_id\tx\nHP:1\tfoo\n", ":2: expected a ROBOT template row such as 'ID', "),
         ("x.synonyms.tsv", "subject_id\tx\n", ":2: expected a ROBOT template row"),
     ],
@@ -333,7 +333,7 @@ def test_a_compressed_file_gives_the_same(files, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.txt", b"", "x.txt: expected an ontology as .obo, .owl, .json (.gz is welcome), found the ending '.txt'"),
+        ("x.txt", b"", "x.txt: expected an ontology as .obo, .owl, .json or one of them with .gz, found the ending '.txt'"),
         ("x.obo", None, "x.obo: expected a file, found nothing there. Is the path right?"),
         (
             "x.obo",

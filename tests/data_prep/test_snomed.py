@@ -202,10 +202,9 @@ def test_names_and_reasons_as_a_naive_reader_finds_them(tmp_path_factory, releas
     active_sets = {row[3] for row in newest(releases, 2)[0] if row[2] == "1"}
     refsets = refsets and refsets & active_sets
     into = Recorder()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(read_tsv_blocks, "__kwdefaults__", {"block_bytes": block_bytes})
-        patched.setattr("data_prep.snomed._PART", 3)
-        counts, metadata = read_snomed(folders, into, languages=languages, refsets=refsets)
+    counts, metadata = read_snomed(
+        folders, into, languages=languages, refsets=refsets, block_bytes=block_bytes, names_per_batch=3
+    )
     names, types, retired, dropped = naive(releases, languages, refsets)
     assert sorted(into.names, key=repr) == sorted(names, key=repr)
     assert sorted(into.concepts) == sorted(types)
@@ -363,7 +362,7 @@ def test_choices(both, prepare):
     )
     refused(
         prepare(both / "International" / "Full", "--out", both / "no"),
-        "found none in it. Full and Delta files won't do",
+        "found none in it. Full and Delta files are not read",
     )
     refused(
         prepare(both / "nothing", "--out", both / "no"), "nothing: expected a folder with snapshot files of SNOMED CT"

@@ -506,7 +506,6 @@ def test_concepts_without_english_names(tmp_path):
     assert Terminology.load(tmp_path / "out").concepts["preferred_name"].to_pylist() == ["febre inventada"]
 
 
-def test_parts_come_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.wikidata._PART", 2)
+def test_dump_is_read_in_batches(tmp_path):
     (tmp_path / "d.json").write_bytes(FORMS["latest-all.json"])
     assert short(read(tmp_path / "d.json")[0]) == Counter(UMLS)
