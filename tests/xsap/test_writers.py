@@ -1,8 +1,11 @@
+"""Answers as columns, and tables written with them in every format."""
+
 import csv
 import gzip
 import io
 import json
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.csv
@@ -12,9 +15,130 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError
-from xsap.tabular.link_file import ANSWER, Answer
-from xsap.tabular.readers import Chunk, InputTable
-from xsap.tabular.writers import OutputFormat, escape_formula, open_writer, unique
+from xsap.linking.results import Candidate, Result
+from xsap.tabular.readers import InputTable, cell_kind, storage_type, to_column
+from xsap.tabular.writers import (
+    ANSWER,
+    CANDIDATE,
+    Answer,
+    OutputFormat,
+    answer_columns,
+    decode_answer,
+    encode_answer,
+    escape_formula,
+    open_writer,
+    unique_names,
+    with_answers,
+)
+
+BLANK = Answer([], "the mention is blank")
+
+
+# Answers
+
+
+FEVER = Candidate("C1", "Fever", "pyrexia", 0.9, "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.123456789)
+COLD = Candidate("C2", "Cold", "Cold", 1 / 3, "en", "S")
+BOTH = [
+    ["C1", "Fever", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457],
+    ["C2", "Cold", "Cold", "en", "S", (), (), 0.333333, None],
+]
+
+
+def rows_of(table):
+    """The rows of a table; lists as tuples, as answers have them."""
+    columns = [
+        [tuple(cell) if isinstance(cell, list) else cell for cell in column.to_pylist()] for column in table.columns
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def test_every_field_of_a_candidate_has_a_column():
+    assert sorted(CANDIDATE) == sorted(Candidate.__slots__)
+
+
+def encoded(result):
+    return encode_answer(Answer.from_result(result))
+
+
+def test_answers_are_decoded_as_they_were_encoded():
+    answer = Answer.from_result(Result("fiebre", (FEVER, COLD)))
+    assert answer == decode_answer(encode_answer(answer))
+    line = encoded(Result("fiebre", (FEVER, COLD)))
+    assert b"\n" not in line
+    assert decode_answer(line) == (BOTH, None)
+    assert decode_answer(encoded(Result(" ", (), "the mention is blank"))) == BLANK
+    assert decode_answer(encoded(Result("x", ()))) == (
+        [],
+        "no candidates",
+    )  # a row without an answer always has a reason
+    assert decode_answer(encoded(Result("x", (COLD,), "unsure"))) == (BOTH[1:], "unsure")
+    assert len(decode_answer(encoded(Result("x", (replace(FEVER, name="\udc80"),)))).candidates[0]) == len(CANDIDATE)
+
+
+@pytest.mark.parametrize("line", [b"", b"1", b"[]", b'[[["C1"]],null]', b'{"a": 1}', b"[1,2]"])
+def test_decode_answer_rejects_other_lines(line):
+    with pytest.raises((ValueError, TypeError)):
+        decode_answer(line)
+
+
+def test_long_form_repeats_the_columns_of_each_row():
+    table = pa.table([["7", "8", "9"], pa.array(["fiebre", " ", "x"]).dictionary_encode()], ["id", "name"])
+    found = with_answers(table, [Answer(BOTH, None), BLANK, Answer(BOTH[1:], "unsure")], wide=None)
+    assert found.column_names == ["id", "name", *ANSWER[:2], "linked_name", *ANSWER[3:]]
+    assert rows_of(found) == [
+        ("7", "fiebre", 1, *BOTH[0], None),
+        ("7", "fiebre", 2, *BOTH[1], None),
+        ("8", " ", *[None] * 10, "the mention is blank"),
+        ("9", "x", 1, *BOTH[1], "unsure"),
+    ]
+    assert found.schema.types[:3] == [*table.schema.types, pa.int32()]
+
+
+def test_wide_form_has_one_row_for_each_of_the_input():
+    found = with_answers(pa.table({"name_2": ["a", "b"]}), [Answer(BOTH[:1], None), BLANK], wide=2)
+    assert found.column_names == ["name_2", *(f"{field}_1" for field in CANDIDATE), "concept_id_2", "linked_name_2", *(f"{field}_2" for field in CANDIDATE[2:]), "reason"]  # fmt: skip
+    assert rows_of(found) == [
+        ("a", *BOTH[0], *[None] * 9, None),
+        ("b", *[None] * 18, "the mention is blank"),
+    ]
+
+
+def test_answer_columns_avoid_names_of_the_input():
+    names, types = answer_columns(["name", "linked_name", "rank", "linked_rank_"], wide=None)
+    assert (names[0], names[2]) == ("linked_rank", "linked_linked_name")
+    assert len(names) == len(types) == len(ANSWER)
+    assert set(answer_columns(["reason"], wide=3)[0]) >= {"linked_reason", "concept_id_1", "confidence_3"}
+
+
+@given(data=st.data(), count=st.integers(0, 4), wide=st.one_of(st.none(), st.integers(1, 3)))
+def test_with_answers_equals_a_naive_table(data, count, wide):
+    most = wide or 3
+    answers = []
+    for row in range(count):
+        found = [[f"C{row}.{rank}", *[None] * 6, rank / 7, None] for rank in range(data.draw(st.integers(0, most)))]
+        answers.append(Answer(found, None if found else "why"))
+    table = pa.table([pa.array([f"t{row}" for row in range(count)], pa.string())], ["term"])
+    rows = with_answers(table, answers, wide=wide).to_pylist()
+    expected = []
+    for row, (candidates, reason) in enumerate(answers):
+        if wide is None:
+            for rank in range(max(1, len(candidates))):
+                shown = dict(zip(CANDIDATE, candidates[rank], strict=True)) if candidates else dict.fromkeys(CANDIDATE)
+                expected.append(
+                    {"term": f"t{row}", "rank": rank + 1 if candidates else None} | shown | {"reason": reason}
+                )
+        else:
+            line = {"term": f"t{row}"}
+            for rank in range(wide):
+                for place, field in enumerate(CANDIDATE):
+                    line[f"{field}_{rank + 1}"] = candidates[rank][place] if rank < len(candidates) else None
+            expected.append(line | {"reason": reason})
+    assert rows == expected
+
+
+# Formats
+
 
 TWO = Answer(
     [
@@ -23,19 +147,23 @@ TWO = Answer(
     ],
     None,
 )
-NO_CONCEPT = Answer([], "the mention is blank")
 
 
-def written(header, columns, answers, layout, *, types=None, delimiter=",", size=2):
-    """The bytes of all rows, written `size` at a time, and how many rows the writer says it wrote."""
+def stored(cells):
+    return to_column(cells, storage_type({cell_kind(cell) for cell in cells}))
+
+
+def written(header, columns, answers, output_format, *, types=None, delimiter=",", size=2):
+    """The bytes of all rows, written `size` at a time, and how many rows the writer counts. columns: Arrow columns, or cells."""
     source = InputTable(
         "x", header, types or [pa.string()] * len(header), None, lambda _: iter([]), delimiter=delimiter
     )
     stream, count = io.BytesIO(), 0
-    with open_writer(stream, layout, source) as write:
+    with open_writer(stream, output_format, source) as write:
         for start in range(0, len(answers), size):
             part = [column[start : start + size] for column in columns]
-            count += write(Chunk(header, part), list(map(str, part[0])), answers[start : start + size])
+            arrow = [stored(column) if isinstance(column, list) else column for column in part]
+            count += write(pa.table(arrow, header), list(map(str, part[0])), answers[start : start + size])
     return stream.getvalue(), count
 
 
@@ -43,8 +171,8 @@ def text(*given, **options):
     return written(*given, **options)[0].decode()
 
 
-def test_csv_tsv_and_jsonl():
-    given = (["term"], [["a\tb", " "]], [TWO, NO_CONCEPT])
+def test_csv_tsv_and_jsonl_have_a_row_for_each_candidate():
+    given = (["term"], [["a\tb", " "]], [TWO, BLANK])
     assert written(*given, OutputFormat("csv"))[1] == 3
     assert text(*given, OutputFormat("csv")).split("\n") == [
         "term,rank,concept_id,name,matched_name,language,source,semantic_types,codes,score,confidence,reason",
@@ -63,11 +191,11 @@ def test_csv_tsv_and_jsonl():
     assert last == {"term": " ", **dict.fromkeys(ANSWER), "reason": "the mention is blank"}
 
 
-def test_answers_for_people():
+def test_table_lists_candidates_below_each_mention():
     given = (
         ["term"],
         [["fiebre", " ", "x" * 90, "y\nz\udc80"]],
-        [TWO, NO_CONCEPT, NO_CONCEPT, Answer(TWO.candidates[1:], "unsure")],
+        [TWO, BLANK, BLANK, Answer(TWO.candidates[1:], "unsure")],
     )
     assert text(*given, OutputFormat("table")).splitlines() == [
         "fiebre",
@@ -83,8 +211,8 @@ def test_answers_for_people():
     ]
 
 
-def test_for_excel():
-    given = (["term", "n"], [["é", "x"], [1.5, 10]], [TWO, NO_CONCEPT])
+def test_excel_gets_a_byte_order_mark_and_the_delimiter_of_its_country():
+    given = (["term", "n"], [["é", "x"], [1.5, 10]], [TWO, BLANK])
     comma = written(*given, OutputFormat("csv", 1, wide=True, excel=True))[0]
     assert comma.startswith("\ufeffterm,n,".encode())
     assert comma.count(b"\r\n") == comma.count(b"\n") == 3
@@ -97,7 +225,7 @@ def test_for_excel():
     assert semicolons[2] == "x;10" + ";" * 9 + ";the mention is blank"
     assert text(*given, OutputFormat("csv"), delimiter=";").startswith(
         "term,n,"
-    )  # programs get commas and points, whatever the input had
+    )  # without --excel: commas and points, whatever the input has
     assert written(*given, OutputFormat("tsv", excel=True))[0].startswith("\ufeffterm\tn\t".encode())
 
 
@@ -105,33 +233,33 @@ def test_for_excel():
 @pytest.mark.parametrize(
     "before", ["", " ", '"', "'", "\u00a0", "' \"", "\t", "\r\n", "\ufeff", "\0", "\x01", "\u200b"]
 )
-def test_what_a_spreadsheet_would_run_gets_an_apostrophe(sign, before):
+def test_formulas_get_an_apostrophe(sign, before):
     for after in ("", "cmd", "1+1", " 1"):
         assert escape_formula(f"{before}{sign}{after}") == f"'{before}{sign}{after}"
 
 
 @pytest.mark.parametrize("cell", ["\tx", "\rx", "\nx", "\0x", "\t", "'\tx", '"\tx'])
-def test_a_cell_that_begins_with_a_tab_or_line_end_gets_one_too(cell):
+def test_cells_that_begin_with_a_tab_or_line_end_get_an_apostrophe(cell):
     assert escape_formula(cell) == f"'{cell}"
 
 
 @pytest.mark.parametrize(
     "cell", ["-1.5", "+1", "-1,5", "-1.234,56", "+1e-5", "-5%", "-.5", "1-2", "a=b", "", "'", "fever", "(-)", "<5"]
 )
-def test_numbers_and_other_text_stay(cell):
+def test_numbers_and_other_text_get_no_apostrophe(cell):
     assert escape_formula(cell) == cell
 
 
 @pytest.mark.parametrize(
     "cell", ["-1+2", "-1.5.", "-", "--1", "+1\n", "-1e", "-e5", "+49 30 1234", "-٣", "@SUM(1)", "-1|cmd", "＝1"]
 )
-def test_what_only_looks_like_a_number_does_not(cell):
+def test_text_that_resembles_a_number_gets_an_apostrophe(cell):
     assert escape_formula(cell) == f"'{cell}"
 
 
 @given(st.text("=+-@'\" \t\r\n1.,a%e＝\ufeff\0", max_size=6))
-def test_the_apostrophe_can_be_taken_off_again(cell):
-    """And nothing that is written begins a formula, blanks and quotes aside."""
+def test_escaped_formulas_can_be_restored(cell):
+    """And nothing that is written begins a formula, except after blanks and quotes."""
     found = escape_formula(cell)
     assert (found[1:] if found.startswith("'") and escape_formula(found) != found else found) == cell
     if not found.startswith("'") and found.strip('" \t\r\n\ufeff\0')[:1] in set("=+-@＝"):
@@ -139,28 +267,28 @@ def test_the_apostrophe_can_be_taken_off_again(cell):
         assert found == cell
 
 
-def test_headers_are_cells_too():
-    assert text(["=1", "+x"], [["a"], ["b"]], [NO_CONCEPT], OutputFormat("csv")).startswith("'=1,'+x,rank,")
-    assert text(["=1"], [["a"]], [NO_CONCEPT], OutputFormat("jsonl")).startswith('{"=1": ')
+def test_headers_are_escaped_as_cells_are():
+    assert text(["=1", "+x"], [["a"], ["b"]], [BLANK], OutputFormat("csv")).startswith("'=1,'+x,rank,")
+    assert text(["=1"], [["a"]], [BLANK], OutputFormat("jsonl")).startswith('{"=1": ')
 
 
-def test_a_list_of_answers_may_begin_a_formula_too():
+def test_lists_of_answers_are_escaped_as_cells_are():
     given = (["term"], [["a"]], [Answer([["C1", "n", "n", "en", "=S", ("=T", "+U"), ("-1",), 1, None]], None)])
     assert text(*given, OutputFormat("csv")).split("\n")[1] == "a,1,C1,n,n,en,'=S,'=T|+U,-1,1,,"
 
 
-def test_names_that_come_twice():
-    assert unique(["a", "a", "a_2", "", "", "a"]) == ["a", "a_3", "a_2", "", "_2", "a_4"]
-    row = json.loads(text(["t", "t"], [["x"], ["y"]], [NO_CONCEPT], OutputFormat("jsonl")))
+def test_duplicate_column_names_become_unique_in_jsonl_and_parquet():
+    assert unique_names(["a", "a", "a_2", "", "", "a"]) == ["a", "a_3", "a_2", "", "_2", "a_4"]
+    row = json.loads(text(["t", "t"], [["x"], ["y"]], [BLANK], OutputFormat("jsonl")))
     assert (row["t"], row["t_2"]) == ("x", "y")
-    assert text(["t", "t"], [["x"], ["y"]], [NO_CONCEPT], OutputFormat("csv")).startswith("t,t,rank")
-    table = pq.read_table(io.BytesIO(written(["t", "t"], [["x"], ["y"]], [NO_CONCEPT], OutputFormat("parquet"))[0]))
+    assert text(["t", "t"], [["x"], ["y"]], [BLANK], OutputFormat("csv")).startswith("t,t,rank")
+    table = pq.read_table(io.BytesIO(written(["t", "t"], [["x"], ["y"]], [BLANK], OutputFormat("parquet"))[0]))
     assert table.column_names[:2] == ["t", "t_2"]
 
 
-def test_cells_of_json():
+def test_mixed_cells_are_written_in_every_format():
     cells = [True, 1.5, None, ["x|y", "z"], {"k": math.nan}, math.inf, 2**70, "\udc80"]
-    given = (["term"], [cells], [NO_CONCEPT] * len(cells))
+    given = (["term"], [cells], [BLANK] * len(cells))
     shown = [row[0] for row in csv.reader(io.StringIO(text(*given, OutputFormat("csv"))))][1:]
     assert shown == ["true", "1.5", "", '["x|y", "z"]', '{"k": null}', "inf", str(2**70), "\\udc80"]
 
@@ -188,7 +316,7 @@ def test_cells_of_json():
     ]
 
 
-def test_parquet_keeps_types():
+def test_parquet_output_keeps_the_types_of_the_input():
     types = [
         pa.string(),
         pa.dictionary(pa.int8(), pa.string()),
@@ -206,7 +334,7 @@ def test_parquet_keeps_types():
     header = ["term", "d", "at", "n", "b", "f"]
     for wide in (False, True):
         stream = io.BytesIO(
-            written(header, columns, [TWO, NO_CONCEPT], OutputFormat("parquet", 2, wide=wide), types=types, size=1)[0]
+            written(header, columns, [TWO, BLANK], OutputFormat("parquet", 2, wide=wide), types=types, size=1)[0]
         )
         table = pq.read_table(stream)
         assert table.schema.types[:6] == types
@@ -217,8 +345,8 @@ def test_parquet_keeps_types():
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "tsv", "jsonl"])
-def test_gzip_has_the_same_inside_and_is_always_the_same(form):
-    given = (["term"], [["a", "b", "c"]], [TWO, NO_CONCEPT, TWO])
+def test_gzip_output_is_reproducible(form):
+    given = (["term"], [["a", "b", "c"]], [TWO, BLANK, TWO])
     packed = written(*given, OutputFormat(form, gz=True))[0]
     assert (
         gzip.decompress(packed)
@@ -228,11 +356,13 @@ def test_gzip_has_the_same_inside_and_is_always_the_same(form):
     assert packed[3:8] == bytes(5)  # neither a name nor a time in gzip's header (RFC 1952, 2.3)
 
 
-def test_the_layout_of_a_file_s_name(tmp_path):
+def test_output_format_follows_the_file_s_name(tmp_path):
     for name, form, gz in (("x.CSV", "csv", False), ("x.tsv.gz", "tsv", True), ("x.parquet", "parquet", False), ("x", "table", False), ("x.gz", "table", True)):  # fmt: skip
-        assert OutputFormat.to(tmp_path / name, None) == OutputFormat(form, gz=gz)
-    assert OutputFormat.to(None, None, top_k=3) == OutputFormat("table", 3)
-    assert OutputFormat.to(tmp_path / "x.csv.gz", "jsonl", excel=False) == OutputFormat("jsonl", gz=True)
+        assert OutputFormat.for_file(tmp_path / name, None) == OutputFormat(form, gz=gz)
+    assert OutputFormat.for_file(None, None, top_k=3) == OutputFormat("table", 3)
+    assert OutputFormat.for_file(tmp_path / "x.csv.gz", "jsonl", excel=False) == OutputFormat("jsonl", gz=True)
+    with pytest.raises(ConfigError, match=r"x\.csv\.bz2: expected a name without \.bz2"):
+        OutputFormat.for_file(tmp_path / "x.csv.bz2", None)
 
 
 @pytest.mark.parametrize(
@@ -240,12 +370,12 @@ def test_the_layout_of_a_file_s_name(tmp_path):
     [
         ({"form": "xml"}, r"expected a format among table, csv, tsv, jsonl, parquet; found 'xml'"),
         ({"form": "csv", "top_k": 0}, "top_k must be at least 1, found 0"),
-        ({"form": "table", "wide": True}, "--wide goes with csv"),
-        ({"form": "jsonl", "excel": True}, "--excel goes with csv and tsv, found jsonl"),
+        ({"form": "table", "wide": True}, "--wide is for csv, tsv, jsonl and parquet, found table"),
+        ({"form": "jsonl", "excel": True}, "--excel is for csv and tsv, found jsonl"),
         ({"form": "parquet", "gz": True}, r"a \.parquet file is compressed inside"),
     ],
 )
-def test_what_does_not_go_together(options, message):
+def test_options_that_exclude_each_other_are_rejected(options, message):
     with pytest.raises(ConfigError, match=message):
         OutputFormat(**options)
 
@@ -262,12 +392,12 @@ cells = st.one_of(
     delimiter=st.sampled_from(",;"),
     size=st.integers(1, 4),
 )
-def test_csv_is_read_back_by_others(rows, excel, delimiter, size):
+def test_other_programs_read_the_csv_back(rows, excel, delimiter, size):
     columns = [list(column) for column in zip(*rows, strict=True)]
     data = written(
         ["term", "note"],
         columns,
-        [NO_CONCEPT] * len(rows),
+        [BLANK] * len(rows),
         OutputFormat("csv", excel=excel),
         delimiter=delimiter,
         size=size,
@@ -291,8 +421,8 @@ def test_csv_is_read_back_by_others(rows, excel, delimiter, size):
 
 @settings(max_examples=100)
 @given(rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=4), size=st.integers(1, 4))
-def test_tsv_jsonl_and_parquet_are_read_back_by_others(rows, size):
-    given = (["term", "note"], [list(column) for column in zip(*rows, strict=True)], [NO_CONCEPT] * len(rows))
+def test_other_programs_read_tsv_jsonl_and_parquet_back(rows, size):
+    given = (["term", "note"], [list(column) for column in zip(*rows, strict=True)], [BLANK] * len(rows))
     lines = text(*given, OutputFormat("tsv"), size=size).split("\n")[1:-1]
     blanked = [["".join(" " if c in "\t\r\n" else c for c in escape_formula(cell)) for cell in row] for row in rows]
     assert [line.split("\t")[:2] for line in lines] == blanked
