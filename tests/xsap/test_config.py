@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tests.fixtures.commands import ROOT
-from xsap.config import OTHER_NAMES, Settings, setting_names, describe_settings, load_settings
+from xsap.config import OTHER_NAMES, Settings, describe_settings, load_settings, setting_names
 from xsap.errors import ConfigError
 
 RECIPES = sorted((ROOT / "configs" / "train").glob("*.toml"))

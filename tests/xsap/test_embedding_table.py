@@ -1,19 +1,18 @@
-"""Training with the rows in use against training with the whole table, in a plain loop of torch's own parts."""
+"""Training with a trimmed embedding table against a plain torch loop with the whole table."""
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from transformers import AutoModel, GPT2Config, GPT2Model
 
 from tests.fixtures.commands import ROOT
-from tests.xsap.test_shrink import LOWER, bpe, encoder_of, unigram, wordpiece
+from tests.fixtures.encoders import LOWER, TRAIN_TOKENIZER, tiny_encoder
+from tests.fixtures.training import read_losses, read_weights
 from xsap import Encoder, Linker, Terminology
 from xsap.config import load_settings
 from xsap.encoding.model_folder import EncoderConfig
@@ -22,7 +21,7 @@ from xsap.evaluation.protocols import evaluate_concept, read_queries
 from xsap.linking.index import Index
 from xsap.text import normalize_all
 from xsap.training.dataset import distinct, from_terminology
-from xsap.training.embedding_table import TrimmedEmbedding, trim, whole
+from xsap.training.embedding_table import TrimmedEmbedding, trim, whole_table
 from xsap.training.losses import info_nce
 from xsap.training.mining import all_pairs
 from xsap.training.run import run as train
@@ -30,24 +29,17 @@ from xsap.training.sampling import Concepts, GroupSampler
 
 STEPS, WARMUP, LR, DECAY, CLIP = 12, 4, 2e-3, 0.1, 0.5
 MENTIONS = ROOT / "data_prep" / "sample" / "mentions.tsv"
-MAKE = {"XLM-R": (unigram, "Unigram"), "BERT": (wordpiece, "WordPiece"), "RoBERTa": (bpe, "BPE")}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state in the process; each run in a test begins as in a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
+TOKENIZERS = {"XLM-R": "Unigram", "BERT": "WordPiece", "RoBERTa": "BPE"}
 
 
 def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: float) -> Path:
-    """A model of eleven languages' pieces, its table with a thousand rows beyond them.
+    """A model with the pieces of eleven languages, and a thousand further embeddings.
 
-    XLM-R's padding is row 1, BERT's row 0, RoBERTa's here row 301, after pieces most of which are of no use. All its weights are large enough to count: the padding row too, which is zero in a new model.
+    XLM-R's padding is row 1, BERT's row 0, RoBERTa's here row 301, after pieces most of which are not used. All weights are large enough to
+    matter, those of the padding too, which are zero in a new model.
     """
-    make, tokenizer = MAKE[kind]
-    encoder = encoder_of(make(normalize_all(names, LOWER)), tokenizer)
+    tokenizer = TOKENIZERS[kind]
+    encoder = tiny_encoder(TRAIN_TOKENIZER[tokenizer](normalize_all(names, LOWER)), tokenizer)
     transformer = encoder.transformer
     transformer.resize_token_embeddings(len(encoder.tokenizer) + 1000, mean_resizing=False)
     torch.manual_seed(2)
@@ -64,7 +56,7 @@ def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: 
     params=["XLM-R mean", "XLM-R mean_all", "BERT cls", "BERT mean_all", "RoBERTa mean", "RoBERTa mean_all"],
 )
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
-    """mean_all pools over padding too, so that its row counts."""
+    """mean_all pools over padding too, so that its embedding matters."""
     kind, pooling = request.param.split()
     return save_base(tmp_path_factory.mktemp("base") / "model", sample_names, kind, pooling, dropout=0.0)
 
@@ -86,12 +78,6 @@ def settings(terminology: Path, base: Path, output: Path, *more: str) -> list[st
     ]
     batch = ["sampling.mode=groups", "batch.names=40", f"max_steps={STEPS}", "loss.name=info_nce", "loss.miner=none"]
     return [f"terminology={terminology}", f"base={base}", f"output={output}", *optim, *batch, *more]
-
-
-def losses_of(output: Path) -> list[float]:
-    return [
-        line["loss"] for line in map(json.loads, (output / "metrics.jsonl").read_text().splitlines()) if "loss" in line
-    ]
 
 
 def plain_loop(base: Path, terminology: Path) -> tuple[Encoder, Tokens, list[float]]:
@@ -121,12 +107,12 @@ def table_of(model: torch.nn.Module) -> torch.Tensor:
     return model.get_input_embeddings().weight.detach()
 
 
-def test_rows_in_use_are_trained_as_the_whole_table_would_be_and_the_others_decay(
+def test_trimmed_training_matches_the_whole_table_and_other_rows_decay(
     base: Path, english: Path, tmp_path: Path
 ) -> None:
     expected, seen, losses = plain_loop(base, english)
     train(load_settings(None, settings(english, base, tmp_path / "run")))
-    assert losses_of(tmp_path / "run") == pytest.approx(losses, rel=1e-6)
+    assert read_losses(tmp_path / "run") == pytest.approx(losses, rel=1e-6)
     model, untrained = (
         AutoModel.from_pretrained(folder, add_pooling_layer=False) for folder in (tmp_path / "run" / "model", base)
     )
@@ -139,13 +125,13 @@ def test_rows_in_use_are_trained_as_the_whole_table_would_be_and_the_others_deca
     others = np.setdiff1d(np.arange(len(before)), used)
     assert len(used) < len(others) / 2
     assert ((table - plain).norm(dim=1) / plain.norm(dim=1)).max() <= 1e-6
-    # and both what a gradient does and what decay does can be seen at this scale
+    # updates and decay are both large enough to be seen
     assert ((table - before)[used].norm(dim=1) / before[used].norm(dim=1)).min() > 1e-3
     assert torch.allclose(table[others], before[others] * (table[others[-1], 0] / before[others[-1], 0]), rtol=1e-6)
     assert 0.9 < (table[others[-1], 0] / before[others[-1], 0]).item() < 0.999
 
 
-def test_the_saved_model_has_its_whole_table_and_opens_everywhere(base: Path, english: Path, tmp_path: Path) -> None:
+def test_saved_model_has_the_whole_table(base: Path, english: Path, tmp_path: Path) -> None:
     train(load_settings(None, settings(english, base, tmp_path / "run", "max_steps=2")))
     folder, rows = tmp_path / "run" / "model", len(table_of(AutoModel.from_pretrained(base)))
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == rows
@@ -156,34 +142,34 @@ def test_the_saved_model_has_its_whole_table_and_opens_everywhere(base: Path, en
     assert np.isfinite(Encoder.from_pretrained(folder).encode(["胸痛", "боль в груди", "ใส่เครื่องช่วยหายใจ"])).all()
 
 
-def test_an_untrained_model_comes_out_as_it_went_in(base: Path, english: Path, tmp_path: Path) -> None:
+def test_untrained_model_is_saved_unchanged(base: Path, english: Path, tmp_path: Path) -> None:
     train(load_settings(None, settings(english, base, tmp_path / "run", "max_steps=0")))
     found, wanted = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "model", base))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_a_run_broken_off_and_resumed_ends_in_the_same_table(
+def test_resumed_run_ends_with_the_same_table(
     tmp_path_factory, sample_names: list[str], english: Path, tmp_path: Path
 ) -> None:
     base = save_base(tmp_path / "base", sample_names, "XLM-R", "mean", dropout=0.1)
     common = settings(english, base, tmp_path / "run", "checkpoint.save_steps=3", "checkpoint.save_total_limit=9")
     train(load_settings(None, common))
-    expected, losses = load_file(tmp_path / "run" / "model" / "model.safetensors"), losses_of(tmp_path / "run")
+    expected, losses = read_weights(tmp_path / "run"), read_losses(tmp_path / "run")
     for step in (9, 12):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{step}")
     shutil.rmtree(tmp_path / "run" / "model")
     train(load_settings(None, [*common, "resume=auto"]))
-    found = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert losses_of(tmp_path / "run") == losses
+    found = read_weights(tmp_path / "run")
+    assert read_losses(tmp_path / "run") == losses
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_an_evaluation_within_training_has_the_whole_table(
+def test_evaluation_during_training_uses_the_whole_table(
     sample_names: list[str], sample_folder: Path, tmp_path: Path
 ) -> None:
-    """Its mentions are of ten languages, its dictionary of English; trained are German names."""
+    """Mentions are in ten languages and the dictionary in English, but the run trains on German names."""
     base = save_base(tmp_path / "base", sample_names, "XLM-R", "mean", dropout=0.1)
     more = [
         f"evaluation.mentions={MENTIONS}",
@@ -209,7 +195,7 @@ def trimmed(folder: Path) -> tuple[Encoder, Tokens, TrimmedEmbedding]:
     return encoder, tokens, trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
 
 
-def test_only_the_rows_in_use_the_special_ones_and_those_up_to_the_padding_stay(base: Path) -> None:
+def test_trim_keeps_used_and_special_rows_and_those_up_to_the_padding(base: Path) -> None:
     encoder, tokens, table = trimmed(base)
     embedding = encoder.transformer.get_input_embeddings()
     expected = {*tokens.ids.tolist(), *encoder.tokenizer.all_special_ids, *range(embedding.padding_idx + 1)}
@@ -220,7 +206,7 @@ def test_only_the_rows_in_use_the_special_ones_and_those_up_to_the_padding_stay(
     assert np.array_equal(table.rows[table.renumber(tokens).ids], tokens.ids)
 
 
-def test_names_have_the_vectors_and_the_gradients_they_had(base: Path) -> None:
+def test_trim_changes_no_vector_and_no_gradient(base: Path) -> None:
     encoder, tokens, table = trimmed(base)
     before = Encoder.from_pretrained(base, device="cpu")
     vectors, expected = encoder(pack(table.renumber(tokens))), before(pack(tokens))
@@ -232,7 +218,7 @@ def test_names_have_the_vectors_and_the_gradients_they_had(base: Path) -> None:
     assert not np.delete(gradient.numpy(), table.rows, 0).any()
 
 
-def test_the_whole_table_is_there_for_a_while_and_gone_even_after_an_error(base: Path) -> None:
+def test_whole_table_is_restored_even_after_an_error(base: Path) -> None:
     encoder, _, table = trimmed(base)
     embedding, before = encoder.transformer.get_input_embeddings(), table.whole.clone()
     trained, others = embedding.weight, np.setdiff1d(np.arange(len(before)), table.rows)
@@ -240,7 +226,7 @@ def test_the_whole_table_is_there_for_a_while_and_gone_even_after_an_error(base:
         trained += 1
 
     def look(decay: float) -> None:
-        with whole(encoder.transformer, table, decay):
+        with whole_table(encoder.transformer, table, decay):
             assert (
                 len(embedding.weight)
                 == embedding.num_embeddings
@@ -251,18 +237,18 @@ def test_the_whole_table_is_there_for_a_while_and_gone_even_after_an_error(base:
             assert torch.equal(embedding.weight[others], before[others] * decay)
             raise KeyError
 
-    for decay in (0.5, 0.25):  # the second time too of the table as it was, not as it has been
+    for decay in (0.5, 0.25):  # the second time of the original table, too
         with pytest.raises(KeyError):
             look(decay)
-        assert embedding.weight is trained  # the very one that the optimizer knows
+        assert embedding.weight is trained  # the same object, which the optimizer has
         assert embedding.num_embeddings == encoder.transformer.config.vocab_size == len(trained)
 
 
-def test_a_table_that_knows_no_padding_row_keeps_the_tokenizers(
+def test_trim_keeps_the_tokenizers_padding_if_the_table_has_none(
     sample_names: list[str], english: Path, tmp_path: Path
 ) -> None:
-    """As GPT-2's and most decoders': only the tokenizer says what stands where a name has ended."""
-    tokenizer = unigram(normalize_all(sample_names, LOWER))
+    """As in GPT-2 and most decoders: only the tokenizer states the padding."""
+    tokenizer = TRAIN_TOKENIZER["Unigram"](normalize_all(sample_names, LOWER))
     pad = len(tokenizer) - 1
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Gradients in chunks against the plain gradient of the whole batch: every loss, uneven chunks, dropout at work, one process and two."""
+"""Gradient caching against the plain gradient of the whole batch: every loss, uneven chunks, active dropout, one process and two."""
 
 import copy
 import json
@@ -11,17 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.fixtures.commands import ROOT, Run
+from tests.fixtures.encoders import save_one_layer_model
+from tests.fixtures.training import read_losses, read_weights, set_options
 from xsap import Encoder
 from xsap.config import load_settings
-from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packing import PackedBatch, Tokens, pack, tokenize_names
-from xsap.encoding.vocabulary import from_scratch
-from xsap.text import TextPolicy
 from xsap.training.large_batch import cached_backward
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.mining import all_pairs, triplet_margin
@@ -35,12 +32,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lifted_structure": partial(lifted_structure, neg_margin=1.0, pos_margin=0.0),
     "nca": partial(nca, softmax_scale=8.0),
 }
-SIZES = [5, 11, 1, 7]  # names a chunk: none alike, one of a single name
+SIZES = [5, 11, 1, 7]  # names per chunk: all different, one of a single name
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_folder: Path) -> Encoder:
-    """Dropout of a tenth, on. Matrices are larger than as made, so that names are told apart and every layer counts."""
+    """With dropout 0.1, in training mode. Weights are scaled up, so that names differ and every layer matters."""
     encoder = Encoder.from_pretrained(tiny_folder, device="cpu").train()
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -55,7 +52,7 @@ def tokens(encoder: Encoder, sample_names: list[str]) -> Tokens:
 
 
 def objective(name: str, mined: bool) -> Callable[[Tensor], Tensor]:
-    """Vectors of 24 names of 8 concepts → the loss. Mined: of all pairs some, but not all."""
+    """Vectors of 24 names of 8 concepts → the loss, of all pairs or of those that the miner keeps, which are some but not all."""
     masks = all_pairs(torch.arange(24) % 8)
 
     def loss_of(vectors: Tensor) -> Tensor:
@@ -90,7 +87,7 @@ def gradients(encoder: Encoder) -> dict[str, Tensor]:
 def both_ways(
     encoder: Encoder, tokens: Tokens, sizes: Sequence[int], loss_of: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple]:
-    """(loss, gradients), plain and then cached."""
+    """(loss, gradients) of the plain way, then of the cached one."""
     encode = encode_by(encoder, tokens, sizes)
     plain = loss_of(torch.cat([encode(chunk) for chunk in range(len(sizes))]))
     plain.backward()
@@ -99,7 +96,7 @@ def both_ways(
 
 
 def worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """The largest difference of any parameter's gradient, by the largest number in any."""
+    """The largest difference of any gradient, relative to the largest gradient."""
     assert found.keys() == wanted.keys()
     scale = max(gradient.abs().max().item() for gradient in wanted.values())
     assert scale > 0
@@ -108,42 +105,42 @@ def worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("mined", [False, True], ids=["all", "mined"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_gradient_in_chunks_is_the_plain_one(encoder: Encoder, tokens: Tokens, name: str, mined: bool) -> None:
+def test_cached_gradient_matches_the_plain_one(encoder: Encoder, tokens: Tokens, name: str, mined: bool) -> None:
     (loss, wanted), (cached, found) = both_ways(encoder, tokens, SIZES, objective(name, mined))
     assert torch.equal(cached, loss)
     assert worst(found, wanted) < 1e-6
 
 
 @pytest.mark.parametrize("sizes", [[24], [23, 1], [1, 23], [1] * 24], ids=str)
-def test_however_the_chunks_are_cut(encoder: Encoder, tokens: Tokens, sizes: list[int]) -> None:
+def test_cached_gradient_does_not_depend_on_chunk_sizes(encoder: Encoder, tokens: Tokens, sizes: list[int]) -> None:
     (loss, wanted), (cached, found) = both_ways(encoder, tokens, sizes, objective("info_nce", mined=True))
     assert torch.equal(cached, loss)
     assert worst(found, wanted) < (1e-6 if len(sizes) > 1 else 1e-12)
 
 
-def test_in_double_precision_nothing_is_left_of_the_difference(
+def test_cached_gradient_is_exact_in_double_precision(
     encoder: Encoder, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What single precision shows is rounding, no term that was forgotten."""
+    """The difference in single precision is rounding, not a missing term."""
     monkeypatch.setattr(
         torch.Tensor, "float", lambda tensor: tensor
-    )  # the encoder returns single precision, whatever it computes in
-    double = Encoder(copy.deepcopy(encoder.transformer).double(), encoder.tokenizer, encoder.description).train()
+    )  # the encoder returns single precision in any case
+    double = Encoder(copy.deepcopy(encoder.transformer).double(), encoder.tokenizer, encoder.config).train()
     (loss, wanted), (cached, found) = both_ways(double, tokens, SIZES, objective("info_nce", mined=True))
     assert loss.dtype == torch.float64
     assert torch.equal(cached, loss)
     assert worst(found, wanted) < 1e-14
 
 
-def test_dropout_is_at_work_in_these_tests(encoder: Encoder, tokens: Tokens) -> None:
+def test_dropout_is_active_in_these_tests(encoder: Encoder, tokens: Tokens) -> None:
     encode = encode_by(encoder, tokens, SIZES)
     assert torch.equal(encode(0), encode(0))
     torch.manual_seed(3)
     assert not torch.allclose(encoder(pack(tokens.take(np.arange(5)))), encode(0), atol=1e-3)
 
 
-def test_gradients_add_to_those_that_are_there(encoder: Encoder, tokens: Tokens) -> None:
-    """As a backward pass does; and a loss that is scaled on its way back has scaled gradients, but comes out as it is."""
+def test_cached_gradients_add_to_earlier_ones(encoder: Encoder, tokens: Tokens) -> None:
+    """As in a backward pass. A loss that `backward` scales has scaled gradients, but is returned unscaled."""
     encode, loss_of = encode_by(encoder, tokens, SIZES), objective("info_nce", mined=False)
     (loss, wanted), _ = both_ways(encoder, tokens, SIZES, loss_of)
     for _ in range(2):
@@ -153,10 +150,8 @@ def test_gradients_add_to_those_that_are_there(encoder: Encoder, tokens: Tokens)
     assert worst(gradients(encoder), {name: 16 * gradient for name, gradient in wanted.items()}) < 1e-6
 
 
-def test_while_the_loss_is_computed_no_graph_of_an_encoder_is_in_memory_and_later_one_at_a_time(
-    encoder: Encoder, tokens: Tokens
-) -> None:
-    """What all this is for."""
+def test_cached_backward_keeps_at_most_one_graph_in_memory(encoder: Encoder, tokens: Tokens) -> None:
+    """The purpose of gradient caching."""
     inner, made, alive = encode_by(encoder, tokens, SIZES), [], []
 
     def living() -> int:
@@ -177,45 +172,34 @@ def test_while_the_loss_is_computed_no_graph_of_an_encoder_is_in_memory_and_late
     assert alive == [0] * 9
 
 
-def test_processes_exchange_gradients_once_with_the_last_chunk(encoder: Encoder, tokens: Tokens) -> None:
-    inner, said, depth = encode_by(encoder, tokens, SIZES), [], [0]
+def test_processes_exchange_gradients_with_the_last_chunk_only(encoder: Encoder, tokens: Tokens) -> None:
+    inner, events, depth = encode_by(encoder, tokens, SIZES), [], [0]
 
     def encode(chunk: int) -> Tensor:
         vectors = inner(chunk)
-        vectors.register_hook(lambda _: said.append((chunk, "apart" if depth[0] else "together")))
-        said.append((chunk, "apart" if depth[0] else "together"))
+        vectors.register_hook(lambda _: events.append((chunk, "alone" if depth[0] else "exchanged")))
+        events.append((chunk, "alone" if depth[0] else "exchanged"))
         return vectors
 
     @contextmanager
-    def apart() -> Iterator[None]:
+    def no_sync() -> Iterator[None]:
         depth[0] += 1
         yield
         depth[0] -= 1
 
-    cached_backward(encode, len(SIZES), objective("info_nce", mined=False), torch.Tensor.backward, apart)
+    cached_backward(encode, len(SIZES), objective("info_nce", mined=False), torch.Tensor.backward, no_sync)
     gradients(encoder)
-    first = [(chunk, "apart") for chunk in range(4)]
-    assert said == first + [(chunk, "apart") for chunk in (0, 0, 1, 1, 2, 2)] + [(3, "together")] * 2
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state in the process; each run in a test begins as in a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
+    first = [(chunk, "alone") for chunk in range(4)]
+    assert events == first + [(chunk, "alone") for chunk in (0, 0, 1, 1, 2, 2)] + [(3, "exchanged")] * 2
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
-    """A model of one narrow layer without dropout, which would draw other numbers for other chunks."""
-    size = {"vocabulary_size": 2000, "layers": 1, "hidden": 32, "heads": 2, "dropout": 0.0}
-    folder = tmp_path_factory.mktemp("base") / "model"
-    from_scratch(sample_names, EncoderConfig("mean", 25, TextPolicy("lower")), **size, seed=1).save_pretrained(folder)
-    return folder
+    """Without dropout, which would draw other numbers for other chunks."""
+    return save_one_layer_model(tmp_path_factory.mktemp("base") / "model", sample_names, dropout=0.0)
 
 
-# 33 names are 17 on the one process and 16 on the other: with 16 at once, these have two chunks and one
+# 33 names are 17 on one process and 16 on the other: in chunks of 16 that is two chunks and one
 COMMON = [
     "sampling.mode=groups",
     "sampling.names_per_concept=3",
@@ -237,34 +221,26 @@ def unchunked(sample_folder: Path, base: Path, tmp_path_factory: pytest.TempPath
     return output
 
 
-def assert_alike(found: Path, wanted: Path) -> None:
-    losses, expected = (
-        [
-            line["loss"]
-            for line in map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
-            if "loss" in line
-        ]
-        for output in (found, wanted)
-    )
-    assert len(expected) == 5
-    assert losses == pytest.approx(expected, rel=1e-5)
-    weights, others = (load_file(output / "model" / "model.safetensors") for output in (found, wanted))
+def assert_same_run(output: Path, expected: Path) -> None:
+    """Equal losses and weights, but for rounding."""
+    assert len(read_losses(expected)) == 5
+    assert read_losses(output) == pytest.approx(read_losses(expected), rel=1e-5)
+    weights, others = read_weights(output), read_weights(expected)
     assert weights.keys() == others.keys()
     for name, value in others.items():
-        print(name, ((weights[name] - value).norm() / value.norm()).item())
-        if not name.endswith("key.bias"):  # its gradient is zero, but for rounding, which Adam makes large
+        if not name.endswith("key.bias"):  # its gradient is zero but for rounding, which Adam scales up
             assert (weights[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 32])
-def test_a_run_in_chunks_is_the_run_without(
+def test_run_in_chunks_matches_run_without(
     sample_folder: Path, base: Path, tmp_path: Path, unchunked: Path, chunk: int
 ) -> None:
     train(load_settings(None, settings(sample_folder, base, tmp_path / "run", f"batch.chunk={chunk}")))
-    assert_alike(tmp_path / "run", unchunked)
+    assert_same_run(tmp_path / "run", unchunked)
 
 
-def test_a_run_in_chunks_encodes_no_more_names_at_once(
+def test_run_in_chunks_encodes_at_most_a_chunk_at_a_time(
     sample_folder: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, sizes = Encoder.forward, []
@@ -278,17 +254,15 @@ def test_a_run_in_chunks_encodes_no_more_names_at_once(
     assert sizes == [10, 10, 10, 3] * 2
 
 
-def test_processes_in_chunks_do_what_one_does_without(
+def test_two_processes_in_chunks_match_one_without(
     sample_folder: Path, base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, unchunked: Path
 ) -> None:
-    """The one in two chunks, the other in one: see COMMON."""
+    """One process has two chunks, the other one: see COMMON."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = [
-        word for value in settings(sample_folder, base, tmp_path / "run", "batch.chunk=16") for word in ("--set", value)
-    ]
+    words = set_options(settings(sample_folder, base, tmp_path / "run", "batch.chunk=16"))
     done = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-5" / "manifest.json").read_text())
     assert manifest["identity"]["processes"] == 2
-    assert_alike(tmp_path / "run", unchunked)
+    assert_same_run(tmp_path / "run", unchunked)

@@ -1,4 +1,4 @@
-"""Sampling: every pair once, nothing but true pairs, ranks disjoint, and any step known without the ones before it."""
+"""Sampling: every pair once, only true pairs, disjoint ranks, any step without the ones before it, and an auxiliary source of names."""
 
 import signal
 import subprocess
@@ -7,22 +7,33 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations, permutations
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.training import SMALL, assert_same_weights, read_weights
+from xsap import Terminology
+from xsap.config import load_settings
 from xsap.errors import ConfigError, DataError
+from xsap.terms.terminology import NAMES_SCHEMA
+from xsap.text import TextPolicy
+from xsap.training.dataset import NameSet, distinct, fingerprint, with_auxiliary
+from xsap.training.run import run as train
 from xsap.training.sampling import (
     Concepts,
     FilePairs,
     GroupSampler,
+    Mixed,
     PairSampler,
+    Stream,
     language_weights,
+    names_of_rank,
     parse_choice,
     permute,
-    share,
 )
 
 concept_lists = st.lists(st.integers(0, 12), min_size=4, max_size=60).filter(lambda c: max(Counter(c).values()) >= 2)
@@ -48,17 +59,19 @@ def test_permute_is_a_permutation(size: int, key: int) -> None:
     assert sorted(permute(np.arange(size), size, key).tolist()) == list(range(size))
 
 
-def test_permutations_look_random() -> None:
-    """Each place goes everywhere about equally often: chi-square of 20,000 keys over 10 places, 81 degrees of freedom."""
+def test_permutations_are_uniform() -> None:
+    """Each position is mapped everywhere about equally often: chi-square of 20,000 keys over 10 positions, 81 degrees of freedom."""
     n, keys = 10, np.arange(20_000)
-    counts = np.stack([np.bincount(permute(np.full_like(keys, place), n, keys), minlength=n) for place in range(n)])
+    counts = np.stack(
+        [np.bincount(permute(np.full_like(keys, position), n, keys), minlength=n) for position in range(n)]
+    )
     expected = len(keys) / n
     assert ((counts - expected) ** 2 / expected).sum() < 150  # its 99.9999 % point is about 150
 
 
 @given(concepts=concept_lists, pairs=st.integers(1, 20), seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_an_epoch_has_every_pair_exactly_once(concepts: list[int], pairs: int, seed: int) -> None:
+def test_epoch_has_every_pair_exactly_once(concepts: list[int], pairs: int, seed: int) -> None:
     of, languages = names_of(concepts)
     sampler = PairSampler(Concepts(of, languages), pairs_per_concept=10_000, pairs=pairs, seed=seed)
     expected = {pair for pair in combinations(range(len(of)), 2) if of[pair[0]] == of[pair[1]]}
@@ -80,9 +93,7 @@ def test_no_concept_gives_more_pairs_than_allowed(concepts: list[int], cap: int,
 
 @given(concepts=concept_lists, seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_with_an_anchor_each_pair_has_an_anchor_name_and_no_such_pair_is_missing(
-    concepts: list[int], seed: int
-) -> None:
+def test_epoch_has_every_pair_with_a_name_in_the_anchor_language(concepts: list[int], seed: int) -> None:
     of, languages = names_of(concepts)
     wanted = {
         pair
@@ -99,7 +110,7 @@ def test_with_an_anchor_each_pair_has_an_anchor_name_and_no_such_pair_is_missing
 
 @given(concepts=concept_lists, m=st.integers(2, 5), seed=st.integers(0, 99), anchored=st.booleans())
 @settings(deadline=None)
-def test_groups_meet_each_concept_once_with_distinct_names(
+def test_epoch_of_groups_has_each_concept_once_with_distinct_names(
     concepts: list[int], m: int, seed: int, anchored: bool
 ) -> None:
     of, languages = names_of(concepts)
@@ -123,7 +134,7 @@ def test_groups_meet_each_concept_once_with_distinct_names(
     assert sorted(met) == sorted(c for c in counts if counts[c] >= 2 and (not anchored or c in english))
 
 
-def test_every_name_of_a_group_gets_its_turn() -> None:
+def test_every_name_of_a_concept_is_drawn_equally_often() -> None:
     of = np.zeros(9, np.int64)
     sampler = GroupSampler(Concepts(of), names_per_concept=3, names=6, seed=5)
     drawn = Counter(row for epoch in range(900) for row in sampler.batch(epoch, 0).rows.tolist())
@@ -132,7 +143,7 @@ def test_every_name_of_a_group_gets_its_turn() -> None:
 
 
 @pytest.mark.parametrize("mode", ["pairs", "groups", "file"])
-def test_a_step_is_the_same_alone_as_in_sequence_and_epochs_and_seeds_differ(mode: str) -> None:
+def test_step_is_a_pure_function_of_seed_epoch_and_step(mode: str) -> None:
     of, languages = names_of([i // 3 for i in range(600)])
 
     def make(seed: int) -> PairSampler | GroupSampler | FilePairs:
@@ -148,7 +159,7 @@ def test_a_step_is_the_same_alone_as_in_sequence_and_epochs_and_seeds_differ(mod
     assert not np.array_equal(make(2).batch(2, 5).rows, walked[5])
 
 
-def test_each_epoch_has_its_own_order_of_concepts_and_its_own_names_of_each() -> None:
+def test_each_epoch_has_its_own_order_of_concepts_and_names() -> None:
     concepts = Concepts(np.arange(600) // 6)
     for sampler in (
         PairSampler(concepts, pairs_per_concept=2, pairs=16, seed=1),
@@ -162,14 +173,14 @@ def test_each_epoch_has_its_own_order_of_concepts_and_its_own_names_of_each() ->
         assert drawn[0] != drawn[1]
 
 
-def test_a_file_in_order_stays_in_order() -> None:
+def test_file_pairs_without_shuffle_keep_their_order() -> None:
     sampler = FilePairs(np.repeat(np.arange(5), 2), pairs=2, shuffle=False, seed=0)
     assert sampler.steps_per_epoch == 3
     assert [sampler.batch(7, step).rows.tolist() for step in range(3)] == [[0, 2, 1, 3], [4, 6, 5, 7], [8, 9]]
     assert sampler.batch(0, 1).concepts.tolist() == [2, 3, 2, 3]
 
 
-def test_a_shuffled_file_has_each_pair_once() -> None:
+def test_shuffled_file_pairs_occur_once_per_epoch() -> None:
     sampler = FilePairs(np.repeat(np.arange(50), 2), pairs=8, shuffle=True, seed=0)
     pairs = epoch_pairs(sampler, 0)
     assert sorted(pairs) == [(2 * i, 2 * i + 1) for i in range(50)]
@@ -177,9 +188,9 @@ def test_a_shuffled_file_has_each_pair_once() -> None:
 
 
 @given(count=st.integers(1, 40), processes=st.integers(1, 5))
-def test_processes_share_a_step_without_overlap(count: int, processes: int) -> None:
+def test_names_of_ranks_are_disjoint_and_complete(count: int, processes: int) -> None:
     names = FilePairs(np.repeat(np.arange(count), 2), pairs=count, shuffle=True, seed=0).batch(0, 0)
-    parts = [share(names, rank, processes) for rank in range(processes)]
+    parts = [names_of_rank(names, rank, processes) for rank in range(processes)]
     assert sorted(np.concatenate([part.rows for part in parts]).tolist()) == sorted(names.rows.tolist())
     assert max(len(p.rows) for p in parts) - min(len(p.rows) for p in parts) <= 1
 
@@ -201,7 +212,7 @@ def test_batches_do_not_depend_on_the_hash_seed() -> None:
     assert outputs.pop().startswith(b"[")
 
 
-def test_large_concepts_keep_exact_pairs() -> None:
+def test_pairs_of_a_large_concept_are_exact() -> None:
     """The square root in the unranking of pairs stays exact for a concept of 5,000 names."""
     sampler = PairSampler(Concepts(np.zeros(5000, np.int64)), pairs_per_concept=20_000, pairs=20_000, seed=0)
     pairs = epoch_pairs(sampler, 0)
@@ -219,22 +230,22 @@ def test_large_concepts_keep_exact_pairs() -> None:
         ("es_syn", {"es"}),
     ],
 )
-def test_choices_are_the_papers_names(choice: str, languages: set[str] | None) -> None:
+def test_parse_choice_understands_the_papers_names(choice: str, languages: set[str] | None) -> None:
     assert parse_choice(choice) == languages
 
 
 @pytest.mark.parametrize("choice", ["", "en", "_syn", "en_all"])
-def test_other_choices_are_refused(choice: str) -> None:
-    with pytest.raises(ConfigError, match="must be all_syn, en_syn or such as en\\+es_syn"):
+def test_parse_choice_rejects_other_names(choice: str) -> None:
+    with pytest.raises(ConfigError, match="must be all_syn, en_syn or like en\\+es_syn"):
         parse_choice(choice)
 
 
-def test_an_unknown_language_in_a_choice_is_refused() -> None:
+def test_parse_choice_rejects_an_unknown_language() -> None:
     with pytest.raises(DataError, match="unknown language 'xx'"):
         parse_choice("en+xx_syn")
 
 
-def test_a_batch_must_hold_two_groups() -> None:
+def test_step_must_hold_two_groups() -> None:
     with pytest.raises(ConfigError, match="at least 2 groups of 4 names, found 6"):
         GroupSampler(Concepts(np.zeros(9, np.int64)), names_per_concept=4, names=6, seed=0)
 
@@ -242,8 +253,8 @@ def test_a_batch_must_hold_two_groups() -> None:
 UNLIKELY = {2: 28, 9: 46}  # degrees of freedom → what chi-square exceeds once in a million times
 
 
-def chi_square(found: np.ndarray, shares: np.ndarray) -> float:
-    wanted = shares / shares.sum() * found.sum()
+def chi_square(found: np.ndarray, fractions: np.ndarray) -> float:
+    wanted = fractions / fractions.sum() * found.sum()
     return float(((found - wanted) ** 2 / wanted).sum())
 
 
@@ -254,7 +265,7 @@ def many_concepts(of_each: dict[str, int], count: int) -> tuple[np.ndarray, list
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 0.5])
-def test_weights_give_each_language_its_share_to_the_power_of_the_temperature(temperature: float) -> None:
+def test_language_weights_are_fractions_to_the_power_of_the_temperature(temperature: float) -> None:
     languages = ["de"] * 60 + ["fr"] * 30 + ["ja"] * 10
     weights = language_weights(languages, temperature)
     sums = np.array([weights[:60].sum(), weights[60:90].sum(), weights[90:].sum()])
@@ -267,7 +278,7 @@ def test_weights_give_each_language_its_share_to_the_power_of_the_temperature(te
 @pytest.mark.parametrize(
     ("temperature", "weights"), [(0.0, [1, 1, 1]), (0.5, [60**0.5, 30**0.5, 10**0.5]), (1.0, [60, 30, 10])]
 )
-def test_beside_the_anchor_languages_have_their_wanted_shares(temperature: float, weights: list[float]) -> None:
+def test_weighted_names_beside_the_anchor_have_the_expected_languages(temperature: float, weights: list[float]) -> None:
     """One other name of each of 40,000 groups; and within a language all names are alike."""
     of, languages = many_concepts({"en": 1, "de": 60, "fr": 30, "ja": 10}, 1000)
     sampler = GroupSampler(
@@ -286,8 +297,8 @@ def test_beside_the_anchor_languages_have_their_wanted_shares(temperature: float
     assert chi_square(counts[90:], np.ones(10)) < UNLIKELY[9]
 
 
-def test_without_an_anchor_languages_have_their_wanted_shares_too() -> None:
-    """Of both names of each group: the first is no exception."""
+def test_weighted_names_without_an_anchor_have_the_expected_languages() -> None:
+    """For both names of each group, the first included."""
     of, languages = many_concepts({"de": 60, "fr": 30, "ja": 30}, 1000)
     sampler = GroupSampler(
         Concepts(of, languages), names_per_concept=2, names=2000, seed=3, weights=language_weights(languages, 0.0)
@@ -298,20 +309,21 @@ def test_without_an_anchor_languages_have_their_wanted_shares_too() -> None:
 
 
 def test_weighted_names_are_drawn_without_replacement() -> None:
-    """Two of five by weights 4, 4, 1, 1, 1: one after the other, each in proportion to what is left; an exact distribution of ten pairs."""
+    """Two of five by weights 4, 4, 1, 1, 1, one after the other, each in proportion to what is left: ten pairs with known probabilities."""
     of, languages = many_concepts({"en": 1, "de": 5}, 1000)
     weights = np.tile([1.0, 4, 4, 1, 1, 1], 1000)
     sampler = GroupSampler(Concepts(of, languages, "en"), names_per_concept=3, names=3000, seed=1, weights=weights)
     pairs = list(combinations(range(5), 2))
-    shares = dict.fromkeys(pairs, 0.0)
+    fractions = dict.fromkeys(pairs, 0.0)
     for first, second in permutations(range(5), 2):
         left = [4, 4, 1, 1, 1]
-        shares[tuple(sorted((first, second)))] += left[first] / 11 * left[second] / (11 - left[first])
+        fractions[tuple(sorted((first, second)))] += left[first] / 11 * left[second] / (11 - left[first])
     drawn = np.concatenate([sampler.batch(epoch, 0).rows for epoch in range(30)]).reshape(-1, 3) % 6
     found = Counter(tuple(sorted((row - 1).tolist())) for row in drawn[:, 1:])
     assert set(found) == set(pairs)
     assert (
-        chi_square(np.array([found[pair] for pair in pairs]), np.array([shares[pair] for pair in pairs])) < UNLIKELY[9]
+        chi_square(np.array([found[pair] for pair in pairs]), np.array([fractions[pair] for pair in pairs]))
+        < UNLIKELY[9]
     )
 
 
@@ -323,10 +335,10 @@ def test_weighted_names_are_drawn_without_replacement() -> None:
     temperature=st.sampled_from([0.0, 0.5]),
 )
 @settings(deadline=None)
-def test_weighted_groups_too_meet_each_concept_once_with_distinct_names(
+def test_epoch_of_weighted_groups_has_each_concept_once_with_distinct_names(
     concepts: list[int], m: int, seed: int, anchored: bool, temperature: float
 ) -> None:
-    """No name twice means that the first isn't drawn again, whatever its weight."""
+    """Distinct names mean that the first is not drawn again, whatever its weight."""
     of, languages = names_of(concepts)
     try:
         usable = Concepts(of, languages, "en" if anchored else None)
@@ -366,7 +378,7 @@ def hard_sampler(concepts: int, hard: int, groups: int, nearest: np.ndarray | No
     known=st.booleans(),
 )
 @settings(deadline=None, max_examples=30)
-def test_an_epoch_meets_each_concept_once_and_its_hard_ones_beside_it(
+def test_epoch_has_each_concept_once_with_its_hard_negatives(
     concepts: int, hard: int, groups: int, epoch: int, known: bool
 ) -> None:
     rng = np.random.default_rng(concepts)
@@ -392,7 +404,7 @@ def test_an_epoch_meets_each_concept_once_and_its_hard_ones_beside_it(
     assert sorted(seeds) == list(range(concepts))
 
 
-def test_each_of_the_nearest_concepts_gets_its_turn() -> None:
+def test_each_of_the_nearest_concepts_is_drawn_equally_often() -> None:
     """In 80 epochs of 12 concepts each of ten is drawn about as often."""
     sampler = hard_sampler(12, hard=1, groups=1, nearest=(np.arange(12)[:, None] + 1 + np.arange(10)) % 12)
     steps = [sampler.batch(epoch, step).concepts // 10 for epoch in range(80) for step in range(12)]
@@ -403,7 +415,7 @@ def test_each_of_the_nearest_concepts_gets_its_turn() -> None:
 
 @contextmanager
 def seconds(limit: float) -> Iterator[None]:
-    """A loop without an end is broken off with an error."""
+    """Raise TimeoutError after that many seconds, so that an endless loop fails."""
 
     def stop(*_: object) -> None:
         raise TimeoutError
@@ -419,7 +431,7 @@ def seconds(limit: float) -> Iterator[None]:
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("hard", [3, 9])
-def test_more_hard_concepts_than_there_are_concepts_are_all_others_or_refused(hard: int, known: bool) -> None:
+def test_more_hard_negatives_than_concepts_are_all_others_or_rejected(hard: int, known: bool) -> None:
     others = np.array([[1, 2], [0, 2], [0, 1]])
     with seconds(2):
         try:
@@ -431,6 +443,118 @@ def test_more_hard_concepts_than_there_are_concepts_are_all_others_or_refused(ha
                 assert set(sampler.batch(epoch, step).concepts.tolist()) <= {7, 17, 27}
 
 
-def test_a_batch_must_hold_a_group_and_its_hard_ones() -> None:
+def test_step_must_hold_a_group_and_its_hard_negatives() -> None:
     with pytest.raises(ConfigError, match="at least 4 groups of 2 names, found 7"):
         GroupSampler(Concepts(np.repeat(np.arange(9), 2)), names_per_concept=2, names=7, seed=0, hard_negatives=3)
+
+
+def test_random_streams_differ() -> None:
+    assert len({int(stream) for stream in Stream}) == len(Stream.__members__)
+
+
+class _Terminology:  # as far as NameSet uses one
+    def __init__(self, concepts: int) -> None:
+        self.concepts = type("Table", (), {"num_rows": concepts})()
+
+
+def make_name_set(concepts: int, names: int, stem: str) -> NameSet:
+    owners = np.repeat(np.arange(concepts), names)
+    return NameSet(
+        [f"{stem} {i}" for i in range(len(owners))], owners, ["en"] * len(owners), False, _Terminology(concepts)
+    )
+
+
+def test_mixed_step_has_the_names_of_both_sources_and_counts_their_epochs_apart():
+    first, second = make_name_set(40, 3, "a"), make_name_set(7, 2, "b")
+    both = distinct(with_auxiliary(first, second), TextPolicy(), None)
+    assert both.split()[0].names == first.names
+    assert both.split()[1].names == second.names
+    samplers = (
+        GroupSampler(Concepts(first.concepts), names_per_concept=2, names=12, seed=3),
+        PairSampler(Concepts(second.concepts), pairs_per_concept=50, pairs=3, seed=3),
+    )
+    mixed = Mixed(*samplers, rows=len(first.names), concepts=both.auxiliary_start)
+    seen: Counter[str] = Counter()
+    for step in range(14):  # two epochs of the first, which has 7 steps; the second's has 3
+        names = mixed.batch(*divmod(step, mixed.steps_per_epoch))
+        alone = samplers[0].batch(*divmod(step, 7)), samplers[1].batch(*divmod(step, 3))
+        strings = [both.names[row] for row in names.rows]
+        assert strings == [first.names[row] for row in alone[0].rows] + [second.names[row] for row in alone[1].rows]
+        assert (both.concepts[names.rows] == names.concepts).all()
+        seen.update(string for string in strings if string[0] == "b")
+    assert set(seen.values()) == {4, 5}  # fourteen steps are four epochs of the second and two thirds of a fifth
+    assert len(seen) == 14
+
+
+def test_fingerprint_depends_on_where_the_auxiliary_source_starts():
+    tokens = type("Tokens", (), {"ids": np.arange(3), "offsets": np.arange(3)})()
+    one = NameSet(["a", "b"], np.array([0, 0]), ["en", "en"], False)
+    assert fingerprint(tokens, one) != fingerprint(
+        tokens, NameSet(one.names, one.concepts, one.languages, False, None, 5)
+    )
+
+
+@pytest.fixture(scope="module")
+def auxiliary(tmp_path_factory) -> Path:
+    """A terminology of 60 English-German word pairs."""
+    row = {"kind": "synonym", "source": "bitext", "code": "", "status": ""}
+    rows = [
+        row | {"concept_id": f"W{i}", "language": language, "name": f"{word}{i}"}
+        for i in range(60)
+        for language, word in (("en", "word"), ("de", "Wort"))
+    ]
+    folder = tmp_path_factory.mktemp("auxiliary") / "terminology"
+    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), None)[0].save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["batch.pairs=20", "sampling.auxiliary_fraction=0.25"],
+        [
+            "sampling.mode=groups",
+            "batch.names=60",
+            "sampling.auxiliary_fraction=0.3",
+            "sampling.hard_negatives=1",
+            "sampling.hard_negatives_refresh_steps=2",
+        ],
+    ],
+)
+def test_run_with_auxiliary_source_resumes_to_the_same_weights(sample_folder, auxiliary, tmp_path, how):
+    words = [f"terminology={sample_folder}", f"auxiliary={auxiliary}", *SMALL, *how, "checkpoint.save_steps=2"]
+    train(load_settings(None, [*words, "max_steps=5", f"output={tmp_path / 'whole'}"]))
+    train(load_settings(None, [*words, "max_steps=5", "max_minutes=0.0001", f"output={tmp_path / 'parts'}"]))
+    train(load_settings(None, [*words, "max_steps=5", f"output={tmp_path / 'parts'}", "resume=auto"]))
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    train(
+        load_settings(
+            None, [*[w for w in words if not w.startswith("auxiliary=")], "max_steps=5", f"output={tmp_path / 'alone'}"]
+        )
+    )
+    one, other = (read_weights(tmp_path / run) for run in ("whole", "alone"))
+    assert one["embeddings.word_embeddings.weight"].shape != other["embeddings.word_embeddings.weight"].shape or any(
+        (one[name] != other[name]).any() for name in one
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pairs=P", "terminology=null"], "a file of pairs allows no auxiliary source"),
+        (
+            ["sampling.auxiliary_fraction=0.001"],
+            "sampling.auxiliary_fraction must give at least one pair per step, found 0.001; increase it",
+        ),
+    ],
+)
+def test_auxiliary_source_rejects_incompatible_settings(sample_folder, auxiliary, tmp_path, words, message):
+    (tmp_path / "P").write_text("C1||a||b\n")
+    words = [word.replace("=P", f"={tmp_path / 'P'}") for word in words]
+    with pytest.raises(ConfigError, match=message):
+        train(
+            load_settings(
+                None,
+                [f"terminology={sample_folder}", f"auxiliary={auxiliary}", *SMALL, f"output={tmp_path / 'x'}", *words],
+            )
+        )
