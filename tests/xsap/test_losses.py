@@ -95,7 +95,7 @@ each_edge = pytest.mark.parametrize(("vectors", "concepts"), edges().values(), i
 
 @given(batch=batches(), margin=st.sampled_from([0.0, 0.2, 0.7]))
 @settings(max_examples=300, deadline=None)
-def test_the_miner_keeps_the_pairs_of_every_hard_triplet(batch: tuple[Tensor, Tensor], margin: float) -> None:
+def test_triplet_margin_keeps_the_pairs_of_every_hard_triplet(batch: tuple[Tensor, Tensor], margin: float) -> None:
     vectors, concepts = batch
     similarity = vectors @ vectors.T
     positives, negatives = triplet_margin(similarity, *all_pairs(concepts), margin=margin)
@@ -172,7 +172,7 @@ def mean(terms: list[float]) -> float:
 
 
 def looped(loss: Callable[..., Tensor], parameters: dict[str, float], vectors: Tensor, masks: Masks) -> float:
-    """The loss by a loop. Distances are those of the vectors, not taken from the cosines."""
+    """The loss by a loop. Distances are computed from the vectors, not from the cosines."""
     loop: Callable[..., float] = globals()[f"loop_{loss.__name__}"]
     rows = vectors.tolist()
     cosines = [[sum(x * y for x, y in zip(a, b, strict=True)) for b in rows] for a in rows]
@@ -185,7 +185,7 @@ def looped(loss: Callable[..., Tensor], parameters: dict[str, float], vectors: T
 @each_loss
 @given(batch=batches(), masks=st.sampled_from(["all", "mined", "any", "unopposed"]))
 @settings(max_examples=60, deadline=None)
-def test_losses_equal_loops_over_pairs(
+def test_losses_match_loops_over_pairs(
     loss: Callable[..., Tensor], parameters: dict[str, float], batch: tuple[Tensor, Tensor], masks: str
 ) -> None:
     vectors, concepts = batch
@@ -197,7 +197,7 @@ def test_losses_equal_loops_over_pairs(
 
 @each_loss
 @each_edge
-def test_losses_equal_loops_at_every_edge(
+def test_losses_match_loops_in_edge_cases(
     loss: Callable[..., Tensor], parameters: dict[str, float], vectors: Tensor, concepts: Tensor
 ) -> None:
     for kind in ("all", "mined", "any", "unopposed"):
@@ -209,7 +209,7 @@ def test_losses_equal_loops_at_every_edge(
 
 
 def masks_of(similarity: Tensor, concepts: Tensor, kind: str) -> Masks:
-    """All pairs, the mined ones, half of them by chance, or all but the negatives of the first half of the names."""
+    """All pairs, the mined ones, a random half of them, or all but the negatives of the first half of the names."""
     positives, negatives = all_pairs(concepts)
     n = len(concepts)
     if kind == "mined":
@@ -241,7 +241,7 @@ THEIRS: dict[Callable[..., Tensor], Callable[..., Any]] = {
 
 
 def comparable(loss: Callable[..., Tensor], parameters: dict[str, float], pairs: str) -> bool:
-    """Whether pytorch-metric-learning reads what was mined, triplets or pairs, as our masks do."""
+    """Whether mined triplets or pairs mean the same to pytorch-metric-learning as our masks do."""
     if loss is nca:  # it takes from what was mined how much an anchor weighs, and draws from all pairs
         return pairs == "all"
     if pairs == "triplets" and loss in (
@@ -266,7 +266,7 @@ def assert_equal_to_theirs(
     concepts: Tensor,
     dtype: torch.dtype,
 ) -> bool:
-    """Value and gradient, ours in `dtype`, against theirs in double precision. False where theirs isn't one."""
+    """Value and gradient, ours in `dtype`, against theirs in double precision. False where theirs is not comparable."""
     masks = masks_of(vectors @ vectors.T, concepts, "all" if pairs == "all" else "mined")
     chosen = tuple(index for mask in masks for index in mask.nonzero(as_tuple=True))
     if pairs == "triplets":
@@ -293,14 +293,14 @@ def assert_equal_to_theirs(
 @each_compared
 @given(batch=batches())
 @settings(max_examples=60, deadline=None)
-def test_losses_and_gradients_equal_pytorch_metric_learning(
+def test_losses_and_gradients_match_pytorch_metric_learning(
     loss: Callable[..., Tensor], parameters: dict[str, float], pairs: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     assume(assert_equal_to_theirs(loss, parameters, pairs, *batch, torch.float64))
 
 
 @each_compared
-def test_losses_and_gradients_equal_pytorch_metric_learning_at_every_edge_and_in_single_precision(
+def test_losses_and_gradients_match_pytorch_metric_learning_in_edge_cases_and_single_precision(
     loss: Callable[..., Tensor], parameters: dict[str, float], pairs: str
 ) -> None:
     numbers = [np.random.default_rng(seed) for seed in range(20)]
@@ -313,7 +313,7 @@ def test_losses_and_gradients_equal_pytorch_metric_learning_at_every_edge_and_in
 
 
 @each_loss
-def test_losses_and_gradients_equal_pytorch_metric_learning_in_a_large_batch(
+def test_losses_and_gradients_match_pytorch_metric_learning_in_a_large_batch(
     loss: Callable[..., Tensor], parameters: dict[str, float]
 ) -> None:
     vectors = torch.from_numpy(np.random.default_rng(3).normal(size=(600, 16)))
@@ -324,7 +324,7 @@ def test_losses_and_gradients_equal_pytorch_metric_learning_in_a_large_batch(
     assert assert_equal_to_theirs(loss, parameters, "all", unit(vectors), concepts, torch.float64)
 
 
-def test_a_triplet_on_the_margin_is_not_averaged_over() -> None:
+def test_triplet_on_the_margin_does_not_count_in_the_average() -> None:
     vectors = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0.6, 0, 0, 0.8]], dtype=torch.float64)
     positives, negatives = torch.zeros(2, 4, 4, dtype=torch.bool)
     positives[0, 1] = negatives[0, 2] = negatives[0, 3] = True
@@ -335,10 +335,10 @@ def test_a_triplet_on_the_margin_is_not_averaged_over() -> None:
 
 @each_loss
 @each_edge
-def test_gradients_are_finite_and_moderate_at_every_edge(
+def test_gradients_are_finite_and_moderate_in_edge_cases(
     loss: Callable[..., Tensor], parameters: dict[str, float], vectors: Tensor, concepts: Tensor
 ) -> None:
-    """Also where rounding has brought the cosines of equal vectors past 1, or just below it."""
+    """Also where rounding made cosines of equal vectors slightly more or less than 1."""
     for dtype in (torch.float64, torch.float32):
         similarity = (vectors @ vectors.T).to(dtype)
         for ulps in (0, 1, -1, 4, -4):
@@ -350,7 +350,7 @@ def test_gradients_are_finite_and_moderate_at_every_edge(
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers that any tensor held."""
+    """Records the size of the largest tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -364,13 +364,11 @@ class Largest(TorchDispatchMode):
 
 
 @each_loss
-def test_losses_take_the_memory_of_matrices_and_never_ask_for_a_value(
+def test_losses_need_quadratic_memory_and_no_host_synchronization(
     loss: Callable[..., Tensor], parameters: dict[str, float]
 ) -> None:
     n = 7
-    similarity = torch.empty(
-        n, n, device="meta", requires_grad=True
-    )  # has a shape and no values: whatever asks for one fails
+    similarity = torch.empty(n, n, device="meta", requires_grad=True)  # has no values, so that reading one fails
     positives, negatives = torch.empty(2, n, n, device="meta", dtype=torch.bool)
     with Largest() as largest:
         value = loss(similarity, positives, negatives, **parameters)

@@ -1,13 +1,13 @@
-"""Training as a user runs it: the original recipe step for step, killed and resumed, on several processes, and with wrong input."""
+"""Training as a user runs it: against the original recipe, killed and resumed, on several processes, and with invalid input."""
 
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,37 +16,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from tests.fixtures.commands import ROOT, Run
+from tests.fixtures.encoders import copy_without_config
+from tests.fixtures.training import SMALL, assert_same_weights, read_losses, read_steps, read_weights, set_options
 from xsap import Encoder, Terminology
 from xsap.artifacts import open_artifact
-from xsap.config import load_settings
-from xsap.encoding.packing import Packed, Tokens
+from xsap.config import describe_settings, load_settings
+from xsap.encoding.packing import PackedBatch, Tokens
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.terms.mentions import read_mentions, write_mentions
 from xsap.text import TextPolicy
-from xsap.training import run_folder as checkpoint
 from xsap.training import trainer as trainer_module
 from xsap.training.dataset import NameSet, distinct, fingerprint
 from xsap.training.losses import info_nce
 from xsap.training.run import run as train
+from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 from xsap.training.sampling import Names, PairSampler
 from xsap.training.trainer import Trainer
 
-SMALL = [
-    "base=scratch",
-    "scratch.vocabulary_size=2000",
-    "scratch.layers=1",
-    "scratch.hidden=32",
-    "scratch.heads=2",
-    "pooling=mean",
-    "optim.learning_rate=1e-3",
-]
 LAUNCH = (
     "-m",
     "accelerate.commands.launch",
@@ -58,38 +50,16 @@ LAUNCH = (
     "--dynamo_backend",
     "no",
 )
-TOGETHER = (
+TORCHRUN = (
     "-m",
     "torch.distributed.run",
     "--standalone",
     "--nproc_per_node",
-)  # Accelerate launches several processes on GPUs alone
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state in the process; each run in a test begins as in a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
+)  # Accelerate launches several processes on GPUs only
 
 
 def settings(terminology: Path, output: Path, *more: str) -> list[str]:
     return [f"terminology={terminology}", f"output={output}", *SMALL, *more]
-
-
-def steps_of(output: Path) -> list[dict[str, float]]:
-    return [line for line in map(json.loads, (output / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    return load_file(output / "model" / "model.safetensors")
-
-
-def assert_same_weights(left: Path, right: Path) -> None:
-    a, b = weights(left), weights(right)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +92,15 @@ def reference_losses(model_folder: Path, pairs_file: Path, pooling: str) -> list
     losses = []
     for start in range(0, len(rows), 16):
         ids, left, right = zip(*rows[start : start + 16], strict=True)
-        sides = []
+        halves = []
         for names in (left, right):
             inputs = tokenizer(list(names), padding="max_length", truncation=True, max_length=25, return_tensors="pt")
             states = model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][..., None]
-            sides.append(
+            halves.append(
                 {"cls": states[:, 0], "mean": (states * mask).sum(1) / mask.sum(1), "mean_all": states.mean(1)}[pooling]
             )
-        vectors = torch.cat(sides)
+        vectors = torch.cat(halves)
         labels = torch.tensor([sorted(set(ids)).index(i) for i in ids * 2])
         loss = loss_of(vectors, labels, miner(vectors, labels))
         optimizer.zero_grad()
@@ -141,12 +111,8 @@ def reference_losses(model_folder: Path, pairs_file: Path, pooling: str) -> list
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
-def test_the_original_recipe_gives_the_same_losses(
-    tiny_folder: Path, pairs_file: Path, tmp_path: Path, pooling: str
-) -> None:
-    from test_encoder import bare
-
-    base = bare(tiny_folder, tmp_path / "base")
+def test_losses_match_the_original_recipe(tiny_folder: Path, pairs_file: Path, tmp_path: Path, pooling: str) -> None:
+    base = copy_without_config(tiny_folder, tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (base / "config.json").write_text(json.dumps(config))
@@ -163,14 +129,14 @@ def test_the_original_recipe_gives_the_same_losses(
             ROOT / "configs/train/sapbert_reference.toml", [*overrides, "sampling.shuffle=false", "mixed_precision=no"]
         )
     )
-    ours = [line["loss"] for line in steps_of(tmp_path / "run")]
+    ours = read_losses(tmp_path / "run")
     theirs = reference_losses(base, pairs_file, pooling)
     assert len(ours) == 10
-    assert np.ptp(ours) > 1e-3  # batches and updates both count
+    assert np.ptp(ours) > 1e-3  # both batches and updates matter
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tmp_path: Path, run: Run) -> None:
+def test_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tmp_path: Path, run: Run) -> None:
     mentions = ROOT / "data_prep" / "sample" / "mentions.tsv"
     more = [
         f"terminology={sample_folder}",
@@ -184,7 +150,7 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
         "optim.learning_rate=4e-3",
         "scratch.dropout=0.0",
     ]
-    words = [word for value in more for word in ("--set", value)]
+    words = set_options(more)
     done = run(
         *LAUNCH,
         "--num_processes",
@@ -212,7 +178,7 @@ def test_a_run_from_another_directory_learns_and_evaluates(sample_folder: Path, 
     assert not list(tmp_path.glob("run/.*"))
 
 
-def test_killed_and_resumed_equals_unbroken_to_the_bit(sample_folder: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path, tmp_path: Path) -> None:
     common = [
         "max_steps=60",
         "checkpoint.save_steps=7",
@@ -222,31 +188,27 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(sample_folder: Path, tmp_
         "optim.max_grad_norm=1.0",
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "whole", *common)))
-    words = [
-        word
-        for value in settings(sample_folder, tmp_path / "broken", *common, "resume=auto")
-        for word in ("--set", value)
-    ]
+    words = set_options(settings(sample_folder, tmp_path / "killed", *common, "resume=auto"))
     command = [sys.executable, str(ROOT / "xsap" / "train.py"), *words]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "broken" / "checkpoints" / "step-14").exists():
+    while not (tmp_path / "killed" / "checkpoints" / "step-14").exists():
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not (tmp_path / "broken" / "model").exists()
+    assert not (tmp_path / "killed" / "model").exists()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
-    whole, broken = steps_of(tmp_path / "whole"), steps_of(tmp_path / "broken")
-    assert [(x["step"], x["loss"], x["lr"]) for x in whole] == [(x["step"], x["loss"], x["lr"]) for x in broken]
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    whole, killed = read_steps(tmp_path / "whole"), read_steps(tmp_path / "killed")
+    assert [(x["step"], x["loss"], x["lr"]) for x in whole] == [(x["step"], x["loss"], x["lr"]) for x in killed]
 
 
 @pytest.mark.parametrize(("mode", "processes", "pairs"), [("pairs", 2, 15), ("groups", 3, 15), ("pairs", 3, 1)])
-def test_processes_together_do_what_one_does(
+def test_several_processes_match_one(
     sample_folder: Path,
     tmp_path: Path,
     run: Run,
@@ -255,7 +217,7 @@ def test_processes_together_do_what_one_does(
     processes: int,
     pairs: int,
 ) -> None:
-    """Two names for three processes as well, as at the end of an epoch."""
+    """Also with two names for three processes, as at the end of an epoch."""
     common = [
         f"sampling.mode={mode}",
         "max_steps=4",
@@ -267,22 +229,22 @@ def test_processes_together_do_what_one_does(
         "optim.max_grad_norm=0.5",
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "one", *common)))
-    words = [word for value in settings(sample_folder, tmp_path / "several", *common) for word in ("--set", value)]
+    words = set_options(settings(sample_folder, tmp_path / "several", *common))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    done = run(*TOGETHER, processes, ROOT / "xsap" / "train.py", *words)
+    done = run(*TORCHRUN, processes, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "several" / "checkpoints" / "step-4" / "manifest.json").read_text())
-    assert manifest["identity"]["processes"] == processes  # a launcher may start fewer, without a word
+    assert manifest["identity"]["processes"] == processes  # a launcher may silently start fewer
     assert done.stdout.split() == [str(tmp_path / "several" / "model")]
-    alone, together = steps_of(tmp_path / "one"), steps_of(tmp_path / "several")
+    alone, together = read_steps(tmp_path / "one"), read_steps(tmp_path / "several")
     assert [x["loss"] for x in together] == pytest.approx([x["loss"] for x in alone], rel=1e-5)
-    several = weights(tmp_path / "several")
-    for name, value in weights(tmp_path / "one").items():
+    several = read_weights(tmp_path / "several")
+    for name, value in read_weights(tmp_path / "one").items():
         torch.testing.assert_close(several[name], value, atol=2e-5, rtol=1e-3, msg=name)
 
 
-def test_epochs_follow_one_another_and_each_step_has_its_own_dropout(
+def test_epochs_are_consecutive_and_each_step_has_its_own_dropout(
     sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, seeds, batch, seed = [], [], PairSampler.batch, torch.manual_seed
@@ -305,21 +267,21 @@ def test_epochs_follow_one_another_and_each_step_has_its_own_dropout(
     assert len(set(seeds[-2 * steps :])) == 2 * steps
 
 
-class Drawing(torch.nn.Module):
-    """In the place of an encoder: writes down which tokens it got, and which random numbers its dropout would have drawn."""
+class RecordingModel(torch.nn.Module):
+    """Instead of an encoder: records the tokens it gets and the random numbers that its dropout would draw."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight, self.drawn = torch.nn.Parameter(torch.ones(3)), []
 
-    def forward(self, batch: Packed) -> torch.Tensor:
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
         numbers = torch.rand(4)
         self.drawn.append((tuple(numbers.tolist()), tuple(batch.ids.flatten().tolist())))
         return self.weight * (1 + torch.arange(len(batch.starts))[:, None])
 
 
-class Alike:
-    """Sixteen times the same name, in every step."""
+class SameNameSampler:
+    """Sixteen times the same name in every step."""
 
     steps_per_epoch = 2
 
@@ -328,9 +290,9 @@ class Alike:
 
 
 def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: object) -> list[tuple]:
-    """What the encoder of one of two processes draws in three steps of four chunks of two names, that each are encoded twice."""
+    """What one of two processes draws in three steps of four chunks of two names, each of which is encoded twice."""
     monkeypatch.setattr(trainer_module, "gather", lambda vectors, sizes, _: torch.cat([vectors] * len(sizes)))
-    model = Drawing()
+    model = RecordingModel()
     alone = SimpleNamespace(
         device=torch.device("cpu"),
         process_index=rank,
@@ -342,9 +304,8 @@ def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: o
         log=lambda *_, **__: None,
         wait_for_everyone=lambda: None,
     )
-    never = dict.fromkeys(("checkpoint_every", "evaluate_every", "clip"), 0) | dict.fromkeys(
-        ("neighbors", "evaluate", "max_minutes")
-    )
+    disabled = dict.fromkeys(("save_steps", "eval_steps", "max_grad_norm"), 0)
+    disabled |= dict.fromkeys(("hard_negatives", "evaluate", "max_minutes"))
     options = {"chunk": 2, "token_dropout": 0.5, "seed": 0} | more
     output.mkdir()
     Trainer(
@@ -352,25 +313,25 @@ def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: o
         encoder=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=1e-3),
         tokens=Tokens(np.arange(30, dtype=np.int32), np.array([0, 30])),
-        sampler=Alike(),
+        sampler=SameNameSampler(),
         objective=partial(info_nce, temperature=1.0),
         rate=lambda step: 1.0,
         report=lambda: None,
         output=output,
         identity={},
-        lr=1e-3,
+        learning_rate=1e-3,
         total_steps=3,
         save_total_limit=1,
-        **never,
+        **disabled,
         **options,
     ).run(resume=False)
     return model.drawn
 
 
-def test_dropout_differs_between_processes_steps_chunks_and_seeds_and_is_otherwise_the_same(
+def test_dropout_is_a_pure_function_of_process_step_chunk_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of the network, and that of tokens. All names are one and the same."""
+    """Dropout of the network and of tokens. All names are the same."""
     chunks = []
     for rank, seed in ((0, 0), (1, 0), (0, 1)):
         drawn = drawn_by(rank, tmp_path / f"{rank}-{seed}", monkeypatch, seed=seed)
@@ -393,46 +354,48 @@ EXPLODING = [
     "optim.learning_rate=1e30",
     "checkpoint.save_steps=1",
     "checkpoint.save_total_limit=9",
-]  # the second step has no number
+]  # the loss of the second step is not finite
 
 
 def assert_stopped_after_one_step(output: Path) -> None:
-    """What was saved before the step that has no loss is whole, and nothing was saved after it."""
-    assert [place.name for place in (output / "checkpoints").iterdir()] == ["step-1"]
+    """The checkpoint before the step without a finite loss is intact, and nothing was saved after it."""
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-1"]
     assert open_artifact(output / "checkpoints" / "step-1", "checkpoint")["step"] == 1
     assert all(
         torch.isfinite(value).all()
         for value in load_file(output / "checkpoints" / "step-1" / "model.safetensors").values()
     )
-    assert [line["step"] for line in steps_of(output)] == [1]
+    assert [line["step"] for line in read_steps(output)] == [1]
     assert not (output / "model").exists()
 
 
 @pytest.mark.parametrize("miner", ["none", "triplet_margin"])
 @pytest.mark.parametrize("loss", ["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"])
-def test_a_run_whose_weights_are_no_numbers_any_more_stops_whatever_its_loss(
+def test_run_with_weights_that_are_not_finite_stops_for_every_loss(
     sample_folder: Path, tiny_folder: Path, tmp_path: Path, loss: str, miner: str
 ) -> None:
     words = settings(
         sample_folder, tmp_path / "run", *EXPLODING, f"base={tiny_folder}", f"loss.name={loss}", f"loss.miner={miner}"
     )
-    with pytest.raises(ConfigError, match=r"the loss must be a number, found nan at step 2; lower optim\.lr"):
+    with pytest.raises(
+        ConfigError, match=r"the loss must be a finite number, found nan at step 2; lower optim\.learning_rate"
+    ):
         train(load_settings(None, words))
     assert_stopped_after_one_step(tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
+def test_loss_that_is_not_finite_is_a_one_line_error(
     sample_folder: Path, tiny_folder: Path, tmp_path: Path, run: Run
 ) -> None:
     words = settings(sample_folder, tmp_path / "run", *EXPLODING, f"base={tiny_folder}", "loss.miner=none")
-    done = run(ROOT / "xsap" / "train.py", *(word for value in words for word in ("--set", value)))
+    done = run(ROOT / "xsap" / "train.py", *set_options(words))
     assert done.returncode == 2
     assert done.stdout == ""
     lines = [
         line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("train:", "tokens:"))
-    ]  # the bars
+    ]  # progress bars
     assert lines == [
-        "error: the loss must be a number, found nan at step 2; lower optim.learning_rate, or set optim.max_grad_norm = 1"
+        "error: the loss must be a finite number, found nan at step 2; lower optim.learning_rate, or set optim.max_grad_norm = 1"
     ]
     assert_stopped_after_one_step(tmp_path / "run")
 
@@ -441,19 +404,19 @@ def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
     ("change", "moved"),
     [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.max_grad_norm=1e-12", 0.0)],
 )
-def test_the_first_step_of_adam_moves_weights_by_the_learning_rate(
+def test_first_step_of_adam_moves_weights_by_the_learning_rate(
     sample_folder: Path, tmp_path: Path, change: str, moved: float
 ) -> None:
     for name, steps in (("before", 0), ("after", 1)):
         more = [f"max_steps={steps}", "batch.pairs=16", "optim.weight_decay=0", "optim.schedule=linear", change]
         train(load_settings(None, settings(sample_folder, tmp_path / name, *more)))
-    before, after = weights(tmp_path / "before"), weights(tmp_path / "after")
+    before, after = read_weights(tmp_path / "before"), read_weights(tmp_path / "after")
     assert max((after[name] - before[name]).abs().max().item() for name in before) == pytest.approx(
         moved, rel=0.01, abs=1e-6
     )
 
 
-def test_of_names_equal_under_the_policy_one_in_the_anchor_language_stays() -> None:
+def test_distinct_keeps_the_name_in_the_anchor_language() -> None:
     names, concepts = ["Fieber", "Fever", "fever", "FEVER", " "], np.array([3, 3, 3, 5, 5])
     kept = distinct(NameSet(names, concepts, ["de", "de", "en", "de", "en"], is_pairs=False), TextPolicy("lower"), "en")
     assert (kept.names, kept.concepts.tolist(), kept.languages) == (
@@ -463,7 +426,7 @@ def test_of_names_equal_under_the_policy_one_in_the_anchor_language_stays() -> N
     )
 
 
-def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
+def test_fingerprint_depends_on_every_part_of_the_data() -> None:
     ids, offsets, concepts, languages = (
         np.array([0, 7, 2, 0, 2], np.int32),
         np.array([0, 3, 5]),
@@ -480,17 +443,18 @@ def test_the_fingerprint_of_the_data_changes_with_each_part_of_it() -> None:
     assert len(set(prints)) == len(parts)
 
 
-def test_a_damaged_checkpoint_is_passed_over(
-    sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_damaged_checkpoint_is_skipped_with_a_warning(
+    sample_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("xsap"), "propagate", True)  # unless a command-line program ran before
     common = ["checkpoint.save_steps=4", "max_steps=8", "batch.pairs=8"]
     output = tmp_path / "run"
     train(load_settings(None, settings(sample_folder, output, *common)))
-    expected = weights(output)
+    expected = read_weights(output)
     (output / "checkpoints" / "step-8" / "model.safetensors").write_bytes(b"half")
     train(load_settings(None, settings(sample_folder, output, *common, "resume=auto")))
-    assert "passed over" in capsys.readouterr().err
-    assert all(torch.equal(value, expected[name]) for name, value in weights(output).items())
+    assert "skipped damaged checkpoint" in caplog.text
+    assert all(torch.equal(value, expected[name]) for name, value in read_weights(output).items())
 
 
 def test_only_the_newest_checkpoints_are_kept(sample_folder: Path, tmp_path: Path) -> None:
@@ -510,25 +474,25 @@ def test_only_the_newest_checkpoints_are_kept(sample_folder: Path, tmp_path: Pat
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-8", "step-9"]
 
 
-def test_no_checkpoint_is_lost_to_a_damaged_one_and_nothing_is_left_aside(tmp_path: Path) -> None:
+def test_save_checkpoint_removes_damaged_and_temporary_ones_only(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters())
     for step in (4, 8):
-        checkpoint.save(tmp_path, step, model, optimizer, {}, {}, {}, keep=2)
+        save_checkpoint(tmp_path, Checkpoint(step, {}, {}), model, optimizer, {}, keep=2)
     (tmp_path / "step-8" / "manifest.json").unlink()
-    (tmp_path / ".step-8.123.new").mkdir()  # as a kill leaves it
-    found = checkpoint.resume(tmp_path, model, optimizer, {})
+    (tmp_path / ".step-8.123.new").mkdir()  # as an interrupted save leaves it
+    found = load_checkpoint(tmp_path, model, optimizer, {})
     assert found is not None
-    assert found[0] == 4
-    checkpoint.save(tmp_path, 6, model, optimizer, {}, {}, {}, keep=1)
-    assert [place.name for place in tmp_path.iterdir()] == ["step-6"]
+    assert found.step == 4
+    save_checkpoint(tmp_path, Checkpoint(6, {}, {}), model, optimizer, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-6"]
 
 
 @pytest.mark.parametrize(
     "left",
     [".model.123.new", ".model.123.old", ".config.json.123.new", ".metrics.jsonl.123.new", ".report.html.123.new"],
 )
-def test_what_a_kill_left_aside_is_gone_when_the_run_is_done(
+def test_temporary_files_of_an_interrupted_run_are_removed(
     sample_folder: Path, tiny_folder: Path, tmp_path: Path, left: str
 ) -> None:
     words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", f"base={tiny_folder}")
@@ -542,63 +506,61 @@ def test_what_a_kill_left_aside_is_gone_when_the_run_is_done(
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".mine"]
 
 
-def test_a_run_goes_on_when_its_terminology_has_moved(
-    sample_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_resumes_with_a_moved_terminology(sample_folder: Path, tmp_path: Path) -> None:
     common = ["checkpoint.save_steps=2", "max_steps=2", "batch.pairs=8"]
     train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
-    expected = weights(tmp_path / "run")
+    expected = read_weights(tmp_path / "run")
     moved = shutil.copytree(sample_folder, tmp_path / "moved")
     train(load_settings(None, settings(moved, tmp_path / "run", *common, "resume=auto")))
-    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
+    assert all(torch.equal(value, expected[name]) for name, value in read_weights(tmp_path / "run").items())
 
 
 @pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.learning_rate=5e-4", "sampling.languages=en_syn"])
-def test_another_run_is_not_continued(sample_folder: Path, tmp_path: Path, change: str) -> None:
+def test_run_with_other_settings_is_not_resumed(sample_folder: Path, tmp_path: Path, change: str) -> None:
     common = ["checkpoint.save_steps=2", "max_steps=2", "batch.pairs=8"]
     train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))
-    with pytest.raises(ConfigError, match=r"step-2 was saved with \w+ = .*, this run has .*; set it back"):
+    with pytest.raises(ConfigError, match=r"step-2 was saved with \w+ = .*, this run has .*; use the saved value"):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", *common, change, "resume=auto")))
 
 
-def test_a_run_is_not_overwritten_unless_told_to(sample_folder: Path, tmp_path: Path) -> None:
+def test_run_is_overwritten_only_on_request(sample_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     words = settings(sample_folder, tmp_path / "run", "max_steps=1", "batch.pairs=8", "checkpoint.save_steps=0")
     train(load_settings(None, words))
-    with pytest.raises(ArtifactError, match="holds a run already"):
+    with pytest.raises(ArtifactError, match="already has a run"):
         train(load_settings(None, words))
     train(load_settings(None, [*words, "overwrite=true"]))
-    assert len(steps_of(tmp_path / "run")) == 1
+    assert len(read_steps(tmp_path / "run")) == 1
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("change", ["overwrite=true", "resume=auto"])
-def test_nothing_but_a_run_is_ever_replaced(
+def test_folder_that_is_not_a_run_is_never_replaced(
     sample_folder: Path, tiny_folder: Path, tmp_path: Path, change: str
 ) -> None:
     """A Hugging Face folder has a config.json too."""
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    with pytest.raises(ArtifactError, match=r"holds config\.json, yet no run of xsap's"):
+    with pytest.raises(ArtifactError, match=r"has a config\.json but is not a run of xsap"):
         train(load_settings(None, settings(sample_folder, folder, "max_steps=0", change)))
     assert Encoder.from_pretrained(folder).dimension == 64
 
 
-def test_time_is_up_at_max_minutes_and_stays_up(sample_folder: Path, tmp_path: Path) -> None:
+def test_run_stops_after_max_minutes_even_if_resumed(sample_folder: Path, tmp_path: Path) -> None:
     words = settings(
         sample_folder, tmp_path / "run", "max_minutes=0.005", "epochs=50", "batch.pairs=8", "checkpoint.save_steps=1000"
     )
     for more in ([], ["resume=auto"]):
         train(load_settings(None, [*words, *more]))
-        steps = len(steps_of(tmp_path / "run"))
-        assert [place.name for place in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{steps}"], more
-    done = len(steps_of(tmp_path / "run"))
+        steps = len(read_steps(tmp_path / "run"))
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{steps}"], more
+    done = len(read_steps(tmp_path / "run"))
     assert done >= 1
     assert (tmp_path / "run" / "checkpoints" / f"step-{done}").is_dir()
     assert (tmp_path / "run" / "model").is_dir()
 
 
-def test_no_step_writes_the_untrained_model(sample_folder: Path, tmp_path: Path) -> None:
+def test_max_steps_zero_saves_the_untrained_model(sample_folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(load_settings(None, settings(sample_folder, tmp_path / name, "max_steps=0")))
     assert_same_weights(tmp_path / "a", tmp_path / "b")
@@ -607,16 +569,20 @@ def test_no_step_writes_the_untrained_model(sample_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([], "the setting 'output' must be given; exactly one of"),
+        (["--bogus"], "unrecognized arguments: --bogus. See xsap/train.py --help"),
         (["--set", "output=x"], "exactly one of 'terminology' and 'pairs' must be set"),
         (["--set", "output=x", "--set", "terminology=nowhere"], "expected a terminology folder, found nothing there"),
         (
             ["--set", "output=x", "--set", "terminology=a", "--set", "sampling.langauges=en_syn"],
-            "did you mean 'languages'?",
+            "did you mean 'sampling.languages'?",
         ),
         (["--config", "none.toml"], "expected a TOML file of settings, found nothing there"),
     ],
 )
-def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, words: list[str], message: str) -> None:
+def test_invalid_use_is_a_one_line_error_without_output(
+    tmp_path: Path, run: Run, words: list[str], message: str
+) -> None:
     done = run(ROOT / "xsap" / "train.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
@@ -634,13 +600,15 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, run: Run, word
         ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
     ],
 )
-def test_pairs_have_their_limits(pairs_file: Path, tmp_path: Path, change: str, message: str) -> None:
+def test_file_of_pairs_rejects_incompatible_settings(
+    pairs_file: Path, tmp_path: Path, change: str, message: str
+) -> None:
     change = change.format(mentions=ROOT / "data_prep" / "sample" / "mentions.tsv")
     with pytest.raises(ConfigError, match=message):
         train(load_settings(None, [f"pairs={pairs_file}", f"output={tmp_path / 'run'}", *SMALL, change]))
 
 
-def test_a_language_without_names_is_named(sample_folder: Path, tmp_path: Path) -> None:
+def test_language_without_names_is_rejected(sample_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no concept has two names"):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", "sampling.anchor_language=sv")))
     with pytest.raises(ConfigError, match="has no name in sv; it has en, "):
@@ -648,7 +616,7 @@ def test_a_language_without_names_is_named(sample_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("without", ["gold", "English"])
-def test_an_evaluation_that_can_score_nothing_is_refused_at_once(
+def test_evaluation_without_gold_or_english_names_is_rejected_at_once(
     sample_folder: Path, tmp_path: Path, without: str
 ) -> None:
     mentions, dictionary = ROOT / "data_prep" / "sample" / "mentions.tsv", sample_folder
@@ -662,7 +630,7 @@ def test_an_evaluation_that_can_score_nothing_is_refused_at_once(
         sample_folder, tmp_path / "run", f"evaluation.mentions={mentions}", f"evaluation.dictionary={dictionary}"
     )
     with pytest.raises(
-        DataError, match="found none that has any" if without == "gold" else "must have English names, found de"
+        DataError, match="found none that has any" if without == "gold" else "with English names, found de"
     ):
         train(load_settings(None, words))
     assert not (tmp_path / "run").exists()
@@ -676,16 +644,26 @@ def test_an_evaluation_that_can_score_nothing_is_refused_at_once(
         ("scratch.heads=3", "scratch.hidden must be a multiple of scratch.heads, found 32 and 3"),
     ],
 )
-def test_what_this_machine_lacks_is_one_line(sample_folder: Path, tmp_path: Path, change: str, message: str) -> None:
+def test_unsupported_setting_is_a_one_line_error(
+    sample_folder: Path, tmp_path: Path, change: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         train(load_settings(None, settings(sample_folder, tmp_path / "run", change)))
     assert not (tmp_path / "run").exists()
 
 
-def test_accumulated_gradients_are_refused(
+def test_gradient_accumulation_is_rejected(
     sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accelerate would divide each loss by their number, and nobody would add them up."""
+    """Accelerate would divide each loss by the number of steps without adding up gradients."""
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with pytest.raises(ConfigError, match="found NO with 4 accumulated steps"):
         train(load_settings(None, settings(sample_folder, tmp_path / "run")))
+
+
+def test_help_describes_every_setting_without_loading_torch(run: Run) -> None:
+    done = run("-X", "importtime", ROOT / "xsap" / "train.py", "--help")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert describe_settings() in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "torch" not in {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
