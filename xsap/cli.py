@@ -91,8 +91,9 @@ def index(
     check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
     allowed = parse_size(max_memory) if max_memory else None
     from xsap.encoding.encoder import Encoder
-    from xsap.linking.build import build_index, parse_shard, process_group
+    from xsap.linking.build import build_index, process_group
     from xsap.linking.index import EncoderSpec
+    from xsap.linking.shards import parse_shard
     from xsap.search.approximate import check_usearch_installed
 
     if ann:
@@ -117,7 +118,7 @@ def index(
         reuse=reuse,
         shard=part,
         ann=ann,
-        encode_groups=encode_groups(cluster, model, EncoderSpec.of(encoder).metadata()) if cluster else None,
+        encode_groups=encode_groups(cluster, model, EncoderSpec.from_encoder(encoder)) if cluster else None,
         overwrite=overwrite,
         progress=show_progress(),
     )
@@ -205,7 +206,7 @@ def link(
 ) -> None:
     """Link terms to concepts."""
     from xsap.tabular.link_file import link_file
-    from xsap.tabular.readers import open_source, terms_source
+    from xsap.tabular.readers import open_table, table_of_terms
     from xsap.tabular.writers import OutputFormat
 
     if file and terms:
@@ -215,14 +216,14 @@ def link(
     for option, value in (("--sheet", sheet), ("--column", column), ("--language-column", language_column)):
         if value is not None and not file:
             raise ConfigError(f"{option} '{value}' belongs to a --file, found none; remove it or add --file")
-    output_format = OutputFormat.to(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
-    table = open_source(file, sheet=sheet) if file else terms_source(terms or stdin_lines(), "stdin")
+    output_format = OutputFormat.for_file(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
+    table = open_table(file, sheet=sheet) if file else table_of_terms(terms or stdin_lines(), "stdin")
     column = column or ("term" if file else "mention")
     for name in filter(None, (column, language_column)):
-        table.place(name)  # a missing column is reported before torch is imported and the index opened
+        table.column_index(name)  # a missing column is reported before torch is imported and the index opened
     from xsap.linking.ranking import Filter
 
-    wanted = Filter.of(
+    wanted = Filter(
         semantic_types=parse_list(semantic_types),
         groups=parse_list(groups),
         sources=parse_list(sources),

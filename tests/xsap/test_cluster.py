@@ -452,7 +452,7 @@ def test_a_node_that_is_lost(nodes, alone, tmp_path, tiny_folder, sample_folder,
 def test_a_mistake_that_a_worker_finds(nodes, alone, tmp_path):
     done = end(start(nodes, *linking(alone), tmp_path / "y.csv", "--min-precision", "0.9"))
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: a threshold or a min_precision needs a calibrated index")
+    assert done.err.startswith("error: min_confidence and min_precision need a calibrated index")
     assert done.err.count("\n") == 1, done.err
     shutil.copytree(alone / "index", tmp_path / "index")
     table = tmp_path / "index" / "names.arrow"

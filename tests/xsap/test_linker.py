@@ -1,3 +1,5 @@
+"""Linking against plain loops over all names, with each kind of search; and what is refused."""
+
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
@@ -12,37 +14,37 @@ from hypothesis import strategies as st
 
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import linker as linker_module
-from xsap.linking import ranking
 from xsap.linking.dictionary import CONCEPTS_SCHEMA, NAMES_SCHEMA, Dictionary, Keys, NameConcepts
 from xsap.linking.index import EncoderSpec, Index
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter, rank_concepts
 from xsap.linking.results import Candidate, Result, Results
-from xsap.search import approximate as nearest_module
-from xsap.search.approximate import WIDEST, HnswIndex, Searcher, search_device
+from xsap.search import approximate as approximate_module
+from xsap.search.approximate import MAX_HNSW_K, HnswIndex, Searcher, search_device
 from xsap.search.vectors import Vectors
 from xsap.text import TextPolicy
 
 
-class TrimmedEmbedding:
-    """Vectors by name, out of a table; counts what it was asked."""
+class TableEncoder:
+    """Looks vectors up in a table; remembers the names that it was asked for."""
 
     content_hash, pooling, max_length, policy, dtype = "a" * 64, "cls", 25, TextPolicy(), "float32"
 
     def __init__(self, vectors):
         self.vectors, self.asked = vectors, []
+        self.dimension = len(next(iter(vectors.values()), ()))
 
     def encode(self, names, *, progress=False):
         self.asked += names
         return np.array([self.vectors[name] for name in names], np.float32)
 
 
-def make_index(vectors, owners):
-    """vectors: (n, d). owners: the concepts of each row. Row i is called `name i`, concept C `concept C`."""
-    ids = sorted({concept for row in owners for concept in row})
+def make_index(vectors, concepts_of_names):
+    """vectors: (n, d). concepts_of_names: the concepts of each row. Row i is called `name i`, concept C `concept C`."""
+    ids = sorted({concept for row in concepts_of_names for concept in row})
     rows = [
         {"name": f"name {i}", "language": "en", "source": "T", "languages": ["en"], "sources": ["T"]}
-        for i in range(len(owners))
+        for i in range(len(concepts_of_names))
     ]
     named = [
         {"concept_id": c, "preferred_name": f"concept {c}", "semantic_types": ["T047"], "codes": [f"T:{c}"]}
@@ -52,24 +54,28 @@ def make_index(vectors, owners):
         pa.Table.from_pylist(rows, NAMES_SCHEMA),
         pa.Table.from_pylist(named, CONCEPTS_SCHEMA),
     )
-    lists = pa.array([sorted(row) for row in owners], pa.list_(pa.string()))
+    lists = pa.array([sorted(row) for row in concepts_of_names], pa.list_(pa.string()))
     dictionary = Dictionary(
-        names, concepts, NameConcepts.of(lists, concepts["concept_id"].combine_chunks()), Keys.of(names["name"]), {}
+        names,
+        concepts,
+        NameConcepts.from_ids(lists, concepts["concept_id"].combine_chunks()),
+        Keys.from_names(names["name"]),
+        {},
     )
     model = EncoderSpec(
-        TrimmedEmbedding.content_hash,
+        TableEncoder.content_hash,
         None,
-        TrimmedEmbedding.pooling,
-        TrimmedEmbedding.max_length,
-        TrimmedEmbedding.policy,
+        TableEncoder.pooling,
+        TableEncoder.max_length,
+        TableEncoder.policy,
     )
-    return Index(Vectors.of(np.asarray(vectors, np.float32)), dictionary, model)
+    return Index(Vectors.from_array(np.asarray(vectors, np.float32)), dictionary, model)
 
 
-def plain_loop(vectors, owners, query, top_k):
+def plain_loop(vectors, concepts_of_names, query, top_k):
     """Each concept's best name, in float64; higher score, then lower id, and within a concept the lower row."""
     best = {}
-    for row, (vector, concepts) in enumerate(zip(vectors, owners, strict=True)):
+    for row, (vector, concepts) in enumerate(zip(vectors, concepts_of_names, strict=True)):
         score = float(np.dot(np.asarray(vector, np.float64), query))
         for concept in concepts:
             if concept not in best or score > best[concept][0]:
@@ -89,38 +95,40 @@ def plain_loop(vectors, owners, query, top_k):
     largest=st.integers(0, 3),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_concepts_against_a_plain_loop(rows, concepts, top_k, largest, seed):
+def test_link_matches_a_plain_loop(rows, concepts, top_k, largest, seed):
     """Whole numbers tie often; few concepts with many names make the search widen."""
     rng = np.random.default_rng(seed)
     vectors, queries = rng.integers(-largest, largest + 1, (rows, 3)), rng.integers(-largest, largest + 1, (4, 3))
-    owners = [{f"C{c:02}" for c in rng.integers(concepts, size=rng.integers(1, 4))} for _ in range(rows)]
-    linker = Linker(TrimmedEmbedding({f"q{i}": query for i, query in enumerate(queries)}), make_index(vectors, owners))
+    concepts_of_names = [{f"C{c:02}" for c in rng.integers(concepts, size=rng.integers(1, 4))} for _ in range(rows)]
+    linker = Linker(
+        TableEncoder({f"q{i}": query for i, query in enumerate(queries)}), make_index(vectors, concepts_of_names)
+    )
     for i, result in enumerate(linker.link([f"q{i}" for i in range(4)], top_k)):
-        assert result.candidates == plain_loop(vectors, owners, queries[i], top_k)
+        assert result.candidates == plain_loop(vectors, concepts_of_names, queries[i], top_k)
         assert result.reason is None
 
 
-def test_the_search_widens_in_parts_until_there_are_enough_concepts(monkeypatch):
-    monkeypatch.setattr(ranking, "_FETCHED", 64)
+def test_link_widens_the_search_in_parts_until_there_are_enough_concepts():
     rng = np.random.default_rng(0)
     vectors = np.concatenate([np.tile([5, 0], (200, 1)), rng.integers(-2, 3, (30, 2))])
-    owners = [{"C00"}] * 200 + [{f"C{i:02}"} for i in range(30)]
+    concepts_of_names = [{"C00"}] * 200 + [{f"C{i:02}"} for i in range(30)]
     queries = {f"q{i}": np.array([1, i % 3]) for i in range(9)}
-    linker = Linker(TrimmedEmbedding(queries), make_index(vectors, owners))
+    linker = Linker(TableEncoder(queries), make_index(vectors, concepts_of_names), names_per_search=64)
     for result in linker.link(queries, 3):
-        assert result.candidates == plain_loop(vectors, owners, queries[result.mention], 3)
+        assert result.candidates == plain_loop(vectors, concepts_of_names, queries[result.mention], 3)
 
 
 def test_a_tie_beyond_the_names_first_fetched_goes_to_the_lower_id():
-    owners = [{"C9"}] * 50 + [{"C8"}] * 50 + [{"C1"}]
-    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index(np.ones((101, 1)), owners))
+    concepts_of_names = [{"C9"}] * 50 + [{"C8"}] * 50 + [{"C1"}]
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index(np.ones((101, 1)), concepts_of_names))
     assert [c.concept_id for c in linker.link(["q"], 2)[0].candidates] == ["C1", "C8"]
     assert linker.link(["q"], 1)[0].candidates[0].matched_name == "name 100"
 
 
-def test_order_is_the_input_s_and_equal_mentions_are_encoded_once():
-    encoder = TrimmedEmbedding({"x": [1.0, 0.0], "y": [0.0, 1.0]})
-    linker = Linker(encoder, make_index(np.eye(2), [{"CX"}, {"CY"}]))
+@pytest.mark.parametrize("mentions_per_batch", [1, 2, 4096])
+def test_results_are_in_the_order_of_mentions_and_equal_ones_are_encoded_once(mentions_per_batch):
+    encoder = TableEncoder({"x": [1.0, 0.0], "y": [0.0, 1.0]})
+    linker = Linker(encoder, make_index(np.eye(2), [{"CX"}, {"CY"}]), mentions_per_batch=mentions_per_batch)
     mentions = ["y", "x", "", "y", "x", "y"]
     results = linker.link(iter(mentions), 1)
     assert [r.mention for r in results] == mentions
@@ -140,20 +148,20 @@ def test_order_is_the_input_s_and_equal_mentions_are_encoded_once():
         ("\udc80", "the mention is not valid Unicode: it has half of a surrogate pair"),
     ],
 )
-def test_what_is_no_term_gets_a_reason(mention, reason):
-    encoder = TrimmedEmbedding({})
+def test_a_mention_that_is_no_term_gets_a_reason(mention, reason):
+    encoder = TableEncoder({})
     (result,) = Linker(encoder, make_index(np.eye(2), [{"A"}, {"B"}])).link([mention])
     assert (result.candidates, result.reason, result.mention) == ((), reason, mention or "")
     assert not encoder.asked
 
 
-def test_the_longest_term_is_linked():
+def test_a_mention_of_the_greatest_length_is_linked():
     term = "x" * 2000
-    assert Linker(TrimmedEmbedding({term: [1.0]}), make_index([[1.0]], [{"A"}])).link([term])[0].candidates
+    assert Linker(TableEncoder({term: [1.0]}), make_index([[1.0]], [{"A"}])).link([term])[0].candidates
 
 
-def test_wrong_use_is_one_line():
-    linker = Linker(TrimmedEmbedding({}), make_index(np.eye(2), [{"A"}, {"B"}]))
+def test_wrong_arguments_are_refused_in_one_line():
+    linker = Linker(TableEncoder({}), make_index(np.eye(2), [{"A"}, {"B"}]))
     assert linker.link([]) == []
     for arguments, message in [
         (
@@ -170,15 +178,15 @@ def test_wrong_use_is_one_line():
 @pytest.mark.parametrize(
     "change",
     [
-        {"content": "b" * 64},
-        {"content": "a" * 63 + "b"},
+        {"content_hash": "b" * 64},
+        {"content_hash": "a" * 63 + "b"},
         {"pooling": "mean"},
         {"max_length": 24},
         {"policy": TextPolicy("lower")},
     ],
 )
-def test_another_model_or_use_of_it_is_refused(change):
-    encoder = TrimmedEmbedding({})
+def test_an_index_of_another_model_or_other_settings_is_refused(change):
+    encoder = TableEncoder({})
     for name, value in change.items():
         setattr(encoder, name, value)
     with pytest.raises(
@@ -189,14 +197,15 @@ def test_another_model_or_use_of_it_is_refused(change):
 
 def test_a_name_of_a_concept_that_is_not_listed_is_refused():
     with pytest.raises(ArtifactError, match="damaged"):
-        NameConcepts.of(pa.array([["A"], ["B"]]), pa.array(["B"]))
+        NameConcepts.from_ids(pa.array([["A"], ["B"]]), pa.array(["B"]))
 
 
-def test_a_mention_that_is_a_name_letter_for_letter_means_its_concepts():
+def test_concepts_of_an_exact_name_come_first_with_their_own_score():
     """`NAME 2` is farthest from its query, and first all the same; its score stays the cosine."""
-    owners = [{"A"}, {"B"}, {"D", "C"}]
+    concepts_of_names = [{"A"}, {"B"}, {"D", "C"}]
     linker = Linker(
-        TrimmedEmbedding({"NAME 2": [1.0, 0.0], "other": [1.0, 0.0]}), make_index([[1, 0], [0.6, 0.8], [0, 1]], owners)
+        TableEncoder({"NAME 2": [1.0, 0.0], "other": [1.0, 0.0]}),
+        make_index([[1, 0], [0.6, 0.8], [0, 1]], concepts_of_names),
     )
     exact, other = linker.link(["NAME 2", "other"], 4)
     assert [(c.concept_id, c.score) for c in exact.candidates] == [
@@ -211,13 +220,13 @@ def test_a_mention_that_is_a_name_letter_for_letter_means_its_concepts():
 
 def test_a_filter_is_exact_over_what_it_keeps():
     index = make_index(np.eye(3), [{"A"}, {"B", "A"}, {"C"}])
-    linker = Linker(TrimmedEmbedding({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
+    linker = Linker(TableEncoder({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
     types = pa.array([["T047"], ["T184"], ["T121"]])
     table = index.concepts.set_column(2, CONCEPTS_SCHEMA.field(2), types)
     linker.index = replace(index, dictionary=replace(index.dictionary, concepts=table))
 
     def ids(mention, **wanted):
-        return [c.concept_id for c in linker.link([mention], 5, filter=Filter.of(**wanted))[0].candidates]
+        return [c.concept_id for c in linker.link([mention], 5, filter=wanted)[0].candidates]
 
     assert ids("q") == ["A", "B", "C"]
     assert ids("q", groups=["DISO"]) == ["A", "B"]
@@ -230,8 +239,19 @@ def test_a_filter_is_exact_over_what_it_keeps():
         ids("q", sources=["ICD10"])
 
 
-def test_languages_are_one_a_mention():
-    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+def test_a_filter_may_be_a_dictionary_of_lists_or_strings():
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    expected = linker.link(["q"], filter=Filter(sources=["T"], languages=["en"]))
+    assert len(expected[0].candidates) == 1
+    assert linker.link(["q"], filter={"sources": ["T"], "languages": "en"}) == expected
+    with pytest.raises(ConfigError, match=r"^unknown filter 'source'; did you mean 'sources'\?$"):
+        linker.link(["q"], filter={"source": ["T"]})
+    with pytest.raises(ConfigError, match=r"^a filter is a Filter or a dictionary with lists, found 'T'$"):
+        linker.link(["q"], filter="T")
+
+
+def test_languages_are_one_per_mention():
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     assert linker.link(["q", "q"], languages=["de", None])[1].candidates[0].concept_id == "A"
     with pytest.raises(ConfigError, match="expected a language for each mention, found 1 for 2"):
         linker.link(["q", "q"], languages=["de"])
@@ -242,9 +262,9 @@ def test_languages_are_one_a_mention():
         linker.link(["q", "q"], languages="de")
 
 
-def test_columns_of_pandas_and_what_they_have_for_nothing():
+def test_columns_of_pandas_are_linked_and_missing_values_get_a_reason():
     pandas = pytest.importorskip("pandas")
-    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     results = linker.link(pandas.Series(["q", None, float("nan"), pandas.NA]))
     assert [r.reason for r in results] == [None, *["the mention is empty"] * 3]
     frame = results.to_pandas()
@@ -258,18 +278,51 @@ def test_columns_of_pandas_and_what_they_have_for_nothing():
         linker.link(pandas.DataFrame({"mention": ["q"]}))
 
 
-def test_a_column_of_datasets():
+def test_a_column_of_datasets_is_linked_and_a_dataset_refused():
     datasets = pytest.importorskip("datasets")
-    linker = Linker(TrimmedEmbedding({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     table = datasets.Dataset.from_dict({"mention": ["q", None, "q"]})
     assert [len(result.candidates) for result in linker.link(table["mention"])] == [1, 0, 1]
     with pytest.raises(ConfigError, match="a mention must be text, found"):
         linker.link(table)
 
 
-def test_a_table_in_a_notebook():
-    sure, unsure = (Candidate("C<1>", "Fever", "fièvre", 0.98765, confidence=p) for p in (0.5, None))
-    results = Results([Result("a&b", (sure, unsure)), Result("", (), "the mention is empty")] * 30)
+def test_reprs_are_one_short_line():
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]] * 900, [{"A"}] * 900))
+    results = linker.link(["q", ""])
+    assert repr(linker) == f"Linker({linker.index!r}, search=exact)"
+    assert repr(results) == "Results(2 mentions, 1 linked)"
+    for value in (linker, results):
+        assert len(repr(value)) < 160
+        assert "\n" not in repr(value)
+
+
+def test_results_and_candidates_become_dictionaries():
+    candidate = Candidate("C1", "Fever", "fever", 0.5, "en", "T", ("T184",), ("T:C1",), 0.9)
+    fields = {
+        "concept_id": "C1",
+        "name": "Fever",
+        "matched_name": "fever",
+        "score": 0.5,
+        "language": "en",
+        "source": "T",
+        "semantic_types": ("T184",),
+        "codes": ("T:C1",),
+        "confidence": 0.9,
+    }
+    assert candidate.to_dict() == fields
+    found, none = Result("a", (candidate,)), Result("", (), "the mention is empty")
+    assert found.to_dict() == {"mention": "a", "candidates": [fields], "reason": None}
+    assert none.to_dict() == {"mention": "", "candidates": [], "reason": "the mention is empty"}
+    assert Results([found, none]).to_dicts() == [
+        {"mention": "a", "rank": 1, **fields, "reason": None},
+        {"mention": "", "rank": None, **dict.fromkeys(fields), "reason": "the mention is empty"},
+    ]
+
+
+def test_results_are_a_table_in_a_notebook():
+    calibrated, uncalibrated = (Candidate("C<1>", "Fever", "fièvre", 0.98765, confidence=p) for p in (0.5, None))
+    results = Results([Result("a&b", (calibrated, uncalibrated)), Result("", (), "the mention is empty")] * 30)
     html = results._repr_html_()
     assert html.startswith("<table><thead><tr><th>mention</th><th>rank</th><th>concept_id</th><th>name</th><th>matched name</th><th>score</th><th>confidence</th></tr>")  # fmt: skip
     assert html.count("<tr>") == 1 + 25 * 3
@@ -280,10 +333,10 @@ def test_a_table_in_a_notebook():
     ):
         assert html.count(row) == 25
     assert html.endswith("</table><p>… and 10 more mentions</p>")
-    assert "confidence" not in Results([Result("x", (unsure,))])._repr_html_()
+    assert "confidence" not in Results([Result("x", (uncalibrated,))])._repr_html_()
 
 
-# Which way names are searched
+# The kinds of search
 
 
 N = 3000
@@ -291,7 +344,7 @@ N = 3000
 
 @pytest.fixture(scope="module")
 def many():
-    """An index of 3,000 names of 1,100 concepts with a graph, and 400 mentions, some of which are names."""
+    """An index of 3,000 names of 1,100 concepts with an HNSW index, and 400 mentions, some of which are names."""
     pytest.importorskip("usearch")
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.standard_normal((N // 4, 24)), 4, axis=0) + 0.5 * rng.standard_normal((N, 24))
@@ -301,15 +354,15 @@ def many():
     )
     queries = vectors[rng.choice(N, 400)] + 0.1 * rng.standard_normal((400, 24)).astype(np.float32)
     mentions = {f"name {7 * i}" if i % 10 == 0 else f"q{i}": query for i, query in enumerate(queries)}
-    return replace(index, graph=HnswIndex.build(index.vectors)), mentions
+    return replace(index, hnsw=HnswIndex.build(index.vectors)), mentions
 
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """As if the encoder were on an accelerator: the vectors' copy in 16 bits lies in this machine's own memory. Yields what was uploaded."""
-    uploaded, upload = [], nearest_module.upload
+    """As if the encoder were on a GPU: the 16-bit copy of the vectors is in this machine's own memory. Returns what was uploaded."""
+    uploaded, upload = [], approximate_module.upload
     monkeypatch.setattr(linker_module, "search_device", lambda _: torch.device("cpu"))
-    monkeypatch.setattr(nearest_module, "upload", lambda *given: uploaded.append(given) or upload(*given))
+    monkeypatch.setattr(approximate_module, "upload", lambda *given: uploaded.append(given) or upload(*given))
     return uploaded
 
 
@@ -318,14 +371,14 @@ def ids_of(results):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
-def test_with_a_graph_the_candidates_are_the_ranked_ones_of_what_it_finds(many, weight):
+def test_with_an_hnsw_index_the_candidates_are_the_ranked_ones_of_the_names_it_finds(many, weight):
     index, mentions = many
     asked = {mention: vector for mention, vector in mentions.items() if mention.startswith("q")}
-    found = Linker(TrimmedEmbedding(mentions), replace(index, fusion_weight=weight)).link(asked, 5)
+    found = Linker(TableEncoder(mentions), replace(index, fusion_weight=weight)).link(asked, 5)
     if weight == 0:
         queries = np.array(list(asked.values()), np.float32)
         ranked = rank_concepts(
-            lambda part, k: index.graph.search(queries[part], k), index.dictionary.owners, len(queries), 5
+            lambda part, k: index.hnsw.search(queries[part], k), index.dictionary.name_concepts, len(queries), 5
         )
         concepts, names = index.concepts["concept_id"].to_pylist(), index.names["name"].to_pylist()
         expected = [
@@ -333,77 +386,77 @@ def test_with_a_graph_the_candidates_are_the_ranked_ones_of_what_it_finds(many, 
             for line in zip(ranked.concepts.tolist(), ranked.rows.tolist(), ranked.scores.tolist(), strict=True)
         ]
         assert ids_of(found) == expected
-    exactly = Linker(TrimmedEmbedding(mentions), replace(index, fusion_weight=weight, graph=None)).link(asked, 5)
+    exactly = Linker(TableEncoder(mentions), replace(index, fusion_weight=weight, hnsw=None)).link(asked, 5)
     assert np.mean([a == b for a, b in zip(ids_of(found), ids_of(exactly), strict=True)]) > 0.9
 
 
-def test_a_graph_is_asked_neither_where_there_is_a_filter_nor_for_very_many(many, monkeypatch):
+def test_filtered_searches_and_those_for_very_many_names_are_exact(many, monkeypatch):
     index, mentions = many
-    widths, search = [], HnswIndex.search
-    monkeypatch.setattr(HnswIndex, "search", lambda self, queries, k: widths.append(k) or search(self, queries, k))
+    asked, search = [], HnswIndex.search
+    monkeypatch.setattr(HnswIndex, "search", lambda self, queries, k: asked.append(k) or search(self, queries, k))
     linker, exact = (
-        Linker(TrimmedEmbedding(mentions), index),
-        Linker(TrimmedEmbedding(mentions), replace(index, graph=None)),
+        Linker(TableEncoder(mentions), index),
+        Linker(TableEncoder(mentions), replace(index, hnsw=None)),
     )
-    wanted = Filter.of(sources=["T"], languages=["en"])
+    wanted = Filter(sources=["T"], languages=["en"])
     assert linker.link(mentions, 5, filter=wanted) == exact.link(mentions, 5, filter=wanted)
-    assert widths == []
+    assert asked == []
     linker.link(mentions, 5)
-    assert widths[0] == 20
-    widths.clear()
+    assert asked[0] == 20
+    asked.clear()
     some = list(mentions)[:20]
-    assert linker.link(some, WIDEST // 4 + 1) == exact.link(some, WIDEST // 4 + 1)
-    assert widths == []
-    linker.link(some, WIDEST // 4)
-    assert max(widths) == WIDEST
+    assert linker.link(some, MAX_HNSW_K // 4 + 1) == exact.link(some, MAX_HNSW_K // 4 + 1)
+    assert asked == []
+    linker.link(some, MAX_HNSW_K // 4)
+    assert max(asked) == MAX_HNSW_K
 
 
-def test_when_the_search_must_widen_beyond_the_graph_the_answer_is_exact(monkeypatch):
+def test_a_search_that_widens_beyond_the_hnsw_index_is_exact(monkeypatch):
     pytest.importorskip("usearch")
     rng = np.random.default_rng(1)
     vectors = np.concatenate([[1, 0, 0] + 0.01 * rng.standard_normal((1500, 3)), rng.standard_normal((100, 3))]).astype(
         np.float32
     )
     index = make_index(vectors, [{"C0"}] * 1500 + [{f"C{i}"} for i in range(1, 101)])
-    linker = Linker(TrimmedEmbedding({"q": [1.0, 0, 0]}), replace(index, graph=HnswIndex.build(index.vectors)))
+    linker = Linker(TableEncoder({"q": [1.0, 0, 0]}), replace(index, hnsw=HnswIndex.build(index.vectors)))
     assert linker.link(["q"], 3)[0].candidates == plain_loop(
         vectors, [{"C0"}] * 1500 + [{f"C{i}"} for i in range(1, 101)], [1, 0, 0], 3
     )
 
 
-def test_an_exact_name_comes_first_even_if_the_graph_misses_it(many, monkeypatch):
+def test_an_exact_name_comes_first_even_if_the_hnsw_index_misses_it(many, monkeypatch):
     index, mentions = many
     search = HnswIndex.search
 
-    def blind(self, queries, k):
+    def missing_names(self, queries, k):
         scores, rows = search(self, queries, k + 40)
         missed = rows % 7 == 0  # all names that are mentions here, and others
         order = np.argsort(missed, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
-    exact = Linker(TrimmedEmbedding(mentions), replace(index, graph=None)).link([m for m in mentions if m[0] == "n"], 1)
-    monkeypatch.setattr(HnswIndex, "search", blind)
-    found = Linker(TrimmedEmbedding(mentions), index).link([m for m in mentions if m[0] == "n"], 1)
+    exact = Linker(TableEncoder(mentions), replace(index, hnsw=None)).link([m for m in mentions if m[0] == "n"], 1)
+    monkeypatch.setattr(HnswIndex, "search", missing_names)
+    found = Linker(TableEncoder(mentions), index).link([m for m in mentions if m[0] == "n"], 1)
     assert [r.candidates[0].matched_name for r in found] == [r.mention for r in found]
     assert found == exact
 
 
-def test_from_an_accelerator_answers_are_the_same_to_the_bit_and_vectors_go_there_once(many, on_cpu):
+def test_answers_with_a_device_copy_are_the_same_to_the_bit_and_vectors_are_copied_once(many, on_cpu):
     index, mentions = many
-    exact = replace(index, graph=None)
-    wanted = Filter.of(sources=["T"])
-    linker = Linker(TrimmedEmbedding(mentions), exact)
+    exact = replace(index, hnsw=None)
+    wanted = Filter(sources=["T"])
+    linker = Linker(TableEncoder(mentions), exact)
     assert on_cpu == []  # nothing is uploaded before it is needed
     found = [linker.link(mentions, 5), linker.link(mentions, 5, filter=wanted), linker.link(list(mentions)[:3], 2)]
     assert [(vectors, str(device)) for vectors, device in on_cpu] == [(index.vectors, "cpu")]
-    plain = Linker(TrimmedEmbedding(mentions), exact)
-    plain._searcher.device = None
+    plain = Linker(TableEncoder(mentions), exact)
+    plain.searcher.device = None
     assert found == [plain.link(mentions, 5), plain.link(mentions, 5, filter=wanted), plain.link(list(mentions)[:3], 2)]
     assert len(on_cpu) == 1
-    with_graph = Linker(TrimmedEmbedding(mentions), index)
-    with_graph.link(list(mentions)[:5], 5)
-    assert len(on_cpu) == 1  # a graph answers without them
-    with_graph.link(list(mentions)[:5], 5, filter=wanted)
+    with_hnsw = Linker(TableEncoder(mentions), index)
+    with_hnsw.link(list(mentions)[:5], 5)
+    assert len(on_cpu) == 1  # the HNSW index answers without them
+    with_hnsw.link(list(mentions)[:5], 5, filter=wanted)
     assert len(on_cpu) == 2
 
 
@@ -411,67 +464,67 @@ def out_of_memory(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_where_the_vectors_do_not_fit_the_processor_searches(many, on_cpu, monkeypatch):
-    index, mentions = replace(many[0], graph=None), many[1]
-    expected = Linker(TrimmedEmbedding(mentions), index).link(mentions, 5)
+def test_the_cpu_searches_where_the_copy_does_not_fit(many, on_cpu, monkeypatch):
+    index, mentions = replace(many[0], hnsw=None), many[1]
+    expected = Linker(TableEncoder(mentions), index).link(mentions, 5)
     tries = []
-    monkeypatch.setattr(nearest_module, "upload", lambda *given: tries.append(given) or out_of_memory())
-    linker = Linker(TrimmedEmbedding(mentions), index)
+    monkeypatch.setattr(approximate_module, "upload", lambda *given: tries.append(given) or out_of_memory())
+    linker = Linker(TableEncoder(mentions), index)
     assert linker.link(mentions, 5) == expected
     assert linker.link(mentions, 5) == expected
-    assert len(tries) == 1  # and isn't tried again
+    assert len(tries) == 1  # and is not tried again
     monkeypatch.undo()
 
 
-def test_where_a_search_or_a_mention_finds_no_room_beside_them_they_go(many, on_cpu, monkeypatch):
-    index, mentions = replace(many[0], graph=None), many[1]
-    expected = Linker(TrimmedEmbedding(mentions), index).link(mentions, 5)
-    search, tried = nearest_module.search_vectors, []
+def test_the_copy_is_released_where_a_search_or_a_mention_needs_its_memory(many, on_cpu, monkeypatch):
+    index, mentions = replace(many[0], hnsw=None), many[1]
+    expected = Linker(TableEncoder(mentions), index).link(mentions, 5)
+    search, tried = approximate_module.search_vectors, []
 
     def crowded(*given, device_copy=None, **options):
         tried.append(device_copy is not None)
         return out_of_memory() if device_copy is not None else search(*given, **options)
 
-    linker = Linker(TrimmedEmbedding(mentions), index)
-    monkeypatch.setattr(nearest_module, "search_vectors", crowded)
+    linker = Linker(TableEncoder(mentions), index)
+    monkeypatch.setattr(approximate_module, "search_vectors", crowded)
     assert linker.link(mentions, 5) == expected
     assert tried[:2] == [True, False]
     assert tried.count(True) == 1
-    monkeypatch.setattr(nearest_module, "search_vectors", search)
+    monkeypatch.setattr(approximate_module, "search_vectors", search)
 
-    class Crowded(TrimmedEmbedding):
+    class Crowded(TableEncoder):
         def encode(self, names, *, progress=False):
-            return out_of_memory() if linker._searcher._device_copy is not None else super().encode(names)
+            return out_of_memory() if linker.searcher.device_copy is not None else super().encode(names)
 
-    linker = Linker(TrimmedEmbedding(mentions), index)
+    linker = Linker(TableEncoder(mentions), index)
     linker.link(list(mentions)[:2], 5)
-    assert linker._searcher._device_copy is not None
+    assert linker.searcher.device_copy is not None
     linker.encoder = Crowded(mentions)
     assert linker.link(mentions, 5) == expected
-    assert linker._searcher._device_copy is None
-    linker.encoder.encode = out_of_memory  # not for the vectors' sake: then it is said
+    assert linker.searcher.device_copy is None
+    linker.encoder.encode = out_of_memory  # although there is no copy to release: then the error is raised
     with pytest.raises(torch.OutOfMemoryError):
         linker.link(mentions, 5)
 
 
-def test_only_an_encoder_on_cuda_takes_the_vectors_there():
+def test_search_device_is_that_of_an_encoder_on_cuda_only():
     assert search_device(torch.nn.Linear(1, 1)) is None
     assert search_device(torch.nn.Identity()) is None
-    assert search_device(TrimmedEmbedding({})) is None
+    assert search_device(TableEncoder({})) is None
     there = torch.nn.Linear(1, 1, device="meta")
     assert search_device(there) is None  # some other device: CUDA alone was measured
     there.parameters = lambda: iter([SimpleNamespace(device=torch.device("cuda", 1))])
     assert search_device(there) == torch.device("cuda", 1)
 
 
-def test_many_threads_upload_once(many, on_cpu):
+def test_many_threads_copy_the_vectors_once(many, on_cpu):
     index, mentions = many
-    nearest, barrier = Searcher(index.vectors, None, torch.device("cpu")), Barrier(16)
+    searcher, barrier = Searcher(index.vectors, None, torch.device("cpu")), Barrier(16)
     queries = np.array(list(mentions.values()), np.float32)[:16]
 
     def ask(i):
         barrier.wait()
-        return nearest.search(queries[i : i + 1], 5)
+        return searcher.search(queries[i : i + 1], 5)
 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(ask, range(16)))
@@ -481,13 +534,13 @@ def test_many_threads_upload_once(many, on_cpu):
     np.testing.assert_array_equal(np.concatenate([scores for scores, _ in found]), expected[0])
 
 
-@pytest.mark.parametrize("way", ["exact", "approximate", "resident"])
-def test_threads_get_the_answers_of_one_thread(many, way, request):
-    if way == "resident":
+@pytest.mark.parametrize("search", ["exact", "hnsw", "device"])
+def test_threads_get_the_answers_of_one_thread(many, search, request):
+    if search == "device":
         request.getfixturevalue("on_cpu")
     index, mentions = many
-    linker = Linker(TrimmedEmbedding(mentions), index if way == "approximate" else replace(index, graph=None))
-    kept = Filter.of(sources=["T"])
+    linker = Linker(TableEncoder(mentions), index if search == "hnsw" else replace(index, hnsw=None))
+    kept = Filter(sources=["T"])
     alone, filtered = linker.link(mentions, 5), linker.link(mentions, 5, filter=kept)
     parts = [list(mentions)[i::16] for i in range(16)]
     with ThreadPoolExecutor(16) as pool:

@@ -1,4 +1,4 @@
-"""Many threads, many linkers: the same calls get the same answers, to the last bit, whoever makes them and whatever runs beside them."""
+"""Linking from many threads and with many linkers: the same calls get the same answers, to the last bit."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +21,14 @@ LONG = "pain " * 500  # no term
 
 
 class Call(NamedTuple):
-    """What one caller asks for."""
+    """The arguments of one call."""
 
     mentions: list[str | None]
     top_k: int
     languages: list[str | None] | None
-    keep: Filter | None
-    threshold: float | None
-    precision: float | None
+    filter: Filter | None
+    min_confidence: float | None
+    min_precision: float | None
 
     def ask(self, linker: Linker) -> list[Result]:
         mentions, top_k, *options = self
@@ -37,14 +37,14 @@ class Call(NamedTuple):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tiny_folder, sample_folder):
-    """Indexes of all names of the sample: plain float32; float16, calibrated and with a weight; int8, with a weight. All with int8 codes."""
+    """Indexes of all names of the sample: plain float32; float16, calibrated and with a fusion weight; int8, with a weight. All have int8 codes."""
     terms, encoder = Terminology.load(sample_folder), Encoder.from_pretrained(tiny_folder)
     odds = LogisticModel((0.8, 0.2), (0.1, 0.1), (1.0, 0.5), 0.3, {"de": 0.1, "es": -0.2}, 0.1)
     confidences = np.linspace(0, 1, 2000)
     curve = RiskCoverageCurve.of(
         confidences, np.random.default_rng(0).random(2000) < confidences**0.2, [str(i) for i in range(2000)]
     )
-    with patch("xsap.search.vectors.SCAN_FROM", 100):
+    with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 100):
         made = {}
         for vector_dtype, weight, with_calibration in (
             ("float32", 0, False),
@@ -62,16 +62,16 @@ def folders(tmp_path_factory, tiny_folder, sample_folder):
 
 
 def calls_of(linker: Linker, n: int, seed: int) -> list[Call]:
-    """Some n mentions as columns have them, in calls of 1 to 400: names as they stand, in capitals, cut short or run together; few of them
-    often; blanks, gaps and a document among them; with languages or without, filtered or not, with a threshold, a precision or neither."""
+    """n mentions in calls of 1 to 400: names unchanged, in capitals, cut short, joined or reversed, a few of them often; blanks, missing ones and
+    a document among them; with languages or without, filtered or not, with a minimal confidence, a minimal precision or neither."""
     rng, index = np.random.default_rng(seed), linker.index
     names = index.names["name"].to_pylist()
     types = [{kind} for kind in index.concepts["semantic_types"][0].as_py()]
     filters = [
         None,
         None,
-        Filter.of(languages={"en"}),
-        Filter.of(semantic_types=types[0], languages={"en", "es", "de"}),
+        Filter(languages={"en"}),
+        Filter(semantic_types=types[0], languages={"en", "es", "de"}),
     ]
     calls: list[Call] = []
     while n > 0:
@@ -93,16 +93,16 @@ def calls_of(linker: Linker, n: int, seed: int) -> list[Call]:
             rng.choice(np.array(["de", "es", "en", None, "fi"], object), size).tolist() if rng.random() < 0.5 else None
         )
         sure = rng.random() if index.calibration else 1.0
-        keep = filters[rng.integers(len(filters))]
+        wanted = filters[rng.integers(len(filters))]
         top_k = int(rng.choice([1, 5, 20]))
         calls.append(
-            Call(mentions, top_k, spoken, keep, 0.6 if sure < 0.25 else None, 0.7 if 0.25 <= sure < 0.5 else None)
+            Call(mentions, top_k, spoken, wanted, 0.6 if sure < 0.25 else None, 0.7 if 0.25 <= sure < 0.5 else None)
         )
     return calls
 
 
 def by_threads(linker: Linker, calls: list[Call], threads: int) -> list[list[Result]]:
-    """Answers in the order of the calls; threads take turns as often as they can."""
+    """Answers in the order of the calls; threads are switched as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
@@ -113,7 +113,7 @@ def by_threads(linker: Linker, calls: list[Call], threads: int) -> list[list[Res
 
 
 def assert_varied(answers: list[list[Result]]) -> None:
-    """What was compared has all that answers can have."""
+    """The compared answers have all kinds of content."""
     results = [result for part in answers for result in part]
     assert {len(result.candidates) for result in results} >= {0, 1, 5, 20}
     reasons = {(result.reason or "").split(",")[0] for result in results}
@@ -129,7 +129,7 @@ def test_eight_threads_get_the_answers_of_one(folders):
     assert_varied(alone)
 
 
-def test_linkers_at_work_at_once_do_not_mix(folders):
+def test_linkers_used_at_the_same_time_do_not_interfere(folders):
     """Each opened and used by threads of its own."""
 
     def work(vector_dtype: str) -> tuple[list[Call], list[list[Result]]]:
@@ -144,7 +144,7 @@ def test_linkers_at_work_at_once_do_not_mix(folders):
         assert answers == [call.ask(linker) for call in calls]
 
 
-def test_linkers_may_share_an_encoder(folders, tiny_folder):
+def test_linkers_with_the_same_encoder_do_not_interfere(folders, tiny_folder):
     encoder = Encoder.from_pretrained(tiny_folder)
     linkers = [Linker(encoder, Index.load(folder)) for folder in folders.values()] * 2
     calls = [calls_of(linker, 400, seed=3) for linker in linkers]
@@ -154,8 +154,8 @@ def test_linkers_may_share_an_encoder(folders, tiny_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_sixty_four_threads_and_a_hundred_thousand_mentions(folders, vector_dtype):
+@pytest.mark.parametrize("vector_dtype", ["float32", "float16", "int8"])
+def test_sixty_four_threads_get_the_answers_of_one_for_a_hundred_thousand_mentions(folders, vector_dtype):
     linker = Linker.load(folders[vector_dtype])
     calls = calls_of(linker, 100_000, seed=4)
     assert sum(len(call.mentions) for call in calls) == 100_000
@@ -166,7 +166,7 @@ def test_sixty_four_threads_and_a_hundred_thousand_mentions(folders, vector_dtyp
 
 
 @pytest.mark.slow
-def test_in_whatever_company_mentions_are_linked_nothing_but_rounding_differs(folders):
+def test_mentions_linked_in_one_call_or_many_differ_by_rounding_only(folders):
     """The same mentions, all in one call or in many: scores differ by rounding, and concepts only where scores do by no more than that."""
     linker = Linker.load(folders["float16"])
     linker = Linker(linker.encoder, replace(linker.index, calibration=None))
