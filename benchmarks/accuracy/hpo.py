@@ -1,12 +1,13 @@
 """The Human Phenotype Ontology as a benchmark: held-out names of a fifth of its concepts, and training on the rest.
 
-`xsap-prepare hpo` and `xsap-prepare split` do the work, each in a process of its own, and leave folders. HPO's own folder has an `.obo`
-file and a folder of translation tables, as `xsap-prepare fetch hpo` brings them. Only OFFICIAL translations are mentions.
+`xsap-prepare hpo` and `xsap-prepare split` do the work, each in its own process, and leave folders. The source folder has an `.obo` file and a
+folder of translation tables, as `xsap-prepare fetch hpo` downloads them. Only OFFICIAL translations become mentions.
 """
 
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from xsap.artifacts import sha256_of
@@ -18,27 +19,38 @@ _LAYOUT = (
 )
 
 
-def held_out_hpo(folder: Path, work: Path) -> Path:
-    """The split's folder (terminology/, mentions.tsv), made in `work` unless one of the same files is there. Raises XsapError."""
+def prepare(*arguments: object) -> None:
+    """Run `xsap-prepare` in its own process. Raises XsapError with its last line if it fails."""
+    command = [sys.executable, "-m", "data_prep", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        message = (done.stderr.strip() or "no message").splitlines()[-1].removeprefix("error: ")
+        raise XsapError(f"xsap-prepare {arguments[0]} ended with exit code {done.returncode}: {message}")
+
+
+def held_out_hpo(folder: Path, work: Path, *, prepare: Callable[..., None] = prepare) -> Path:
+    """Split HPO into a training terminology and held-out mentions.
+
+    Args:
+        folder: The source files.
+        work: Folder for the results; a split of the same files that is there is used again.
+        prepare: Runs `xsap-prepare` with its arguments.
+
+    Returns:
+        The split's folder, with terminology/ and mentions.tsv.
+
+    Raises:
+        XsapError: If the folder has other files, or they cannot be read.
+    """
     ontologies, tables = sorted(folder.glob("*.obo")), sorted((folder / "translations").glob("*.tsv"))
     if len(ontologies) != 1 or not tables:
-        raise DataError(
-            f"{folder}: expected {_LAYOUT}; found {len(ontologies)} .obo file(s) and {len(tables)} table(s)"
-        )
-    bytes_of = "".join(f"{file.name} {sha256_of(file)}\n" for file in [*ontologies, *tables])
-    place = work / f"hpo-{hashlib.sha256(bytes_of.encode()).hexdigest()[:12]}"
-    whole, split = place / "whole", place / "split"
+        found = f"{len(ontologies)} .obo file(s) and {len(tables)} table(s)"
+        raise DataError(f"{folder}: expected {_LAYOUT}; found {found}")
+    hashes = "".join(f"{file.name} {sha256_of(file)}\n" for file in [*ontologies, *tables])
+    results = work / f"hpo-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+    whole, split = results / "whole", results / "split"
     if not whole.is_dir():
-        _prepare("hpo", "--obo", ontologies[0], "--translations", folder / "translations", "--out", whole)
+        prepare("hpo", "--obo", ontologies[0], "--translations", folder / "translations", "--out", whole)
     if not split.is_dir():
-        _prepare("split", whole, "--out", split, "--test-fraction", TEST_FRACTION, "--test-status", TEST_STATUS)
+        prepare("split", whole, "--out", split, "--test-fraction", TEST_FRACTION, "--test-status", TEST_STATUS)
     return split
-
-
-def _prepare(*words: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "data_prep", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = (done.stderr.strip() or "nothing was said").splitlines()[-1].removeprefix("error: ")
-        raise XsapError(f"xsap-prepare {words[0]} ended with exit code {done.returncode}: {said}")

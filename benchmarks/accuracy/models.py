@@ -1,7 +1,7 @@
-"""What links by vectors: any Hugging Face or SentenceTransformer model, by path or hub id, and an xsap index.
+"""Linkers by vectors: any Hugging Face or SentenceTransformer model, by path or hub id, and an xsap index.
 
-The models of the literature stand here by name, with a pooling and where it is stated; most of their folders don't say it. A dictionary's
-vectors are kept in a folder named by the hash of all that they follow from (model, pooling, length, text policy, precision, names), so a
+The models of the literature are known here by name, with a pooling and where it is stated, since most of their folders do not say it. Vectors of a
+dictionary are cached in a folder named by the hash of everything they depend on (model, pooling, length, text policy, dtype, names), so a
 second run encodes nothing.
 """
 
@@ -10,11 +10,11 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from benchmarks.accuracy.baselines import NameLinker, Names
+from benchmarks.accuracy.baselines import NameLinker, UniqueNames
 from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import Dtype, Encoder
@@ -22,25 +22,28 @@ from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import NameSearch
 from xsap.linking.results import Result
-from xsap.search.exact import search_vectors
-from xsap.search.vectors import Floats, Rows, Vectors, check_finite
+from xsap.search.exact import search_array
+from xsap.search.vectors import Floats, Rows, check_finite
 from xsap.text import TextPolicy, normalize_all
 
-AS_IT_STANDS, LOWER = TextPolicy(case="cased", unicode="none"), TextPolicy(case="lower", unicode="none")
+CASED, LOWER = TextPolicy(case="cased", unicode="none"), TextPolicy(case="lower", unicode="none")
 
 
 class PublishedModel(NamedTuple):
-    """A published model: its id on the hub, how it pools (None: its folder says), and where that is stated."""
+    """A published model: its id on the hub, its pooling (None: its folder states it), and where that is stated."""
 
     hub_id: str
     pooling: str | None
     source: str
 
 
+_HUB = "https://huggingface.co"
 _SAPBERT = "https://github.com/cambridgeltl/sapbert"
-_CODER = "[CLS]; its authors take what the pooler makes of it, which no pooling here is (https://github.com/GanjinZero/CODER)"
+_CODER = (
+    "[CLS]; its authors use the output of the pooler, which no pooling here is (https://github.com/GanjinZero/CODER)"
+)
 _CLS = "[CLS], as SapBERT compares it (Liu et al., NAACL 2021, table 1)"
-KNOWN = {
+KNOWN_MODELS = {
     "sapbert": PublishedModel("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "cls", _SAPBERT),
     "sapbert-mean": PublishedModel("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", _SAPBERT),
     "sapbert-xlmr": PublishedModel("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", _SAPBERT),
@@ -50,58 +53,73 @@ KNOWN = {
     "biobert": PublishedModel("dmis-lab/biobert-base-cased-v1.2", "cls", _CLS),
     "scibert": PublishedModel("allenai/scibert_scivocab_uncased", "cls", _CLS),
     "pubmedbert": PublishedModel("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", "cls", _CLS),
-    "biolord": PublishedModel("FremyCompany/BioLORD-2023", None, "https://huggingface.co/FremyCompany/BioLORD-2023"),
-    "biolord-multilingual": PublishedModel(
-        "FremyCompany/BioLORD-2023-M", None, "https://huggingface.co/FremyCompany/BioLORD-2023-M"
-    ),
+    "biolord": PublishedModel("FremyCompany/BioLORD-2023", None, f"{_HUB}/FremyCompany/BioLORD-2023"),
+    "biolord-multilingual": PublishedModel("FremyCompany/BioLORD-2023-M", None, f"{_HUB}/FremyCompany/BioLORD-2023-M"),
     "sapbert-es": PublishedModel(
-        "BSC-NLP4BIA/SapBERT-from-roberta-base-biomedical-clinical-es", "cls", "https://huggingface.co/BSC-NLP4BIA"
+        "BSC-NLP4BIA/SapBERT-from-roberta-base-biomedical-clinical-es", "cls", f"{_HUB}/BSC-NLP4BIA"
     ),
-    "roberta-es": PublishedModel(
-        "PlanTL-GOB-ES/roberta-base-biomedical-clinical-es", "cls", "https://huggingface.co/PlanTL-GOB-ES"
-    ),
+    "roberta-es": PublishedModel("PlanTL-GOB-ES/roberta-base-biomedical-clinical-es", "cls", f"{_HUB}/PlanTL-GOB-ES"),
 }  # KeBioLM's weights are not on the hub (https://github.com/GanjinZero/KeBioLM): give their folder, with @cls
 
 
 @dataclass(frozen=True)
 class CachedEncoder:
-    """An encoder, and where the vectors of its dictionaries are kept."""
+    """An encoder with a cache for the vectors of its dictionaries."""
 
     encoder: Encoder
     cache: Path
     progress: bool = False
 
     @classmethod
-    def open(cls, given: str, cache: Path, *, dtype: Dtype = "float32", progress: bool = False) -> "CachedEncoder":
-        """given: a name of KNOWN, a folder or a hub id; `…@cls` (or mean, mean_all) states a pooling. Raises XsapError."""
-        place, _, pooling = given.rpartition("@")
-        if not place or "/" in pooling:  # no pooling: a path may have an @ of its own
-            place, pooling = given, ""
-        known = KNOWN.get(place)
+    def from_name(cls, given: str, cache: Path, *, dtype: Dtype = "float32", progress: bool = False) -> Self:
+        """Load a model as it is given on the command line.
+
+        Args:
+            given: A name of KNOWN_MODELS, a folder or a hub id; `…@cls` (or mean, mean_all) states a pooling.
+            cache: Folder for vectors of dictionaries.
+            dtype: Number format of the encoder's matrix products.
+            progress: Whether to show progress bars.
+
+        Raises:
+            XsapError: If there is no such model, or its pooling is unknown.
+        """
+        name, _, pooling = given.rpartition("@")
+        if not name or "/" in pooling:  # no pooling: a path may contain an @
+            name, pooling = given, ""
+        known = KNOWN_MODELS.get(name)
         if known:
-            place, pooling = known.hub_id, pooling or known.pooling or ""
-        return cls(Encoder.from_pretrained(place, pooling=pooling or None, dtype=dtype), cache, progress)
+            name, pooling = known.hub_id, pooling or known.pooling or ""
+        return cls(Encoder.from_pretrained(name, pooling=pooling or None, dtype=dtype), cache, progress)
 
     def metadata(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """What a report states about it."""
         encoder = self.encoder
         return {
             "model": encoder.content_hash,
             "pooling": encoder.pooling,
             "max_length": encoder.max_length,
             "text": encoder.policy.to_dict(),
-            "precision": encoder.dtype,
+            "dtype": encoder.dtype,
         }
 
     def vectors(self, names: Sequence[str], *, unit: bool, policy: TextPolicy) -> Floats:
-        """(names, dimension) vectors, out of the cache where they are there; then memory-mapped, their hash checked.
+        """Vectors of a dictionary's names, from the cache if they are there.
 
-        Raises DataError for vectors that aren't finite, ArtifactError where the cache is damaged.
+        Args:
+            names: The names.
+            unit: Whether to scale vectors to unit length.
+            policy: The text policy to normalize names by.
+
+        Returns:
+            (names, dimension) float32, memory-mapped from the cache after its hash was checked.
+
+        Raises:
+            DataError: If a vector is not finite.
+            ArtifactError: If the cache is damaged.
         """
-        assert self.encoder.content_hash, "a model that was never saved has no name of its own in the cache"
-        digest = hashlib.sha256(
-            json.dumps([self.metadata() | {"text": policy.to_dict()}, unit], sort_keys=True).encode()
-        )
+        assert self.encoder.content_hash, "a model that was never saved has no hash for the cache"
+        inputs = [self.metadata() | {"text": policy.to_dict()}, unit]
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
         for name in names:
             digest.update(f"{len(name)} {name}\n".encode("utf-8", "surrogatepass"))
         folder = self.cache / digest.hexdigest()[:32]
@@ -113,32 +131,28 @@ class CachedEncoder:
         try:
             open_artifact(folder, "vectors")
         except ArtifactError as error:
-            raise ArtifactError(f"{error}: remove {folder}, and its names are encoded again") from None
+            raise ArtifactError(f"{error}: remove {folder} to encode its names again") from None
         vectors: Floats = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
         return vectors
 
     def link_into(self, space: SearchSpace) -> NameLinker:
-        """Cosine of unit vectors under the model's own text policy; for the reference protocol the dot product of raw ones, the
-        dictionary lower-cased, mentions as they stand."""
+        """A linker by cosine under the model's own text policy; the reference protocol's own way for its rows."""
         encoder = self.encoder
-        names = Names.of(space, encoder.policy)
-        unit = Vectors.from_array(self.vectors(names.texts, unit=True, policy=encoder.policy))
+        names = UniqueNames.from_space(space, encoder.policy)
+        unit = self.vectors(names.texts, unit=True, policy=encoder.policy)
         lowered = normalize_all(space.rows.names, LOWER)
-        unique = {
-            name: i for i, name in enumerate(dict.fromkeys(lowered))
-        }  # equal names get equal vectors, so that they tie
-        array = self.vectors(list(unique), unit=False, policy=AS_IT_STANDS)[[unique[name] for name in lowered]]
-        raw = Vectors.from_array(array)
+        position = {name: i for i, name in enumerate(dict.fromkeys(lowered))}  # equal names get equal vectors and tie
+        raw = self.vectors(list(position), unit=False, policy=CASED)[[position[name] for name in lowered]]
 
-        def as_linker(mentions: Sequence[str]) -> NameSearch:
+        def concept_search(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions)
-            return lambda part, k: search_vectors(unit, queries[part], k)
+            return lambda part, k: search_array(unit, queries[part], k)
 
-        def as_reference(mentions: Sequence[str]) -> NameSearch:
-            queries = encoder.encode(mentions, unit=False, policy=AS_IT_STANDS)
-            return lambda part, k: search_vectors(raw, queries[part], k)
+        def reference_search(mentions: Sequence[str]) -> NameSearch:
+            queries = encoder.encode(mentions, unit=False, policy=CASED)
+            return lambda part, k: search_array(raw, queries[part], k)
 
-        return NameLinker(space, names, as_linker, as_reference, -np.inf)
+        return NameLinker(space, names, concept_search, reference_search, -np.inf)
 
 
 @dataclass(frozen=True)
@@ -149,25 +163,20 @@ class IndexLinker:
     reference: NameLinker
 
     @classmethod
-    def open(cls, path: str, space: SearchSpace, cache: Path) -> "IndexLinker":
-        """Raises DataError if the index is not of the task's dictionary, for then its scores would not compare."""
+    def load(cls, path: str, space: SearchSpace, cache: Path) -> Self:
+        """Load an index. Raises DataError if it was not built from the task's dictionary, since its scores would not be comparable."""
         linker = Linker.load(path)
         index = linker.index
-        if space.terminology is None:
-            raise DataError(
-                f"{path}: expected a dictionary that is a terminology, as an index's is; found {space.source}"
-            )
-        if index.terminology_hash != space.terminology or index.languages != space.languages:
+        if space.terminology_hash is None:
+            expected = "expected a dictionary that is a terminology, as an index's is"
+            raise DataError(f"{path}: {expected}; found {space.source}")
+        if index.terminology_hash != space.terminology_hash or index.languages != space.languages:
             wanted, found = (
-                f"terminology {str(content_hash)[:8]}… in {','.join(languages or ('all',))}"
-                for content_hash, languages in (
-                    (space.terminology, space.languages),
-                    (index.terminology_hash, index.languages),
-                )
+                f"terminology {str(each.terminology_hash)[:8]}… in {','.join(each.languages or ('all',))}"
+                for each in (space, index)
             )
-            raise DataError(
-                f"{path}: expected an index of the task's dictionary, {space.source}: {wanted}; found {found}; build it from that"
-            )
+            expected = f"expected an index of the task's dictionary, {space.source}: {wanted}"
+            raise DataError(f"{path}: {expected}; found {found}; build it from that terminology")
         if not isinstance(linker.encoder, Encoder):
             raise ConfigError(f"{path}: expected an index with a model of its own")
         return cls(linker, CachedEncoder(linker.encoder, cache).link_into(space))

@@ -1,7 +1,7 @@
-"""A results folder: `results.json` holds all that a report says, with its provenance; the pages are made from it alone.
+"""A results folder: `results.json` holds everything that a report states, with its provenance; the pages are made from it alone.
 
-Its last key is a hash of all the others: a figure that somebody changed by hand, or a damaged file, is noticed and not shown. What each
-system answered stands in `answers/`, by the hash of what it follows from, and lets a later run be compared pair by pair.
+Its last key is a hash of all others: a damaged file, or a figure that somebody changed by hand, is detected and not shown. The answers of each
+system are in `answers/`, by the hash of everything they depend on, so that a later run can be compared mention by mention.
 """
 
 import hashlib
@@ -13,130 +13,259 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from benchmarks.accuracy import breakdowns as strata
-from benchmarks.accuracy.breakdowns import EXAMPLES, classify_errors
-from benchmarks.accuracy.scores import CURVE, PROTOCOLS, RankedAnswers, compare, curve_of, parts_of, scores_of
+from benchmarks.accuracy.breakdowns import (
+    AblationCell,
+    ErrorGroup,
+    classify_errors,
+    label_by_group,
+    label_by_length,
+    label_by_script,
+    label_by_seen,
+    sort_labels,
+)
+from benchmarks.accuracy.scores import (
+    CURVE,
+    PROTOCOLS,
+    RankedAnswers,
+    ScoreRow,
+    SystemComparison,
+    breakdown_of,
+    compare_accuracy,
+    curve_of,
+    scores_of,
+)
 from benchmarks.accuracy.tasks import Task
 from xsap.artifacts import write_atomically
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 
-RESULTS = "results.json"
-FORMAT = 1
+RESULTS_FILE = "results.json"
+FORMAT = 2
 _PACKAGES = ("xsap", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
-_NEEDED = ("format", "command", "created", "versions", "machine", "curve", "tasks", "systems", "scores", "sha256")
-
-Results = dict[str, Any]
 
 
-def provenance(command: Sequence[str]) -> Results:
-    """What a run is, but for its tasks and systems."""
+@dataclass(frozen=True)
+class TaskResults:
+    """All results of one task.
+
+    Attributes:
+        scores: System → protocol → language → scores.
+        curves: System → accuracy at each k of the curve.
+        breakdowns: Breakdown (length, script, …) → system → label → Acc@1.
+        comparisons: Of each pair of systems.
+        errors: System → kind → errors.
+        answers: System → key of its answers.
+    """
+
+    scores: dict[str, dict[str, dict[str, ScoreRow]]]
+    curves: dict[str, list[float | None]]
+    breakdowns: dict[str, dict[str, dict[str, ScoreRow]]]
+    comparisons: list[SystemComparison]
+    errors: dict[str, dict[str, ErrorGroup]]
+    answers: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "scores": _rows_to_dict(self.scores),
+            "curves": self.curves,
+            "breakdowns": _rows_to_dict(self.breakdowns),
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "errors": {
+                system: {kind: group.to_dict() for kind, group in groups.items()}
+                for system, groups in self.errors.items()
+            },
+            "answers": self.answers,
+        }
+
+    @classmethod
+    def from_dict(cls, results: Mapping[str, Any]) -> Self:
+        """The results that `to_dict` wrote."""
+        errors = {
+            system: {kind: ErrorGroup.from_dict(group) for kind, group in groups.items()}
+            for system, groups in results["errors"].items()
+        }
+        comparisons = [SystemComparison.from_dict(comparison) for comparison in results["comparisons"]]
+        scores, breakdowns = (_rows_from_dict(results[name]) for name in ("scores", "breakdowns"))
+        return cls(scores, results["curves"], breakdowns, comparisons, errors, results["answers"])
+
+
+def _rows_to_dict(rows: Mapping[str, Mapping[str, Mapping[str, ScoreRow]]]) -> dict[str, Any]:
     return {
-        "format": FORMAT,
-        "command": shlex.join(command),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "machine": {
-            "processor": platform.machine(),
-            "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        },
-        "curve": list(CURVE),
+        one: {other: {label: row.to_dict() for label, row in labels.items()} for other, labels in others.items()}
+        for one, others in rows.items()
     }
 
 
-def of_task(task: Task, answers: Mapping[str, RankedAnswers], examples: int = EXAMPLES) -> Results:
-    """All scores of a task. answers: by system. examples: of each kind of error."""
-    pairs = [(first, second) for i, first in enumerate(answers) for second in list(answers)[i + 1 :]]
+def _rows_from_dict(rows: Mapping[str, Any]) -> dict[str, dict[str, dict[str, ScoreRow]]]:
     return {
-        "scores": {
-            label: {protocol: scores_of(task, each, protocol) for protocol in PROTOCOLS}
-            for label, each in answers.items()
+        one: {
+            other: {label: ScoreRow.from_dict(row) for label, row in labels.items()} for other, labels in others.items()
+        }
+        for one, others in rows.items()
+    }
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """All results of one run, with its provenance.
+
+    Attributes:
+        command: The command line.
+        created: When it ended.
+        versions: Of Python and packages.
+        machine: Processor and cores.
+        curve: The k of accuracy curves.
+        systems: System → its metadata.
+        tasks: Task → its metadata.
+        scores: Task → its results.
+        ablations: Task → system → cells of the ablation of case and similarity.
+    """
+
+    command: str
+    created: str
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    curve: list[int]
+    systems: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, TaskResults] = field(default_factory=dict)
+    ablations: dict[str, dict[str, list[AblationCell]]] = field(default_factory=dict)
+
+    @classmethod
+    def from_command(cls, command: Sequence[str]) -> Self:
+        """The results of a run that has no tasks and systems yet, with its provenance."""
+        packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        return cls(
+            shlex.join(command),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            {"python": platform.python_version(), **packages},
+            {"processor": platform.machine(), "cores": cores},
+            list(CURVE),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in ("command", "created", "versions", "machine", "curve")},
+            "systems": self.systems,
+            "tasks": self.tasks,
+            "scores": {task: results.to_dict() for task, results in self.scores.items()},
+            "ablations": {
+                task: {system: [cell.to_dict() for cell in cells] for system, cells in ablations.items()}
+                for task, ablations in self.ablations.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, results: Mapping[str, Any]) -> Self:
+        """The results that `to_dict` wrote."""
+        return cls(
+            **{name: results[name] for name in ("command", "created", "versions", "machine", "curve")},
+            systems=results["systems"],
+            tasks=results["tasks"],
+            scores={task: TaskResults.from_dict(scored) for task, scored in results["scores"].items()},
+            ablations={
+                task: {system: [AblationCell(**cell) for cell in cells] for system, cells in ablations.items()}
+                for task, ablations in results["ablations"].items()
+            },
+        )
+
+
+def results_of_task(task: Task, answers: Mapping[str, RankedAnswers], examples: int = 3) -> TaskResults:
+    """Score the answers to a task.
+
+    Args:
+        task: The task.
+        answers: System → its answers.
+        examples: Number of examples of each kind of error.
+    """
+    return TaskResults(
+        scores={
+            system: {protocol: scores_of(task, each, protocol) for protocol in PROTOCOLS}
+            for system, each in answers.items()
         },
-        "curves": {label: curve_of(task, each) for label, each in answers.items()},
-        "parts": _parts(task, answers),
-        "comparisons": [
-            {
-                "first": first,
-                "second": second,
-                "rows": compare(task, *(answers[label].ranks("concept") for label in (first, second))),
-            }
-            for first, second in pairs
+        curves={system: list(curve_of(task, each)) for system, each in answers.items()},
+        breakdowns=_breakdowns(task, answers),
+        comparisons=[
+            SystemComparison(one, other, compare_accuracy(task, *(answers[s].ranks("concept") for s in (one, other))))
+            for one, other in combinations(answers, 2)
         ],
-        "mistakes": {label: classify_errors(task, each, examples) for label, each in answers.items()},
-        "answers": {label: each.key for label, each in answers.items()},
-    }
+        errors={system: classify_errors(task, each, examples) for system, each in answers.items()},
+        answers={system: each.key for system, each in answers.items()},
+    )
 
 
-def _parts(task: Task, answers: Mapping[str, RankedAnswers]) -> Results:
-    """Acc@1 by seen-ness, semantic group, length and script: part → label → system. A part of one label is left out."""
-    labeled = {
-        "length": strata.by_length(task.mentions),
-        "script": strata.by_script(task.mentions),
-        "semantic group": strata.by_group(task.mentions, task.space.types),
+def _breakdowns(task: Task, answers: Mapping[str, RankedAnswers]) -> dict[str, dict[str, dict[str, ScoreRow]]]:
+    """Acc@1 by what training has seen, length, script and semantic group; a breakdown with a single label is left out."""
+    labels = {
+        "length": label_by_length(task.mentions),
+        "script": label_by_script(task.mentions),
+        "semantic group": label_by_group(task.mentions, task.space.types),
     }
     if task.training:
-        labeled = {"seen": strata.by_seen(task.mentions, Terminology.load(task.training)), **labeled}
-    parts: Results = {}
-    for part, labels in labeled.items():
-        order = strata.in_order(labels)
-        if len(order) > 1:
-            parts[part] = {label: parts_of(labels, order, each) for label, each in answers.items()}
-    return parts
+        labels = {"seen": label_by_seen(task.mentions, Terminology.load(task.training)), **labels}
+    orders = {name: sort_labels(each) for name, each in labels.items()}
+    return {
+        name: {system: breakdown_of(labels[name], order, each) for system, each in answers.items()}
+        for name, order in orders.items()
+        if len(order) > 1
+    }
 
 
-def write_results(results: Results, folder: Path) -> None:
-    """Write `results.json`; what is no number is null there."""
-    said = _finite(results)
-    with write_atomically(folder / RESULTS) as stream:
-        json.dump(said | {"sha256": _digest(said)}, stream, indent=1, ensure_ascii=False)
+def write_results(results: RunResults, folder: Path) -> None:
+    """Write `results.json`; nan becomes null."""
+    content = _to_json(results.to_dict())
+    with write_atomically(folder / RESULTS_FILE) as stream:
+        json.dump(content | {"sha256": _digest(content)}, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 
 
-def _finite(value: Any) -> Any:
-    """Rounded to six digits: more say nothing. nan, which JSON has not, becomes null."""
+def _to_json(value: Any) -> Any:
+    """Floats rounded to six digits, since more are noise; nan, which JSON does not have, as null; text that UTF-8 can encode."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _to_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_to_json(one) for one in value]
     if isinstance(value, float | np.floating):
         return None if math.isnan(value) else round(float(value), 6)
-    if isinstance(value, str):  # a path may hold bytes that are no UTF-8
+    if isinstance(value, str):  # a path may hold bytes that are not UTF-8
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value
 
 
-def _digest(results: Results) -> str:
+def _digest(content: Mapping[str, Any]) -> str:
     """sha256 over all keys but `sha256`."""
-    said = {key: value for key, value in results.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    hashed = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
-def read_results(folder: Path) -> Results:
-    """A folder's results. Raises DataError for one that has none, or whose file is not as it was written."""
-    file = folder / RESULTS
+def read_results(folder: Path) -> RunResults:
+    """A folder's results. Raises DataError if there are none, or the file is not as it was written."""
+    file = folder / RESULTS_FILE
     if not file.is_file():
-        raise DataError(
-            f"{folder}: expected a results folder of `python -m benchmarks linking`, found no {RESULTS} there"
-        )
+        expected = "expected a results folder of `python -m benchmarks linking`"
+        raise DataError(f"{folder}: {expected}, found no {RESULTS_FILE} there")
     try:
-        results: Results = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key in _NEEDED if key not in results]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found = content.get("format") if isinstance(content, dict) else None
     except (ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{file}: expected results as JSON, found what is none: {error}") from None
-    if missing or results["format"] != FORMAT:
-        found = f"no '{missing[0]}'" if missing else f"format {results['format']}"
-        raise DataError(
-            f"{file}: expected results of format {FORMAT}, found {found}; run `python -m benchmarks linking` again"
-        )
-    if results["sha256"] != _digest(results):
-        raise DataError(
-            f"{file}: expected what `python -m benchmarks linking` wrote, found that its sha256 is another; run that again"
-        )
-    return results
+        raise DataError(f"{file}: expected results as JSON, found something else: {error}") from None
+    if found != FORMAT:
+        given = "no 'format'" if found is None else f"format {found}"
+        advice = "run `python -m benchmarks linking` again"
+        raise DataError(f"{file}: expected results of format {FORMAT}, found {given}; {advice}")
+    if content.get("sha256") != _digest(content):
+        expected = "expected what `python -m benchmarks linking` wrote"
+        raise DataError(f"{file}: {expected}, found another sha256; the file was changed or damaged: run that again")
+    return RunResults.from_dict(content)

@@ -1,24 +1,24 @@
-"""Systems × tasks → the rank of each mention's gold, and the scores that follow from ranks.
+"""What systems answered to tasks, as ranks of the gold, and the scores that follow from ranks.
 
-A pair of system and task is run once: what it answered is kept in a folder named by the hash of all that it follows from, so a run that was
-cut goes on, and a second run only counts. Under the concept protocol @k counts concepts, under the reference protocol rows of the
-dictionary (xsap.evaluation.protocols). Ties go by concept_id, or by row. Every score is a mean over languages, each alike, unless it says otherwise.
-Ranks are sorted before they are resampled, so that intervals and p values too are the same in whatever order mentions come.
+A system is run on a task once: its answers are kept in a folder named by the hash of everything they depend on, so an interrupted run resumes,
+and a second run only counts. Under the concept protocol @k counts concepts, under the reference protocol rows of the
+dictionary (xsap.evaluation.protocols). Equal scores are ordered by concept_id, or by row. Every score is a mean over languages with equal weight,
+unless stated otherwise. Ranks are sorted before they are resampled, so that intervals and p-values do not depend on the order of mentions either.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.baselines import Linking
+from benchmarks.accuracy.baselines import DictionaryLinker
 from benchmarks.accuracy.tasks import CUTS, Task
 from xsap.artifacts import open_artifact, publish
 from xsap.evaluation.metrics import (
@@ -35,11 +35,12 @@ from xsap.evaluation.metrics import (
 )
 from xsap.evaluation.protocols import concept_ranks, reference_ranks
 
-DEEPEST = max(CUTS)
+MAX_RANK = max(CUTS)
 SEED = 0
 PROTOCOLS = ("concept", "reference")
-CURVE = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45, DEEPEST)
-_VERSION = 1  # of what is kept: another when the way of counting changes
+MEAN_ROW = "mean"  # instead of a language
+CURVE = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45, MAX_RANK)
+_VERSION = 1  # of the kept answers: raised when the way of counting changes
 
 ANSWERS_SCHEMA = pa.schema(
     [
@@ -50,44 +51,119 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("found_id", pa.string()),  # the first candidate
         pa.field("found_name", pa.string()),
         pa.field("score", pa.float32()),
-        pa.field("gold_score", pa.float32()),  # of the first right concept, where it is among the candidates
+        pa.field("gold_score", pa.float32()),  # of the first right concept, if it is among the candidates
     ]
 )
 
 
 @dataclass(frozen=True)
 class RankedAnswers:
-    """What a system answered to a task. table: ANSWERS_SCHEMA, a row a mention. key: the hash of what it follows from."""
+    """What a system answered to a task. table: ANSWERS_SCHEMA, one row a mention. key: hash of everything they depend on."""
 
     table: pa.Table
     key: str
 
     def ranks(self, protocol: str) -> Ranks:
-        """(n,) under a protocol."""
+        """(n,) ranks of the gold under a protocol."""
         ranks: Ranks = self.table[protocol].to_numpy().astype(np.int64)
         return ranks
+
+
+class Score(NamedTuple):
+    """A score in [0, 1] with its 95 % bootstrap interval; None, once read from a file, if it is not a number."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """Scores of some mentions, by metric: acc@1, acc@5, recall@64 and mrr. gold_not_in_dictionary: None where it was not counted."""
+
+    n: int
+    scores: Mapping[str, Score]
+    gold_not_in_dictionary: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: each score as `acc@1` and `acc@1_interval`."""
+        row: dict[str, Any] = {"n": self.n}
+        if self.gold_not_in_dictionary is not None:
+            row["gold_not_in_dictionary"] = self.gold_not_in_dictionary
+        for metric, score in self.scores.items():
+            row |= {metric: score.value, f"{metric}_interval": [score.low, score.high]}
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The row that `to_dict` wrote."""
+        metrics = [key.removesuffix("_interval") for key in row if key.endswith("_interval")]
+        scores = {metric: Score(row[metric], *row[f"{metric}_interval"]) for metric in metrics}
+        return cls(row["n"], scores, row.get("gold_not_in_dictionary"))
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyDifference:
+    """Acc@1 of a second system less that of a first one on the same mentions.
+
+    Attributes:
+        n: Number of mentions.
+        difference: In [-1, 1].
+        low: Lower end of the 95 % interval by paired bootstrap.
+        high: Its upper end.
+        p: p-value of the paired bootstrap.
+        mcnemar: p-value of McNemar's exact test; None for a mean over languages.
+        holm: The same adjusted by Holm's method over the languages.
+    """
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    mcnemar: float | None = None
+    holm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemComparison:
+    """Two systems on one task: language → difference, then their mean."""
+
+    first: str
+    second: str
+    rows: Mapping[str, AccuracyDifference]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Self:
+        """The comparison that `to_dict` wrote."""
+        rows = {code: AccuracyDifference(**row) for code, row in said["rows"].items()}
+        return cls(said["first"], said["second"], rows)
 
 
 def key_of(task: Task, metadata: Mapping[str, Any]) -> str:
     """One hash for a system's answers to a task."""
     rows = [task.mentions[name].to_pylist() for name in ("mention", "language", "concept_ids")]
-    said = {"task": task.metadata(), "rows": rows, "system": metadata, "version": _VERSION}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+    inputs = {"task": task.metadata(), "rows": rows, "system": metadata, "version": _VERSION}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def kept_answers(folder: Path, key: str) -> RankedAnswers | None:
-    """What was answered in an earlier run. Raises ArtifactError where its folder is damaged."""
-    place = folder / key
-    if not place.is_dir():
+    """The answers of an earlier run, if there are any. Raises ArtifactError if their folder is damaged."""
+    answers = folder / key
+    if not answers.is_dir():
         return None
-    open_artifact(place, "answers")
-    return RankedAnswers(pq.read_table(place / "answers.parquet", schema=ANSWERS_SCHEMA), key)
+    open_artifact(answers, "answers")
+    return RankedAnswers(pq.read_table(answers / "answers.parquet", schema=ANSWERS_SCHEMA), key)
 
 
-def answer(task: Task, linking: Linking, folder: Path, key: str) -> RankedAnswers:
-    """Link a task's mentions under both protocols, and keep the answers."""
-    ranks, results = concept_ranks(linking, task.mentions, DEEPEST, composite=task.composite)
-    rows, _ = reference_ranks(linking.dictionary_rows, task.space.rows, task.mentions, DEEPEST)
+def answer(task: Task, linker: DictionaryLinker, folder: Path, key: str) -> RankedAnswers:
+    """Link a task's mentions under both protocols, and keep the answers in `folder / key`."""
+    ranks, results = concept_ranks(linker, task.mentions, MAX_RANK, composite=task.composite)
+    rows, _ = reference_ranks(linker.dictionary_rows, task.space.rows, task.mentions, MAX_RANK)
     first = [result.candidates[0] if result.candidates else None for result in results]
     columns = [
         *(task.mentions[name].to_pylist() for name in ("mention", "language")),
@@ -98,16 +174,15 @@ def answer(task: Task, linking: Linking, folder: Path, key: str) -> RankedAnswer
         [None if c is None else c.score for c in first],
         [result.candidates[rank].score if rank >= 0 else None for rank, result in zip(ranks, results, strict=True)],
     ]
-    table = pa.table(
-        [pa.array(column, f.type) for column, f in zip(columns, ANSWERS_SCHEMA, strict=True)], ANSWERS_SCHEMA
-    )
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ANSWERS_SCHEMA, strict=True)]
+    table = pa.table(arrays, ANSWERS_SCHEMA)
     with publish(folder / key, "answers", {"task": task.name}) as aside:
         pq.write_table(table, aside / "answers.parquet", compression="zstd")
     return RankedAnswers(table, key)
 
 
 def by_language(task: Task) -> dict[str, NDArray[np.bool_]]:
-    """Which mentions are of each language, sorted."""
+    """Language, sorted → (n,) which mentions are of it."""
     languages = np.array(task.mentions["language"].to_pylist(), object)
     return {code: languages == code for code in sorted(set(languages))}
 
@@ -118,23 +193,23 @@ def gold_not_in_dictionary(task: Task) -> NDArray[np.bool_]:
     return np.array([known.isdisjoint(ids) for ids in task.mentions["concept_ids"].to_pylist()])
 
 
-def scores_of(task: Task, answers: RankedAnswers, protocol: str) -> dict[str, Any]:
-    """Rows of scores in [0, 1] by language, then `mean`, each with 95 % bootstrap intervals."""
+def scores_of(task: Task, answers: RankedAnswers, protocol: str) -> dict[str, ScoreRow]:
+    """Rows of scores by language, then MEAN_ROW."""
     ranks, groups, missing = answers.ranks(protocol), by_language(task), gold_not_in_dictionary(task)
-    rows = {code: row_of([ranks[chosen]], int(missing[chosen].sum())) for code, chosen in groups.items()}
-    return rows | {"mean": row_of([ranks[chosen] for chosen in groups.values()], int(missing.sum()))}
+    rows = {code: _score_row([ranks[chosen]], int(missing[chosen].sum())) for code, chosen in groups.items()}
+    return rows | {MEAN_ROW: _score_row([ranks[chosen] for chosen in groups.values()], int(missing.sum()))}
 
 
-def row_of(groups: Sequence[Ranks], missing: int) -> dict[str, Any]:
-    """Acc@1, Acc@5, MRR and recall@64 of groups of ranks, each group alike."""
+def _score_row(groups: Sequence[Ranks], missing: int) -> ScoreRow:
+    """Acc@1, Acc@5, recall@64 and MRR of groups of ranks, each group with equal weight."""
     groups = [np.sort(ranks) for ranks in groups]
-    row: dict[str, Any] = {"n": sum(map(len, groups)), "unreachable": missing}
-    named = {f"acc@{k}" if k < DEEPEST else f"recall@{k}": [hits(ranks, k) for ranks in groups] for k in CUTS}
-    named["mrr"] = [reciprocal_ranks(ranks) for ranks in groups]
-    for name, values in named.items():
-        row[name] = macro_mean(values)
-        row[f"{name}_interval"] = list(bootstrap_interval(values, seed=SEED))
-    return row
+    values = {f"acc@{k}" if k < MAX_RANK else f"recall@{k}": [hits(ranks, k) for ranks in groups] for k in CUTS}
+    values["mrr"] = [reciprocal_ranks(ranks) for ranks in groups]
+    return ScoreRow(sum(map(len, groups)), {metric: _score(group) for metric, group in values.items()}, missing)
+
+
+def _score(groups: Sequence[Values]) -> Score:
+    return Score(macro_mean(groups), *bootstrap_interval(groups, seed=SEED))
 
 
 def curve_of(task: Task, answers: RankedAnswers) -> list[float]:
@@ -143,45 +218,40 @@ def curve_of(task: Task, answers: RankedAnswers) -> list[float]:
     return [macro_mean([hits(ranks[chosen], k) for chosen in by_language(task).values()]) for k in CURVE]
 
 
-def parts_of(labels: Sequence[str], order: Sequence[str], answers: RankedAnswers) -> dict[str, Any]:
-    """Acc@1 of parts of the mentions (all languages in one), by their label, in an order."""
-    ranks, of = answers.ranks("concept"), np.array(labels, object)
-    rows = {}
-    for label in order:
-        values = hits(np.sort(ranks[of == label]), 1)
-        rows[label] = {
-            "n": len(values),
-            "acc@1": float(values.mean()),
-            "acc@1_interval": list(bootstrap_interval([values], seed=SEED)),
-        }
-    return rows
+def breakdown_of(labels: Sequence[str], order: Sequence[str], answers: RankedAnswers) -> dict[str, ScoreRow]:
+    """Acc@1 by label of the mentions, all languages together, labels in the given order."""
+    ranks, label_of = answers.ranks("concept"), np.array(labels, object)
+    values = {label: hits(np.sort(ranks[label_of == label]), 1) for label in order}
+    return {label: ScoreRow(len(group), {"acc@1": _score([group])}) for label, group in values.items()}
 
 
-def compare(task: Task, first: Ranks, second: Ranks) -> dict[str, Any]:
-    """The second system's Acc@1 less the first's: by language with McNemar's p, adjusted by Holm over the languages, and the mean."""
+def compare_accuracy(task: Task, first: Ranks, second: Ranks) -> dict[str, AccuracyDifference]:
+    """The second system's Acc@1 less the first's, by language, then MEAN_ROW."""
     one, other, groups = hits(first, 1), hits(second, 1), by_language(task)
     p_values = [mcnemar(one[chosen], other[chosen]) for chosen in groups.values()]
-    rows: dict[str, Any] = {}
-    for (code, chosen), p, adjusted in zip(groups.items(), p_values, holm(p_values), strict=True):
-        rows[code] = _difference([one[chosen]], [other[chosen]]) | {"mcnemar": p, "holm": adjusted}
-    rows["mean"] = _difference(
-        [one[chosen] for chosen in groups.values()], [other[chosen] for chosen in groups.values()]
-    )
-    return rows
-
-
-def _difference(first: Sequence[Values], second: Sequence[Values]) -> dict[str, Any]:
-    found = difference_of(first, second)
-    return {
-        "n": sum(map(len, first)),
-        "difference": found.difference,
-        "interval": [found.low, found.high],
-        "p": found.p,
+    rows = {
+        code: _accuracy_difference([one[chosen]], [other[chosen]], p, adjusted)
+        for (code, chosen), p, adjusted in zip(groups.items(), p_values, holm(p_values), strict=True)
     }
+    first_groups, second_groups = ([values[chosen] for chosen in groups.values()] for values in (one, other))
+    return rows | {MEAN_ROW: _accuracy_difference(first_groups, second_groups)}
+
+
+def _accuracy_difference(
+    first: Sequence[Values], second: Sequence[Values], p: float | None = None, adjusted: float | None = None
+) -> AccuracyDifference:
+    found = difference_of(first, second)
+    n = sum(map(len, first))
+    return AccuracyDifference(n, found.difference, found.low, found.high, found.p, p, adjusted)
 
 
 def difference_of(first: Sequence[Values], second: Sequence[Values]) -> Difference:
-    """The second system's macro mean less the first's, paired: groups of the same mentions in the same order, whichever that is."""
+    """The second system's macro mean less the first's, paired; it does not depend on the order of mentions.
+
+    Args:
+        first: Values of the first system, one array a group.
+        second: Values of the second system for the same mentions in the same order.
+    """
     orders = [np.lexsort(pair) for pair in zip(first, second, strict=True)]
-    sides = [[values[order] for values, order in zip(side, orders, strict=True)] for side in (first, second)]
-    return paired_bootstrap(sides[0], sides[1], seed=SEED)
+    ordered = [[values[order] for values, order in zip(one, orders, strict=True)] for one in (first, second)]
+    return paired_bootstrap(ordered[0], ordered[1], seed=SEED)

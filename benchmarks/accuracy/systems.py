@@ -1,13 +1,12 @@
-"""Two recipes trained for as many minutes on one terminology: the original SapBERT's, and ours. Each is a command of its own, and leaves a model.
+"""The systems that --system names: lexical ones, models, indexes, fusions, and recipes that are trained first.
 
-Both start from random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on the same names. Ours is
-`configs/train/small.toml`, and goes on where it was cut; the original's has no resume, so a run that was cut begins again. Its learning rate is the
-best of those tried (LOG.md). The original's clock starts when its names are tokenized, ours too.
+`exact`, `tfidf`, `A+B` (two fused), `recipe:xsap` and `recipe:reference`, `index:FOLDER`; everything else is a model: a name of
+models.KNOWN_MODELS, a folder or a hub id, with `@cls` or `@mean` if its folder does not state its pooling. `NAME=` before it names it in reports.
 
-What may stand after --system, as something that links into any dictionary.
-
-`exact`, `tfidf`, `A+B` (two fused), `recipe:xsap` and `recipe:reference` (trained first), `index:FOLDER`, and everything else is a model: a name of
-models.KNOWN, a folder or a hub id, with `@cls` or `@mean` where its folder doesn't say how it pools. `NAME=` before it names it in reports.
+The recipes are the original SapBERT's and ours, trained for the same time on one terminology, each by a command in its own process. Both start from
+random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on the same names. Ours is
+`configs/train/small.toml`, and resumes after an interruption; the original's cannot resume and starts again. Its learning rate is the
+best of those tried (LOG.md). The clock of both starts when names are tokenized.
 """
 
 import hashlib
@@ -19,125 +18,176 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.baselines import Fused, Linking, exact, tfidf
+from benchmarks.accuracy.baselines import DictionaryLinker, FusedLinker, exact_linker, tfidf_linker
 from benchmarks.accuracy.dictionary import SearchSpace
 from benchmarks.accuracy.models import CachedEncoder, IndexLinker
 from xsap.artifacts import manifest_hash, read_manifest
 from xsap.encoding.encoder import Dtype
 from xsap.errors import ConfigError, XsapError
+from xsap.terminal import log
 
 RECIPES = ("xsap", "reference")
-REFERENCE_LR = 1e-3
-_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train" / "small.toml"
-_TRAIN = Path(__file__).resolve().parents[2] / "xsap" / "train.py"
+REFERENCE_LEARNING_RATE = 1e-3
+LEXICAL: Mapping[str, Callable[[SearchSpace], DictionaryLinker]] = {"exact": exact_linker, "tfidf": tfidf_linker}
+_ROOT = Path(__file__).resolve().parents[2]
+_CONFIG = _ROOT / "configs" / "train" / "small.toml"
+_INDEX, _RECIPE = "index:", "recipe:"
+_LABEL = re.compile(r"([\w. -]+)=(.+)")
+
+RunCommand = Callable[[Sequence[str]], int]
+"""Arguments for Python → exit code."""
 
 
-def check_recipe(recipe: str) -> None:
-    """Raise ConfigError if there is no such recipe."""
+def run_python(arguments: Sequence[str]) -> int:
+    """Run Python in its own process, with its standard output discarded."""
+    return subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=False).returncode
+
+
+def train_recipe(
+    recipe: str, terminology: Path, minutes: float, work: Path, *, run_command: RunCommand = run_python
+) -> Path:
+    """Train a model by a recipe, unless it is there already.
+
+    Args:
+        recipe: One of RECIPES.
+        terminology: Folder of the terminology to train on.
+        minutes: Time of training.
+        work: Folder for the model; its name depends on all of the above.
+        run_command: Runs Python with arguments and returns the exit code.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        XsapError: If the training fails.
+    """
+    _check_recipe(recipe)
+    inputs = (
+        f"{manifest_hash(read_manifest(terminology, 'terminology'))} {minutes} {_CONFIG.read_text(encoding='utf-8')}"
+    )
+    out = work / f"recipe-{recipe}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
+    model = out if recipe == "reference" else out / "model"
+    if model.is_dir():
+        return model
+    log(f"training by the recipe '{recipe}', {minutes:g} minutes")
+    if recipe == "reference":
+        options = {
+            "terminology": terminology,
+            "out": out,
+            "size": "small",
+            "learning-rate": REFERENCE_LEARNING_RATE,
+            "minutes": minutes,
+        }
+        arguments = ["-m", "benchmarks", "speed", "reference-run"]
+        arguments += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    else:
+        settings = {"terminology": terminology, "output": out, "max_minutes": minutes, "resume": "auto"}
+        arguments = [str(_ROOT / "xsap" / "train.py"), "--config", str(_CONFIG)]
+        arguments += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    code = run_command(arguments)
+    if code:
+        raise XsapError(f"training by the recipe '{recipe}' ended with exit code {code}; its own message is above")
+    return model
+
+
+def _check_recipe(recipe: str) -> None:
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe '{recipe}'; they are {' and '.join(RECIPES)}")
 
 
-def trained(recipe: str, terminology: Path, minutes: float, work: Path) -> Path:
-    """The model's folder, trained unless it is there already. Raises XsapError if the training fails."""
-    check_recipe(recipe)
-    told = f"{manifest_hash(read_manifest(terminology, 'terminology'))} {minutes} {_CONFIG.read_text(encoding='utf-8')}"
-    place = work / f"recipe-{recipe}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
-    model = place if recipe == "reference" else place / "model"
-    if model.is_dir():
-        return model
-    print(f"training by the recipe '{recipe}', {minutes:g} minutes", file=sys.stderr, flush=True)
-    if recipe == "reference":
-        words = ["-m", "benchmarks", "speed", "reference-run", "--terminology", str(terminology), "--out", str(place)]
-        words += ["--size", "small", "--lr", str(REFERENCE_LR), "--minutes", str(minutes)]
-    else:
-        settings = {"terminology": terminology, "output": place, "max_minutes": minutes, "resume": "auto"}
-        words = [
-            str(_TRAIN),
-            "--config",
-            str(_CONFIG),
-            *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
-        ]
-    done = subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise XsapError(
-            f"training by the recipe '{recipe}' ended with exit code {done.returncode}; its own message stands above"
-        )
-    return model
-
-
-LEXICAL: Mapping[str, Callable[[SearchSpace], Linking]] = {"exact": exact, "tfidf": tfidf}
-_INDEX, _RECIPE = "index:", "recipe:"
-_LABEL = re.compile(r"([\w. -]+)=(.+)")
-
-
 @dataclass(frozen=True)
 class WorkDir:
-    """Where vectors and trained models are kept, and how. training: what recipes are trained on, for `minutes` each."""
+    """Where vectors and trained models are kept, and how they are made.
+
+    Attributes:
+        folder: The folder.
+        training: Terminology that recipes are trained on.
+        minutes: Time of training for each recipe.
+        dtype: Number format of encoders' matrix products.
+        progress: Whether to show progress bars.
+        train: Trains a recipe, as `train_recipe`.
+    """
 
     folder: Path
     training: Path | None
     minutes: float
     dtype: Dtype = "float32"
     progress: bool = False
+    train: Callable[[str, Path, float, Path], Path] = train_recipe
 
 
 @dataclass(frozen=True)
 class System:
-    """A rival. facts: all that its results follow from. model: for what compares its text treatments; None of other kinds."""
+    """A system to be measured.
+
+    Attributes:
+        label: Its name in reports.
+        metadata: Everything that its results depend on.
+        link_into: A dictionary → a linker.
+        model: For the ablation of case and similarity; None for systems that are not a model alone.
+    """
 
     label: str
     metadata: dict[str, Any]
-    link_into: Callable[[SearchSpace], Linking]
+    link_into: Callable[[SearchSpace], DictionaryLinker]
     model: CachedEncoder | None = None
 
 
 def open_systems(given: Sequence[str], work: WorkDir) -> list[System]:
-    """Systems by their words on the command line, recipes among them trained. Raises ConfigError where two have one name.
+    """Systems as given on the command line, with recipes trained.
 
-    What can be wrong is found before the first recipe is trained, which takes minutes.
+    Recipes are trained last, since that takes minutes, so that errors in the other systems are found before.
+
+    Args:
+        given: Texts as after --system.
+        work: Where vectors and trained models are kept.
+
+    Raises:
+        ConfigError: If two systems have one name.
+        XsapError: If a system cannot be opened.
     """
-    labels = [_parse(words)[0] for words in given]
+    labels = [_parse(text)[0] for text in given]
     for label in labels:
         if labels.count(label) > 1:
-            raise ConfigError(
-                f"expected a name of its own for each system, found '{label}' twice; write --system NAME=…"
-            )
+            expected = "expected different names for all systems"
+            raise ConfigError(f"{expected}, found '{label}' twice; write --system NAME=…")
     order = sorted(range(len(given)), key=lambda i: any(f"{_RECIPE}{name}" in given[i] for name in RECIPES))
     opened = {i: open_system(given[i], work) for i in order}
     return [opened[i] for i in range(len(given))]
 
 
-def open_system(words: str, work: WorkDir) -> System:
+def open_system(given: str, work: WorkDir) -> System:
     """One system. Raises XsapError."""
-    label, spec = _parse(words)
+    label, spec = _parse(given)
     if spec in LEXICAL:
         return System(label, {"kind": spec}, LEXICAL[spec])
-    if pair := _fusion(spec):
-        first, second = (open_system(part, work) for part in pair)
-        fused = {"kind": "fused", "of": [first.metadata, second.metadata]}
-        return System(label, fused, lambda space: Fused(first.link_into(space), second.link_into(space)))
+    if parts := _split_fusion(spec):
+        first, second = (open_system(part, work) for part in parts)
+        metadata: dict[str, Any] = {"kind": "fused", "of": [first.metadata, second.metadata]}
+        return System(label, metadata, lambda space: FusedLinker(first.link_into(space), second.link_into(space)))
+    vectors = work.folder / "vectors"
     if spec.startswith(_INDEX):
         path = spec.removeprefix(_INDEX)
-        held = {"kind": "index", "index": manifest_hash(read_manifest(path, "index"))}
-        return System(label, held, lambda space: IndexLinker.open(path, space, work.folder / "vectors"))
-    metadata: dict[str, Any] = {"kind": "model", "given": spec}
+        metadata = {"kind": "index", "index": manifest_hash(read_manifest(path, "index"))}
+        return System(label, metadata, lambda space: IndexLinker.load(path, space, vectors))
+    metadata = {"kind": "model", "given": spec}
     if spec.startswith(_RECIPE):
         recipe = spec.removeprefix(_RECIPE)
-        check_recipe(recipe)
+        _check_recipe(recipe)
         if work.training is None:
-            raise ConfigError(f"'{spec}' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO")
+            expected = "give --data training=TERMINOLOGY, or a task of HPO"
+            raise ConfigError(f"'{spec}' must be trained first, and there is no terminology for it; {expected}")
         metadata = {"kind": "recipe", "given": recipe, "minutes": work.minutes}
-        spec = str(trained(recipe, work.training, work.minutes, work.folder))
-    model = CachedEncoder.open(spec, work.folder / "vectors", dtype=work.dtype, progress=work.progress)
+        spec = str(work.train(recipe, work.training, work.minutes, work.folder))
+    model = CachedEncoder.from_name(spec, vectors, dtype=work.dtype, progress=work.progress)
     return System(label, metadata | model.metadata(), model.link_into, model)
 
 
-def _parse(words: str) -> tuple[str, str]:
-    """The name that a system has in reports, and what it is."""
-    found = _LABEL.fullmatch(words)
-    label, spec = (found[1].strip(), found[2]) if found else ("", words)
-    if label or spec in LEXICAL or _fusion(spec):
+def _parse(given: str) -> tuple[str, str]:
+    """The name of a system in reports, and what it is."""
+    match = _LABEL.fullmatch(given)
+    label, spec = (match[1].strip(), match[2]) if match else ("", given)
+    if label or spec in LEXICAL or _split_fusion(spec):
         return label or spec, spec
     if spec.startswith(_RECIPE):
         return f"{spec.removeprefix(_RECIPE)} recipe", spec
@@ -145,8 +195,8 @@ def _parse(words: str) -> tuple[str, str]:
     return path.absolute().name if spec.startswith(_INDEX) or spec.count("/") > 1 else spec, spec
 
 
-def _fusion(spec: str) -> tuple[str, str] | None:
-    """`A+B` where one of the two is lexical, for a path may have a + of its own."""
+def _split_fusion(spec: str) -> tuple[str, str] | None:
+    """The parts of `A+B` if one of the two is lexical, since a path may contain a +."""
     before, _, after = spec.rpartition("+")
     if before and after in LEXICAL:
         return before, after

@@ -1,4 +1,4 @@
-"""Dictionaries: what their rows stand for, what their hash says, and the published one, fetched whole or not at all."""
+"""Dictionaries: rows, hashes, the published one downloaded whole or not at all; and mentions restricted to a terminology."""
 
 import hashlib
 import threading
@@ -9,20 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import dictionary as module
 from benchmarks.accuracy.dictionary import (
-    PUBLISHED,
+    NO_GOLD,
+    NOT_IN_TERMINOLOGY,
+    XLBEL,
     XLBEL_BLOB,
     XLBEL_FILE,
     SearchSpace,
     blob_id,
+    count,
     fetch_xlbel,
-    of_file,
-    of_terminology,
     open_search_space,
+    restrict,
 )
 from xsap.errors import ArtifactError, DataError
-from xsap.evaluation.protocols import Dictionary
+from xsap.evaluation.protocols import ReferenceDictionary
+from xsap.files import RowCounts
+from xsap.terms.mentions import build_mentions, read_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 
 NAMES = [
@@ -42,13 +45,13 @@ def terminology(tmp_path_factory):
         {"concept_id": c, "language": code, "name": name, "kind": "synonym", "source": "X"} for c, code, name in NAMES
     ]
     concepts = pa.table({"concept_id": ["C1", "C2"], "semantic_types": [["T184", "T033"], ["T047"]]})
-    place = tmp_path_factory.mktemp("dictionary") / "invented"
-    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), concepts)[0].save(place)
-    return place
+    folder = tmp_path_factory.mktemp("dictionary") / "synthetic"
+    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), concepts)[0].save(folder)
+    return folder
 
 
-def test_the_names_of_a_terminology_in_its_order(terminology):
-    space = of_terminology(Terminology.load(terminology), "invented")
+def test_space_from_terminology_has_its_names_in_order(terminology):
+    space = SearchSpace.from_terminology(Terminology.load(terminology), "synthetic")
     assert space.rows == (["C1", "C1", "C2"], ["High fever", "fever", "Rash"])
     assert space.concepts == ["C1", "C2"]
     assert space.concept_ids.to_pylist() == [["C1"], ["C1"], ["C2"]]
@@ -57,27 +60,27 @@ def test_the_names_of_a_terminology_in_its_order(terminology):
     assert space.terminology == Terminology.load(terminology).content_hash
     metadata = space.metadata()
     assert {key: metadata[key] for key in ("source", "rows", "concepts", "languages")} == {
-        "source": "invented",
+        "source": "synthetic",
         "rows": 3,
         "concepts": 2,
         "languages": "en",
     }
 
 
-def test_languages_are_chosen(terminology):
+def test_languages_select_names(terminology):
     opened = Terminology.load(terminology)
-    assert of_terminology(opened, "x", ("de",)).rows.names == ["Fieber", "Husten"]
-    every = of_terminology(opened, "x", None)
+    assert SearchSpace.from_terminology(opened, "x", ("de",)).rows.names == ["Fieber", "Husten"]
+    every = SearchSpace.from_terminology(opened, "x", None)
     assert len(every.rows.names) == 5
     assert every.metadata()["languages"] == "all"
-    assert of_terminology(opened, "x", ("de", "en")).metadata()["languages"] == "de,en"
+    assert SearchSpace.from_terminology(opened, "x", ("de", "en")).metadata()["languages"] == "de,en"
     with pytest.raises(DataError, match="^mine: expected names in ja, found none to link into$"):
-        of_terminology(opened, "mine", ("ja",))
+        SearchSpace.from_terminology(opened, "mine", ("ja",))
 
 
-def test_a_row_may_stand_for_several_concepts(tmp_path):
+def test_row_may_have_several_concepts(tmp_path):
     (tmp_path / "mine.txt").write_text(FRAGMENT)
-    space = of_file(tmp_path / "mine.txt")
+    space = SearchSpace.from_file(tmp_path / "mine.txt")
     assert space.rows == (["D1", "D2|D3", "D1", "D4+D2", "D1"], ["fever", "Cold", "Pyrexia", "both", "fever"])
     assert space.concept_ids.to_pylist() == [["D1"], ["D2", "D3"], ["D1"], ["D2", "D4"], ["D1"]]
     assert space.concepts == ["D1", "D2", "D3", "D4"]
@@ -89,7 +92,7 @@ def test_a_row_may_stand_for_several_concepts(tmp_path):
         "concepts": 4,
         "sha256": hashlib.sha256(FRAGMENT.encode()).hexdigest(),
     }
-    assert of_file(tmp_path / "mine.txt", "by another name").metadata()["source"] == "by another name"
+    assert SearchSpace.from_file(tmp_path / "mine.txt", "by another name").metadata()["source"] == "by another name"
 
 
 @given(
@@ -99,9 +102,9 @@ def test_a_row_may_stand_for_several_concepts(tmp_path):
         max_size=6,
     )
 )
-def test_the_hash_is_of_all_rows_in_their_order(rows):
+def test_content_hash_covers_all_rows_in_order(rows):
     def of(pairs):
-        return SearchSpace(Dictionary([i for i, _ in pairs], [n for _, n in pairs]), "x", {}, {}).content_hash
+        return SearchSpace(ReferenceDictionary([i for i, _ in pairs], [n for _, n in pairs]), "x", {}, {}).content_hash
 
     assert (
         of(rows) == hashlib.sha256("".join(f"{i}||{n}\n" for i, n in rows).encode("utf-8", "surrogatepass")).hexdigest()
@@ -110,12 +113,12 @@ def test_the_hash_is_of_all_rows_in_their_order(rows):
     assert of(rows) != of([*rows, rows[0]])
 
 
-def test_opened_by_what_is_there(tmp_path, terminology):
+def test_open_search_space_by_kind_of_path(tmp_path, terminology):
     (tmp_path / "mine.txt").write_text(FRAGMENT)
     (tmp_path / "empty").mkdir()
     assert open_search_space(str(tmp_path / "mine.txt"), tmp_path).source == "mine.txt"
     opened = open_search_space(str(terminology), tmp_path, ("de",))
-    assert (opened.source, opened.languages, opened.rows.names) == ("invented", ("de",), ["Fieber", "Husten"])
+    assert (opened.source, opened.languages, opened.rows.names) == ("synthetic", ("de",), ["Fieber", "Husten"])
     assert open_search_space(str(terminology), tmp_path).languages == ("en",)
     for given_, kind, message in [
         ("nothing.txt", DataError, "expected a file, found nothing there"),
@@ -129,7 +132,7 @@ def test_opened_by_what_is_there(tmp_path, terminology):
         open_search_space(str(tmp_path / "bad.txt"), tmp_path)
 
 
-def test_a_file_of_the_published_name_must_be_the_published_one(tmp_path, monkeypatch):
+def test_file_named_like_the_published_one_must_be_it(tmp_path):
     file = tmp_path / XLBEL_FILE
     file.write_text(FRAGMENT)
     with pytest.raises(
@@ -137,8 +140,7 @@ def test_a_file_of_the_published_name_must_be_the_published_one(tmp_path, monkey
     ):
         open_search_space(str(file), tmp_path)
     assert file.is_file()  # the user's own is never removed
-    monkeypatch.setattr(module, "XLBEL_BLOB", blob_id(file))
-    assert len(open_search_space(str(file), tmp_path).rows.names) == 5
+    assert len(open_search_space(str(file), tmp_path, blob=blob_id(file)).rows.names) == 5
 
 
 # The published dictionary
@@ -156,45 +158,43 @@ def test_a_file_of_the_published_name_must_be_the_published_one(tmp_path, monkey
         (b"ab\r\n" * 700_000, None),  # in several pieces
     ],
 )
-def test_the_blob_id_is_git_s(tmp_path, content_hash, blob):
-    (tmp_path / "file").write_bytes(content_hash)
-    assert blob_id(tmp_path / "file") == (
-        blob or hashlib.sha1(b"blob %d\0" % len(content_hash) + content_hash).hexdigest()
-    )
+def test_blob_id_matches_git(tmp_path, content, blob):
+    (tmp_path / "file").write_bytes(content)
+    assert blob_id(tmp_path / "file") == (blob or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
 
 
-def test_fetched_once(tmp_path):
+def test_fetch_downloads_once(tmp_path):
     source, cache = tmp_path / "source.txt", tmp_path / "cache"
     source.write_text(FRAGMENT)
     blob = blob_id(source)
-    place = fetch_xlbel(cache, source.as_uri(), blob)
-    assert (place, place.read_text()) == (cache / XLBEL_FILE, FRAGMENT)
+    file = fetch_xlbel(cache, source.as_uri(), blob)
+    assert (file, file.read_text()) == (cache / XLBEL_FILE, FRAGMENT)
     source.unlink()
-    assert fetch_xlbel(cache, source.as_uri(), blob) == place
+    assert fetch_xlbel(cache, source.as_uri(), blob) == file
     assert [file.name for file in cache.iterdir()] == [XLBEL_FILE]
 
 
-def test_a_damaged_one_is_not_kept(tmp_path):
+def test_damaged_download_is_not_kept(tmp_path):
     source, cache = tmp_path / "source.txt", tmp_path / "cache"
     source.write_text(FRAGMENT)
     with pytest.raises(
-        DataError, match=f"expected git blob {XLBEL_BLOB}, found {blob_id(source)}; it is damaged.*Fetch it again$"
+        DataError, match=f"expected git blob {XLBEL_BLOB}, found {blob_id(source)}; it is damaged.*Download it again$"
     ):
         fetch_xlbel(cache, source.as_uri())
     assert list(cache.iterdir()) == []
     blob = blob_id(source)
-    place = fetch_xlbel(cache, source.as_uri(), blob)
-    place.write_text(FRAGMENT[:-3])  # damaged since
+    file = fetch_xlbel(cache, source.as_uri(), blob)
+    file.write_text(FRAGMENT[:-3])  # damaged since
     with pytest.raises(DataError, match="it is damaged"):
         fetch_xlbel(cache, source.as_uri(), blob)
     assert fetch_xlbel(cache, source.as_uri(), blob).read_text() == FRAGMENT
 
 
-def test_where_nothing_can_be_fetched_the_line_says_what_to_do(tmp_path):
+def test_failed_download_error_says_what_to_do(tmp_path):
     with pytest.raises(DataError) as error:
         fetch_xlbel(tmp_path / "cache", (tmp_path / "absent").as_uri())
     assert str(error.value).startswith(f"{(tmp_path / 'absent').as_uri()}: could not be fetched (")
-    assert str(error.value).endswith(f"Where there is no network, give the file's path: --dictionary {XLBEL_FILE}")
+    assert str(error.value).endswith(f"Without network access, give the file's path: --dictionary {XLBEL_FILE}")
     assert list((tmp_path / "cache").glob("*")) == []
 
 
@@ -230,7 +230,7 @@ def address(monkeypatch):
     server.server_close()
 
 
-def test_over_http_it_asks_for_the_bytes_and_every_failure_is_one_line(tmp_path, address):
+def test_fetch_over_http_reports_every_failure_in_one_line(tmp_path, address):
     blob = hashlib.sha1(b"blob %d\0" % len(FRAGMENT) + FRAGMENT.encode()).hexdigest()
     for path, message in [
         ("/gone", r"could not be fetched \(Not Found\)"),
@@ -246,10 +246,73 @@ def test_over_http_it_asks_for_the_bytes_and_every_failure_is_one_line(tmp_path,
     assert set(_Answers.accepted) == {"application/vnd.github.raw"}  # without it GitHub answers in JSON
 
 
-def test_published_means_the_one_in_the_cache(tmp_path, monkeypatch):
+def test_xlbel_opens_the_downloaded_dictionary(tmp_path):
     (tmp_path / "fetched").write_text(FRAGMENT)
     asked = []
-    monkeypatch.setattr(module, "fetch_xlbel", lambda cache: asked.append(cache) or tmp_path / "fetched")
-    space = open_search_space(PUBLISHED, tmp_path / "cache")
+    space = open_search_space(
+        XLBEL, tmp_path / "cache", fetch=lambda cache: asked.append(cache) or tmp_path / "fetched"
+    )
     assert (space.source, asked) == (f"XL-BEL's {XLBEL_FILE}", [tmp_path / "cache"])
     assert len(space.rows.names) == 5
+
+
+# Mentions restricted to a terminology
+
+REFERENCES = {"HP:1": ["UMLS:C0000001", "MeSH:C0000009"], "HP:2": ["UMLS:C0000001", "UMLS:C0000002"], "C0000003": []}
+
+
+def _referencing_terminology():
+    rows = [{"concept_id": c, "language": "en", "name": c, "kind": "preferred", "source": "X"} for c in REFERENCES]
+    concepts = pa.table({"concept_id": list(REFERENCES), "cross_references": list(REFERENCES.values())})
+    return Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA), concepts)[0]
+
+
+def _mentions():
+    gold = [["C0000001"], ["C0000009"], ["C0000003", "C0000002"], ["C0000004", "C0000002"], [], ["HP:1"]]
+    return build_mentions(list("abcdef"), ["de", "de", "de", "es", "es", "zh"], gold, start=[1, 2, 3, 4, 5, 6])
+
+
+def test_restrict_maps_gold_to_all_referencing_concepts():
+    table, accounts = restrict(_mentions(), _referencing_terminology())
+    assert dict(zip(table["mention"].to_pylist(), table["concept_ids"].to_pylist(), strict=True)) == {
+        "a": ["HP:1", "HP:2"],
+        "c": ["C0000003", "HP:2"],
+        "d": ["HP:2"],
+        "f": ["HP:1"],
+    }
+    assert table["start"].to_pylist() == [1, 3, 4, 6]
+    assert accounts == {
+        "de": RowCounts(3, 2, {NOT_IN_TERMINOLOGY: 1}),
+        "es": RowCounts(2, 1, {NO_GOLD: 1}),
+        "zh": RowCounts(1, 1, {}),
+    }
+    assert count(table) == {"de": RowCounts(2, 2, {}), "es": RowCounts(1, 1, {}), "zh": RowCounts(1, 1, {})}
+
+
+def test_restrict_by_other_vocabulary():
+    table, _ = restrict(_mentions(), _referencing_terminology(), vocabulary="MeSH")
+    assert dict(zip(table["mention"].to_pylist(), table["concept_ids"].to_pylist(), strict=True))["b"] == ["HP:1"]
+
+
+def test_restrict_without_any_match_is_an_error():
+    with pytest.raises(DataError, match="none of 1 mentions has its gold concept.*UMLS"):
+        restrict(build_mentions(["a"], ["de"], [["C9"]]), _referencing_terminology())
+
+
+def test_mentions_command_writes_mentions_and_row_counts(tmp_path, run):
+    _referencing_terminology().save(tmp_path / "hp")
+    file = tmp_path / "de_1k_test_query.txt"
+    file.write_text("C0000001||eins\nC0000004||vier\n")
+    done = run(
+        "-m", "benchmarks", "mentions", "xlbel", file, "--out", tmp_path / "m.tsv", "--terminology", tmp_path / "hp"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
+    assert cells[0] == ["language", "rows in", "kept", f"dropped: {NOT_IN_TERMINOLOGY}"]
+    assert cells[2:] == [["de German", "2", "1", "1"], ["all", "2", "1", "1"]]
+    assert read_mentions(tmp_path / "m.tsv").to_pylist()[0]["concept_ids"] == ["HP:1", "HP:2"]
+    file.write_text("C0000001|eins\n")
+    done = run("-m", "benchmarks", "mentions", "xlbel", file, "--out", tmp_path / "other.tsv")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith(f"error: {file}:1: expected an XL-BEL line")
+    assert not (tmp_path / "other.tsv").exists()

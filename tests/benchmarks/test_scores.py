@@ -1,4 +1,4 @@
-"""Ranks → scores: tables worked by hand, plain loops on generated answers, and mentions in any order."""
+"""Ranks and scores: tables by hand, plain loops on generated answers, and independence of the order of mentions."""
 
 import json
 import math
@@ -10,66 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.accuracy.dictionary import SearchSpace, count
-from benchmarks.accuracy.results import _finite, of_task
+from benchmarks.accuracy.results import results_of_task
 from benchmarks.accuracy.scores import (
     CURVE,
-    DEEPEST,
+    MAX_RANK,
     RankedAnswers,
+    Score,
+    ScoreRow,
+    SystemComparison,
     answer,
-    compare,
+    breakdown_of,
+    compare_accuracy,
     curve_of,
     difference_of,
     kept_answers,
     key_of,
-    parts_of,
     scores_of,
 )
-from benchmarks.accuracy.tasks import Task
+from tests.fixtures.accuracy_tasks import TableLinker, task_of
 from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS
-from xsap.evaluation.protocols import Dictionary
-from xsap.linking.results import Candidate, Result
-from xsap.terms.mentions import build_mentions
-
-
-def task_of(rows, dictionary, *, composite=False, types=None):
-    """rows: (mention, language, gold). dictionary: (ids, name)."""
-    mentions = build_mentions(
-        [m for m, _, _ in rows], [code for _, code, _ in rows], [list(gold) for _, _, gold in rows]
-    )
-    space = SearchSpace(
-        Dictionary([ids for ids, _ in dictionary], [name for _, name in dictionary]), "here", {}, types or {}
-    )
-    return Task("t", "invented", mentions, space, count(mentions), composite)
-
-
-def candidate(concept, name, score):
-    return Candidate(concept_id=concept, name=name, matched_name=name, score=score)
-
-
-class Fixed:
-    """Links by a table: mention → (concepts, rows), best first; of n candidates the first scores n."""
-
-    def __init__(self, table, concept_ids=()):
-        self.table, self.concept_ids, self.depths = table, concept_ids, []
-
-    def link(self, mentions, top_k):
-        self.depths.append(top_k)
-        found = [self.table.get(mention, ([], []))[0][:top_k] for mention in mentions]
-        return [
-            Result(m, tuple(candidate(c, f"name of {c}", float(len(cs) - i)) for i, c in enumerate(cs)))
-            for m, cs in zip(mentions, found, strict=True)
-        ]
-
-    def dictionary_rows(self, mentions, k):
-        self.depths.append(k)
-        rows = np.full((len(mentions), k), -1, np.int64)
-        for i, mention in enumerate(mentions):
-            found = self.table.get(mention, ([], []))[1][:k]
-            rows[i, : len(found)] = found
-        return rows
-
 
 DICTIONARY = [("A", "alpha"), ("A", "alef"), ("B", "beta"), ("C", "gamma"), ("D|E", "delta")]
 OTHERS = [f"X{i}" for i in range(80)]
@@ -95,22 +55,22 @@ def by_hand(tmp_path):
         "f": (["B"], [2, 3, 4]),
         "g": (["B"], [0, 1, 2, 3, 4]),
     }
-    task, linking = task_of(rows, DICTIONARY), Fixed(table)
+    task, linking = task_of(rows, DICTIONARY), TableLinker(table)
     return task, answer(task, linking, tmp_path, key_of(task, {})), linking
 
 
-def test_a_table_worked_by_hand(tmp_path):
+def test_scores_by_hand(tmp_path):
     task, answers, linking = by_hand(tmp_path)
     assert linking.depths == [64, 64]
     assert answers.ranks("concept").tolist() == [0, 1, 5, 63, MISS, MISS, MISS]
     assert answers.ranks("reference").tolist() == [0, 2, 4, 0, MISS, MISS, MISS]
-    scores = scores_of(task, answers, "concept")
+    scores = {code: row.to_dict() for code, row in scores_of(task, answers, "concept").items()}
     assert list(scores) == ["de", "es", "mean"]
-    names = ("n", "unreachable", "acc@1", "acc@5", "recall@64", "mrr")
+    names = ("n", "gold_not_in_dictionary", "acc@1", "acc@5", "recall@64", "mrr")
     assert [scores["de"][name] for name in names] == pytest.approx([3, 0, 1 / 3, 2 / 3, 1, (1 + 1 / 2 + 1 / 6) / 3])
     assert [scores["es"][name] for name in names] == pytest.approx([4, 1, 0, 0, 1 / 4, 1 / 64 / 4])
     assert [scores["mean"][name] for name in names] == pytest.approx([7, 1, 1 / 6, 1 / 3, 5 / 8, (5 / 9 + 1 / 256) / 2])
-    reference = scores_of(task, answers, "reference")
+    reference = {code: row.to_dict() for code, row in scores_of(task, answers, "reference").items()}
     assert [reference["de"][name] for name in names] == pytest.approx([3, 0, 1 / 3, 1, 1, (1 + 1 / 3 + 1 / 5) / 3])
     assert [reference["es"][name] for name in names] == pytest.approx([4, 1, 1 / 4, 1 / 4, 1 / 4, 1 / 4])
     for row in [*scores.values(), *reference.values()]:
@@ -126,7 +86,7 @@ def test_a_table_worked_by_hand(tmp_path):
     )
 
 
-def test_what_is_kept_of_an_answer(tmp_path):
+def test_answers_are_kept_and_read_again(tmp_path):
     task, answers, _ = by_hand(tmp_path)
     rows = answers.table.to_pylist()
     assert rows[2] == {
@@ -149,19 +109,19 @@ def test_what_is_kept_of_an_answer(tmp_path):
         kept_answers(tmp_path, answers.key)
 
 
-def test_nothing_found_at_all(tmp_path):
+def test_answers_without_candidates(tmp_path):
     task = task_of([("a", "de", ["A"])], DICTIONARY)
-    answers = answer(task, Fixed({}), tmp_path, "k")
+    answers = answer(task, TableLinker({}), tmp_path, "k")
     assert answers.table.to_pylist()[0] == dict.fromkeys(answers.table.column_names) | {
         "mention": "a",
         "language": "de",
         "concept": MISS,
         "reference": MISS,
     }
-    assert scores_of(task, answers, "concept")["mean"]["mrr"] == 0
+    assert scores_of(task, answers, "concept")["mean"].scores["mrr"].value == 0
 
 
-def test_all_parts_of_a_composite_must_be_hit_and_the_worst_answers(tmp_path):
+def test_composite_mention_has_rank_of_its_worst_part(tmp_path):
     rows = [("a|b", "en", ["A", "B"]), ("a|c", "en", ["A"]), ("b|a", "en", ["A", "B"])]
     table = {
         "a": (["A"], [0]),
@@ -172,7 +132,9 @@ def test_all_parts_of_a_composite_must_be_hit_and_the_worst_answers(tmp_path):
         "a|c": (["A"], [0]),
     }
     whole, parted = (task_of(rows, DICTIONARY, composite=composite) for composite in (False, True))
-    found = {task.composite: answer(task, Fixed(table), tmp_path, str(task.composite)) for task in (whole, parted)}
+    found = {
+        task.composite: answer(task, TableLinker(table), tmp_path, str(task.composite)) for task in (whole, parted)
+    }
     assert found[False].ranks("concept").tolist() == [0, 0, 0]
     assert found[True].ranks("concept").tolist() == [1, MISS, 1]
     assert found[True].table["found_id"].to_pylist() == ["C", "C", "C"]
@@ -182,7 +144,7 @@ def test_all_parts_of_a_composite_must_be_hit_and_the_worst_answers(tmp_path):
     ] * 2  # split there, whatever the task says
 
 
-def test_the_key_is_of_all_that_answers_follow_from():
+def test_key_depends_on_all_inputs():
     rows = [("a", "de", ["A"]), ("b", "de", ["B"])]
     task = task_of(rows, DICTIONARY)
     others = [
@@ -212,12 +174,12 @@ def _answers(ranks, reference=None):
     )
 
 
-_rank = st.one_of(st.just(MISS), st.sampled_from([0, 1, 4, 5, DEEPEST - 1]), st.integers(0, DEEPEST - 1))
+_rank = st.one_of(st.just(MISS), st.sampled_from([0, 1, 4, 5, MAX_RANK - 1]), st.integers(0, MAX_RANK - 1))
 
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(["de", "es", "zh"]), _rank), min_size=1, max_size=30), st.randoms())
-def test_scores_by_a_plain_loop(rows, rng):
+def test_scores_match_plain_loop(rows, rng):
     task = task_of([("m", code, ["A"]) for code, _ in rows], DICTIONARY)
     scores = scores_of(task, _answers([rank for _, rank in rows]), "concept")
     means = {}
@@ -226,13 +188,13 @@ def test_scores_by_a_plain_loop(rows, rng):
         means[code] = {f"acc@{k}": sum(0 <= r < k for r in ranks) / len(ranks) for k in (1, 5)}
         means[code]["recall@64"] = sum(r >= 0 for r in ranks) / len(ranks)
         means[code]["mrr"] = sum(1 / (r + 1) for r in ranks if r >= 0) / len(ranks)
-        assert scores[code]["n"] == len(ranks)
+        assert scores[code].n == len(ranks)
     assert list(scores) == [*means, "mean"]
     for name in ("acc@1", "acc@5", "recall@64", "mrr"):
-        assert {code: row[name] for code, row in scores.items() if code != "mean"} == pytest.approx(
+        assert {code: row.scores[name].value for code, row in scores.items() if code != "mean"} == pytest.approx(
             {c: m[name] for c, m in means.items()}
         )
-        assert scores["mean"][name] == pytest.approx(sum(m[name] for m in means.values()) / len(means))
+        assert scores["mean"].scores[name].value == pytest.approx(sum(m[name] for m in means.values()) / len(means))
     rng.shuffle(rows)
     shuffled = task_of([("m", code, ["A"]) for code, _ in rows], DICTIONARY)
     assert (
@@ -245,32 +207,34 @@ def _binomial(gained, lost):
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
-def test_a_comparison_by_hand():
+def test_compare_accuracy_by_hand():
     gains = {"de": (8, 0), "es": (5, 1), "zh": (1, 1)}
     rows = [(code, 1, 0) for code, (g, _) in gains.items() for _ in range(g)]
     rows += [(code, 0, MISS) for code, (_, lost) in gains.items() for _ in range(lost)] + [("zh", 0, 0)] * 3
     task = task_of([("m", code, ["A"]) for code, _, _ in rows], DICTIONARY)
     first, second = (np.array([row[side] for row in rows]) for side in (1, 2))
-    found = compare(task, first, second)
+    found = compare_accuracy(task, first, second)
     assert list(found) == ["de", "es", "zh", "mean"]
     p = {code: _binomial(*pair) for code, pair in gains.items()}
     assert p == pytest.approx({"de": 2 / 256, "es": 14 / 64, "zh": 1})
-    assert {code: found[code]["mcnemar"] for code in p} == pytest.approx(p)
-    assert {code: found[code]["holm"] for code in p} == pytest.approx({"de": 3 * p["de"], "es": 2 * p["es"], "zh": 1})
-    assert {code: row["difference"] for code, row in found.items()} == pytest.approx(
+    assert {code: found[code].mcnemar for code in p} == pytest.approx(p)
+    assert {code: found[code].holm for code in p} == pytest.approx({"de": 3 * p["de"], "es": 2 * p["es"], "zh": 1})
+    assert {code: row.difference for code, row in found.items()} == pytest.approx(
         {"de": 1, "es": 4 / 6, "zh": 0, "mean": 5 / 9}
     )
-    assert {code: row["n"] for code, row in found.items()} == {"de": 8, "es": 6, "zh": 5, "mean": 19}
-    assert found["de"]["interval"] == [1, 1]
-    assert "mcnemar" not in found["mean"]
-    back = compare(task, second, first)
-    assert back["mean"]["difference"] == -found["mean"]["difference"]
-    assert back["es"]["mcnemar"] == found["es"]["mcnemar"]
+    assert {code: row.n for code, row in found.items()} == {"de": 8, "es": 6, "zh": 5, "mean": 19}
+    assert (found["de"].low, found["de"].high) == (1, 1)
+    assert (found["mean"].mcnemar, found["mean"].holm) == (None, None)
+    comparison = SystemComparison("one", "other", found)
+    assert SystemComparison.from_dict(json.loads(json.dumps(comparison.to_dict()))) == comparison
+    back = compare_accuracy(task, second, first)
+    assert back["mean"].difference == -found["mean"].difference
+    assert back["es"].mcnemar == found["es"].mcnemar
 
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=25), st.randoms())
-def test_a_difference_in_whatever_order(pairs, rng):
+def test_difference_does_not_depend_on_order(pairs, rng):
     def found():
         return difference_of(*([np.array([pair[side] for pair in pairs], float)] for side in (0, 1)))
 
@@ -283,17 +247,19 @@ def test_a_difference_in_whatever_order(pairs, rng):
     assert max(abs(low), abs(high)) <= 1
     assert (
         (low, high) == (0, 0) if not only_one else low < high or only_one == len(pairs)
-    )  # pairs stay pairs: equal ones make no spread
+    )  # pairs stay pairs: equal ones have no variance
 
 
-def test_parts_in_their_order():
+def test_breakdown_has_labels_in_given_order():
     labels = ["long", "short", "short", "short", "short"]
-    found = parts_of(labels, ["short", "long"], _answers([0, 0, MISS, 1, 0]))
+    found = breakdown_of(labels, ["short", "long"], _answers([0, 0, MISS, 1, 0]))
     assert list(found) == ["short", "long"]
-    assert found["long"] == {"n": 1, "acc@1": 1, "acc@1_interval": [1, 1]}
-    assert (found["short"]["n"], found["short"]["acc@1"]) == (4, 0.5)
+    assert found["long"] == ScoreRow(1, {"acc@1": Score(1, 1, 1)})
+    assert found["long"].to_dict() == {"n": 1, "acc@1": 1, "acc@1_interval": [1, 1]}
+    assert ScoreRow.from_dict(found["long"].to_dict()) == found["long"]
+    assert (found["short"].n, found["short"].scores["acc@1"].value) == (4, 0.5)
     many = [0, MISS, 3, 0, 0, MISS, MISS, 0, 0, 0, 2, MISS] * 3
-    assert parts_of(["x"] * 36, ["x"], _answers(many)) == parts_of(
+    assert breakdown_of(["x"] * 36, ["x"], _answers(many)) == breakdown_of(
         ["x"] * 36, ["x"], _answers(sorted(many))
     )  # its interval too
 
@@ -324,7 +290,7 @@ WORDS = [
     ),
     seed=st.integers(0, 5),
 )
-def test_all_that_a_task_says_is_the_same_in_whatever_order_mentions_come(tmp_path_factory, rows, seed):
+def test_task_results_do_not_depend_on_order_of_mentions(tmp_path_factory, rows, seed):
     rng = random.Random(seed)
     tables = [
         {
@@ -339,7 +305,8 @@ def test_all_that_a_task_says_is_the_same_in_whatever_order_mentions_come(tmp_pa
         folder = tmp_path_factory.mktemp("answers")
         task = task_of(order, DICTIONARY, composite=True, types={"A": ["T047"], "B": ["T121"], "C": ["T047", "T121"]})
         answers = {
-            name: answer(task, Fixed(table), folder, name) for name, table in zip(("one", "other"), tables, strict=True)
+            name: answer(task, TableLinker(table), folder, name)
+            for name, table in zip(("one", "other"), tables, strict=True)
         }
-        said.append(json.dumps(_finite(of_task(task, answers)), sort_keys=True))
+        said.append(json.dumps(results_of_task(task, answers).to_dict(), sort_keys=True))
     assert said[0] == said[1] == said[2]
