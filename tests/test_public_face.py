@@ -1,3 +1,5 @@
+"""The names that `import xsap` offers, what they load, and the errors that they raise."""
+
 import json
 import subprocess
 import sys
@@ -41,33 +43,50 @@ def test_importing_xsap_prints_nothing_and_loads_nothing_else(tmp_path):
     assert new == {"xsap"}
 
 
-def test_a_terminology_is_opened_without_torch(tmp_path):
-    new = loaded("from xsap import Terminology; import xsap.terms.mentions, xsap.terms.mentions, xsap.config", tmp_path)
+def test_terminology_loads_no_torch(tmp_path):
+    new = loaded("from xsap import Terminology; import xsap.terms.mentions, xsap.config", tmp_path)
     assert not new & (HEAVY - {"pyarrow", "numpy", "pydantic"})
     assert "xsap.terms.terminology" in new
 
 
 @pytest.mark.parametrize("module", ["xsap.cli", "xsap.train", "data_prep.__main__"])
-def test_a_door_opens_without_torch(tmp_path, module):
+def test_a_program_imports_no_torch(tmp_path, module):
     assert not loaded(f"import {module}", tmp_path) & {"torch", "transformers", "accelerate", "datasets"}
 
 
-def test_the_public_names_are_the_classes_themselves_and_all_that_a_star_brings(tmp_path):
-    code = "from xsap import *; [print(value.__module__, name) for name, value in sorted(vars().items()) if name[0] not in '_s']"
-    assert python(code, tmp_path).stdout.split("\n")[:-1] == [
-        "xsap.encoding.encoder Encoder",
-        "xsap.linking.linker Linker",
-        "xsap.terms.terminology Terminology",
-    ]
+PUBLIC = {
+    "Candidate": "xsap.linking.results",
+    "Encoder": "xsap.encoding.encoder",
+    "Filter": "xsap.linking.ranking",
+    "Index": "xsap.linking.index",
+    "Linker": "xsap.linking.linker",
+    "Result": "xsap.linking.results",
+    "Terminology": "xsap.terms.terminology",
+    "build_index": "xsap.linking.build",
+    "calibrate": "xsap.evaluation.calibration_report",
+    "evaluate": "xsap.evaluation.protocols",
+    "link_file": "xsap.tabular.link_file",
+}
 
 
-@pytest.mark.parametrize("name", ["linker", "Index", "torch", "_HOME"])
+def test_dir_shows_the_public_names_and_nothing_else(tmp_path):
+    assert set(dir(xsap)) == {*PUBLIC, "__version__"}
+    used = "import xsap, xsap.linking.linker; xsap.Linker; print(sorted(dir(xsap)) == sorted([*xsap.__all__, '__version__']))"
+    assert python(used, tmp_path).stdout == "True\n"
+
+
+def test_the_public_names_are_the_objects_themselves_and_all_that_a_star_imports(tmp_path):
+    code = "from xsap import *; [print(name, value.__module__) for name, value in sorted(vars().items()) if name[0] != '_' and name != 'sys']"
+    assert dict(line.split() for line in python(code, tmp_path).stdout.splitlines()) == PUBLIC
+
+
+@pytest.mark.parametrize("name", ["linker", "Result_", "torch", "import_module", "_import", "TYPE_CHECKING", "Any"])
 def test_another_name_is_an_attribute_error(name):
     with pytest.raises(AttributeError, match=f"module 'xsap' has no attribute '{name}'"):
         getattr(xsap, name)
 
 
-def test_the_kinds_of_error_are_one_family_and_no_other_error():
+def test_errors_have_one_base_class_and_no_other():
     from xsap.errors import ArtifactError, ConfigError, DataError, XsapError
 
     kinds = {ArtifactError, ConfigError, DataError}
@@ -76,11 +95,11 @@ def test_the_kinds_of_error_are_one_family_and_no_other_error():
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\u2028", "\x85"])
-def test_an_error_is_one_line_whatever_it_quotes(end):
+def test_an_error_is_one_line_even_if_it_quotes_line_breaks(end):
     from xsap.errors import DataError
 
     assert str(DataError(f"found 'a{end}b'; expected c{end}")) == "found 'a b'; expected c"
 
 
-def test_the_version_is_one():
+def test_the_version_has_three_parts():
     assert xsap.__version__.count(".") == 2
