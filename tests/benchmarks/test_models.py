@@ -1,4 +1,4 @@
-"""Models as rivals: what a linker of an index answers, what the reference protocol's own evaluation says, and vectors encoded once."""
+"""Models and indexes as systems, compared with a linker and with the reference protocol; and the cache of vectors."""
 
 import shutil
 
@@ -6,18 +6,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.accuracy.dictionary import SearchSpace, of_file, of_terminology
-from benchmarks.accuracy.models import AS_IT_STANDS, KNOWN, LOWER, CachedEncoder, IndexLinker
+from benchmarks.accuracy.dictionary import SearchSpace
+from benchmarks.accuracy.models import CASED, KNOWN_MODELS, LOWER, CachedEncoder, IndexLinker
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import POOLINGS, EncoderConfig
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.metrics import hits, macro_mean, reciprocal_ranks
-from xsap.evaluation.protocols import Dictionary, K, evaluate_reference, reference_ranks
+from xsap.evaluation.protocols import K, ReferenceDictionary, evaluate_reference, reference_ranks
 from xsap.languages import ENGLISH
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
-from xsap.linking.ranking import NONE
+from xsap.linking.ranking import NO_CONCEPT
 from xsap.terms.mentions import build_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 
@@ -42,7 +42,7 @@ def terminology(tmp_path_factory):
     rows += [("C98", "en", "\u200b"), ("C99", "de", "nur deutsch")]
     columns = {"kind": "synonym", "source": "X"}
     names = [dict(zip(("concept_id", "language", "name"), row, strict=True)) | columns for row in dict.fromkeys(rows)]
-    place = tmp_path_factory.mktemp("models") / "invented"
+    place = tmp_path_factory.mktemp("models") / "synthetic"
     Terminology.build(pa.Table.from_pylist(names, NAMES_SCHEMA))[0].save(place)
     return Terminology.load(place)
 
@@ -81,9 +81,9 @@ def scores(results):
 
 
 @pytest.mark.parametrize("languages", [(ENGLISH,), ("de", "en"), None])
-def test_the_same_concepts_and_scores_as_an_index_of_the_terminology(tiny_folder, terminology, cache, languages):
-    model = CachedEncoder.open(str(tiny_folder), cache)
-    linking = model.link_into(of_terminology(terminology, "invented", languages))
+def test_model_links_like_an_index_of_the_terminology(tiny_folder, terminology, cache, languages):
+    model = CachedEncoder.from_name(str(tiny_folder), cache)
+    linking = model.link_into(SearchSpace.from_terminology(terminology, "synthetic", languages))
     linker = Linker(model.encoder, Index.build(terminology, model.encoder, languages=languages))
     mentions = [*MENTIONS, "", " \u200b", "x" * 2001]
     for k in (1, 4, 99):
@@ -100,10 +100,10 @@ ROWS += [(f"E{i}", f"Pain of the {place}") for i, place in enumerate(PLACES)]
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all", None])
-def test_the_reference_protocol_is_the_one_of_the_evaluation(bare_folder, tiny_folder, cache, pooling):
+def test_reference_rows_match_evaluate_reference(bare_folder, tiny_folder, cache, pooling):
     """Upper-case mentions, composites, ties of equal names, gold that the dictionary lacks. None: a model that lower-cases by itself."""
-    model = CachedEncoder.open(f"{bare_folder}@{pooling}" if pooling else str(tiny_folder), cache)
-    space = SearchSpace(Dictionary([ids for ids, _ in ROWS], [name for _, name in ROWS]), "invented", {}, {})
+    model = CachedEncoder.from_name(f"{bare_folder}@{pooling}" if pooling else str(tiny_folder), cache)
+    space = SearchSpace(ReferenceDictionary([ids for ids, _ in ROWS], [name for _, name in ROWS]), "synthetic", {}, {})
     texts = ["arm pain", "ARM PAIN", "arm pain+eye", "leg|ear", "Ear", "toe", "pain of the HIP", "o", "+"]
     gold = [["D1"], ["D1"], ["D1+D4"], ["D2", "D6"], ["D3"], ["E13"], ["E12"], ["Z9"], ["D4"]]
     mentions = build_mentions(texts, ["de", "es", "de"] * 3, gold)
@@ -118,49 +118,49 @@ def test_the_reference_protocol_is_the_one_of_the_evaluation(bare_folder, tiny_f
     assert 0 < said["mean"]["acc@1"] < said["mean"]["acc@10"]
 
 
-def test_more_rows_than_there_are(tiny_folder, cache):
+def test_dictionary_rows_returns_at_most_all_rows(tiny_folder, cache):
     rows = (
-        CachedEncoder.open(str(tiny_folder), cache)
-        .link_into(SearchSpace(Dictionary(["D1", "D2"], ["a", "A"]), "x", {}, {}))
+        CachedEncoder.from_name(str(tiny_folder), cache)
+        .link_into(SearchSpace(ReferenceDictionary(["D1", "D2"], ["a", "A"]), "x", {}, {}))
         .dictionary_rows(["a"], 9)
     )
     assert rows.tolist() == [[0, 1]]
-    assert NONE not in rows
+    assert NO_CONCEPT not in rows
 
 
-def test_a_second_run_encodes_no_dictionary(tiny_folder, terminology, tmp_path, encoded):
-    space = of_terminology(terminology, "invented")
-    first = CachedEncoder.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
+def test_second_run_encodes_no_dictionary(tiny_folder, terminology, tmp_path, encoded):
+    space = SearchSpace.from_terminology(terminology, "synthetic")
+    first = CachedEncoder.from_name(str(tiny_folder), tmp_path / "vectors").link_into(space)
     assert len(encoded) == 2
     assert sum(encoded) > 2 * len(PLACES)
     kept = sorted((tmp_path / "vectors").iterdir())
     assert len(kept) == 2  # of unit length by its own policy, and as they come, lower-cased
     encoded.clear()
-    second = CachedEncoder.open(str(tiny_folder), tmp_path / "vectors").link_into(space)
+    second = CachedEncoder.from_name(str(tiny_folder), tmp_path / "vectors").link_into(space)
     assert encoded == []
     assert scores(second.link(MENTIONS, 5)) == scores(first.link(MENTIONS, 5))
     np.testing.assert_array_equal(second.dictionary_rows(MENTIONS, 5), first.dictionary_rows(MENTIONS, 5))
     assert sorted((tmp_path / "vectors").iterdir()) == kept
 
 
-def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, tmp_path, encoded):
+def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, encoded):
     """Model, pooling, precision, text policy, length of vectors, and the names in their order: a folder each."""
 
     def folders():
         return len(list(tmp_path.glob("*")))
 
     names = ["arm pain", "leg"]
-    model = CachedEncoder.open(f"{bare_folder}@cls", tmp_path)
+    model = CachedEncoder.from_name(f"{bare_folder}@cls", tmp_path)
     asked = [
         (model, names, True, LOWER),
         (model, names, False, LOWER),
-        (model, names, True, AS_IT_STANDS),
+        (model, names, True, CASED),
         (model, names[::-1], True, LOWER),
         (model, names[:1], True, LOWER),
         (model, ["arm pain\nleg"], True, LOWER),
-        (CachedEncoder.open(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
-        (CachedEncoder.open(f"{bare_folder}@cls", tmp_path, dtype="bfloat16"), names, True, LOWER),
-        (CachedEncoder.open(str(tiny_folder), tmp_path), names, True, LOWER),
+        (CachedEncoder.from_name(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
+        (CachedEncoder.from_name(f"{bare_folder}@cls", tmp_path, dtype="bfloat16"), names, True, LOWER),
+        (CachedEncoder.from_name(str(tiny_folder), tmp_path), names, True, LOWER),
     ]
     for n, (asking, texts, unit, policy) in enumerate(asked, start=1):
         vectors = asking.vectors(texts, unit=unit, policy=policy)
@@ -175,7 +175,7 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
         "pooling": "cls",
         "max_length": 25,
         "text": {"case": "cased", "unicode": "NFC"},
-        "precision": "float32",
+        "dtype": "float32",
     }
 
 
@@ -189,27 +189,27 @@ def test_what_vectors_follow_from_names_their_folder(bare_folder, tiny_folder, t
         (lambda file: (file.parent / "manifest.json").write_text("{"), "not a readable manifest"),
     ],
 )
-def test_damaged_vectors_are_refused(tiny_folder, tmp_path, damage, message):
-    model = CachedEncoder.open(str(tiny_folder), tmp_path)
+def test_damaged_cache_is_reported(tiny_folder, tmp_path, damage, message):
+    model = CachedEncoder.from_name(str(tiny_folder), tmp_path)
     model.vectors(["a", "b"], unit=True, policy=LOWER)
     (folder,) = tmp_path.iterdir()
     damage(folder / "vectors.npy")
     with pytest.raises(ArtifactError, match=message) as error:
         model.vectors(["a", "b"], unit=True, policy=LOWER)
-    assert str(error.value).endswith(f": remove {folder}, and its names are encoded again")
+    assert str(error.value).endswith(f": remove {folder} to encode its names again")
     shutil.rmtree(folder)
     assert len(model.vectors(["a", "b"], unit=True, policy=LOWER)) == 2
 
 
-def test_vectors_that_are_no_numbers_are_not_kept(tiny_folder, tmp_path, monkeypatch):
-    model = CachedEncoder.open(str(tiny_folder), tmp_path / "vectors")
+def test_vectors_that_are_not_finite_are_not_cached(tiny_folder, tmp_path, monkeypatch):
+    model = CachedEncoder.from_name(str(tiny_folder), tmp_path / "vectors")
     monkeypatch.setattr(Encoder, "encode", lambda self, names, **_: np.array([[1.0, np.nan]] * len(names), np.float32))
     with pytest.raises(DataError, match="the vectors of a dictionary must be finite numbers"):
         model.vectors(["a"], unit=True, policy=LOWER)
     assert not (tmp_path / "vectors").exists()
 
 
-def test_a_model_without_a_hash_has_no_place_in_the_cache(tmp_path):
+def test_unsaved_model_cannot_be_cached(tmp_path):
     size = {"vocabulary_size": 100, "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0}
     unsaved = from_scratch(["arm pain", "leg pain"] * 20, EncoderConfig("mean"), **size, seed=1)
     with pytest.raises(AssertionError, match="never saved"):
@@ -219,34 +219,34 @@ def test_a_model_without_a_hash_has_no_place_in_the_cache(tmp_path):
 # How a model is named
 
 
-def test_pooling_is_told_or_found_out(bare_folder, tiny_folder, tmp_path):
-    assert CachedEncoder.open(f"{bare_folder}@mean_all", tmp_path).encoder.pooling == "mean_all"
-    assert CachedEncoder.open(str(tiny_folder), tmp_path).encoder.pooling == "mean"
-    assert CachedEncoder.open(f"{tiny_folder}@mean", tmp_path, dtype="bfloat16").metadata()["precision"] == "bfloat16"
+def test_pooling_is_given_or_read_from_folder(bare_folder, tiny_folder, tmp_path):
+    assert CachedEncoder.from_name(f"{bare_folder}@mean_all", tmp_path).encoder.pooling == "mean_all"
+    assert CachedEncoder.from_name(str(tiny_folder), tmp_path).encoder.pooling == "mean"
+    assert CachedEncoder.from_name(f"{tiny_folder}@mean", tmp_path, dtype="bfloat16").metadata()["dtype"] == "bfloat16"
     for given, kind, message in [
-        (str(bare_folder), ArtifactError, "doesn't say how it pools; give pooling: one of cls, mean, mean_all"),
-        (f"{bare_folder}@", ArtifactError, "doesn't say how it pools"),
+        (str(bare_folder), ArtifactError, "its pooling is unknown; give pooling: one of cls, mean, mean_all"),
+        (f"{bare_folder}@", ArtifactError, "its pooling is unknown"),
         (f"{bare_folder}@max", ConfigError, "pooling must be one of cls, mean, mean_all; found 'max'"),
-        (f"{tiny_folder}@cls", ConfigError, "its pooling is mean, found cls asked for"),
+        (f"{tiny_folder}@cls", ConfigError, "states pooling mean, found cls given"),
         (f"{tiny_folder}x@cls", ArtifactError, "expected a model folder, found nothing there"),
     ]:
         with pytest.raises(kind, match=message):
-            CachedEncoder.open(given, tmp_path)
+            CachedEncoder.from_name(given, tmp_path)
 
 
-def test_a_path_may_have_an_at_of_its_own(bare_folder, tiny_folder, tmp_path):
+def test_path_may_contain_at_sign(bare_folder, tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "me@home" / "model")
     shutil.copytree(bare_folder, tmp_path / "me@home" / "bare")
-    assert CachedEncoder.open(str(tmp_path / "me@home" / "model"), tmp_path).encoder.pooling == "mean"
-    assert CachedEncoder.open(f"{tmp_path / 'me@home' / 'bare'}@cls", tmp_path).encoder.pooling == "cls"
+    assert CachedEncoder.from_name(str(tmp_path / "me@home" / "model"), tmp_path).encoder.pooling == "mean"
+    assert CachedEncoder.from_name(f"{tmp_path / 'me@home' / 'bare'}@cls", tmp_path).encoder.pooling == "cls"
 
 
-def test_published_models_go_by_name(tmp_path, monkeypatch):
+def test_known_models_are_loaded_by_name(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
         Encoder,
         "from_pretrained",
-        lambda path, **options: asked.append((path, options["pooling"], options["precision"])),
+        lambda path, **options: asked.append((path, options["pooling"], options["dtype"])),
     )
     for given in (
         "sapbert-xlmr",
@@ -257,7 +257,7 @@ def test_published_models_go_by_name(tmp_path, monkeypatch):
         "someone/model@cls",
         "@cls",
     ):
-        CachedEncoder.open(given, tmp_path, dtype="bfloat16")
+        CachedEncoder.from_name(given, tmp_path, dtype="bfloat16")
     assert asked == [
         ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bfloat16"),
         ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bfloat16"),
@@ -268,18 +268,19 @@ def test_published_models_go_by_name(tmp_path, monkeypatch):
         ("@cls", None, "bfloat16"),
     ]
     assert all(
-        known.pooling in (*POOLINGS, None) and known.source and known.hub_id.count("/") == 1 for known in KNOWN.values()
+        known.pooling in (*POOLINGS, None) and known.source and known.hub_id.count("/") == 1
+        for known in KNOWN_MODELS.values()
     )
-    assert len({known.hub_id for known in KNOWN.values()}) == len(KNOWN)
-    assert not any(set("/@=+:") & set(name) for name in KNOWN)  # which mean something on the command line
+    assert len({known.hub_id for known in KNOWN_MODELS.values()}) == len(KNOWN_MODELS)
+    assert not any(set("/@=+:") & set(name) for name in KNOWN_MODELS)  # which mean something on the command line
 
 
-def test_a_published_model_that_cannot_be_had_is_one_line(tmp_path):
+def test_unavailable_model_is_one_line(tmp_path):
     with pytest.raises(
         ArtifactError,
-        match="^dmis-lab/biobert-base-cased-v1.2: no folder there, and the Hugging Face hub gave no model of",
+        match="^dmis-lab/biobert-base-cased-v1.2: expected a model folder or an id of the Hugging Face hub",
     ):
-        CachedEncoder.open("biobert", tmp_path)
+        CachedEncoder.from_name("biobert", tmp_path)
 
 
 # An index
@@ -292,35 +293,38 @@ def index_folder(tiny_folder, terminology, tmp_path_factory):
     return place
 
 
-def test_an_index_links_as_it_does_and_counts_rows_as_its_model(tiny_folder, terminology, index_folder, cache):
-    space = of_terminology(terminology, "invented")
-    opened, linker = IndexLinker.open(str(index_folder), space, cache), Linker.load(index_folder)
+def test_index_links_like_linker_and_ranks_rows_like_model(tiny_folder, terminology, index_folder, cache):
+    space = SearchSpace.from_terminology(terminology, "synthetic")
+    opened, linker = IndexLinker.load(str(index_folder), space, cache), Linker.load(index_folder)
     assert shown(opened.link(MENTIONS, 3)) == shown(linker.link(MENTIONS, 3))
     assert scores(opened.link(MENTIONS, 3)) == scores(linker.link(MENTIONS, 3))
     assert set(opened.concept_ids) == set(linker.concept_ids)
-    rows = CachedEncoder.open(str(tiny_folder), cache).link_into(space).dictionary_rows(MENTIONS, 7)
+    rows = CachedEncoder.from_name(str(tiny_folder), cache).link_into(space).dictionary_rows(MENTIONS, 7)
     np.testing.assert_array_equal(opened.dictionary_rows(MENTIONS, 7), rows)
 
 
-def test_an_index_of_another_dictionary_is_refused(terminology, index_folder, tmp_path, cache):
+def test_index_of_other_dictionary_is_rejected(terminology, index_folder, tmp_path, cache):
     (tmp_path / "mine.txt").write_text("D1||a\n")
     changed = Terminology.build(terminology.names.slice(1))[0]
     changed.save(tmp_path / "other")
-    own = f"found terminology {terminology.content_hash[:8]}… in en; build it from that"
+    own = f"found terminology {terminology.content_hash[:8]}… in en; build it from that terminology"
     for space, message in [
         (
-            of_terminology(Terminology.load(tmp_path / "other"), "other"),
+            SearchSpace.from_terminology(Terminology.load(tmp_path / "other"), "other"),
             f"of the task's dictionary, other: terminology ........… in en; {own}",
         ),
         (
-            of_terminology(terminology, "same", ("de",)),
+            SearchSpace.from_terminology(terminology, "same", ("de",)),
             f"same: terminology {terminology.content_hash[:8]}… in de; {own}",
         ),
-        (of_terminology(terminology, "same", None), f"same: terminology {terminology.content_hash[:8]}… in all; {own}"),
         (
-            of_file(tmp_path / "mine.txt"),
+            SearchSpace.from_terminology(terminology, "same", None),
+            f"same: terminology {terminology.content_hash[:8]}… in all; {own}",
+        ),
+        (
+            SearchSpace.from_file(tmp_path / "mine.txt"),
             "expected a dictionary that is a terminology, as an index's is; found mine.txt",
         ),
     ]:
         with pytest.raises(DataError, match=message):
-            IndexLinker.open(str(index_folder), space, cache)
+            IndexLinker.load(str(index_folder), space, cache)

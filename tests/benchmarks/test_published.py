@@ -1,4 +1,4 @@
-"""Published figures: the file that ships, and every way in which such a file can be wrong."""
+"""Published figures: the file in the repository, and every way in which such a file can be wrong."""
 
 import re
 import tomllib
@@ -6,7 +6,7 @@ import tomllib
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.accuracy.published import PUBLISHED, Published, figures, read_published
+from benchmarks.accuracy.published import PUBLISHED_FILE, PublishedFigure, published_for, read_published
 from xsap.errors import DataError
 
 GOOD = """
@@ -37,7 +37,7 @@ def write(tmp_path):
     return to
 
 
-def test_a_file_becomes_a_figure_for_each_score(write):
+def test_each_score_of_file_is_a_figure(write):
     found = [
         (f.system, f.benchmark, f.language, f.metric, f.value, f.source, f.url, f.read, f.note)
         for f in read_published(write("\ufeff" + GOOD))
@@ -51,14 +51,14 @@ def test_a_file_becomes_a_figure_for_each_score(write):
     ]
 
 
-def test_a_figure_is_frozen_and_checked_by_itself_too(write):
+def test_figure_is_frozen_and_validated(write):
     figure = read_published(write(GOOD))[0]
     with pytest.raises(ValidationError):
         figure.value = 1.0
     with pytest.raises(ValidationError):
-        Published(**figure.model_dump() | {"value": 101.0})
+        PublishedFigure(**figure.model_dump() | {"value": 101.0})
     with pytest.raises(ValidationError):
-        Published(**figure.model_dump(), year=2030)
+        PublishedFigure(**figure.model_dump(), year=2030)
 
 
 @pytest.mark.parametrize(
@@ -103,18 +103,18 @@ def test_a_figure_is_frozen_and_checked_by_itself_too(write):
             'language = "mean"',
             "sources 1, figures 2, benchmark: must be given",
         ),
-        ('note = "sic"', 'notes = "sic"', "sources 1, figures 2, notes: no such key is known here"),
+        ('note = "sic"', 'notes = "sic"', "sources 1, figures 2, notes: unknown key"),
         ('read = "second-hand"', 'read = "hearsay"', "sources 2, read: .*'paper' or 'second-hand'; found 'hearsay'"),
         ('read = "second-hand"', "", "sources 2, read: must be given"),
         ('citation = "B. Body 2031"', 'citation = " "', "sources 2, citation: .*at least 1 character"),
         ('url = "http://example.org"', 'url = "example.org"', "sources 2, url: .*; found 'example.org'"),
-        ("[[sources]]", "[[source]]", "source: no such key is known here|sources: must be given"),
+        ("[[sources]]", "[[source]]", "source: unknown key|sources: must be given"),
         (GOOD, "sources = 3", "sources: .*list; found 3"),
         (GOOD, "", "sources: must be given"),
-        (GOOD, GOOD + "\nyear = 2030", "sources 2, year: no such key is known here"),
+        (GOOD, GOOD + "\nyear = 2030", "sources 2, year: unknown key"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(write, old, new, said):
+def test_each_error_is_one_line(write, old, new, said):
     path = write(GOOD.replace(old, new))
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: (.*{said})") as error:
         read_published(path)
@@ -122,14 +122,14 @@ def test_what_is_wrong_is_said_in_one_line(write, old, new, said):
 
 
 @pytest.mark.parametrize("content", ["[[sources]\n", b"note = '\xff'", 'a = "1\n2"'])
-def test_what_is_no_toml_is_named(write, content_hash):
-    path = write(content_hash)
+def test_malformed_toml_is_reported(write, content):
+    path = write(content)
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: not a TOML file: ") as error:
         read_published(path)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(DataError, match="expected a TOML file of published figures, found nothing there"):
         read_published(tmp_path / "gone.toml")
     with pytest.raises(DataError, match="found a folder there"):
@@ -139,12 +139,12 @@ def test_a_missing_file_and_a_folder(tmp_path):
 # What ships
 
 
-def test_every_score_in_the_file_is_read_once():
+def test_shipped_file_matches_plain_reading():
     """A second, plain reading of the file."""
     found = read_published()
     plain = [
         (source["citation"], row["system"], row["benchmark"], row["language"], metric, value)
-        for source in tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["sources"]
+        for source in tomllib.loads(PUBLISHED_FILE.read_text(encoding="utf-8"))["sources"]
         for row in source["figures"]
         for metric, value in row["scores"].items()
     ]
@@ -152,21 +152,21 @@ def test_every_score_in_the_file_is_read_once():
     assert len(set(plain)) == len(plain)
 
 
-def test_figures_are_those_of_one_benchmark():
+def test_published_for_selects_one_benchmark():
     everything = read_published()
     benchmarks = {figure.benchmark for figure in everything}
     assert benchmarks == {"xlbel-v0", "xlbel-v1", "mantra", "quaero-emea", "codiesp-d", "cantemist"}
-    assert sum(len(figures(benchmark)) for benchmark in benchmarks) == len(everything)
-    assert [(f.system, f.metric, f.value) for f in figures("mantra")] == [
+    assert sum(len(published_for(benchmark)) for benchmark in benchmarks) == len(everything)
+    assert [(f.system, f.metric, f.value) for f in published_for("mantra")] == [
         ("SapBERT-XLMR", "acc@1", 73.4),
         ("SapBERT-XLMR", "acc@5", 87.0),
         ("BERGAMOT", "acc@1", 77.9),
         ("BERGAMOT", "acc@5", 89.9),
     ]
-    assert figures("xlbel") == figures("nobody-published-this") == []  # the whole key, not its beginning
+    assert published_for("xlbel") == published_for("nobody-published-this") == []  # the whole key, not its beginning
 
 
-def test_nothing_is_said_to_be_read_in_the_paper_that_was_not():
+def test_shipped_figures_state_how_they_were_read():
     """Change this with the file, when somebody has read a figure in its source."""
     assert {(figure.source.split(",")[0], figure.read) for figure in read_published()} == {
         ("Sakhovskiy et al.", "second-hand"),

@@ -1,32 +1,30 @@
-"""The words after --system; recipes that are trained first, and HPO's held-out names: by the commands that a user would run."""
+"""Systems as given on the command line; recipes that are trained first; and HPO's held-out names, by the commands that a user would run."""
 
 import shutil
-import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.accuracy import hpo as hpo_module
-from benchmarks.accuracy import systems as module
-from benchmarks.accuracy import systems as recipes_module
-from benchmarks.accuracy.baselines import Fused, NameLinker
-from benchmarks.accuracy.dictionary import SearchSpace, of_terminology
-from benchmarks.accuracy.hpo import held_out_hpo
+from benchmarks.__main__ import app
+from benchmarks.accuracy.baselines import FusedLinker, NameLinker
+from benchmarks.accuracy.dictionary import SearchSpace
+from benchmarks.accuracy.hpo import held_out_hpo, prepare
 from benchmarks.accuracy.models import CachedEncoder, IndexLinker
-from benchmarks.accuracy.systems import RECIPES, System, WorkDir, open_system, open_systems, trained
+from benchmarks.accuracy.systems import RECIPES, System, WorkDir, open_system, open_systems, train_recipe
 from xsap.artifacts import manifest_hash, read_manifest
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError, XsapError
-from xsap.evaluation.protocols import Dictionary
+from xsap.evaluation.protocols import ReferenceDictionary
 from xsap.linking.index import Index
+from xsap.terminal import run as run_app
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
 
 PLACES = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung"]
-SPACE = SearchSpace(Dictionary(["D1", "D2"], ["arm pain", "leg pain"]), "invented", {}, {})
+SPACE = SearchSpace(ReferenceDictionary(["D1", "D2"], ["arm pain", "leg pain"]), "synthetic", {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +36,42 @@ def terminology(tmp_path_factory):
             rows.append(
                 {"concept_id": f"C{i:02}", "language": language, "name": name, "kind": "synonym", "source": "X"}
             )
-    place = tmp_path_factory.mktemp("systems") / "invented"
-    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA))[0].save(place)
-    return place
+    folder = tmp_path_factory.mktemp("systems") / "synthetic"
+    Terminology.build(pa.Table.from_pylist(rows, NAMES_SCHEMA))[0].save(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def index_folder(terminology, tiny_folder, tmp_path_factory):
-    place = tmp_path_factory.mktemp("index") / "my index"
-    Index.build(Terminology.load(terminology), Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(place)
-    return place
+    folder = tmp_path_factory.mktemp("index") / "my index"
+    Index.build(Terminology.load(terminology), Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(
+        folder
+    )
+    return folder
 
 
 @pytest.fixture
-def work(tmp_path, terminology):
-    return WorkDir(tmp_path / "work", terminology, 0.02)
+def trained():
+    """Every call of the stand-in for training."""
+    return []
 
 
 @pytest.fixture
-def no_training(monkeypatch, tiny_folder):
-    """In place of training: what would be trained, noted, and a model that is there already."""
-    asked = []
-    monkeypatch.setattr(module, "trained", lambda recipe, *told: asked.append((recipe, *told)) or tiny_folder)
-    return asked
+def work(tmp_path, terminology, trained, tiny_folder):
+    """A work folder whose recipes are not trained: their model is there already."""
+
+    def train(*arguments):
+        trained.append(arguments)
+        return tiny_folder
+
+    return WorkDir(tmp_path / "work", terminology, 0.02, train=train)
 
 
-# Words
+# Systems on the command line
 
 
 @pytest.mark.parametrize(
-    ("words", "label", "kind"),
+    ("given", "label", "kind"),
     [
         ("exact", "exact", "exact"),
         ("tfidf", "tfidf", "tfidf"),
@@ -78,13 +82,13 @@ def no_training(monkeypatch, tiny_folder):
         ("both=tfidf+exact", "both", "fused"),
     ],
 )
-def test_lexical_systems_and_their_names(work, words, label, kind):
-    system = open_system(words, work)
+def test_lexical_systems_have_names(work, given, label, kind):
+    system = open_system(given, work)
     assert (system.label, system.metadata["kind"], system.model) == (label, kind, None)
     assert [c.concept_id for c in system.link_into(SPACE).link(["Leg  pain"], 1)[0].candidates] == ["D2"]
 
 
-def test_a_model_by_its_folder(tiny_folder, work):
+def test_model_by_its_folder(tiny_folder, work):
     system = open_system(str(tiny_folder), work)
     assert system.label == "model"  # the folder's name
     assert open_system(f"tiny={tiny_folder}@mean", work).label == "tiny"
@@ -93,15 +97,15 @@ def test_a_model_by_its_folder(tiny_folder, work):
     assert system.model.cache == work.folder / "vectors"
     assert system.model.cache.is_dir()
     half = open_system(str(tiny_folder), WorkDir(work.folder, None, 1, "bfloat16"))
-    assert half.metadata["precision"] == "bfloat16"
+    assert half.metadata["dtype"] == "bfloat16"
 
 
-def test_short_paths_and_hub_ids_name_themselves(monkeypatch, work):
+def test_short_paths_and_hub_ids_are_their_own_names(monkeypatch, work):
     encoder = SimpleNamespace(content_hash="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), dtype="float32")
-    monkeypatch.setattr(module.CachedEncoder, "open", lambda spec, cache, **_: CachedEncoder(encoder, cache))
+    monkeypatch.setattr(CachedEncoder, "from_name", lambda spec, cache, **_: CachedEncoder(encoder, cache))
     names = {
-        words: open_system(words, work).label
-        for words in ("sapbert-xlmr", "someone/model@cls", "runs/x/model", "runs/x/", "./a/b@cls")
+        given: open_system(given, work).label
+        for given in ("sapbert-xlmr", "someone/model@cls", "runs/x/model", "runs/x/", "./a/b@cls")
     }
     assert names == {
         "sapbert-xlmr": "sapbert-xlmr",
@@ -112,21 +116,21 @@ def test_short_paths_and_hub_ids_name_themselves(monkeypatch, work):
     }
 
 
-def test_an_index(index_folder, terminology, work, monkeypatch):
+def test_index_by_its_folder(index_folder, terminology, work, monkeypatch):
     system = open_system(f"index:{index_folder}", work)
     assert system.label == "my index"
     assert system.metadata == {"kind": "index", "index": manifest_hash(read_manifest(index_folder, "index"))}
     assert system.model is None
-    linking = system.link_into(of_terminology(Terminology.load(terminology), "invented"))
+    linking = system.link_into(SearchSpace.from_terminology(Terminology.load(terminology), "synthetic"))
     assert isinstance(linking, IndexLinker)
     assert linking.link(["arm pain"], 1)[0].candidates[0].concept_id == "C00"
     monkeypatch.chdir(index_folder)
     assert open_system("index:.", work).label == "my index"
 
 
-def test_fused_with_a_model_or_an_index(tiny_folder, index_folder, terminology, work, no_training):
-    space = of_terminology(Terminology.load(terminology), "invented")
-    for words, label in [
+def test_fusion_with_model_or_index(tiny_folder, index_folder, terminology, work, trained):
+    space = SearchSpace.from_terminology(Terminology.load(terminology), "synthetic")
+    for given, label in [
         (f"tfidf+{tiny_folder}", "model"),
         (f"{tiny_folder}+exact", f"{tiny_folder}+exact"),
         (f"F=index:{index_folder}+tfidf", "F"),
@@ -134,56 +138,56 @@ def test_fused_with_a_model_or_an_index(tiny_folder, index_folder, terminology, 
         ("recipe:xsap+tfidf", "recipe:xsap+tfidf"),
         ("exact+tfidf+recipe:xsap", "exact+tfidf+recipe:xsap"),
     ]:
-        system = open_system(words, work)
+        system = open_system(given, work)
         assert system.metadata["kind"] == "fused"
         assert label in system.label
         assert system.model is None
         linking = system.link_into(space)
-        assert isinstance(linking, Fused)
+        assert isinstance(linking, FusedLinker)
         assert linking.link(["arm pain"], 3)[0].candidates[0].concept_id == "C00"
         assert linking.dictionary_rows(["arm pain"], 3)[0, 0] == space.rows.names.index("arm pain")
-    one, two = (open_system(words, work).metadata for words in (f"tfidf+{tiny_folder}", f"exact+{tiny_folder}"))
+    one, two = (open_system(given, work).metadata for given in (f"tfidf+{tiny_folder}", f"exact+{tiny_folder}"))
     assert one != two
     assert one["of"] == [{"kind": "tfidf"}, open_system(str(tiny_folder), work).metadata]
 
 
-def test_a_path_may_have_a_plus(tiny_folder, tmp_path, work):
+def test_path_may_contain_plus(tiny_folder, tmp_path, work):
     shutil.copytree(tiny_folder, tmp_path / "a+b" / "model")
     assert open_system(str(tmp_path / "a+b" / "model"), work).metadata["kind"] == "model"
     assert open_system(f"{tmp_path}/a+b/model+exact", work).metadata["of"][1] == {"kind": "exact"}
 
 
-def test_a_recipe_is_trained_on_what_it_is_told(terminology, work, tiny_folder, no_training):
+def test_recipe_is_trained_on_given_terminology(terminology, work, tiny_folder, trained):
     system = open_system("recipe:xsap", work)
     assert system.label == "xsap recipe"
     assert (
         system.metadata
         == {"kind": "recipe", "given": "xsap", "minutes": 0.02}
-        | CachedEncoder.open(str(tiny_folder), work.folder).metadata()
+        | CachedEncoder.from_name(str(tiny_folder), work.folder).metadata()
     )
     assert system.model is not None
     assert open_system("ours=recipe:reference", work).label == "ours"
-    assert no_training == [(recipe, terminology, 0.02, work.folder) for recipe in ("xsap", "reference")]
+    assert trained == [(recipe, terminology, 0.02, work.folder) for recipe in ("xsap", "reference")]
 
 
-def test_systems_come_in_their_order_and_recipes_are_trained_last(index_folder, work, no_training, monkeypatch):
-    opened, one = [], open_system
-    monkeypatch.setattr(module, "open_system", lambda words, work: opened.append(words) or one(words, work))
-    words = ["recipe:xsap", "exact", f"index:{index_folder}", "R=recipe:reference", "tfidf"]
-    systems = open_systems(words, work)
+def test_open_systems_keeps_order_and_trains_recipes_last(index_folder, work, trained, tmp_path):
+    given = ["recipe:xsap", "exact", f"index:{index_folder}", "R=recipe:reference", "tfidf"]
+    systems = open_systems(given, work)
     assert [system.label for system in systems] == ["xsap recipe", "exact", "my index", "R", "tfidf"]
     assert all(isinstance(system, System) for system in systems)
-    assert opened == ["exact", f"index:{index_folder}", "tfidf", "recipe:xsap", "R=recipe:reference"]
-    assert len(no_training) == 2
+    assert [recipe for recipe, *_ in trained] == ["xsap", "reference"]
+    with pytest.raises(ArtifactError, match="nowhere"):
+        open_systems(["recipe:xsap", "index:nowhere"], work)
+    assert len(trained) == 2  # the other system came first
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "message"),
+    ("given", "kind", "message"),
     [
         (
             ["exact", "tfidf", "exact"],
             ConfigError,
-            "a name of its own for each system, found 'exact' twice; write --system NAME=…",
+            "expected different names for all systems, found 'exact' twice; write --system NAME=…",
         ),
         (["A=exact", "A=tfidf"], ConfigError, "found 'A' twice"),
         (["a/x/model", "b/x/model"], ConfigError, "found 'model' twice"),
@@ -199,36 +203,39 @@ def test_systems_come_in_their_order_and_recipes_are_trained_last(index_folder, 
         ),
         (["recipe:reference", "recipe:mine"], ConfigError, "^unknown recipe 'mine'; they are xsap and reference$"),
         (["index:"], ArtifactError, "expected an index folder made by xsap"),
-        (["exat"], ArtifactError, "^exat: no folder there, and the Hugging Face hub gave no model of that name"),
-        (["exact+tfdf"], ArtifactError, "^tfdf: no folder there"),
+        (["exat"], ArtifactError, "^exat: expected a model folder or an id of the Hugging Face hub"),
+        (["exact+tfdf"], ArtifactError, "^tfdf: expected a model folder or an id of the Hugging Face hub"),
     ],
 )
-def test_what_cannot_be_opened_is_one_line_before_anything_is_trained(words, kind, message, work, no_training):
+def test_errors_are_one_line_before_anything_is_trained(given, kind, message, work, trained):
     with pytest.raises(kind, match=message) as error:
-        open_systems(["recipe:xsap", *words], work)
+        open_systems(["recipe:xsap", *given], work)
     assert "\n" not in str(error.value)
-    assert no_training == []
+    assert trained == []
 
 
-def test_a_recipe_needs_something_to_train_on(tmp_path, no_training):
+def test_recipe_needs_training_terminology(work, trained):
     with pytest.raises(
         ConfigError,
-        match="^'recipe:xsap' is trained first; say on what: --data training=TERMINOLOGY, or a task of HPO$",
+        match="^'recipe:xsap' must be trained first, .*; give --data training=TERMINOLOGY, or a task of HPO$",
     ):
-        open_systems(["recipe:xsap"], WorkDir(tmp_path, None, 1))
-    assert no_training == []
+        open_systems(["recipe:xsap"], replace(work, training=None))
+    assert trained == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--system", "exact", "--system", "x=exact", "--system", "exact"], "found 'exact' twice"),
-        (["--system", "recipe:xsap"], "'recipe:xsap' is trained first; say on what: --data training=TERMINOLOGY"),
+        (
+            ["--system", "recipe:xsap"],
+            "'recipe:xsap' must be trained first, and there is no terminology for it; give --data training=TERMINOLOGY",
+        ),
         (["--system", "recipe:best", "--data", "training={terminology}"], "unknown recipe 'best'"),
         (["--system", "index:{terminology}"], "expected an index folder, found a terminology folder"),
         (
-            ["--system", "exact", "--min-precision", "fp8"],
-            "--min-precision must be float32, bfloat16 or float16, found 'fp8'",
+            ["--system", "exact", "--dtype", "fp8"],
+            "--dtype must be float32, bfloat16 or float16, found 'fp8'",
         ),
         (
             ["--system", "exact", "--data", "xlbel"],
@@ -242,18 +249,20 @@ def test_a_recipe_needs_something_to_train_on(tmp_path, no_training):
         (["--system", "exact", "--dictionary", "nowhere"], "nowhere: expected a file, found nothing there"),
     ],
 )
-def test_on_the_command_line_each_mistake_is_one_line(options, message, terminology, tmp_path, capsys):
+def test_each_command_line_error_is_one_line(options, message, terminology, tmp_path, capsys):
     queries = tmp_path / "de_1k_test_query.txt"
     queries.write_text("C00||Armschmerz\n")
-    words = ["linking", "--task", "xlbel-v0", "--out", str(tmp_path / "out"), "--data", f"xlbel={queries}"]
-    words += [] if "--dictionary" in options else ["--dictionary", str(terminology)]
+    command = ["linking", "--task", "xlbel-v0", "--out", str(tmp_path / "out"), "--data", f"xlbel={queries}"]
+    command += [] if "--dictionary" in options else ["--dictionary", str(terminology)]
     with pytest.raises(SystemExit) as end:
-        main([*words, *(option.format(terminology=terminology) for option in options)])
-    told = capsys.readouterr()
-    assert (end.value.code, told.out) == (2, "")
-    assert told.err.startswith("error: ")
-    assert message in told.err
-    assert told.err.count("\n") == 1
+        run_app(
+            app, "python -m benchmarks", [*command, *(option.format(terminology=terminology) for option in options)]
+        )
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out) == (2, "")
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "out" / "results.json").exists()
 
 
@@ -261,38 +270,36 @@ def test_on_the_command_line_each_mistake_is_one_line(options, message, terminol
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_leaves_a_model_and_is_trained_once(recipe, terminology, tmp_path, monkeypatch, capfd):
-    model = trained(recipe, terminology, 0.001, tmp_path)
+def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd):
+    model = train_recipe(recipe, terminology, 0.001, tmp_path)
     assert f"training by the recipe '{recipe}', 0.001 minutes" in capfd.readouterr().err
     assert Encoder.from_pretrained(model).encode(["arm pain"]).shape == (1, 256)
-    monkeypatch.setattr(recipes_module.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    assert trained(recipe, terminology, 0.001, tmp_path) == model
     shutil.copytree(terminology, tmp_path / "elsewhere")
-    assert trained(recipe, tmp_path / "elsewhere", 0.001, tmp_path) == model  # the same names in another place
+    for folder in (terminology, tmp_path / "elsewhere"):  # the same names in another folder
+        again = train_recipe(recipe, folder, 0.001, tmp_path, run_command=lambda _: pytest.fail("trained again"))
+        assert again == model
 
 
-def test_another_time_or_terminology_is_another_model(terminology, tmp_path, monkeypatch):
-    """And a training that fails is one line, whose reason stands above it."""
+def test_recipe_folder_depends_on_time_and_terminology_and_failure_is_one_line(terminology, tmp_path):
     commands = []
 
-    def failing(words, **_):
-        commands.append([str(word) for word in words])
-        return subprocess.CompletedProcess(words, 7)
+    def failing(arguments):
+        commands.append(arguments)
+        return 7
 
-    monkeypatch.setattr(recipes_module.subprocess, "run", failing)
     other = Terminology.load(terminology)
     Terminology.build(other.names.slice(1))[0].save(tmp_path / "other")
     for recipe in RECIPES:
-        for told, minutes in [(terminology, 1), (terminology, 2), (tmp_path / "other", 1)]:
-            message = f"^training by the recipe '{recipe}' ended with exit code 7; its own message stands above$"
+        for folder, minutes in [(terminology, 1), (terminology, 2), (tmp_path / "other", 1)]:
+            message = f"^training by the recipe '{recipe}' ended with exit code 7; its own message is above$"
             with pytest.raises(XsapError, match=message):
-                trained(recipe, told, minutes, tmp_path / "work")
-    places = [next(word for word in words if "recipe-" in word) for words in commands]
-    assert len(set(places)) == len(commands) == 6
+                train_recipe(recipe, folder, minutes, tmp_path / "work", run_command=failing)
+    folders = [next(word for word in arguments if "recipe-" in word) for arguments in commands]
+    assert len(set(folders)) == len(commands) == 6
     with pytest.raises(ConfigError, match="unknown recipe 'best'; they are xsap and reference"):
-        trained("best", terminology, 1, tmp_path)
+        train_recipe("best", terminology, 1, tmp_path)
     with pytest.raises(ArtifactError, match="expected a terminology folder"):
-        trained("xsap", tmp_path / "nothing", 1, tmp_path)
+        train_recipe("xsap", tmp_path / "nothing", 1, tmp_path)
 
 
 # HPO
@@ -326,7 +333,7 @@ def hpo_folder(tmp_path):
     return folder
 
 
-def test_hpo_s_held_out_names(hpo_folder, tmp_path, monkeypatch):
+def test_held_out_hpo_splits_once(hpo_folder, tmp_path):
     split = held_out_hpo(hpo_folder, tmp_path / "work")
     mentions = read_mentions(split / "mentions.tsv").select(["mention", "language", "concept_ids"]).to_pylist()
     assert mentions == [
@@ -336,20 +343,21 @@ def test_hpo_s_held_out_names(hpo_folder, tmp_path, monkeypatch):
     assert len([row for row in names if row["language"] == "en"]) == 16
     foreign = {row["name"] for row in names if row["language"] == "de"}
     assert foreign == {f"{word} {i}" for word in ("Schmerz", "Weh") for i in (1, 4, 6, 7, 8)}
-    prepare = hpo_module._prepare
-    monkeypatch.setattr(hpo_module, "_prepare", lambda *words: pytest.fail(f"prepared again: {words}"))
-    assert held_out_hpo(hpo_folder, tmp_path / "work") == split
-    shutil.copytree(hpo_folder, tmp_path / "moved")
-    assert held_out_hpo(tmp_path / "moved", tmp_path / "work") == split
-    shutil.rmtree(split)  # a run that was cut between the two commands
     commands = []
-    monkeypatch.setattr(hpo_module, "_prepare", lambda *words: commands.append(words[0]) or prepare(*words))
-    assert held_out_hpo(hpo_folder, tmp_path / "work") == split
-    assert commands == ["split"]
-    monkeypatch.setattr(hpo_module, "_prepare", lambda *words: commands.append(words))
+
+    def recording(*arguments):
+        commands.append(arguments)
+
+    assert held_out_hpo(hpo_folder, tmp_path / "work", prepare=recording) == split
+    shutil.copytree(hpo_folder, tmp_path / "moved")
+    assert held_out_hpo(tmp_path / "moved", tmp_path / "work", prepare=recording) == split
+    assert commands == []
+    shutil.rmtree(split)  # a run that was interrupted between the two commands
+    assert held_out_hpo(hpo_folder, tmp_path / "work", prepare=lambda *a: recording(*a) or prepare(*a)) == split
+    assert [arguments[0] for arguments in commands] == ["split"]
     (hpo_folder / "translations" / "hp-de.babelon.tsv").write_text(_translations(range(1, 8)), encoding="utf-8")
-    assert held_out_hpo(hpo_folder, tmp_path / "work") != split
-    assert [words[0] for words in commands[1:]] == ["hpo", "split"]
+    assert held_out_hpo(hpo_folder, tmp_path / "work", prepare=recording) != split
+    assert [arguments[0] for arguments in commands[1:]] == ["hpo", "split"]
     assert commands[2][-4:] == ("--test-fraction", "0.2", "--test-status", "OFFICIAL")
 
 
@@ -362,14 +370,14 @@ def test_hpo_s_held_out_names(hpo_folder, tmp_path, monkeypatch):
         (shutil.rmtree, r"0 .obo file\(s\) and 0 table\(s\)"),
     ],
 )
-def test_a_folder_that_is_none_of_hpo_s(hpo_folder, tmp_path, change, found):
+def test_folder_without_hpo_files_is_reported(hpo_folder, tmp_path, change, found):
     change(hpo_folder)
     with pytest.raises(DataError, match=f"^{hpo_folder}: expected a folder with an .obo file and .*; found {found}$"):
         held_out_hpo(hpo_folder, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
-def test_a_file_that_cannot_be_read_is_told_in_the_reader_s_own_line(hpo_folder, tmp_path):
+def test_unreadable_hpo_file_is_reported_in_readers_words(hpo_folder, tmp_path):
     (hpo_folder / "translations" / "hp-de.babelon.tsv").write_text("no\theader\n")
     with pytest.raises(XsapError, match="^xsap-prepare hpo ended with exit code 2: .*hp-de.babelon.tsv") as error:
         held_out_hpo(hpo_folder, tmp_path / "work")

@@ -1,4 +1,4 @@
-"""Tasks: which mentions stay and who accounts for the others, what a hash is of, which files are read; and mistakes as one line."""
+"""Tasks: which mentions stay, row counts, hashes, and errors in one line."""
 
 import json
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import benchmarks.accuracy.tasks
-from benchmarks.accuracy.dictionary import ABSENT, NO_GOLD, RowCounts
+from benchmarks.accuracy.dictionary import NO_GOLD, NOT_IN_TERMINOLOGY
 from benchmarks.accuracy.published import read_published
 from benchmarks.accuracy.tasks import (
     CORPORA,
@@ -17,11 +16,12 @@ from benchmarks.accuracy.tasks import (
     corpus_of,
     data_keys,
     hash_of,
+    keep_with_gold,
     of_group,
     open_task,
-    xlbel_files,
 )
 from xsap.errors import ConfigError, DataError
+from xsap.files import RowCounts
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, Terminology
 
@@ -59,7 +59,7 @@ def dictionary(tmp_path):
     return str(write(tmp_path, {"dict.txt": DICTIONARY}) / "dict.txt")
 
 
-def test_a_corpus_into_a_dictionary(tmp_path, xlbel, dictionary):
+def test_corpus_linked_into_dictionary(tmp_path, xlbel, dictionary):
     task = open_task("xlbel-v0", {"xlbel": xlbel}, tmp_path, dictionary=dictionary)
     rows = [tuple(row[name] for name in ("mention", "language", "concept_ids")) for row in task.mentions.to_pylist()]
     assert rows == [
@@ -68,11 +68,11 @@ def test_a_corpus_into_a_dictionary(tmp_path, xlbel, dictionary):
         ("Leberrauschen", "de", ["C0000009"]),  # its gold is not in the dictionary: it stays, and is a miss
         ("tembleque", "es", ["C0000002"]),
     ]
-    assert task.accounts == {"de": RowCounts(3, 3, {}), "es": RowCounts(1, 1, {})}
+    assert task.row_counts == {"de": RowCounts(3, 3, {}), "es": RowCounts(1, 1, {})}
     assert task.space.concepts == ["C0000001", "C0000002", "C0000003"]
     metadata = task.metadata()
     assert (metadata["mentions"]["n"], metadata["dictionary"]["rows"], metadata["dictionary"]["concepts"]) == (4, 3, 3)
-    assert metadata["accounts"] == {
+    assert metadata["row_counts"] == {
         "de": {"rows_in": 3, "kept": 3, "dropped": {}},
         "es": {"rows_in": 1, "kept": 1, "dropped": {}},
     }
@@ -81,38 +81,6 @@ def test_a_corpus_into_a_dictionary(tmp_path, xlbel, dictionary):
     assert other.mentions["mention"].to_pylist() == ["Wackelfieber", "抖"]
     assert other.mentions["context"].to_pylist() == ["Das Wackelfieber ist selten.", "他抖了。"]
     assert other.training == tmp_path
-
-
-def test_the_version_of_a_file_is_by_what_it_holds(tmp_path, xlbel, dictionary):
-    for name, file in (
-        ("xlbel-v1", "xlbel_v0.0/de_1k_test_query.txt"),
-        ("xlbel-v0", "xlbel_v1.0/de_1k_test_query_with_context.txt"),
-    ):
-        with pytest.raises(DataError, match=r"expected XL-BEL v[01]\.0, whose lines .* Is it the other version\?"):
-            open_task(name, {"xlbel": xlbel / file}, tmp_path, dictionary=dictionary)
-    mixed = (
-        write(tmp_path / "mixed", {"de_x.txt": V0["de_1k_test_query.txt"] + V1["de_1k_test_query_with_context.txt"]})
-        / "de_x.txt"
-    )
-    for name in ("xlbel-v0", "xlbel-v1"):
-        with pytest.raises(DataError, match="found 3 of 4 lines without"):
-            open_task(name, {"xlbel": mixed}, tmp_path, dictionary=dictionary)
-
-
-def test_xlbels_files(tmp_path, xlbel):
-    assert [file.name for file in xlbel_files(xlbel, contexts=False)] == [
-        "de_1k_test_query.txt",
-        "es_1k_test_query.txt",
-    ]
-    assert [file.name for file in xlbel_files(xlbel, contexts=True)] == [*V1]
-    one = xlbel / "xlbel_v0.0" / "de_1k_test_query.txt"
-    assert xlbel_files(one, contexts=False) == [one]
-    write(xlbel / "copy", {"es_1k_test_query.txt": "C1||x\n"})
-    with pytest.raises(DataError, match="each once; found several of one name"):
-        xlbel_files(xlbel, contexts=False)
-    for folder in (tmp_path / "gone", write(tmp_path / "none", {"all_1k_test_query.txt": "C1||x\n"})):
-        with pytest.raises(DataError, match=r"de_1k_test_query\.txt, each once; found none"):
-            xlbel_files(folder, contexts=False)
 
 
 def test_mentions_without_gold_are_dropped_and_counted(tmp_path, dictionary):
@@ -148,11 +116,11 @@ def test_mentions_without_gold_are_dropped_and_counted(tmp_path, dictionary):
     file.write_text(json.dumps(document) + "\n")
     task = open_task("bigbio:UMLS:es", {"bigbio": file}, tmp_path, dictionary=dictionary)
     assert task.mentions["mention"].to_pylist() == ["wobbles", "shakes"]
-    assert task.accounts == {"es": RowCounts(3, 2, {NO_GOLD: 1})}
+    assert task.row_counts == {"es": RowCounts(3, 2, {NO_GOLD: 1})}
     assert "BigBIO" in task.about
     none = build_mentions(["a", "b"], ["de", "de"], [[], []])
     with pytest.raises(DataError, match="expected mentions with gold concepts, found none among 2"):
-        benchmarks.accuracy.tasks._with_gold(none)
+        keep_with_gold(none)
 
 
 def _terminology(folder):
@@ -177,24 +145,23 @@ def _terminology(folder):
     built.save(folder / "terminology")
 
 
-def test_hpo_and_a_corpus_in_it(tmp_path, xlbel, monkeypatch):
+def test_hpo_and_corpus_in_hpo(tmp_path, xlbel):
     split = tmp_path / "split"
     _terminology(split)
     write_mentions(
         build_mentions(["Wackelei", "?", "temblores"], ["de", "de", "es"], [["HP:1"], [], ["HP:2"]]),
         split / "mentions.tsv",
     )
-    monkeypatch.setattr(benchmarks.accuracy.tasks, "held_out_hpo", lambda folder, work: split)
     data = {"hpo": tmp_path / "hpo", "xlbel": xlbel}
-    task = open_task("hpo", data, tmp_path, dictionary=None)
+    task = open_task("hpo", data, tmp_path, split_hpo=lambda folder, work: split)
     assert task.mentions["mention"].to_pylist() == ["Wackelei", "temblores"]
-    assert task.accounts == {"de": RowCounts(2, 1, {NO_GOLD: 1}), "es": RowCounts(1, 1, {})}
-    assert (task.space.rows.names, task.space.languages) == (["wobble fever", "shakes"], ("en",))  # English names alone
+    assert task.row_counts == {"de": RowCounts(2, 1, {NO_GOLD: 1}), "es": RowCounts(1, 1, {})}
+    assert (task.space.rows.names, task.space.languages) == (["wobble fever", "shakes"], ("en",))  # English names only
     assert task.training == split / "terminology"
-    inside = open_task("xlbel-v0-in-hpo", data | {"training": xlbel}, tmp_path)
+    inside = open_task("xlbel-v0-in-hpo", data | {"training": xlbel}, tmp_path, split_hpo=lambda folder, work: split)
     rows = {row["mention"]: row["concept_ids"] for row in inside.mentions.to_pylist()}
     assert rows == {"Wackelfieber": ["HP:1", "HP:2"], "Wackeln": ["HP:1", "HP:2"], "tembleque": ["HP:2"]}
-    assert inside.accounts == {"de": RowCounts(3, 2, {ABSENT: 1}), "es": RowCounts(1, 1, {})}
+    assert inside.row_counts == {"de": RowCounts(3, 2, {NOT_IN_TERMINOLOGY: 1}), "es": RowCounts(1, 1, {})}
     assert inside.training == xlbel
     assert [
         brings_dictionary(name) for name in ("hpo", "xlbel-v0-in-hpo", "bigbio:UMLS:es-in-hpo", "xlbel-v0", "hpo-x")
@@ -217,12 +184,12 @@ def test_hpo_and_a_corpus_in_it(tmp_path, xlbel, monkeypatch):
         ("xlbel-v0-in-hpo", "needs the files of hpo"),
     ],
 )
-def test_what_is_no_task(tmp_path, dictionary, name, message):
+def test_unknown_or_incomplete_task_is_reported(tmp_path, dictionary, name, message):
     with pytest.raises(ConfigError, match=message):
         open_task(name, {}, tmp_path, dictionary=dictionary)
 
 
-def test_a_task_without_a_dictionary(tmp_path, xlbel):
+def test_task_without_dictionary_is_reported(tmp_path, xlbel):
     with pytest.raises(ConfigError, match="needs something to link into: --dictionary"):
         open_task("xlbel-v0", {"xlbel": xlbel}, tmp_path)
     with pytest.raises(DataError, match="expected a file, found nothing"):
@@ -240,7 +207,7 @@ def test_a_task_without_a_dictionary(tmp_path, xlbel):
     ),
     st.randoms(),
 )
-def test_the_hash_of_mentions_is_of_what_is_asked_and_not_of_their_order(rows, rng):
+def test_hash_of_mentions_does_not_depend_on_order(rows, rng):
     def made(rows):
         return hash_of(
             build_mentions([m for m, _, _ in rows], [code for _, code, _ in rows], [list(ids) for _, _, ids in rows])
@@ -251,14 +218,14 @@ def test_the_hash_of_mentions_is_of_what_is_asked_and_not_of_their_order(rows, r
     rng.shuffle(shuffled)
     assert made(shuffled) == before
     assert made([*rows, ("x", "de", ["A"])]) != before
-    for place, (mention, code, ids) in enumerate(rows):
+    for i, (mention, code, ids) in enumerate(rows):
         for change in ((mention + "x", code, ids), (mention, "fr", ids), (mention, code, [*ids, "Z"])):
-            assert made([*rows[:place], change, *rows[place + 1 :]]) != before
+            assert made([*rows[:i], change, *rows[i + 1 :]]) != before
 
 
-def test_the_table_of_tasks():
+def test_table_of_corpora():
     assert CUTS == (1, 5, 64)
-    assert {figure.benchmark for figure in read_published()} <= CORPORA.keys()  # or nobody would see them beside ours
+    assert {figure.benchmark for figure in read_published()} <= CORPORA.keys()  # or nobody would see them
     assert data_keys()[0] == "hpo"
     assert {"bigbio", "training", *(corpus.data for corpus in CORPORA.values())} <= set(data_keys())
     assert [name for name, corpus in CORPORA.items() if corpus.composite] == [
@@ -270,7 +237,7 @@ def test_the_table_of_tasks():
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_every_corpus_says_in_one_line_what_it_expects(tmp_path, name):
+def test_every_corpus_states_what_it_expects(tmp_path, name):
     for path in (
         tmp_path / "gone",
         write(tmp_path / "empty", {}),
@@ -282,7 +249,7 @@ def test_every_corpus_says_in_one_line_what_it_expects(tmp_path, name):
         assert str(path) in str(error.value) or path.name in str(error.value)
 
 
-def test_the_two_halves_of_codiesp(tmp_path):
+def test_codiesp_groups(tmp_path):
     lines = [
         "d1\tDIAGNOSTICO\tr05\ttos\t0 3",
         "d1\tPROCEDIMIENTO\tbw20\ttac\t4 7",
