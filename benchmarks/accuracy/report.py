@@ -175,7 +175,7 @@ def _ablation_blocks(ablations: Mapping[str, list[AblationCell]]) -> list[Block]
     for cells in zip(*ablations.values(), strict=True):
         first = cells[0]
         rows.append([first.mention, first.dictionary, first.similarity, *(percent(cell.accuracy) for cell in cells)])
-    about = "Acc@1, mean over languages. Each model is given mention and dictionary cased, as they are, or lower-cased, without its own text policy."
+    about = "Acc@1, mean over languages. Each model is given mention and dictionary as written (cased) or lower-cased, without its own text policy."
     return [Heading(3, "Ablation of case and similarity"), Paragraph(about), Table(rows, words=True)]
 
 

@@ -49,6 +49,7 @@ from xsap.terms.terminology import Terminology
 
 RESULTS_FILE = "results.json"
 FORMAT = 2
+_ADVICE = "run `python -m benchmarks linking` again"
 _PACKAGES = ("xsap", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 
@@ -263,9 +264,8 @@ def read_results(folder: Path) -> RunResults:
         raise DataError(f"{file}: expected results as JSON, found something else: {error}") from None
     if found != FORMAT:
         given = "no 'format'" if found is None else f"format {found}"
-        advice = "run `python -m benchmarks linking` again"
-        raise DataError(f"{file}: expected results of format {FORMAT}, found {given}; {advice}")
+        raise DataError(f"{file}: expected results of format {FORMAT}, found {given}; {_ADVICE}")
     if content.get("sha256") != _digest(content):
-        expected = "expected what `python -m benchmarks linking` wrote"
-        raise DataError(f"{file}: {expected}, found another sha256; the file was changed or damaged: run that again")
+        found = "found another sha256: the file was changed or damaged"
+        raise DataError(f"{file}: expected results as they were written, {found}; {_ADVICE}")
     return RunResults.from_dict(content)

@@ -1,25 +1,23 @@
-"""Pages, charts and results files: what is written is read back by a parser, whatever strings it holds."""
+"""Reports and results files: what is written is read back by a parser, whatever strings it contains."""
 
 import html
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.dictionary import SearchSpace, count
-from benchmarks.accuracy.report import blocks_of, write_pages
-from benchmarks.accuracy.results import of_task, provenance, read_results, write_results
+from benchmarks.accuracy.breakdowns import AblationCell
+from benchmarks.accuracy.report import report_blocks, write_pages
+from benchmarks.accuracy.results import RunResults, read_results, results_of_task, write_results
 from benchmarks.accuracy.scores import CURVE, answer
-from benchmarks.accuracy.tasks import Task
+from tests.fixtures.accuracy_tasks import TableLinker, task_of
 from tests.fixtures.html_page import Page
 from xsap.errors import DataError
-from xsap.evaluation.protocols import ReferenceDictionary
 from xsap.files import RowCounts
-from xsap.linking.results import Candidate, Result
 from xsap.page import Heading, Paragraph, Table, to_html
-from xsap.terms.mentions import build_mentions
 
 NASTY = '<script>alert("1|2")</script>'
 
@@ -36,68 +34,45 @@ def literally(text):
     return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text.replace("\0", "\\\\"))
 
 
-class Fixed:
-    """Links a mention to the concepts in its table, and to the rows of the same numbers."""
-
-    concept_ids = ("A", "B")
-
-    def __init__(self, table):
-        self.table = table
-
-    def link(self, mentions, top_k):
-        return [
-            Result(m, tuple(Candidate(c, c, NASTY, 1 - i / 9) for i, c in enumerate(self.table.get(m, ""))))
-            for m in mentions
-        ]
-
-    def dictionary_rows(self, mentions, k):
-        rows = np.full((len(mentions), k), -1)
-        for i, mention in enumerate(mentions):
-            found = ["AB".index(c) for c in self.table.get(mention, "")]
-            rows[i, : len(found)] = found
-        return rows
-
-
 TASKS = ("mantra", "hpo|<b>")
+ROWS = [
+    (NASTY, "de", ["A"]),
+    ("a|b", "de", ["B"]),
+    ("fever", "es", ["B"]),
+    ("fever", "es", ["B"]),
+    ("lost", "zh", ["Z"]),
+    ("热", "zh", ["A", "B", "C", "D", "E"]),
+]
+
+
+def linker(table):
+    """Links a mention to the concepts in its table, and to the rows of the same numbers."""
+    by_mention = {mention: (concepts, ["AB".index(c) for c in concepts]) for mention, concepts in table.items()}
+    return TableLinker(by_mention, ("A", "B"), matched_name=NASTY)
 
 
 def results_of(folder):
-    """Two tasks, one of which has published figures, and systems of nasty names."""
-    mentions = build_mentions(
-        [NASTY, "a|b", "fever", "fever", "lost", "热"],
-        ["de", "de", "es", "es", "zh", "zh"],
-        [["A"], ["B"], ["B"], ["B"], ["Z"], ["A", "B", "C", "D", "E"]],
-    )
-    space = SearchSpace(
-        ReferenceDictionary(["A", "B"], [NASTY, "x | y"]),
-        "a<b>|c",
-        {"A": NASTY, "B": "x | y"},
-        {"A": ["T047"], "B": ["T121"]},
-    )
-    accounts = count(mentions) | {"de": RowCounts(4, 2, {"no gold concept": 2})}
-    systems = {
-        "plain": Fixed({NASTY: "A", "a|b": "AB", "fever": "BA"}),
-        "<b>|x": Fixed({NASTY: "BA", "a|b": "AB", "热": "B", "fever": "A"}),
+    """Two tasks, one of which has published figures, and systems with names that need escapes."""
+    linkers = {
+        "plain": linker({NASTY: "A", "a|b": "AB", "fever": "BA"}),
+        "<b>|x": linker({NASTY: "BA", "a|b": "AB", "热": "B", "fever": "A"}),
     }
-    results = provenance(["python", "-m", "benchmarks", "linking", "--out", "a folder|<i>"])
-    results |= {
-        "systems": {label: {"kind": "fixed", "of": [{"a": 1}, {"b": {"c": "d"}}]} for label in systems},
-        "tasks": {},
-        "scores": {},
-    }
-    results["effects"] = {}
+    results = RunResults.from_command(["python", "-m", "benchmarks", "linking", "--out", "a folder|<i>"])
+    results.systems.update({label: {"kind": "fixed", "of": [{"a": 1}, {"b": {"c": "d"}}]} for label in linkers})
     for name in TASKS:
-        task = Task(name, "invented & <nasty>", mentions, space, accounts)
-        results["tasks"][name] = task.metadata() | {"training": "0123abcd"}
-        results["scores"][name] = of_task(
-            task,
-            {
-                label: answer(task, linking, folder / "answers", f"{name[:3]}{label[:1]}")
-                for label, linking in systems.items()
-            },
+        types = {"A": ["T047"], "B": ["T121"]}
+        task = task_of(
+            ROWS, [("A", NASTY), ("B", "x | y")], name=name, preferred={"A": NASTY, "B": "x | y"}, types=types
         )
-    cells = [{"mention": "cased", "dictionary": "lower", "product": "dot", "acc@1": 0.25}]
-    results["effects"][TASKS[0]] = {"<b>|x": cells, "plain": [cells[0] | {"acc@1": None}]}
+        counts = {**task.row_counts, "de": RowCounts(4, 2, {"no gold concept": 2})}
+        task = replace(task, about="synthetic & <nasty>", row_counts=counts)
+        results.tasks[name] = task.metadata() | {"training": "0123abcd"}
+        answers = {
+            label: answer(task, each, folder / "answers", f"{name[:3]}{label[:1]}") for label, each in linkers.items()
+        }
+        results.scores[name] = results_of_task(task, answers)
+    cell = AblationCell("cased", "lower", "dot", 0.25)
+    results.ablations[TASKS[0]] = {"<b>|x": [cell], "plain": [replace(cell, accuracy=None)]}
     return results
 
 
@@ -107,14 +82,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_both_pages_of_a_report(folder):
+def test_both_pages_have_all_tables(folder):
     results = read_results(folder)
     write_pages(results, folder)
     text = (folder / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert NASTY not in text
     assert "@import" not in text
-    blocks = blocks_of(results)
+    blocks = report_blocks(results)
     assert page.tables == [[list(row) for row in block.rows] for block in blocks if isinstance(block, Table)]
     assert all(len(row) == len(table[0]) for table in page.tables for row in table)
     cells = {cell for table in page.tables for row in table for cell in row}
@@ -136,8 +111,8 @@ def test_both_pages_of_a_report(folder):
     assert "<script" not in re.sub(r"\\<", "", written)
 
 
-def test_what_the_pages_say(folder):
-    page = Page(to_html(blocks_of(read_results(folder)), "t"))
+def test_pages_show_expected_figures(folder):
+    page = Page(to_html(report_blocks(read_results(folder)), "t"))
     summary, german = page.tables[0], page.tables[1]
     rows = {(row[0], row[1]): row[2:] for row in summary[1:]}
     assert rows["mantra", "plain"][0] == "6"
@@ -158,66 +133,74 @@ def test_what_the_pages_say(folder):
     assert by_first["k"]["plain"] == ["50.0", *["66.7"] * (len(CURVE) - 1)]
     assert by_first["kind of error"]["gold not in the dictionary"] == ["1", "1"]
     assert by_first["kind of error"]["nothing found"] == ["1", "0"]
-    ahead = next(table for table in page.tables if table[0][0] == "best − other")
-    assert [row[0] for row in ahead[1:]] == ["plain − <b>|x"] * 4
-    assert [row[2].split()[0] for row in ahead[1:]] == ["+50.0", "+100.0", "-50.0", "+33.3"]
-    provenance_box = {row[0]: row[1] for row in page.tables[-1][1:]}
-    assert provenance_box["command"] == "python -m benchmarks linking --out 'a folder|<i>'"
-    assert provenance_box["system plain"] == "kind fixed, of (a 1) and (b (c d))"
-    assert provenance_box["mantra: rows"] == "8 in = 6 kept + dropped (de: 2 no gold concept)"
-    effects = next(table for table in page.tables if table[0][2:3] == ["compared by"])
-    assert effects[1:] == [["cased", "lower", "dot", "25.0", "–"]]
+    comparison = next(table for table in page.tables if table[0][0] == "best − other")
+    assert [row[0] for row in comparison[1:]] == ["plain − <b>|x"] * 4
+    assert [row[2].split()[0] for row in comparison[1:]] == ["+50.0", "+100.0", "-50.0", "+33.3"]
+    provenance = {row[0]: row[1] for row in page.tables[-1][1:]}
+    assert provenance["command"] == "python -m benchmarks linking --out 'a folder|<i>'"
+    assert provenance["system plain"] == "kind fixed, of (a 1) and (b (c d))"
+    assert provenance["mantra: rows"] == "8 in = 6 kept + dropped (de: 2 no gold concept)"
+    ablation = next(table for table in page.tables if table[0][2:3] == ["similarity"])
+    assert ablation[1:] == [["cased", "lower", "dot", "25.0", "–"]]
 
 
-def test_one_system_is_not_compared(tmp_path):
+def test_single_system_is_not_compared(tmp_path):
     results = results_of(tmp_path)
-    for scored in results["scores"].values():
-        for part in ("scores", "curves", "mistakes", "answers"):
-            scored[part].pop("plain")
-        scored["comparisons"] = []
-        scored["parts"] = {part: {"<b>|x": by["<b>|x"]} for part, by in scored["parts"].items()}
-    headings = [block.text for block in blocks_of(results) if isinstance(block, Heading)]
-    assert not [heading for heading in headings if "ahead" in heading]
+    for task, scored in results.scores.items():
+        results.scores[task] = replace(
+            scored,
+            scores={"<b>|x": scored.scores["<b>|x"]},
+            curves={"<b>|x": scored.curves["<b>|x"]},
+            errors={"<b>|x": scored.errors["<b>|x"]},
+            breakdowns={name: {"<b>|x": by["<b>|x"]} for name, by in scored.breakdowns.items()},
+            comparisons=[],
+        )
+    headings = [block.text for block in report_blocks(results) if isinstance(block, Heading)]
+    assert not [heading for heading in headings if "better than" in heading]
 
 
 def test_results_are_read_as_they_were_written(folder):
     results = read_results(folder)
-    assert results["curve"] == list(CURVE)
+    assert results.curve == list(CURVE)
     write_results(results, folder / "again")
     assert (folder / "again" / "results.json").read_bytes() == (folder / "results.json").read_bytes()
-    write_results(results | {"odd": [math.nan, np.float64(1 / 3), (1, "\udcff")]}, folder / "again")
-    assert read_results(folder / "again")["odd"] == [None, 0.333333, [1, "\\udcff"]]
+    odd = {"odd": {"values": [math.nan, np.float64(1 / 3), (1, "\udcff")]}}
+    write_results(replace(results, systems=odd), folder / "again")
+    assert read_results(folder / "again").systems == {"odd": {"values": [None, 0.333333, [1, "\\udcff"]]}}
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", "3", '"format"', "[" * 100_000, b"\xff\xfe", '{"format": 1}', "{}"]
+    "content",
+    ["", "{", "[]", "null", "3", '"format"', "[" * 100_000, b"\xff\xfe", '{"format": 2}', '{"format": 1}', "{}"],
 )
-def test_files_that_are_no_results(folder, content):
+def test_other_file_is_rejected(folder, content):
     (folder / "results.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=r"results\.json: expected results"):
         read_results(folder)
 
 
-def test_a_figure_changed_by_hand_is_noticed(folder):
+def test_changed_figure_or_other_format_is_rejected(folder):
     file = folder / "results.json"
     whole = file.read_text(encoding="utf-8")
     changed = json.loads(whole)
     changed["scores"]["mantra"]["scores"]["plain"]["concept"]["mean"]["acc@1"] = 0.99
     file.write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(DataError, match="its sha256 is another"):
+    with pytest.raises(DataError, match="found another sha256"):
         read_results(folder)
     changed = json.loads(whole)
-    changed["format"] = 2
+    changed["format"] = 1
     file.write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(DataError, match="expected results of format 1, found format 2"):
+    with pytest.raises(
+        DataError, match="expected results of format 2, found format 1; run `python -m benchmarks linking` again"
+    ):
         read_results(folder)
     file.write_text(
         json.dumps(json.loads(whole), indent=3, sort_keys=True), encoding="utf-8"
-    )  # laid out otherwise, the same
+    )  # other whitespace, same content
     read_results(folder)
     with pytest.raises(DataError, match=r"found no results\.json there"):
         read_results(file)
 
 
-def test_escapes_are_entities():
+def test_html_is_escaped():
     assert html.escape(NASTY, quote=False) in to_html([Paragraph(NASTY)], NASTY)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks linking` and `report` as a user types them, on invented fragments: cut and resumed, again, and against another."""
+"""`python -m benchmarks linking` and `report` as a user types them, on synthetic fragments: interrupted and resumed, repeated, and compared."""
 
 import json
 import os
@@ -6,17 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
-from xsap.cli import main as xsap
+from benchmarks.__main__ import app
+from tests.fixtures.commands import ROOT
+from xsap.cli import app as xsap_app
+from xsap.terminal import run as run_app
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 from xsap.text import EXACT_MATCH, normalize
-
-ROOT = Path(__file__).resolve().parents[2]
 
 MENTIONS = {
     "de_1k_test_query.txt": "C9000001||Fieber\nC9000001||fever\nC9000002|C9000001||Wackeln\nC9999999||Leberrauschen\n",
@@ -27,8 +26,8 @@ DICTIONARY = "C9000001||fever\nC9000001||elevated body temperature\nC9000002||sh
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_folder, sample_folder):
-    """A folder with XL-BEL's files, a dictionary, a model, and an index of the sample terminology; the user stands in it."""
+def folder(tmp_path_factory, tiny_folder, sample_folder):
+    """A folder with XL-BEL's files, a dictionary, a model, and an index of the sample terminology; the current folder of the user."""
     folder = tmp_path_factory.mktemp("linking")
     (folder / "xlbel").mkdir()
     for name, text in MENTIONS.items():
@@ -37,20 +36,20 @@ def place(tmp_path_factory, tiny_folder, sample_folder):
     (folder / "tiny").symlink_to(tiny_folder)
     (folder / "sample").symlink_to(sample_folder)
     with pytest.raises(SystemExit) as stop:
-        xsap([*map(str, ("index", tiny_folder, sample_folder, "--out", folder / "index"))])
+        run_app(xsap_app, "xsap", [*map(str, ("index", tiny_folder, sample_folder, "--out", folder / "index"))])
     assert not stop.value.code
     return folder
 
 
 @pytest.fixture
-def bench(place, monkeypatch, capsys):
+def bench(folder, monkeypatch, capsys):
     """A command line in this process: (exit code, stdout, stderr)."""
 
     def call(*words):
-        monkeypatch.chdir(place)
+        monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", ["benchmarks", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
-            main([*map(str, words)])
+            run_app(app, "python -m benchmarks", [*map(str, words)])
         out, err = capsys.readouterr()
         return stop.value.code, out, err
 
@@ -83,26 +82,26 @@ INTO_SAMPLE = (
 )
 
 
-def said_by(folder):
+def content_of(folder):
     """results.json without what no two runs share."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {key: value for key, value in results.items() if key not in ("command", "created", "sha256")}
 
 
 @pytest.fixture(scope="module")
-def whole(place, run):
+def whole(folder, run):
     """A run that nobody disturbs."""
-    done = run("-m", "benchmarks", *COMMAND, "--out", "whole", cwd=place)
+    done = run("-m", "benchmarks", *COMMAND, "--out", "whole", cwd=folder)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return done
 
 
-def test_a_run_as_a_user_types_it(place, whole):
+def test_linking_command_writes_results_and_report(folder, whole):
     assert whole.stderr.splitlines() == [
         *(f"[1/1] xlbel-v0 × {system}" for system in ("exact", "tfidf", "exact+tfidf", "tiny", "both")),
         "whole: report.html, report.md, results.json",
     ]
-    results = said_by(place / "whole")
+    results = content_of(folder / "whole")
     scores = results["scores"]["xlbel-v0"]["scores"]
     assert {code: row["n"] for code, row in scores["exact"]["concept"].items()} == {
         "de": 4,
@@ -113,124 +112,128 @@ def test_a_run_as_a_user_types_it(place, whole):
     assert {code: row["acc@1"] for code, row in scores["exact"]["concept"].items()} == pytest.approx(
         {"de": 0.25, "es": 1 / 3, "zh": 0, "mean": 7 / 36}, abs=1e-6
     )
-    assert scores["exact"]["concept"]["de"]["unreachable"] == 1
+    assert scores["exact"]["concept"]["de"]["gold_not_in_dictionary"] == 1
     assert scores["tfidf"]["concept"]["mean"]["acc@1"] >= 7 / 36 - 1e-6
     assert results["systems"]["exact+tfidf"] == {"kind": "fused", "of": [{"kind": "exact"}, {"kind": "tfidf"}]}
     assert results["systems"]["tiny"]["pooling"] == "mean"
-    assert set(results["effects"]["xlbel-v0"]) == {"tiny"}
-    report = (place / "whole" / "report.md").read_text(encoding="utf-8")
+    assert set(results["ablations"]["xlbel-v0"]) == {"tiny"}
+    report = (folder / "whole" / "report.md").read_text(encoding="utf-8")
     command = "python -m benchmarks " + " ".join(COMMAND) + " --out whole"
     assert f"| command | {command} |" in report
     for heading in (
         "## xlbel-v0",
         "### Published figures",
-        "### What case and cosine do",
+        "### Ablation of case and similarity",
         "### Examples: both",
-        "## Where this comes from",
+        "## Provenance",
     ):
         assert f"\n{heading}\n" in report
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(place, whole, bench):
+def test_linking_resumes_after_sigkill(folder, whole, bench):
     words = [sys.executable, "-m", "benchmarks", *COMMAND, "--out", "cut"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(words, cwd=place, env=environment, stderr=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as started:
         for line in started.stderr:
             if "× tiny" in line:
                 os.kill(started.pid, signal.SIGKILL)
                 break
         assert started.wait(timeout=60) == -signal.SIGKILL
-    assert not (place / "cut" / "results.json").exists()
+    assert not (folder / "cut" / "results.json").exists()
     done = {
         file.name: file.stat().st_mtime_ns
-        for file in (place / "cut" / "answers").iterdir()
+        for file in (folder / "cut" / "answers").iterdir()
         if not file.name.startswith(".")
     }
     assert len(done) >= 3
     code, _, err = bench(*COMMAND, "--out", "cut")
     assert code == 0
     kept = [line.removeprefix("[1/1] xlbel-v0 × ") for line in err.splitlines() if line.startswith("[")]
-    assert kept[:3] == ["exact: kept from before", "tfidf: kept from before", "exact+tfidf: kept from before"]
+    assert kept[:3] == [
+        "exact: kept from an earlier run",
+        "tfidf: kept from an earlier run",
+        "exact+tfidf: kept from an earlier run",
+    ]
     assert kept[4] == "both"
-    assert said_by(place / "cut") == said_by(place / "whole")
+    assert content_of(folder / "cut") == content_of(folder / "whole")
     for name, at in done.items():
-        assert (place / "cut" / "answers" / name).stat().st_mtime_ns == at, "answered again"
+        assert (folder / "cut" / "answers" / name).stat().st_mtime_ns == at, "answered again"
 
 
-def test_a_second_run_keeps_all_and_says_the_same(place, whole, bench):
-    before = said_by(place / "whole")
-    pages = {name: (place / "whole" / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")}
+def test_second_run_computes_nothing_and_gives_same_results(folder, whole, bench):
+    before = content_of(folder / "whole")
+    pages = {name: (folder / "whole" / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")}
     files = {
         file: file.stat().st_mtime_ns
         for part in ("answers", "work")
-        for file in (place / "whole" / part).rglob("*")
+        for file in (folder / "whole" / part).rglob("*")
         if file.is_file()
     }
     code, out, err = bench(*COMMAND, "--out", "whole")
     assert (code, out) == (0, "")
-    assert [line.endswith(": kept from before") for line in err.splitlines()[:-1]] == [True] * 5
-    assert said_by(place / "whole") == before
+    assert [line.endswith(": kept from an earlier run") for line in err.splitlines()[:-1]] == [True] * 5
+    assert content_of(folder / "whole") == before
     assert {
         file: file.stat().st_mtime_ns
         for part in ("answers", "work")
-        for file in (place / "whole" / part).rglob("*")
+        for file in (folder / "whole" / part).rglob("*")
         if file.is_file()
     } == files
-    again = {name: (place / "whole" / name).read_text(encoding="utf-8") for name in pages}
+    again = {name: (folder / "whole" / name).read_text(encoding="utf-8") for name in pages}
     moment = re.compile(r"20\d\d-\d\d-\d\dT[\d:+]+")
     assert {name: moment.sub("", text) for name, text in again.items()} == {
         name: moment.sub("", text) for name, text in pages.items()
     }
     for name in pages:
-        (place / "whole" / name).unlink()
+        (folder / "whole" / name).unlink()
     assert bench("report", "whole") == (0, "", "whole: report.html, report.md\n")
     assert {
-        name: (place / "whole" / name).read_text(encoding="utf-8") for name in pages
+        name: (folder / "whole" / name).read_text(encoding="utf-8") for name in pages
     } == again  # out of results.json alone
 
 
-def test_mentions_in_another_order_score_the_same(place, whole, bench):
-    (place / "turned").mkdir()
+def test_mentions_in_other_order_get_same_scores(folder, whole, bench):
+    (folder / "reversed-xlbel").mkdir()
     for name, text in MENTIONS.items():
-        (place / "turned" / name).write_text("\n".join(reversed(text.splitlines())) + "\n", encoding="utf-8")
-    command = [word.replace("xlbel=xlbel", "xlbel=turned") for word in COMMAND]
+        (folder / "reversed-xlbel" / name).write_text("\n".join(reversed(text.splitlines())) + "\n", encoding="utf-8")
+    command = [word.replace("xlbel=xlbel", "xlbel=reversed-xlbel") for word in COMMAND]
     assert bench(*command, "--out", "reversed")[0] == 0
-    before, after = said_by(place / "whole"), said_by(place / "reversed")
+    before, after = content_of(folder / "whole"), content_of(folder / "reversed")
     keys = [each["scores"]["xlbel-v0"].pop("answers") for each in (before, after)]
     assert keys[0].keys() == keys[1].keys()
     assert not set(keys[0].values()) & set(keys[1].values())
     assert after == before
 
 
-def test_an_index_and_its_model_into_the_terminology(place, bench):
-    command = (*INTO_SAMPLE, "--system", "index:index", "--system", "exact", "--system", "m=tiny@mean", "--no-effects")
+def test_index_and_its_model_get_same_scores(folder, bench):
+    command = (*INTO_SAMPLE, "--system", "index:index", "--system", "exact", "--system", "m=tiny@mean", "--no-ablation")
     code, _, err = bench(*command, "--out", "sampled", "--work", "kept")
     assert code == 0, err
-    results = said_by(place / "sampled")
+    results = content_of(folder / "sampled")
     scores = results["scores"]["xlbel-v0"]["scores"]
     assert list(scores) == ["index", "exact", "m"]
     assert scores["index"] == scores["m"]  # the same vectors, searched by the linker and by the benchmark
-    assert results["effects"] == {}
-    names = Terminology.load(place / "sample").select(languages=["en"]).names.to_pylist()
-    owners = {}
+    assert results["ablations"] == {}
+    names = Terminology.load(folder / "sample").select(languages=["en"]).names.to_pylist()
+    concepts_of = {}
     for row in names:
-        owners.setdefault(normalize(row["name"], EXACT_MATCH), set()).add(row["concept_id"])
+        concepts_of.setdefault(normalize(row["name"], EXACT_MATCH), set()).add(row["concept_id"])
     hit = {}
     for name, text in MENTIONS.items():
         for line in text.splitlines():
             ids, _, mention = line.partition("||")
-            first = min(owners.get(normalize(mention, EXACT_MATCH), {""}))
+            first = min(concepts_of.get(normalize(mention, EXACT_MATCH), {""}))
             hit.setdefault(name[:2], []).append(first in ids.split("|"))
     exact = {code: row["acc@1"] for code, row in scores["exact"]["concept"].items() if code != "mean"}
     assert exact == pytest.approx({code: sum(found) / len(found) for code, found in hit.items()}, abs=1e-6)
     assert results["tasks"]["xlbel-v0"]["dictionary"]["languages"] == "en"
     assert len(results["tasks"]["xlbel-v0"]["training"]) == 64
-    assert "string seen" in results["scores"]["xlbel-v0"]["parts"]["seen"]["exact"]
-    assert (place / "kept" / "vectors").is_dir()
-    assert not (place / "sampled" / "work").exists()
+    assert "string seen" in results["scores"]["xlbel-v0"]["breakdowns"]["seen"]["exact"]
+    assert (folder / "kept" / "vectors").is_dir()
+    assert not (folder / "sampled" / "work").exists()
 
 
-def test_report_against(place, whole, bench):
+def test_report_against_older_folder(folder, whole, bench):
     worse = [word.replace("exact+tfidf", "tiny+exact") for word in COMMAND]
     assert bench(*worse, "--out", "other")[0] == 0
     code, out, err = bench("report", "other", "--against", "whole")
@@ -238,11 +241,11 @@ def test_report_against(place, whole, bench):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
     assert len({len(row) for row in rows}) == 1
     verdicts = {row[1]: row[4:] for row in rows[2:]}
-    assert verdicts["exact"] == ["+0.0 [+0.0, +0.0]", "no sure difference"]
+    assert verdicts["exact"] == ["+0.0 [+0.0, +0.0]", "no significant difference"]
     assert verdicts["exact+tfidf"] == ["", "not compared: only in the older folder"]
-    (place / "worse").mkdir()
-    (place / "worse" / "de_1k_test_query.txt").write_text("C1||fevers\nC2||coughs\n" * 10, encoding="utf-8")
-    (place / "two.txt").write_text("C1||fever\nC2||cough\n", encoding="utf-8")
+    (folder / "worse").mkdir()
+    (folder / "worse" / "de_1k_test_query.txt").write_text("C1||fevers\nC2||coughs\n" * 10, encoding="utf-8")
+    (folder / "two.txt").write_text("C1||fever\nC2||cough\n", encoding="utf-8")
     words = ("linking", "--task", "xlbel-v0", "--data", "xlbel=worse", "--dictionary", "two.txt", "--system")
     for system in ("exact", "tfidf"):
         assert bench(*words, f"s={system}", "--out", f"s-{system}")[0] == 0
@@ -256,27 +259,29 @@ def test_report_against(place, whole, bench):
     assert (code, out.count("not compared: only in the")) == (0, 6)
 
 
-def test_mentions_of_any_corpus(place, bench):
+def test_mentions_command_reads_any_corpus(folder, bench):
     code, out, _ = bench("mentions", "corpus", "xlbel-v0", "xlbel", "--out", "mentions.tsv")
     assert code == 0
     assert out.startswith("mentions.tsv: 8 mentions\n\n| language")
     assert re.search(r"\| all +\| +8 \| +8 \|", out)
-    assert read_mentions(place / "mentions.tsv")["mention"].to_pylist()[0] == "Fieber"
+    assert read_mentions(folder / "mentions.tsv")["mention"].to_pylist()[0] == "Fieber"
     code, out, _ = bench(
         "mentions", "corpus", "xlbel-v0", "xlbel", "--out", "within.parquet", "--terminology", "sample"
     )
     assert re.search(r"\| de German +\| +4 \| +3 \| +1 \|", out)
-    assert read_mentions(place / "within.parquet").num_rows == 7
+    assert read_mentions(folder / "within.parquet").num_rows == 7
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), r"Missing command"),
         (("linking",), r"Missing option '--task'"),
         (COMMAND, r"Missing option '--out'"),
         ((*COMMAND, "--out", "o", "--task", "xlbl-v0"), r"unknown corpus 'xlbl-v0'; did you mean 'xlbel-v0'\?"),
-        ((*COMMAND, "--out", "o", "--system", "exact"), r"a name of its own for each system, found 'exact' twice"),
+        (
+            (*COMMAND, "--out", "o", "--system", "exact"),
+            r"expected different names for all systems, found 'exact' twice",
+        ),
         ((*COMMAND, "--out", "o", "--system", "nowhere/at/all"), r"nowhere/at/all"),
         ((*COMMAND, "--out", "o", "--system", "index:nowhere"), r"nowhere: expected an index folder, found nothing"),
         ((*COMMAND, "--out", "o", "--system", "recipe:xsap"), r"training="),
@@ -291,7 +296,7 @@ def test_mentions_of_any_corpus(place, bench):
         ((*COMMAND, "--out", "o", "--data", "xlbel=sample"), r"--data xlbel: expected once, found xlbel and sample"),
         (
             (*COMMAND, "--out", "o", "--data", "trainig=sample"),
-            r"--data trainig: no task reads that; they read hpo, xlbel, .*, training",
+            r"--data trainig: unknown key; did you mean 'training'\?",
         ),
         ((*COMMAND, "--out", "o", "--data", "training=xlbel"), r"xlbel: expected a terminology folder"),
         ((*COMMAND, "--out", "o", "--dictionary", "gone.txt"), r"gone\.txt: expected a file, found nothing"),
@@ -317,21 +322,21 @@ def test_mentions_of_any_corpus(place, bench):
         (("mentions", "corpus", "mantra", "dict.txt", "--out", "x.tsv"), r"dict\.txt: expected"),
     ],
 )
-def test_wrong_words_are_one_line(place, bench, words, message):
+def test_each_command_line_error_is_one_line(folder, bench, words, message):
     code, out, err = bench(*words)
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert err.startswith("error: ")
     assert re.search(message, err)
-    assert not (place / "o" / "results.json").exists()
+    assert not (folder / "o" / "results.json").exists()
 
 
-def test_an_index_of_another_dictionary(place, bench):
+def test_index_of_other_dictionary_is_rejected(folder, bench):
     code, out, err = bench(*COMMAND[:7], "--system", "index:index", "--out", "o")
     assert (code, out) == (2, "")
     assert err.splitlines()[1].startswith("error: index: expected a dictionary that is a terminology")
 
 
-def test_a_wrong_word_in_a_process_of_its_own(place, run):
-    done = run("-m", "benchmarks", *COMMAND, "--out", "o", "--task", "xlbel", cwd=place)
+def test_error_in_own_process_is_one_line(folder, run):
+    done = run("-m", "benchmarks", *COMMAND, "--out", "o", "--task", "xlbel", cwd=folder)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert done.stderr.startswith("error: unknown corpus 'xlbel'")
