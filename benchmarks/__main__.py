@@ -1,284 +1,376 @@
-"""`python -m benchmarks mentions …`: a published corpus → one file of mentions, for `xsap evaluate` and `xsap calibrate` to read.
+"""`python -m benchmarks`: accuracy of linking systems, corpora as files of mentions, and speed.
 
-`python -m benchmarks …`: benchmark files → mentions, results → tables and plots, and races for speed.
-
-Data on stdout, all else on stderr. A mistake of the user's is one line `error: …` and exit code 2.
+Data goes to stdout, messages to stderr. A missed target, or a system that got worse, is exit code 3. Whatever needs torch or reads corpora is
+imported inside the commands, so that `--help` and wrong options answer at once.
 """
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
-from io import TextIOWrapper
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
 
-from benchmarks.accuracy import nil as abstaining
-from benchmarks.accuracy.compare import comparison_to_markdown, plot, read_systems
-from benchmarks.accuracy.dictionary import RowCounts, count, restrict
 from benchmarks.accuracy.run import linking, report
-from benchmarks.accuracy.tasks import CORPORA, corpus_of
-from benchmarks.corpora.mantra import read_mantra
-from benchmarks.corpora.xlbel import read_xlbel
-from benchmarks.speed import encode as encoding
-from benchmarks.speed import prepare as preparing
-from benchmarks.speed import scoring
-from benchmarks.speed import search as searching
-from benchmarks.speed.harness import DeviceName, JsonTo, PlotTo, check_plot, device_of, write_json
-from xsap.errors import XsapError
-from xsap.languages import to_name
-from xsap.page import markdown
-from xsap.terms.mentions import SCHEMA, write_mentions
-from xsap.terms.terminology import Terminology
+from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
+from xsap.errors import ConfigError
+from xsap.plots import check_plot
+from xsap.terminal import Overwrite, create_app, log
+from xsap.terminal import run as run_app
 
-mentions_app = typer.Typer(
-    help="Published benchmarks → mentions, for `xsap evaluate` to read.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-Out: TypeAlias = Annotated[Path, typer.Option(help="The .tsv or .parquet file to write.")]
-Within: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--terminology", help="Keep the mentions whose CUI this terminology folder cross-references, under its ids."
-    ),
-]
+    from benchmarks.speed.reference import Size
+    from xsap.files import RowCounts
 
-
-@mentions_app.command("xlbel")
-def mentions_xlbel(
-    files: Annotated[list[Path], typer.Argument(help="Files of XL-BEL v0.0 or v1.0, such as de_1k_test_query.txt.")],
-    out: Out,
-    terminology: Within = None,
-    language: Annotated[str | None, typer.Option(help="Their language, if their names don't begin with it.")] = None,
-) -> None:
-    """XL-BEL: `CUI||mention` and `CUI||mention||context` files."""
-    _finish(read_xlbel(files, language=language), terminology, out)
-
-
-@mentions_app.command("mantra")
-def mentions_mantra(
-    archive: Annotated[Path, typer.Argument(help="Mantra-GSC-brat.zip.")], out: Out, terminology: Within = None
-) -> None:
-    """Mantra GSC in its brat form."""
-    _finish(read_mantra(archive), terminology, out)
-
-
-@mentions_app.command("corpus")
-def mentions_corpus(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(CORPORA)}, bigbio:DATABASE:LANGUAGE.")],
-    path: Annotated[Path, typer.Argument(help="Its file, folder or zip, as it is published.")],
-    out: Out,
-    terminology: Within = None,
-) -> None:
-    """Any corpus that `linking` knows."""
-    _finish(corpus_of(name).read(path), terminology, out)
-
-
-def _finish(table: pa.Table, terminology: Path | None, out: Path) -> None:
-    accounts = count(table)
-    if terminology:
-        table, accounts = restrict(table, Terminology.load(terminology))
-    write_mentions(table.select(SCHEMA.names), out)
-    print("\n".join([f"{out}: {table.num_rows:,} mentions", "", *_account_lines(accounts)]))
-
-
-def _account_lines(accounts: Mapping[str, RowCounts]) -> list[str]:
-    """Rows in, kept and dropped by reason, of each language and of all."""
-    reasons = sorted({reason for account in accounts.values() for reason in account.dropped})
-    counts = {
-        f"{code} {to_name(code)}": [a.rows_in, a.kept, *(a.dropped.get(reason, 0) for reason in reasons)]
-        for code, a in accounts.items()
-    }
-    counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
-    header = ["language", "rows in", "kept", *(f"dropped: {reason}" for reason in reasons)]
-    return markdown([header, *([label, *(f"{n:,}" for n in row)] for label, row in counts.items())])
-
-
-_PLAIN = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
-app = typer.Typer(**_PLAIN)  # type: ignore[arg-type]
-speed = typer.Typer(help="Races, as ratios within one run.", **_PLAIN)  # type: ignore[arg-type]
-app.add_typer(mentions_app, name="mentions")
-app.add_typer(speed, name="speed")
-app.add_typer(preparing.app)
-speed.command("scoring")(scoring.command)
-speed.command("search")(searching.command)
-speed.command("encode")(encoding.command)
+PLAIN = {"no_args_is_help": True, "rich_markup_mode": None}
+app = create_app("Benchmarks: accuracy of linking systems, corpora as files of mentions, and speed.")
+mentions_app = typer.Typer(help="Convert published corpora to files of mentions, for xsap evaluate.", **PLAIN)  # type: ignore[arg-type]
+speed_app = typer.Typer(help="Compare speed and memory with other implementations, in one run.", **PLAIN)  # type: ignore[arg-type]
 app.command("linking")(linking)
 app.command("report")(report)
-app.command("nil")(abstaining.command)
+app.add_typer(mentions_app, name="mentions")
+app.add_typer(speed_app, name="speed")
 
 
 class SizeName(StrEnum):
-    """How large a model races."""
+    """Size of a model."""
 
     BASE = "base"
     SMALL = "small"
 
 
-Names: TypeAlias = Annotated[
-    Path, typer.Option("--terminology", help="A terminology folder, whose names are trained on.")
-]
-Size: TypeAlias = Annotated[
-    SizeName, typer.Option("--size", help="XLM-R base (12 × 768, 250,002 rows), or 2 × 256 to try it.")
-]
-Pairs: TypeAlias = Annotated[int, typer.Option("--pairs", min=2, help="Pairs a step.")]
-Device: TypeAlias = Annotated[
-    DeviceName | None, typer.Option("--device", help="CUDA where there is one, unless given.")
-]
+class Distribution(StrEnum):
+    """Distribution of synthetic vectors."""
+
+    CLUSTERED = "clustered"
+    UNIFORM = "uniform"
 
 
-@app.callback()
-def _benchmarks() -> None:
-    """Measure linking and speed."""
+JsonTo = Annotated[Path | None, typer.Option("--json", help="File for all figures as JSON.")]
+PlotTo = Annotated[Path | None, typer.Option("--plot", help="File for a bar chart, .png or .svg.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+MentionsOut = Annotated[Path, typer.Option(help="The .tsv or .parquet file to write.")]
+Within = Annotated[
+    Path | None,
+    typer.Option(
+        "--terminology", help="Terminology folder: keep the mentions of its concepts, with its concept ids as answers."
+    ),
+]
+Names = Annotated[Path, typer.Option("--terminology", help="Terminology folder whose names are used.")]
+ModelSize = Annotated[SizeName, typer.Option(help="XLM-R base (12 × 768, 250,002 rows), or 2 × 256 for a trial.")]
+Pairs = Annotated[int, typer.Option(min=2, help="Pairs per step.")]
+Device = Annotated[DeviceName | None, typer.Option(help="Device; by default CUDA where available.")]
 
 
 @app.command("compare")
 def compare(
     results: Annotated[
-        list[str], typer.Argument(metavar="NAME=FILE…", help="Results of `xsap evaluate --json`, each with a name.")
+        list[str], typer.Argument(metavar="NAME=FILE…", help="Results of xsap evaluate --json, each with a name.")
     ],
-    plot_to: Annotated[Path | None, typer.Option("--plot", help="A .png file for a bar chart of Acc@1.")] = None,
+    plot_to: Annotated[Path | None, typer.Option("--plot", help="File for a bar chart of Acc@1, .png or .svg.")] = None,
 ) -> None:
-    """Results side by side: a Markdown table on stdout, and a chart."""
+    """Compare results of several systems: a Markdown table on stdout, and a chart."""
+    from benchmarks.accuracy.compare import comparison_to_markdown, plot, read_systems
+
+    check_plot(plot_to)
     systems = read_systems(results)
     if plot_to:
         plot(systems, plot_to)
-        print(f"{plot_to}: bar chart of Acc@1", file=sys.stderr)
+        log(f"{plot_to}: bar chart of Acc@1")
     print(comparison_to_markdown(systems))
 
 
-@speed.command("train")
+@app.command("nil")
+def nil(
+    index: Annotated[Path, typer.Option(help="Index folder.")],
+    mentions: Annotated[Path, typer.Option(help="Mentions with their concepts, as for xsap evaluate.")],
+    json_to: JsonTo = None,
+    seed: Seed = 0,
+) -> None:
+    """NIL detection and abstention: promised precisions, measured; exit code 3 below the target."""
+    from benchmarks.accuracy.nil import evaluate_nil, to_table
+    from xsap.artifacts import sha256_of
+    from xsap.evaluation.protocols import read_queries
+    from xsap.linking.linker import Linker
+
+    queries = read_queries(mentions)
+    result = evaluate_nil(Linker.load(index), queries, content_hash=sha256_of(mentions), seed=seed)
+    finish(result, to_table, json_to=json_to, targets=[result.target])
+
+
+@app.command("synthetic-umls")
+def synthetic_umls(
+    out: Annotated[Path, typer.Option(help="META folder to write.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows of MRCONSO.")] = 100_000,
+    relations: Annotated[int, typer.Option(min=0, help="Rows of MRREL.")] = 0,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a synthetic UMLS release of any size."""
+    from benchmarks.speed.synthetic_umls import generate
+
+    generate(out, rows=rows, relations=relations, seed=seed, overwrite=overwrite)
+    print(f"{out}: {rows:,} rows of MRCONSO, {relations:,} of MRREL")
+
+
+@mentions_app.command("xlbel")
+def mentions_xlbel(
+    files: Annotated[list[Path], typer.Argument(help="Files of XL-BEL v0.0 or v1.0, such as de_1k_test_query.txt.")],
+    out: MentionsOut,
+    terminology: Within = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the mentions; by default the files' names begin with it.")
+    ] = None,
+) -> None:
+    """XL-BEL: files with lines CUI||mention or CUI||mention||context."""
+    from benchmarks.corpora.xlbel import read_xlbel
+
+    _write_mentions(read_xlbel(files, language=language), terminology, out)
+
+
+@mentions_app.command("mantra")
+def mentions_mantra(
+    archive: Annotated[Path, typer.Argument(help="Mantra-GSC-brat.zip.")], out: MentionsOut, terminology: Within = None
+) -> None:
+    """Mantra GSC in brat format."""
+    from benchmarks.corpora.mantra import read_mantra
+
+    _write_mentions(read_mantra(archive), terminology, out)
+
+
+@mentions_app.command("corpus")
+def mentions_corpus(
+    name: Annotated[
+        str, typer.Argument(help="Corpus, such as medmentions, or bigbio:DATABASE:LANGUAGE; an unknown name lists all.")
+    ],
+    path: Annotated[Path, typer.Argument(help="Its file, folder or zip, as published.")],
+    out: MentionsOut,
+    terminology: Within = None,
+) -> None:
+    """Any corpus that the linking command reads."""
+    from benchmarks.accuracy.tasks import corpus_of
+
+    _write_mentions(corpus_of(name).read(path), terminology, out)
+
+
+def _write_mentions(table: "pa.Table", terminology: Path | None, out: Path) -> None:
+    from benchmarks.accuracy.dictionary import count, restrict
+    from xsap.terms.mentions import SCHEMA, write_mentions
+    from xsap.terms.terminology import Terminology
+
+    counts = count(table)
+    if terminology:
+        table, counts = restrict(table, Terminology.load(terminology))
+    write_mentions(table.select(SCHEMA.names), out)
+    print("\n".join([f"{out}: {table.num_rows:,} mentions", "", *_count_table(counts)]))
+
+
+def _count_table(counts: Mapping[str, "RowCounts"]) -> list[str]:
+    """Rows in, kept and dropped by reason, for each language and for all."""
+    from xsap.languages import to_name
+    from xsap.page import markdown
+
+    reasons = sorted({reason for each in counts.values() for reason in each.dropped})
+    rows = {
+        f"{code} {to_name(code)}": [each.rows_in, each.kept, *(each.dropped.get(reason, 0) for reason in reasons)]
+        for code, each in counts.items()
+    }
+    rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    header = ["language", "rows in", "kept", *(f"dropped: {reason}" for reason in reasons)]
+    return markdown([header, *([label, *(f"{n:,}" for n in row)] for label, row in rows.items())])
+
+
+def _model_size(name: SizeName) -> "Size":
+    from benchmarks.speed.reference import SIZES
+
+    return SIZES[name.value]
+
+
+@speed_app.command("train")
 def speed_train(
     terminology: Names,
-    size: Size = SizeName.BASE,
+    size: ModelSize = SizeName.BASE,
     pairs: Pairs = 256,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured, after a warm-up.")] = 3,
     device: Device = None,
-    ablations: Annotated[bool, typer.Option("--levers", help="Race our step without each lever, too.")] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Also time our step without each of its optimizations.")
+    ] = False,
     cached_pairs: Annotated[
-        int | None, typer.Option(min=2, help="Try a step of as many pairs, such as 4096, by cached gradients.")
+        int | None, typer.Option(min=2, help="Also try a step of so many pairs, such as 4096, with cached gradients.")
     ] = None,
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """One training step of the original recipe against ours."""
+    """Training step of the original recipe and ours."""
+    check_plot(plot_to)
+    chosen = select_device(device)
     from benchmarks.speed.train import compare_training, plot, to_text
 
-    check_plot(plot_to)
     result = compare_training(
         terminology,
-        size=size.value,
+        size=_model_size(size),
         pairs=pairs,
         steps=steps,
-        device=device_of(device),
+        device=chosen,
         ablations=ablations,
         cached_pairs=cached_pairs,
     )
-    write_json(result, json_to)
-    if plot_to:
-        plot(result, plot_to)
-    print(to_text(result))
+    finish(result, to_text, json_to=json_to, plot_to=plot_to, plot=plot)
 
 
-@speed.command("curve")
-def speed_curve(
+@speed_app.command("loss-curve")
+def speed_loss_curve(
     terminology: Names,
-    size: Size = SizeName.SMALL,
+    size: ModelSize = SizeName.SMALL,
     pairs: Pairs = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of each.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of each recipe.")] = 200,
     device: Device = None,
     json_to: JsonTo = None,
 ) -> None:
-    """The losses of the original recipe and ours, update by update; exit code 3 if they part."""
-    from benchmarks.speed.train import compare_loss_curves, curve_to_text
+    """Losses of the original recipe and ours, step by step; exit code 3 if they differ."""
+    from benchmarks.speed.train import compare_loss_curves, curves_to_text
 
-    result = compare_loss_curves(terminology, size=size.value, pairs=pairs, steps=steps, device=device_of(device))
-    write_json(result, json_to)
-    print(curve_to_text(result))
-    if not result["within_bar"]:
-        raise typer.Exit(3)
+    result = compare_loss_curves(
+        terminology, size=_model_size(size), pairs=pairs, steps=steps, device=select_device(device)
+    )
+    finish(result, curves_to_text, json_to=json_to, targets=[result.target])
 
 
-@speed.command("reference-run")
+@speed_app.command("reference-run")
 def speed_reference_run(
     terminology: Names,
-    out: Annotated[Path, typer.Option(help="The model folder to write.")],
-    size: Size = SizeName.SMALL,
-    pieces: Annotated[int, typer.Option(min=100, max=250_000, help="Of the tokenizer, at most.")] = 8000,
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    size: ModelSize = SizeName.SMALL,
+    vocabulary_size: Annotated[int, typer.Option(min=100, max=250_000, help="Maximum pieces of the tokenizer.")] = 8000,
     pairs: Pairs = 256,
-    lr: Annotated[float, typer.Option(min=0, help="Learning rate, constant.")] = 2e-5,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Of training, at most.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="At most.")] = None,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Constant learning rate.")] = 2e-5,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Maximum minutes of training.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps.")] = None,
 ) -> None:
     """Train a model by the original recipe, from random weights, on the CPU."""
-    from benchmarks.speed.reference import SIZES, reference_run
+    from benchmarks.speed.reference import reference_run
 
     done, loss = reference_run(
-        terminology, out, size=SIZES[size.value], pieces=pieces, pairs=pairs, lr=lr, minutes=minutes, steps=steps
+        terminology,
+        out,
+        size=_model_size(size),
+        vocabulary_size=vocabulary_size,
+        pairs=pairs,
+        learning_rate=learning_rate,
+        minutes=minutes,
+        steps=steps,
     )
     print(f"{out}: {done:,} steps, last loss {loss:.4f}")
 
 
-@speed.command("prepare")
-def speed_prepare(
-    meta: Annotated[Path, typer.Option(help="A META folder, such as `synthetic-umls` makes.")],
-    tradenames: Annotated[bool, typer.Option("--tradenames", help="Read MRREL, too.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each side, in turns.")] = 1,
-    alone: Annotated[
-        bool, typer.Option("--alone", help="Without the notebook, which takes all of a release into memory.")
+@speed_app.command("encode")
+def speed_encode(
+    terminology: Names,
+    size: ModelSize = SizeName.BASE,
+    names: Annotated[
+        int | None, typer.Option(min=64, help="Number of names; by default 1,024 on a CPU, 65,536 on CUDA.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    device: Annotated[DeviceName, typer.Option(help="Device; targets are for a CPU.")] = DeviceName.CPU,
+    model: Annotated[str | None, typer.Option(help="Trained model, to measure the accuracy of each dtype.")] = None,
+    mentions: Annotated[Path | None, typer.Option(help="Mentions for --model, with their concepts.")] = None,
+    json_to: JsonTo = None,
+    plot_to: PlotTo = None,
+) -> None:
+    """Encoding by the original's procedure, SentenceTransformer and ours; exit code 3 for a missed target at full size."""
+    check_plot(plot_to)
+    if (model is None) != (mentions is None):
+        raise ConfigError("--model needs --mentions, and --mentions --model: a dtype's accuracy is measured by linking")
+    chosen = select_device(device)
+    from benchmarks.speed.encode import compare_encoding, measure_accuracy, plot, to_text
+
+    result = compare_encoding(terminology, size=_model_size(size), names=names, rounds=rounds, device=chosen)
+    if model and mentions:
+        ours = [each.dtype for name, each in result.implementations.items() if name.startswith(OURS)]
+        accuracy = measure_accuracy(model, terminology, mentions, ours, chosen)
+        result = result.with_accuracy(accuracy, on_cpu=device == DeviceName.CPU)
+    finish(result, to_text, json_to=json_to, plot_to=plot_to, plot=plot, targets=result.targets)
+
+
+@speed_app.command("search")
+def speed_search(
+    names: Annotated[int | None, typer.Option(min=1, help="Vectors searched; by default 1,000,000.")] = None,
+    dimension: Annotated[int | None, typer.Option(min=2, help="Components of a vector; by default 768.")] = None,
+    mentions: Annotated[int | None, typer.Option(min=51, help="Mentions at once; by default 1,000.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Names found for each mention; by default 10.")] = None,
+    distribution: Annotated[
+        Distribution | None, typer.Option(help="Vectors as those of names, or random directions.")
+    ] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="10,000 mentions × 400,000 names, the 64 best of each, uniform.")
     ] = False,
-    max_memory: Annotated[str | None, typer.Option(help="What our sort may take, such as 2GB.")] = None,
+    nine_million: Annotated[
+        bool, typer.Option("--nine-million", help="Nine million vectors as int8 alone, 7 GB of disk.")
+    ] = False,
+    ann: Annotated[bool, typer.Option("--ann", help="Also the HNSW index, which takes minutes to build.")] = False,
+    sorted_queries: Annotated[
+        int, typer.Option(min=1, max=50, help="Mentions that the full sort answers; its time is scaled to all.")
+    ] = 10,
+    device: Annotated[
+        DeviceName, typer.Option(help="cuda: search with a copy on a GPU; targets are for a CPU.")
+    ] = DeviceName.CPU,
+    work: Annotated[Path | None, typer.Option(help="Folder for temporary files; by default the system's.")] = None,
+    json_to: JsonTo = None,
+    plot_to: PlotTo = None,
+) -> None:
+    """Search by a product with a full sort, faiss and ours; exit code 3 for a missed target at full size."""
+    check_plot(plot_to)
+    chosen = select_device(device)
+    if ann and device == DeviceName.CUDA:
+        raise ConfigError("--ann needs --device cpu, found cuda")
+    if ann and find_spec("usearch") is None:
+        raise ConfigError("--ann needs usearch, found none. Install it: pip install 'xsap[ann]'")
+    from benchmarks.speed import search
+
+    given = {"names": names, "dimension": dimension, "mentions": mentions, "top_k": top_k, "distribution": distribution}
+    preset = search.NINE_MILLION if nine_million else search.EVALUATION if evaluation else search.MILLION
+    if device == DeviceName.CUDA:
+        preset = replace(preset, mentions=search.BATCH_QUERIES)
+    size = replace(preset, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    if device == DeviceName.CUDA:
+        on_device = search.compare_device_search(
+            size, vector_dtype="int8" if nine_million else "float16", device=chosen, work=work
+        )
+        finish(on_device, search.device_to_text, json_to=json_to, plot_to=plot_to, plot=search.plot_device)
+        return
+    if nine_million:
+        result = search.search_nine_million(size, work=work)
+    else:
+        result = search.compare_search(size, ann=ann, work=work, sorted_queries=sorted_queries)
+    finish(result, search.to_text, json_to=json_to, plot_to=plot_to, plot=search.plot, targets=result.targets)
+
+
+@speed_app.command("prepare")
+def speed_prepare(
+    meta: Annotated[Path, typer.Option(help="META folder, such as synthetic-umls writes.")],
+    tradenames: Annotated[bool, typer.Option("--tradenames", help="Read MRREL, too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 1,
+    notebook: Annotated[
+        bool, typer.Option(help="Run the original notebook, too, which reads the whole release into memory.")
+    ] = True,
+    max_memory: Annotated[str | None, typer.Option(help="Memory that our sort may use, such as 2GB.")] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """A UMLS release → training data: the original notebook against ours."""
-    result = preparing.compare_speed(meta, tradenames=tradenames, rounds=rounds, rival=not alone, max_memory=max_memory)
-    write_json(result, json_to)
-    print(preparing.to_text(result))
+    """UMLS release to training data: the original notebook and ours."""
+    from benchmarks.speed.prepare import compare_prepare, to_text
 
-
-@speed.command("memory-of", hidden=True)
-def speed_memory_of(
-    side: Annotated[str, typer.Argument()],
-    folder: Annotated[Path, typer.Argument()],
-    pairs: Pairs,
-    chunk: Annotated[int, typer.Option(min=0)],
-    device: Device,
-) -> None:
-    """What `speed train` runs in a process of its own: a side's peak memory, as JSON."""
-    from benchmarks.speed.ablations import memory_of
-
-    print(json.dumps(memory_of(side, folder, pairs=pairs, chunk=chunk, device=device_of(device))))
+    result = compare_prepare(meta, tradenames=tradenames, rounds=rounds, notebook=notebook, max_memory=max_memory)
+    finish(result, to_text, json_to=json_to)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line (sys.argv's by default) and exit with its code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    try:
-        sys.exit(app(args=arguments, prog_name="python -m benchmarks", standalone_mode=False) or 0)
-    except XsapError as error:
-        _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
-    except OSError as error:  # a full disk, a folder that may not be written
-        _fail(str(error), 1)
-    except Exception as error:
-        message = getattr(error, "format_message", None)  # a wrong use of the command line, in typer's words
-        if message is None:
-            raise
-        _fail(f"{message()} See python -m benchmarks --help", 2)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    """Run a command line (by default that of the process) and exit with its code."""
+    run_app(app, "python -m benchmarks", arguments)
 
 
 if __name__ == "__main__":

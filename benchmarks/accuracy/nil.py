@@ -1,44 +1,42 @@
-"""Mentions that have no concept: invented strings of the kinds that turn up in a column of findings and are none.
+"""NIL detection and abstention: mentions among as many that have no concept, at the precisions that a calibration promises.
 
-*general*: everyday words, alone and in pairs. *clinical*: what records hold beside findings (procedures, devices, drugs, errands), alone
-and with a remark. The words are written for this; a row means the same in each language.
+A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more although all their neighbors are
+there: the hardest kind. In each language, synthetic mentions without a concept bring their number up to that of the mentions that still have
+one: *general* ones are everyday words, alone and in pairs; *clinical* ones are what records hold beside findings (procedures, devices, drugs,
+errands), alone and with a remark. Their words were written for this; a row of a table means the same in each language.
 
-Does the linker know when it doesn't know? Mentions among as many that have no concept, at the precisions that a calibration promises.
-
-A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more, though all their neighbors are
-there: the hardest kind. In each language invented strings (invented.py) make them as many as the mentions that still have one. All is
-split in halves that share no concept and no invented word; on one half the calibration is fitted, on the other it is measured. What it
-says of another mixture is shown too: the same, fitted only on mentions that have a concept.
+Everything is split into halves that have no concept and no synthetic word in common. The calibration is fitted on one half and measured on the
+other. What it promises for another mixture is shown, too: the same, fitted only on mentions that have a concept.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import typer
+from numpy.typing import NDArray
 
-from xsap.artifacts import sha256_of, write_atomically
+from benchmarks.speed.harness import Target, target
 from xsap.evaluation.calibration_report import (
     BINS,
     CalibrationSample,
     Links,
+    Report,
     answers_of,
     expected_calibration_error,
     measured,
     report_of,
     to_text,
 )
-from xsap.linking.calibration import Calibration, Mask, Values, codes_of, fit, risk_coverage
+from xsap.linking.calibration import Calibration, codes_of, fit, risk_coverage
 from xsap.linking.results import Result
 from xsap.page import markdown
 from xsap.terms.mentions import build_mentions
 
-_LANGUAGES = ("en", "de", "es", "fr", "ja", "tr", "zh")
-_GENERAL = """
+LANGUAGES = ("en", "de", "es", "fr", "ja", "tr", "zh")
+GENERAL = """
 garden|Garten|jardín|jardin|庭|bahçe|花园
 bridge over the river|Brücke über den Fluss|puente sobre el río|pont sur la rivière|川の橋|nehrin üzerindeki köprü|河上的桥
 library|Bibliothek|biblioteca|bibliothèque|図書館|kütüphane|图书馆
@@ -70,7 +68,7 @@ cookbook|Kochbuch|libro de cocina|livre de cuisine|料理本|yemek kitabı|食�
 school holidays|Schulferien|vacaciones escolares|vacances scolaires|学校の休み|okul tatili|学校假期
 power station|Kraftwerk|central eléctrica|centrale électrique|発電所|elektrik santrali|发电站
 """
-_CLINICAL = """
+CLINICAL = """
 blood draw|Blutentnahme|extracción de sangre|prise de sang|採血|kan alma|抽血
 X-ray of the knee|Röntgen des Knies|radiografía de rodilla|radiographie du genou|膝のレントゲン|diz röntgeni|膝关节X光检查
 MRI of the head|MRT des Kopfes|resonancia magnética de la cabeza|IRM de la tête|頭部MRI|baş MR'ı|头部磁共振
@@ -102,14 +100,14 @@ ultrasound of the abdomen|Ultraschall des Bauches|ecografía abdominal|échograp
 consent to surgery|Einwilligung in die Operation|consentimiento para la cirugía|consentement à l'opération|手術の同意書|ameliyat onamı|手术同意书
 compression stockings|Kompressionsstrümpfe|medias de compresión|bas de contention|弾性ストッキング|varis çorabı|弹力袜
 """
-_LINKS = """
+LINKS = """
 and|und|y|et|と|ve|和
 without|ohne|sin|sans|なしの|olmadan|没有
 beside|neben|junto a|à côté de|の隣の|yanında|旁边的
 behind|hinter|detrás de|derrière|の後ろの|arkasında|后面的
 instead of|statt|en lugar de|au lieu de|の代わりの|yerine|代替
 """
-_REMARKS = """
+REMARKS = """
 planned|geplant|programado|prévu|予定|planlandı|已预约
 refused|abgelehnt|rechazado|refusé|拒否|reddedildi|已拒绝
 in two weeks|in zwei Wochen|en dos semanas|dans deux semaines|二週間後|iki hafta sonra|两周后
@@ -119,7 +117,10 @@ twice a day|zweimal täglich|dos veces al día|deux fois par jour|一日二回|g
 check-up|Kontrolle|control|contrôle|経過観察|kontrol|复查
 no. 12|Nr. 12|n.º 12|n° 12|12番|no. 12|12号
 """
-_SPACES = dict(zip(_LANGUAGES, (" ", " ", " ", " ", "", " ", ""), strict=True))
+SEPARATORS = dict(zip(LANGUAGES, (" ", " ", " ", " ", "", " ", ""), strict=True))
+KINDS = ("known", "hidden", "general", "clinical")
+PROMISED_PRECISION, MIN_PRECISION = 0.95, 0.93  # promised, and the least that must be measured
+CONCEPTS_PER_HIDDEN = 3
 
 
 class SyntheticMention(NamedTuple):
@@ -129,23 +130,71 @@ class SyntheticMention(NamedTuple):
     kind: str
 
 
-def synthetic_mentions(language: str, count: int, *, half: int, seed: int) -> list[SyntheticMention]:
-    """`count` different mentions, or as many as there are, of both kinds alike. A language without words of its own gets English ones.
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Linked mentions, and the kind of each."""
 
-    half: 0 or 1. The two halves have no words in common, links and remarks aside.
+    sample: CalibrationSample
+    kinds: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class VariantScores:
+    """How good confidences are: log loss, expected calibration error, and area under the risk-coverage curve."""
+
+    log_loss: float
+    ece: float
+    area: float
+
+
+@dataclass(frozen=True, slots=True)
+class NilResult:
+    """Result of `evaluate_nil`.
+
+    Attributes:
+        mentions: Hash of the file of mentions.
+        seed: What was drawn with.
+        counts: fitted and measured → kind → number of mentions.
+        report: The calibration's report on the measured half.
+        kinds: Kind → what confidences of its mentions are worth.
+        fitted_on_known: The report's row for all mentions, of a calibration that was fitted only on mentions with a concept.
+        variants: The calibration and alternatives to it.
+        target: The measured precision where PROMISED_PRECISION is promised.
     """
-    column = _LANGUAGES.index(language) if language in _SPACES else 0
-    space = _SPACES[_LANGUAGES[column]]
-    links, remarks = ([row[column] for row in _rows(table)] for table in (_LINKS, _REMARKS))
+
+    mentions: str
+    seed: int
+    counts: dict[str, dict[str, int]]
+    report: Report
+    kinds: dict[str, Report]
+    fitted_on_known: Report
+    variants: dict[str, VariantScores]
+    target: Target
+
+
+def synthetic_mentions(language: str, count: int, *, half: int, seed: int) -> list[SyntheticMention]:
+    """Different mentions without a concept, half of them general, half clinical.
+
+    Args:
+        language: ISO 639 code. A language without words of its own gets English ones.
+        count: How many; fewer if there are not so many.
+        half: 0 or 1. The halves have no words in common, except links and remarks.
+        seed: Another seed gives other mentions.
+
+    Returns:
+        The mentions, general ones first.
+    """
+    column = LANGUAGES.index(language) if language in SEPARATORS else 0
+    separator = SEPARATORS[LANGUAGES[column]]
+    links, remarks = ([row[column] for row in table_rows(table)] for table in (LINKS, REMARKS))
     rng = np.random.default_rng([seed, half, column])
     chosen: list[SyntheticMention] = []
-    for kind, table, wanted in (("general", _GENERAL, count - count // 2), ("clinical", _CLINICAL, count // 2)):
-        rows = _rows(table)
-        words = [
-            rows[i][column] for i in np.random.default_rng([seed, len(kind)]).permutation(len(rows))[half::2]
-        ]  # of all languages alike
+    for kind, table, wanted in (("general", GENERAL, count - count // 2), ("clinical", CLINICAL, count // 2)):
+        rows = table_rows(table)
+        order = np.random.default_rng([seed, len(kind)]).permutation(len(rows))[half::2]  # the same in all languages
+        words = [rows[i][column] for i in order]
         pairs = [
-            space.join((a, link, b))
+            separator.join((a, link, b))
             for link in (links if kind == "general" else links[:1])
             for a in words
             for b in words
@@ -157,13 +206,9 @@ def synthetic_mentions(language: str, count: int, *, half: int, seed: int) -> li
     return chosen
 
 
-def _rows(table: str) -> list[list[str]]:
+def table_rows(table: str) -> list[list[str]]:
+    """The rows of a table of words, a column for each of LANGUAGES."""
     return [line.split("|") for line in table.strip().splitlines()]
-
-
-KINDS = ("known", "hidden", "general", "clinical")
-PROMISED, BAR = 0.95, 0.93  # the precision promised, and the least that must be measured
-_HIDDEN = 3  # one concept in so many
 
 
 class MaskedLinker:
@@ -174,202 +219,222 @@ class MaskedLinker:
         self.concept_ids = frozenset(linker.concept_ids) - self._hidden
 
     def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str]) -> list[Result]:
-        """Asks for more candidates until enough are left."""
-        given = list(zip(mentions, languages, strict=True))
+        """Link mentions, with more and more candidates until `top_k` are left after hiding, or there are no more.
+
+        Args:
+            mentions: The mentions.
+            top_k: Candidates wanted for each.
+            languages: The language of each.
+
+        Returns:
+            A result for each mention.
+        """
+        keys = list(zip(mentions, languages, strict=True))
         answers: dict[tuple[str, str], Result] = {}
-        pending, asked = list(dict.fromkeys(given)), 8 * top_k
+        pending, requested = list(dict.fromkeys(keys)), 8 * top_k
         while pending:
             results = self._linker.link(
-                [mention for mention, _ in pending], asked, languages=[language for _, language in pending]
+                [mention for mention, _ in pending], requested, languages=[language for _, language in pending]
             )
             for key, result in zip(pending, results, strict=True):
                 left = tuple(c for c in result.candidates if c.concept_id not in self._hidden)[:top_k]
-                if len(left) == top_k or len(result.candidates) < asked:
+                if len(left) == top_k or len(result.candidates) < requested:
                     answers[key] = Result(result.mention, left, result.reason)
-            pending, asked = [key for key in pending if key not in answers], 8 * asked
-        return [answers[key] for key in given]
+            pending, requested = [key for key in pending if key not in answers], 8 * requested
+        return [answers[key] for key in keys]
 
 
-class Half(NamedTuple):
-    """Answers, and the kind of each."""
+def evaluate_nil(linker: Links, mentions: pa.Table, *, content_hash: str = "", seed: int) -> NilResult:
+    """Fit a calibration on one half of mentions with and without a concept, and measure it on the other.
 
-    answers: CalibrationSample
-    kinds: list[str]
+    Args:
+        linker: What links.
+        mentions: A table of mentions, see `terms.mentions.SCHEMA`.
+        content_hash: Hash of their file.
+        seed: Decides which concepts are hidden and how they are split.
+
+    Returns:
+        All figures.
+
+    Raises:
+        DataError: There are too few mentions.
+    """
+    fitted, held_out = split_halves(linker, mentions, seed=seed)
+    train, test = fitted.sample, held_out.sample
+    calibration, out_of_fold = fit(train.features, train.right, train.languages, train.groups, seed=seed)
+    confidence = calibration.confidence(test.features, test.languages)
+    report = report_of(calibration, confidence, test, seed=seed)
+    thresholds, kinds, groups = report["thresholds"], np.array(held_out.kinds), codes_of(test.groups)
+    return NilResult(
+        mentions=content_hash,
+        seed=seed,
+        counts={"fitted": dict(Counter(fitted.kinds)), "measured": dict(Counter(held_out.kinds))},
+        report=report,
+        kinds={
+            kind: measured(confidence[mask], test.right[mask], groups[mask], thresholds, seed=seed)
+            for kind in KINDS
+            if (mask := kinds == kind).any()
+        },
+        fitted_on_known=_fit_on_known(fitted, held_out, seed),
+        variants=_variants(train, test, calibration, out_of_fold, seed),
+        target=precision_target(report["rows"]["all"]["kept"][f"{PROMISED_PRECISION:g}"]),
+    )
 
 
-def compare_speed(linker: Links, mentions: pa.Table, *, seed: int) -> dict[str, Any]:
-    """Fit on one half, measure on the other. Raises DataError for too few mentions."""
+def precision_target(kept: Report | None) -> Target:
+    """The target for the answers that keep PROMISED_PRECISION; None if it could not be promised."""
+    precision = (kept["precision"] or 0.0) if kept is not None else 0.0
+    return target(f"precision measured where {PROMISED_PRECISION:g} is promised", precision, MIN_PRECISION)
+
+
+def split_halves(linker: Links, mentions: pa.Table, *, seed: int) -> tuple[Half, Half]:
+    """Hide concepts, add synthetic mentions, and link all, in two halves without a concept or synthetic word in common.
+
+    Args:
+        linker: What links.
+        mentions: A table of mentions.
+        seed: Decides what is hidden, split and drawn.
+
+    Returns:
+        The half to fit on, and the half to measure on.
+    """
     ids: list[list[str]] = mentions["concept_ids"].to_pylist()
     concepts = sorted({concept for gold in ids for concept in gold})
     rng = np.random.default_rng(seed)
-    hidden = {concepts[i] for i in rng.permutation(len(concepts))[: len(concepts) // _HIDDEN]}
-    side = dict(zip(concepts, rng.permutation(len(concepts)) % 2, strict=True))
-    hiding = MaskedLinker(linker, hidden)
-    of_half = np.array([side[min(gold)] if gold else i % 2 for i, gold in enumerate(ids)], np.int64)
-    fitted, held = (_half(hiding, mentions.filter(pa.array(of_half == half)), half, seed) for half in (0, 1))
-    calibration, left_out = fit(
-        fitted.answers.features, fitted.answers.right, fitted.answers.languages, fitted.answers.groups, seed=seed
-    )
-    confidence = calibration.confidence(held.answers.features, held.answers.languages)
-    report = report_of(calibration, confidence, held.answers, seed=seed)
-    thresholds, kinds, groups = report["thresholds"], np.array(held.kinds), codes_of(held.answers.groups)
-    return {
-        "seed": seed,
-        "counts": {"fitted": dict(Counter(fitted.kinds)), "measured": dict(Counter(held.kinds))},
-        "report": report,
-        "kinds": {
-            kind: measured(
-                confidence[kinds == kind],
-                held.answers.right[kinds == kind],
-                groups[kinds == kind],
-                thresholds,
-                seed=seed,
-            )
-            for kind in KINDS
-            if (kinds == kind).any()
-        },
-        "fitted_on_known_alone": _on_known(fitted, held, seed),
-        "variants": _variants(fitted.answers, held.answers, calibration, left_out, seed),
-        "within_bar": _within(report["rows"]["all"]["kept"][f"{PROMISED:g}"]),
-    }
+    hidden = {concepts[i] for i in rng.permutation(len(concepts))[: len(concepts) // CONCEPTS_PER_HIDDEN]}
+    half_of = dict(zip(concepts, rng.permutation(len(concepts)) % 2, strict=True))
+    halves = np.array([half_of[min(gold)] if gold else i % 2 for i, gold in enumerate(ids)], np.int64)
+    masked = MaskedLinker(linker, hidden)
+    first, second = (_link_half(masked, mentions.filter(pa.array(halves == half)), half, seed) for half in (0, 1))
+    return first, second
 
 
-def _within(kept: Mapping[str, Any] | None) -> bool:
-    return kept is not None and (kept["precision"] or 0) >= BAR
-
-
-def _half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -> Half:
-    """A half's mentions, and invented ones, linked."""
+def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -> Half:
+    """A half's mentions, and synthetic ones, linked."""
     known = np.array([not linker.concept_ids.isdisjoint(gold) for gold in mentions["concept_ids"].to_pylist()], bool)
     parts = {"known": mentions.filter(pa.array(known)), "hidden": mentions.filter(pa.array(~known))}
     counts = {kind: Counter(parts[kind]["language"].to_pylist()) for kind in parts}
-    invented = [
+    synthetic = [
         (each, language)
         for language, count in sorted(counts["known"].items())
         for each in synthetic_mentions(language, max(0, count - counts["hidden"][language]), half=half, seed=seed)
     ]
     for kind in KINDS[2:]:
-        chosen = [(each.mention, language) for each, language in invented if each.kind == kind]
+        chosen = [(each.mention, language) for each, language in synthetic if each.kind == kind]
         parts[kind] = build_mentions(
             [mention for mention, _ in chosen], [language for _, language in chosen], [[] for _ in chosen]
         )
-    answers = [answers_of(linker, parts[kind]) for kind in KINDS]
-    kinds = [kind for kind, each in zip(KINDS, answers, strict=True) for _ in each.languages]
+    samples = [answers_of(linker, parts[kind]) for kind in KINDS]
+    kinds = [kind for kind, each in zip(KINDS, samples, strict=True) for _ in each.languages]
     joined = CalibrationSample(
-        features=np.concatenate([each.features for each in answers]),
-        right=np.concatenate([each.right for each in answers]),
-        languages=[code for each in answers for code in each.languages],
-        groups=[group for each in answers for group in each.groups],
-        without_concept=np.concatenate([each.without_concept for each in answers]),
-        repeated=sum(each.repeated for each in answers),
-        unlinked=sum(each.unlinked for each in answers),
+        features=np.concatenate([each.features for each in samples]),
+        right=np.concatenate([each.right for each in samples]),
+        languages=[code for each in samples for code in each.languages],
+        groups=[group for each in samples for group in each.groups],
+        without_concept=np.concatenate([each.without_concept for each in samples]),
+        repeated=sum(each.repeated for each in samples),
+        unlinked=sum(each.unlinked for each in samples),
     )
     return Half(joined, kinds)
 
 
-def _on_known(fitted: Half, held: Half, seed: int) -> dict[str, Any]:
-    """What becomes of the promises of a calibration that never saw a mention without a concept."""
-    known = ~fitted.answers.without_concept
-    codes, groups = (
-        np.array(column, object)[known].tolist() for column in (fitted.answers.languages, fitted.answers.groups)
-    )
-    calibration, _ = fit(fitted.answers.features[known], fitted.answers.right[known], codes, groups, seed=seed)
-    confidence = calibration.confidence(held.answers.features, held.answers.languages)
-    row: dict[str, Any] = report_of(calibration, confidence, held.answers, seed=seed)["rows"]["all"]
+def _fit_on_known(fitted: Half, held_out: Half, seed: int) -> Report:
+    """What the promises of a calibration are worth that never saw a mention without a concept."""
+    train, test = fitted.sample, held_out.sample
+    known = ~train.without_concept
+    codes, groups = (np.array(column, object)[known].tolist() for column in (train.languages, train.groups))
+    calibration, _ = fit(train.features[known], train.right[known], codes, groups, seed=seed)
+    confidence = calibration.confidence(test.features, test.languages)
+    row: Report = report_of(calibration, confidence, test, seed=seed)["rows"]["all"]
     return row
 
 
 def _variants(
-    fitted: CalibrationSample, held: CalibrationSample, calibration: Calibration, left_out: Values, seed: int
-) -> dict[str, dict[str, float]]:
-    """Log loss, calibration error and area of what the calibration is, and of what it might have been."""
+    train: CalibrationSample,
+    test: CalibrationSample,
+    calibration: Calibration,
+    out_of_fold: NDArray[np.float64],
+    seed: int,
+) -> dict[str, VariantScores]:
+    """Scores of the calibration and of alternatives to it."""
 
-    def refitted(features: Sequence[Values], languages: Sequence[Sequence[str | None]]) -> Values:
-        return fit(features[0], fitted.right, languages[0], fitted.groups, seed=seed)[0].confidence(
-            features[1], languages[1]
-        )
+    def refitted(
+        features: Sequence[NDArray[np.float64]], languages: Sequence[Sequence[str | None]]
+    ) -> NDArray[np.float64]:
+        fitted, _ = fit(features[0], train.right, languages[0], train.groups, seed=seed)
+        return fitted.confidence(features[1], languages[1])
 
-    whole, codes = (fitted.features, held.features), (fitted.languages, held.languages)
-    confidence = calibration.confidence(held.features, held.languages)
+    features, codes = (train.features, test.features), (train.languages, test.languages)
+    confidence = calibration.confidence(test.features, test.languages)
     variants = {
         "as it is": confidence,
-        "without the lead": refitted([features * [1.0, 0.0] for features in whole], codes),
-        "without languages": refitted(whole, [[None] * len(each) for each in codes]),
-        "isotonic on top": isotonic(left_out, fitted.right, confidence),
-        "isotonic on the score alone": isotonic(fitted.features[:, 0], fitted.right, held.features[:, 0]),
+        "without the lead": refitted([each * [1.0, 0.0] for each in features], codes),
+        "without languages": refitted(features, [[None] * len(each) for each in codes]),
+        "isotonic on top": isotonic(out_of_fold, train.right, confidence),
+        "isotonic on the score alone": isotonic(train.features[:, 0], train.right, test.features[:, 0]),
     }
     return {
-        name: {
-            "log_loss": _log_loss(each, held.right),
-            "ece": expected_calibration_error(each, held.right, BINS),
-            "area": float(risk_coverage(each, held.right)[1].mean()),
-        }
+        name: VariantScores(
+            log_loss=_log_loss(each, test.right),
+            ece=expected_calibration_error(each, test.right, BINS),
+            area=float(risk_coverage(each, test.right)[1].mean()),
+        )
         for name, each in variants.items()
     }
 
 
-def isotonic(values: Values, right: Mask, at: Values) -> Values:
-    """The share right, never falling with `values`, by pooling adjacent violators (Ayer et al. 1955), between them interpolated, at
-    `at`."""
-    unique, place, count = np.unique(values, return_inverse=True, return_counts=True)
+def isotonic(values: NDArray[np.float64], right: NDArray[np.bool_], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Isotonic regression by pooling adjacent violators (Ayer et al. 1955).
+
+    Args:
+        values: (n,) float64.
+        right: (n,) whether each is a hit.
+        at: (m,) float64.
+
+    Returns:
+        (m,) the fraction of hits at `at`, never falling with the value, linear between the values.
+    """
+    unique, position, count = np.unique(values, return_inverse=True, return_counts=True)
     blocks: list[tuple[float, int, int]] = []  # hits, mentions, values
-    for hits, n in zip(np.bincount(place, weights=right), count.tolist(), strict=True):
+    for hits, n in zip(np.bincount(position, weights=right), count.tolist(), strict=True):
         block = (float(hits), n, 1)
         while blocks and blocks[-1][0] * block[1] >= block[0] * blocks[-1][1]:
             before = blocks.pop()
             block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
         blocks.append(block)
-    shares: Values = np.interp(at, unique, np.concatenate([np.full(size, hits / n) for hits, n, size in blocks]))
-    return shares
+    fractions = np.concatenate([np.full(size, hits / n) for hits, n, size in blocks])
+    interpolated: NDArray[np.float64] = np.interp(at, unique, fractions)
+    return interpolated
 
 
-def _log_loss(confidence: Values, right: Mask) -> float:
-    """Isotonic regression says 0 and 1, which is taken for a mistake in a thousand mentions less."""
+def _log_loss(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Mean log loss; confidences are kept from 0 and 1, which isotonic regression gives, by a thousandth."""
     inside = np.clip(confidence, 1e-3, 1 - 1e-3)
     return float(-np.mean(np.log(np.where(right, inside, 1 - inside))))
 
 
-def to_table(result: Mapping[str, Any]) -> str:
-    """All that was measured, for people."""
+def to_table(result: NilResult) -> str:
+    """All figures as tables for people."""
     counts = [
-        f"{half}: {', '.join(f'{n:,} {kind}' for kind, n in result['counts'][half].items())}"
-        for half in ("fitted", "measured")
+        f"{half}: {', '.join(f'{n:,} {kind}' for kind, n in kinds.items())}" for half, kinds in result.counts.items()
     ]
-    promised = list(result["report"]["thresholds"])
+    promised = list(result.report["thresholds"])
     kinds = [["answered, %", *(f"at {p}" for p in promised)]]
-    kinds += [[kind, *(_share(row["kept"][p], "coverage") for p in promised)] for kind, row in result["kinds"].items()]
-    alone = [["fitted on known alone", *(f"at {p}" for p in promised)]]
-    alone += [
-        [name, *(_share(result["fitted_on_known_alone"]["kept"][p], name) for p in promised)]
+    kinds += [[kind, *(_percent(row["kept"][p], "coverage") for p in promised)] for kind, row in result.kinds.items()]
+    known = [["fitted on known alone", *(f"at {p}" for p in promised)]]
+    known += [
+        [name, *(_percent(result.fitted_on_known["kept"][p], name) for p in promised)]
         for name in ("coverage", "precision")
     ]
     variants = [["", "log loss", "ECE, %", "area, %"]]
     variants += [
-        [name, f"{v['log_loss']:.4f}", f"{100 * v['ece']:.2f}", f"{100 * v['area']:.2f}"]
-        for name, v in result["variants"].items()
+        [name, f"{each.log_loss:.4f}", f"{100 * each.ece:.2f}", f"{100 * each.area:.2f}"]
+        for name, each in result.variants.items()
     ]
-    tables = ["\n".join(markdown(table)) for table in (kinds, alone, variants)]
-    return "\n\n".join(["\n".join(counts), to_text(result["report"]), *tables])
+    tables = ["\n".join(markdown(table)) for table in (kinds, known, variants)]
+    return "\n\n".join(["\n".join(counts), to_text(result.report), *tables, str(result.target)])
 
 
-def _share(kept: Mapping[str, Any] | None, name: str) -> str:
-    return "–" if kept is None or kept[name] is None else f"{100 * kept[name]:.1f}"
-
-
-def command(
-    index: Annotated[Path, typer.Option(help="An index's folder.")],
-    mentions: Annotated[Path, typer.Option(help="Mentions with their concepts, as for `xsap evaluate`.")],
-    json_to: Annotated[Path | None, typer.Option("--json", help="A file for all figures as JSON.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed hides other concepts.")] = 0,
-) -> None:
-    """Abstaining where there is no right answer: promised precisions, measured; exit code 3 below the bar."""
-    from xsap.evaluation.protocols import read_queries
-    from xsap.linking.linker import Linker
-
-    result = {"mentions": sha256_of(mentions)} | compare_speed(Linker.load(index), read_queries(mentions), seed=seed)
-    if json_to:
-        with write_atomically(json_to) as stream:
-            json.dump(result, stream, indent=1)
-    print(to_table(result))
-    if not result["within_bar"]:
-        raise typer.Exit(3)
+def _percent(kept: Mapping[str, object] | None, name: str) -> str:
+    value = kept[name] if kept is not None else None
+    return f"{100 * value:.1f}" if isinstance(value, float) else "–"

@@ -1,69 +1,54 @@
-"""What races in `benchmarks.speed.encode`: names → vectors by the original's procedure, by SentenceTransformer, and by ours.
+"""Speed of encoding names: the original's procedure, SentenceTransformer's, and ours, on the same weights and names, interleaved.
 
-All have the same weights. The original pads every name to 25 tokens and takes [CLS] (https://github.com/cambridgeltl/sapbert, README and
-src/model_wrapper.py), on CUDA in batches of 2,048. SentenceTransformer sorts names by length and pads each batch of 32, its default, to its
-longest; in float16 it gets batches of 2,048, too, for small ones leave a GPU waiting. Ours packs names without padding.
+The original pads every name to 25 tokens and takes [CLS] (https://github.com/cambridgeltl/sapbert, README and src/model_wrapper.py), on CUDA
+in batches of 2,048. SentenceTransformer sorts names by length and pads each batch of 32, its default, to its longest; in float16 it gets
+batches of 2,048, too, because small ones keep a GPU waiting. Ours packs names without padding.
 
-The race of encoding: the original's procedure, SentenceTransformer's, and ours, on the same weights and names, in turns.
-
-Weights are random: speed doesn't depend on them. What 16 or 8 bits cost in accuracy does, so that is measured on a trained model, where one
-is given; and only a side that is known to keep its accuracy can reach the bars. A side's share of the device's own rate of matrix products,
-taken before and after the race, says how much room is left: of its real tokens, and of all positions that it computes, padding included.
-
-The device is a CPU, where the bars hold, or CUDA. The CUDA part has not been run yet: there was no such device where it was written.
+Weights are random, because speed does not depend on them. What 16 or 8 bits cost in accuracy does, so it is measured on a trained model, if
+one is given, and only a dtype that keeps its accuracy can reach the targets, which are for a CPU. The fraction of the device's own rate of
+matrix products, measured before and after, shows how much room is left: for real tokens, and for all positions computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import cast
 
 import numpy as np
 import torch
-import typer
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from benchmarks.speed.ablations import linear_weights, timed
+from benchmarks.speed.ablations import linear_weights
 from benchmarks.speed.harness import (
     OURS,
-    DeviceName,
-    JsonTo,
-    PlotTo,
-    bar,
-    chart,
-    check_plot,
-    device_of,
-    exit_by,
-    in_digits,
-    machine,
-    machine_in_words,
-    say,
-    verdicts,
-    write_json,
+    Machine,
+    ProductRates,
+    Target,
+    bar_plot,
+    describe_machine,
+    format_figure,
+    target,
+    time_interleaved,
+    to_markdown,
 )
-from benchmarks.speed.reference import autocast, pad
-from benchmarks.speed.train import product_seconds
+from benchmarks.speed.reference import Size, autocast, pad, prepare
 from xsap.artifacts import manifest_hash, read_manifest, sha256_of
-from xsap.encoding.encoder import Encoder
+from xsap.encoding.encoder import Dtype, Encoder
 from xsap.encoding.int8 import int8_is_faster
 from xsap.encoding.model_folder import quiet
 from xsap.encoding.packing import tokenize_names
-from xsap.errors import ConfigError
-from xsap.page import markdown
+from xsap.evaluation.protocols import concept_ranks, read_queries
+from xsap.linking.index import Index
+from xsap.linking.linker import Linker
+from xsap.plots import save
+from xsap.search.vectors import Floats
 from xsap.terms.terminology import Terminology
 
-if TYPE_CHECKING:
-    import torch
-
-    from xsap.encoding.encoder import Encoder
-
-
-SIDES = {
+IMPLEMENTATIONS = {
     "cpu": ("reference float32", "SentenceTransformer float32", "xsap float32", "xsap bfloat16", "xsap int8"),
     "cuda": (
         "reference float32",
@@ -74,19 +59,26 @@ SIDES = {
         "xsap bfloat16",
     ),
 }
-_REFERENCE_BATCH = {"cpu": 256, "cuda": 2048}  # names at once; more is no faster on a CPU
-_PEER_BATCH = {"float32": 32, "float16": 2048}
-_ROWS = 8192  # of the product that tells the device's rate: as many as tokens in a batch of ours, in 16 bits and more
-_TIMES = 10
+REFERENCE_BATCH = {"cpu": 256, "cuda": 2048}  # names; more is no faster on a CPU
+SENTENCE_TRANSFORMER_BATCH = {"float32": 32, "float16": 2048}
+PRODUCT_ROWS = 8192  # as many as tokens in a batch of ours in 16 bits and more
+VOCABULARY_SIZE = 16_000
+NAMES = {"cpu": 1024, "cuda": 65_536}
+WARM_UP_ROUNDS = {"cpu": 0, "cuda": 1}  # on CUDA kernels are chosen
+NAMES_CHECKED = 64
+SEED = 0
 
-Floats = NDArray[np.float32]
+TARGET_SIZE = "base"  # the size at which targets hold, on a CPU
+TARGET_SPEEDUPS = {"reference float32": 8.0, "SentenceTransformer float32": 2.0}
+MAX_ACCURACY_DIFFERENCE, MIN_AGREEMENT = 0.3, 99.0  # points of Acc@1; percent of mentions with the same first concept
+FLOAT32_TOLERANCE, TOLERANCE = 1e-3, 0.5  # of `check_agreement`: for float32, otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingImplementation:
-    """One way to encode. encode: n names → (n, hidden), of any length. model: its word embeddings see every position that it computes.
+    """One way to encode. encode: n names → (n, hidden) vectors of any length. model: its word embeddings see every position computed.
 
-    first_only: the last layer is computed for [CLS] alone.
+    first_only: whether the last layer is computed for [CLS] alone.
     """
 
     encode: Callable[[Sequence[str]], Floats]
@@ -95,33 +87,157 @@ class EncodingImplementation:
     first_only: bool
 
 
-def names_of(sides: str) -> list[str]:
-    """Those of SIDES that can race on this machine."""
-    return [name for name in SIDES[sides] if int8_is_faster() or not name.endswith("int8")]
+@dataclass(frozen=True, slots=True)
+class EncodingFigures:
+    """One implementation. speedups: over each rival. linear_flops, peak_fraction: for real tokens, and for all positions."""
+
+    dtype: str
+    all_seconds: list[float]
+    names_per_second: float
+    speedups: dict[str, float]
+    positions: int
+    linear_flops: tuple[int, int]
+    peak_fraction: tuple[float, float]
 
 
-def open_sides(exact: Encoder, folder: Path, device: torch.device, sides: str) -> dict[str, EncodingImplementation]:
-    """SIDES of this key, all of them with a folder's weights, on a device. exact: that folder's encoder in float32."""
+@dataclass(frozen=True, slots=True)
+class DtypeAccuracy:
+    """Percent: Acc@1, and mentions with the same first concept as in float32."""
+
+    accuracy: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Result of `measure_accuracy`; model, terminology and mentions are hashes."""
+
+    n: int
+    model: str | None
+    terminology: str
+    mentions: str
+    dtypes: dict[str, DtypeAccuracy]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingComparison:
+    """Result of `compare_encoding`."""
+
+    size: str
+    names: int
+    rounds: int
+    seed: int
+    tokens_per_name: float
+    agreement: dict[str, float]
+    product_flops_per_second: dict[str, float]
+    implementations: dict[str, EncodingFigures]
+    accuracy: Accuracy | None
+    targets: list[Target]
+    machine: Machine
+
+    def with_accuracy(self, accuracy: Accuracy, *, on_cpu: bool) -> "EncodingComparison":
+        """The same with a trained model's accuracy, and with targets if they hold for this size and device."""
+        judged = on_cpu and self.size == TARGET_SIZE
+        return replace(
+            self, accuracy=accuracy, targets=targets_of(self.implementations, accuracy.dtypes) if judged else []
+        )
+
+
+def compare_encoding(
+    terminology: Path,
+    *,
+    size: Size,
+    names: int | None,
+    rounds: int,
+    device: torch.device,
+    implementations: Sequence[str] | None = None,
+) -> EncodingComparison:
+    """Compare the speed of encoding names.
+
+    Args:
+        terminology: Terminology folder, whose names are drawn from.
+        size: Size of the model.
+        names: Number of names; None for as many as the device needs.
+        rounds: How often each implementation encodes all names.
+        device: Device of the models.
+        implementations: Names of implementations; None for those of the device.
+
+    Returns:
+        All figures, without accuracy and targets.
+
+    Raises:
+        XsapError: The terminology cannot be read.
+        AssertionError: The implementations do not compute the same.
+    """
+    start = prepare(terminology, size, VOCABULARY_SIZE)
+    texts = [str(name) for name in Terminology.load(terminology).names["name"].to_pylist()]
+    order = np.random.default_rng(SEED).permutation(len(texts))[: names or NAMES[device.type]]
+    chosen = [texts[i] for i in order]
+    with TemporaryDirectory(prefix="xsap-encode-") as work:
+        folder = Path(work) / "model"
+        start.encoder().save_pretrained(folder)
+        exact = Encoder.from_pretrained(folder, device=device)
+        built = open_implementations(exact, folder, device, implementations or supported_names(device.type))
+    agreement = check_agreement(built, chosen[:NAMES_CHECKED])
+    tokens = int(tokenize_names(chosen, exact.tokenizer, exact.max_length).lengths.sum())
+    figures, rates = _time_implementations(exact, built, chosen, tokens, rounds, device)
+    return EncodingComparison(
+        size=size.name,
+        names=len(chosen),
+        rounds=rounds,
+        seed=SEED,
+        tokens_per_name=tokens / len(chosen),
+        agreement=agreement,
+        product_flops_per_second=rates,
+        implementations=figures,
+        accuracy=None,
+        targets=[],
+        machine=describe_machine(device, ("transformers", "sentence-transformers")),
+    )
+
+
+def _rivals(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith(OURS)]
+
+
+def supported_names(device_type: str, *, with_int8: bool | None = None) -> list[str]:
+    """The implementations that this machine can run well; with_int8: None to find out."""
+    with_int8 = int8_is_faster() if with_int8 is None else with_int8
+    return [name for name in IMPLEMENTATIONS[device_type] if with_int8 or not name.endswith("int8")]
+
+
+def open_implementations(
+    exact: Encoder, folder: Path, device: torch.device, names: Iterable[str]
+) -> dict[str, EncodingImplementation]:
+    """Implementations with the weights of a model folder.
+
+    Args:
+        exact: The folder's encoder in float32.
+        folder: Model folder.
+        device: Device of the models.
+        names: Kind and dtype of each, such as "xsap bfloat16".
+
+    Returns:
+        Name → implementation.
+    """
     opened = {}
-    for name in names_of(sides):
+    for name in names:
         kind, dtype = name.split()
         if kind == "reference":
-            opened[name] = _reference(exact, dtype)
+            opened[name] = _open_reference(exact, dtype)
         elif kind == "SentenceTransformer":
-            opened[name] = _peer(folder, device, dtype)
+            opened[name] = _open_sentence_transformer(folder, device, dtype)
         else:
-            opened[name] = _ours(exact if dtype == "float32" else open_encoder(folder, device, dtype), dtype)
+            encoder = exact
+            if dtype != "float32":
+                encoder = Encoder.from_pretrained(folder, device=device, dtype=cast(Dtype, dtype))
+            opened[name] = EncodingImplementation(encoder.encode, encoder, dtype, first_only=True)
     return opened
 
 
-def open_encoder(folder: Path | str, device: torch.device, dtype: Any) -> Encoder:
-    """One of ours."""
-    return Encoder.from_pretrained(folder, device=device, dtype=dtype)
-
-
-def _reference(encoder: Encoder, dtype: str) -> EncodingImplementation:
+def _open_reference(encoder: Encoder, dtype: str) -> EncodingImplementation:
     device = next(encoder.parameters()).device
-    batch, pad_id = _REFERENCE_BATCH[device.type], int(encoder.tokenizer.pad_token_id)
+    batch, pad_id = REFERENCE_BATCH[device.type], int(encoder.tokenizer.pad_token_id)
 
     def encode(names: Sequence[str]) -> Floats:
         parts = []
@@ -136,294 +252,200 @@ def _reference(encoder: Encoder, dtype: str) -> EncodingImplementation:
     return EncodingImplementation(encode, encoder, dtype, first_only=False)
 
 
-def _peer(folder: Path, device: torch.device, dtype: str) -> EncodingImplementation:
+def _open_sentence_transformer(folder: Path, device: torch.device, dtype: str) -> EncodingImplementation:
     with quiet():
         model = SentenceTransformer(str(folder), device=str(device))
     if dtype == "float16":
         model.half()
 
     def encode(names: Sequence[str]) -> Floats:
-        return np.asarray(model.encode(list(names), batch_size=_PEER_BATCH[dtype], show_progress_bar=False), np.float32)
+        batch = SENTENCE_TRANSFORMER_BATCH[dtype]
+        return np.asarray(model.encode(list(names), batch_size=batch, show_progress_bar=False), np.float32)
 
     return EncodingImplementation(encode, model, dtype, first_only=False)
 
 
-def _ours(encoder: Encoder, dtype: str) -> EncodingImplementation:
-    return EncodingImplementation(encoder.encode, encoder, dtype, first_only=True)
+def check_agreement(implementations: Mapping[str, EncodingImplementation], names: Sequence[str]) -> dict[str, float]:
+    """Largest distance of each one's unit vectors from the first one's, in units of the mean distance of these from their mean.
+
+    An AssertionError if it is too large. The unit matters: vectors of an untrained model are nearly equal for all names.
+    """
+    vectors = {name: each.encode(names) for name, each in implementations.items()}
+    units = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in vectors.items()}
+    first = next(iter(units.values()))
+    spread = float(np.linalg.norm(first - first.mean(0), axis=1).mean())
+    distances = {name: float(np.linalg.norm(each - first, axis=1).max()) / spread for name, each in units.items()}
+    for name, distance in distances.items():
+        tolerance = FLOAT32_TOLERANCE if implementations[name].dtype == "float32" else TOLERANCE
+        assert distance <= tolerance, f"{name} does not compute the same: {distances}"
+    return distances
 
 
 @contextmanager
-def counted(side: EncodingImplementation) -> Iterator[list[int]]:
-    """How many positions a side computes meanwhile, padding included: batch by batch, those of which it asks for the embeddings."""
-    table = next(part for name, part in side.model.named_modules() if name.endswith("word_embeddings"))
-    found: list[int] = []
-    hook = table.register_forward_pre_hook(lambda _, given: found.append(given[0].numel()))
+def count_positions(implementation: EncodingImplementation) -> Iterator[list[int]]:
+    """Within it, a list grows by the positions of each batch that the implementation computes, padding included."""
+    table = next(part for name, part in implementation.model.named_modules() if name.endswith("word_embeddings"))
+    counts: list[int] = []
+    hook = table.register_forward_pre_hook(lambda _, arguments: counts.append(arguments[0].numel()))
     try:
-        yield found
+        yield counts
     finally:
         hook.remove()
 
 
-def linear_flops(side: EncodingImplementation, encoder: Encoder, names: int, places: int) -> int:
-    """What the linear layers cost for so many names and places: 2 · weights, a multiplication and an addition, for each.
+def linear_flops(implementation: EncodingImplementation, encoder: Encoder, names: int, positions: int) -> int:
+    """Operations of the linear layers: 2 · weights for each position. Biases, attention's own products, embeddings, norms are not counted.
 
-    Not counted: biases, attention's own products, embeddings, layer norms. encoder: one in float32, for others may keep weights elsewhere.
+    Args:
+        implementation: What encodes.
+        encoder: The encoder in float32, because others may keep their weights elsewhere.
+        names: Number of names.
+        positions: Number of positions.
+
+    Returns:
+        The number of operations.
     """
-    wide, narrow = linear_weights(encoder, first_only=side.first_only)
-    return 2 * (wide * places + narrow * names)
+    per_token, per_name = linear_weights(encoder, first_only=implementation.first_only)
+    return 2 * (per_token * positions + per_name * names)
 
 
-def rate_seconds(dtype: str, hidden: int, device: torch.device) -> list[float]:
-    """Seconds of a product of `rate_flops`, several times, after one that isn't timed. In int8 it is torch's own, into 32 bits."""
-    if dtype != "int8":
-        return product_seconds(dtype, _ROWS, hidden, device)
-    states, weights = (
-        torch.randint(-127, 128, (rows, hidden), dtype=torch.int8, device=device) for rows in (_ROWS, 4 * hidden)
-    )
-    return [timed(lambda right: torch._int_mm(states, right.T), weights, device)[0] for _ in range(_TIMES + 1)][1:]
-
-
-def rate_flops(hidden: int) -> int:
-    """Of that product, (8,192 × hidden) · (hidden × 4 hidden)."""
-    return 8 * _ROWS * hidden**2
-
-
-FULL = "base"  # the size at which the bars hold, on a CPU
-BARS = {"reference float32": 8.0, "SentenceTransformer float32": 2.0}  # how many times as fast as each ours is to be
-LOST, AGREED = (
-    0.3,
-    99.0,
-)  # points of Acc@1 that a precision may be away from float32, and per cent of mentions with the same first concept
-NAMES = {"cpu": 1024, "cuda": 65_536}
-_WARM_UP = {"cpu": 0, "cuda": 1}  # rounds that don't count; on CUDA kernels are chosen
-_EXACT, _LOOSE = (
-    1e-3,
-    0.5,
-)  # how far a side's vectors may be from the reference's, as `check` has it: in float32, or not
-_CHECKED = 64  # names
-_SEED = 0
-
-
-def compare_speed(
-    terminology: Path, *, size: str, names: int | None, rounds: int, device: "torch.device", sides: str | None = None
-) -> dict[str, Any]:
-    """The whole race → its figures. names: as many as the device needs, unless given. sides: the key of encoders.SIDES, else the device's.
-
-    Raises XsapError; an AssertionError if the sides don't compute the same.
-    """
-    from benchmarks.speed.reference import SIZES, prepare
-    from xsap.encoding.encoder import Encoder
-
-    if size not in SIZES:
-        raise ConfigError(f"--size must be one of {', '.join(SIZES)}, found '{size}'")
-    start = prepare(terminology, SIZES[size], 16_000)
-    texts = [str(name) for name in Terminology.load(terminology).names["name"].to_pylist()]
-    given = [texts[i] for i in np.random.default_rng(_SEED).permutation(len(texts))[: names or NAMES[device.type]]]
-    with TemporaryDirectory(prefix="xsap-race-") as place:
-        folder = Path(place) / "model"
-        start.encoder().save_pretrained(folder)
-        exact = Encoder.from_pretrained(folder, device=device)
-        racing = open_sides(exact, folder, device, sides or device.type)
-    told = {
-        "size": size,
-        "names": len(given),
-        "rounds": rounds,
-        "seed": _SEED,
-        "agreement": check(racing, given[:_CHECKED]),
-    }
-    told |= _time_sides(exact, racing, given, rounds, device)
-    return told | {"accuracy": None, "bars": [], **machine(device, ("transformers", "sentence-transformers"))}
-
-
-def check(sides: "Mapping[str, EncodingImplementation]", names: Sequence[str]) -> dict[str, float]:
-    """The greatest distance of a vector from the reference's, both of length 1, by side. An AssertionError if it is too great.
-
-    In units of how far the reference's own vectors are from their mean: those of an untrained model are nearly the same for all names.
-    """
-    vectors = {name: side.encode(names) for name, side in sides.items()}
-    units = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in vectors.items()}
-    first, *_ = units.values()
-    spread = float(np.linalg.norm(first - first.mean(0), axis=1).mean())
-    apart = {name: float(np.linalg.norm(each - first, axis=1).max()) / spread for name, each in units.items()}
-    for name, distance in apart.items():
-        assert distance <= (_EXACT if sides[name].dtype == "float32" else _LOOSE), (
-            f"{name} doesn't compute the same: {apart}"
-        )
-    return apart
-
-
-def _time_sides(
-    exact: "Encoder",
-    sides: "Mapping[str, EncodingImplementation]",
-    given: Sequence[str],
+def _time_implementations(
+    exact: Encoder,
+    implementations: Mapping[str, EncodingImplementation],
+    names: Sequence[str],
+    tokens: int,
     rounds: int,
-    device: "torch.device",
-) -> dict[str, Any]:
-    """The race, and what follows from its medians and from the device's rates."""
-    from benchmarks.speed.ablations import timed
-    from xsap.encoding.packing import tokenize_names
+    device: torch.device,
+) -> tuple[dict[str, EncodingFigures], dict[str, float]]:
+    """Figures of each implementation, and the device's rate of products by dtype."""
+    positions: dict[str, int] = {}
 
-    precisions = dict.fromkeys(side.dtype for side in sides.values())
-    products = {dtype: rate_seconds(dtype, exact.dimension, device) for dtype in precisions}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    places: dict[str, int] = {}
-    for number in range(1 - _WARM_UP[device.type], rounds + 1):
-        for name, side in sides.items():
-            with counted(side) as found:
-                took, _ = timed(side.encode, given, device)
-            places[name] = sum(found)
-            say(f"{f'round {number}' if number > 0 else 'warm-up'}, {name}: {len(given) / took:.1f} names/s")
-            seconds[name] += [took] if number > 0 else []
-    for dtype, taken in products.items():
-        taken += rate_seconds(dtype, exact.dimension, device)
-    rates = {dtype: rate_flops(exact.dimension) / median(taken) for dtype, taken in products.items()}
-    tokens = int(tokenize_names(list(given), exact.tokenizer, exact.max_length).lengths.sum())
-    figures: dict[str, dict[str, Any]] = {}
-    for name, side in sides.items():
-        took = median(seconds[name])
-        flops = {
-            kind: linear_flops(side, exact, len(given), n)
-            for kind, n in (("real_tokens", tokens), ("all_positions", places[name]))
-        }
-        figures[name] = {
-            "precision": side.dtype,
-            "all_seconds": seconds[name],
-            "names_a_second": len(given) / took,
-            "times_as_fast": {rival: median(seconds[rival]) / took for rival in _rivals(sides)},
-            "positions": places[name],
-            "linear_flops": flops,
-            "share_of_rate": {kind: count / took / rates[side.dtype] for kind, count in flops.items()},
-        }
-    return {"tokens_a_name": tokens / len(given), "product_flops_a_second": rates, "sides": figures}
+    def counting(name: str) -> Callable[[Sequence[str]], Floats]:
+        def encode(texts: Sequence[str]) -> Floats:
+            with count_positions(implementations[name]) as counts:
+                vectors = implementations[name].encode(texts)
+            positions[name] = sum(counts)
+            return vectors
+
+        return encode
+
+    products = ProductRates(
+        dict.fromkeys(each.dtype for each in implementations.values()), PRODUCT_ROWS, exact.dimension, device
+    )
+    warm_up = WARM_UP_ROUNDS[device.type]
+    seconds = time_interleaved(
+        {name: counting(name) for name in implementations},
+        [names] * (warm_up + rounds),
+        device,
+        warm_up=warm_up,
+        report=lambda took, vectors: f"{len(vectors) / took:.1f} names/s",
+    )
+    products.measure()
+    rates = products.flops_per_second()
+    figures = {}
+    for name, each in implementations.items():
+        took, n = median(seconds[name]), len(names)
+        flops = (linear_flops(each, exact, n, tokens), linear_flops(each, exact, n, positions[name]))
+        figures[name] = EncodingFigures(
+            dtype=each.dtype,
+            all_seconds=seconds[name],
+            names_per_second=n / took,
+            speedups={rival: median(seconds[rival]) / took for rival in _rivals(implementations)},
+            positions=positions[name],
+            linear_flops=flops,
+            peak_fraction=(flops[0] / took / rates[each.dtype], flops[1] / took / rates[each.dtype]),
+        )
+    return figures, rates
 
 
-def _rivals(sides: Iterable[str]) -> list[str]:
-    return [name for name in sides if not name.startswith(OURS)]
+def measure_accuracy(
+    model: str, terminology: Path, mentions: Path, dtypes: Iterable[str], device: torch.device
+) -> Accuracy:
+    """Acc@1 of a trained model in float32 and in other dtypes, of names and mentions alike.
 
+    Args:
+        model: Model folder or hub id.
+        terminology: Terminology folder to link into.
+        mentions: File of mentions with concepts of the terminology.
+        dtypes: Dtypes beside float32.
+        device: Device of the model.
 
-def accuracy(
-    model: str, terminology: Path, mentions: Path, precisions: Iterable[str], device: "torch.device"
-) -> dict[str, Any]:
-    """Acc@1 of a trained model in float32 and in other precisions, of names and mentions alike, and how often each puts the same concept first.
-
-    Both in per cent.
+    Returns:
+        Accuracy by dtype, float32 first.
     """
-    from xsap.evaluation.protocols import concept_ranks, read_queries
-    from xsap.linking.index import Index
-    from xsap.linking.linker import Linker
-
     queries, names = read_queries(mentions), Terminology.load(terminology)
-    found: dict[str, dict[str, float]] = {}
-    for dtype in dict.fromkeys(["float32", *precisions]):
-        encoder = open_encoder(model, device, dtype)
+    found: dict[str, DtypeAccuracy] = {}
+    for dtype in dict.fromkeys(["float32", *dtypes]):
+        encoder = Encoder.from_pretrained(model, device=device, dtype=cast(Dtype, dtype))
         ranks, results = concept_ranks(Linker(encoder, Index.build(names, encoder)), queries, 2)
         first = [result.candidates[0].concept_id if result.candidates else None for result in results]
         if not found:
             expected = first
-        agreed = float(np.mean([one == other for one, other in zip(first, expected, strict=True)]))
-        found[dtype] = {"acc@1": 100 * float((np.array(ranks) == 0).mean()), "agreed": 100 * agreed}
-        say(f"{dtype}: Acc@1 {found[dtype]['acc@1']:.2f}")
-    hashes = {"terminology": manifest_hash(read_manifest(terminology, "terminology")), "mentions": sha256_of(mentions)}
-    return {"n": queries.num_rows, "model": encoder.content_hash, **hashes, "precisions": found}
+        same = np.mean([one == other for one, other in zip(first, expected, strict=True)])
+        found[dtype] = DtypeAccuracy(100 * float((np.array(ranks) == 0).mean()), 100 * float(same))
+    return Accuracy(
+        n=queries.num_rows,
+        model=encoder.content_hash,
+        terminology=manifest_hash(read_manifest(terminology, "terminology")),
+        mentions=sha256_of(mentions),
+        dtypes=found,
+    )
 
 
-def bars_of(
-    sides: Mapping[str, Mapping[str, Any]], precisions: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """What ours are held to: each precision to its accuracy, and the fastest of those that keep it to its speed. precisions: see `accuracy`."""
-    bars, kept = [], []
-    for dtype, quality in precisions.items():
-        away = round(abs(quality["acc@1"] - precisions["float32"]["acc@1"]), 6)  # as near as a sum of hits can be told
-        told = [
-            bar(f"{dtype}: points of Acc@1 away from float32", away, LOST, most=True),
-            bar(f"{dtype}: the same first concept as float32, %", quality["agreed"], AGREED),
+def targets_of(implementations: Mapping[str, EncodingFigures], dtypes: Mapping[str, DtypeAccuracy]) -> list[Target]:
+    """Targets: for each dtype its accuracy, and for the fastest dtype that keeps its accuracy the speed-up."""
+    targets, kept = [], []
+    for dtype, each in dtypes.items():
+        difference = round(abs(each.accuracy - dtypes["float32"].accuracy), 6)  # without float noise
+        own = [
+            target(
+                f"{dtype}: difference in Acc@1 from float32, points", difference, MAX_ACCURACY_DIFFERENCE, at_most=True
+            ),
+            target(f"{dtype}: same first concept as float32, %", each.agreement, MIN_AGREEMENT),
         ]
-        bars += [] if dtype == "float32" else told
-        kept += [dtype] if all(each["met"] for each in told) else []
-    fit = {name: side for name, side in sides.items() if name.startswith(OURS) and side["precision"] in kept}
-    fastest = max(fit, key=lambda name: float(fit[name]["names_a_second"]))
-    return [
-        *(
-            bar(f"{fastest}: times as fast as {rival}", fit[fastest]["times_as_fast"][rival], least)
-            for rival, least in BARS.items()
-        ),
-        *bars,
+        targets += [] if dtype == "float32" else own
+        kept += [dtype] if all(each.met for each in own) else []
+    accurate = {name: each for name, each in implementations.items() if name.startswith(OURS) and each.dtype in kept}
+    fastest = max(accurate, key=lambda name: accurate[name].names_per_second)
+    speedups = accurate[fastest].speedups
+    fast = [
+        target(f"{fastest}: speed-up over {name}", speedups[name], least) for name, least in TARGET_SPEEDUPS.items()
     ]
+    return [*fast, *targets]
 
 
-def to_text(result: Mapping[str, Any]) -> str:
-    """The race as a table for people, and under it what makes it comparable."""
-    sides = result["sides"]
-    rivals = _rivals(sides)
-    rows = [
-        ["encoding", "names/s", *(f"times {rival}" for rival in rivals), "share of rate: real tokens", "all positions"]
+def to_text(result: EncodingComparison) -> str:
+    """A table for people, with what makes it comparable under it."""
+    rivals = _rivals(result.implementations)
+    rows = [["encoding", "names/s", *(f"speed-up over {rival}" for rival in rivals)]]
+    rows[0] += ["fraction of peak rate: real tokens", "all positions"]
+    for name, each in result.implementations.items():
+        cells = [f"{each.names_per_second:,.1f}", *(f"{each.speedups[rival]:.1f}" for rival in rivals)]
+        rows.append([name, *cells, *(f"{100 * fraction:.0f} %" for fraction in each.peak_fraction)])
+    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result.product_flops_per_second.items())
+    notes = [
+        f"XLM-R {result.size}, {result.names:,} names of {result.tokens_per_name:.1f} tokens, drawn with seed {result.seed}; medians of "
+        f"{result.rounds} interleaved rounds; {result.machine}",
+        "fraction of peak rate: 2 · weights of the linear layers · tokens / seconds / the device's rate, for real tokens or for all positions "
+        "computed; where the last layer is computed for [CLS] alone, most of its weights count once per name; the rate is that of products "
+        f"({PRODUCT_ROWS:,} × hidden) · (hidden × 4 hidden) in the same dtype, before and after the comparison: {rates}",
     ]
-    for name, side in sides.items():
-        shares = [f"{100 * share:.0f} %" for share in side["share_of_rate"].values()]
-        rows.append(
-            [
-                name,
-                f"{side['names_a_second']:,.1f}",
-                *(f"{side['times_as_fast'][rival]:.1f}" for rival in rivals),
-                *shares,
-            ]
-        )
-    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result["product_flops_a_second"].items())
-    metadata = [
-        f"XLM-R {result['size']}, {result['names']:,} names of {result['tokens_a_name']:.1f} tokens, drawn with seed {result['seed']}; medians of "
-        f"{result['rounds']} rounds in turns; {machine_in_words(result)}",
-        "share of rate: 2 · weights of the linear layers · tokens / seconds / the device's rate, the tokens being real ones, or all positions "
-        "computed, and where the last layer is for [CLS] alone most of its weights counting once a name; the rate is that of products "
-        f"(8,192 × hidden) · (hidden × 4 hidden) in the same precision, before and after the race: {rates}",
-    ]
-    if quality := result["accuracy"]:
+    if result.accuracy:
         found = ", ".join(
-            f"{p} {each['acc@1']:.2f} ({each['agreed']:.2f})" for p, each in quality["precisions"].items()
+            f"{dtype} {each.accuracy:.2f} ({each.agreement:.2f})" for dtype, each in result.accuracy.dtypes.items()
         )
-        metadata.append(f"Acc@1 on {quality['n']:,} mentions (and the same first concept as float32), %: {found}")
-    elif result["size"] == FULL:
-        metadata.append("no verdict: --model and --mentions tell which side keeps its accuracy")
-    return "\n".join([*markdown(rows), "", *(f"- {fact}" for fact in [*metadata, *verdicts(result["bars"])])])
+        notes.append(f"Acc@1 on {result.accuracy.n:,} mentions (and same first concept as float32), %: {found}")
+    elif result.size == TARGET_SIZE:
+        notes.append("no targets: they need --model and --mentions, to see which dtype keeps its accuracy")
+    return to_markdown(rows, [*notes, *result.targets])
 
 
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Names a second of each side as bars in a PNG file, and how many times as fast as each of BARS that is."""
-    panel = {}
-    for name, side in result["sides"].items():
-        times = ", ".join(f"{side['times_as_fast'][rival]:.1f} ×" for rival in BARS)
-        panel[name] = (side["names_a_second"], f"{in_digits(side['names_a_second'])} ({times})")
-    title = f"Names encoded a second, XLM-R {result['size']}, {result['device']}\n(how many times as fast as {' and '.join(BARS)})"
-    chart({title: panel}, path)
-
-
-def command(
-    terminology: Annotated[Path, typer.Option(help="A terminology folder, whose names are encoded.")],
-    size: Annotated[str, typer.Option(help="base or small.")] = FULL,
-    names: Annotated[
-        int | None, typer.Option(min=64, help="How many names: 1,024 on a CPU, 65,536 on CUDA, unless given.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Of all sides, in turns.")] = 3,
-    device: Annotated[DeviceName, typer.Option(help="What all encode on; the bars are a CPU's.")] = DeviceName.CPU,
-    model: Annotated[str | None, typer.Option(help="A trained model, to see what 16 or 8 bits cost it.")] = None,
-    mentions: Annotated[Path | None, typer.Option(help="Mentions for that, with concepts of the terminology.")] = None,
-    json_to: JsonTo = None,
-    plot_to: PlotTo = None,
-) -> None:
-    """Encode names by the original's procedure, SentenceTransformer's and ours; exit code 3 if ours misses a bar at full size."""
-    check_plot(plot_to)
-    if (model is None) != (mentions is None):
-        raise ConfigError(
-            "--model and --mentions go together: what 16 or 8 bits cost is measured by linking mentions with a trained model"
-        )
-    on = device_of(device)
-    result = compare_speed(terminology, size=size, names=names, rounds=rounds, device=on)
-    if model and mentions:
-        ours = [side["precision"] for name, side in result["sides"].items() if name.startswith(OURS)]
-        result["accuracy"] = accuracy(model, terminology, mentions, ours, on)
-        if size == FULL and on.type == "cpu":
-            result["bars"] = bars_of(result["sides"], result["accuracy"]["precisions"])
-    write_json(result, json_to)
-    if plot_to:
-        plot(result, plot_to)
-    print(to_text(result))
-    exit_by(result["bars"])
+def plot(result: EncodingComparison, path: Path) -> None:
+    """A bar chart of names per second as a PNG or SVG file, with the speed-up over each rival of the targets."""
+    title = f"Names encoded per second, XLM-R {result.size}, {result.machine.device}"
+    rates = {name: each.names_per_second for name, each in result.implementations.items()}
+    labels = [
+        f"{format_figure(each.names_per_second)} ({', '.join(f'{each.speedups[rival]:.1f} ×' for rival in TARGET_SPEEDUPS)})"
+        for each in result.implementations.values()
+    ]
+    save(bar_plot(f"{title}\n(speed-up over {' and '.join(TARGET_SPEEDUPS)})", rates, labels), path)

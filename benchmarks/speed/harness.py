@@ -1,155 +1,277 @@
-"""What races have in common: where they run, what they are held to, and how their figures are kept and drawn.
+"""What all speed benchmarks share: interleaved timing, the machine's description, targets, JSON and charts.
 
-A bar is a figure that must be reached, and every verdict is written out, met or not. Whoever starts a race learns of a missed one by exit
-code 3, for figures that nobody reads would not be seen to fall.
+A benchmark runs several implementations of the same work in one process or one session, interleaved, and states its result as ratios within
+that run; seconds alone depend on the machine. A target is a figure that must be reached. Every target is printed, met or missed, and a
+missed one ends the program with exit code 3, so that a regression is noticed by whoever runs it.
 """
 
 import json
 import os
 import platform
-import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from statistics import median
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from xsap import __version__
 from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError
+from xsap.page import markdown
+from xsap.plots import Plot, horizontal_bars
+from xsap.terminal import EXIT_TARGET_MISSED, log
 
 if TYPE_CHECKING:
     import torch
+    from _typeshed import DataclassInstance
 
-
-OURS = "xsap"  # how our sides' names begin
-COLORS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of ours
+OURS = "xsap"  # prefix of the names of our implementations
+T = TypeVar("T")
+R = TypeVar("R")
+D = TypeVar("D", bound="DataclassInstance")
 
 
 class DeviceName(StrEnum):
-    """What a race runs on."""
+    """The device that a benchmark runs on."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
-JsonTo: TypeAlias = Annotated[Path | None, typer.Option("--json", help="A file for all figures as JSON.")]
-PlotTo: TypeAlias = Annotated[Path | None, typer.Option("--plot", help="A .png file for a bar chart.")]
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a benchmark ran: device, CPU cores of the process, torch's threads, package → version."""
+
+    device: str
+    cores: int
+    threads: int
+    versions: dict[str, str]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        return f"{self.device}, cores: {self.cores}, threads: {self.threads}; {versions}"
 
 
-def device_of(name: DeviceName | None) -> "torch.device":
-    """The device of this name; CUDA where there is one, if none is named. Raises ConfigError where CUDA is asked for and there is none."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A required figure: `value` must be at least `limit`, or at most, if `at_most`."""
+
+    what: str
+    value: float
+    limit: float
+    at_most: bool
+    met: bool
+
+    def __str__(self) -> str:
+        verdict, bound = "met" if self.met else "MISSED", "most" if self.at_most else "least"
+        return f"{verdict}: {self.what} {format_figure(self.value)}, target at {bound} {self.limit:g}"
+
+
+def target(what: str, value: float, limit: float, *, at_most: bool = False) -> Target:
+    """A `Target`, with whether it is met."""
+    return Target(what, value, limit, at_most, value <= limit if at_most else value >= limit)
+
+
+def exit_by(targets: Iterable[Target]) -> None:
+    """Exit with code 3 if a target is missed."""
+    if not all(each.met for each in targets):
+        raise typer.Exit(EXIT_TARGET_MISSED)
+
+
+def select_device(name: DeviceName | None) -> "torch.device":
+    """The device of this name; if none is given, CUDA where available. Raises ConfigError for CUDA that is not available."""
     import torch
 
-    there = torch.cuda.is_available()
-    if name == DeviceName.CUDA and not there:
-        raise ConfigError("--device cuda needs a GPU and a torch built for it, found none; take --device cpu")
-    return torch.device(name.value if name else "cuda" if there else "cpu")
+    available = torch.cuda.is_available()
+    if name == DeviceName.CUDA and not available:
+        raise ConfigError("--device cuda needs a GPU and a torch built for it, found none; use --device cpu")
+    return torch.device(name.value if name else "cuda" if available else "cpu")
 
 
-def machine(device: "torch.device", packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Where a race ran, and by which versions: of these packages, too."""
+def describe_machine(
+    device: "torch.device", packages: Sequence[str] = (), *, cpu_info: Path = Path("/proc/cpuinfo")
+) -> Machine:
+    """Describe the machine.
+
+    Args:
+        device: The device that the benchmark runs on.
+        packages: Packages whose versions matter, beside Python, xsap, torch and numpy.
+        cpu_info: Linux's description of the processors.
+
+    Returns:
+        The description.
+    """
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {_processor()}"
-    versions = {"python": platform.python_version(), OURS: __version__} | {
-        name: version(name) for name in ("torch", "numpy", *packages)
-    }
-    return {"device": named, "cores": cores, "threads": torch.get_num_threads(), "versions": versions}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {_processor(cpu_info)}"
+    versions = {"python": platform.python_version(), OURS: __version__}
+    versions |= {package: version(package) for package in ("torch", "numpy", *packages)}
+    return Machine(name, cores, torch.get_num_threads(), versions)
 
 
-def _processor() -> str:
-    """Its name, which tells whether it multiplies 8 or 16 bits fast; its kind where Linux doesn't say."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+def _processor(cpu_info: Path) -> str:
+    """Architecture, and on Linux the model, which decides whether 8-bit and 16-bit products are fast."""
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{platform.machine()}, {names[0]}" if names else platform.machine()
 
 
-def machine_in_words(result: Mapping[str, Any]) -> str:
-    """What `machine` found, as a line."""
-    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
-    return f"{result['device']}, cores: {result['cores']}, threads: {result['threads']}; {versions}"
+def timed(function: Callable[[T], R], argument: T, device: "torch.device") -> tuple[float, R]:
+    """Seconds of a call, until the device has finished its work, and what the call returned."""
+    import torch
+
+    synchronize: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    result = function(argument)
+    synchronize()
+    return time.perf_counter() - start, result
 
 
-def rss_bytes(field: str) -> int:
-    """Bytes of this process: `VmRSS`, resident now, or `VmHWM`, at most so far. Needs Linux: proc(5)."""
+def time_interleaved(
+    implementations: Mapping[str, Callable[[T], R]],
+    inputs: Iterable[T],
+    device: "torch.device",
+    *,
+    warm_up: int,
+    report: Callable[[float, R], str],
+) -> dict[str, list[float]]:
+    """Seconds of every implementation on every input, one implementation after another on each input.
+
+    Args:
+        implementations: Name → function of an input.
+        inputs: The inputs; equal ones are rounds.
+        device: The device that the functions run on.
+        warm_up: Number of first inputs whose times are left out.
+        report: Text for the log from a call's seconds and result.
+
+    Returns:
+        Name → seconds, one for each input after the warm-up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
+    for number, each in enumerate(inputs, 1 - warm_up):
+        for name, function in implementations.items():
+            took, result = timed(function, each, device)
+            log(f"{f'round {number}' if number > 0 else 'warm-up'}, {name}: {report(took, result)}")
+            if number > 0:
+                seconds[name].append(took)
+    return seconds
+
+
+class ProductRates:
+    """The device's own rate of matrix products in each dtype: the limit that an implementation is compared with.
+
+    Measured when created and again at every `measure`, so before and after a benchmark; the rate is that of the median time.
+    """
+
+    def __init__(self, dtypes: Iterable[str], rows: int, hidden: int, device: "torch.device") -> None:
+        """Products are (rows × hidden) · (hidden × 4 hidden)."""
+        self._rows, self._hidden, self._device = rows, hidden, device
+        self._seconds: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
+        self.measure()
+
+    def measure(self) -> None:
+        """Time ten more products in each dtype."""
+        for dtype, seconds in self._seconds.items():
+            seconds += product_seconds(dtype, self._rows, self._hidden, self._device)
+
+    def flops_per_second(self) -> dict[str, float]:
+        """Dtype → operations per second, a multiplication and an addition counting as two."""
+        operations = 8 * self._rows * self._hidden**2
+        return {dtype: operations / median(seconds) for dtype, seconds in self._seconds.items()}
+
+
+def product_seconds(dtype: str, rows: int, hidden: int, device: "torch.device", *, repeats: int = 10) -> list[float]:
+    """Time matrix products.
+
+    Args:
+        dtype: float32, bfloat16, float16, or int8 with int32 results.
+        rows: Rows of the first factor.
+        hidden: The factors are (rows, hidden) and (hidden, 4 hidden).
+        device: On CUDA 100 products are timed at once, because one is as short as the wait for it.
+        repeats: Number of measurements after an untimed one.
+
+    Returns:
+        Seconds of one product, `repeats` times.
+    """
+    import torch
+
+    shapes = ((rows, hidden), (4 * hidden, hidden))
+    if dtype == "int8":
+        left, right = (torch.randint(-127, 128, shape, dtype=torch.int8, device=device) for shape in shapes)
+        multiply = torch._int_mm
+    else:
+        left, right = (torch.randn(shape, dtype=getattr(torch, dtype), device=device) for shape in shapes)
+        multiply = torch.mm
+    count = 100 if device.type == "cuda" else 1
+
+    def products(factor: "torch.Tensor") -> "torch.Tensor":
+        return [multiply(left, factor.T) for _ in range(count)][-1]
+
+    return [timed(products, right, device)[0] / count for _ in range(repeats + 1)][1:]
+
+
+def memory_bytes(field: str) -> int:
+    """Resident memory of this process in bytes: `VmRSS`, at present, or `VmHWM`, its maximum. Linux only, see proc(5)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
-def bar(what: str, found: float, held_to: float, *, most: bool = False) -> dict[str, Any]:
-    """A figure and what it is held to. most: it may be at most that, else it must be at least that."""
-    return {
-        "what": what,
-        "found": found,
-        "bar": held_to,
-        "most": most,
-        "met": found <= held_to if most else found >= held_to,
-    }
+def reset_peak_memory() -> None:
+    """Set `VmHWM` to the present resident memory. Linux only, see proc(5)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def verdicts(bars: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each bar."""
-    return [
-        f"{'met' if b['met'] else 'MISSED'}: {b['what']} {in_digits(b['found'])}, bar at {'most' if b['most'] else 'least'} {b['bar']:g}"
-        for b in bars
-    ]
-
-
-def in_digits(figure: float) -> str:
-    """Three digits that count, or all before the point: 0.105, 12.3, 1,234."""
+def format_figure(figure: float) -> str:
+    """Three significant digits, or all digits of the integer part: 0.105, 12.3, 1,234."""
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
-def exit_by(bars: Sequence[Mapping[str, Any]]) -> None:
-    """Exit code 3 if one is missed."""
-    if not all(b["met"] for b in bars):
-        raise typer.Exit(3)
+def finish(
+    result: D,
+    to_text: Callable[[D], str],
+    *,
+    json_to: Path | None,
+    plot_to: Path | None = None,
+    plot: Callable[[D, Path], None] | None = None,
+    targets: Iterable[Target] = (),
+) -> None:
+    """Write, plot and print a result, and exit with code 3 if a target is missed.
+
+    Args:
+        result: All figures.
+        to_text: Result → text for people.
+        json_to: File for the figures; None for none.
+        plot_to: File for a chart; None for none.
+        plot: Writes the chart.
+        targets: The targets.
+    """
+    write_json(result, json_to)
+    if plot and plot_to:
+        plot(result, plot_to)
+    print(to_text(result))
+    exit_by(targets)
 
 
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+def write_json(result: "DataclassInstance", path: Path | None) -> None:
+    """Write all figures of a benchmark, if a file is given."""
+    if path:
+        with write_atomically(path) as stream:
+            json.dump(asdict(result), stream, indent=1)
 
 
-def write_json(result: Mapping[str, Any], file: Path | None) -> None:
-    """All figures of a race, if a file is named."""
-    if file:
-        with write_atomically(file) as stream:
-            json.dump(result, stream, indent=1)
+def to_markdown(rows: Sequence[Sequence[str]], notes: Iterable[object]) -> str:
+    """A table, if it has rows, and a list of notes under it."""
+    return "\n".join([*([*markdown(rows), ""] if rows else []), *(f"- {note}" for note in notes)])
 
 
-def check_plot(path: Path | None) -> None:
-    """Raise ConfigError if a plot can't be written there: before a race, not after."""
-    if path and path.suffix != ".png":
-        raise ConfigError(f"a plot is written as PNG: expected a file that ends in .png, found {path}")
-    if path and find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib; install it: pip install matplotlib")
-
-
-def chart(panels: Mapping[str, Mapping[str, tuple[float, str]]], path: Path) -> None:
-    """Bars in a PNG file. panels: title → side → its bar's length, and what stands beside that."""
-    from matplotlib.figure import Figure
-
-    counts = [len(panel) for panel in panels.values()]
-    figure = Figure(figsize=(8, 0.5 * len(counts) + 0.4 + 0.36 * sum(counts)), dpi=150, layout="constrained")
-    places = figure.subplots(len(counts), 1, squeeze=False, height_ratios=counts)[:, 0]
-    for axes, (title, panel) in zip(places, panels.items(), strict=True):
-        drawn = axes.barh(
-            list(panel),
-            [length for length, _ in panel.values()],
-            color=[COLORS[name.startswith(OURS)] for name in panel],
-        )
-        axes.bar_label(drawn, [said for _, said in panel.values()], padding=4, fontsize=8)
-        axes.set_title(title, fontsize=10)
-        axes.invert_yaxis()
-        axes.margins(x=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    with write_atomically(path, binary=True) as stream:
-        figure.savefig(stream, format="png")
+def bar_plot(title: str, values: Mapping[str, float], labels: Sequence[str] | None = None) -> Plot:
+    """Horizontal bars, ours in color and all others in grey; without labels each value is written at its bar."""
+    shown = labels or [format_figure(value) for value in values.values()]
+    return horizontal_bars(values, title=title, labels=shown, highlighted=lambda name: name.startswith(OURS), width=8.0)

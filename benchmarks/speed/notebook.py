@@ -1,9 +1,9 @@
-"""What the original SapBERT notebook does with a UMLS release, written anew from its description: the rival of `xsap-prepare umls`.
+"""What the original SapBERT notebook does with a UMLS release, rewritten from its description: the comparison for `xsap-prepare umls`.
 
-It reads MRCONSO and MRREL into lists of lines, lower-cases every name, takes whatever language and suppressed row there is, makes a set of
-`id||name` strings, gives a concept the names of the last of its trade-name relations, and writes at most 50 pairs a concept, drawn at
+It reads MRCONSO and MRREL into lists of lines, lower-cases every name, takes every language and every suppressed row, makes a set of
+`id||name` strings, gives a concept the names of the last of its trade-name relations, and writes at most 50 pairs per concept, drawn at
 random without a seed. Source: data/generate_pretraining_data.ipynb of github.com/cambridgeltl/sapbert, with all languages taken.
-A program of its own (`python -m benchmarks.speed.notebook META OUT`), so that its memory can be told from ours.
+It is a program of its own (`python -m benchmarks.speed.notebook META OUT [--tradenames]`), so that its memory can be measured alone.
 """
 
 import random
@@ -11,42 +11,42 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
-MOST_PAIRS = 50
+PAIRS_PER_CONCEPT = 50
 
 
 def training_pairs(meta: Path, *, tradenames: bool) -> list[str]:
     """The lines `id||name||name` of a release."""
-    rows = _lines(meta / "MRCONSO.RRF")
-    named = []
+    rows = _read_lines(meta / "MRCONSO.RRF")
+    names = []
     for row in rows:
         cells = row.split("|")
-        named.append(f"{cells[0]}||{cells[14].lower()}")
-    named = list(set(named))
+        names.append(f"{cells[0]}||{cells[14].lower()}")
+    names = list(set(names))
     if tradenames:
-        named = list(set(named + _inherited(_lines(meta / "MRREL.RRF"), _by_concept(named))))
+        names = list(set(names + _tradenames(_read_lines(meta / "MRREL.RRF"), _by_concept(names))))
     pairs = []
-    for concept, names in _by_concept(named).items():
-        both = list(combinations(names, 2))
-        if len(both) > MOST_PAIRS:
-            both = random.sample(both, MOST_PAIRS)
+    for concept, own in _by_concept(names).items():
+        both = list(combinations(own, 2))
+        if len(both) > PAIRS_PER_CONCEPT:
+            both = random.sample(both, PAIRS_PER_CONCEPT)
         pairs += [f"{concept}||{left}||{right}" for left, right in both]
     return pairs
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     with path.open(encoding="utf-8", newline="\n") as stream:
         return stream.readlines()
 
 
-def _by_concept(named: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in named:
+def _by_concept(rows: list[str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for row in rows:
         concept, _, name = row.partition("||")
-        found.setdefault(concept, []).append(name)
-    return found
+        names.setdefault(concept, []).append(name)
+    return names
 
 
-def _inherited(relations: list[str], by_concept: dict[str, list[str]]) -> list[str]:
+def _tradenames(relations: list[str], by_concept: dict[str, list[str]]) -> list[str]:
     """`id||name` for the names of the last concept that each one has a trade-name relation with."""
     last = {}
     for row in relations:

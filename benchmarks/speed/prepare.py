@@ -1,90 +1,97 @@
-"""How long a UMLS release takes to become training data, and how much memory: `xsap-prepare umls` against the original notebook.
+"""Time and memory from a UMLS release to training data: `xsap-prepare umls` against the original notebook.
 
-Each side is a process of its own, timed from its start to its end, imports included; its memory is the highest that the system saw
-resident (`ru_maxrss` of wait4). The sides take turns.
+Each implementation is a process of its own, timed from start to end, imports included; its memory is the maximum resident size that the
+system reports (`ru_maxrss` of wait4). Rounds are interleaved.
 """
 
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
 
-import typer
-
-from benchmarks.speed.synthetic_umls import generate
 from xsap.errors import XsapError
 from xsap.page import markdown
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+from xsap.terminal import log
 
 OURS, NOTEBOOK = "xsap-prepare umls", "original notebook"
 
 
-def compare_speed(
-    meta: Path, *, tradenames: bool, rounds: int, rival: bool, max_memory: str | None = None
-) -> dict[str, Any]:
-    """Seconds and bytes of each side, by turn. Raises XsapError if a side fails."""
-    sides: dict[str, list[dict[str, float]]] = {side: [] for side in ((OURS, NOTEBOOK) if rival else (OURS,))}
+@dataclass(frozen=True, slots=True)
+class ProcessRun:
+    """One run of a program: seconds, and maximum resident bytes."""
+
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareComparison:
+    """Result of `compare_prepare`. meta: file → bytes. implementations: name → its runs."""
+
+    meta: dict[str, int]
+    tradenames: bool
+    implementations: dict[str, list[ProcessRun]]
+
+
+def compare_prepare(
+    meta: Path, *, tradenames: bool, rounds: int, notebook: bool, max_memory: str | None = None
+) -> PrepareComparison:
+    """Time both programs on a release.
+
+    Args:
+        meta: META folder of the release.
+        tradenames: Whether to read MRREL for trade names, too.
+        rounds: Runs of each program.
+        notebook: Whether to run the notebook, which reads the whole release into memory.
+        max_memory: Limit of our sort, such as 2GB.
+
+    Returns:
+        Seconds and bytes of each run.
+
+    Raises:
+        XsapError: A program fails.
+    """
+    runs: dict[str, list[ProcessRun]] = {name: [] for name in ((OURS, NOTEBOOK) if notebook else (OURS,))}
     extra = ["--tradenames"] if tradenames else []
     for _ in range(rounds):
-        for side, runs in sides.items():
-            with TemporaryDirectory(prefix="xsap-race-", dir=meta.parent) as place:
-                out = str(Path(place) / "out")
-                if side == OURS:
+        for name in runs:
+            with TemporaryDirectory(prefix="xsap-prepare-", dir=meta.parent) as work:
+                out = str(Path(work) / "out")
+                words = ["benchmarks.speed.notebook", str(meta), out, *extra]
+                if name == OURS:
                     limit = ["--max-memory", max_memory] if max_memory else []
                     words = ["data_prep", "umls", str(meta), "--out", out, "--suppress", "all", *extra, *limit]
-                else:
-                    words = ["benchmarks.speed.notebook", str(meta), out, *extra]
-                runs.append(timed([sys.executable, "-m", *words]))
-            print(f"{side}: {runs[-1]['seconds']:.1f} s, {runs[-1]['bytes'] / 1e9:.2f} GB", file=sys.stderr, flush=True)
-    return {
-        "meta": {file.name: file.stat().st_size for file in sorted(meta.glob("*.RRF"))},
-        "tradenames": tradenames,
-        "sides": sides,
-    }
+                each = run_process([sys.executable, "-m", *words])
+            runs[name].append(each)
+            log(f"{name}: {each.seconds:.1f} s, {each.bytes / 1e9:.2f} GB")
+    files = {file.name: file.stat().st_size for file in sorted(meta.glob("*.RRF"))}
+    return PrepareComparison(files, tradenames, runs)
 
 
-def timed(command: Sequence[str]) -> dict[str, float]:
-    """Run a command → seconds, and bytes resident at most. Raises XsapError if it fails."""
-    import time
-
+def run_process(command: Sequence[str]) -> ProcessRun:
+    """Run a command and measure it. Raises XsapError if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise XsapError(
-            f"{' '.join(command[1:4])} ended with exit code {process.returncode}; its own message stands above"
-        )
-    return {"seconds": time.perf_counter() - start, "bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+        words = " ".join(command[1:4])
+        raise XsapError(f"expected {words} to succeed, found exit code {process.returncode}; see its message above")
+    return ProcessRun(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
-def to_text(result: Mapping[str, Any]) -> str:
-    """A Markdown table of medians, and the ratios to the last side."""
-    medians = {
-        side: {unit: statistics.median(run[unit] for run in runs) for unit in ("seconds", "bytes")}
-        for side, runs in result["sides"].items()
-    }
-    rows = [["", "seconds", "times as fast", "peak memory, GB", "times less memory"]]
-    rival = medians.get(NOTEBOOK)
-    for side, m in medians.items():
-        ratios = [f"{rival[unit] / m[unit]:.1f}" if rival else "" for unit in ("seconds", "bytes")]
-        rows.append([side, f"{m['seconds']:.1f}", ratios[0], f"{m['bytes'] / 1e9:.2f}", ratios[1]])
+def to_text(result: PrepareComparison) -> str:
+    """A Markdown table of medians, and their ratios to the notebook's."""
+    seconds = {name: median(run.seconds for run in runs) for name, runs in result.implementations.items()}
+    memory = {name: median(run.bytes for run in runs) for name, runs in result.implementations.items()}
+    rows = [["", "seconds", "speed-up", "peak memory, GB", "memory reduction"]]
+    for name, took in seconds.items():
+        ratios = [f"{of[NOTEBOOK] / of[name]:.1f}" if NOTEBOOK in of else "" for of in (seconds, memory)]
+        rows.append([name, f"{took:.1f}", ratios[0], f"{memory[name] / 1e9:.2f}", ratios[1]])
     return "\n".join(markdown(rows))
-
-
-@app.command("synthetic-umls")
-def synthetic_umls(
-    out: Annotated[Path, typer.Option(help="The META folder to write.")],
-    rows: Annotated[int, typer.Option(min=1, help="Of MRCONSO.")] = 100_000,
-    relations: Annotated[int, typer.Option(min=0, help="Rows of MRREL.")] = 0,
-    seed: Annotated[int, typer.Option(help="Another seed, another release.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands there, if xsap made it.")] = False,
-) -> None:
-    """A made-up UMLS release of any size."""
-    generate(out, rows=rows, relations=relations, seed=seed, overwrite=overwrite)
-    print(f"{out}: {rows:,} rows of MRCONSO, {relations:,} of MRREL")

@@ -1,16 +1,16 @@
-"""The original SapBERT recipe: what it trains on, its step, and a run of it. Our speed is measured against the one, our accuracy against the other.
+"""The original SapBERT recipe: its data, its training step, and a run of it. It is what our speed and our accuracy are compared with.
 
 Written from its description (Liu et al., NAACL 2021, section 2, and https://github.com/cambridgeltl/sapbert, README), without its code: names
-padded to 25 tokens; left and right names through the Hugging Face model one after the other, [CLS] taken; all triplets mined and the
-loss computed by pytorch-metric-learning; torch's AdamW as it comes, unfused, at a constant rate; float32, or on CUDA float16 autocast with a
-gradient scaler. Attention is what transformers chooses. The CUDA part has only been run on a CPU (autocast and scaler in a test).
+padded to 25 tokens; left and right names through the Hugging Face model one after the other, [CLS] taken; all triplets mined and the loss
+computed by pytorch-metric-learning; torch's AdamW with its defaults, unfused, at a constant rate; float32, or on CUDA float16 autocast with a
+gradient scaler. Attention is what transformers chooses.
 
-Without the hub there is no XLM-R tokenizer: one is trained on the terminology's names. The embedding of the base size keeps XLM-R's 250,002 rows.
+XLM-R's own tokenizer needs the Hugging Face hub, so one is trained on the terminology's names. The embedding table of the base size keeps
+XLM-R's 250,002 rows.
 """
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -33,41 +33,42 @@ from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import Tokens, tokenize_names
 from xsap.encoding.vocabulary import train_tokenizer
 from xsap.errors import ConfigError
+from xsap.terminal import log
 from xsap.text import TextPolicy
 from xsap.training.dataset import distinct, from_terminology
 from xsap.training.sampling import Concepts, FilePairs, Names, PairSampler
 
-LR, WEIGHT_DECAY = 2e-5, 0.01
+LEARNING_RATE, WEIGHT_DECAY = 2e-5, 0.01
 MARGIN, ALPHA, BETA, BASE = 0.2, 1.0, 60.0, 0.5
 PAIRS_PER_CONCEPT = 50
-DESCRIPTION = EncoderConfig("cls", REFERENCE_LENGTH, TextPolicy("cased", "none"))
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SEED = 0
-_ALL = 1 << 40  # pairs
+ENCODER_CONFIG = EncoderConfig("cls", REFERENCE_LENGTH, TextPolicy("cased", "none"))
+SEED = 0
+ALL_PAIRS = 1 << 40  # more pairs than any terminology has
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of an XLM-R. rows: of its embedding table; None: as many as the tokenizer has pieces."""
+    """Size of an XLM-R. rows: rows of its embedding table; None for as many as the tokenizer has pieces."""
 
+    name: str
     layers: int
     hidden: int
     heads: int
     rows: int | None
 
 
-SIZES = {"base": Size(12, 768, 12, 250_002), "small": Size(2, 256, 4, None)}
+SIZES = {"base": Size("base", 12, 768, 12, 250_002), "small": Size("small", 2, 256, 4, None)}
 
 
 class Padded(NamedTuple):
-    """2n names, the left ones first. ids: (2n, 25). mask: (2n, 25), 1 where a token is none of padding, else 0."""
+    """2n names, the left names of the pairs first. ids: (2n, 25). mask: (2n, 25), 1 for tokens, 0 for padding."""
 
     ids: Tensor
     mask: Tensor
 
 
 class Batch(NamedTuple):
-    """A step's n pairs: 2n names, the left ones first, as tokens and padded; concepts: (2n,)."""
+    """n pairs of a step: 2n names, the left ones first, as tokens and padded. concepts: (2n,)."""
 
     tokens: Tokens
     padded: Padded
@@ -76,9 +77,15 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingImplementation:
-    """One way to train an encoder. forward: batch → (2n, hidden) vectors, and their loss. step: one update → its loss, on the device.
+    """One way to train an encoder.
 
-    positions: how many a batch takes in the linear layers, padding included. first_only: the last layer is computed for [CLS] alone.
+    Attributes:
+        encoder: The encoder in training.
+        dtype: Number format of its matrix products.
+        forward: Batch → (2n, hidden) vectors and their loss.
+        step: Batch → loss of one update, on the device.
+        positions: Batch → positions that the linear layers compute, padding included.
+        first_only: Whether the last layer is computed for [CLS] alone.
     """
 
     encoder: Encoder
@@ -91,7 +98,7 @@ class TrainingImplementation:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What all sides start from: one model, and names. tokens: of all names of a terminology. concepts: the concept of each."""
+    """What all implementations start from: a model, and names. tokens: all names of a terminology. concepts: (n,) each one's concept."""
 
     size: Size
     tokenizer: PreTrainedTokenizerBase
@@ -99,7 +106,7 @@ class Start:
     concepts: NDArray[np.int64]
 
     def encoder(self) -> Encoder:
-        """An XLM-R as its configuration has it, dropout 0.1 included, with random weights, the same at every call."""
+        """An XLM-R with its default dropout of 0.1 and random weights, the same at every call."""
         config = XLMRobertaConfig(
             vocab_size=self.size.rows or len(self.tokenizer),
             hidden_size=self.size.hidden,
@@ -111,21 +118,21 @@ class Start:
             layer_norm_eps=1e-5,
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            return Encoder(XLMRobertaModel(config, add_pooling_layer=False), self.tokenizer, DESCRIPTION).train()
+            torch.manual_seed(SEED)
+            return Encoder(XLMRobertaModel(config, add_pooling_layer=False), self.tokenizer, ENCODER_CONFIG).train()
 
     def batches(self, pairs: int, steps: int) -> list[Batch]:
-        """Those of the first steps of a run, each in full. Raises ConfigError if there are too few names."""
-        sampler = PairSampler(Concepts(self.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=pairs, seed=_SEED)
+        """Full batches of the first steps of a run. Raises ConfigError if there are too few names."""
+        sampler = PairSampler(Concepts(self.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=pairs, seed=SEED)
         full = sampler.steps_per_epoch - 1  # the last step of an epoch may have fewer
         if full < 1:
             raise ConfigError(
-                f"the terminology's names give fewer than two steps of {pairs:,} pairs; take fewer with --pairs"
+                f"the terminology's names give fewer than two steps of {pairs:,} pairs; use fewer with --pairs"
             )
         return [self.batch(sampler.batch(*divmod(step, full))) for step in range(steps)]
 
     def batch(self, names: Names) -> Batch:
-        """Names as a side takes them."""
+        """Names as an implementation takes them."""
         tokens = self.tokens.take(names.rows)
         return Batch(tokens, pad(tokens, int(self.tokenizer.pad_token_id)), torch.from_numpy(names.concepts))
 
@@ -137,7 +144,7 @@ class Start:
 
     @classmethod
     def load(cls, folder: Path) -> "Start":
-        """What `save` has written."""
+        """Read what `save` wrote."""
         size = Size(**json.loads((folder / "size.json").read_text(encoding="utf-8")))
         with np.load(folder / "names.npz") as names:
             return cls(
@@ -145,21 +152,16 @@ class Start:
             )
 
 
-def prepare(terminology: Path, size: Size, pieces: int) -> Start:
-    """The names of a terminology in all languages, as they stand, and a tokenizer of at most so many pieces, trained on them."""
-    say("reading names, training a tokenizer")
-    material = distinct(from_terminology(terminology, None), DESCRIPTION.policy, None)
-    tokenizer = train_tokenizer(material.names, pieces)
-    return Start(size, tokenizer, tokenize_names(material.names, tokenizer, DESCRIPTION.max_length), material.concepts)
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+def prepare(terminology: Path, size: Size, vocabulary_size: int) -> Start:
+    """The names of a terminology in all languages, unchanged, and a tokenizer of at most so many pieces, trained on them."""
+    log("reading names, training a tokenizer")
+    names = distinct(from_terminology(terminology, None), ENCODER_CONFIG.policy, None)
+    tokenizer = train_tokenizer(names.names, vocabulary_size)
+    return Start(size, tokenizer, tokenize_names(names.names, tokenizer, ENCODER_CONFIG.max_length), names.concepts)
 
 
 def pad(tokens: Tokens, pad_id: int, length: int = REFERENCE_LENGTH) -> Padded:
-    """Names padded to `length`, none of which may be longer."""
+    """Names padded to `length`, which none may exceed."""
     mask = np.arange(length) < tokens.lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = tokens.ids
@@ -167,30 +169,38 @@ def pad(tokens: Tokens, pad_id: int, length: int = REFERENCE_LENGTH) -> Padded:
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
-    """In which matrix products are of this precision; for float32 nothing."""
-    return nullcontext() if dtype == "float32" else torch.autocast(device.type, DTYPES[dtype])
+    """A context in which matrix products are of this dtype; for float32 it does nothing."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
 def reference_vectors(encoder: Encoder, names: Padded) -> Tensor:
     """(2n, hidden) states of [CLS], by two passes over padded names."""
-    sides = zip(names.ids.chunk(2), names.mask.chunk(2), strict=True)
+    halves = zip(names.ids.chunk(2), names.mask.chunk(2), strict=True)
     return torch.cat(
-        [encoder.transformer(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0] for ids, mask in sides]
+        [encoder.transformer(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0] for ids, mask in halves]
     )
 
 
 def reference_loss(vectors: Tensor, concepts: Tensor) -> Tensor:
-    """Multi-similarity of the pairs that occur in a triplet within the margin. vectors: (2n, hidden). concepts: (2n,)."""
+    """Multi-Similarity loss of the pairs that occur in a triplet within the margin.
+
+    Args:
+        vectors: (2n, hidden), of any length.
+        concepts: (2n,) int64; equal numbers are positives.
+
+    Returns:
+        A scalar.
+    """
     hard = TripletMarginMiner(margin=MARGIN, type_of_triplets="all")(vectors, concepts)
     loss: Tensor = MultiSimilarityLoss(alpha=ALPHA, beta=BETA, base=BASE)(vectors, concepts, hard)
     return loss
 
 
-def reference_side(encoder: Encoder, *, dtype: str, lr: float = LR) -> TrainingImplementation:
-    """The recipe's way to train an encoder, on the device where it is. Loss and miner are inside autocast, as in the original."""
+def train_reference(encoder: Encoder, *, dtype: str, learning_rate: float = LEARNING_RATE) -> TrainingImplementation:
+    """The recipe's way to train an encoder, on its device. Loss and miner are inside autocast, as in the original."""
     device = next(encoder.parameters()).device
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=False)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")  # else it does nothing
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=False)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")  # otherwise it does nothing
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(device, dtype):
@@ -215,44 +225,60 @@ def reference_run(
     out: Path,
     *,
     size: Size,
-    pieces: int,
+    vocabulary_size: int,
     pairs: int,
-    lr: float,
+    learning_rate: float,
     minutes: float | None,
     steps: int | None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[int, float]:
-    """Train the recipe as such from random weights on the CPU, until minutes or steps are up, and save the model → steps done, last loss.
+    """Train by the original recipe from random weights on the CPU, and save the model.
 
-    The clock starts when the names are tokenized; padding is within it. Raises XsapError before it starts.
+    Args:
+        terminology: Terminology folder; all its names are trained on.
+        out: Model folder to write.
+        size: Size of the model.
+        vocabulary_size: The largest number of pieces of the tokenizer.
+        pairs: Pairs per step.
+        learning_rate: Constant learning rate.
+        minutes: Limit of the training time, which starts when the names are tokenized and includes padding.
+        steps: Limit of the number of steps.
+        clock: Seconds from any fixed moment.
+
+    Returns:
+        The number of steps and the last loss.
+
+    Raises:
+        ConfigError: Neither limit is given, or there are too few names.
+        ArtifactError: `out` cannot be written.
     """
     if minutes is None and steps is None:
-        raise ConfigError("a run must know when to stop; give --minutes, --steps, or both")
+        raise ConfigError("a run needs a limit; give --minutes, --steps, or both")
     check_can_write(out, overwrite=False)
-    start = prepare(terminology, size, pieces)
+    start = prepare(terminology, size, vocabulary_size)
     encoder = start.encoder()
-    side = reference_side(encoder, dtype="float32", lr=lr)
-    torch.manual_seed(_SEED)
-    done, loss, began = 0, math.nan, time.monotonic()
-    for names in _shuffled(start, pairs):
-        spent = (time.monotonic() - began) / 60
+    implementation = train_reference(encoder, dtype="float32", learning_rate=learning_rate)
+    torch.manual_seed(SEED)
+    done, loss, began = 0, math.nan, clock()
+    for names in shuffled_pairs(start, pairs):
+        spent = (clock() - began) / 60
         if done == steps or (minutes is not None and spent >= minutes):
             break
-        loss = float(side.step(start.batch(names)))
+        loss = float(implementation.step(start.batch(names)))
         done += 1
         if done % 50 == 0:
-            say(f"step {done:,}, {spent:.1f} minutes, loss {loss:.4f}")
-    encoder.save_pretrained(out, metadata={"recipe": "benchmarks speed reference-run", "steps": done, "lr": lr})
+            log(f"step {done:,}, {spent:.1f} minutes, loss {loss:.4f}")
+    metadata = {"recipe": "benchmarks speed reference-run", "steps": done, "learning_rate": learning_rate}
+    encoder.save_pretrained(out, metadata=metadata)
     return done, loss
 
 
-def _shuffled(start: Start, pairs: int) -> Iterator[Names]:
-    """Steps without end: at most 50 pairs a concept, drawn once, as in the original's file of pairs, and shuffled anew each epoch."""
-    drawn = PairSampler(Concepts(start.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=_ALL, seed=_SEED).batch(
-        0, 0
-    )
-    left, right = np.split(drawn.rows, 2)
+def shuffled_pairs(start: Start, pairs: int) -> Iterator[Names]:
+    """Steps without end: at most 50 pairs per concept, drawn once, as in the original's file of pairs, and shuffled anew each epoch."""
+    sampler = PairSampler(Concepts(start.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=ALL_PAIRS, seed=SEED)
+    left, right = np.split(sampler.batch(0, 0).rows, 2)
     rows = np.stack([left, right], 1).ravel()
-    file = FilePairs(start.concepts[rows], pairs=pairs, shuffle=True, seed=_SEED)
+    file = FilePairs(start.concepts[rows], pairs=pairs, shuffle=True, seed=SEED)
     for step in count():
         names = file.batch(*divmod(step, file.steps_per_epoch))
         yield Names(rows[names.rows], names.concepts)

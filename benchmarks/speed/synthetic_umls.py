@@ -1,10 +1,10 @@
-"""A made-up UMLS release of any size, in the true format and as nasty as the true one: no licensed string is in it.
+"""A synthetic UMLS release of any size, in the true format and with everything that makes readers fail; it holds no licensed string.
 
-Files as https://www.ncbi.nlm.nih.gov/books/NBK9685/ describes them; rows a concept, the share of repeated names and of English as in
-2020AA (14.77 million rows, of them 10.28 English, 8.74 million different ones: the original notebook's printed output). The shares of the
-other 24 languages of 2020AB, and those of suppressed rows and of trade names, are near the true ones, not exact. What makes readers
-stumble is in it: quotes open and closed, backslashes, names of thousands of characters, decomposed accents, invisible characters, names
-that many concepts share, empty codes, retired identifiers. A seed gives the same bytes on any machine; rows are written as they are made.
+Files as https://www.ncbi.nlm.nih.gov/books/NBK9685/ describes them. Rows per concept and the fractions of repeated names and of English are
+those of 2020AA (14.77 million rows, 10.28 million of them English, 8.74 million different ones: the original notebook's printed output). The
+fractions of the other 24 languages of 2020AB, of suppressed rows and of trade names are close to the true ones, not exact. Included are
+opening and closing quotes, backslashes, names of thousands of characters, decomposed accents, invisible characters, names that many concepts
+have, empty codes, and retired identifiers. A seed gives the same bytes on any machine; rows are written as they are generated.
 """
 
 import random
@@ -16,7 +16,7 @@ from typing import IO
 
 from xsap.artifacts import publish
 
-# Language, its share in per cent, the alphabet its words are made from, and its sources.
+# Language, percent of the rows, the alphabet of its words, and its sources.
 _LANGUAGES = """
 ENG 69.60 a-z SNOMEDCT_US,MSH,NCBI,RXNORM,LNC,NCI,MTH,MEDCIN,OMIM,HPO
 SPA 10.20 a-zñáéíóú SCTSPA,MSHSPA,MDRSPA,WHOSPA
@@ -64,15 +64,16 @@ _RELATIONS = (
     ("SIB", ""),
     ("RN", "mapped_from"),
 )
-_WORDS = 6_000  # of each language
-_PER_CONCEPT = 3.6  # rows
-_REPEATED, _SHARED = 0.15, 0.03  # of the names: an earlier one of the same concept, one that many concepts have
-_TRADENAMES = 0.015  # of the relations; each relation stands there in both forms
+WORDS_PER_LANGUAGE = 6_000
+ROWS_PER_CONCEPT = 3.6
+ROWS_PER_WRITE = 50_000
+REPEATED, SHARED = 0.15, 0.03  # fractions of names: an earlier one of the same concept, one that many concepts have
+TRADENAMES = 0.015  # fraction of relations; each of these is written in both directions
 
 
 @dataclass(frozen=True)
 class _Language:
-    """words: from the most frequent to the rarest. sources: SAB."""
+    """A language of the release. words: from the most frequent to the rarest. weights: cumulative. sources: SAB."""
 
     code: str
     words: list[str]
@@ -81,7 +82,7 @@ class _Language:
 
 
 class _Writer:
-    """One file of the release; counts what MRFILES announces."""
+    """One file of the release, with the counts that MRFILES announces."""
 
     def __init__(self, stream: IO[bytes], columns: int) -> None:
         self.stream, self.columns, self.rows, self.bytes = stream, columns, 0, 0
@@ -94,12 +95,23 @@ class _Writer:
 
 
 def generate(out: Path, *, rows: int, relations: int = 0, seed: int = 0, overwrite: bool = False) -> None:
-    """Write a META folder: `rows` rows of MRCONSO and what goes with them, `relations` rows of MRREL. Raises ArtifactError if `out` is taken."""
+    """Write a META folder.
+
+    Args:
+        out: The folder.
+        rows: Rows of MRCONSO.
+        relations: Rows of MRREL.
+        seed: Another seed gives another release.
+        overwrite: Whether to replace a folder that xsap made.
+
+    Raises:
+        ArtifactError: `out` exists and cannot be replaced.
+    """
     languages = [_language(*line.split(), seed=seed) for line in _LANGUAGES.strip().splitlines()]
-    shares = [float(line.split()[1]) for line in _LANGUAGES.strip().splitlines()]
-    # Each concept has a first, English, name; so among the others English has less.
-    shares[0] = (shares[0] / 100 - 1 / _PER_CONCEPT) / (1 - 1 / _PER_CONCEPT) * 100
-    shares[1:] = [share / (1 - 1 / _PER_CONCEPT) for share in shares[1:]]
+    percentages = [float(line.split()[1]) for line in _LANGUAGES.strip().splitlines()]
+    # The first name of each concept is English, so among the others English is less frequent.
+    percentages[0] = (percentages[0] / 100 - 1 / ROWS_PER_CONCEPT) / (1 - 1 / ROWS_PER_CONCEPT) * 100
+    percentages[1:] = [percent / (1 - 1 / ROWS_PER_CONCEPT) for percent in percentages[1:]]
     with publish(
         out, "synthetic UMLS release", {"rows": rows, "relations": relations, "seed": seed}, overwrite=overwrite
     ) as folder:
@@ -107,7 +119,7 @@ def generate(out: Path, *, rows: int, relations: int = 0, seed: int = 0, overwri
         with (folder / "MRCONSO.RRF").open("wb") as conso, (folder / "MRSTY.RRF").open("wb") as sty:
             sizes |= {"MRCONSO.RRF": _Writer(conso, 18), "MRSTY.RRF": _Writer(sty, 6)}
             concepts = _concepts(
-                sizes["MRCONSO.RRF"], sizes["MRSTY.RRF"], languages, shares, rows, random.Random(f"{seed} names")
+                sizes["MRCONSO.RRF"], sizes["MRSTY.RRF"], languages, percentages, rows, random.Random(f"{seed} names")
             )
         others = {
             "MRREL.RRF": (16, _relations(concepts, relations, random.Random(f"{seed} relations"))),
@@ -120,39 +132,39 @@ def generate(out: Path, *, rows: int, relations: int = 0, seed: int = 0, overwri
                 sizes[name] = _Writer(stream, columns)
                 for lines in parts:
                     sizes[name].write(lines)
-        announced = [f"{name}|made up|COLUMNS|{w.columns}|{w.rows}|{w.bytes}|\n" for name, w in sorted(sizes.items())]
+        announced = [f"{name}|synthetic|COLUMNS|{w.columns}|{w.rows}|{w.bytes}|\n" for name, w in sorted(sizes.items())]
         (folder / "MRFILES.RRF").write_text("".join(announced), encoding="utf-8")
 
 
-def _language(code: str, share: str, alphabet: str, sources: str, *, seed: int) -> _Language:  # noqa: ARG001
+def _language(code: str, percent: str, alphabet: str, sources: str, *, seed: int) -> _Language:  # noqa: ARG001
     rng = random.Random(f"{seed} {code}")
     letters = _letters(alphabet)
-    short = len(letters) > 60  # a syllable or an idea a letter
+    short = len(letters) > 60  # each letter is a syllable or a word
     lengths = (1, 2, 3) if short else (3, 5, 6, 7, 8, 10, 13)
-    words = ["".join(rng.choices(letters, k=rng.choice(lengths))) for _ in range(_WORDS)]
+    words = ["".join(rng.choices(letters, k=rng.choice(lengths))) for _ in range(WORDS_PER_LANGUAGE)]
     if not short:
         words = [word.title() if rng.random() < 0.2 else word for word in words]
-    return _Language(code, words, list(accumulate(1 / (n + 10) for n in range(_WORDS))), sources.split(","))
+    return _Language(code, words, list(accumulate(1 / (n + 10) for n in range(WORDS_PER_LANGUAGE))), sources.split(","))
 
 
 def _letters(alphabet: str) -> list[str]:
     """`a-zé` → every letter from a to z, and é."""
-    found, at = [], 0
+    letters, at = [], 0
     while at < len(alphabet):
         if alphabet[at + 1 : at + 2] == "-":
-            found += [chr(n) for n in range(ord(alphabet[at]), ord(alphabet[at + 2]) + 1)]
+            letters += [chr(n) for n in range(ord(alphabet[at]), ord(alphabet[at + 2]) + 1)]
             at += 3
         else:
-            found.append(alphabet[at])
+            letters.append(alphabet[at])
             at += 1
-    return found
+    return letters
 
 
 def _concepts(
-    conso: _Writer, sty: _Writer, languages: list[_Language], shares: list[float], rows: int, rng: random.Random
+    conso: _Writer, sty: _Writer, languages: list[_Language], percentages: list[float], rows: int, rng: random.Random
 ) -> list[int]:
     """Write MRCONSO and MRSTY → the numbers of the concepts."""
-    cumulated = list(accumulate(shares))
+    cumulative = list(accumulate(percentages))
     shared = [
         "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=rng.choice((2, 3, 4)))) for _ in range(3_000)
     ]
@@ -165,15 +177,15 @@ def _concepts(
         concepts.append(cui)
         size = min(
             left,
-            1 + int(rng.expovariate(1 / (_PER_CONCEPT - 0.65))) if rng.random() < 0.999 else rng.randrange(50, 400),
+            1 + int(rng.expovariate(1 / (ROWS_PER_CONCEPT - 0.65))) if rng.random() < 0.999 else rng.randrange(50, 400),
         )
         lines += _atoms(
-            cui, [languages[0], *rng.choices(languages, cum_weights=cumulated, k=size - 1)], shared, rows - left, rng
+            cui, [languages[0], *rng.choices(languages, cum_weights=cumulative, k=size - 1)], shared, rows - left, rng
         )
         for tui, name in {rng.choice(_TYPES) for _ in range(2 if rng.random() < 0.05 else 1)}:
             types.append(f"C{cui:07d}|{tui}|A1.2.3|{name}|AT{cui:08d}|256|\n")
         left -= size
-        if len(lines) > 50_000 or not left:
+        if len(lines) > ROWS_PER_WRITE or not left:
             conso.write(lines)
             sty.write(types)
             lines, types = [], []
@@ -181,14 +193,14 @@ def _concepts(
 
 
 def _atoms(cui: int, languages: list[_Language], shared: list[str], first: int, rng: random.Random) -> Iterator[str]:
-    """The rows of one concept, of which `first` is the number of the first in the file."""
-    met: dict[str, list[str]] = {}
+    """The rows of one concept; `first` is the number of the first one in the file."""
+    names: dict[str, list[str]] = {}
     for number, language in enumerate(languages, start=first):
-        known = met.setdefault(language.code, [])
+        known = names.setdefault(language.code, [])
         chance = rng.random()
-        if known and chance < _REPEATED / (1 - 1 / _PER_CONCEPT):
+        if known and chance < REPEATED / (1 - 1 / ROWS_PER_CONCEPT):
             name = rng.choice(known) if chance < 0.1 else rng.choice(known).upper()
-        elif chance > 1 - _SHARED:
+        elif chance > 1 - SHARED:
             name = rng.choice(shared)
         else:
             name = _name(language, rng)
@@ -221,12 +233,12 @@ def _name(language: _Language, rng: random.Random) -> str:
 
 
 def _relations(concepts: list[int], rows: int, rng: random.Random) -> Iterator[list[str]]:
-    for first in range(0, rows, 50_000):
+    for first in range(0, rows, ROWS_PER_WRITE):
         lines: list[str] = []
-        while len(lines) < min(50_000, rows - first):
+        while len(lines) < min(ROWS_PER_WRITE, rows - first):
             one, two = rng.choices(concepts, k=2)
             number = first + len(lines)
-            if rng.random() < _TRADENAMES / 2:
+            if rng.random() < TRADENAMES / 2:
                 pairs = [(one, two, "RO", "tradename_of"), (two, one, "RO", "has_tradename")]
             else:
                 pairs = [(one, two, *rng.choice(_RELATIONS))]
@@ -239,13 +251,13 @@ def _relations(concepts: list[int], rows: int, rng: random.Random) -> Iterator[l
 
 
 def _retired(concepts: list[int], rng: random.Random) -> Iterator[list[str]]:
-    """One in fifty concepts has a retired identifier, from above those in use: most of one meaning, some broader, some deleted."""
-    for first in range(0, len(concepts) // 50, 50_000):
+    """One in fifty concepts has a retired identifier, above those in use: most with a synonym, some with a broader concept, some deleted."""
+    for first in range(0, len(concepts) // 50, ROWS_PER_WRITE):
         lines = []
-        for at in range(first, min(first + 50_000, len(concepts) // 50)):
+        for at in range(first, min(first + ROWS_PER_WRITE, len(concepts) // 50)):
             relation = rng.choice(("SY", "SY", "SY", "RB", "RN", "RO", "DEL"))
-            heir = "" if relation == "DEL" else f"C{rng.choice(concepts):07d}"
-            lines.append(f"C{9_000_000 - at:07d}|2019AB|{relation}|||{heir}|{'Y' if heir else ''}|\n")
+            successor = "" if relation == "DEL" else f"C{rng.choice(concepts):07d}"
+            lines.append(f"C{9_000_000 - at:07d}|2019AB|{relation}|||{successor}|{'Y' if successor else ''}|\n")
         yield lines
 
 
@@ -262,6 +274,6 @@ def _ranks(languages: list[_Language]) -> Iterator[list[str]]:
 
 def _sources(languages: list[_Language]) -> Iterator[list[str]]:
     yield [
-        f"C90{n:02d}|C91{n:02d}|{sab}_2020|{sab}|A source that is made up|{sab}|2020|||2020AB||||0||||PT,SY||{language.code}|UTF-8|Y|Y|{sab}||\n"
+        f"C90{n:02d}|C91{n:02d}|{sab}_2020|{sab}|A synthetic source|{sab}|2020|||2020AB||||0||||PT,SY||{language.code}|UTF-8|Y|Y|{sab}||\n"
         for n, (language, sab) in enumerate((language, sab) for language in languages for sab in language.sources)
     ]

@@ -1,282 +1,343 @@
-"""The race of one training step: the original SapBERT recipe against ours, in one run, and what each lever adds.
+"""Speed and memory of one training step: the original SapBERT recipe against ours, in one run, and what each optimization adds.
 
-What would flatter us is ruled out. The sides train the same model from the same weights, in turns, on the same pairs, with the same
-dropout; the reference's padding is done before its clock starts, our packing is not; and before the race all must give the same
-loss and the same cosines. Memory is taken from a process of each side's own, where nothing else can be counted.
-
-The device is a CPU, or CUDA: then a clock stops only when the device is idle, and memory is what torch took there at most. The CUDA part
-has not been run yet: there was no such device where it was written.
+The comparison is strict. All implementations train the same model from the same weights, interleaved, on the same pairs, with the same
+dropout; the reference's padding is done before its clock starts, our packing is not; and before anything is timed all must give the same
+loss and the same cosines. Memory is measured in a separate process for each. On CUDA a clock stops only when the device is idle, and memory
+is the maximum that torch allocated there.
 """
 
-import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.speed.ablations import ablation_sides, build, linear_flops, peak_memory, timed
-from benchmarks.speed.reference import DTYPES, SIZES, Batch, Start, TrainingImplementation, prepare, say
-from xsap.artifacts import write_atomically
+from benchmarks.speed.ablations import COMPLETE, StepMemory, build, build_ablations, linear_flops, peak_memory
+from benchmarks.speed.harness import (
+    Machine,
+    ProductRates,
+    Target,
+    bar_plot,
+    describe_machine,
+    target,
+    time_interleaved,
+    to_markdown,
+)
+from benchmarks.speed.reference import Batch, Size, Start, TrainingImplementation, prepare
 from xsap.encoding.model_folder import REFERENCE_LENGTH
 from xsap.page import markdown
+from xsap.plots import save
+from xsap.terminal import log
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-PIECES = 16_000
-EXACT, LOOSE = 1e-4, 5e-2  # how far apart sides may be: both in float32, or one not
-COLORS = ("#9aa5b1", "#1f6fb2")  # of what is compared with, and of the others
-CURVE_BAR = 1e-3
-CHUNK = 512  # names, of the side that caches gradients
-_SIDES = {"cpu": ("reference float32", "xsap float32", "xsap bfloat16"), "cuda": ("reference float16", "xsap bfloat16")}
-_WARM_UP = {"cpu": 1, "cuda": 5}  # steps; on CUDA kernels are chosen, and the scaler skips updates
-_PRODUCTS = {"cpu": 1, "cuda": 100}  # timed as one, for on CUDA one is as short as the wait for it
-_TIMES = 10
+VOCABULARY_SIZE = 16_000
+FLOAT32_TOLERANCE, TOLERANCE = 1e-4, 5e-2  # of losses and cosines: if both dtypes are float32, otherwise
+CURVE_TOLERANCE = 1e-3
+CACHED_CHUNK = 512  # names
+IMPLEMENTATIONS = {
+    "cpu": ("reference float32", "xsap float32", "xsap bfloat16"),
+    "cuda": ("reference float16", "xsap bfloat16"),
+}
+WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # on CUDA kernels are chosen, and the scaler skips updates
 
 
-def check_agreement(sides: Mapping[str, TrainingImplementation], batch: Batch) -> dict[str, dict[str, float]]:
-    """Each side's loss of a batch without dropout, and how far loss and cosines are from the first side's. An AssertionError if too far.
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Loss of a batch without dropout; relative distance from the first loss; maximum distance from the first cosines."""
 
-    Cosines are of vectors less their mean: an untrained model's vectors are nearly equal, and so would be any cosines of them.
+    loss: float
+    loss_difference: float
+    cosine_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """One implementation's step. linear_flops, peak_fraction: for real tokens, and for all positions that are computed."""
+
+    dtype: str
+    parameters: int
+    seconds: float
+    all_seconds: list[float]
+    speedup: float
+    pairs_per_second: float
+    tokens_per_second: float
+    linear_flops: tuple[float, float]
+    peak_fraction: tuple[float, float]
+    memory: StepMemory
+
+
+@dataclass(frozen=True, slots=True)
+class CachedStep:
+    """A larger step with cached gradients."""
+
+    implementation: str
+    pairs: int
+    chunk: int
+    memory: StepMemory
+
+
+@dataclass(frozen=True, slots=True)
+class AblationFigures:
+    """Our step without an optimization. slowdown: its time, divided by that of the complete step."""
+
+    seconds: float
+    all_seconds: list[float]
+    slowdown: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingComparison:
+    """Result of `compare_training`."""
+
+    size: str
+    pairs: int
+    steps: int
+    vocabulary_size: int
+    tokens_per_name: float
+    padding: float
+    product_flops_per_second: dict[str, float]
+    agreement: dict[str, Agreement]
+    implementations: dict[str, StepFigures]
+    cached: CachedStep | None
+    ablations: dict[str, AblationFigures] | None
+    machine: Machine
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurves:
+    """Result of `compare_loss_curves`. losses: implementation → one for each step."""
+
+    size: str
+    pairs: int
+    steps: int
+    target: Target
+    losses: dict[str, list[float]]
+
+
+def check_agreement(implementations: Mapping[str, TrainingImplementation], batch: Batch) -> dict[str, Agreement]:
+    """Each implementation's loss of a batch without dropout, compared with the first one's. An AssertionError if too far from it.
+
+    Cosines are those of vectors less their mean: an untrained model's vectors are nearly equal, so plain cosines would be, too.
     """
-    found: dict[str, dict[str, float]] = {}
-    first, *_ = sides.values()
-    for name, side in sides.items():
-        side.encoder.eval()
-        vectors, tensor = side.forward(batch)
-        side.encoder.train()
+    found: dict[str, Agreement] = {}
+    first = next(iter(implementations.values()))
+    for name, implementation in implementations.items():
+        implementation.encoder.eval()
+        vectors, tensor = implementation.forward(batch)
+        implementation.encoder.train()
         units = F.normalize(vectors.detach().float(), dim=-1)
         centered = F.normalize(units - units.mean(0), dim=-1)
         loss, cosines = float(tensor.detach()), centered @ centered.T
         if not found:
             expected_loss, expected = loss, cosines
-        apart = {"loss_relative": abs(loss / expected_loss - 1), "cosine": float((cosines - expected).abs().max())}
-        tolerance = EXACT if first.dtype == side.dtype == "float32" else LOOSE
-        assert all(value <= tolerance for value in apart.values()), (
-            f"{name} doesn't compute the same: loss {loss}, {expected_loss}; {apart}"
+        each = Agreement(loss, abs(loss / expected_loss - 1), float((cosines - expected).abs().max()))
+        tolerance = FLOAT32_TOLERANCE if first.dtype == implementation.dtype == "float32" else TOLERANCE
+        assert max(each.loss_difference, each.cosine_difference) <= tolerance, (
+            f"{name} does not compute the same: expected loss {expected_loss}, found {each}"
         )
-        found[name] = {"loss": loss, **apart}
+        found[name] = each
     return found
-
-
-def compare_speed(
-    sides: Mapping[str, Callable[[Batch], Tensor]], batches: Iterable[Batch], device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of each step of each side, the sides in turns on each batch; those of the first batches, a warm-up, are left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number, batch in enumerate(batches, 1 - _WARM_UP[device.type]):
-        for name, step in sides.items():
-            took, loss = timed(step, batch, device)
-            say(f"{f'step {number}' if number > 0 else 'warm-up'}, {name}: {took:.3f} s, loss {float(loss):.4f}")
-            if number > 0:
-                seconds[name].append(took)
-    return seconds
-
-
-def product_seconds(dtype: str, tokens: int, hidden: int, device: torch.device) -> list[float]:
-    """Seconds of a product (tokens × hidden) · (hidden × 4 hidden) in a precision, ten times, after one that isn't timed."""
-    states, weights = (torch.randn(rows, hidden, dtype=DTYPES[dtype], device=device) for rows in (tokens, 4 * hidden))
-    at_once = _PRODUCTS[device.type]
-
-    def products(weights: Tensor) -> Tensor:
-        return [F.linear(states, weights) for _ in range(at_once)][-1]
-
-    return [timed(products, weights, device)[0] / at_once for _ in range(_TIMES + 1)][1:]
 
 
 def compare_training(
     terminology: Path,
     *,
-    size: str,
+    size: Size,
     pairs: int,
     steps: int,
     device: torch.device,
     ablations: bool = False,
     cached_pairs: int | None = None,
-) -> dict[str, Any]:
-    """The whole race → its figures. Raises XsapError if the terminology can't fill the batches."""
-    start, names = prepare(terminology, SIZES[size], PIECES), _SIDES[device.type]
-    batches, cached = start.batches(pairs, _WARM_UP[device.type] + steps), None
+) -> TrainingComparison:
+    """Compare our training step with the reference's.
+
+    Args:
+        terminology: Terminology folder; its names are trained on.
+        size: Size of the model.
+        pairs: Pairs per step.
+        steps: Steps measured, after the warm-up.
+        device: Device of the models.
+        ablations: Whether to time our step without each optimization, too.
+        cached_pairs: Pairs of a larger step with cached gradients, to be measured as well.
+
+    Returns:
+        All figures.
+
+    Raises:
+        ConfigError: The terminology cannot fill the batches.
+    """
+    start, names = prepare(terminology, size, VOCABULARY_SIZE), IMPLEMENTATIONS[device.type]
+    batches, cached = start.batches(pairs, WARM_UP_STEPS[device.type] + steps), None
     if cached_pairs:
-        start.batches(cached_pairs, 1)  # an error comes now
+        start.batches(cached_pairs, 1)  # so that too few names are an error now
     memory = {name: peak_memory(start, name, pairs=pairs, device=device) for name in names}
     if cached_pairs:
-        cached = {"side": names[-1], "pairs": cached_pairs, "chunk": CHUNK}
-        cached |= peak_memory(start, names[-1], pairs=cached_pairs, chunk=CHUNK, device=device)
-    sides = {name: build(name, start, device) for name in names}
-    result: dict[str, Any] = {
-        "size": size,
-        "pairs": pairs,
-        "steps": steps,
-        "agreement": check_agreement(sides, batches[0]),
-    }
-    result |= _time_sides(sides, batches, batches[-steps:], device)
-    for name, side in result["sides"].items():
-        side["memory"] = memory[name]
-    del sides  # their memory is needed
-    return result | {
-        "padded_share": 1 - result["tokens_a_name"] / REFERENCE_LENGTH,
-        "pieces": len(start.tokenizer),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "cached": cached,
-        "levers": time_ablations(start, batches, device) if ablations else None,
-    }
+        large = peak_memory(start, names[-1], pairs=cached_pairs, chunk=CACHED_CHUNK, device=device)
+        cached = CachedStep(names[-1], cached_pairs, CACHED_CHUNK, large)
+    implementations = {name: build(name, start, device) for name in names}
+    agreement = check_agreement(implementations, batches[0])
+    figures, rates, tokens_per_name = _time_steps(implementations, memory, batches, steps, device)
+    del implementations  # to free their memory
+    return TrainingComparison(
+        size=size.name,
+        pairs=pairs,
+        steps=steps,
+        vocabulary_size=len(start.tokenizer),
+        tokens_per_name=tokens_per_name,
+        padding=1 - tokens_per_name / REFERENCE_LENGTH,
+        product_flops_per_second=rates,
+        agreement=agreement,
+        implementations=figures,
+        cached=cached,
+        ablations=time_ablations(start, batches, device) if ablations else None,
+        machine=describe_machine(device, ("transformers",)),
+    )
 
 
-def _time_sides(
-    sides: Mapping[str, TrainingImplementation],
+def _time_steps(
+    implementations: Mapping[str, TrainingImplementation],
+    memory: Mapping[str, StepMemory],
     batches: Sequence[Batch],
-    measured: Sequence[Batch],
+    steps: int,
     device: torch.device,
-) -> dict[str, Any]:
-    """The race, and what follows from its medians and from the device's rate, taken before and after it."""
-    tokens, names = (
-        mean(len(part) for part in parts) for parts in zip(*((b.tokens.ids, b.tokens) for b in measured), strict=True)
-    )
-    hidden = next(iter(sides.values())).encoder.dimension
-    products = {side.dtype: product_seconds(side.dtype, round(tokens), hidden, device) for side in sides.values()}
-    seconds = compare_speed({name: side.step for name, side in sides.items()}, batches, device)
-    for dtype, taken in products.items():
-        taken += product_seconds(dtype, round(tokens), hidden, device)
-    rates = {dtype: 8 * round(tokens) * hidden**2 / median(taken) for dtype, taken in products.items()}
-    figures: dict[str, dict[str, Any]] = {}
-    for name, side in sides.items():
-        took, counts = median(seconds[name]), [linear_flops(side, batch) for batch in measured]
-        flops = {kind: mean(count[i] for count in counts) for i, kind in enumerate(("real_tokens", "all_positions"))}
-        figures[name] = {
-            "precision": side.dtype,
-            "parameters": sum(p.numel() for p in side.encoder.parameters()),
-            "seconds": took,
-            "all_seconds": seconds[name],
-            "times_as_fast": median(next(iter(seconds.values()))) / took,
-            "pairs_a_second": names / 2 / took,
-            "tokens_a_second": tokens / took,
-            "linear_flops": flops,
-            "share_of_rate": {kind: count / took / rates[side.dtype] for kind, count in flops.items()},
-        }
-    return {"tokens_a_name": tokens / names, "product_flops_a_second": rates, "sides": figures}
+) -> tuple[dict[str, StepFigures], dict[str, float], float]:
+    """Figures of each implementation, the device's rate of products by dtype, and tokens per name."""
+    measured = batches[-steps:]
+    tokens, names = mean(len(b.tokens.ids) for b in measured), mean(len(b.tokens) for b in measured)
+    hidden = next(iter(implementations.values())).encoder.dimension
+    products = ProductRates({each.dtype: None for each in implementations.values()}, round(tokens), hidden, device)
+    seconds = _time(implementations, batches, device)
+    products.measure()
+    rates = products.flops_per_second()
+    reference = median(next(iter(seconds.values())))
+    figures = {}
+    for name, each in implementations.items():
+        took, counts = median(seconds[name]), [linear_flops(each, batch) for batch in measured]
+        flops = (mean(real for real, _ in counts), mean(computed for _, computed in counts))
+        figures[name] = StepFigures(
+            dtype=each.dtype,
+            parameters=sum(p.numel() for p in each.encoder.parameters()),
+            seconds=took,
+            all_seconds=seconds[name],
+            speedup=reference / took,
+            pairs_per_second=names / 2 / took,
+            tokens_per_second=tokens / took,
+            linear_flops=flops,
+            peak_fraction=(flops[0] / took / rates[each.dtype], flops[1] / took / rates[each.dtype]),
+            memory=memory[name],
+        )
+    return figures, rates, tokens / names
 
 
-def time_ablations(start: Start, batches: Sequence[Batch], device: torch.device) -> dict[str, dict[str, Any]]:
-    """Our step in full, and with each lever left out, in turns → seconds, and how many times as long as in full."""
-    sides = ablation_sides(start, device)
-    check_agreement(sides, batches[0])
-    seconds = compare_speed({name: side.step for name, side in sides.items()}, batches, device)
-    full = median(next(iter(seconds.values())))
-    return {
-        name: {"seconds": median(s), "all_seconds": s, "times_as_long": median(s) / full} for name, s in seconds.items()
-    }
+def _time(
+    implementations: Mapping[str, TrainingImplementation], batches: Sequence[Batch], device: torch.device
+) -> dict[str, list[float]]:
+    def report(seconds: float, loss: Tensor) -> str:
+        return f"{seconds:.3f} s, loss {float(loss):.4f}"
+
+    steps = {name: each.step for name, each in implementations.items()}
+    return time_interleaved(steps, batches, device, warm_up=WARM_UP_STEPS[device.type], report=report)
 
 
-def compare_loss_curves(
-    terminology: Path, *, size: str, pairs: int, steps: int, device: torch.device
-) -> dict[str, Any]:
-    """The losses of both recipes in float32 without dropout, from the same start, on the same batches, each after its own updates."""
-    start = prepare(terminology, SIZES[size], PIECES)
-    sides = {name: build(name, start, device) for name in ("reference float32", "xsap float32")}
-    losses: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
-        side.encoder.eval()  # no dropout
+def time_ablations(start: Start, batches: Sequence[Batch], device: torch.device) -> dict[str, AblationFigures]:
+    """Our complete step, and without each optimization, interleaved; the first batches are a warm-up."""
+    implementations = build_ablations(start, device)
+    check_agreement(implementations, batches[0])
+    seconds = _time(implementations, batches, device)
+    complete = median(seconds[COMPLETE])
+    return {name: AblationFigures(median(all_), all_, median(all_) / complete) for name, all_ in seconds.items()}
+
+
+def compare_loss_curves(terminology: Path, *, size: Size, pairs: int, steps: int, device: torch.device) -> LossCurves:
+    """Losses of both recipes in float32 without dropout, from the same start, on the same batches, each after its own updates.
+
+    Args:
+        terminology: Terminology folder; its names are trained on.
+        size: Size of the model.
+        pairs: Pairs per step.
+        steps: Number of updates.
+        device: Device of the models.
+
+    Returns:
+        The losses, and the target for their maximum relative difference.
+    """
+    start = prepare(terminology, size, VOCABULARY_SIZE)
+    implementations = {name: build(name, start, device) for name in ("reference float32", "xsap float32")}
+    losses: dict[str, list[float]] = {name: [] for name in implementations}
+    for each in implementations.values():
+        each.encoder.eval()  # no dropout
     for number, batch in enumerate(start.batches(pairs, steps), 1):
-        for name, side in sides.items():
-            losses[name].append(float(side.step(batch)))
-        say(f"step {number}: " + ", ".join(f"{name} {values[-1]:.6f}" for name, values in losses.items()))
-    apart = max(abs(ours / theirs - 1) for theirs, ours in zip(*losses.values(), strict=True))
-    verdict = {"largest_relative_difference": apart, "bar": CURVE_BAR, "within_bar": apart <= CURVE_BAR}
-    return {"size": size, "pairs": pairs, "steps": steps, **verdict, "losses": losses}
+        for name, each in implementations.items():
+            losses[name].append(float(each.step(batch)))
+        log(f"step {number}: " + ", ".join(f"{name} {values[-1]:.6f}" for name, values in losses.items()))
+    return LossCurves(size.name, pairs, steps, curve_target(losses), losses)
 
 
-def curve_to_text(result: Mapping[str, Any]) -> str:
-    """The verdict as a line."""
-    theirs, ours = result["losses"].values()
-    verdict = f"{'within' if result['within_bar'] else 'NOT within'} the bar of {result['bar']:g}"
-    ends = f"from {theirs[0]:.6f} and {ours[0]:.6f} to {theirs[-1]:.6f} and {ours[-1]:.6f}"
-    apart = f"at most {result['largest_relative_difference']:.1e} apart, relative"
-    return f"losses of {result['steps']} updates, {ends}: {apart}, {verdict}"
+def curve_target(losses: Mapping[str, Sequence[float]]) -> Target:
+    """The target for two loss curves: name → losses, the reference's first."""
+    difference = max(abs(ours / theirs - 1) for theirs, ours in zip(*losses.values(), strict=True))
+    return target("maximum relative difference of losses", difference, CURVE_TOLERANCE, at_most=True)
 
 
-def to_text(result: Mapping[str, Any]) -> str:
-    """The race as tables for people, under each what makes it comparable."""
-    header = [
-        "one step",
-        "seconds",
-        "pairs/s",
-        "real tokens/s",
-        "times as fast",
-        "peak memory, GB",
-        "share of rate: real tokens",
-        "all positions",
-    ]
-    rows = [header]
-    for name, side in result["sides"].items():
-        figures = [f"{side['seconds']:.3f}", f"{side['pairs_a_second']:.1f}", f"{side['tokens_a_second']:,.0f}"]
-        figures += [f"{side['times_as_fast']:.2f}", f"{side['memory']['bytes'] / 1e9:.2f}"]
-        rows.append([name, *figures, *(f"{100 * share:.0f} %" for share in side["share_of_rate"].values())])
-    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result["product_flops_a_second"].items())
-    parameters = ", ".join(f"{name} {side['parameters'] / 1e6:.1f} M" for name, side in result["sides"].items())
-    losses = ", ".join(f"{found['loss']:.6f}" for found in result["agreement"].values())
-    metadata = [
-        f"{result['pairs']} pairs a step, medians of {result['steps']} steps in turns; {result['device']}, threads: {result['threads']}, "
-        f"torch {result['torch']}; a tokenizer of {result['pieces']:,} pieces, trained on the terminology's names",
+def curves_to_text(curves: LossCurves) -> str:
+    """The ends of the curves, and whether the target is met."""
+    ends = "; ".join(f"{name} from {losses[0]:.6f} to {losses[-1]:.6f}" for name, losses in curves.losses.items())
+    return to_markdown([], [f"losses of {curves.steps} updates: {ends}", curves.target])
+
+
+def to_text(result: TrainingComparison) -> str:
+    """Tables for people, with what makes them comparable under them."""
+    rows = [["one step", "seconds", "pairs/s", "real tokens/s", "speed-up", "peak memory, GB"]]
+    rows[0] += ["fraction of peak rate: real tokens", "all positions"]
+    for name, each in result.implementations.items():
+        cells = [f"{each.seconds:.3f}", f"{each.pairs_per_second:.1f}", f"{each.tokens_per_second:,.0f}"]
+        cells += [f"{each.speedup:.2f}", f"{each.memory.bytes / 1e9:.2f}"]
+        rows.append([name, *cells, *(f"{100 * fraction:.0f} %" for fraction in each.peak_fraction)])
+    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result.product_flops_per_second.items())
+    parameters = ", ".join(f"{name} {each.parameters / 1e6:.1f} M" for name, each in result.implementations.items())
+    losses = ", ".join(f"{each.loss:.6f}" for each in result.agreement.values())
+    notes = [
+        f"XLM-R {result.size}, {result.pairs} pairs per step, medians of {result.steps} interleaved steps; {result.machine}; a tokenizer of "
+        f"{result.vocabulary_size:,} pieces, trained on the terminology's names",
         f"parameters in training: {parameters}",
-        f"{result['tokens_a_name']:.1f} tokens a name; padded to {REFERENCE_LENGTH}, {100 * result['padded_share']:.0f} % is padding",
+        f"{result.tokens_per_name:.1f} tokens per name; padded to {REFERENCE_LENGTH}, {100 * result.padding:.0f} % is padding",
         f"same loss without dropout: {losses}",
-        "peak memory: of a process of its own that makes two steps, less what it had before it made the model",
-        "share of rate: 6 · weights of the linear layers · tokens / seconds / the device's rate, the tokens being real ones, or all positions "
-        f"computed, and where the last layer is for [CLS] alone most of its weights counting once a name; the rate is that of products "
-        f"(tokens × hidden) · (hidden × 4 hidden) in the same precision, before and after the race: {rates}",
+        "peak memory: of a separate process that makes two steps, less what it had before it created the model",
+        "fraction of peak rate: 6 · weights of the linear layers · tokens / seconds / the device's rate, for real tokens or for all positions "
+        "computed; where the last layer is computed for [CLS] alone, most of its weights count once per name; the rate is that of products "
+        f"(tokens × hidden) · (hidden × 4 hidden) in the same dtype, before and after the comparison: {rates}",
     ]
-    if cached := result["cached"]:
-        metadata.append(
-            f"{cached['side']}, {cached['pairs']:,} pairs a step in chunks of {cached['chunk']} names: {cached['bytes'] / 1e9:.2f} GB "
-            f"(the whole process {cached['process_bytes'] / 1e9:.2f}), {cached['seconds'][-1]:.1f} s a step"
+    if cached := result.cached:
+        memory = cached.memory
+        notes.append(
+            f"{cached.implementation}, {cached.pairs:,} pairs per step in chunks of {cached.chunk} names: {memory.bytes / 1e9:.2f} GB "
+            f"(the whole process {memory.process_bytes / 1e9:.2f}), {memory.seconds[-1]:.1f} s per step"
         )
-    lines = [*markdown(rows), "", *(f"- {fact}" for fact in metadata)]
-    if ablations := result["levers"]:
-        cells = [[name, f"{side['seconds']:.3f}", f"{side['times_as_long']:.2f}"] for name, side in ablations.items()]
-        lines += ["", *markdown([["ours, one lever left out", "seconds", "times as long"], *cells])]
-    return "\n".join(lines)
+    text = to_markdown(rows, notes)
+    if result.ablations:
+        header = ["ours, one optimization left out", "seconds", "slowdown"]
+        slower = [[name, f"{each.seconds:.3f}", f"{each.slowdown:.2f}"] for name, each in result.ablations.items()]
+        text += "\n" + "\n".join(["", *markdown([header, *slower])])
+    return text
 
 
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """The race as bars in a PNG file: pairs a second of each side, and what leaving out a lever costs."""
-    from matplotlib.figure import Figure
-
-    ablations = result["levers"] or {}
-    counts = [len(result["sides"]), *([len(ablations)] if ablations else [])]
-    figure = Figure(figsize=(8, 1.4 + 0.42 * sum(counts)), dpi=150, layout="constrained")
-    axes = figure.subplots(len(counts), 1, squeeze=False, height_ratios=counts)[:, 0]
-    sides = result["sides"]
-    _bars(
-        axes[0],
-        {n: s["pairs_a_second"] for n, s in sides.items()},
-        [f"{s['times_as_fast']:.2f} ×" for s in sides.values()],
-    )
-    axes[0].set_title(
-        f"Training: pairs a second ({result['size']}, {result['pairs']} pairs a step, {result['device']})", fontsize=10
-    )
-    if ablations:
-        _bars(
-            axes[1],
-            {n: s["seconds"] for n, s in ablations.items()},
-            [f"{s['times_as_long']:.2f} ×" for s in ablations.values()],
+def plot(result: TrainingComparison, path: Path) -> None:
+    """Bar charts as a PNG or SVG file: pairs per second, and what leaving out an optimization costs."""
+    plots = [
+        bar_plot(
+            f"Training: pairs per second ({result.size}, {result.pairs} pairs per step, {result.machine.device})",
+            {name: each.pairs_per_second for name, each in result.implementations.items()},
+            [f"{each.speedup:.2f} ×" for each in result.implementations.values()],
         )
-        axes[1].set_title("Seconds of our step, one lever left out", fontsize=10)
-    with write_atomically(path, binary=True) as stream:
-        figure.savefig(stream, format="png")
-
-
-def _bars(axes: "Axes", lengths: Mapping[str, float], labels: Sequence[str]) -> None:
-    bars = axes.barh(list(lengths), list(lengths.values()), color=[COLORS[i > 0] for i in range(len(lengths))])
-    axes.bar_label(bars, labels, padding=4, fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    ]
+    if result.ablations:
+        plots.append(
+            bar_plot(
+                "Seconds of our step, one optimization left out",
+                {name: each.seconds for name, each in result.ablations.items()},
+                [f"{each.slowdown:.2f} ×" for each in result.ablations.values()],
+            )
+        )
+    save(plots, path)

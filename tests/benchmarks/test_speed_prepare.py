@@ -1,4 +1,4 @@
-"""The made-up UMLS release, the original notebook's procedure, and the race between it and ours."""
+"""The synthetic UMLS release, the original notebook's procedure, and its comparison with ours."""
 
 import json
 import sys
@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.speed.notebook import training_pairs
-from benchmarks.speed.prepare import compare_speed, timed, to_text
+from benchmarks.speed.prepare import (
+    NOTEBOOK,
+    OURS,
+    PrepareComparison,
+    ProcessRun,
+    compare_prepare,
+    run_process,
+    to_text,
+)
 from benchmarks.speed.synthetic_umls import generate
 from tests.fixtures.commands import ROOT, Run
 from xsap.errors import ArtifactError, XsapError
@@ -21,7 +29,7 @@ COLUMNS = {"MRCONSO": 18, "MRSTY": 6, "MRREL": 16, "MRCUI": 7, "MRRANK": 4, "MRS
 
 @pytest.fixture(scope="module")
 def meta(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("made-up") / "META"
+    out = tmp_path_factory.mktemp("synthetic") / "META"
     generate(out, rows=20_000, relations=5_000)
     return out
 
@@ -30,7 +38,7 @@ def records(meta: Path, name: str) -> list[list[str]]:
     return [line.split("|") for line in (meta / f"{name}.RRF").read_bytes().decode().split("\n")[:-1]]
 
 
-def test_each_file_is_in_the_true_format_and_announced(meta):
+def test_release_has_the_true_format_and_announces_its_files(meta):
     announced = {row[0]: row for row in records(meta, "MRFILES")}
     for name, columns in COLUMNS.items():
         rows = records(meta, name)
@@ -42,7 +50,7 @@ def test_each_file_is_in_the_true_format_and_announced(meta):
     assert len(records(meta, "MRREL")) == 5_000
 
 
-def test_names_are_as_many_and_as_nasty_as_the_true_ones(meta):
+def test_release_has_the_true_proportions_and_difficult_names(meta):
     rows = records(meta, "MRCONSO")
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
     languages = Counter(row[1] for row in rows)
@@ -76,7 +84,7 @@ def test_names_are_as_many_and_as_nasty_as_the_true_ones(meta):
     assert len(both ^ back) <= 1  # the last relation may be cut in two
 
 
-def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+def test_seed_decides_every_byte_of_a_release(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         generate(tmp_path / name, rows=300, relations=50, seed=seed)
     contents = {name: {file.name: file.read_bytes() for file in (tmp_path / name).glob("*.RRF")} for name in "abc"}
@@ -86,8 +94,8 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
         generate(tmp_path / "a", rows=1)
 
 
-def test_the_notebook_pairs_what_ours_pairs(meta, tmp_path, run: Run):
-    """Where neither draws, and but for what only the notebook does: white space left as it is, trade names of one relation alone."""
+def test_notebook_and_ours_give_the_same_pairs(meta, tmp_path, run: Run):
+    """For concepts with so few names that neither draws at random; the notebook keeps white space, so names are normalized."""
     theirs = defaultdict(set)
     for line in training_pairs(meta, tradenames=False):
         concept, left, right = line.split("||")
@@ -107,7 +115,7 @@ def test_the_notebook_pairs_what_ours_pairs(meta, tmp_path, run: Run):
     assert len(few) > 1000
 
 
-def test_the_notebook_keeps_the_last_trade_name_alone(tmp_path):
+def test_notebook_keeps_only_the_last_trade_name(tmp_path):
     rows = [("C1", "aspirin"), ("C2", "Brand A"), ("C3", "Brand B")]
     (tmp_path / "MRCONSO.RRF").write_text(
         "".join("|".join([c, *["x"] * 13, name, *["x"] * 3]) + "|\n" for c, name in rows)
@@ -118,27 +126,33 @@ def test_the_notebook_keeps_the_last_trade_name_alone(tmp_path):
     assert [set(line.split("||")) for line in lines] == [{"C1", "aspirin", "brand b"}]
 
 
-def test_a_race_times_both_in_processes_of_their_own(meta, tmp_path, monkeypatch):
+def test_comparison_times_both_in_processes_of_their_own(meta, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    result = compare_speed(meta, tradenames=True, rounds=1, rival=True, memory="300MB")
-    assert set(result["sides"]) == {"xsap-prepare umls", "original notebook"}
-    assert all(run["seconds"] > 0 and run["bytes"] > 20e6 for runs in result["sides"].values() for run in runs)
-    lines = to_text(result).splitlines()
-    assert len(lines) == 4
-    assert "times as fast" in lines[0]
-    json.dumps(result)
-    assert not [place for place in meta.parent.iterdir() if place != meta]
+    result = compare_prepare(meta, tradenames=True, rounds=1, notebook=True, max_memory="300MB")
+    assert list(result.implementations) == ["xsap-prepare umls", "original notebook"]
+    assert all(run.seconds > 0 and run.bytes > 20e6 for runs in result.implementations.values() for run in runs)
+    assert result.meta["MRCONSO.RRF"] == (meta / "MRCONSO.RRF").stat().st_size
+    assert [path for path in meta.parent.iterdir() if path != meta] == []
     with pytest.raises(
-        XsapError, match="-m benchmarks.speed.prepare .* ended with exit code 1; its own message stands above"
+        XsapError, match="expected -m benchmarks.speed.notebook .* to succeed, found exit code 1; see its message above"
     ):
-        timed([sys.executable, "-m", "benchmarks.speed.notebook", str(meta / "nowhere"), str(tmp_path / "x")])
+        run_process([sys.executable, "-m", "benchmarks.speed.notebook", str(meta / "nowhere"), str(tmp_path / "x")])
 
 
-def test_from_a_shell(tmp_path, run: Run):
+def test_table_has_medians_and_their_ratios():
+    ours = [ProcessRun(2.0, 10**9), ProcessRun(9.0, 10**9), ProcessRun(1.0, 3 * 10**9)]
+    result = PrepareComparison({}, False, {OURS: ours, NOTEBOOK: [ProcessRun(8.0, 5 * 10**9)]})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in to_text(result).splitlines()]
+    assert rows[0][1:] == ["seconds", "speed-up", "peak memory, GB", "memory reduction"]
+    assert rows[2:] == [[OURS, "2.0", "4.0", "1.00", "5.0"], [NOTEBOOK, "8.0", "1.0", "5.00", "1.0"]]
+    alone = to_text(PrepareComparison({}, False, {OURS: ours})).splitlines()
+    assert [cell.strip() for cell in alone[2].split("|")[1:-1]] == [OURS, "2.0", "", "1.00", ""]
+
+
+def test_commands_write_a_release_and_time_ours_alone(tmp_path, run: Run):
     done = run("-m", "benchmarks", "synthetic-umls", "--out", tmp_path / "META", "--rows", 50, "--relations", 5)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'META'}: 50 rows of MRCONSO, 5 of MRREL\n")
-    done = run(
-        "-m", "benchmarks", "speed", "prepare", "--meta", tmp_path / "META", "--alone", "--json", tmp_path / "r.json"
-    )
+    words = ["--meta", tmp_path / "META", "--no-notebook", "--json", tmp_path / "r.json"]
+    done = run("-m", "benchmarks", "speed", "prepare", *words)
     assert done.returncode == 0, done.stderr
-    assert list(json.loads((tmp_path / "r.json").read_text())["sides"]) == ["xsap-prepare umls"]
+    assert list(json.loads((tmp_path / "r.json").read_text())["implementations"]) == ["xsap-prepare umls"]

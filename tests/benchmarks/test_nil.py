@@ -1,6 +1,9 @@
+"""NIL detection and abstention: synthetic mentions, the masked linker, and what a calibration's promises are worth."""
+
 import json
 import zlib
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,13 +12,12 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from benchmarks import __main__ as command_line
-from benchmarks.accuracy import nil as abstaining
-from benchmarks.accuracy import nil as invented
-from benchmarks.accuracy.nil import MaskedLinker, compare_speed, isotonic, synthetic_mentions, to_table
+from benchmarks.accuracy import nil
+from benchmarks.accuracy.nil import MaskedLinker, evaluate_nil, isotonic, synthetic_mentions, table_rows, to_table
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions, write_mentions
 
-TABLES = (invented._GENERAL, invented._CLINICAL, invented._LINKS, invented._REMARKS)
+TABLES = (nil.GENERAL, nil.CLINICAL, nil.LINKS, nil.REMARKS)
 
 
 def candidate(concept_id, score):
@@ -24,8 +26,8 @@ def candidate(concept_id, score):
     return Candidate(concept_id=concept_id, name="n", matched_name="n", score=score, **fields)
 
 
-class Nearby:
-    """A linker whose concepts are numbers: `12 es` is nearest to C12 or a neighbor, and any other string is near to nothing."""
+class NumberLinker:
+    """A linker whose concepts are numbers: `12 es` is nearest to C12 or a neighbor, and any other string is near to none."""
 
     def __init__(self, concepts=400):
         self.concept_ids = frozenset(f"C{i:03}" for i in range(concepts))
@@ -44,10 +46,10 @@ class Nearby:
         word = mention.split()[0]
         if word.isdecimal():
             wrong = int(rng.random() < 0.05)
-            place, best = int(word) + wrong, rng.normal(0.85 - 0.1 * wrong, 0.05)
+            position, best = int(word) + wrong, rng.normal(0.85 - 0.1 * wrong, 0.05)
         else:
-            place, best = rng.integers(self.concepts), rng.normal(0.6, 0.05)
-        distance = np.abs((np.arange(self.concepts) - place + self.concepts / 2) % self.concepts - self.concepts / 2)
+            position, best = rng.integers(self.concepts), rng.normal(0.6, 0.05)
+        distance = np.abs((np.arange(self.concepts) - position + self.concepts / 2) % self.concepts - self.concepts / 2)
         scores = best - 0.12 * distance**0.5
         return tuple(candidate(f"C{i:03}", float(scores[i])) for i in np.lexsort((np.arange(self.concepts), -scores)))
 
@@ -59,18 +61,18 @@ def number_mentions(concepts=400):
 
 @pytest.fixture(scope="module")
 def result():
-    return compare_speed(Nearby(), number_mentions(), seed=0)
+    return evaluate_nil(NumberLinker(), number_mentions(), seed=0)
 
 
-def test_words_are_there_in_every_language():
+def test_tables_have_words_in_every_language():
     for table in TABLES:
-        rows = invented._rows(table)
-        assert {len(row) for row in rows} == {len(invented._LANGUAGES)}
+        rows = table_rows(table)
+        assert {len(row) for row in rows} == {len(nil.LANGUAGES)}
         assert all(cell == cell.strip() and cell for row in rows for cell in row)
 
 
 @pytest.mark.parametrize("language", ["en", "de", "es", "fr", "ja", "tr", "zh", "sw"])
-def test_invented_mentions_are_different_and_of_both_kinds(language):
+def test_synthetic_mentions_differ_and_are_of_both_kinds(language):
     found = synthetic_mentions(language, 300, half=0, seed=0)
     assert len({each.mention for each in found}) == 300
     assert Counter(each.kind for each in found) == {"general": 150, "clinical": 150}
@@ -79,10 +81,10 @@ def test_invented_mentions_are_different_and_of_both_kinds(language):
 
 
 @pytest.mark.parametrize("language", ["de", "ja"])
-def test_halves_share_no_word(language):
-    column = invented._LANGUAGES.index(language)
-    for table in (invented._GENERAL, invented._CLINICAL):
-        words = [row[column] for row in invented._rows(table)]
+def test_halves_have_no_word_in_common(language):
+    column = nil.LANGUAGES.index(language)
+    for table in (nil.GENERAL, nil.CLINICAL):
+        words = [row[column] for row in table_rows(table)]
         used = [
             {
                 word
@@ -97,13 +99,13 @@ def test_halves_share_no_word(language):
         assert not used[0] & used[1]
 
 
-def test_no_more_are_invented_than_there_are():
+def test_synthetic_mentions_are_fewer_where_words_run_out():
     assert 1000 < len(synthetic_mentions("es", 10_000, half=0, seed=0)) < 10_000
     assert synthetic_mentions("es", 0, half=0, seed=0) == []
     assert [each.kind for each in synthetic_mentions("es", 1, half=0, seed=0)] == ["general"]
 
 
-def test_a_language_without_words_gets_english_ones():
+def test_language_without_words_gets_english_mentions():
     assert {each.mention for each in synthetic_mentions("sw", 10_000, half=1, seed=0)} == {
         each.mention for each in synthetic_mentions("en", 10_000, half=1, seed=0)
     }
@@ -115,27 +117,27 @@ def test_a_language_without_words_gets_english_ones():
     top_k=st.integers(1, 5),
     asked=st.lists(st.tuples(st.sampled_from(["3", "39", "x", " "]), st.sampled_from(["es", "ja"])), max_size=5),
 )
-def test_hiding_against_filtering_all_candidates(hidden, top_k, asked):
+def test_masked_linker_matches_filtering_all_candidates(hidden, top_k, asked):
     mentions, languages = [m for m, _ in asked], [language for _, language in asked]
-    linker = Nearby(40)
+    linker = NumberLinker(40)
     gone = {f"C{i:03}" for i in hidden}
-    hiding = MaskedLinker(linker, gone)
-    assert hiding.concept_ids == linker.concept_ids - gone
+    masked = MaskedLinker(linker, gone)
+    assert masked.concept_ids == linker.concept_ids - gone
     expected = [
         tuple(c for c in r.candidates if c.concept_id not in gone)[:top_k]
         for r in linker.link(mentions, 40, languages=languages)
     ]
-    found = hiding.link(mentions, top_k, languages=languages)
+    found = masked.link(mentions, top_k, languages=languages)
     assert [r.candidates for r in found] == expected
     assert [(r.mention, r.reason) for r in found] == [(m, None if m.strip() else "blank") for m in mentions]
 
 
-def test_hiding_looks_further_where_all_that_is_near_is_hidden():
-    linker = Nearby(40)
-    hiding = MaskedLinker(linker, {c.concept_id for c in linker.link(["3"], 37, languages=["es"])[0].candidates})
-    (result,) = hiding.link(["3"], 2, languages=["es"])
+def test_masked_linker_asks_for_more_where_all_near_concepts_are_hidden():
+    linker = NumberLinker(40)
+    masked = MaskedLinker(linker, {c.concept_id for c in linker.link(["3"], 37, languages=["es"])[0].candidates})
+    (result,) = masked.link(["3"], 2, languages=["es"])
     assert result.candidates == linker.link(["3"], 40, languages=["es"])[0].candidates[37:39]
-    assert len(hiding.link(["3"], 5, languages=["es"])[0].candidates) == 3  # there are no more
+    assert len(masked.link(["3"], 5, languages=["es"])[0].candidates) == 3  # there are no more
 
 
 @settings(max_examples=60)
@@ -143,71 +145,72 @@ def test_hiding_looks_further_where_all_that_is_near_is_hidden():
     rows=st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=50),
     at=st.lists(st.integers(-5, 25), max_size=5),
 )
-def test_isotonic_regression_against_scikit_learn(rows, at):
+def test_isotonic_matches_scikit_learn(rows, at):
     values, right = np.array([v / 20 for v, _ in rows]), np.array([r for _, r in rows])
-    places = np.concatenate([values, np.array(at) / 20])
+    positions = np.concatenate([values, np.array(at) / 20])
     theirs = IsotonicRegression(out_of_bounds="clip").fit(values, right)
-    assert isotonic(values, right, places) == pytest.approx(theirs.predict(places), abs=1e-6)
+    assert isotonic(values, right, positions) == pytest.approx(theirs.predict(positions), abs=1e-6)
 
 
-def test_as_many_have_no_concept_and_halves_share_none(result, monkeypatch):
+def test_half_of_the_mentions_have_no_concept_and_halves_have_none_in_common(result, monkeypatch):
     tables = []
-    original = abstaining.answers_of
+    original = nil.answers_of
 
     def watched(linker, mentions):
         tables.append((linker, mentions))
         return original(linker, mentions)
 
-    monkeypatch.setattr(abstaining, "answers_of", watched)
-    assert compare_speed(Nearby(), number_mentions(), seed=0) == result
-    seen, invented_here = [], []
+    monkeypatch.setattr(nil, "answers_of", watched)
+    assert evaluate_nil(NumberLinker(), number_mentions(), seed=0) == result
+    seen, synthetic = [], []
     for start in (0, 4):
-        hiding = tables[start][0]
+        masked = tables[start][0]
         known, hidden, general, clinical = (table for _, table in tables[start : start + 4])
-        assert all(not hiding.concept_ids.isdisjoint(gold) for gold in known["concept_ids"].to_pylist())
-        assert all(hiding.concept_ids.isdisjoint(gold) for gold in hidden["concept_ids"].to_pylist())
+        assert all(not masked.concept_ids.isdisjoint(gold) for gold in known["concept_ids"].to_pylist())
+        assert all(masked.concept_ids.isdisjoint(gold) for gold in hidden["concept_ids"].to_pylist())
         assert all(gold == [] for table in (general, clinical) for gold in table["concept_ids"].to_pylist())
         counts = [Counter(table["language"].to_pylist()) for table in (known, hidden, general, clinical)]
         for code in ("es", "ja", "sw"):
             assert counts[0][code] == sum(count[code] for count in counts[1:])
-        invented_here.append({mention for table in (general, clinical) for mention in table["mention"].to_pylist()})
+        synthetic.append({mention for table in (general, clinical) for mention in table["mention"].to_pylist()})
         seen.append(
             {concept for table in (known, hidden) for gold in table["concept_ids"].to_pylist() for concept in gold}
         )
     assert not seen[0] & seen[1]
-    assert not invented_here[0] & invented_here[1]
-    assert seen[0] | seen[1] == Nearby().concept_ids
-    assert len(Nearby().concept_ids - tables[0][0].concept_ids) == 133
+    assert not synthetic[0] & synthetic[1]
+    assert seen[0] | seen[1] == NumberLinker().concept_ids
+    assert len(NumberLinker().concept_ids - tables[0][0].concept_ids) == 133
 
 
-def test_what_is_measured(result):
-    whole = result["report"]["rows"]["all"]
-    assert whole["n"] == sum(result["counts"]["measured"].values())
-    assert whole["without_concept"] == whole["n"] - result["counts"]["measured"]["known"]
-    assert result["kinds"]["hidden"]["right"] == result["kinds"]["general"]["right"] == 0
+def test_promised_precision_is_kept(result):
+    whole = result.report["rows"]["all"]
+    assert whole["n"] == sum(result.counts["measured"].values())
+    assert whole["without_concept"] == whole["n"] - result.counts["measured"]["known"]
+    assert result.kinds["hidden"]["right"] == result.kinds["general"]["right"] == 0
     kept = whole["kept"]["0.95"]
     assert kept["precision"] >= 0.93
-    assert result["within_bar"]
-    assert kept["answered"] == sum(row["kept"]["0.95"]["answered"] for row in result["kinds"].values())
-    assert result["fitted_on_known_alone"]["kept"]["0.9"]["precision"] < 0.9  # so mentions without a concept are needed
-    assert result["variants"]["as it is"]["log_loss"] < result["variants"]["without the lead"]["log_loss"]
-    assert result["variants"]["as it is"]["ece"] == pytest.approx(whole["ece"])
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result.target == nil.precision_target(kept)
+    assert result.target.met
+    assert kept["answered"] == sum(row["kept"]["0.95"]["answered"] for row in result.kinds.values())
+    assert result.fitted_on_known["kept"]["0.9"]["precision"] < 0.9  # so mentions without a concept are needed
+    assert result.variants["as it is"].log_loss < result.variants["without the lead"].log_loss
+    assert result.variants["as it is"].ece == pytest.approx(whole["ece"])
+    json.dumps(asdict(result), allow_nan=False)
 
 
-def test_mentions_that_never_had_a_concept_stay(result):
+def test_mentions_without_a_concept_of_their_own_count_as_hidden(result):
     rows = number_mentions().to_pylist() + [
         {"mention": f"9999 {i}", "language": "es", "concept_ids": []} for i in range(40)
     ]
     columns = [[row[name] for row in rows] for name in ("mention", "language", "concept_ids")]
-    found = compare_speed(Nearby(), build_mentions(*columns), seed=0)
+    found = evaluate_nil(NumberLinker(), build_mentions(*columns), seed=0)
     for half in ("fitted", "measured"):
-        assert found["counts"][half]["hidden"] == result["counts"][half]["hidden"] + 20
+        assert found.counts[half]["hidden"] == result.counts[half]["hidden"] + 20
 
 
-def test_the_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
+def test_nil_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
     write_mentions(number_mentions(), tmp_path / "mentions.tsv")
-    monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: Nearby())
+    monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: NumberLinker())
     words = [
         "nil",
         "--index",
@@ -221,22 +224,22 @@ def test_the_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
         command_line.main(words)
     assert ended.value.code == 0
     written = json.loads((tmp_path / "x.json").read_text())
-    assert written["within_bar"]
+    assert written["target"]["met"]
     assert len(written["mentions"]) == 64
     printed = capsys.readouterr().out
-    assert printed == to_table(written) + "\n"
+    assert printed == to_table(evaluate_nil(NumberLinker(), number_mentions(), seed=0)) + "\n"
     assert printed.startswith("fitted: ")
     for text in ("covered at 0.95", "fitted on known alone", "without the lead", "| hidden "):
         assert text in printed
-    monkeypatch.setattr(abstaining, "BAR", 1.1)
+    monkeypatch.setattr(nil, "MIN_PRECISION", 1.1)
     with pytest.raises(SystemExit) as ended:
         command_line.main(words)
     assert ended.value.code == 3
 
 
-def test_too_few_mentions_end_in_one_line(tmp_path, monkeypatch, capsys):
+def test_nil_command_refuses_too_few_mentions_in_one_line(tmp_path, monkeypatch, capsys):
     write_mentions(number_mentions(20), tmp_path / "mentions.tsv")
-    monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: Nearby())
+    monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: NumberLinker())
     with pytest.raises(SystemExit) as ended:
         command_line.main(["nil", "--index", "index", "--mentions", str(tmp_path / "mentions.tsv")])
     assert ended.value.code == 2
