@@ -64,7 +64,7 @@ def cosines(folder: Path, names: list[str]) -> np.ndarray:
     return similarity
 
 
-@pytest.mark.parametrize("sizes", [{}, {"names_per_batch": 7, "rows_per_block": 5}])
+@pytest.mark.parametrize("sizes", [{}, {"names_per_batch": 7, "rows_per_batch": 5}])
 def test_hard_negatives_match_brute_force(tiny_folder: Path, sample_names: list[str], sizes: dict[str, int]) -> None:
     """Only first names count; some concepts have the same one, in different case."""
     first, others = sample_names[:600:10], sample_names[5:605:10]

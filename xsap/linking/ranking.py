@@ -86,8 +86,9 @@ def rank_concepts(
             # a name that was not fetched scores at most as much as the last one fetched: at that score its concept may have the lower id
             final = (enough & (scores[:, -1] < ranked.scores[:, -1])) | (scores[:, -1] <= min_score) | (fetch == total)
             final |= enough & (wanted == name_concepts.count)
-            for column, found in zip(best, ranked, strict=True):
-                column[part[final]] = found[final]
+            best.concepts[part[final]] = ranked.concepts[final]
+            best.rows[part[final]] = ranked.rows[final]
+            best.scores[part[final]] = ranked.scores[final]
             wider.append(part[~final])
         pending, fetch = np.concatenate(wider), min(total, 8 * fetch)
     return best
@@ -113,11 +114,12 @@ def put_exact_first(ranked: Ranked, query: Rows, scores: Floats, rows: Rows, nam
     padded_scores, padded_rows = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)
     padded_scores[line, position], padded_rows[line, position] = scores[order], rows[order]
     exact, _ = _rank(padded_scores, padded_rows, name_concepts, wanted, -np.inf)
-    for number, own in zip(queries.tolist(), zip(*exact, strict=True), strict=True):
-        first = own[0] != NO_CONCEPT
-        others = ~np.isin(ranked.concepts[number], own[0][first])
-        for column, found in zip(ranked, own, strict=True):
-            column[number] = np.concatenate([found[first], column[number][others]])[:wanted]
+    for line_number, number in enumerate(queries.tolist()):
+        first = exact.concepts[line_number] != NO_CONCEPT
+        others = ~np.isin(ranked.concepts[number], exact.concepts[line_number][first])
+        for name in Ranked._fields:
+            own, all_of = getattr(exact, name)[line_number], getattr(ranked, name)[number]
+            all_of[:] = np.concatenate([own[first], all_of[others]])[:wanted]
 
 
 def _rank(

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import Tokens, pack
+from xsap.search.exact import Sizes, search_vectors, upload
+from xsap.search.vectors import Vectors
 from xsap.training.sampling import GroupSampler
 
 
@@ -69,7 +71,7 @@ class HardNegatives:
         kept: Nearest concepts to find of each.
         refresh_steps: Steps between searches.
         names_per_batch: Names to encode at a time.
-        rows_per_block: Concepts to compare with all others at a time.
+        rows_per_batch: Concepts to search for at a time.
     """
 
     sampler: GroupSampler
@@ -79,7 +81,7 @@ class HardNegatives:
     kept: int
     refresh_steps: int
     names_per_batch: int = 1024
-    rows_per_block: int = 4096
+    rows_per_batch: int = 1024
 
     @torch.no_grad()
     def refresh(self, accelerator: Accelerator) -> None:
@@ -88,8 +90,9 @@ class HardNegatives:
         rows = concepts.rows[concepts.first]
         nearest = torch.zeros(len(rows), min(self.kept, len(rows) - 1), dtype=torch.int64, device=accelerator.device)
         if accelerator.is_main_process:
-            vectors, strings = self._encode(rows, accelerator.device), torch.from_numpy(self.strings[rows])
-            nearest = _nearest(vectors, strings, nearest.shape[1], self.rows_per_block)
+            vectors = self._encode(rows, accelerator.device)
+            found = _nearest(vectors, self.strings[rows], nearest.shape[1], self.rows_per_batch)
+            nearest = torch.from_numpy(found).to(accelerator.device)
         if accelerator.num_processes > 1:
             nearest = broadcast(nearest)
         self.sampler.nearest = nearest.cpu().numpy()
@@ -108,23 +111,25 @@ class HardNegatives:
         return torch.cat([self.encoder(pack(self.tokens.take(part)).to(device)) for part in parts])
 
 
-def _nearest(vectors: Tensor, strings: Tensor, kept: int, rows_per_block: int) -> Tensor:
+def _nearest(vectors: Tensor, strings: NDArray[np.int64], kept: int, rows_per_batch: int) -> NDArray[np.int64]:
     """The rows of greatest cosine for each row, most similar first; rows of the same string, itself included, last.
 
     Args:
-        vectors: (n, d) unit vectors.
+        vectors: (n, d) unit vectors. If they are on a GPU, it searches.
         strings: (n,) the string of each row, as a number.
         kept: Rows to return.
-        rows_per_block: Rows to compare with all others at a time.
+        rows_per_batch: Rows to search for at a time.
 
     Returns:
         (n, kept) int64.
     """
-    strings = strings.to(vectors.device)
-    nearest = []
-    for start in range(0, len(vectors), rows_per_block):
-        block = slice(start, start + rows_per_block)
-        similarity = vectors[block] @ vectors.T
-        similarity.masked_fill_(strings[block, None] == strings[None], -2)
-        nearest.append(similarity.topk(kept).indices)
-    return torch.cat(nearest)
+    queries = vectors.float().cpu().numpy()
+    stored = Vectors.from_array(queries)
+    device_copy = upload(stored, vectors.device) if vectors.is_cuda else None
+    same = int(
+        np.unique(strings, return_counts=True)[1].max()
+    )  # so many rows may have to give way to less similar ones
+    sizes = Sizes(queries_per_batch=rows_per_batch)
+    rows = search_vectors(stored, queries, kept + same, device_copy=device_copy, sizes=sizes)[1]
+    order = np.argsort(strings[rows] == strings[:, None], axis=1, kind="stable")
+    return np.take_along_axis(rows, order[:, :kept], 1)
