@@ -1,14 +1,15 @@
 """Linkers that are not trained: exact names, character n-grams, and the fusion of two systems.
 
-A `DictionaryLinker` links into one dictionary under both protocols: `link` ranks concepts, as a user of the linker sees them, and
-`dictionary_rows` ranks rows of the dictionary, as the original SapBERT script does. The systems here normalize names and mentions by EXACT_MATCH
-under either protocol.
+A `DictionaryLinker` links into one dictionary under both protocols: `link` ranks concepts, as a user of the linker sees
+them, and `dictionary_rows` ranks rows of the dictionary, as the original SapBERT script does. The systems here
+normalize names and mentions by EXACT_MATCH under either protocol.
 
-Character n-grams are compared by the cosine of TF-IDF vectors, with the weights of scikit-learn's `TfidfVectorizer(analyzer="char_wb",
-ngram_range=(2, 3), sublinear_tf=True)`: https://scikit-learn.org/stable/modules/feature_extraction.html#tfidf-term-weighting. Each word is padded
-by a space on both sides and split into all its runs of two and of three characters. Three code points of 21 bits make one integer, so the
-vocabulary is a sorted array, and each n-gram has its rows, ascending, with their weights (postings). `Lexicon` is nothing but arrays, which
-can be saved as `.npy` files and searched memory-mapped.
+Character n-grams are compared by the cosine of TF-IDF vectors, with the weights of scikit-learn's
+`TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3), sublinear_tf=True)`:
+https://scikit-learn.org/stable/modules/feature_extraction.html#tfidf-term-weighting. Each word is padded by a space on
+both sides and split into all its runs of two and of three characters. Three code points of 21 bits make one integer, so
+the vocabulary is a sorted array, and each n-gram has its rows, ascending, with their weights (postings). `Lexicon` is
+nothing but arrays, which can be saved as `.npy` files and searched memory-mapped.
 """
 
 from collections import defaultdict
@@ -106,8 +107,8 @@ class Lexicon:
             k: Number of names.
 
         Returns:
-            (q, min(k, n)) cosines, greatest first, and the rows of the names; equal cosines are ordered by row. A name without a common n-gram
-            has cosine 0.
+            (q, min(k, n)) cosines, greatest first, and the rows of the names; equal cosines are ordered by row. A name
+            without a common n-gram has cosine 0.
         """
         k = min(k, self.count)
         scores, rows = np.zeros((len(mentions), k), np.float32), np.zeros((len(mentions), k), np.int64)
@@ -160,7 +161,8 @@ class Lexicon:
     ) -> NDArray[np.float64]:
         """(e,) weights: (1 + ln count) · (1 + ln((1 + names) / (1 + names with it))), scaled to unit length for each of n rows.
 
-        The n-grams (as positions) of a row have the same order in every call, so equal bags get equal weights to the last bit.
+        The n-grams (as positions) of a row have the same order in every call, so equal bags get equal weights to the
+        last bit.
         """
         frequencies = self.starts[grams + 1] - self.starts[grams]
         values = (1 + np.log(counts)) * (1 + np.log((1 + self.count) / (1 + frequencies)))
@@ -352,9 +354,9 @@ def _lexical_linker(space: SearchSpace, build: Callable[[Sequence[str]], ExactNa
 class FusedLinker:
     """Two systems by reciprocal rank fusion: a candidate scores the sum of 1 / (60 + its rank from 1) over both.
 
-    Cormack, Clarke and Büttcher, SIGIR 2009 (Reciprocal rank fusion outperforms Condorcet and individual rank learning methods). The first
-    FUSED_CANDIDATES of each are taken; equal scores are ordered by concept_id, or by row. A concept is shown with the name by which `first`
-    found it, if it did.
+    Cormack, Clarke and Büttcher, SIGIR 2009 (Reciprocal rank fusion outperforms Condorcet and individual rank learning
+    methods). The first FUSED_CANDIDATES of each are taken; equal scores are ordered by concept_id, or by row. A concept
+    is shown with the name by which `first` found it, if it did.
     """
 
     first: DictionaryLinker

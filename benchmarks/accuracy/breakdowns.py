@@ -1,13 +1,16 @@
 """Where a system errs: scores of parts of a task's mentions, kinds of error with examples, and an ablation of case and similarity.
 
-A mean hides which mentions a system can link. Mentions are labeled by what training has seen, by length, script and semantic group: a function
-each, from mentions to labels in their order. Strings are compared and measured as EXACT_MATCH normalizes them, so labels are the same for every
-system. "Seen" means in the names of the training terminology, whether or not a run drew them.
+A mean hides which mentions a system can link. Mentions are labeled by what training has seen, by length, script and
+semantic group: a function each, from mentions to labels in their order. Strings are compared and measured as
+EXACT_MATCH normalizes them, so labels are the same for every system. "Seen" means in the names of the training
+terminology, whether or not a run drew them.
 
 Kinds of error exclude one another and are tried in the order of `KINDS`.
 
-The ablation: the original evaluation lower-cases the dictionary only and compares raw vectors. Each of its eight cells gives the model the mentions and
-the dictionary cased or lower-cased, without the model's own text policy, compares them by cosine or dot product, and counts concepts.
+The ablation: the original evaluation lower-cases the dictionary only and compares raw vectors. Each of its eight cells
+gives the model the mentions and
+the dictionary cased or lower-cased, without the model's own text policy, compares them by cosine or dot product, and
+counts concepts.
 """
 
 import hashlib
@@ -92,7 +95,8 @@ def label_by_group(mentions: pa.Table, types: Mapping[str, Sequence[str]]) -> li
     """The semantic group of each mention: its abbreviation, SEVERAL_GROUPS or NO_GROUP.
 
     Args:
-        mentions: terms.mentions' SCHEMA. Its GROUPS_COLUMN is used if there is one, else the types of all gold concepts.
+        mentions: terms.mentions' SCHEMA. Its GROUPS_COLUMN is used if there is one, else the types of all gold
+            concepts.
         types: Concept → semantic types (TUI); a concept or type that is unknown has no group.
 
     Raises:

@@ -1,10 +1,12 @@
 """Comparisons: a results folder with an older one (regression check), and results of `xsap evaluate --json` side by side.
 
-Regression check: where both folders still hold the answers, mention by mention, differences are paired, and worse means that the interval of the
-difference is below zero. Without the answers each figure has only its own interval, and worse means that the two do not overlap. Scores on
-other mentions are not compared at all.
+Regression check: where both folders still hold the answers, mention by mention, differences are paired, and worse means
+that the interval of the
+difference is below zero. Without the answers each figure has only its own interval, and worse means that the two do not
+overlap. Scores on other mentions are not compared at all.
 
-Side by side: systems are compared only where that is fair: one protocol, and the same number of the same mentions in every language; anything
+Side by side: systems are compared only where that is fair: one protocol, and the same number of the same mentions in
+every language; anything
 else is an error, not a footnote. The table is Markdown that reads as plain text.
 """
 

@@ -1,11 +1,11 @@
 """What mentions are linked into, and the mentions that a terminology can answer.
 
-A `SearchSpace` is a dictionary: rows of a concept id and one of its names, from a terminology, a file, or the one published with XL-BEL. All
-systems of a task search the same rows, and a result states their number and hash, because a score without its dictionary means nothing. A
-row whose id is `D1|D2` belongs to both concepts.
+A `SearchSpace` is a dictionary: rows of a concept id and one of its names, from a terminology, a file, or the one
+published with XL-BEL. All systems of a task search the same rows, and a result states their number and hash, because a
+score without its dictionary means nothing. A row whose id is `D1|D2` belongs to both concepts.
 
-XL-BEL and Mantra give UMLS CUIs. A terminology that is not UMLS may cross-reference them ("UMLS:C0345335"); `restrict` keeps the mentions whose
-CUI it references, with every concept that references one of their CUIs as gold.
+XL-BEL and Mantra give UMLS CUIs. A terminology that is not UMLS may cross-reference them ("UMLS:C0345335"); `restrict`
+keeps the mentions whose CUI it references, with every concept that references one of their CUIs as gold.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """The Human Phenotype Ontology as a benchmark: held-out names of a fifth of its concepts, and training on the rest.
 
-`xsap-prepare hpo` and `xsap-prepare split` do the work, each in its own process, and leave folders. The source folder has an `.obo` file and a
-folder of translation tables, as `xsap-prepare fetch hpo` downloads them. Only OFFICIAL translations become mentions.
+`xsap-prepare hpo` and `xsap-prepare split` do the work, each in its own process, and leave folders. The source folder
+has an `.obo` file and a folder of translation tables, as `xsap-prepare fetch hpo` downloads them. Only OFFICIAL
+translations become mentions.
 """
 
 import hashlib

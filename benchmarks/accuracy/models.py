@@ -1,8 +1,8 @@
 """Linkers by vectors: any Hugging Face or SentenceTransformer model, by path or hub id, and an xsap index.
 
-The models of the literature are known here by name, with a pooling and where it is stated, since most of their folders do not say it. Vectors of a
-dictionary are cached in a folder named by the hash of everything they depend on (model, pooling, length, text policy, dtype, names), so a
-second run encodes nothing.
+The models of the literature are known here by name, with a pooling and where it is stated, since most of their folders
+do not say it. Vectors of a dictionary are cached in a folder named by the hash of everything they depend on (model,
+pooling, length, text policy, dtype, names), so a second run encodes nothing.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Figures that others published, as data: read from published.toml, shown beside our own and never mixed with them.
 
-Each figure keeps its source, and whether we read it there ("paper") or somebody reported it to us ("second-hand"). The file groups figures by
-source, since that is how they are checked; callers get one PublishedFigure for each, in the file's order.
+Each figure keeps its source, and whether we read it there ("paper") or somebody reported it to us ("second-hand"). The
+file groups figures by source, since that is how they are checked; callers get one PublishedFigure for each, in the
+file's order.
 """
 
 import tomllib

@@ -1,9 +1,11 @@
 """What systems answered to tasks, as ranks of the gold, and the scores that follow from ranks.
 
-A system is run on a task once: its answers are kept in a folder named by the hash of everything they depend on, so an interrupted run resumes,
+A system is run on a task once: its answers are kept in a folder named by the hash of everything they depend on, so an
+interrupted run resumes,
 and a second run only counts. Under the concept protocol @k counts concepts, under the reference protocol rows of the
-dictionary (xsap.evaluation.protocols). Equal scores are ordered by concept_id, or by row. Every score is a mean over languages with equal weight,
-unless stated otherwise. Ranks are sorted before they are resampled, so that intervals and p-values do not depend on the order of mentions either.
+dictionary (xsap.evaluation.protocols). Equal scores are ordered by concept_id, or by row. Every score is a mean over
+languages with equal weight, unless stated otherwise. Ranks are sorted before they are resampled, so that intervals and
+p-values do not depend on the order of mentions either.
 """
 
 import hashlib
@@ -138,10 +140,10 @@ class SystemComparison:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Self:
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """The comparison that `to_dict` wrote."""
-        rows = {code: AccuracyDifference(**row) for code, row in said["rows"].items()}
-        return cls(said["first"], said["second"], rows)
+        rows = {code: AccuracyDifference(**row) for code, row in content["rows"].items()}
+        return cls(content["first"], content["second"], rows)
 
 
 def key_of(task: Task, metadata: Mapping[str, Any]) -> str:

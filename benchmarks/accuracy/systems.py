@@ -1,12 +1,13 @@
 """The systems that --system names: lexical ones, models, indexes, fusions, and recipes that are trained first.
 
-`exact`, `tfidf`, `A+B` (two fused), `recipe:xsap` and `recipe:reference`, `index:FOLDER`; everything else is a model: a name of
-models.KNOWN_MODELS, a folder or a hub id, with `@cls` or `@mean` if its folder does not state its pooling. `NAME=` before it names it in reports.
+`exact`, `tfidf`, `A+B` (two fused), `recipe:xsap` and `recipe:reference`, `index:FOLDER`; everything else is a model: a
+name of models.KNOWN_MODELS, a folder or a hub id, with `@cls` or `@mean` if its folder does not state its pooling.
+`NAME=` before it names it in reports.
 
-The recipes are the original SapBERT's and ours, trained for the same time on one terminology, each by a command in its own process. Both start from
-random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on the same names. Ours is
-`configs/train/small.toml`, and resumes after an interruption; the original's cannot resume and starts again. Its learning rate is the
-best of those tried (LOG.md). The clock of both starts when names are tokenized.
+The recipes are the original SapBERT's and ours, trained for the same time on one terminology, each by a command in its
+own process. Both start from random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on
+the same names. Ours is `configs/train/small.toml`, and resumes after an interruption; the original's cannot resume and
+starts again. Its learning rate is the best of those tried (LOG.md). The clock of both starts when names are tokenized.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """A task = mentions + a dictionary + cut-offs; and the table of corpora.
 
-A corpus brings mentions but no dictionary; that is given. Two kinds of task bring their own: `hpo` (held-out names), and `CORPUS-in-hpo`, the
-mentions of a corpus whose gold CUI HPO cross-references. Mentions without a gold concept are dropped, and counted; those whose gold is not in
-the dictionary stay and are misses, as in all published figures.
+A corpus brings mentions but no dictionary; that is given. Two kinds of task bring their own: `hpo` (held-out names),
+and `CORPUS-in-hpo`, the mentions of a corpus whose gold CUI HPO cross-references. Mentions without a gold concept are
+dropped, and counted; those whose gold is not in the dictionary stay and are misses, as in all published figures.
 """
 
 import hashlib

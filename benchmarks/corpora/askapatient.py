@@ -1,11 +1,12 @@
 """AskAPatient: phrases from drug reviews, each with a SNOMED CT or AMT concept, in ten folds.
 
-Limsopatham and Collier, ACL 2016 (Normalizing Medical Concepts in Social Media Texts by Learning Semantic Representation);
-https://zenodo.org/record/55013, datasets.zip, where `datasets/AskAPatient/AskAPatient.fold-0.test.txt` to fold-9 have lines
-`identifier<tab>label of the concept<tab>phrase`. SapBERT's copy has `AskAPatient.fold-0.test.preprocessed_query.txt` instead, with lines
-`identifier||phrase`. The published files are not UTF-8: every reader that we found decodes them as Latin-1 (BigBIO's ask_a_patient.py among
-them). Here a line that is not UTF-8 is decoded as Windows-1252, which has Latin-1's letters and, instead of its control characters, the quotes
-and dashes that reviews are full of. Tested on a hand-written fragment in the published format, not on the real files.
+Limsopatham and Collier, ACL 2016 (Normalizing Medical Concepts in Social Media Texts by Learning Semantic
+Representation); https://zenodo.org/record/55013, datasets.zip, where `datasets/AskAPatient/AskAPatient.fold-0.test.txt`
+to fold-9 have lines `identifier<tab>label of the concept<tab>phrase`. SapBERT's copy has
+`AskAPatient.fold-0.test.preprocessed_query.txt` instead, with lines `identifier||phrase`. The published files are not
+UTF-8: every reader that we found decodes them as Latin-1 (BigBIO's ask_a_patient.py among them). Here a line that is
+not UTF-8 is decoded as Windows-1252, which has Latin-1's letters and, instead of its control characters, the quotes and
+dashes that reviews are full of. Tested on a hand-written fragment in the published format, not on the real files.
 """
 
 import re
@@ -27,7 +28,8 @@ def read_askapatient(path: Path, *, fold: int | None = None) -> pa.Table:
     """Mentions (terms.mentions' SCHEMA) by fold and line, none dropped. Published scores are means over folds.
 
     Args:
-        path: datasets.zip; a folder with the files in it or below it; or one file. A fold in both formats is read in the one with labels.
+        path: datasets.zip; a folder with the files in it or below it; or one file. A fold in both formats is read in
+            the one with labels.
         fold: Read this fold only.
 
     Returns:

@@ -1,10 +1,11 @@
 """Any corpus in BigBIO's KB schema, saved from Hugging Face `datasets` as JSON lines or Parquet: one document a row.
 
-Fries et al., NeurIPS 2022 (BigBio); https://github.com/bigscience-workshop/biomedical/blob/main/task_schemas.md. Three keys are read:
-`document_id`, `passages` ({text: [str]}) and `entities` ({type, text: [str], offsets: [[start, end]], normalized: [{db_name, db_id}]}). Offsets
-count characters in the passages' texts joined by a space, and an entity in pieces has a text and a pair of offsets for each piece. The schema has
-one type an entity, so an entity of several types (MedMentions) is there once for each: those become one mention again. A db_id may hold
-several identifiers, or -1; a db_name is upper or lower case, depending on the version of the loader. Tested on a hand-written fragment in the
+Fries et al., NeurIPS 2022 (BigBio); https://github.com/bigscience-workshop/biomedical/blob/main/task_schemas.md. Three
+keys are read: `document_id`, `passages` ({text: [str]}) and `entities` ({type, text: [str], offsets: [[start, end]],
+normalized: [{db_name, db_id}]}). Offsets count characters in the passages' texts joined by a space, and an entity in
+pieces has a text and a pair of offsets for each piece. The schema has one type an entity, so an entity of several types
+(MedMentions) is there once for each: those become one mention again. A db_id may hold several identifiers, or -1; a
+db_name is upper or lower case, depending on the version of the loader. Tested on a hand-written fragment in the
 published format, not on the real files.
 """
 
@@ -33,7 +34,8 @@ def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
 
     Args:
         path: One split, as .parquet or JSON lines.
-        db_name: The database whose identifiers are the gold, in upper or lower case; an entity with none of them has no gold concept.
+        db_name: The database whose identifiers are the gold, in upper or lower case; an entity with none of them has no
+            gold concept.
         language: The language of all documents, as a code or a name.
 
     Returns:

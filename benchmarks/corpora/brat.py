@@ -1,9 +1,10 @@
 """Annotations in brat's standoff format, which several corpora are published in, with the codes in their notes and normalizations.
 
-Stenetorp et al., EACL 2012 (demonstrations); https://brat.nlplab.org/standoff.html. Beside each text is an `.ann` file. Three kinds of its lines
-are read: `T1<tab>TYPE start end[;start end…]<tab>text`, with spans in characters of the text, from 0, the end exclusive; notes
-`#1<tab>AnnotatorNotes T1<tab>text`; and normalizations `N1<tab>Reference T1 RESOURCE:id<tab>text`. Events, relations, equivalences,
-attributes, and notes and normalizations of those, are skipped. The quoted text of a span in pieces has a space between the pieces.
+Stenetorp et al., EACL 2012 (demonstrations); https://brat.nlplab.org/standoff.html. Beside each text is an `.ann` file.
+Three kinds of its lines are read: `T1<tab>TYPE start end[;start end…]<tab>text`, with spans in characters of the text,
+from 0, the end exclusive; notes `#1<tab>AnnotatorNotes T1<tab>text`; and normalizations `N1<tab>Reference T1
+RESOURCE:id<tab>text`. Events, relations, equivalences, attributes, and notes and normalizations of those, are skipped.
+The quoted text of a span in pieces has a space between the pieces.
 """
 
 import re

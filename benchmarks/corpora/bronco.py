@@ -1,13 +1,15 @@
 """BRONCO150: diagnoses, treatments and medications in German oncological discharge letters, with codes of ICD-10-GM, OPS and ATC (2017).
 
-Kittner et al., JAMIA Open 2021; https://www2.informatik.hu-berlin.de/~leser/bronco, available under an agreement. Five files of shuffled
-sentences, one a line, `textFiles/randomSentSet1.txt` to 5, with brat annotations in `bratFiles/randomSentSet1.ann`; a mention's code is in a
-normalization, `N1<tab>… T1 ICD10GM:C22.0<tab>text`. bioCFiles holds the same as BioC; the CoNLL files (conllIOBTags) have no codes.
+Kittner et al., JAMIA Open 2021; https://www2.informatik.hu-berlin.de/~leser/bronco, available under an agreement. Five
+files of shuffled sentences, one a line, `textFiles/randomSentSet1.txt` to 5, with brat annotations in
+`bratFiles/randomSentSet1.ann`; a mention's code is in a normalization, `N1<tab>… T1 ICD10GM:C22.0<tab>text`. bioCFiles
+holds the same as BioC; the CoNLL files (conllIOBTags) have no codes.
 
-The layout, and `RESOURCE:code` in brat's normalizations, are inferred from programs that read them: BigBIO's and xMEN's loaders, and two for the
-brat form. They leave open how the resources are written (any name that begins with ICD, OPS or ATC is accepted, with or without the year), and
-whether a mention can have several codes. BigBIO's loader corrects `,` for `.` and a stray `+`; so does this one, but a comma before what
-begins another code separates the two. Tested on a hand-written fragment in the format so inferred, not on the real files.
+The layout, and `RESOURCE:code` in brat's normalizations, are inferred from programs that read them: BigBIO's and xMEN's
+loaders, and two for the brat form. They leave open how the resources are written (any name that begins with ICD, OPS or
+ATC is accepted, with or without the year), and whether a mention can have several codes. BigBIO's loader corrects `,`
+for `.` and a stray `+`; so does this one, but a comma before what begins another code separates the two. Tested on a
+hand-written fragment in the format so inferred, not on the real files.
 """
 
 import re
@@ -36,8 +38,9 @@ def read_bronco(path: Path) -> pa.Table:
         path: The folder of bratFiles and textFiles, or a zip of it.
 
     Returns:
-        A table whose `concept_ids` are such as `ICD10GM:C22.0`, `OPS:5-501.0` and `ATC:L01XE05`. The context is the sentence, and `document_id`
-        names it: `randomSentSet1/17` is line 17. Context and offsets are null where the text differs from the mention at its offsets.
+        A table whose `concept_ids` are such as `ICD10GM:C22.0`, `OPS:5-501.0` and `ATC:L01XE05`. The context is the
+        sentence, and `document_id` names it: `randomSentSet1/17` is line 17. Context and offsets are null where the
+        text differs from the mention at its offsets.
 
     Raises:
         DataError: With file and line.

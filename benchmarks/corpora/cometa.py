@@ -1,11 +1,12 @@
 """COMETA: laypeople's terms from Reddit, each with a SNOMED CT concept for its literal and one for its contextual meaning.
 
-Basaldella et al., EMNLP 2020 (COMETA: A Corpus for Medical Entity Linking in the Social Media); https://github.com/cambridgeltl/cometa.
-The splits are in `splits/<stratified|zeroshot>_<general|specific>/{train,dev,test}.csv`, tab-separated, written by pandas (data/Split
-Generator.ipynb there): cells with a quote, tab or newline are in double quotes. Columns, read by name: an unnamed index, ID, Term,
-General SNOMED Label, General SNOMED ID, Specific SNOMED Label, Specific SNOMED ID, Example, Example Link, Origin_Sheet. The example is a
-tokenized post that contains the term or a variant of it; the corpus does not say where. Tested on a hand-written fragment in the published
-format, not on the real files.
+Basaldella et al., EMNLP 2020 (COMETA: A Corpus for Medical Entity Linking in the Social Media);
+https://github.com/cambridgeltl/cometa. The splits are in
+`splits/<stratified|zeroshot>_<general|specific>/{train,dev,test}.csv`, tab-separated, written by pandas (data/Split
+Generator.ipynb there): cells with a quote, tab or newline are in double quotes. Columns, read by name: an unnamed
+index, ID, Term, General SNOMED Label, General SNOMED ID, Specific SNOMED Label, Specific SNOMED ID, Example, Example
+Link, Origin_Sheet. The example is a tokenized post that contains the term or a variant of it; the corpus does not say
+where. Tested on a hand-written fragment in the published format, not on the real files.
 """
 
 import re

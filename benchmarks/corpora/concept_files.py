@@ -1,12 +1,14 @@
 """`.concept` files: NCBI disease, BC5CDR disease and BC5CDR chemical as BioSyn prepared them, and SapBERT after it.
 
-Sung et al., ACL 2020 (BioSyn); https://github.com/dmis-lab/BioSyn, whose preprocess/*.py define the format. A folder holds `<pmid>.concept`, one
-mention a line: `pmid||start|end||Class||mention||id`. Raw folders (`test`) have `<pmid>.txt` beside it: title, two newlines, abstract; the
-offsets count one character between the two. `processed_test`, the one that is scored, has no texts, and its mentions are lower-cased, without
-punctuation, their abbreviations expanded, composite ones with `|` between their parts; a document without mentions is an empty line. An id
-is -1 or CUI-less where there is none, `D1|D2` or `D1+D2` where there are several; offsets are `-1|-1` or `0|0` where they
-are unknown (TAC 2017, NLM-Chem). The original evaluation links the parts of a mention between `|` and `+` separately, accepts any of its ids for
-each, and requires every part to be right. Tested on a hand-written fragment in the published format, not on the real files.
+Sung et al., ACL 2020 (BioSyn); https://github.com/dmis-lab/BioSyn, whose preprocess/*.py define the format. A folder
+holds `<pmid>.concept`, one mention a line: `pmid||start|end||Class||mention||id`. Raw folders (`test`) have
+`<pmid>.txt` beside it: title, two newlines, abstract; the offsets count one character between the two.
+`processed_test`, the one that is scored, has no texts, and its mentions are lower-cased, without punctuation, their
+abbreviations expanded, composite ones with `|` between their parts; a document without mentions is an empty line. An id
+is -1 or CUI-less where there is none, `D1|D2` or `D1+D2` where there are several; offsets are `-1|-1` or `0|0` where
+they are unknown (TAC 2017, NLM-Chem). The original evaluation links the parts of a mention between `|` and `+`
+separately, accepts any of its ids for each, and requires every part to be right. Tested on a hand-written fragment in
+the published format, not on the real files.
 """
 
 import re
@@ -32,8 +34,9 @@ def read_concept_files(path: Path) -> pa.Table:
         path: A folder of .concept files; the folder of a corpus, for its processed_test or test; or one file.
 
     Returns:
-        A table in which a composite mention keeps the `|` between its parts, with the identifiers of all of them. A .txt beside a file is the
-        context; `start` and `end` are given where its text there is the mention, or the mention is composite.
+        A table in which a composite mention keeps the `|` between its parts, with the identifiers of all of them. A
+        .txt beside a file is the context; `start` and `end` are given where its text there is the mention, or the
+        mention is composite.
 
     Raises:
         DataError: With file and line.

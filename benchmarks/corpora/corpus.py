@@ -1,13 +1,15 @@
 """What all corpus readers share: opening a corpus as it is published, finding mentions in its texts, and the table of mentions.
 
-A corpus is a zip, the folder it unpacks to, or one of its files; `open_corpus` gives the three one form, so a reader states once where its
-files are. Every text passes through `collapse`, so that `context[start:end]` is still the mention after the table was written to
-TSV and read again. A few annotations of every corpus have offsets that point at other words (MedMentions' issue 6, BigBIO's issue 738):
-such a mention keeps its context but gets no offsets, because wrong ones would mark other words for whoever reads contexts.
+A corpus is a zip, the folder it unpacks to, or one of its files; `open_corpus` gives the three one form, so a reader
+states once where its files are. Every text passes through `collapse`, so that `context[start:end]` is still the mention
+after the table was written to TSV and read again. A few annotations of every corpus have offsets that point at other
+words (MedMentions' issue 6, BigBIO's issue 738): such a mention keeps its context but gets no offsets, because wrong
+ones would mark other words for whoever reads contexts.
 
-Cells of identifiers follow the conventions of PubTator, BioSyn's `.concept` files and BigBIO: `|` joins the concepts of a composite mention,
-`+` those that make up one concept together (Doğan et al., NCBI disease corpus, J Biomed Inform 2014); NLM-Chem, BioRED and PubTator's own
-output use `,` and `;`. No reader can use the difference, so all of them are gold concepts of the mention.
+Cells of identifiers follow the conventions of PubTator, BioSyn's `.concept` files and BigBIO: `|` joins the concepts of
+a composite mention, `+` those that make up one concept together (Doğan et al., NCBI disease corpus, J Biomed Inform
+2014); NLM-Chem, BioRED and PubTator's own output use `,` and `;`. No reader can use the difference, so all of them are
+gold concepts of the mention.
 """
 
 import csv
@@ -146,8 +148,8 @@ class Document:
             pieces: The piece of the mention at each span.
 
         Returns:
-            The start of the first span and the end of the last one, in the context; (None, None) if there are no spans, or one of them has
-            another text than its piece, compared as EXACT_MATCH normalizes them.
+            The start of the first span and the end of the last one, in the context; (None, None) if there are no spans,
+            or one of them has another text than its piece, compared as EXACT_MATCH normalizes them.
         """
         if not spans or len(spans) != len(pieces) or not all(map(self._matches, spans, pieces)):
             return None, None
@@ -270,7 +272,8 @@ def _read(file: Path) -> bytes | None:
 def tsv_rows(text: str, path: str) -> list[tuple[int, list[str]]]:
     """(line number, cells) of a tab-separated file; empty lines are skipped.
 
-    Cells that contain quotes or line ends are quoted, as pandas writes them (RFC 4180 with tabs). Raises DataError with file and line.
+    Cells that contain quotes or line ends are quoted, as pandas writes them (RFC 4180 with tabs). Raises DataError with
+    file and line.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
     try:

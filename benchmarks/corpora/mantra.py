@@ -1,9 +1,10 @@
 """Mantra GSC: mentions in drug labels (EMEA), Medline titles and patents in five languages, annotated with UMLS concepts.
 
 Kors et al., JAMIA 2015 (A multilingual gold-standard corpus for biomedical concept recognition: the Mantra GSC);
-https://github.com/mi-erasmusmc/Mantra-Gold-Standard-Corpus. Its brat form, Mantra-GSC-brat.zip, is read: for each unit of text
-`Mantra-GSC/<Language>/<Corpus>_ec22-cui-best_man/<unit>.txt`, with an `.ann` file beside it whose types are CUIs. Its notes
-(`"CUI", "name", "semantic type" ,"GROUP"`) add nothing and are not used. A span with two concepts is annotated twice and gives two mentions.
+https://github.com/mi-erasmusmc/Mantra-Gold-Standard-Corpus. Its brat form, Mantra-GSC-brat.zip, is read: for each unit
+of text `Mantra-GSC/<Language>/<Corpus>_ec22-cui-best_man/<unit>.txt`, with an `.ann` file beside it whose types are
+CUIs. Its notes (`"CUI", "name", "semantic type" ,"GROUP"`) add nothing and are not used. A span with two concepts is
+annotated twice and gives two mentions.
 """
 
 import re

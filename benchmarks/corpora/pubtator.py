@@ -1,17 +1,20 @@
 """PubTator files: title, abstract, and a line for each annotation; the format of MedMentions, BC5CDR, the NCBI disease corpus and BioRED.
 
-Described at https://github.com/chanzuckerberg/MedMentions#the-pubtator-format. A document is `id|t|title`, `id|a|abstract`, and lines
-`id<tab>start<tab>end<tab>mention<tab>class[,class…]<tab>identifier`; a blank line ends it. Offsets count characters in the title, a space
-and the abstract. Variants that are read: a 7th column with the parts of a composite mention (BC5CDR's `a|b`; they become the mention where they
-are as many as the identifiers, as BioSyn's preprocess/bc5cdr_preprocess.py does), annotations without an identifier, relations
-(`id<tab>CID<tab>D1<tab>D2`, BioRED's with a 5th column), which are skipped, the same document twice (NCBI), and the same annotation twice
+Described at https://github.com/chanzuckerberg/MedMentions#the-pubtator-format. A document is `id|t|title`,
+`id|a|abstract`, and lines `id<tab>start<tab>end<tab>mention<tab>class[,class…]<tab>identifier`; a blank line ends it.
+Offsets count characters in the title, a space and the abstract. Variants that are read: a 7th column with the parts of
+a composite mention (BC5CDR's `a|b`; they become the mention where they are as many as the identifiers, as BioSyn's
+preprocess/bc5cdr_preprocess.py does), annotations without an identifier, relations (`id<tab>CID<tab>D1<tab>D2`,
+BioRED's with a 5th column), which are skipped, the same document twice (NCBI), and the same annotation twice
 (MedMentions, its issue 13).
 
-MedMentions (Mohan and Li, AKBC 2019; https://github.com/chanzuckerberg/MedMentions): PubMed abstracts annotated with UMLS 2017AA concepts, in
-full and as ST21pv, in `full/data/corpus_pubtator.txt.gz` and `st21pv/data/corpus_pubtator.txt.gz`; the test split is 879 of 4,392 documents. The
-split of both is only in full/data, one id a line. Full gives a concept's semantic types (TUIs, or UnknownType) and bare CUIs; ST21pv
-writes `UMLS:` before them and gives one of 21 types above the concept's own, so the groups of some of its mentions are unknown. Some spans
-have two concepts, one a line: all are read. Tested on hand-written fragments in the published formats, not on the real files.
+MedMentions (Mohan and Li, AKBC 2019; https://github.com/chanzuckerberg/MedMentions): PubMed abstracts annotated with
+UMLS 2017AA concepts, in full and as ST21pv, in `full/data/corpus_pubtator.txt.gz` and
+`st21pv/data/corpus_pubtator.txt.gz`; the test split is 879 of 4,392 documents. The split of both is only in full/data,
+one id a line. Full gives a concept's semantic types (TUIs, or UnknownType) and bare CUIs; ST21pv writes `UMLS:` before
+them and gives one of 21 types above the concept's own, so the groups of some of its mentions are unknown. Some spans
+have two concepts, one a line: all are read. Tested on hand-written fragments in the published formats, not on the real
+files.
 """
 
 import re

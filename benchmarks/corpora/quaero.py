@@ -1,10 +1,11 @@
 """QUAERO French Medical Corpus: mentions in drug labels (EMEA) and Medline titles in French, annotated with UMLS concepts.
 
-Névéol et al., BioTxtM 2014; https://quaerofrenchmed.limsi.fr, QUAERO_FrenchMed_brat.zip, the release of CLEF eHealth 2015 and 2016. Its texts and
-brat annotations are in `QUAERO_FrenchMed/corpus/{train,dev,test}/{EMEA,MEDLINE}/`; the type is a semantic group (ten of them), and the CUIs
-are in notes: `#1<tab>AnnotatorNotes T1<tab>C0012345`. Of several CUIs in one note, separated by spaces, any one is right (README of
-its BRATeval, CompareNotesEHealth); BigBIO's loader also splits at commas and plus signs. Mentions are nested; one with two groups is
-annotated twice and gives two mentions. Tested on a hand-written fragment in the published format, not on the real files.
+Névéol et al., BioTxtM 2014; https://quaerofrenchmed.limsi.fr, QUAERO_FrenchMed_brat.zip, the release of CLEF eHealth
+2015 and 2016. Its texts and brat annotations are in `QUAERO_FrenchMed/corpus/{train,dev,test}/{EMEA,MEDLINE}/`; the
+type is a semantic group (ten of them), and the CUIs are in notes: `#1<tab>AnnotatorNotes T1<tab>C0012345`. Of several
+CUIs in one note, separated by spaces, any one is right (README of its BRATeval, CompareNotesEHealth); BigBIO's loader
+also splits at commas and plus signs. Mentions are nested; one with two groups is annotated twice and gives two
+mentions. Tested on a hand-written fragment in the published format, not on the real files.
 """
 
 import re
@@ -32,8 +33,8 @@ def read_quaero(path: Path, part: Part | None = None) -> pa.Table:
         part: One part; both by default.
 
     Returns:
-        A table whose `concept_ids` are the CUIs of all notes of a mention, whose `document_id` is such as `EMEA/334_2`, and whose `start` and
-        `end` are null where the text differs from the mention at its offsets.
+        A table whose `concept_ids` are the CUIs of all notes of a mention, whose `document_id` is such as `EMEA/334_2`,
+        and whose `start` and `end` are null where the text differs from the mention at its offsets.
 
     Raises:
         DataError: With file and line.

@@ -1,29 +1,35 @@
 """Spanish case reports: DisTEMIST, SympTEMIST and MedProcNER with SNOMED CT, CANTEMIST with ICD-O-3, CodiEsp with ICD-10.
 
-DisTEMIST, SympTEMIST and MedProcNER, Miranda-Escalada et al. (CLEF 2022), Lima-López et al. (BioCreative VIII and CLEF 2023); zips at Zenodo 7614764,
-10635215 and 8224056. Each holds a TSV file with a header for every task; that of linking is read:
+DisTEMIST, SympTEMIST and MedProcNER, Miranda-Escalada et al. (CLEF 2022), Lima-López et al. (BioCreative VIII and CLEF
+2023); zips at Zenodo 7614764, 10635215 and 8224056. Each holds a TSV file with a header for every task; that of linking
+is read:
 
-    DisTEMIST    test_annotated/subtrack2_linking/distemist_subtrack2_test_linking.tsv, texts in test_annotated/text_files
-    SympTEMIST   symptemist_test/subtask2-linking/symptemist_tsv_test_subtask2.tsv, texts in symptemist_test/subtask1-ner/txt
-    MedProcNER   medprocner_test/tsv/medprocner_tsv_test_subtask2.tsv, texts in medprocner_test/txt
+    DisTEMIST    test_annotated/subtrack2_linking/distemist_subtrack2_test_linking.tsv,
+                 texts in test_annotated/text_files
+    SympTEMIST   symptemist_test/subtask2-linking/symptemist_tsv_test_subtask2.tsv,
+                 texts in symptemist_test/subtask1-ner/txt
+    MedProcNER   medprocner_test/tsv/medprocner_tsv_test_subtask2.tsv,
+                 texts in medprocner_test/txt
 
-with columns filename, label, the mention and its offsets under three sets of names (off0 off1 span; span_ini span_end text; start_span end_span
-text), and code; they are described on the task pages (https://temu.bsc.es/distemist), in MedProcNER's README and in BigBIO's loaders. A code is a
-SNOMED CT identifier, several joined by `+` for a composite mention, or NO_CODE (DisTEMIST: NOMAP). A few were damaged by a spreadsheet
-(`1.66753E+16`) or mistyped (`N+O`); they cannot be recovered and count as no code. SympTEMIST's official test file leaves composite
-mentions out; `…_subtask2+COMPOSITE.tsv` has them. SympTEMIST's experimental subtask 3 has translated mentions, a file a language.
+with columns filename, label, the mention and its offsets under three sets of names (off0 off1 span; span_ini span_end
+text; start_span end_span text), and code; they are described on the task pages (https://temu.bsc.es/distemist), in
+MedProcNER's README and in BigBIO's loaders. A code is a SNOMED CT identifier, several joined by `+` for a composite
+mention, or NO_CODE (DisTEMIST: NOMAP). A few were damaged by a spreadsheet (`1.66753E+16`) or mistyped (`N+O`); they
+cannot be recovered and count as no code. SympTEMIST's official test file leaves composite mentions out;
+`…_subtask2+COMPOSITE.tsv` has them. SympTEMIST's experimental subtask 3 has translated mentions, a file a language.
 
-CANTEMIST-NORM, Miranda-Escalada et al., IberLEF 2020; Zenodo 3773228. `test-set/cantemist-norm/` holds texts with brat annotations of tumor
-morphology; the eCIE-O-3.1 code is in a note, `#1<tab>AnnotatorNotes T1<tab>8000/6`, with a grade or `/H` (not in the classification,
-but built by its rules) after it: `8140/33`, `8010/3/H`.
+CANTEMIST-NORM, Miranda-Escalada et al., IberLEF 2020; Zenodo 3773228. `test-set/cantemist-norm/` holds texts with brat
+annotations of tumor morphology; the eCIE-O-3.1 code is in a note, `#1<tab>AnnotatorNotes T1<tab>8000/6`, with a grade
+or `/H` (not in the classification, but built by its rules) after it: `8140/33`, `8010/3/H`.
 
-CodiEsp-X, Miranda-Escalada et al., CLEF 2020; Zenodo 3837305, `final_dataset_v4_to_publish/test/testX.tsv` and, beside it, `text_files`. No header;
-a line is document, DIAGNOSTICO or PROCEDIMIENTO, code, the words, and their offsets: `12 20;25 30` where they are separate, in the words' order,
-which is not always the text's. Codes are CIE-10's, mostly lower-case: ICD-10-CM for diagnoses, ICD-10-PCS for procedures, cut to
-four characters where the text does not say more. testD.tsv and testP.tsv hold documents and codes without the words.
+CodiEsp-X, Miranda-Escalada et al., CLEF 2020; Zenodo 3837305, `final_dataset_v4_to_publish/test/testX.tsv` and, beside
+it, `text_files`. No header; a line is document, DIAGNOSTICO or PROCEDIMIENTO, code, the words, and their offsets: `12
+20;25 30` where they are separate, in the words' order, which is not always the text's. Codes are CIE-10's, mostly
+lower-case: ICD-10-CM for diagnoses, ICD-10-PCS for procedures, cut to four characters where the text does not say more.
+testD.tsv and testP.tsv hold documents and codes without the words.
 
-Formats from the evaluation scripts and their samples (https://github.com/TeMU-BSC) and BigBIO's loaders. Tested on hand-written fragments in the
-published formats, not on the real files.
+Formats from the evaluation scripts and their samples (https://github.com/TeMU-BSC) and BigBIO's loaders. Tested on
+hand-written fragments in the published formats, not on the real files.
 """
 
 import re
@@ -93,12 +99,12 @@ def read_distemist(path: Path) -> pa.Table:
     """Mentions (terms.mentions' SCHEMA, and `groups`) of the test set's linking file, in its order, none dropped.
 
     Args:
-        path: The zip, the folder that it unpacks to, or a file of this format, such as the training set's (its texts are found where the
-            layout has them beside it).
+        path: The zip, the folder that it unpacks to, or a file of this format, such as the training set's (its texts
+            are found where the layout has them beside it).
 
     Returns:
-        A table whose `concept_ids` are all codes of a composite mention. Context and offsets are null where there is no text, the offsets
-        alone where the text differs from the mention there.
+        A table whose `concept_ids` are all codes of a composite mention. Context and offsets are null where there is no
+        text, the offsets alone where the text differs from the mention there.
 
     Raises:
         DataError: With file and line.
@@ -119,7 +125,8 @@ def read_medprocner(path: Path) -> pa.Table:
 def read_symptemist_multilingual(path: Path) -> pa.Table:
     """`read_distemist` for SympTEMIST's subtask 3: translated mentions, by file.
 
-    The language is only in a file's name: `symptemist_task3_pt_test.tsv`. There are no contexts: the offsets refer to the Spanish text.
+    The language is only in a file's name: `symptemist_task3_pt_test.tsv`. There are no contexts: the offsets refer to
+    the Spanish text.
     """
     rows: list[Row] = []
     with open_corpus(path, _MULTILINGUAL_LAYOUT) as files:
@@ -233,9 +240,10 @@ def read_codiesp(path: Path) -> pa.Table:
         path: The zip, the folder that it unpacks to, or a file such as devX.tsv (its texts are found beside it).
 
     Returns:
-        A table with group DISO for diagnoses and PROC for procedures: two vocabularies. Separate words are joined by a space; their offsets
-        are from the first of them in the text to the last. Context and offsets are null where there is no text, the offsets alone where the
-        text differs there.
+        A table with group DISO for diagnoses and PROC for procedures: two vocabularies. Separate words are joined by a
+            space; their offsets
+        are from the first of them in the text to the last. Context and offsets are null where there is no text, the
+        offsets alone where the text differs there.
 
     Raises:
         DataError: With file and line.

@@ -2,8 +2,9 @@
 
 Liu et al., ACL 2021 (Learning Domain-Specialised Representations for Cross-Lingual Biomedical Entity Linking); files at
 https://github.com/cambridgeltl/sapbert/tree/main/evaluation_data/xlbel_v1.0 and in xlbel.zip (v0.0). A line of v0.0 is
-`CUI||mention`; v1.0 appends `||context`, with `<tgt>` and `</tgt>` around the mention. `CUI|CUI` means that either is right.
-A file holds one language, named only in the file's name (`de_1k_test_query.txt`). English v0.0 and v1.0 have different mentions.
+`CUI||mention`; v1.0 appends `||context`, with `<tgt>` and `</tgt>` around the mention. `CUI|CUI` means that either is
+right. A file holds one language, named only in the file's name (`de_1k_test_query.txt`). English v0.0 and v1.0 have
+different mentions.
 """
 
 import re

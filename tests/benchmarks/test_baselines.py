@@ -106,9 +106,9 @@ def test_tfidf_linker_matches_plain_loop(rows, mentions, k):
     system = tfidf_linker(space_of(rows))
     results, found = system.link(mentions, k), system.dictionary_rows(mentions, k)
     unique = list(dict.fromkeys(key for _, name in rows if (key := normalize(name, EXACT_MATCH))))
-    places = [np.tile(np.arange(n), (len(mentions), 1)) for n in (len(unique), len(rows))]
-    of_names = Lexicon.build(unique).scores(mentions, places[0]).tolist()
-    of_rows = Lexicon.build([name for _, name in rows]).scores(mentions, places[1]).tolist()
+    all_rows = [np.tile(np.arange(n), (len(mentions), 1)) for n in (len(unique), len(rows))]
+    of_names = Lexicon.build(unique).scores(mentions, all_rows[0]).tolist()
+    of_rows = Lexicon.build([name for _, name in rows]).scores(mentions, all_rows[1]).tolist()
     for result, cosines, line, scores in zip(results, of_names, found.tolist(), of_rows, strict=True):
         expected = ranked_concepts(rows, dict(zip(unique, cosines, strict=True)), k)
         assert [(c.concept_id, c.matched_name, c.score) for c in result.candidates] == expected
@@ -144,7 +144,7 @@ def test_tfidf_linker_finds_names_with_common_n_grams():
 
 
 def test_rejected_mentions_have_no_candidates_but_a_reason():
-    """As `xsap link` has it; an index and a model are asked the same."""
+    """As `xsap link`, an index and a model do."""
     mentions = ["fever", "", " \u200b", "x" * 2001, "rash"]
     for system in (exact_linker, tfidf_linker):
         results = system(space_of(ROWS)).link(mentions, 2)
@@ -175,13 +175,13 @@ def test_exact_names_returns_at_most_all_names():
 
 
 class Stub:
-    """Links by a table: mention → concepts, and the same as rows; remembers how many it was asked for."""
+    """Links by a table: mention → concepts, and the same as rows; remembers the k of its calls."""
 
     def __init__(self, name, table):
-        self.name, self.table, self.asked, self.concept_ids = name, table, [], ["C1", "C2", "C3", "C4", "C5"]
+        self.name, self.table, self.depths, self.concept_ids = name, table, [], ["C1", "C2", "C3", "C4", "C5"]
 
     def link(self, mentions, top_k):
-        self.asked.append(top_k)
+        self.depths.append(top_k)
         found = [
             tuple(Candidate(f"C{c}", f"preferred {9 - c}", f"{c} by {self.name}", 0.5) for c in self.table[m])
             for m in mentions
@@ -192,7 +192,7 @@ class Stub:
         ]
 
     def dictionary_rows(self, mentions, k):
-        self.asked.append(k)
+        self.depths.append(k)
         lines = [self.table[m][:k] for m in mentions]
         return np.array([line + [NO_CONCEPT] * (6 - len(line)) for line in lines]).reshape(len(mentions), 6)
 
@@ -214,11 +214,11 @@ def test_fusion_by_hand():
     assert [(c.concept_id, c.matched_name, c.score) for c in second.candidates] == [("C5", "5 by B", 1 / 61)]
     assert second.reason is None
     assert (third.candidates, third.reason) == ((), "A has none")
-    assert one.asked == other.asked == [FUSED_CANDIDATES]
+    assert one.depths == other.depths == [FUSED_CANDIDATES]
     assert [c.concept_id for c in fused.link(["m"], 2)[0].candidates] == ["C3", "C2"]
     assert fused.dictionary_rows(["m", "n"], 5).tolist() == [[3, 2, 4, 1, NO_CONCEPT], [5, *[NO_CONCEPT] * 4]]
     assert fused.dictionary_rows([], 5).shape == (0, 5)
-    assert one.asked[-1] == FUSED_CANDIDATES
+    assert one.depths[-1] == FUSED_CANDIDATES
     assert fused.concept_ids == one.concept_ids
 
 

@@ -91,17 +91,17 @@ ids = st.sampled_from(["C1", "C2", "C3", "C4"])
 @settings(max_examples=60)
 @given(
     names=st.lists(st.tuples(ids, st.sampled_from(["en", "de"]), strings), max_size=8),
-    asked=st.lists(st.tuples(strings, st.lists(ids, max_size=2)), max_size=8),
+    wanted=st.lists(st.tuples(strings, st.lists(ids, max_size=2)), max_size=8),
     chunks=st.integers(1, 3),
 )
-def test_label_by_seen_matches_plain_loop(names, asked, chunks):
+def test_label_by_seen_matches_plain_loop(names, wanted, chunks):
     names = [name for name in names if name[2]]
     expected = []
-    for mention, gold in asked:
+    for mention, gold in wanted:
         same = any(normalize(name, EXACT_MATCH) == normalize(mention, EXACT_MATCH) for _, _, name in names)
         known = any(concept in gold for concept, _, _ in names)
         expected.append(STRING if same else CONCEPT if known else NEITHER)
-    mentions = _mentions([m for m, _ in asked], [g for _, g in asked])
+    mentions = _mentions([m for m, _ in wanted], [g for _, g in wanted])
     assert label_by_seen(mentions, _terminology(names, chunks)) == expected
 
 

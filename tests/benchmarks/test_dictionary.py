@@ -57,7 +57,7 @@ def test_space_from_terminology_has_its_names_in_order(terminology):
     assert space.concept_ids.to_pylist() == [["C1"], ["C1"], ["C2"]]
     assert space.preferred == {"C1": "High fever", "C2": "Rash"}
     assert space.types == {"C1": ["T033", "T184"], "C2": ["T047"]}
-    assert space.terminology == Terminology.load(terminology).content_hash
+    assert space.terminology_hash == Terminology.load(terminology).content_hash
     metadata = space.metadata()
     assert {key: metadata[key] for key in ("source", "rows", "concepts", "languages")} == {
         "source": "synthetic",
@@ -199,7 +199,7 @@ def test_failed_download_error_says_what_to_do(tmp_path):
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """A server that answers by the path asked for: well, not at all, too little, or no HTTP."""
+    """A server that answers by path: well, not at all, too little, or no HTTP."""
 
     accepted: list
 
@@ -248,11 +248,11 @@ def test_fetch_over_http_reports_every_failure_in_one_line(tmp_path, address):
 
 def test_xlbel_opens_the_downloaded_dictionary(tmp_path):
     (tmp_path / "fetched").write_text(FRAGMENT)
-    asked = []
+    caches = []
     space = open_search_space(
-        XLBEL, tmp_path / "cache", fetch=lambda cache: asked.append(cache) or tmp_path / "fetched"
+        XLBEL, tmp_path / "cache", fetch=lambda cache: caches.append(cache) or tmp_path / "fetched"
     )
-    assert (space.source, asked) == (f"XL-BEL's {XLBEL_FILE}", [tmp_path / "cache"])
+    assert (space.source, caches) == (f"XL-BEL's {XLBEL_FILE}", [tmp_path / "cache"])
     assert len(space.rows.names) == 5
 
 

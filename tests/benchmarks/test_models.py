@@ -21,7 +21,22 @@ from xsap.linking.ranking import NO_CONCEPT
 from xsap.terms.mentions import build_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 
-PLACES = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung", "hip", "toe"]
+BODY_PARTS = [
+    "arm",
+    "leg",
+    "eye",
+    "ear",
+    "hand",
+    "foot",
+    "nose",
+    "heart",
+    "liver",
+    "skin",
+    "bone",
+    "lung",
+    "hip",
+    "toe",
+]
 # not one of them a name, letter for letter: a linker may put those first
 MENTIONS = ["painful arm", "Rash of the LEG", "heartt", "lung, swollen", "painful arm", "o", "hip and toe " * 30]
 
@@ -30,21 +45,21 @@ MENTIONS = ["painful arm", "Rash of the LEG", "heartt", "lung, swollen", "painfu
 def terminology(tmp_path_factory):
     """Names that concepts share, that differ in case alone, and that are longer than a model reads."""
     rows = []
-    for i, place in enumerate(PLACES):
+    for i, part in enumerate(BODY_PARTS):
         english = [
-            f"{place} pain",
-            f"Pain in the {place}",
-            f"pain in the {place}",
+            f"{part} pain",
+            f"Pain in the {part}",
+            f"pain in the {part}",
             "PAIN" if i % 2 else "pain",
-            f"{place} " * 40,
+            f"{part} " * 40,
         ]
-        rows += [(f"C{i % 11:02}", "en", name) for name in english] + [(f"C{i % 11:02}", "de", f"{place}schmerz")]
+        rows += [(f"C{i % 11:02}", "en", name) for name in english] + [(f"C{i % 11:02}", "de", f"{part}schmerz")]
     rows += [("C98", "en", "\u200b"), ("C99", "de", "nur deutsch")]
     columns = {"kind": "synonym", "source": "X"}
     names = [dict(zip(("concept_id", "language", "name"), row, strict=True)) | columns for row in dict.fromkeys(rows)]
-    place = tmp_path_factory.mktemp("models") / "synthetic"
-    Terminology.build(pa.Table.from_pylist(names, NAMES_SCHEMA))[0].save(place)
-    return Terminology.load(place)
+    folder = tmp_path_factory.mktemp("models") / "synthetic"
+    Terminology.build(pa.Table.from_pylist(names, NAMES_SCHEMA))[0].save(folder)
+    return Terminology.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +70,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bare_folder(tiny_folder, tmp_path_factory):
     """The same model as a bare Hugging Face folder, which doesn't say how it pools."""
-    place = tmp_path_factory.mktemp("bare") / "model"
+    folder = tmp_path_factory.mktemp("bare") / "model"
     shutil.copytree(
-        tiny_folder, place, ignore=shutil.ignore_patterns("xsap.json", "modules.json", "manifest.json", "1_*", "2_*")
+        tiny_folder, folder, ignore=shutil.ignore_patterns("xsap.json", "modules.json", "manifest.json", "1_*", "2_*")
     )
-    return place
+    return folder
 
 
 @pytest.fixture
@@ -96,7 +111,7 @@ def test_model_links_like_an_index_of_the_terminology(tiny_folder, terminology, 
 
 
 ROWS = [("D1", "Arm Pain"), ("D2|D3", "Leg Pain"), ("D1", "ARM PAIN"), ("D4", "eye"), ("D5+D6", "Ear"), ("D3", "ear")]
-ROWS += [(f"E{i}", f"Pain of the {place}") for i, place in enumerate(PLACES)]
+ROWS += [(f"E{i}", f"Pain of the {part}") for i, part in enumerate(BODY_PARTS)]
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all", None])
@@ -107,15 +122,15 @@ def test_reference_rows_match_evaluate_reference(bare_folder, tiny_folder, cache
     texts = ["arm pain", "ARM PAIN", "arm pain+eye", "leg|ear", "Ear", "toe", "pain of the HIP", "o", "+"]
     gold = [["D1"], ["D1"], ["D1+D4"], ["D2", "D6"], ["D3"], ["E13"], ["E12"], ["Z9"], ["D4"]]
     mentions = build_mentions(texts, ["de", "es", "de"] * 3, gold)
-    said = evaluate_reference(model.encoder, space.rows, mentions)
+    report = evaluate_reference(model.encoder, space.rows, mentions)
     ranks, gold_not_in_dictionary = reference_ranks(model.link_into(space).dictionary_rows, space.rows, mentions, K)
     of = np.array(mentions["language"].to_pylist())
     groups = [np.array(ranks)[of == code] for code in ("de", "es")]
     for k in range(1, K + 1):
-        assert said["mean"][f"acc@{k}"] == macro_mean([hits(group, k) for group in groups])
-    assert said["mean"]["mrr"] == macro_mean([reciprocal_ranks(group) for group in groups])
-    assert said["mean"]["unreachable"] == sum(gold_not_in_dictionary) == 1
-    assert 0 < said["mean"]["acc@1"] < said["mean"]["acc@10"]
+        assert report["mean"][f"acc@{k}"] == macro_mean([hits(group, k) for group in groups])
+    assert report["mean"]["mrr"] == macro_mean([reciprocal_ranks(group) for group in groups])
+    assert report["mean"]["unreachable"] == sum(gold_not_in_dictionary) == 1
+    assert 0 < report["mean"]["acc@1"] < report["mean"]["acc@10"]
 
 
 def test_dictionary_rows_returns_at_most_all_rows(tiny_folder, cache):
@@ -132,7 +147,7 @@ def test_second_run_encodes_no_dictionary(tiny_folder, terminology, tmp_path, en
     space = SearchSpace.from_terminology(terminology, "synthetic")
     first = CachedEncoder.from_name(str(tiny_folder), tmp_path / "vectors").link_into(space)
     assert len(encoded) == 2
-    assert sum(encoded) > 2 * len(PLACES)
+    assert sum(encoded) > 2 * len(BODY_PARTS)
     kept = sorted((tmp_path / "vectors").iterdir())
     assert len(kept) == 2  # of unit length by its own policy, and as they come, lower-cased
     encoded.clear()
@@ -151,7 +166,7 @@ def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, 
 
     names = ["arm pain", "leg"]
     model = CachedEncoder.from_name(f"{bare_folder}@cls", tmp_path)
-    asked = [
+    calls = [
         (model, names, True, LOWER),
         (model, names, False, LOWER),
         (model, names, True, CASED),
@@ -162,16 +177,16 @@ def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, 
         (CachedEncoder.from_name(f"{bare_folder}@cls", tmp_path, dtype="bfloat16"), names, True, LOWER),
         (CachedEncoder.from_name(str(tiny_folder), tmp_path), names, True, LOWER),
     ]
-    for n, (asking, texts, unit, policy) in enumerate(asked, start=1):
-        vectors = asking.vectors(texts, unit=unit, policy=policy)
-        np.testing.assert_allclose(vectors, asking.encoder.encode(texts, unit=unit, policy=policy), atol=1e-6)
+    for n, (encoder, texts, unit, policy) in enumerate(calls, start=1):
+        vectors = encoder.vectors(texts, unit=unit, policy=policy)
+        np.testing.assert_allclose(vectors, encoder.encoder.encode(texts, unit=unit, policy=policy), atol=1e-6)
         assert (folders(), len(vectors)) == (n, len(texts))
     encoded.clear()
-    for asking, texts, unit, policy in asked:
-        asking.vectors(texts, unit=unit, policy=policy)
-    assert (encoded, folders()) == ([], len(asked))
-    assert asked[0][0].metadata() == {
-        "model": asked[0][0].encoder.content_hash,
+    for encoder, texts, unit, policy in calls:
+        encoder.vectors(texts, unit=unit, policy=policy)
+    assert (encoded, folders()) == ([], len(calls))
+    assert calls[0][0].metadata() == {
+        "model": calls[0][0].encoder.content_hash,
         "pooling": "cls",
         "max_length": 25,
         "text": {"case": "cased", "unicode": "NFC"},
@@ -242,11 +257,11 @@ def test_path_may_contain_at_sign(bare_folder, tiny_folder, tmp_path):
 
 
 def test_known_models_are_loaded_by_name(tmp_path, monkeypatch):
-    asked = []
+    loaded = []
     monkeypatch.setattr(
         Encoder,
         "from_pretrained",
-        lambda path, **options: asked.append((path, options["pooling"], options["dtype"])),
+        lambda path, **options: loaded.append((path, options["pooling"], options["dtype"])),
     )
     for given in (
         "sapbert-xlmr",
@@ -258,7 +273,7 @@ def test_known_models_are_loaded_by_name(tmp_path, monkeypatch):
         "@cls",
     ):
         CachedEncoder.from_name(given, tmp_path, dtype="bfloat16")
-    assert asked == [
+    assert loaded == [
         ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bfloat16"),
         ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bfloat16"),
         ("FremyCompany/BioLORD-2023", None, "bfloat16"),
@@ -288,9 +303,9 @@ def test_unavailable_model_is_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def index_folder(tiny_folder, terminology, tmp_path_factory):
-    place = tmp_path_factory.mktemp("index") / "index"
-    Index.build(terminology, Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(place)
-    return place
+    folder = tmp_path_factory.mktemp("index") / "index"
+    Index.build(terminology, Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(folder)
+    return folder
 
 
 def test_index_links_like_linker_and_ranks_rows_like_model(tiny_folder, terminology, index_folder, cache):

@@ -62,7 +62,7 @@ def test_figure_is_frozen_and_validated(write):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("81.5", "815", "sources 1, figures 1, scores, acc@5: .*less than or equal to 100; found 815"),
         ("81.5", "-1", "scores, acc@5: .*greater than or equal to 0; found -1"),
@@ -114,9 +114,9 @@ def test_figure_is_frozen_and_validated(write):
         (GOOD, GOOD + "\nyear = 2030", "sources 2, year: unknown key"),
     ],
 )
-def test_each_error_is_one_line(write, old, new, said):
+def test_each_error_is_one_line(write, old, new, message):
     path = write(GOOD.replace(old, new))
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: (.*{said})") as error:
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: (.*{message})") as error:
         read_published(path)
     assert "\n" not in str(error.value)
 

@@ -149,7 +149,7 @@ def test_key_depends_on_all_inputs():
     task = task_of(rows, DICTIONARY)
     others = [
         task_of(rows[:1], DICTIONARY),
-        task_of(rows[::-1], DICTIONARY),  # answers stand in the order of the mentions
+        task_of(rows[::-1], DICTIONARY),  # answers are in the order of the mentions
         task_of([("a", "es", ["A"]), rows[1]], DICTIONARY),
         task_of([("a", "de", ["A", "B"]), rows[1]], DICTIONARY),
         task_of([("a", "de", ["B"]), ("b", "de", ["A"])], DICTIONARY),
@@ -300,7 +300,7 @@ def test_task_results_do_not_depend_on_order_of_mentions(tmp_path_factory, rows,
         }
         for _ in range(2)
     ]
-    said = []
+    contents = []
     for order in (rows, rows[::-1], rng.sample(rows, len(rows))):
         folder = tmp_path_factory.mktemp("answers")
         task = task_of(order, DICTIONARY, composite=True, types={"A": ["T047"], "B": ["T121"], "C": ["T047", "T121"]})
@@ -308,5 +308,5 @@ def test_task_results_do_not_depend_on_order_of_mentions(tmp_path_factory, rows,
             name: answer(task, TableLinker(table), folder, name)
             for name, table in zip(("one", "other"), tables, strict=True)
         }
-        said.append(json.dumps(results_of_task(task, answers).to_dict(), sort_keys=True))
-    assert said[0] == said[1] == said[2]
+        contents.append(json.dumps(results_of_task(task, answers).to_dict(), sort_keys=True))
+    assert contents[0] == contents[1] == contents[2]

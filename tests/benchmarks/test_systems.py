@@ -23,7 +23,7 @@ from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
 
-PLACES = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung"]
+BODY_PARTS = ["arm", "leg", "eye", "ear", "hand", "foot", "nose", "heart", "liver", "skin", "bone", "lung"]
 SPACE = SearchSpace(ReferenceDictionary(["D1", "D2"], ["arm pain", "leg pain"]), "synthetic", {}, {})
 
 
@@ -31,8 +31,8 @@ SPACE = SearchSpace(ReferenceDictionary(["D1", "D2"], ["arm pain", "leg pain"]),
 def terminology(tmp_path_factory):
     """A folder with 36 names of 12 concepts in two languages."""
     rows = []
-    for i, place in enumerate(PLACES):
-        for language, name in (("en", f"{place} pain"), ("en", f"pain in the {place}"), ("de", f"{place}schmerz")):
+    for i, part in enumerate(BODY_PARTS):
+        for language, name in (("en", f"{part} pain"), ("en", f"pain in the {part}"), ("de", f"{part}schmerz")):
             rows.append(
                 {"concept_id": f"C{i:02}", "language": language, "name": name, "kind": "synonym", "source": "X"}
             )

@@ -97,7 +97,7 @@ def test_parse_brat_matches_naive_reader_and_pieces_are_located(case):
         if all(document[left:right].strip() for left, right in one.spans):
             covered = document[one.spans[0][0] : one.spans[-1][1]]
             assert documents[0].context[start:end] == " ".join(covered.split())
-        else:  # a piece of white space says nothing of where it stands
+        else:  # a piece of white space has no location
             assert (start, end) == (None, None)
 
 

@@ -18,7 +18,7 @@ FILES = {
         "T3\tPROC 24 31\ttraitée\n"  # no note
         "T4\tCHEM 38 49\t acide doux\n#4\tAnnotatorNotes T4\tC4444444,C5555555+C4444444\n#5\tAnnotatorNotes T4\tC6666666 \n"
         "T5\tDISO 6 10;24 31\ttoux traitée\n#6\tAnnotatorNotes T5\tC\n"  # seen in a draft of the corpus
-        "T6\tDISO 6 10\ttous\n#7\tAnnotatorNotes T6\tC7777777\n"  # not what stands there
+        "T6\tDISO 6 10\ttous\n#7\tAnnotatorNotes T6\tC7777777\n"  # the text differs there
     ).encode(),
     f"{ROOT}/test/EMEA/annotation.conf": b"[entities]\nDISO\n",
     f"{ROOT}/test/EMEA/.stats_cache": b"\x80\x02",

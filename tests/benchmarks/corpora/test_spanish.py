@@ -45,7 +45,7 @@ MEDPROCNER = (
     f'"S1"\t"PROCEDIMIENTO"\t{_span("punción")}\t"punción"\t""\n'
     f'"S1"\t"OTRO"\t{_span("punción")}\t"punción"\t"NO_CODE"\n'
 )
-PLACES = {
+PATHS = {
     "DisTEMIST": ("distemist_zenodo/test_annotated/subtrack2_linking/distemist_subtrack2_test_linking.tsv", "distemist_zenodo/test_annotated/text_files/es-S1.txt"),
     "SympTEMIST": ("symptemist-complete/symptemist_test/subtask2-linking/symptemist_tsv_test_subtask2.tsv", "symptemist-complete/symptemist_test/subtask1-ner/txt/S1.txt"),
     "MedProcNER": ("medprocner/medprocner_test/tsv/medprocner_tsv_test_subtask2.tsv", "medprocner/medprocner_test/txt/S1.txt"),
@@ -59,7 +59,7 @@ READERS = {
 
 def _publish(folder, corpus, tsv=None, text=TEXT):
     """The folder, the zip and the TSV file of a corpus."""
-    name, document = PLACES[corpus]
+    name, document = PATHS[corpus]
     files = {
         name: READERS[corpus][1] if tsv is None else tsv,
         name.replace("test_", "train_").replace("_test", "_train"): "train",
@@ -235,7 +235,7 @@ CODIESP = (
     "S1-1\tDIAGNOSTICO\ts42.409\tFractura de codo\t0 16\n"
     "S1-1\tDIAGNOSTICO\tS42.90X\tFractura hombro\t0 8;19 25\n"
     "S1-1\tPROCEDIMIENTO\tbw20\tabdomen TAC\t35 42;28 31\n"  # in the words' order, not the text's
-    "S1-1\tPROCEDIMIENTO\tbw20\tTAC torax\t28 31;35 42\n"  # not what stands there
+    "S1-1\tPROCEDIMIENTO\tbw20\tTAC torax\t28 31;35 42\n"  # the text differs there
     "S2-1\tOTRO\tr69\tenfermedad\t0 10\n"  # no text
 )
 CODIESP_ROOT = "final_dataset_v4_to_publish/test"
