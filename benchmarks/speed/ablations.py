@@ -140,20 +140,11 @@ def train_ours(
         return vectors, loss_of(vectors, batch.concepts.to(device))
 
     def add_gradient(batch: Batch) -> Tensor:
-        if not chunk:
-            _, loss = forward(batch)
-            loss.backward()
-            return loss
-        rows, concepts, seed = np.arange(len(batch.tokens)), batch.concepts.to(device), int(torch.randint(2**31, ()))
-        chunks = np.split(rows, range(chunk, len(rows), chunk))
-
-        def encode_chunk(number: int) -> Tensor:
-            torch.manual_seed(seed + number)  # the same dropout both times
-            return encode(batch.tokens.take(chunks[number]))
-
-        return cached_backward(
-            encode_chunk, len(chunks), lambda vectors: loss_of(vectors, concepts), torch.Tensor.backward, nullcontext
-        )
+        if chunk:
+            return _cached_gradient(encode, batch, chunk, lambda vectors: loss_of(vectors, batch.concepts.to(device)))
+        _, loss = forward(batch)
+        loss.backward()
+        return loss
 
     def step(batch: Batch) -> Tensor:
         loss = add_gradient(batch)
@@ -165,6 +156,20 @@ def train_ours(
         return arrange(batch.tokens).ids.numel()
 
     return TrainingImplementation(encoder, dtype, forward, step, positions, optimizations.first_only)
+
+
+def _cached_gradient(
+    encode: Callable[[Tokens], Tensor], batch: Batch, chunk: int, loss_of: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Add the gradient of a batch, encoded in chunks of names; returns the loss."""
+    rows, seed = np.arange(len(batch.tokens)), int(torch.randint(2**31, ()))
+    chunks = np.split(rows, range(chunk, len(rows), chunk))
+
+    def encode_chunk(number: int) -> Tensor:
+        torch.manual_seed(seed + number)  # the same dropout both times
+        return encode(batch.tokens.take(chunks[number]))
+
+    return cached_backward(encode_chunk, len(chunks), loss_of, torch.Tensor.backward, nullcontext)
 
 
 def trimmed_encoder(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:

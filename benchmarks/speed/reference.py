@@ -274,7 +274,7 @@ def reference_run(
 
 
 def shuffled_pairs(start: Start, pairs: int) -> Iterator[Names]:
-    """Steps without end: at most 50 pairs per concept, drawn once, as in the original's file of pairs, and shuffled anew each epoch."""
+    """Steps without end: at most 50 pairs per concept, drawn once, as in the original's file of pairs, and shuffled again each epoch."""
     sampler = PairSampler(Concepts(start.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=ALL_PAIRS, seed=SEED)
     left, right = np.split(sampler.batch(0, 0).rows, 2)
     rows = np.stack([left, right], 1).ravel()

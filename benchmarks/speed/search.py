@@ -252,7 +252,9 @@ def to_text(result: SearchComparison) -> str:
     seconds = {name: each.batch_seconds or 0.0 for name, each in figures.items()}
     for name, each in figures.items():
         cells = [f"{seconds[name]:,.2f}" + (" (extrapolated)" if each.extrapolated else "")]
-        cells += [f"{seconds[rival] / seconds[name]:.1f}" if rival in seconds else "" for rival in (FULL_SORT, FAISS)]
+        cells += [
+            f"{seconds[baseline] / seconds[name]:.1f}" if baseline in seconds else "" for baseline in (FULL_SORT, FAISS)
+        ]
         cells += [f"{1000 * t:,.1f}" for t in (each.single_median, max(each.single_seconds), each.first_seconds)]
         rows.append([name, *cells, f"{each.bytes / 1e9:.2f}", f"{each.recall:.4f}"])
     busy = ", ".join(f"{name} {each.cores_busy:.1f}" for name, each in figures.items())

@@ -134,9 +134,9 @@ def test_figures_follow_from_the_clock(sample_folder, monkeypatch):
 def test_implementations_of_a_gpu_run_on_a_cpu_too(sample_folder, capsys):
     names = encode.IMPLEMENTATIONS["cuda"]
     result = encode.compare_encoding(sample_folder, size=TINY, names=80, rounds=1, device=CPU, implementations=names)
-    rivals = ["reference float32", "reference float16", "SentenceTransformer float32", "SentenceTransformer float16"]
-    assert list(result.implementations) == [*rivals, "xsap float32", "xsap bfloat16"]
-    assert list(result.implementations["xsap bfloat16"].speedups) == rivals
+    baselines = ["reference float32", "reference float16", "SentenceTransformer float32", "SentenceTransformer float16"]
+    assert list(result.implementations) == [*baselines, "xsap float32", "xsap bfloat16"]
+    assert list(result.implementations["xsap bfloat16"].speedups) == baselines
     assert set(result.product_flops_per_second) == {"float32", "float16", "bfloat16"}
     assert 0.001 < result.agreement["SentenceTransformer float16"] < 0.5
     captured = capsys.readouterr()
@@ -165,7 +165,7 @@ def test_check_agreement_refuses_other_vectors():
 
 
 def figures(**rates):
-    """Implementations with names per second, and speed-ups over the rivals, which have 10 and 44."""
+    """Implementations with names per second, and speed-ups over the baselines, which have 10 and 44."""
     return {
         name.replace("_", " "): EncodingFigures(
             dtype=name.split("_")[1],
@@ -200,7 +200,7 @@ def test_targets_judge_the_fastest_dtype_that_keeps_its_accuracy(dtypes, fastest
     targets = encode.targets_of(figures(xsap_float32=30, xsap_bfloat16=85, xsap_int8=90), dtypes)
     assert [each.met for each in targets] == met
     assert [each.what for each in targets[:2]] == [
-        f"{fastest}: speed-up over {rival}" for rival in encode.TARGET_SPEEDUPS
+        f"{fastest}: speed-up over {baseline}" for baseline in encode.TARGET_SPEEDUPS
     ]
     rate = {"xsap float32": 30, "xsap bfloat16": 85, "xsap int8": 90}[fastest]
     assert [each.value for each in targets[:2]] == [rate / 10, rate / 44]
@@ -295,7 +295,7 @@ def test_encode_command_judges_at_full_size(compared, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "- met: xsap bfloat16: speed-up over reference float32 9, target at least 8" in printed
     assert "- met: xsap bfloat16: speed-up over SentenceTransformer float32 2.05, target at least 2" in printed
-    assert "- met: bfloat16: difference in Acc@1 from float32, points 0.2, target at most 0.3" in printed
+    assert "- met: bfloat16: Acc@1 distance from float32, points 0.2, target at most 0.3" in printed
     assert (
         "Acc@1 on 500 mentions (and same first concept as float32), %: float32 78.00 (100.00), bfloat16 77.80 (99.50)"
         in printed
@@ -308,7 +308,7 @@ def test_encode_command_judges_at_full_size(compared, tmp_path, capsys):
     assert run(*words) == 3
     printed = capsys.readouterr().out
     assert "- MISSED: xsap float32: speed-up over reference float32 3, target at least 8" in printed
-    assert "- MISSED: bfloat16: difference in Acc@1 from float32, points 8, target at most 0.3" in printed
+    assert "- MISSED: bfloat16: Acc@1 distance from float32, points 8, target at most 0.3" in printed
     assert run("--size", "small", *words) == 0  # another size has no targets
     assert "MISSED" not in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,18 @@ def test_implementation_in_a_process_of_its_own(folder):
     assert result.batch_seconds > 0
     assert 0 < result.bytes < result.process_bytes
     np.testing.assert_array_equal(np.load(folder / "xsap float32.npy"), nearest(folder))
+
+
+def test_hnsw_index_is_built_and_searched(folder, tmp_path, monkeypatch):
+    pytest.importorskip("usearch")
+    monkeypatch.setattr(search, "run_separately", implementations.run_implementation)
+    monkeypatch.setattr(search, "run_module", lambda words: implementations.build_hnsw(Path(words[1])))
+    result = search.compare_search(SMALL, ann=True, work=tmp_path)
+    found = result.implementations[HNSW]
+    assert found.recall > 0.9
+    assert found.details["build_seconds"] > 0
+    assert "usearch" in result.machine.versions
+    assert f"- {HNSW}: " in search.to_text(result)
 
 
 def test_full_sort_is_extrapolated_from_its_sample(folder):
