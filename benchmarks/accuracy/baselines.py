@@ -141,7 +141,7 @@ class Lexicon:
         return scores.astype(np.float32)
 
     def _postings(self, mentions: Sequence[str]) -> Iterator[tuple[list[slice], NDArray[np.float64]]]:
-        """For each mention, the spans of the postings of its n-grams, ascending, and the weights of the n-grams in the mention."""
+        """For each mention: the spans of its n-grams' postings, ascending, and the n-grams' weights in the mention."""
         for start in range(0, len(mentions), self.names_per_part):
             part = mentions[start : start + self.names_per_part]
             counts = _count_grams(part)
@@ -159,7 +159,7 @@ class Lexicon:
     def _weights(
         self, grams: NDArray[np.int64], rows: NDArray[np.int64], counts: NDArray[np.int64], n: int
     ) -> NDArray[np.float64]:
-        """(e,) weights: (1 + ln count) · (1 + ln((1 + names) / (1 + names with it))), scaled to unit length for each of n rows.
+        """(e,) weights: (1 + ln count) · (1 + ln((1 + names) / (1 + names with it))), each of n rows of unit length.
 
         The n-grams (as positions) of a row have the same order in every call, so equal bags get equal weights to the
         last bit.
@@ -177,7 +177,7 @@ def _product(weights: Floats, weight: float) -> NDArray[np.float64]:
 
 
 class _GramCounts(NamedTuple):
-    """n-grams of names: (v,) ascending, and in how many names each occurs; then by n-gram and name, (e,): n-gram, name, and how often."""
+    """n-grams of names, (v,) ascending, each with its number of names; and (e,) pairs of n-gram and name with their counts."""
 
     grams: NDArray[np.int64]
     frequencies: NDArray[np.int64]
@@ -222,7 +222,7 @@ def _top_k(scores: Floats, k: int, scores_per_group: int) -> Rows:
 
 @dataclass(frozen=True)
 class UniqueNames:
-    """The unique names of a dictionary after normalization, as first written, in order of first appearance, and their concepts."""
+    """The names of a dictionary that differ after normalization, as first written and in that order, and their concepts."""
 
     texts: list[str]
     concepts: NameConcepts
@@ -269,7 +269,7 @@ class NameLinker:
         return self.space.concepts
 
     def link(self, mentions: Sequence[str], top_k: int) -> list[Result]:
-        """A result for each mention; without candidates and with a reason if no name fits, or `xsap link` rejects the mention."""
+        """A result for each mention; without candidates, but with a reason, if no name fits or the mention is rejected."""
         reasons = [rejection_reason(mention) for mention in mentions]
         accepted = [mention for mention, reason in zip(mentions, reasons, strict=True) if reason is None]
         linked = (result for batch in self._batches(accepted) for result in self._link(batch, top_k))

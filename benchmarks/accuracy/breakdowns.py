@@ -1,4 +1,4 @@
-"""Where a system errs: scores of parts of a task's mentions, kinds of error with examples, and an ablation of case and similarity.
+"""Where a system errs: scores by label of the mentions, kinds of error, and an ablation of case and similarity.
 
 A mean hides which mentions a system can link. Mentions are labeled by what training has seen, by length, script and
 semantic group: a function each, from mentions to labels in their order. Strings are compared and measured as
@@ -58,7 +58,7 @@ _LAST_LABELS = (OTHER_SCRIPT, NO_SCRIPT, SEVERAL_GROUPS, NO_GROUP)
 
 
 def label_by_seen(mentions: pa.Table, training: Terminology) -> list[str]:
-    """Labels of SEEN: the string is a name of any concept in any language; else, one of its gold ids is a concept; else neither.
+    """Labels of SEEN: the string is a name, of any concept in any language; else, a gold id is a concept; else neither.
 
     Args:
         mentions: terms.mentions' SCHEMA.
@@ -116,7 +116,7 @@ def label_by_group(mentions: pa.Table, types: Mapping[str, Sequence[str]]) -> li
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
-    """The different labels in the order of a report: SEEN and LENGTHS as they are, names alphabetically, other labels last."""
+    """The different labels in the order of a report: SEEN and LENGTHS as defined, then names, other labels last."""
 
     def key(label: str) -> tuple[int, int, str]:
         if label in _FIRST_LABELS:
@@ -246,7 +246,7 @@ _ABLATION_FILE = "ablation.json"
 
 @dataclass(frozen=True, slots=True)
 class AblationCell:
-    """Mean Acc@1 over languages for one way of comparing. mention, dictionary: a key of CASES; similarity: one of SIMILARITIES."""
+    """Mean Acc@1 over languages for a key of CASES for mentions, one for the dictionary, and one of SIMILARITIES."""
 
     mention: str
     dictionary: str

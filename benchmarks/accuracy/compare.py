@@ -1,4 +1,4 @@
-"""Comparisons: a results folder with an older one (regression check), and results of `xsap evaluate --json` side by side.
+"""Comparisons: of a results folder with an older one (regression check), and of `xsap evaluate` results side by side.
 
 Regression check: where both folders still hold the answers, mention by mention, differences are paired, and worse means
 that the interval of the
@@ -97,7 +97,7 @@ def _incomparable(task: str, folders: _Folders) -> str:
 
 
 def _paired_interval(task: str, system: str, folders: _Folders) -> tuple[float, float] | None:
-    """The interval of the difference of means over languages; None if a folder has no answers, or not of the same rows."""
+    """The interval of the difference of means over languages; None without answers of both to the same rows."""
     old, new = (kept_answers(folder / "answers", run.scores[task].answers[system]) for run, folder in folders)
     if old is None or new is None:
         return None
@@ -190,7 +190,7 @@ def _check_comparable(one: Evaluation, other: Evaluation) -> None:
 
 
 def comparison_to_markdown(systems: Sequence[Evaluation]) -> str:
-    """A table of scores; above it the protocol, below it the gains of the means over the first system's, and what each system is."""
+    """A table of scores, after the protocol and before the gains over the first system and what each system is."""
     header = [f"{label} {system.name}" for label in CUT_LABELS.values() for system in systems]
     rows = [["language", "n", *header]]
     for code, first in systems[0].rows.items():
@@ -235,7 +235,7 @@ def _provenance(system: Evaluation) -> str:
 
 
 def plot(systems: Sequence[Evaluation], path: Path) -> None:
-    """Acc@1 as a bar chart in a .png or .svg file: a group of bars a language, a bar a system. Raises ConfigError without matplotlib."""
+    """Acc@1 by language and system as a bar chart, in a .png or .svg file. Raises ConfigError without matplotlib."""
     groups = {
         f"{code if code == MEAN_ROW else to_name(code)} (n = {row['n']:,})": [
             _bar(system.rows[code], "acc@1") for system in systems

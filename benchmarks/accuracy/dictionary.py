@@ -267,7 +267,7 @@ def _check_blob(path: Path, expected: str) -> None:
 
 
 def blob_id(path: Path) -> str:
-    """The id git gives to a file's bytes: sha1 of `blob <size>\\0` and them (git-scm.com/book/en/v2/Git-Internals-Git-Objects)."""
+    """Git's id of a file's content: sha1 of `blob <size>\\0` and it (git-scm.com/book/en/v2/Git-Internals-Git-Objects)."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
         for chunk in _chunks(stream):

@@ -164,7 +164,7 @@ class IndexLinker:
 
     @classmethod
     def load(cls, path: str, space: SearchSpace, cache: Path) -> Self:
-        """Load an index. Raises DataError if it was not built from the task's dictionary, since its scores would not be comparable."""
+        """Load an index. Raises DataError if it was not built from the task's dictionary: scores would not be comparable."""
         linker = Linker.load(path)
         index = linker.index
         if space.terminology_hash is None:

@@ -43,7 +43,7 @@ class _Strict(BaseModel):
 
 
 class PublishedFigure(_Strict):
-    """What a system scored on a benchmark (its name among our tasks), in percent, and who states it. note: empty if there is none."""
+    """What a system scored on a benchmark, in percent, and who states it. benchmark: its name among our tasks."""
 
     system: Text
     benchmark: BenchmarkName

@@ -1,4 +1,4 @@
-"""A results folder: `results.json` holds everything that a report states, with its provenance; the pages are made from it alone.
+"""A results folder: `results.json` holds everything that a report states; the pages are made from it alone.
 
 Its last key is a hash of all others: a damaged file, or a figure that somebody changed by hand, is detected and not
 shown. The answers of each
@@ -210,7 +210,7 @@ def results_of_task(task: Task, answers: Mapping[str, RankedAnswers], examples: 
 
 
 def _breakdowns(task: Task, answers: Mapping[str, RankedAnswers]) -> dict[str, dict[str, dict[str, ScoreRow]]]:
-    """Acc@1 by what training has seen, length, script and semantic group; a breakdown with a single label is left out."""
+    """Acc@1 by what training has seen, length, script and semantic group, unless there is only one label."""
     labels = {
         "length": label_by_length(task.mentions),
         "script": label_by_script(task.mentions),
@@ -235,7 +235,7 @@ def write_results(results: RunResults, folder: Path) -> None:
 
 
 def _to_json(value: Any) -> Any:
-    """Floats rounded to six digits, since more are noise; nan, which JSON does not have, as null; text that UTF-8 can encode."""
+    """Floats rounded to six digits, since more are noise; nan as null; text that UTF-8 can encode."""
     if isinstance(value, dict):
         return {key: _to_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

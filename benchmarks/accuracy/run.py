@@ -1,4 +1,4 @@
-"""`python -m benchmarks linking` and `report`: systems × tasks → a results folder with its pages; and its comparison with an older one."""
+"""`python -m benchmarks linking` and `report`: systems × tasks → a results folder with its pages, and its comparison."""
 
 import sys
 from pathlib import Path
@@ -21,23 +21,23 @@ TaskNames = Annotated[
     list[str],
     typer.Option(
         "--task",
-        help="Mentions to link; repeatable: hpo, a corpus such as xlbel-v1 or mantra, bigbio:DATABASE:LANGUAGE, or a corpus with -in-hpo. "
-        "An unknown name lists all corpora.",
+        help="Mentions to link; repeatable: hpo, a corpus such as xlbel-v1 or mantra, bigbio:DATABASE:LANGUAGE, "
+        "or a corpus with -in-hpo. An unknown name lists all corpora.",
     ),
 ]
 SystemNames = Annotated[
     list[str],
     typer.Option(
         "--system",
-        help="System to measure; repeatable: exact, tfidf, exact+tfidf, recipe:xsap, recipe:reference, index:FOLDER, a published model's "
-        "name (sapbert-xlmr …), a model's folder or hub id (…@cls states its pooling). NAME=… names it.",
+        help="System to measure; repeatable: exact, tfidf, exact+tfidf, recipe:xsap, recipe:reference, index:FOLDER, "
+        "a published model's name (sapbert-xlmr …), a model's folder or hub id (…@cls states its pooling). NAME=… names it.",
     ),
 ]
 DataPaths = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Files of a corpus: hpo=FOLDER, xlbel=FOLDER, mantra=ZIP …; training=TERMINOLOGY: names that count as seen.",
+        help="Files of a corpus: hpo=FOLDER, xlbel=FOLDER, mantra=ZIP …; training=TERMINOLOGY: its names count as seen.",
     ),
 ]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -128,7 +128,7 @@ def _answers(
     linkers: dict[tuple[str, str], "DictionaryLinker"],
     progress: str,
 ) -> dict[str, "RankedAnswers"]:
-    """Answers of all systems, kept ones where there are some. linkers: (system, dictionary) → linker, of the last dictionary only."""
+    """Answers of all systems, kept or new. linkers: (system, dictionary) → linker, of the last dictionary only."""
     from benchmarks.accuracy.scores import answer, kept_answers, key_of
 
     dictionary = task.space.content_hash
@@ -149,7 +149,7 @@ def report(
     results: Annotated[Path, typer.Argument(help="Results folder of `linking`.")],
     against: Annotated[Path | None, typer.Option(help="Older results folder to compare with.")] = None,
 ) -> None:
-    """Write a results folder's pages again, or compare it with an older one; exit code 3 if a system is significantly worse."""
+    """Write a results folder's pages again, or compare it with an older one; exit code 3 if a system got worse."""
     from benchmarks.accuracy.compare import WORSE, changes_to_markdown, find_changes
     from benchmarks.accuracy.report import write_pages
     from benchmarks.accuracy.results import read_results

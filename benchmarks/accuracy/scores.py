@@ -60,7 +60,7 @@ ANSWERS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RankedAnswers:
-    """What a system answered to a task. table: ANSWERS_SCHEMA, one row a mention. key: hash of everything they depend on."""
+    """A system's answers to a task. table: ANSWERS_SCHEMA, one row a mention. key: hash of all they depend on."""
 
     table: pa.Table
     key: str
@@ -81,7 +81,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """Scores of some mentions, by metric: acc@1, acc@5, recall@64 and mrr. gold_not_in_dictionary: None where it was not counted."""
+    """Scores of n mentions by metric: acc@1, acc@5, recall@64, mrr. gold_not_in_dictionary: None if not counted."""
 
     n: int
     scores: Mapping[str, Score]

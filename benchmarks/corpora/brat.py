@@ -1,4 +1,4 @@
-"""Annotations in brat's standoff format, which several corpora are published in, with the codes in their notes and normalizations.
+"""Annotations in brat's standoff format, with the codes in their notes and normalizations.
 
 Stenetorp et al., EACL 2012 (demonstrations); https://brat.nlplab.org/standoff.html. Beside each text is an `.ann` file.
 Three kinds of its lines are read: `T1<tab>TYPE start end[;start end…]<tab>text`, with spans in characters of the text,
@@ -24,7 +24,7 @@ _OTHER_KINDS = ("E", "R", "A", "M", "*")  # event, relation, attribute, modifica
 
 
 class Annotation(NamedTuple):
-    """A text-bound annotation. line: its line number. mention: its text, whitespace collapsed. pieces: the text of each span."""
+    """A text-bound annotation. line: line number. mention: text, whitespace collapsed. pieces: text of each span."""
 
     line: int
     type: str
@@ -45,7 +45,7 @@ class LocatedAnnotation(NamedTuple):
 
 
 def read_annotations(files: CorpusFiles, name: str) -> Iterator[LocatedAnnotation]:
-    """The annotations of an `.ann` file of a corpus, with the text in the `.txt` file beside it. Raises DataError with file and line."""
+    """The annotations of an `.ann` file, located in the `.txt` file beside it. Raises DataError with file and line."""
     documents = document_variants(files.text(str(PurePosixPath(name).with_suffix(".txt"))))
     for annotation in parse_brat(files.text(name), files.path_of(name)):
         location = locate(documents, annotation.spans, annotation.pieces)
@@ -94,7 +94,7 @@ def parse_spans(text: str) -> list[tuple[int, int]] | None:
 
 
 def split_pieces(quoted: str, spans: list[tuple[int, int]]) -> list[str]:
-    """The quoted text split by the lengths of the spans and the spaces between them; empty if its length does not fit."""
+    """The quoted text split by the lengths of the spans, a space between them; empty if its length does not fit."""
     if len(spans) == 1:
         return [quoted]
     pieces, offset = [], 0

@@ -1,4 +1,4 @@
-"""BRONCO150: diagnoses, treatments and medications in German oncological discharge letters, with codes of ICD-10-GM, OPS and ATC (2017).
+"""BRONCO150: mentions in German oncological discharge letters, with codes of ICD-10-GM, OPS and ATC (2017).
 
 Kittner et al., JAMIA Open 2021; https://www2.informatik.hu-berlin.de/~leser/bronco, available under an agreement. Five
 files of shuffled sentences, one a line, `textFiles/randomSentSet1.txt` to 5, with brat annotations in
@@ -32,7 +32,7 @@ _GROUPS = {"DIAGNOSIS": "DISO", "TREATMENT": "PROC", "MEDICATION": "CHEM"}
 
 
 def read_bronco(path: Path) -> pa.Table:
-    """Mentions (terms.mentions' SCHEMA, and `groups`) of all five files, as no split is published, in the order of annotation, none dropped.
+    """Mentions (terms.mentions' SCHEMA, and `groups`) of all five files (no split is published), none dropped.
 
     Args:
         path: The folder of bratFiles and textFiles, or a zip of it.

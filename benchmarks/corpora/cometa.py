@@ -1,4 +1,4 @@
-"""COMETA: laypeople's terms from Reddit, each with a SNOMED CT concept for its literal and one for its contextual meaning.
+"""COMETA: laypeople's terms from Reddit, with SNOMED CT concepts for their literal and their contextual meaning.
 
 Basaldella et al., EMNLP 2020 (COMETA: A Corpus for Medical Entity Linking in the Social Media);
 https://github.com/cambridgeltl/cometa. The splits are in

@@ -1,4 +1,4 @@
-"""What all corpus readers share: opening a corpus as it is published, finding mentions in its texts, and the table of mentions.
+"""The base of all corpus readers: opening a published corpus, locating mentions in its texts, and their table.
 
 A corpus is a zip, the folder it unpacks to, or one of its files; `open_corpus` gives the three one form, so a reader
 states once where its files are. Every text passes through `collapse`, so that `context[start:end]` is still the mention
@@ -34,7 +34,7 @@ from xsap.text import EXACT_MATCH, normalize
 GROUPS_COLUMN = "groups"  # list<string>: the semantic groups that a corpus gives its mentions
 _BOM = b"\xef\xbb\xbf"
 
-# CUIs and MeSH identifiers are unlike all others, and half of the corpora write them bare; a bare OMIM number could be any number.
+# CUIs and MeSH identifiers are unlike all others, and half of the corpora write them bare; an OMIM number is not.
 _PREFIX = re.compile(r"(?:UMLS|MESH):\s*", re.IGNORECASE)
 _NO_CONCEPT = frozenset(
     ["", "-", "-1", "cui-less", "cui_less", "cuiless", "concept_less", "concept-less"]
@@ -45,7 +45,7 @@ _CLASSES = {
     "DISO": "Disease DiseaseOrPhenotypicFeature SpecificDisease DiseaseClass CompositeMention Modifier ENFERMEDAD",
     "CHEM": "Chemical ChemicalEntity",
     "LIVB": "Species OrganismTaxon",
-}  # of PubTator, BioRED, the NCBI disease corpus and DisTEMIST. A gene class includes gene products, which are CHEM, so its group is unknown
+}  # of PubTator, BioRED, NCBI disease and DisTEMIST. A gene class includes gene products (CHEM), so its group is unknown
 _GROUP_OF_CLASS = {name: group for group, names in _CLASSES.items() for name in names.split()}
 
 # MedMentions ST21pv gives a concept's ancestor among 21 types. Below these four are types of several groups (T038, Biologic
@@ -56,7 +56,7 @@ Location = tuple[int | None, int | None]
 
 
 class Row(NamedTuple):
-    """One mention, as a corpus reader returns it. groups: abbreviations as in terms.semantic_types; empty where unknown."""
+    """One mention of a corpus. groups: abbreviations as in terms.semantic_types; empty where unknown."""
 
     mention: str
     language: str
@@ -77,7 +77,7 @@ def to_table(rows: Sequence[Row], *, with_groups: bool) -> pa.Table:
 
 
 def check_rows(rows: Sequence[Row], files: "CorpusFiles", concepts: str, *, with_texts: bool) -> None:
-    """Check that rows are usable as a benchmark. A few wrong offsets are normal; many mean that the texts are of another release.
+    """Check that rows are usable as a benchmark. Many wrong offsets mean that the texts are of another release.
 
     Args:
         rows: All mentions of the corpus.
@@ -129,7 +129,7 @@ def is_st21pv(cell: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text that offsets of a corpus refer to, and the context that all its mentions share: the same text, whitespace collapsed."""
+    """A text that offsets refer to, and the context of all its mentions: the same text with whitespace collapsed."""
 
     text: str
     context: str
@@ -176,7 +176,7 @@ def collapse(text: str, start: int, end: int) -> tuple[str, int, int]:
 
 
 def document_variants(text: str) -> list[Document]:
-    """The text as it is and with every line end as one character: some corpora count offsets in one, some in the other."""
+    """The text as it is, and with every line end as one character: offsets may refer to either."""
     return [Document.from_text(variant) for variant in dict.fromkeys((text, text.replace("\r\n", "\n")))]
 
 
@@ -226,7 +226,7 @@ class CorpusFiles:
         return None if content is None else decode(content.removeprefix(_BOM), self.path_of(name))
 
     def find(self, file_name: str) -> str:
-        """The name of the only file called so, in any folder; the file itself, whatever it is called, if a single file was opened."""
+        """The name of the only file called so, in any folder; of the file itself if a single file was opened."""
         found = [name for name in self.names if self.is_one_file or PurePosixPath(name).name == file_name]
         if len(found) != 1:
             number = len(found) or "no"
@@ -236,7 +236,7 @@ class CorpusFiles:
 
 @contextmanager
 def open_corpus(path: Path, layout: str) -> Iterator[CorpusFiles]:
-    """The files of a zip, a folder or a single file; a single file's name begins with its folder's, so that files nearby can be read.
+    """The files of a zip, a folder, or a single file, whose name begins with its folder's so that files nearby can be read.
 
     Raises DataError if there is nothing at the path, or the zip is damaged, also while the block reads.
     """

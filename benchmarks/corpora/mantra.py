@@ -1,4 +1,4 @@
-"""Mantra GSC: mentions in drug labels (EMEA), Medline titles and patents in five languages, annotated with UMLS concepts.
+"""Mantra GSC: mentions in drug labels (EMEA), Medline titles and patents in five languages, with UMLS concepts.
 
 Kors et al., JAMIA 2015 (A multilingual gold-standard corpus for biomedical concept recognition: the Mantra GSC);
 https://github.com/mi-erasmusmc/Mantra-Gold-Standard-Corpus. Its brat form, Mantra-GSC-brat.zip, is read: for each unit

@@ -1,4 +1,4 @@
-"""PubTator files: title, abstract, and a line for each annotation; the format of MedMentions, BC5CDR, the NCBI disease corpus and BioRED.
+"""PubTator files, the format of MedMentions, BC5CDR, the NCBI disease corpus and BioRED.
 
 Described at https://github.com/chanzuckerberg/MedMentions#the-pubtator-format. A document is `id|t|title`,
 `id|a|abstract`, and lines `id<tab>start<tab>end<tab>mention<tab>class[,class…]<tab>identifier`; a blank line ends it.

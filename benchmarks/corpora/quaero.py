@@ -1,4 +1,4 @@
-"""QUAERO French Medical Corpus: mentions in drug labels (EMEA) and Medline titles in French, annotated with UMLS concepts.
+"""QUAERO French Medical Corpus: mentions in drug labels (EMEA) and Medline titles in French, with UMLS concepts.
 
 Névéol et al., BioTxtM 2014; https://quaerofrenchmed.limsi.fr, QUAERO_FrenchMed_brat.zip, the release of CLEF eHealth
 2015 and 2016. Its texts and brat annotations are in `QUAERO_FrenchMed/corpus/{train,dev,test}/{EMEA,MEDLINE}/`; the
@@ -26,7 +26,7 @@ FRENCH = "fr"
 
 
 def read_quaero(path: Path, part: Part | None = None) -> pa.Table:
-    """Mentions (terms.mentions' SCHEMA, and `groups`) of the test split, by part and file, in the order of annotation, none dropped.
+    """Mentions (terms.mentions' SCHEMA, and `groups`) of the test split, by part and file, none dropped.
 
     Args:
         path: The zip, or the folder that it unpacks to.

@@ -1,4 +1,4 @@
-"""Spanish case reports: DisTEMIST, SympTEMIST and MedProcNER with SNOMED CT, CANTEMIST with ICD-O-3, CodiEsp with ICD-10.
+"""Spanish case reports: DisTEMIST, SympTEMIST, MedProcNER (SNOMED CT), CANTEMIST (ICD-O-3), CodiEsp (ICD-10).
 
 DisTEMIST, SympTEMIST and MedProcNER, Miranda-Escalada et al. (CLEF 2022), Lima-López et al. (BioCreative VIII and CLEF
 2023); zips at Zenodo 7614764, 10635215 and 8224056. Each holds a TSV file with a header for every task; that of linking
@@ -208,7 +208,7 @@ def _parse_snomed_codes(code: str, where: str) -> list[str]:
 
 
 def read_cantemist(path: Path) -> pa.Table:
-    """Mentions (terms.mentions' SCHEMA, and `groups`) of CANTEMIST-NORM's test set, by file, in the order of annotation, none dropped.
+    """Mentions (terms.mentions' SCHEMA, and `groups`) of CANTEMIST-NORM's test set, by file, none dropped.
 
     Args:
         path: The zip, or the folder that it unpacks to.
@@ -234,7 +234,7 @@ def read_cantemist(path: Path) -> pa.Table:
 
 
 def read_codiesp(path: Path) -> pa.Table:
-    """Mentions (terms.mentions' SCHEMA, and `groups`) of CodiEsp-X's test set, in the file's order, none dropped; codes as written there.
+    """Mentions (terms.mentions' SCHEMA, and `groups`) of CodiEsp-X's test set, in order, none dropped; codes as written.
 
     Args:
         path: The zip, the folder that it unpacks to, or a file such as devX.tsv (its texts are found beside it).
