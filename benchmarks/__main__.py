@@ -1,7 +1,7 @@
 """`python -m benchmarks`: accuracy of linking systems, corpora as files of mentions, and speed.
 
-Data goes to stdout, messages to stderr. A missed target, or a system that got worse, is exit code 3. Whatever needs torch or reads corpora is
-imported inside the commands, so that `--help` and wrong options answer at once.
+Data goes to stdout, messages to stderr. A missed target, or a system that got worse, is exit code 3. Whatever needs
+torch or reads corpora is imported inside the commands, so that `--help` and wrong options answer at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 PLAIN = {"no_args_is_help": True, "rich_markup_mode": None}
 app = create_app("Benchmarks: accuracy of linking systems, corpora as files of mentions, and speed.")
-mentions_app = typer.Typer(help="Convert published corpora to files of mentions, for xsap evaluate.", **PLAIN)  # type: ignore[arg-type]
-speed_app = typer.Typer(help="Compare speed and memory with other implementations, in one run.", **PLAIN)  # type: ignore[arg-type]
+mentions_app = typer.Typer(help="Convert published corpora to files of mentions.", **PLAIN)  # type: ignore[arg-type]
+speed_app = typer.Typer(help="Compare speed and memory of implementations.", **PLAIN)  # type: ignore[arg-type]
 app.command("linking")(linking)
 app.command("report")(report)
 app.add_typer(mentions_app, name="mentions")
@@ -73,7 +73,7 @@ def compare(
     ],
     plot_to: Annotated[Path | None, typer.Option("--plot", help="File for a bar chart of Acc@1, .png or .svg.")] = None,
 ) -> None:
-    """Compare results of several systems: a Markdown table on stdout, and a chart."""
+    """Compare results of several systems. Prints a Markdown table; --plot draws a chart."""
     from benchmarks.accuracy.compare import comparison_to_markdown, plot, read_systems
 
     check_plot(plot_to)
@@ -91,7 +91,7 @@ def nil(
     json_to: JsonTo = None,
     seed: Seed = 0,
 ) -> None:
-    """NIL detection and abstention: promised precisions, measured; exit code 3 below the target."""
+    """NIL detection and abstention. Measures the precision that is promised; exit code 3 below the target."""
     from benchmarks.accuracy.nil import evaluate_nil, to_table
     from xsap.artifacts import sha256_of
     from xsap.evaluation.protocols import read_queries
@@ -232,7 +232,7 @@ def speed_loss_curve(
     device: Device = None,
     json_to: JsonTo = None,
 ) -> None:
-    """Losses of the original recipe and ours, step by step; exit code 3 if they differ."""
+    """Losses of the original recipe and ours. Exit code 3 if they differ."""
     from benchmarks.speed.train import compare_loss_curves, curves_to_text
 
     result = compare_loss_curves(
@@ -252,7 +252,7 @@ def speed_reference_run(
     minutes: Annotated[float | None, typer.Option(min=0, help="Maximum minutes of training.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps.")] = None,
 ) -> None:
-    """Train a model by the original recipe, from random weights, on the CPU."""
+    """Train a model by the original recipe. It starts from random weights, on the CPU."""
     from benchmarks.speed.reference import reference_run
 
     done, loss = reference_run(
@@ -282,7 +282,7 @@ def speed_encode(
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Encoding by the original's procedure, SentenceTransformer and ours; exit code 3 for a missed target at full size."""
+    """Encoding by the original, SentenceTransformer and ours. Exit code 3 for a missed target at full size."""
     check_plot(plot_to)
     if (model is None) != (mentions is None):
         raise ConfigError("--model needs --mentions, and --mentions --model: a dtype's accuracy is measured by linking")
@@ -323,7 +323,7 @@ def speed_search(
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Search by a product with a full sort, faiss and ours; exit code 3 for a missed target at full size."""
+    """Search by a full sort, faiss and ours. Exit code 3 for a missed target at full size."""
     check_plot(plot_to)
     chosen = select_device(device)
     if ann and device == DeviceName.CUDA:
@@ -332,11 +332,11 @@ def speed_search(
         raise ConfigError("--ann needs usearch, found none. Install it: pip install 'xsap[ann]'")
     from benchmarks.speed import search
 
-    given = {"names": names, "dimension": dimension, "mentions": mentions, "top_k": top_k, "distribution": distribution}
+    sizes = {"names": names, "dimension": dimension, "mentions": mentions, "top_k": top_k, "distribution": distribution}
     preset = search.NINE_MILLION if nine_million else search.EVALUATION if evaluation else search.MILLION
     if device == DeviceName.CUDA:
         preset = replace(preset, mentions=search.BATCH_QUERIES)
-    size = replace(preset, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    size = replace(preset, **{key: each for key, each in sizes.items() if each is not None})  # type: ignore[arg-type]
     if device == DeviceName.CUDA:
         on_device = search.compare_device_search(
             size, vector_dtype="int8" if nine_million else "float16", device=chosen, work=work
@@ -361,7 +361,7 @@ def speed_prepare(
     max_memory: Annotated[str | None, typer.Option(help="Memory that our sort may use, such as 2GB.")] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """UMLS release to training data: the original notebook and ours."""
+    """From a UMLS release to training data. The original notebook and ours."""
     from benchmarks.speed.prepare import compare_prepare, to_text
 
     result = compare_prepare(meta, tradenames=tradenames, rounds=rounds, notebook=notebook, max_memory=max_memory)

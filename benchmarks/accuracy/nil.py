@@ -1,12 +1,14 @@
-"""NIL detection and abstention: mentions among as many that have no concept, at the precisions that a calibration promises.
+"""NIL detection and abstention: mentions among as many that have no concept, at promised precisions.
 
-A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more although all their neighbors are
-there: the hardest kind. In each language, synthetic mentions without a concept bring their number up to that of the mentions that still have
-one: *general* ones are everyday words, alone and in pairs; *clinical* ones are what records hold beside findings (procedures, devices, drugs,
-errands), alone and with a remark. Their words were written for this; a row of a table means the same in each language.
+A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more although all
+their neighbors are there: the hardest kind. In each language, synthetic mentions without a concept bring their number
+up to that of the mentions that still have one: *general* ones are everyday words, alone and in pairs; *clinical* ones
+are what records hold beside findings (procedures, devices, drugs, errands), alone and with a remark. Their words were
+written for this; a row of a table means the same in each language.
 
-Everything is split into halves that have no concept and no synthetic word in common. The calibration is fitted on one half and measured on the
-other. What it promises for another mixture is shown, too: the same, fitted only on mentions that have a concept.
+Everything is split into halves that have no concept and no synthetic word in common. The calibration is fitted on one
+half and measured on the other. What it promises for another mixture is shown, too: the same, fitted only on mentions
+that have a concept.
 """
 
 from collections import Counter
@@ -157,7 +159,7 @@ class NilResult:
         counts: fitted and measured → kind → number of mentions.
         report: The calibration's report on the measured half.
         kinds: Kind → what confidences of its mentions are worth.
-        fitted_on_known: The report's row for all mentions, of a calibration that was fitted only on mentions with a concept.
+        fitted_on_known: The report's row for all mentions, of a calibration fitted only on mentions with a concept.
         variants: The calibration and alternatives to it.
         target: The measured precision where PROMISED_PRECISION is promised.
     """

@@ -1,10 +1,10 @@
 """Our training step, complete or with one optimization left out, and what a step costs in operations and in memory.
 
-An optimization is left out from outside: by another public function of xsap, by what the reference has instead, and once, for dropout, by
-replacing the function that `packing` keeps. Everything else stays as the trainer has it. So a step without an optimization gives the same
-loss, and it takes as much longer as the optimization is worth beside all others; several left out together are not worth their product.
-With the small size the embedding table has hardly a row to trim, because its tokenizer is trained on the same names: there that ablation
-shows only noise.
+An optimization is left out from outside: by another public function of xsap, by what the reference has instead, and
+once, for dropout, by replacing the function that `packing` keeps. Everything else stays as the trainer has it. So a
+step without an optimization gives the same loss, and it takes as much longer as the optimization is worth beside all
+others; several left out together are not worth their product. With the small size the embedding table has hardly a row
+to trim, because its tokenizer is trained on the same names: there that ablation shows only noise.
 """
 
 import json
@@ -78,7 +78,7 @@ ABLATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class StepMemory:
-    """Memory of a step, see `measure_memory`. bytes: for the implementation. process_bytes: in total. seconds: of each step."""
+    """Memory of a step. bytes: for the implementation. process_bytes: in total. seconds: of each step."""
 
     bytes: int
     process_bytes: int
@@ -108,7 +108,7 @@ def train_ours(
     chunk: int = 0,
     learning_rate: float = LEARNING_RATE,
 ) -> TrainingImplementation:
-    """Our way to train an encoder, on its device. A batch is renumbered and packed within the step; a real run renumbers once.
+    """Our way to train an encoder, on its device. Renumbering is part of the step here; a real run does it once.
 
     Args:
         encoder: The encoder.
@@ -173,7 +173,7 @@ def _cached_gradient(
 
 
 def trimmed_encoder(start: Start, device: torch.device) -> tuple[Encoder, Renumber]:
-    """An encoder whose table has only the rows that start's names use. The whole table is kept in memory, as in a run."""
+    """An encoder whose table has only the rows that the names use. The whole table is kept in memory, as in a run."""
     encoder = start.encoder()
     table = trim(encoder.transformer, start.tokens, start.tokenizer.all_special_ids)
     return encoder.to(device), table.renumber
@@ -188,7 +188,7 @@ def build(name: str, start: Start, device: torch.device, *, chunk: int = 0) -> T
 
 
 def build_ablations(start: Start, device: torch.device) -> dict[str, TrainingImplementation]:
-    """Our complete step, and one without each optimization. All but that with the whole table share one encoder, to save memory."""
+    """Our complete step, and one without each optimization. All but that with the whole table have one encoder."""
     ours, whole = trimmed_encoder(start, device), start.encoder().to(device)
     built = {COMPLETE: train_ours(*ours)}
     for name, optimizations in ABLATIONS.items():
@@ -202,11 +202,12 @@ def build_ablations(start: Start, device: torch.device) -> dict[str, TrainingImp
 
 
 def linear_flops(implementation: TrainingImplementation, batch: Batch) -> tuple[int, int]:
-    """Operations of the transformer's linear layers in a step: for a batch's real tokens, and for all positions that are computed.
+    """Operations of the linear layers in a step: for a batch's real tokens, and for all positions computed.
 
-    Counted are 6 · weights · tokens: a multiplication and an addition in the forward pass, and twice that in the backward pass, for inputs
-    and weights. Where the last layer is computed for [CLS] alone, only its keys and values count once per token, its other weights once per
-    name. Not counted: biases, attention's own products, embeddings, layer norms, the loss, the optimizer.
+    Counted are 6 · weights · tokens: a multiplication and an addition in the forward pass, and twice that in the
+    backward pass, for inputs and weights. Where the last layer is computed for [CLS] alone, only its keys and values
+    count once per token, its other weights once per name. Not counted: biases, attention's own products, embeddings,
+    layer norms, the loss, the optimizer.
     """
     per_token, per_name = linear_weights(implementation.encoder, first_only=implementation.first_only)
     real, computed = (
@@ -248,8 +249,8 @@ def peak_memory(start: Start, name: str, *, pairs: int, device: torch.device, ch
 def measure_memory(folder: Path, name: str, *, pairs: int, device: torch.device, chunk: int = 0) -> StepMemory:
     """Peak memory of two steps in this process: the highest resident memory, less that before the model was created.
 
-    So it counts weights, the whole table where it is kept, gradients, moments, activations, and what torch loads for its first step. On
-    CUDA both figures are the maximum of what torch allocated on the device. On a CPU it needs Linux.
+    So it counts weights, the whole table where it is kept, gradients, moments, activations, and what torch loads for
+    its first step. On CUDA both figures are the maximum of what torch allocated on the device. On a CPU it needs Linux.
 
     Args:
         folder: What `Start.save` wrote.

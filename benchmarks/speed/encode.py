@@ -1,12 +1,14 @@
-"""Speed of encoding names: the original's procedure, SentenceTransformer's, and ours, on the same weights and names, interleaved.
+"""Speed of encoding names: the original's procedure, SentenceTransformer's, and ours, with the same weights.
 
-The original pads every name to 25 tokens and takes [CLS] (https://github.com/cambridgeltl/sapbert, README and src/model_wrapper.py), on CUDA
-in batches of 2,048. SentenceTransformer sorts names by length and pads each batch of 32, its default, to its longest; in float16 it gets
-batches of 2,048, too, because small ones keep a GPU waiting. Ours packs names without padding.
+The original pads every name to 25 tokens and takes [CLS] (https://github.com/cambridgeltl/sapbert, README and
+src/model_wrapper.py), on CUDA in batches of 2,048. SentenceTransformer sorts names by length and pads each batch of 32,
+its default, to its longest; in float16 it gets batches of 2,048, too, because small ones keep a GPU waiting. Ours packs
+names without padding.
 
-Weights are random, because speed does not depend on them. What 16 or 8 bits cost in accuracy does, so it is measured on a trained model, if
-one is given, and only a dtype that keeps its accuracy can reach the targets, which are for a CPU. The fraction of the device's own rate of
-matrix products, measured before and after, shows how much room is left: for real tokens, and for all positions computed.
+Weights are random, because speed does not depend on them. What 16 or 8 bits cost in accuracy does, so it is measured on
+a trained model, if one is given, and only a dtype that keeps its accuracy can reach the targets, which are for a CPU.
+The fraction of the device's own rate of matrix products, measured before and after, shows how much room is left: for
+real tokens, and for all positions computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from benchmarks.speed.harness import (
     bar_plot,
     describe_machine,
     format_figure,
+    peak_fraction_note,
     target,
     time_interleaved,
     to_markdown,
@@ -76,7 +79,7 @@ FLOAT32_TOLERANCE, TOLERANCE = 1e-3, 0.5  # of `check_agreement`: for float32, o
 
 @dataclass(frozen=True, slots=True)
 class EncodingImplementation:
-    """One way to encode. encode: n names → (n, hidden) vectors of any length. model: its word embeddings see every position computed.
+    """One way to encode. encode: n names → (n, hidden) vectors of any length. model: embeds every position computed.
 
     first_only: whether the last layer is computed for [CLS] alone.
     """
@@ -89,7 +92,7 @@ class EncodingImplementation:
 
 @dataclass(frozen=True, slots=True)
 class EncodingFigures:
-    """One implementation. speedups: over each baseline. linear_flops, peak_fraction: for real tokens, and for all positions computed."""
+    """One implementation. linear_flops, peak_fraction: for real tokens, and for all positions computed."""
 
     dtype: str
     all_seconds: list[float]
@@ -166,7 +169,6 @@ def compare_encoding(
         All figures, without accuracy and targets.
 
     Raises:
-        XsapError: The terminology cannot be read.
         AssertionError: The implementations do not compute the same.
     """
     start = prepare(terminology, size, VOCABULARY_SIZE)
@@ -266,9 +268,10 @@ def _open_sentence_transformer(folder: Path, device: torch.device, dtype: str) -
 
 
 def check_agreement(implementations: Mapping[str, EncodingImplementation], names: Sequence[str]) -> dict[str, float]:
-    """Largest distance of each one's unit vectors from the first one's, in units of the mean distance of these from their mean.
+    """Largest distance of unit vectors from the first one's, in units of these vectors' mean distance from their mean.
 
-    An AssertionError if it is too large. The unit matters: vectors of an untrained model are nearly equal for all names.
+    An AssertionError if it is too large. The unit matters: vectors of an untrained model are nearly equal for all
+    names.
     """
     vectors = {name: each.encode(names) for name, each in implementations.items()}
     units = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in vectors.items()}
@@ -294,7 +297,7 @@ def count_positions(implementation: EncodingImplementation) -> Iterator[list[int
 
 
 def linear_flops(implementation: EncodingImplementation, encoder: Encoder, names: int, positions: int) -> int:
-    """Operations of the linear layers: 2 · weights for each position. Biases, attention's own products, embeddings, norms are not counted.
+    """Operations of the linear layers, 2 · weights for each position, counted as by `ablations.linear_flops`.
 
     Args:
         implementation: What encodes.
@@ -421,13 +424,10 @@ def to_text(result: EncodingComparison) -> str:
     for name, each in result.implementations.items():
         cells = [f"{each.names_per_second:,.1f}", *(f"{each.speedups[baseline]:.1f}" for baseline in baselines)]
         rows.append([name, *cells, *(f"{100 * fraction:.0f} %" for fraction in each.peak_fraction)])
-    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result.product_flops_per_second.items())
     notes = [
         f"XLM-R {result.size}, {result.names:,} names of {result.tokens_per_name:.1f} tokens, drawn with seed {result.seed}; medians of "
         f"{result.rounds} interleaved rounds; {result.machine}",
-        "fraction of peak rate: 2 · weights of the linear layers · tokens / seconds / the device's rate, for real tokens or for all positions "
-        "computed; where the last layer is computed for [CLS] alone, most of its weights count once per name; the rate is that of products "
-        f"({PRODUCT_ROWS:,} × hidden) · (hidden × 4 hidden) in the same dtype, before and after the comparison: {rates}",
+        peak_fraction_note(2, f"{PRODUCT_ROWS:,}", result.product_flops_per_second),
     ]
     if result.accuracy:
         found = ", ".join(

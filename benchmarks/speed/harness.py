@@ -1,8 +1,9 @@
 """What all speed benchmarks share: interleaved timing, the machine's description, targets, JSON and charts.
 
-A benchmark runs several implementations of the same work in one process or one session, interleaved, and states its result as ratios within
-that run; seconds alone depend on the machine. A target is a figure that must be reached. Every target is printed, met or missed, and a
-missed one ends the program with exit code 3, so that a regression is noticed by whoever runs it.
+A benchmark runs several implementations of the same work in one process or one session, interleaved, and states its
+result as ratios within that run; seconds alone depend on the machine. A target is a figure that must be reached. Every
+target is printed, met or missed, and a missed one ends the program with exit code 3, so that a regression is noticed by
+whoever runs it.
 """
 
 import json
@@ -84,7 +85,7 @@ def exit_by(targets: Iterable[Target]) -> None:
 
 
 def select_device(name: DeviceName | None) -> "torch.device":
-    """The device of this name; if none is given, CUDA where available. Raises ConfigError for CUDA that is not available."""
+    """The device of this name; without a name CUDA where available. Raises ConfigError if CUDA is not available."""
     import torch
 
     available = torch.cuda.is_available()
@@ -167,7 +168,8 @@ def time_interleaved(
 class ProductRates:
     """The device's own rate of matrix products in each dtype: the limit that an implementation is compared with.
 
-    Measured when created and again at every `measure`, so before and after a benchmark; the rate is that of the median time.
+    Measured when created and again at every `measure`, so before and after a benchmark; the rate is that of the median
+    time.
     """
 
     def __init__(self, dtypes: Iterable[str], rows: int, hidden: int, device: "torch.device") -> None:
@@ -218,7 +220,7 @@ def product_seconds(dtype: str, rows: int, hidden: int, device: "torch.device", 
 
 
 def memory_bytes(field: str) -> int:
-    """Resident memory of this process in bytes: `VmRSS`, at present, or `VmHWM`, its maximum. Linux only, see proc(5)."""
+    """Resident bytes of this process: `VmRSS`, at present, or `VmHWM`, the maximum. Linux only, see proc(5)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
@@ -269,6 +271,17 @@ def write_json(result: "DataclassInstance", path: Path | None) -> None:
 def to_markdown(rows: Sequence[Sequence[str]], notes: Iterable[object]) -> str:
     """A table, if it has rows, and a list of notes under it."""
     return "\n".join([*([*markdown(rows), ""] if rows else []), *(f"- {note}" for note in notes)])
+
+
+def peak_fraction_note(operations: int, rows: str, rates: Mapping[str, float]) -> str:
+    """Meaning of the column `fraction of peak rate`: operations per weight and token, rows of a product, rates."""
+    listed = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items())
+    return (
+        f"fraction of peak rate: {operations} · weights of the linear layers · tokens / seconds / the device's rate, for real "
+        "tokens or for all positions computed; where the last layer is computed for [CLS] alone, most of its weights count "
+        f"once per name; the rate is that of products ({rows} × hidden) · (hidden × 4 hidden) in the same dtype, before and "
+        f"after the comparison: {listed}"
+    )
 
 
 def bar_plot(title: str, values: Mapping[str, float], labels: Sequence[str] | None = None) -> Plot:

@@ -1,9 +1,10 @@
-"""What the original SapBERT notebook does with a UMLS release, rewritten from its description: the comparison for `xsap-prepare umls`.
+"""What the original SapBERT notebook does with a UMLS release, rewritten from its description.
 
-It reads MRCONSO and MRREL into lists of lines, lower-cases every name, takes every language and every suppressed row, makes a set of
-`id||name` strings, gives a concept the names of the last of its trade-name relations, and writes at most 50 pairs per concept, drawn at
-random without a seed. Source: data/generate_pretraining_data.ipynb of github.com/cambridgeltl/sapbert, with all languages taken.
-It is a program of its own (`python -m benchmarks.speed.notebook META OUT [--tradenames]`), so that its memory can be measured alone.
+`xsap-prepare umls` is compared with it. It reads MRCONSO and MRREL into lists of lines, lower-cases every name, takes
+every language and every suppressed row, makes a set of `id||name` strings, gives a concept the names of the last of its
+trade-name relations, and writes at most 50 pairs per concept, drawn at random without a seed. Source:
+data/generate_pretraining_data.ipynb of github.com/cambridgeltl/sapbert, with all languages taken. It is a program of
+its own (`python -m benchmarks.speed.notebook META OUT [--tradenames]`), so that its memory can be measured alone.
 """
 
 import random

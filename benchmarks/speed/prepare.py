@@ -1,7 +1,7 @@
 """Time and memory from a UMLS release to training data: `xsap-prepare umls` against the original notebook.
 
-Each implementation is a process of its own, timed from start to end, imports included; its memory is the maximum resident size that the
-system reports (`ru_maxrss` of wait4). Rounds are interleaved.
+Each implementation is a process of its own, timed from start to end, imports included; its memory is the maximum
+resident size that the system reports (`ru_maxrss` of wait4). Rounds are interleaved.
 """
 
 import os

@@ -1,12 +1,13 @@
-"""The original SapBERT recipe: its data, its training step, and a run of it. It is what our speed and our accuracy are compared with.
+"""The original SapBERT recipe, with which our speed and accuracy are compared: its data, its step, and a run of it.
 
-Written from its description (Liu et al., NAACL 2021, section 2, and https://github.com/cambridgeltl/sapbert, README), without its code: names
-padded to 25 tokens; left and right names through the Hugging Face model one after the other, [CLS] taken; all triplets mined and the loss
-computed by pytorch-metric-learning; torch's AdamW with its defaults, unfused, at a constant rate; float32, or on CUDA float16 autocast with a
-gradient scaler. Attention is what transformers chooses.
+Written from its description (Liu et al., NAACL 2021, section 2, and https://github.com/cambridgeltl/sapbert, README),
+without its code: names padded to 25 tokens; left and right names through the Hugging Face model one after the other,
+[CLS] taken; all triplets mined and the loss computed by pytorch-metric-learning; torch's AdamW with its defaults,
+unfused, at a constant rate; float32, or on CUDA float16 autocast with a gradient scaler. Attention is what transformers
+chooses.
 
-XLM-R's own tokenizer needs the Hugging Face hub, so one is trained on the terminology's names. The embedding table of the base size keeps
-XLM-R's 250,002 rows.
+XLM-R's own tokenizer needs the Hugging Face hub, so one is trained on the terminology's names. The embedding table of
+the base size keeps XLM-R's 250,002 rows.
 """
 
 import json
@@ -98,7 +99,7 @@ class TrainingImplementation:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What all implementations start from: a model, and names. tokens: all names of a terminology. concepts: (n,) each one's concept."""
+    """What all implementations start from: a model, and the n names of a terminology. concepts: (n,), one per name."""
 
     size: Size
     tokenizer: PreTrainedTokenizerBase
@@ -153,7 +154,7 @@ class Start:
 
 
 def prepare(terminology: Path, size: Size, vocabulary_size: int) -> Start:
-    """The names of a terminology in all languages, unchanged, and a tokenizer of at most so many pieces, trained on them."""
+    """The names of a terminology in all languages, unchanged, and a tokenizer of at most so many pieces for them."""
     log("reading names, training a tokenizer")
     names = distinct(from_terminology(terminology, None), ENCODER_CONFIG.policy, None)
     tokenizer = train_tokenizer(names.names, vocabulary_size)
@@ -274,7 +275,7 @@ def reference_run(
 
 
 def shuffled_pairs(start: Start, pairs: int) -> Iterator[Names]:
-    """Steps without end: at most 50 pairs per concept, drawn once, as in the original's file of pairs, and shuffled again each epoch."""
+    """Endless steps: at most 50 pairs per concept, drawn once, as in the original's file, and shuffled each epoch."""
     sampler = PairSampler(Concepts(start.concepts), pairs_per_concept=PAIRS_PER_CONCEPT, pairs=ALL_PAIRS, seed=SEED)
     left, right = np.split(sampler.batch(0, 0).rows, 2)
     rows = np.stack([left, right], 1).ravel()

@@ -1,13 +1,13 @@
 """Speed, memory and recall of searching a million vectors: ours in each vector dtype against the usual ways.
 
-On a CPU the usual ways are what the original's evaluation does, a product with all vectors and a sort of all scores for one mention after
-another (measured on a sample, and scaled), and faiss's exact index, where it is installed. EVALUATION has the sizes of such an evaluation.
-Recall is counted against the exact float32 answers.
+On a CPU the usual ways are what the original's evaluation does, a product with all vectors and a sort of all scores for
+one mention after another (measured on a sample, and scaled), and faiss's exact index, where it is installed. EVALUATION
+has the sizes of such an evaluation. Recall is counted against the exact float32 answers.
 
-On a GPU ours keeps a 16-bit copy of all vectors on the device and is still exact for the stored ones: the device proposes rows, and their
-stored vectors are scored again on the CPU; that must find the same rows as a search without the device. The usual way there is a product and
-a sort of all scores in 16 bits, one mention after another. The fraction of the device's own rate of matrix products counts the product with
-all vectors alone.
+On a GPU ours keeps a 16-bit copy of all vectors on the device and is still exact for the stored ones: the device
+proposes rows, and their stored vectors are scored again on the CPU; that must find the same rows as a search without
+the device. The usual way there is a product and a sort of all scores in 16 bits, one mention after another. The
+fraction of the device's own rate of matrix products counts the product with all vectors alone.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ class SearchComparison:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFigures:
-    """One implementation on a device. single_seconds: queries one at a time. batch_seconds: each batch; empty without batches."""
+    """One implementation on a device. single_seconds: queries one at a time. batch_seconds: each batch, if any."""
 
     mentions_per_second: float
     single_seconds: list[float]
@@ -87,7 +87,7 @@ class DeviceFigures:
 
 @dataclass(frozen=True, slots=True)
 class DeviceComparison:
-    """Result of `compare_device_search`. The size's mentions are those of a batch. device_bytes: maximum memory on the device."""
+    """Result of `compare_device_search`. device_bytes: maximum memory on the device."""
 
     size: SearchSize
     vector_dtype: str
@@ -276,7 +276,7 @@ def to_text(result: SearchComparison) -> str:
 
 
 def plot(result: SearchComparison, path: Path) -> None:
-    """Bar charts as a PNG or SVG file: mentions per second at once and milliseconds of one; or what nine million take."""
+    """Bar charts as a PNG or SVG file: rate of all mentions and time of one; or what nine million vectors take."""
     figures, size = result.implementations, result.size
     if FULL_SORT not in figures:
         each, title = figures["xsap int8"], f"{size.names:,} vectors as int8"

@@ -1,10 +1,12 @@
-"""A synthetic UMLS release of any size, in the true format and with everything that makes readers fail; it holds no licensed string.
+"""A synthetic UMLS release of any size, in the true format, with everything that makes readers fail.
 
-Files as https://www.ncbi.nlm.nih.gov/books/NBK9685/ describes them. Rows per concept and the fractions of repeated names and of English are
-those of 2020AA (14.77 million rows, 10.28 million of them English, 8.74 million different ones: the original notebook's printed output). The
-fractions of the other 24 languages of 2020AB, of suppressed rows and of trade names are close to the true ones, not exact. Included are
-opening and closing quotes, backslashes, names of thousands of characters, decomposed accents, invisible characters, names that many concepts
-have, empty codes, and retired identifiers. A seed gives the same bytes on any machine; rows are written as they are generated.
+Files as https://www.ncbi.nlm.nih.gov/books/NBK9685/ describes them. Rows per concept and the fractions of repeated
+names and of English are those of 2020AA (14.77 million rows, 10.28 million of them English, 8.74 million different
+ones: the original notebook's printed output). The fractions of the other 24 languages of 2020AB, of suppressed rows and
+of trade names are close to the true ones, not exact. Included are opening and closing quotes, backslashes, names of
+thousands of characters, decomposed accents, invisible characters, names that many concepts have, empty codes, and
+retired identifiers. No licensed string is in it. A seed gives the same bytes on any machine; rows are written as they
+are generated.
 """
 
 import random
@@ -251,7 +253,7 @@ def _relations(concepts: list[int], rows: int, rng: random.Random) -> Iterator[l
 
 
 def _retired(concepts: list[int], rng: random.Random) -> Iterator[list[str]]:
-    """One in fifty concepts has a retired identifier, above those in use: most with a synonym, some with a broader concept, some deleted."""
+    """Retired identifiers, above those in use, for one in fifty concepts: replaced, made broader, deleted."""
     for first in range(0, len(concepts) // 50, ROWS_PER_WRITE):
         lines = []
         for at in range(first, min(first + ROWS_PER_WRITE, len(concepts) // 50)):

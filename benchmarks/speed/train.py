@@ -1,9 +1,9 @@
-"""Speed and memory of one training step: the original SapBERT recipe against ours, in one run, and what each optimization adds.
+"""Speed and memory of a training step: the original SapBERT recipe against ours, and what each optimization adds.
 
-The comparison is strict. All implementations train the same model from the same weights, interleaved, on the same pairs, with the same
-dropout; the reference's padding is done before its clock starts, our packing is not; and before anything is timed all must give the same
-loss and the same cosines. Memory is measured in a separate process for each. On CUDA a clock stops only when the device is idle, and memory
-is the maximum that torch allocated there.
+The comparison is strict. All implementations train the same model from the same weights, interleaved, on the same
+pairs, with the same dropout; the reference's padding is done before its clock starts, our packing is not; and before
+anything is timed all must give the same loss and the same cosines. Memory is measured in a separate process for each.
+On CUDA a clock stops only when the device is idle, and memory is the maximum that torch allocated there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from benchmarks.speed.harness import (
     Target,
     bar_plot,
     describe_machine,
+    peak_fraction_note,
     target,
     time_interleaved,
     to_markdown,
@@ -45,7 +46,7 @@ WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # on CUDA kernels are chosen, and the sca
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Loss of a batch without dropout; relative distance from the first loss; maximum distance from the first cosines."""
+    """Loss without dropout; relative difference from the first loss; maximum difference from the first cosines."""
 
     loss: float
     loss_difference: float
@@ -54,7 +55,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """One implementation's step. linear_flops, peak_fraction: for real tokens, and for all positions that are computed."""
+    """One implementation's step. linear_flops, peak_fraction: for real tokens, and for all positions computed."""
 
     dtype: str
     parameters: int
@@ -117,9 +118,10 @@ class LossCurves:
 
 
 def check_agreement(implementations: Mapping[str, TrainingImplementation], batch: Batch) -> dict[str, Agreement]:
-    """Each implementation's loss of a batch without dropout, compared with the first one's. An AssertionError if too far from it.
+    """Each one's loss and cosines without dropout, compared with the first one's. An AssertionError if too different.
 
-    Cosines are those of vectors less their mean: an untrained model's vectors are nearly equal, so plain cosines would be, too.
+    Cosines are those of vectors less their mean: an untrained model's vectors are nearly equal, so plain cosines would
+    be, too.
     """
     found: dict[str, Agreement] = {}
     first = next(iter(implementations.values()))
@@ -251,7 +253,7 @@ def time_ablations(start: Start, batches: Sequence[Batch], device: torch.device)
 
 
 def compare_loss_curves(terminology: Path, *, size: Size, pairs: int, steps: int, device: torch.device) -> LossCurves:
-    """Losses of both recipes in float32 without dropout, from the same start, on the same batches, each after its own updates.
+    """Losses of both recipes in float32 without dropout, from the same start, on the same batches.
 
     Args:
         terminology: Terminology folder; its names are trained on.
@@ -295,7 +297,6 @@ def to_text(result: TrainingComparison) -> str:
         cells = [f"{each.seconds:.3f}", f"{each.pairs_per_second:.1f}", f"{each.tokens_per_second:,.0f}"]
         cells += [f"{each.speedup:.2f}", f"{each.memory.bytes / 1e9:.2f}"]
         rows.append([name, *cells, *(f"{100 * fraction:.0f} %" for fraction in each.peak_fraction)])
-    rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in result.product_flops_per_second.items())
     parameters = ", ".join(f"{name} {each.parameters / 1e6:.1f} M" for name, each in result.implementations.items())
     losses = ", ".join(f"{each.loss:.6f}" for each in result.agreement.values())
     notes = [
@@ -305,9 +306,7 @@ def to_text(result: TrainingComparison) -> str:
         f"{result.tokens_per_name:.1f} tokens per name; padded to {REFERENCE_LENGTH}, {100 * result.padding:.0f} % is padding",
         f"same loss without dropout: {losses}",
         "peak memory: of a separate process that makes two steps, less what it had before it created the model",
-        "fraction of peak rate: 6 · weights of the linear layers · tokens / seconds / the device's rate, for real tokens or for all positions "
-        "computed; where the last layer is computed for [CLS] alone, most of its weights count once per name; the rate is that of products "
-        f"(tokens × hidden) · (hidden × 4 hidden) in the same dtype, before and after the comparison: {rates}",
+        peak_fraction_note(6, "tokens", result.product_flops_per_second),
     ]
     if cached := result.cached:
         memory = cached.memory
