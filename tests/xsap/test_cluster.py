@@ -1,6 +1,6 @@
-"""A Ray cluster of two nodes, each a process tree of its own, against one process: the same bytes, whatever dies on the way.
+"""A Ray cluster of two nodes gives the same bytes as one process, also when processes or nodes die.
 
-`-m slow` starts the cluster; without it, what workers do is tried in this process, and Ray is a stand-in.
+`-m slow` starts the cluster; other tests run the workers in this process, with a stand-in for Ray.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,17 +19,28 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fixtures.commands import ROOT
-from xsap import cluster as datasets
-from xsap import cluster as workers
-from xsap.cli import main
-from xsap.cluster import EncodeWorker, LinkWorker, RayLinkers, WorkerSpec, connect, index_of, short_errors, worker_spec
+from xsap import cluster
+from xsap.cli import app
+from xsap.cluster import (
+    DatasetEncoder,
+    DatasetLinker,
+    EncodeWorker,
+    LinkWorker,
+    RayLinkers,
+    WorkerSpec,
+    connect,
+    index_location,
+    short_errors,
+    worker_spec,
+)
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.build import build_index, encode_group
 from xsap.linking.index import EncoderSpec
 from xsap.linking.linker import Linker
 from xsap.linking.results import Result
-from xsap.tabular.link_file import packed
+from xsap.tabular.writers import Answer
+from xsap.terminal import run
 
 ALONE = WorkerSpec(1, 0, 1)
 
@@ -48,7 +60,7 @@ def index(tmp_path_factory, sample_folder, tiny_folder, encoder):
 # What a worker does
 
 
-def test_a_worker_encodes_a_group_as_one_process_does(tmp_path, sample_names, tiny_folder, encoder):
+def test_encode_worker_matches_one_process(tmp_path, sample_names, tiny_folder, encoder):
     with (
         pa.OSFile(str(tmp_path / "names.arrow"), "wb") as stream,
         pa.ipc.new_file(stream, pa.schema({"name": pa.string()})) as writer,
@@ -56,40 +68,46 @@ def test_a_worker_encodes_a_group_as_one_process_does(tmp_path, sample_names, ti
         for start in range(0, 90, 30):
             writer.write_table(pa.table({"name": sample_names[start : start + 30]}))
     rows = [70, 3, 41, 55]
-    work = EncodeWorker(ALONE, str(tiny_folder), EncoderSpec.of(encoder).metadata(), tmp_path / "names.arrow")
+    work = EncodeWorker(ALONE, str(tiny_folder), EncoderSpec.from_encoder(encoder), tmp_path / "names.arrow")
     done = work(pa.table({"rows": pa.array([rows], pa.list_(pa.int32()))}))
     assert done["row"].to_pylist() == rows
     expected = encode_group([sample_names[row] for row in rows], encoder)
     np.testing.assert_array_equal(np.array(done["vector"].to_pylist(), np.float32), expected)
 
 
-def test_a_worker_refuses_what_its_node_has_else(tmp_path, tiny_folder, encoder, index, monkeypatch):
-    metadata, group = EncoderSpec.of(encoder).metadata(), pa.table({"rows": [[0]]})
+def test_worker_rejects_another_model_index_or_version_on_its_node(tmp_path, tiny_folder, encoder, index, monkeypatch):
+    spec, group = EncoderSpec.from_encoder(encoder), pa.table({"rows": [[0]]})
     with pytest.raises(
-        ConfigError, match=r"names\.arrow is not there on node .*; choose a place for --out that all nodes have"
+        ConfigError, match=r"names\.arrow is missing on node .*; choose a folder for --out that all nodes have"
     ):
-        EncodeWorker(ALONE, str(tiny_folder), metadata, tmp_path / "names.arrow")(group)
+        EncodeWorker(ALONE, str(tiny_folder), spec, tmp_path / "names.arrow")(group)
     with pytest.raises(ArtifactError, match=r"model on node .* is another model \(.{8}…\) than here \(ffffffff…\)$"):
-        EncodeWorker(ALONE, str(tiny_folder), metadata | {"content": "f" * 64}, tmp_path / "names.arrow")(group)
+        EncodeWorker(ALONE, str(tiny_folder), replace(spec, content_hash="f" * 64), tmp_path / "names.arrow")(group)
     with pytest.raises(ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\)$"):
         LinkWorker(ALONE, str(index), "f" * 64, {}).answers_to([("fever", None)], 1, False, {})
-    with pytest.raises(ConfigError, match=r"node .* has xsap 0.*; install the same everywhere, here it is 9\.9$"):
-        LinkWorker(ALONE._replace(version="9.9"), *index_of(index, {})).answers_to([("fever", None)], 1, False, {})
+    with pytest.raises(
+        ConfigError, match=r"node .* has xsap 0.*, found 9\.9 here; install the same version everywhere$"
+    ):
+        LinkWorker(ALONE._replace(version="9.9"), *index_location(index, {})).answers_to(
+            [("fever", None)], 1, False, {}
+        )
     with pytest.raises(ArtifactError, match="expected an index folder, found nothing there"):
-        index_of(tmp_path / "gone", {})
+        index_location(tmp_path / "gone", {})
 
 
-def test_a_worker_links_as_one_process_does(index, sample_names):
+def test_link_worker_matches_one_process(index, sample_names):
     mentions = [*sample_names[:20], "", "no such thing"]
-    expected = list(map(packed, Linker.load(index, device="cpu").link(mentions, 3)))
+    expected = list(map(Answer.from_result, Linker.load(index, device="cpu").link(mentions, 3)))
     assert (
-        LinkWorker(ALONE, *index_of(index, {})).answers_to([(mention, None) for mention in mentions], 3, False, {})
+        LinkWorker(ALONE, *index_location(index, {})).answers_to(
+            [(mention, None) for mention in mentions], 3, False, {}
+        )
         == expected
     )
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
+def test_dataset_workers_match_one_process(index, sample_names, tiny_folder, encoder, wide):
     batch = pa.table(
         {
             "id": range(4),
@@ -97,9 +115,8 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
             "of": ["en", None, "de", "en"],
         }
     )
-    work = datasets.DatasetLinker(
-        ALONE, *index_of(index, {}), "term", "of", 2, wide, {"keep": None, "threshold": None, "min_precision": None}
-    )
+    options = {"filter": None, "min_confidence": None, "min_precision": None}
+    work = DatasetLinker(ALONE, index_location(index, {}), "term", "of", 2, wide, options)
     done = work(batch).to_pylist()
     results = Linker.load(index, device="cpu").link(batch["term"].to_pylist(), 2, languages=batch["of"].to_pylist())
     if wide:
@@ -117,7 +134,7 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
         ]
     assert {row["reason"] for row in done} == {None, "the mention is empty"}
     assert work(batch.slice(0, 0)).schema == work(batch).schema
-    vectors = datasets.DatasetEncoder(ALONE, str(tiny_folder), "term", "vector", {})(batch)
+    vectors = DatasetEncoder(ALONE, str(tiny_folder), "term", "vector", {})(batch)
     assert vectors.column_names == ["id", "term", "of", "vector"]
     found = np.array(vectors["vector"].to_pylist(), np.float32)
     np.testing.assert_allclose(found, encoder.encode(batch["term"].to_pylist()), atol=1e-6)
@@ -136,19 +153,19 @@ def test_a_batch_of_a_dataset(index, sample_names, tiny_folder, encoder, wide):
         ([{"CPU": 0}, {"CPU": 3.0}], (3, 0, 1)),
     ],
 )
-def test_workers_for_gpus_or_for_cpus(nodes, share):
+def test_workers_are_one_for_each_gpu_or_few_cpus(nodes, share):
     gone = {"Resources": {"CPU": 1, "GPU": 4}, "Alive": False}
     found = worker_spec(SimpleNamespace(nodes=lambda: [gone, *({"Resources": node, "Alive": True} for node in nodes)]))
     assert found[:3] == share
     assert found.resources() == ({"num_gpus": 1} if share[1] else {"num_cpus": share[0]})
 
 
-def test_a_cluster_of_nothing():
-    with pytest.raises(ConfigError, match="has no CPU and no GPU to work with"):
+def test_cluster_without_cpus_and_gpus_is_rejected():
+    with pytest.raises(ConfigError, match="has no CPU and no GPU; add a node"):
         worker_spec(SimpleNamespace(nodes=lambda: [{"Resources": {"CPU": 0}, "Alive": True}]))
 
 
-def test_without_ray(monkeypatch, capsys, tmp_path, tiny_folder, sample_folder, index):
+def test_commands_without_ray_say_how_to_install_it(monkeypatch, capsys, tmp_path, tiny_folder, sample_folder, index):
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "x.csv").write_text("term\nfever\n")
     for words in (
@@ -156,14 +173,14 @@ def test_without_ray(monkeypatch, capsys, tmp_path, tiny_folder, sample_folder, 
         ["link", "--index", index, "--file", tmp_path / "x.csv", "--ray", "auto"],
     ):
         with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
+            run(app, "xsap", [str(word) for word in words])
         shown = capsys.readouterr()
         assert (end.value.code, shown.out) == (2, "")
         assert shown.err == "error: a cluster needs Ray; install it here and on every node: pip install 'xsap[ray]'\n"
     assert not (tmp_path / "index").exists()
 
 
-def test_what_does_not_go_with_a_cluster(capsys, index):
+def test_invalid_addresses_and_terms_without_a_file_are_rejected(capsys, index):
     for address in ("ray://x:1", "x", ":1", "x:y", "x:1:", ""):
         with pytest.raises(
             ConfigError,
@@ -171,8 +188,10 @@ def test_what_does_not_go_with_a_cluster(capsys, index):
         ):
             connect(address)
     with pytest.raises(SystemExit):
-        main(["link", "--index", str(index), "--ray", "local", "fever"])
-    assert capsys.readouterr().err == "error: --ray is for the rows of a --file; leave it out\n"
+        run(app, "xsap", ["link", "--index", str(index), "--ray", "local", "fever"])
+    assert (
+        capsys.readouterr().err == "error: --ray links the rows of a --file, found none; remove --ray or add --file\n"
+    )
 
 
 # What goes wrong on the way
@@ -193,26 +212,26 @@ class Errors:
     class NodeDiedError(RayError): ...
 
 
-def test_errors_in_one_line():
+def test_errors_of_workers_are_one_line():
     ray = SimpleNamespace(exceptions=Errors)
 
-    def told(error):
+    def raised(error):
         with pytest.raises(Exception) as caught, short_errors(ray):
             raise error
         return type(caught.value), str(caught.value)
 
-    of_ours = ArtifactError("the index is damaged")
-    assert told(Errors.RayTaskError(of_ours)) == (ArtifactError, "the index is damaged")
+    own = ArtifactError("the index is damaged")
+    assert raised(Errors.RayTaskError(own)) == (ArtifactError, "the index is damaged")
     deep = RuntimeError("outer")
-    deep.__cause__ = Errors.RayTaskError(of_ours)
-    assert told(deep) == (ArtifactError, "the index is damaged")
-    assert told(of_ours) == (ArtifactError, "the index is damaged")
-    assert told(Errors.NodeDiedError("node 7 died\nand more")) == (
+    deep.__cause__ = Errors.RayTaskError(own)
+    assert raised(deep) == (ArtifactError, "the index is damaged")
+    assert raised(own) == (ArtifactError, "the index is damaged")
+    assert raised(Errors.NodeDiedError("node 7 died\nand more")) == (
         OSError,
-        "the Ray cluster failed: node 7 died; run the same command again, it goes on",
+        "the Ray cluster failed: node 7 died; run the same command again to resume",
     )
-    assert told(Errors.RayActorError("dead"))[0] is Errors.RayActorError
-    assert told(Errors.RayTaskError(KeyError("a defect of ours")))[0] is Errors.RayTaskError
+    assert raised(Errors.RayActorError("dead"))[0] is Errors.RayActorError
+    assert raised(Errors.RayTaskError(KeyError("a defect of ours")))[0] is Errors.RayTaskError
 
 
 class FakeRay:
@@ -244,16 +263,16 @@ class FakeRay:
         self.calls.append(call[0])
         if self.dies(len(self.calls), call[0]):
             raise Errors.RayActorError
-        return [packed(Result(mention, (), "none")) for mention, _ in call[1]]
+        return [Answer.from_result(Result(mention, (), "none")) for mention, _ in call[1]]
 
 
 def linkers(monkeypatch, index, ray, count=2):
-    monkeypatch.setattr(workers, "find_ray", lambda: ray)
-    monkeypatch.setattr(workers, "sleep", lambda _: None)
+    monkeypatch.setattr(cluster, "find_ray", lambda: ray)
+    monkeypatch.setattr(cluster, "sleep", lambda _: None)
     return RayLinkers(WorkerSpec(1, 0, count), index)
 
 
-def test_a_dead_workers_chunk_goes_to_another(monkeypatch, index):
+def test_chunk_of_a_dead_worker_goes_to_another(monkeypatch, index):
     ray = FakeRay(lambda call, actor: actor == 0)
     found = linkers(monkeypatch, index, ray)
     for _ in range(3):
@@ -262,7 +281,7 @@ def test_a_dead_workers_chunk_goes_to_another(monkeypatch, index):
     assert found.answers_to([], 1, by_language=False, options={}) == []
 
 
-def test_a_worker_that_never_starts_is_never_asked(monkeypatch, index):
+def test_worker_that_never_starts_gets_no_chunk(monkeypatch, index):
     ray = FakeRay(lambda call, actor: False, absent=[1])
     found = linkers(monkeypatch, index, ray, 3)
     for _ in range(5):
@@ -270,9 +289,9 @@ def test_a_worker_that_never_starts_is_never_asked(monkeypatch, index):
     assert set(ray.calls) == {0, 2}
 
 
-def test_workers_that_only_die(monkeypatch, index):
+def test_chunk_fails_after_twenty_dead_workers(monkeypatch, index):
     ray = FakeRay(lambda call, actor: True)
-    with pytest.raises(OSError, match="died 20 times with the same mentions; run the same command again, it goes on"):
+    with pytest.raises(OSError, match="died 20 times with the same mentions; run the same command again to resume"):
         linkers(monkeypatch, index, ray).answers_to([("a", None)], 1, by_language=False, options={})
     assert len(ray.calls) == 20
 
@@ -280,15 +299,14 @@ def test_workers_that_only_die(monkeypatch, index):
 # Two nodes
 
 CPUS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as a worker of one CPU has: sums are rounded alike
-SMALL = (("xsap.linking.build._ROWS", 1024), ("xsap.linking.build._AT_ONCE", 256))
-DRIVER = f"""
-import os, signal, sys, threading, time
+DRIVER = """
+import os, signal, sys, time
 from pathlib import Path
-from unittest.mock import patch
-for target, value in {SMALL!r}:
-    patch(target, value).start()
-from xsap.linking import building
-from xsap.sheets import bulk
+from xsap.cli import app
+from xsap.linking.build import BuildSizes, build_index
+from xsap.linking.shards import ShardFolder
+from xsap.tabular import link_file
+from xsap.terminal import run
 written = 0
 def then(function, event, what):
     def wrapped(*arguments, **options):
@@ -303,19 +321,19 @@ def kill_worker():
     import psutil
     mine = psutil.Process(os.getppid()).children(recursive=True)
     titles = [(process, process.cmdline()) for process in mine if process.is_running() and process.status() != "zombie"]
-    workers = [process for process, title in titles if title and title[0].startswith(("ray::MapWorker", "ray::_MapWorker", "ray::Linking"))]
+    workers = [process for process, title in titles if title and title[0].startswith(("ray::MapWorker", "ray::_MapWorker", "ray::LinkWorker"))]
     assert workers, titles
     print("killed", len(workers[:1]), file=sys.stderr)
     workers[0].kill()
 def touch():
     Path(os.environ["SIGN"]).touch()
     time.sleep(3)
-what = {{"driver": lambda: os.kill(os.getpid(), signal.SIGKILL), "worker": kill_worker, "sign": touch}}[sys.argv[1]]
-building.write_shard = then(building.write_shard, sys.argv[2], what)
-bulk.write_part = then(bulk.write_part, sys.argv[2], what)
-bulk.link_file.__kwdefaults__["chunk"] = 512
-from xsap.cli import main
-main(sys.argv[3:])
+what = {"driver": lambda: os.kill(os.getpid(), signal.SIGKILL), "worker": kill_worker, "sign": touch}[sys.argv[1]]
+ShardFolder.write = then(ShardFolder.write, sys.argv[2], what)
+link_file.write_part = then(link_file.write_part, sys.argv[2], what)
+build_index.__kwdefaults__["sizes"] = BuildSizes(rows_per_shard=1024, names_per_group=256)
+link_file.link_file.__kwdefaults__["chunk_rows"] = 512
+run(app, "xsap", sys.argv[3:])
 """
 
 
@@ -387,7 +405,7 @@ def linking(alone):
 
 
 @pytest.mark.slow
-def test_the_same_index_and_the_same_answers(nodes, alone, tmp_path, tiny_folder, sample_folder):
+def test_index_and_answers_equal_those_of_one_process(nodes, alone, tmp_path, tiny_folder, sample_folder):
     done = end(start(nodes, *indexing(alone, tiny_folder, sample_folder), tmp_path / "index"))
     assert (done.code, done.out) == (0, ""), done.err
     assert len(done.err.splitlines()) == 1, done.err  # ours; Ray is quiet
@@ -400,14 +418,14 @@ def test_the_same_index_and_the_same_answers(nodes, alone, tmp_path, tiny_folder
 
 
 @pytest.mark.slow
-def test_an_interrupted_driver_goes_on(nodes, alone, tmp_path, tiny_folder, sample_folder):
+def test_killed_driver_resumes(nodes, alone, tmp_path, tiny_folder, sample_folder):
     words = [*indexing(alone, tiny_folder, sample_folder), tmp_path / "index"]
     assert end(start(nodes, *words, at=2)).code == -signal.SIGKILL
     there = {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".index.part").glob("*.shard")}
     assert len(there) == 2
     done = end(start(nodes, *words))
     assert done.code == 0, done.err
-    assert f"; {2 * 1024:,} were encoded earlier" in done.err
+    assert f"; resumed with {2 * 1024:,} encoded earlier" in done.err
     assert files_of(tmp_path / "index") == files_of(alone / "index")
     words = [*linking(alone), tmp_path / "y.csv"]
     assert end(start(nodes, *words, at=5)).code == -signal.SIGKILL
@@ -419,7 +437,7 @@ def test_an_interrupted_driver_goes_on(nodes, alone, tmp_path, tiny_folder, samp
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed(nodes, alone, tmp_path, tiny_folder, sample_folder):
+def test_killed_worker_changes_nothing(nodes, alone, tmp_path, tiny_folder, sample_folder):
     done = end(start(nodes, *indexing(alone, tiny_folder, sample_folder), tmp_path / "index", event="worker", at=1))
     assert (done.code, "killed 1" in done.err) == (0, True), done.err
     assert files_of(tmp_path / "index") == files_of(alone / "index")
@@ -430,7 +448,7 @@ def test_a_worker_that_is_killed(nodes, alone, tmp_path, tiny_folder, sample_fol
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["index", "link"])
-def test_a_node_that_is_lost(nodes, alone, tmp_path, tiny_folder, sample_folder, what):
+def test_lost_node_changes_nothing(nodes, alone, tmp_path, tiny_folder, sample_folder, what):
     words = indexing(alone, tiny_folder, sample_folder) if what == "index" else linking(alone)
     process = start(nodes, *words, tmp_path / "made", "--format", "csv", event="sign", at=2, SIGN=str(tmp_path / "sign")) if what == "link" else start(nodes, *words, tmp_path / "made", event="sign", at=1, SIGN=str(tmp_path / "sign"))  # fmt: skip
     while not (tmp_path / "sign").exists() and process.poll() is None:
@@ -449,7 +467,7 @@ def test_a_node_that_is_lost(nodes, alone, tmp_path, tiny_folder, sample_folder,
 
 
 @pytest.mark.slow
-def test_a_mistake_that_a_worker_finds(nodes, alone, tmp_path):
+def test_user_error_on_a_worker_is_one_line(nodes, alone, tmp_path):
     done = end(start(nodes, *linking(alone), tmp_path / "y.csv", "--min-precision", "0.9"))
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: min_confidence and min_precision need a calibrated index")
@@ -482,7 +500,7 @@ encode_dataset(rows, model, column="term").write_parquet(out + "/encoded")
 
 
 @pytest.mark.slow
-def test_datasets_between_rays_readers_and_writers(nodes, alone, tmp_path, tiny_folder, sample_names):
+def test_datasets_match_one_process(nodes, alone, tmp_path, tiny_folder, sample_names):
     (tmp_path / "terms").mkdir()
     for part in range(4):
         rows = sample_names[part * 20 : part * 20 + 20]

@@ -1,11 +1,11 @@
-"""Damage to what lies on disk: flipped bits, and files cut short, lengthened or gone, are refused in one line, and never answered from.
+"""Flipped bits, and truncated, lengthened or missing files, are rejected with one line.
 
-The default suite has a small share of it; `make test-slow` has a thousand flips and two hundred truncations of each kind of index.
+A few are in the default suite; `make test-slow` has a thousand flips and two hundred truncations of each kind of index.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -13,36 +13,45 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from tests.xsap.test_building import NAMES, SIZES, StoppedError, assert_same, part_folder, stop_after
-from tests.xsap.test_index import Ngrams, terminology
-from xsap.cli import main
+from tests.fixtures.builds import (
+    NAMES,
+    Ngrams,
+    StoppedError,
+    StoppingNgrams,
+    assert_same_files,
+    build_small,
+    part_folder,
+)
+from tests.fixtures.dictionaries import terminology
+from xsap.cli import app
 from xsap.errors import ArtifactError
-from xsap.linking.build import build_index, merge_shards
+from xsap.linking.build import merge_shards
 from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
-from xsap.linking.dictionary import build_dictionary, in_memory
+from xsap.linking.dictionary import NameSource, build_dictionary
 from xsap.linking.index import EncoderSpec, Index
 from xsap.linking.linker import Linker
 from xsap.search.approximate import HnswIndex
-from xsap.search.vectors import SCAN_FROM, Vectors
+from xsap.search.vectors import MIN_ROWS_WITH_CODES, Vectors
+from xsap.terminal import run
 
 ALL = {
     "names.arrow",
     "concepts.arrow",
     "starts.npy",
-    "owners.npy",
+    "name_concepts.npy",
     "hashes.npy",
     "rows.npy",
     "bounds.npy",
     "scan.npy",
     "scales.npy",
 }
-ALL |= {"manifest.json", "calibration", "fusion", "graph.usearch"}
+ALL |= {"manifest.json", "calibration", "fusion", "hnsw.usearch"}
 FILES = {"float32": ALL | {"vectors.npy"}, "float16": ALL | {"vectors.npy"}, "int8": ALL}
 
 Open = Callable[[], object]
 
 
-class Harm(NamedTuple):
+class Damage(NamedTuple):
     """One act of damage. bit: to flip; else size: to cut to, or to lengthen to; -1 to remove."""
 
     file: Path
@@ -50,94 +59,94 @@ class Harm(NamedTuple):
     size: int = 0
 
 
-def flips(folder: Path, n: int, seed: int) -> list[Harm]:
-    """n bits, half of them in files picked by their size, half in any file: so small ones get their share."""
+def flips(folder: Path, n: int, seed: int) -> list[Damage]:
+    """n bits, half of them in files picked by their size, half in any file: so small ones are damaged too."""
     rng = np.random.default_rng(seed)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     sizes = np.array([file.stat().st_size for file in files])
-    shares = (sizes / sizes.sum() + 1 / len(files)) / 2
-    chosen = rng.choice(len(files), n, p=shares)
-    return [Harm(files[i], int(rng.integers(8 * sizes[i]))) for i in chosen]
+    weights = (sizes / sizes.sum() + 1 / len(files)) / 2
+    chosen = rng.choice(len(files), n, p=weights)
+    return [Damage(files[i], int(rng.integers(8 * sizes[i]))) for i in chosen]
 
 
-def cuts(folder: Path, n: int, seed: int) -> list[Harm]:
+def cuts(folder: Path, n: int, seed: int) -> list[Damage]:
     """n truncations: each file to nothing and by one byte, the others anywhere. On top of these each file is lengthened, and is gone."""
     rng = np.random.default_rng(seed)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    ends = [Harm(file, None, size) for file in files for size in (0, file.stat().st_size - 1)]
+    ends = [Damage(file, None, size) for file in files for size in (0, file.stat().st_size - 1)]
     assert n > len(ends), "too few truncations for so many files"
-    anywhere = [Harm(file, None, int(rng.integers(file.stat().st_size))) for file in rng.choice(files, n - len(ends))]
-    return ends + anywhere + [Harm(file, None, size) for file in files for size in (-1, file.stat().st_size + 1)]
+    anywhere = [Damage(file, None, int(rng.integers(file.stat().st_size))) for file in rng.choice(files, n - len(ends))]
+    return ends + anywhere + [Damage(file, None, size) for file in files for size in (-1, file.stat().st_size + 1)]
 
 
 @contextmanager
-def harmed(harm: Harm) -> Iterator[None]:
+def damaged(damage: Damage) -> Iterator[None]:
     """Damage that is undone afterwards."""
-    file, before = harm.file, harm.file.stat().st_size
+    file, before = damage.file, damage.file.stat().st_size
     with file.open("rb") as stream:
-        stream.seek(0 if harm.bit is not None else max(0, min(harm.size, before)))
-        tail = b"" if harm.bit is not None else stream.read()
+        stream.seek(0 if damage.bit is not None else max(0, min(damage.size, before)))
+        tail = b"" if damage.bit is not None else stream.read()
     try:
-        if harm.bit is not None:
-            flip(harm)
-        elif harm.size < 0:
+        if damage.bit is not None:
+            flip(damage)
+        elif damage.size < 0:
             file.unlink()
         else:
             with file.open("r+b") as stream:
-                stream.truncate(harm.size)  # beyond the end it adds zeros
+                stream.truncate(damage.size)  # beyond the end it adds zeros
         yield
     finally:
-        if harm.bit is not None:
-            flip(harm)
-        elif harm.size < 0:
+        if damage.bit is not None:
+            flip(damage)
+        elif damage.size < 0:
             file.write_bytes(tail)
         else:
             with file.open("r+b") as stream:
-                stream.truncate(min(harm.size, before))
+                stream.truncate(min(damage.size, before))
                 stream.seek(0, 2)
                 stream.write(tail)
 
 
-def flip(harm: Harm) -> None:
-    assert harm.bit is not None
-    with harm.file.open("r+b") as stream:
-        stream.seek(harm.bit // 8)
+def flip(damage: Damage) -> None:
+    assert damage.bit is not None
+    with damage.file.open("r+b") as stream:
+        stream.seek(damage.bit // 8)
         byte = stream.read(1)[0]
-        stream.seek(harm.bit // 8)
-        stream.write(bytes([byte ^ 1 << harm.bit % 8]))
+        stream.seek(damage.bit // 8)
+        stream.write(bytes([byte ^ 1 << damage.bit % 8]))
 
 
-def not_found(harms: list[Harm], attempt: Open) -> list[tuple[Harm, str]]:
-    """The harms that were not refused with an ArtifactError of one line that names the file; a manifest may be told of by its folder."""
+def not_found(damages: list[Damage], attempt: Open) -> list[tuple[Damage, str]]:
+    """The damages that were not refused with an ArtifactError of one line that names the file; a manifest may be told of by its folder."""
     missed = []
-    for harm in harms:
-        with harmed(harm):
+    for damage in damages:
+        with damaged(damage):
             try:
                 found = f"opened: {attempt()!r:.80}"
             except ArtifactError as error:
-                where = harm.file.parent.name if harm.file.name == "manifest.json" else harm.file.name
+                where = damage.file.parent.name if damage.file.name == "manifest.json" else damage.file.name
                 found = "" if "\n" not in str(error) and where in str(error) else str(error)
             except Exception as error:
                 found = repr(error)
         if found:
-            missed.append((harm, found))
+            missed.append((damage, found))
     return missed
 
 
-def test_harm_is_done_and_undone(tmp_path):
+def test_damage_is_done_and_undone(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"abcdef")
-    for harm, harm_done in [
-        (Harm(file, 8), b"accdef"),
-        (Harm(file, 47), b"abcde\xe6"),
-        (Harm(file, None, 0), b""),
-        (Harm(file, None, 5), b"abcde"),
-        (Harm(file, None, 7), b"abcdef\0"),
+    for damage, expected in [
+        (Damage(file, 8), b"accdef"),
+        (Damage(file, 47), b"abcde\xe6"),
+        (Damage(file, None, 0), b""),
+        (Damage(file, None, 5), b"abcde"),
+        (Damage(file, None, 7), b"abcdef\0"),
     ]:
-        with harmed(harm):
-            assert file.read_bytes() == harm_done
+        with damaged(damage):
+            assert file.read_bytes() == expected
         assert file.read_bytes() == b"abcdef"
-    with harmed(Harm(file, None, -1)):
+    with damaged(Damage(file, None, -1)):
         assert not file.exists()
     assert file.read_bytes() == b"abcdef"
 
@@ -149,16 +158,23 @@ def make(folder: Path, model: Path, names: int, vector_dtype: str) -> Path:
     shutil.copytree(model, folder / "model")
     encoder = Encoder.from_pretrained(folder / "model")
     dictionary = build_dictionary(
-        in_memory(terminology(*((f"C{i:06}", "en", f"name {i}") for i in range(names)))), None, encoder.policy
+        NameSource.from_terminology(terminology(*((f"C{i:06}", "en", f"name {i}") for i in range(names)))),
+        None,
+        encoder.policy,
     )
     rows = np.random.default_rng(0).standard_normal((names, encoder.dimension)).astype(np.float32)
-    vectors = Vectors.of(rows / np.linalg.norm(rows, axis=1, keepdims=True), vector_dtype)
+    vectors = Vectors.from_array(rows / np.linalg.norm(rows, axis=1, keepdims=True), vector_dtype)
     index = Index(
-        vectors, dictionary, EncoderSpec.of(encoder, folder / "model"), "t" * 64, None, graph=HnswIndex.build(vectors)
+        vectors,
+        dictionary,
+        EncoderSpec.from_encoder(encoder, folder / "model"),
+        "t" * 64,
+        None,
+        hnsw=HnswIndex.build(vectors),
     )
     index.save(folder / "index")
     odds = LogisticModel((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1, "es": -0.2}, 0.1)
-    curve = RiskCoverageCurve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
+    curve = RiskCoverageCurve.from_sample(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
     Index.load(folder / "index").with_fusion_weight(0.2).with_calibration(Calibration(odds, curve))
     return folder / "index"
 
@@ -174,11 +190,11 @@ def kinds(index: Path) -> set[str]:
 @pytest.fixture
 def small(tmp_path, tiny_folder):
     """An index of 200 names with int8 codes, for which the number that it takes is lowered."""
-    with patch("xsap.search.vectors.SCAN_FROM", 100):
+    with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 100):
         yield make(tmp_path, tiny_folder, 200, "float16")
 
 
-def test_sixty_flips_and_forty_truncations_of_an_index(small):
+def test_load_detects_sixty_flips_and_forty_truncations(small):
     before = answers(small)
     assert kinds(small) == FILES["float16"]
     assert not_found(flips(small, 60, seed=1), lambda: Linker.load(small)) == []
@@ -186,16 +202,16 @@ def test_sixty_flips_and_forty_truncations_of_an_index(small):
     assert answers(small) == before
 
 
-def test_a_damaged_index_ends_a_command_with_one_line(small, capsys):
-    for harm in [*flips(small, 3, seed=2), *cuts(small, 30, seed=2)[-4:]]:
-        with harmed(harm), pytest.raises(SystemExit) as stop:
-            main(["link", "fever", "--index", str(small)])
+def test_command_reports_a_damaged_index_in_one_line(small, capsys):
+    for damage in [*flips(small, 3, seed=2), *cuts(small, 30, seed=2)[-4:]]:
+        with damaged(damage), pytest.raises(SystemExit) as stop:
+            run(app, "xsap", ["link", "fever", "--index", str(small)])
         out, err = capsys.readouterr()
         assert (stop.value.code, out, err[:7], err.count("\n")) == (2, "", "error: ", 1)
 
 
-def test_vectors_that_the_manifest_does_not_name_are_not_read(small, tmp_path, tiny_folder):
-    with patch("xsap.search.vectors.SCAN_FROM", 100):
+def test_load_rejects_vectors_that_the_manifest_does_not_name(small, tmp_path, tiny_folder):
+    with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 100):
         int8 = make(tmp_path / "int8", tiny_folder, 200, "int8")
         shutil.copy(small / "vectors.npy", int8)
         with pytest.raises(ArtifactError, match=r"vectors\.npy: not named by the manifest"):
@@ -203,30 +219,30 @@ def test_vectors_that_the_manifest_does_not_name_are_not_read(small, tmp_path, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_a_thousand_flips_and_two_hundred_truncations_of_an_index(tmp_path, tiny_folder, vector_dtype):
+@pytest.mark.parametrize("vector_dtype", ["float32", "float16", "int8"])
+def test_load_detects_a_thousand_flips_and_two_hundred_truncations(tmp_path, tiny_folder, vector_dtype):
     """Of so many names that it has all files without any help."""
-    index = make(tmp_path, tiny_folder, SCAN_FROM + 500, vector_dtype)
+    index = make(tmp_path, tiny_folder, MIN_ROWS_WITH_CODES + 500, vector_dtype)
     before = answers(index)
     assert kinds(index) == FILES[vector_dtype]
-    harms = flips(index, 1000, seed=3)
-    assert {harm.file.name.split("-")[0] for harm in harms} == FILES[vector_dtype]
-    assert not_found(harms, lambda: Linker.load(index)) == []
-    harms = cuts(index, 200, seed=3)
-    assert len(harms) == 200 + 2 * len(FILES[vector_dtype])
-    assert not_found(harms, lambda: Linker.load(index)) == []
+    damages = flips(index, 1000, seed=3)
+    assert {damage.file.name.split("-")[0] for damage in damages} == FILES[vector_dtype]
+    assert not_found(damages, lambda: Linker.load(index)) == []
+    damages = cuts(index, 200, seed=3)
+    assert len(damages) == 200 + 2 * len(FILES[vector_dtype])
+    assert not_found(damages, lambda: Linker.load(index)) == []
     assert answers(index) == before
 
 
 @pytest.mark.slow
-def test_damage_to_the_model_of_an_index(tmp_path, tiny_folder):
+def test_load_detects_damage_to_the_model(tmp_path, tiny_folder):
     index = make(tmp_path, tiny_folder, 200, "float32")
     model = tmp_path / "model"
     before = answers(index)
     assert not_found(flips(model, 200, seed=4), lambda: Linker.load(index)) == []
-    harms = [harm for harm in cuts(model, 60, seed=4) if (harm.file.name, harm.size) != ("manifest.json", -1)]
-    assert not_found(harms, lambda: Linker.load(index)) == []
-    with harmed(Harm(model / "manifest.json", None, -1)):
+    damages = [damage for damage in cuts(model, 60, seed=4) if (damage.file.name, damage.size) != ("manifest.json", -1)]
+    assert not_found(damages, lambda: Linker.load(index)) == []
+    with damaged(Damage(model / "manifest.json", None, -1)):
         assert (
             answers(index) == before
         )  # a model without a manifest is known by the hash of its other files, and these are whole
@@ -234,44 +250,42 @@ def test_damage_to_the_model_of_an_index(tmp_path, tiny_folder):
 
 
 @pytest.fixture
-def shards():
-    """Shards of 10 names and int8 codes for any number of names, as in the tests of building."""
-    with ExitStack() as stack:
-        for target, value in SIZES:
-            stack.enter_context(patch(target, value))
+def codes():
+    """int8 codes for any number of names, as large indexes have them; and no waiting for the disk."""
+    with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 20), patch("os.fsync", lambda _: None):
         yield
 
 
 @pytest.mark.slow
-def test_what_is_damaged_of_an_unfinished_build_is_made_again(tmp_path, shards):
+def test_build_makes_damaged_shards_again(tmp_path, codes):
     """Damage comes singly; afterwards the index is that of an unbroken build, and only what was damaged was encoded again."""
     terminology(*NAMES).save(tmp_path / "source")
-    build_index(tmp_path / "source", Ngrams(), tmp_path / "fresh")
+    build_small(tmp_path / "source", Ngrams(), tmp_path / "fresh")
     with pytest.raises(StoppedError):
-        build_index(tmp_path / "source", stop_after(16), tmp_path / "index")
+        build_small(tmp_path / "source", StoppingNgrams(16), tmp_path / "index")
     folder, kept = part_folder(tmp_path / "index"), tmp_path / "kept"
     shutil.copytree(folder, kept)
     there = 10 * len(list(kept.glob("*.shard")))
     assert there >= 40
     found = []
-    for harm in [*flips(kept, 150, seed=5), *cuts(kept, 60, seed=5)]:
+    for damage in [*flips(kept, 150, seed=5), *cuts(kept, 60, seed=5)]:
         shutil.rmtree(folder, ignore_errors=True)
-        with harmed(harm):
+        with damaged(damage):
             shutil.copytree(kept, folder)
-        built = build_index(tmp_path / "source", Ngrams(), tmp_path / "index", overwrite=True)
-        found.append((built.found, there - 10 if harm.file.suffix == ".shard" else 0))
-        assert_same(tmp_path / "index", tmp_path / "fresh")
+        built = build_small(tmp_path / "source", Ngrams(), tmp_path / "index", overwrite=True)
+        found.append((built.resumed, there - 10 if damage.file.suffix == ".shard" else 0))
+        assert_same_files(tmp_path / "index", tmp_path / "fresh")
     assert [a for a, _ in found] == [b for _, b in found]
 
 
 @pytest.mark.slow
-def test_damaged_parts_are_not_merged(tmp_path, shards):
+def test_merge_detects_damaged_parts(tmp_path, codes):
     terminology(*NAMES).save(tmp_path / "source")
     parts = [tmp_path / "parts" / f"p{i}" for i in (1, 2, 3)]
     for i, part in enumerate(parts, start=1):
-        build_index(tmp_path / "source", Ngrams(), part, shard=(i, 3))
+        build_small(tmp_path / "source", Ngrams(), part, shard=(i, 3))
     merge_shards(parts, tmp_path / "before")
-    harms = [*flips(tmp_path / "parts", 300, seed=6), *cuts(tmp_path / "parts", 100, seed=6)]
-    assert not_found(harms, lambda: merge_shards(parts, tmp_path / "merged")) == []
+    damages = [*flips(tmp_path / "parts", 300, seed=6), *cuts(tmp_path / "parts", 100, seed=6)]
+    assert not_found(damages, lambda: merge_shards(parts, tmp_path / "merged")) == []
     merge_shards(parts, tmp_path / "merged")
-    assert_same(tmp_path / "merged", tmp_path / "before")
+    assert_same_files(tmp_path / "merged", tmp_path / "before")

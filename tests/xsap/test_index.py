@@ -353,7 +353,7 @@ def test_load_rejects_metadata_of_no_hnsw_index(hnsw_copy, metadata):
 def test_calibration_and_fusion_weight_keep_the_hnsw_index_open(hnsw_copy):
     model = LogisticModel((0.5, 0.1), (0.2, 0.1), (1.0, 0.5), -0.3, {"de": 0.1}, 0.1)
     calibration = Calibration(
-        model, RiskCoverageCurve.of(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
+        model, RiskCoverageCurve.from_sample(np.linspace(0, 1, 200), np.arange(200) > 60, [str(i) for i in range(200)])
     )
     for ann in (True, False):
         index = Index.load(hnsw_copy, ann=ann)
