@@ -106,7 +106,7 @@ def test_rank_concepts_gives_the_answer_found_by_hand():
         (0, 1, 7),
         (2, 1, 7),
         (1, 0, 5),
-    ]  # a shared name stands for both, and the lower row for a concept
+    ]  # a shared name names both, and the lower row counts for a concept
     assert found(ranked, 1) == [(2, 2, 9), (0, 1, 0), (1, 0, 0)]
     assert [array.dtype for array in ranked] == [np.int64, np.int64, np.float32]
 
@@ -257,8 +257,8 @@ def test_concept_ranks_against_plain_loops(table, given, k, composite):
         worst = None
         for part in whole if composite else [text]:
             candidates = table.get(part, ())[:k]
-            places = [place for place, concept in enumerate(candidates) if concept in gold]
-            own = (min(places) if places else 99), part
+            ranks_of_gold = [rank for rank, concept in enumerate(candidates) if concept in gold]
+            own = min(ranks_of_gold, default=99), part
             worst = own if worst is None or own[0] > worst[0] else worst
         assert rank == (MISS if worst[0] == 99 else worst[0])
         assert result.mention == worst[1]  # of the part that decided, of equals the first
@@ -277,7 +277,7 @@ def test_concept_ranks_of_composites_by_hand():
         ("b", ["C3", "C2"]),
         ("x", []),
     ]
-    assert concept_ranks(Answers(table, []), mentions, 5)[0] == [MISS, MISS, MISS]  # as they stand, they are no names
+    assert concept_ranks(Answers(table, []), mentions, 5)[0] == [MISS, MISS, MISS]  # unsplit they are no names
     assert concept_ranks(Answers(table, []), mentions, 1, composite=True)[0] == [MISS, MISS, MISS]
 
 
@@ -308,8 +308,8 @@ def test_reference_ranks_against_plain_loops(table, dictionary, given, sign):
     for (whole, gold), rank, absent in zip(given, ranks, gold_not_in_dictionary, strict=True):
         worst = 0
         for part in whole:
-            places = [place for place, row in enumerate(table[part]) if row >= 0 and set(dictionary[row]) & set(gold)]
-            worst = max(worst, min(places, default=99))
+            hits = [rank for rank, row in enumerate(table[part]) if row >= 0 and set(dictionary[row]) & set(gold)]
+            worst = max(worst, min(hits, default=99))
         assert rank == (MISS if worst == 99 else worst)
         assert absent == (not any(set(names) & set(gold) for names in dictionary))
     assert len(asked) == 1
