@@ -1,11 +1,9 @@
-"""Folders on disk: written aside, published at once, and checked by size and hash when they are opened.
+"""Folders on disk: published atomically, checked by size and hash when they are opened, and locked against a second writer.
 
-An artifact is a folder whose `manifest.json`, written last, names every file in it. It is made under a hidden name beside its
-place, fsynced, and renamed into place, so a reader sees the old folder, or the whole new one, or none. A file's sha256 is what other folders are
-bound to; its XXH3 (github.com/Cyan4973/xxHash), ten times as fast to compute, finds damage each time it is opened. The manifest ends
-with a hash of itself. What changes in a file after it was opened, and memory-mapped, is not looked for.
-
-One process at a time in one place: by a lock that the system lets go when its holder dies.
+An artifact is a folder whose `manifest.json`, written last, names every file in it. It is made under a hidden name beside its final path, fsynced,
+and renamed, so a reader sees the old folder, or the complete new one, or none. Other folders refer to a file by its sha256; its XXH3
+(https://github.com/Cyan4973/xxHash), about ten times faster to compute, finds damage each time the folder is opened. The manifest ends with a hash of
+itself. Changes to a file after it was opened and memory-mapped are not detected.
 """
 
 import hashlib
@@ -14,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,16 +29,24 @@ _REMAKE = {  # kind of folder → the command that makes it
     "index": "xsap index MODEL TERMINOLOGY --out INDEX",
     "index-shards": "xsap index MODEL TERMINOLOGY --out INDEX",
 }
-_SEAL = "manifest_sha256"  # the manifest's last key: of all the text before it
-_BUFFER = 1 << 22  # bytes read at once
+_SEAL = "manifest_sha256"  # the manifest's last key: a hash of all the text before it
+_BYTES_PER_READ = 1 << 22
 
 
 @contextmanager
 def publish(path: Path | str, kind: str, metadata: dict[str, Any], *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty folder to fill; on leaving it is completed with a manifest and takes its place as `path`.
+    """Yield an empty folder to fill; at the end of the block it gets a manifest and is renamed to `path`.
 
-    kind: what the folder is ("terminology", "model", …). facts: further keys of the manifest; the block may still add to them.
-    If the block raises, nothing is left behind. Raises ArtifactError if `path` exists and may not be replaced.
+    If the block raises, nothing is left behind.
+
+    Args:
+        path: The folder's final path.
+        kind: What the folder is: "terminology", "model", "index", …
+        metadata: Further keys of the manifest; the block may still add to them.
+        overwrite: Whether a folder of the same kind is replaced.
+
+    Raises:
+        ArtifactError: If `path` exists and may not be replaced.
     """
     path = Path(path).absolute()
     check_can_write(path, overwrite=overwrite, kind=kind)
@@ -59,27 +64,30 @@ def publish(path: Path | str, kind: str, metadata: dict[str, Any], *, overwrite:
 
 
 def check_can_write(path: Path | str, *, overwrite: bool, kind: str | None = None) -> None:
-    """Raise ArtifactError if something stands at `path` that `publish` would not replace: ask before hours of work, not after.
+    """Raise ArtifactError if `publish` would not replace what exists at `path`; to be called before hours of work, not after.
 
-    kind: what shall stand there; a folder of another kind, which may be what it is made of, is never replaced.
+    Args:
+        path: The folder's final path.
+        overwrite: Whether a folder of the same kind may be replaced.
+        kind: What the new folder is. A folder of another kind, which may be its input, is never replaced.
     """
     path = Path(path)
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() and not overwrite:
-        raise ArtifactError(f"{path} exists already; choose another place, or allow it to be replaced with --overwrite")
+        raise ArtifactError(f"{path} exists already; choose another path, or replace it with --overwrite")
     if path.exists() and not (path / MANIFEST).is_file():
         raise ArtifactError(
-            f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another place"
+            f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another path"
         )
     if path.exists() and kind is not None and (found := _kind_of(path)) not in (kind, None):
         raise ArtifactError(
-            f"{path} is {_a(found or '')} folder, which {_a(kind)} folder doesn't replace; choose another place, or remove it"
+            f"{path} is {_a(found or '')} folder, which {_a(kind)} folder doesn't replace; choose another path, or remove it"
         )
 
 
 def _kind_of(folder: Path) -> str | None:
-    """What a manifest says that its folder is; None if it can't be read."""
+    """The kind that a folder's manifest states; None if it can't be read."""
     try:
         return str(json.loads((folder / MANIFEST).read_bytes())["kind"])
     except (ValueError, KeyError, TypeError):
@@ -98,10 +106,17 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def update_files(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
-    """Add text files to a published folder, or replace or (None) remove those that an earlier call added; all others stay as they are.
+    """Add text files to a published folder, or replace or remove those that an earlier call added; all others stay as they are.
 
-    A file's name in the folder gets its hash, so that the old manifest and the new one each name whole files at any time. Raises
-    ArtifactError for a folder that isn't whole.
+    A file's name in the folder includes its hash, so that the old manifest and the new one each name complete files at any time.
+
+    Args:
+        path: The folder.
+        kind: What the folder is.
+        files: Name → content; None removes the file.
+
+    Raises:
+        ArtifactError: For a folder that is missing or damaged.
     """
     path = Path(path)
     manifest = open_artifact(path, kind)
@@ -122,7 +137,7 @@ def update_files(path: Path | str, kind: str, files: dict[str, str | None]) -> N
 
 
 def find_updated(manifest: dict[str, Any], file: str) -> str | None:
-    """The name under which a folder has what `update_files` added as `file`; None if there is none."""
+    """The name that a file added by `update_files` has in its folder; None if there is none."""
     return next((name for name in manifest["files"] if _updated_name(name, file)), None)
 
 
@@ -165,7 +180,7 @@ def _entry(file: Path) -> dict[str, Any]:
 
 
 def _sealed(manifest: dict[str, Any]) -> str:
-    """A manifest's text, its hash of itself included."""
+    """A manifest's text with its hash of itself."""
     text = json.dumps(manifest, indent=1, ensure_ascii=False).removesuffix("\n}")
     return f'{text},\n "{_SEAL}": "{_sha256(text)}"\n}}\n'
 
@@ -176,7 +191,7 @@ def _sha256(text: str) -> str:
 
 def _xxh3_of(file: Path) -> str:
     digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(_BUFFER))
+    buffer = memoryview(bytearray(_BYTES_PER_READ))
     with file.open("rb", buffering=0) as stream:
         while size := stream.readinto(buffer):
             digest.update(buffer[:size])
@@ -184,9 +199,10 @@ def _xxh3_of(file: Path) -> str:
 
 
 def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
-    """The manifest of a folder, its files checked for being there and having their size, but not read.
+    """The manifest of a folder, after a check that its files are there with their sizes; their bytes are not read.
 
-    Raises ArtifactError when the folder is missing, of another kind or format, or incomplete.
+    Raises:
+        ArtifactError: If the folder is missing, of another kind or format, or incomplete.
     """
     path = Path(path)
     if not path.exists():
@@ -204,7 +220,9 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
             if version != FORMAT or (entry["sha256"] and entry["xxh3"])
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise ArtifactError(f"{file}: not a readable manifest; the folder is damaged, make it again") from None
+        raise ArtifactError(
+            f"{file}: expected a readable manifest, found a damaged one; make the folder again"
+        ) from None
     if found != kind:
         raise ArtifactError(f"{path}: expected {_a(kind)} folder, found {_a(found)} folder")
     if version != FORMAT:
@@ -215,7 +233,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
         )
     body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
     if text != f'{body},\n "{_SEAL}": "{_sha256(body)}"\n}}\n':
-        raise ArtifactError(f"{file}: its hash of itself is not right; the {kind} folder is damaged, make it again")
+        raise ArtifactError(f"{file}: its hash of itself does not match; the {kind} folder is damaged, make it again")
     for name, size in sizes.items():
         member = path / name
         if not member.is_file():
@@ -230,7 +248,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
 
 
 def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
-    """`read_manifest`, and every file's hash checked too. Raises ArtifactError at the first that differs."""
+    """`read_manifest`, with every file's hash checked too. Raises ArtifactError at the first that differs."""
     manifest = read_manifest(path, kind)
     for name, entry in manifest["files"].items():
         if _xxh3_of(Path(path) / name) != entry["xxh3"]:
@@ -245,14 +263,14 @@ def _a(kind: str) -> str:
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:
-    """One sha256 for all files that a manifest names: what other folders are bound to."""
+    """One sha256 of all files that a manifest names, by which other folders refer to it."""
     lines = [f"{name}\0{entry['sha256']}\n" for name, entry in sorted(manifest["files"].items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager
 def write_atomically(path: Path | str, *, binary: bool = False) -> Iterator[IO[Any]]:
-    """A single file, UTF-8 unless binary, written aside and renamed into place when the block ends; nothing is left when it raises."""
+    """A single file, UTF-8 unless binary, written under a temporary name and renamed at the end of the block; nothing is left if it raises."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}.new"
@@ -269,15 +287,22 @@ def write_atomically(path: Path | str, *, binary: bool = False) -> Iterator[IO[A
 
 @contextmanager
 def file_lock(file: Path, busy: str) -> Iterator[None]:
-    """Hold the lock of a file meanwhile; it is made, its folder too, and left. busy: what the ConfigError says if another process holds it.
+    """Hold the lock of a file during the block; the system releases it when the process ends, however it ends.
 
     Where the system or the file system has no such locks, nothing is held.
+
+    Args:
+        file: The lock's file; it is created, with its folder, and not removed.
+        busy: The message of the error if another process holds the lock.
+
+    Raises:
+        ConfigError: If another process holds the lock.
     """
-    if find_spec("fcntl") is None:  # not on Windows
+    try:
+        import fcntl
+    except ImportError:  # on Windows
         yield
         return
-    import fcntl
-
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(file, os.O_CREAT | os.O_RDWR)
     try:

@@ -231,7 +231,7 @@ def test_the_place_is_asked_for_before_the_work(tmp_path, prepare):
     code, _, err = prepare("umls", tmp_path / "META", "--out", out)
     assert (code, err) == (
         2,
-        f"error: {out} exists already; choose another place, or allow it to be replaced with --overwrite\n",
+        f"error: {out} exists already; choose another path, or replace it with --overwrite\n",
     )
     meta(tmp_path / "META", LINE.replace("Fever", "Pyrexia"))
     assert prepare("umls", tmp_path / "META", "--out", out, "--overwrite")[0] == 0

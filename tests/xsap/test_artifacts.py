@@ -1,3 +1,5 @@
+"""Published folders, their manifests and hashes, files written atomically, and locks."""
+
 import hashlib
 import json
 import os
@@ -14,6 +16,7 @@ from xsap import artifacts
 from xsap.artifacts import (
     MANIFEST,
     check_can_write,
+    file_lock,
     manifest_hash,
     open_artifact,
     publish,
@@ -21,7 +24,7 @@ from xsap.artifacts import (
     sha256_of,
     write_atomically,
 )
-from xsap.errors import ArtifactError
+from xsap.errors import ArtifactError, ConfigError
 
 FILES = {"a.txt": b"old words", "deep/b.bin": bytes(range(64)), "empty": b""}
 
@@ -48,7 +51,7 @@ def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def assert_stands(path, files):
+def assert_published(path, files):
     assert contents(path).keys() == {*files, MANIFEST}
     assert contents(path) | files == contents(path)
     open_artifact(path, "thing")
@@ -59,7 +62,7 @@ def thing(tmp_path):
     return make(tmp_path / "thing")
 
 
-def test_the_manifest_names_every_file_with_its_size_and_hashes(thing):
+def test_manifest_names_every_file_with_size_and_hashes(thing):
     manifest = json.loads((thing / MANIFEST).read_text(encoding="utf-8"))
     assert manifest["files"] == {
         name: {
@@ -73,20 +76,20 @@ def test_the_manifest_names_every_file_with_its_size_and_hashes(thing):
     assert open_artifact(thing, "thing") == read_manifest(thing, "thing") == manifest
 
 
-def test_the_block_may_add_facts(tmp_path):
+def test_metadata_may_be_added_in_the_block(tmp_path):
     metadata = {}
     with publish(tmp_path / "x", "thing", metadata):
         metadata["count"] = 3
     assert open_artifact(tmp_path / "x", "thing")["count"] == 3
 
 
-def test_publishing_leaves_nothing_but_the_folder(tmp_path):
+def test_publish_leaves_nothing_but_the_folder(tmp_path):
     make(make(tmp_path / "deep" / "thing"), {"new": b"1"}, overwrite=True)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["thing"]
-    assert_stands(tmp_path / "deep" / "thing", {"new": b"1"})
+    assert_published(tmp_path / "deep" / "thing", {"new": b"1"})
 
 
-def test_a_relative_path_stays_where_it_pointed_when_the_block_changes_folder(tmp_path, monkeypatch):
+def test_relative_path_is_resolved_before_the_block_changes_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     with publish("x", "thing", {}):
@@ -94,34 +97,34 @@ def test_a_relative_path_stays_where_it_pointed_when_the_block_changes_folder(tm
     read_manifest(tmp_path / "x", "thing")
 
 
-def test_nothing_stands_at_the_place_before_the_block_ends(tmp_path):
+def test_nothing_is_at_the_path_before_the_block_ends(tmp_path):
     with publish(tmp_path / "x", "thing", {}) as folder:
         (folder / "a").write_bytes(b"1")
         assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_an_exception_leaves_the_old_folder_and_nothing_else(thing, error):
+def test_publish_leaves_the_old_folder_after_an_exception(thing, error):
     with pytest.raises(error), publish(thing, "thing", {}, overwrite=True) as folder:
         fill_and_fail(folder / "half", error)
-    assert_stands(thing, FILES)
+    assert_published(thing, FILES)
     assert list(thing.parent.iterdir()) == [thing]
 
 
-def test_an_exception_leaves_no_new_folder(tmp_path):
+def test_publish_leaves_no_new_folder_after_an_exception(tmp_path):
     with pytest.raises(ValueError), publish(tmp_path / "x", "thing", {}):
         raise ValueError
     assert not list(tmp_path.iterdir())
 
 
-def test_facts_that_are_no_json_leave_the_old_folder_and_nothing_else(thing):
+def test_publish_leaves_the_old_folder_after_metadata_that_is_not_json(thing):
     with pytest.raises(TypeError), publish(thing, "thing", {"bad": {1}}, overwrite=True):
         pass
-    assert_stands(thing, FILES)
+    assert_published(thing, FILES)
     assert list(thing.parent.iterdir()) == [thing]
 
 
-def test_an_exception_between_the_two_renames_puts_the_old_folder_back(thing, monkeypatch):
+def test_old_folder_is_restored_after_an_exception_between_the_two_renames(thing, monkeypatch):
     rename = Path.rename
 
     def fail(self, target):
@@ -132,7 +135,7 @@ def test_an_exception_between_the_two_renames_puts_the_old_folder_back(thing, mo
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(KeyboardInterrupt):
         make(thing, {"new": b"1"}, overwrite=True)
-    assert_stands(thing, FILES)
+    assert_published(thing, FILES)
     assert list(thing.parent.iterdir()) == [thing]
 
 
@@ -153,20 +156,20 @@ def dies_at(nth, work):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-def test_a_death_at_any_point_of_publishing_loses_neither_folder(tmp_path):
+def test_process_killed_at_any_point_of_publish_loses_no_folder(tmp_path):
     seen, nth, new = set(), 1, {"new": b"1"}
     while True:
-        place = make(tmp_path / str(nth) / "thing")
-        died = dies_at(nth, lambda place=place: make(place, new, overwrite=True))
-        if place.exists():
-            state = "new" if (place / "new").exists() else "old"
-            assert_stands(place, new if state == "new" else FILES)
+        path = make(tmp_path / str(nth) / "thing")
+        died = dies_at(nth, lambda path=path: make(path, new, overwrite=True))
+        if path.exists():
+            state = "new" if (path / "new").exists() else "old"
+            assert_published(path, new if state == "new" else FILES)
         else:
             state = "none"
-            (aside,) = place.parent.glob(".thing.*.old")
-            assert_stands(aside, FILES)
-        make(place, {"newer": b"2"}, overwrite=True)
-        assert_stands(place, {"newer": b"2"})
+            (aside,) = path.parent.glob(".thing.*.old")
+            assert_published(aside, FILES)
+        make(path, {"newer": b"2"}, overwrite=True)
+        assert_published(path, {"newer": b"2"})
         seen.add(state)
         if not died:
             break
@@ -175,7 +178,7 @@ def test_a_death_at_any_point_of_publishing_loses_neither_folder(tmp_path):
     assert seen == {"old", "none", "new"}
 
 
-def test_a_death_at_any_point_of_writing_a_file_leaves_the_old_or_the_new_one(tmp_path):
+def test_process_killed_at_any_point_of_write_atomically_leaves_the_old_or_the_new_file(tmp_path):
     seen, nth = set(), 1
 
     def write(file):
@@ -204,7 +207,7 @@ with publish(sys.argv[1], "thing", {}, overwrite=True) as folder:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
-def test_a_signal_while_the_folder_is_filled_leaves_the_old_one(thing, how):
+def test_signal_during_publish_leaves_the_old_folder(thing, how):
     root = str(Path(artifacts.__file__).parents[1])
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(thing)],
@@ -215,14 +218,14 @@ def test_a_signal_while_the_folder_is_filled_leaves_the_old_one(thing, how):
         assert process.stdout.readline() == b"now\n"
         process.send_signal(how)
         assert process.wait(30) != 0
-    assert_stands(thing, FILES)
+    assert_published(thing, FILES)
     visible = [p for p in thing.parent.iterdir() if how == signal.SIGINT or not p.name.startswith(".")]
     assert visible == [thing]
 
 
 @contextmanager
-def show_progress(monkeypatch):
-    """What is fsynced and renamed meanwhile, in order: inodes, and new paths."""
+def recorded_events(monkeypatch):
+    """What is fsynced (inodes) and renamed (new paths) in the block, in order."""
     events, fsync, rename = [], os.fsync, Path.rename
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_ino), fsync(fd)))
@@ -230,8 +233,8 @@ def show_progress(monkeypatch):
         yield events
 
 
-def test_everything_is_on_the_disk_before_the_folder_takes_its_place(tmp_path, monkeypatch):
-    with show_progress(monkeypatch) as events:
+def test_publish_fsyncs_everything_before_the_rename(tmp_path, monkeypatch):
+    with recorded_events(monkeypatch) as events:
         make(tmp_path / "x")
     renamed = events.index(tmp_path / "x")
     inodes = {p: p.stat().st_ino for p in [tmp_path / "x", *(tmp_path / "x").rglob("*")]}
@@ -242,27 +245,27 @@ def test_everything_is_on_the_disk_before_the_folder_takes_its_place(tmp_path, m
     assert tmp_path.stat().st_ino in events[renamed:]
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    with show_progress(monkeypatch) as events, write_atomically(tmp_path / "x") as stream:
+def test_write_atomically_fsyncs_before_the_rename(tmp_path, monkeypatch):
+    with recorded_events(monkeypatch) as events, write_atomically(tmp_path / "x") as stream:
         stream.write("1")
     assert events == [(tmp_path / "x").stat().st_ino, tmp_path / "x"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_bit_flip_of_a_file_is_found(thing, name):
-    for place in range(len(FILES[name]) * 8):
+def test_every_flipped_bit_of_a_file_is_found(thing, name):
+    for bit in range(len(FILES[name]) * 8):
         damaged = bytearray(FILES[name])
-        damaged[place // 8] ^= 1 << place % 8
+        damaged[bit // 8] ^= 1 << bit % 8
         (thing / name).write_bytes(damaged)
         with pytest.raises(ArtifactError, match=f"{name}: its hash is not the manifest's.*make it again"):
             open_artifact(thing, "thing")
 
 
-def test_every_bit_flip_of_the_manifest_is_found(thing):
+def test_every_flipped_bit_of_the_manifest_is_found(thing):
     whole = (thing / MANIFEST).read_bytes()
-    for place in range(len(whole) * 8):
+    for bit in range(len(whole) * 8):
         damaged = bytearray(whole)
-        damaged[place // 8] ^= 1 << place % 8
+        damaged[bit // 8] ^= 1 << bit % 8
         (thing / MANIFEST).write_bytes(damaged)
         with pytest.raises(ArtifactError):
             read_manifest(thing, "thing")
@@ -275,19 +278,19 @@ def test_every_truncation_and_addition_is_found(thing, name):
         (thing / name).write_bytes(damaged)
         with pytest.raises(
             ArtifactError,
-            match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|not a readable manifest|its hash of itself)",
+            match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|expected a readable manifest|its hash of itself)",
         ):
             read_manifest(thing, "thing")
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_a_removed_file_is_found_and_named(thing, name):
+def test_removed_file_is_named(thing, name):
     (thing / name).unlink()
     with pytest.raises(ArtifactError, match=name):
         read_manifest(thing, "thing")
 
 
-def test_a_manifest_is_read_without_the_bytes_of_the_files(thing):
+def test_read_manifest_does_not_read_the_files(thing):
     (thing / "a.txt").write_bytes(b"OLD WORDS")
     assert read_manifest(thing, "thing")["kind"] == "thing"
 
@@ -297,19 +300,19 @@ def test_a_manifest_is_read_without_the_bytes_of_the_files(thing):
     [
         ({"kind": "model"}, "expected a thing folder, found a model folder"),
         ({"format": 2}, "expected a thing folder of format 3, found format 2; make it again"),
-        ({"files": None}, "not a readable manifest"),
-        ({"files": {"a.txt": 3}}, "not a readable manifest"),
+        ({"files": None}, "expected a readable manifest"),
+        ({"files": {"a.txt": 3}}, "expected a readable manifest"),
         ({"kind": None}, "expected a thing folder, found a None folder"),
         ({"kind": ""}, "expected a thing folder, found a  folder"),
-        ({"files": {"a.txt": {"size": 9}}}, "not a readable manifest"),
-        ({"files": {"a.txt": {"size": float("inf"), "sha256": "0", "xxh3": "0"}}}, "not a readable manifest"),
-        ({"files": {"a.txt": {"size": "many", "sha256": "0"}}}, "not a readable manifest"),
-        ({"files": {"a.txt": {"size": None, "sha256": "0", "xxh3": "0"}}}, "not a readable manifest"),
-        ({"files": {"a.txt": {"size": 9, "sha256": "0"}}}, "not a readable manifest"),
-        ({"color": "rot"}, "its hash of itself is not right"),
+        ({"files": {"a.txt": {"size": 9}}}, "expected a readable manifest"),
+        ({"files": {"a.txt": {"size": float("inf"), "sha256": "0", "xxh3": "0"}}}, "expected a readable manifest"),
+        ({"files": {"a.txt": {"size": "many", "sha256": "0"}}}, "expected a readable manifest"),
+        ({"files": {"a.txt": {"size": None, "sha256": "0", "xxh3": "0"}}}, "expected a readable manifest"),
+        ({"files": {"a.txt": {"size": 9, "sha256": "0"}}}, "expected a readable manifest"),
+        ({"color": "rot"}, "its hash of itself does not match"),
     ],
 )
-def test_a_manifest_of_another_thing_is_refused(thing, change, message):
+def test_manifest_of_another_kind_or_format_is_rejected(thing, change, message):
     manifest = json.loads((thing / MANIFEST).read_text())
     (thing / MANIFEST).write_text(json.dumps(manifest | change))
     with pytest.raises(ArtifactError, match=message):
@@ -317,20 +320,20 @@ def test_a_manifest_of_another_thing_is_refused(thing, change, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b"\xff\xfe", b"{", b"[" * 100_000])
-def test_a_manifest_that_is_none_is_refused(thing, content):
+def test_unreadable_manifest_is_rejected(thing, content):
     (thing / MANIFEST).write_bytes(content)
-    with pytest.raises(ArtifactError, match=f"{MANIFEST}: not a readable manifest"):
+    with pytest.raises(ArtifactError, match=f"{MANIFEST}: expected a readable manifest"):
         open_artifact(thing, "thing")
 
 
-def test_nothing_and_a_foreign_folder_are_told_apart(tmp_path):
+def test_missing_folder_and_other_folder_give_different_errors(tmp_path):
     with pytest.raises(ArtifactError, match="expected a thing folder, found nothing there"):
         open_artifact(tmp_path / "none", "thing")
     with pytest.raises(ArtifactError, match=f"expected a thing folder made by xsap, found no {MANIFEST}"):
         open_artifact(tmp_path, "thing")
 
 
-def standing(tmp_path, what):
+def existing(tmp_path, what):
     path = tmp_path / "x"
     if what == "file":
         path.write_text("mine")
@@ -345,11 +348,11 @@ def standing(tmp_path, what):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(("what", "free", "replaced"), [("nothing", True, True), ("empty", True, True), ("ours", False, True), ("foreign", False, False), ("file", False, False)])  # fmt: skip
-def test_only_what_xsap_made_is_replaced_and_only_when_told(tmp_path, what, free, replaced, overwrite):
-    path = standing(tmp_path, what)
+def test_only_folders_of_xsap_are_replaced_and_only_with_overwrite(tmp_path, what, free, replaced, overwrite):
+    path = existing(tmp_path, what)
     if replaced if overwrite else free:
         check_can_write(path, overwrite=overwrite)
-        assert_stands(make(path, {"new": b"1"}, overwrite=overwrite), {"new": b"1"})
+        assert_published(make(path, {"new": b"1"}, overwrite=overwrite), {"new": b"1"})
         return
     before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
     for attempt in (check_can_write, make):
@@ -360,7 +363,7 @@ def test_only_what_xsap_made_is_replaced_and_only_when_told(tmp_path, what, free
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
 
 
-def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
+def test_folder_of_another_kind_is_never_replaced(tmp_path):
     thing = make(tmp_path / "thing")
     for overwrite in (False, True):
         with pytest.raises(
@@ -376,13 +379,13 @@ def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
     check_can_write(thing, overwrite=True, kind="index")  # a damaged one
 
 
-def test_a_file_beside_those_of_the_manifest_is_no_part_of_it(thing):
+def test_file_that_the_manifest_does_not_name_is_ignored(thing):
     before = manifest_hash(open_artifact(thing, "thing"))
     (thing / "notes.txt").write_text("mine")
     assert manifest_hash(open_artifact(thing, "thing")) == before
 
 
-def test_the_content_hash_is_of_names_and_bytes_alone(tmp_path):
+def test_manifest_hash_depends_on_names_and_bytes_only(tmp_path):
     def hash_of(name, files, **metadata):
         with publish(tmp_path / name, "thing", metadata) as folder:
             for file, content in files.items():
@@ -400,14 +403,14 @@ def test_the_content_hash_is_of_names_and_bytes_alone(tmp_path):
     assert len({first, *others}) == 5
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_sha256_of_equals_hashlib(tmp_path):
     content = os.urandom(3_000_001)
     (tmp_path / "x").write_bytes(content)
     assert sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_file_is_written_whole_with_its_folders_and_nothing_else(tmp_path, binary):
+def test_write_atomically_creates_the_file_and_its_folders_only(tmp_path, binary):
     text = "a\nb\r\nγ\u2028\n"
     with write_atomically(tmp_path / "new" / "x", binary=binary) as stream:
         stream.write(text.encode() if binary else text)
@@ -416,14 +419,45 @@ def test_a_file_is_written_whole_with_its_folders_and_nothing_else(tmp_path, bin
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, BrokenPipeError])
-def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_write_atomically_leaves_the_old_file_after_an_exception(tmp_path, error):
     (tmp_path / "x").write_text("old")
     with pytest.raises(error), write_atomically(tmp_path / "x") as stream:
         write_and_fail(stream, error)
     assert contents(tmp_path) == {"x": b"old"}
 
 
-def test_text_that_is_no_unicode_leaves_nothing(tmp_path):
+def test_write_atomically_leaves_nothing_after_text_that_utf8_cannot_encode(tmp_path):
     with pytest.raises(UnicodeEncodeError), write_atomically(tmp_path / "x") as stream:
         stream.write("\ud800")
     assert not list(tmp_path.iterdir())
+
+
+# Locks
+
+
+HOLD = "import sys; from pathlib import Path; from xsap.artifacts import file_lock\nwith file_lock(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
+
+
+def test_file_lock_is_held_by_one_process_until_it_ends(tmp_path):
+    file = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="^somebody is there; wait$"), file_lock(file, "somebody is there; wait"):
+            raise AssertionError("two hold it")
+        other.kill()
+    with file_lock(file, "busy"), pytest.raises(ConfigError, match="busy"), file_lock(file, "busy"):
+        raise AssertionError("two hold it")
+    with file_lock(tmp_path / "new" / "folder" / "lock", "busy"):
+        pass
+    with pytest.raises(KeyError), file_lock(file, "busy"):
+        raise KeyError
+    with file_lock(file, "busy"):
+        pass
+
+
+def test_file_lock_does_nothing_where_the_system_has_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with file_lock(tmp_path / "lock", "busy"), file_lock(tmp_path / "lock", "busy"):
+        assert not (tmp_path / "lock").exists()
