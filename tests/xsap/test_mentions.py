@@ -1,3 +1,5 @@
+"""Mentions in TSV and Parquet, and the line formats of the original code: `id||name||name` and `id||name`."""
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import DataError
-from xsap.terms.mentions import SCHEMA, build_mentions, read_mentions, write_mentions
+from xsap.terms.mentions import SCHEMA, build_mentions, read_id_names, read_mentions, read_pairs, write_mentions
 
 words = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\t\n\r\u2028\x85 "|\ufeff'), max_size=8)
 ids = st.lists(st.text("CH:P0123+é ", min_size=1, max_size=5), max_size=3)
@@ -34,8 +36,8 @@ def spaced(value):
 
 @pytest.fixture
 def read(tmp_path):
-    def read(content_hash):
-        (tmp_path / "m.tsv").write_bytes(content_hash if isinstance(content_hash, bytes) else content_hash.encode())
+    def read(content):
+        (tmp_path / "m.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
         return read_mentions(tmp_path / "m.tsv")
 
     return read
@@ -130,9 +132,9 @@ def test_a_mention_stays_as_it_stands(read, odd):
         (b"mention\nfi\xe8vre\n", ":2: expected UTF-8, found byte 0xe8 at column 3 of the line"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file_and_line(read, content_hash, message):
+def test_what_is_wrong_is_named_with_its_file_and_line(read, content, message):
     with pytest.raises(DataError, match=rf"m\.tsv{message}"):
-        read(content_hash)
+        read(content)
 
 
 @pytest.mark.parametrize("name", ["m.tsv", "m.parquet"])
@@ -174,7 +176,75 @@ def test_a_parquet_file_of_something_else_is_refused_in_one_line(tmp_path, colum
 
 
 @pytest.mark.parametrize("content", [b"", b"mention\na\n", b"PAR1" + bytes(40) + b"PAR1"])
-def test_what_is_no_parquet_is_refused_in_one_line(tmp_path, content_hash):
-    (tmp_path / "m.parquet").write_bytes(content_hash)
+def test_what_is_no_parquet_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "m.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"m\.parquet: expected a Parquet file .*\Z"):
         read_mentions(tmp_path / "m.parquet")
+
+
+LINE_FORMATS = {"id||name||name": (read_pairs, 3), "id||name": (read_id_names, 2)}
+each_format = pytest.mark.parametrize("form", LINE_FORMATS)
+cells = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r|\ufeff"), min_size=1, max_size=8
+).filter(str.strip)
+
+
+def read_format(form, path, data):
+    path.write_bytes(data)
+    return LINE_FORMATS[form][0](path)
+
+
+@each_format
+@steady
+@given(data=st.data())
+def test_line_formats_are_read_in_order_with_any_line_ends(tmp_path_factory, form, data):
+    width = LINE_FORMATS[form][1]
+    rows = data.draw(st.lists(st.tuples(*[cells] * width), min_size=1, max_size=5))
+    bom, end, last = data.draw(
+        st.tuples(st.sampled_from(["", "\ufeff"]), st.sampled_from(["\n", "\r\n"]), st.booleans())
+    )
+    text = bom + end.join("||".join(row) for row in rows) + end * last
+    columns = read_format(form, tmp_path_factory.getbasetemp() / "pairs.txt", text.encode())
+    assert list(zip(*columns, strict=True)) == [tuple(cell.strip() for cell in row) for row in rows]
+
+
+def test_line_formats_have_named_columns(tmp_path):
+    pairs = read_format("id||name||name", tmp_path / "p.txt", b"C1||fever||fiebre\nC2||cough||tos\n")
+    assert (pairs.concept_ids, pairs.left, pairs.right) == (["C1", "C2"], ["fever", "cough"], ["fiebre", "tos"])
+    queries = read_format("id||name", tmp_path / "q.txt", b"C1|C3||fever\nC2+C4||cough\n")
+    assert (queries.concept_ids, queries.names) == (["C1|C3", "C2+C4"], ["fever", "cough"])
+
+
+@pytest.mark.parametrize(
+    "odd", ["a\u2028b", "a\u2029b", "a\x0bb", "a\x0cb", "a\x1cb", "a\x85b", "a\rb", 'a"b', "a|b", "a\tb", "'a"]
+)
+def test_characters_like_line_ends_and_separators_stay_in_a_name(tmp_path, odd):
+    pairs = read_format("id||name||name", tmp_path / "p.txt", f"C1||{odd}||b\nC2||c||d\n".encode())
+    assert (pairs.concept_ids, pairs.left) == (["C1", "C2"], [odd, "c"])
+
+
+@each_format
+@pytest.mark.parametrize("bad", ["C1||fever||fiebre||x", "C1", "", "C1|| ", "||a||b", "C1||a||", "|| || "])
+def test_line_of_another_format_is_rejected_with_its_number(tmp_path, form, bad):
+    good = "||".join("abc"[: LINE_FORMATS[form][1]])
+    with pytest.raises(DataError, match=rf"p\.txt:2: expected {form.replace('|', '.')}, found"):
+        read_format(form, tmp_path / "p.txt", f"{good}\n{bad}\n{good}\n".encode())
+
+
+@each_format
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
+def test_empty_file_of_a_line_format_is_rejected(tmp_path, form, content):
+    with pytest.raises(DataError, match=r"p\.txt: expected at least one line .* empty file"):
+        read_format(form, tmp_path / "p.txt", content)
+
+
+@each_format
+def test_line_format_that_is_not_utf8_is_rejected_with_the_offset(tmp_path, form):
+    with pytest.raises(DataError, match=r"p\.txt:1: expected UTF-8, found byte 0xe9 at column 5 of the line"):
+        read_format(form, tmp_path / "p.txt", b"C1||\xe9||b\n")
+
+
+@each_format
+def test_missing_file_of_a_line_format_is_named(tmp_path, form):
+    with pytest.raises(DataError, match=r"none\.txt: expected a file, found nothing there"):
+        LINE_FORMATS[form][0](tmp_path / "none.txt")

@@ -597,7 +597,7 @@ def test_invalid_use_is_a_one_line_error_without_output(
         ("sampling.languages=en_syn", "a file of pairs allows neither"),
         ("sampling.hard_negatives=1", "sampling.hard_negatives"),
         ("sampling.language_temperature=0.5", "sampling.language_temperature"),
-        ("evaluation.mentions={mentions}", "needs a dictionary when training is on a file of pairs"),
+        ("evaluation.mentions={mentions}", "needs a dictionary when training on a file of pairs"),
     ],
 )
 def test_file_of_pairs_rejects_incompatible_settings(
