@@ -1,7 +1,7 @@
 """Approximate search: an HNSW index proposes rows, and their exact scores rank them. And which kind of search answers.
 
 The HNSW index (Malkov & Yashunin, IEEE TPAMI 42(4), 2020) is built over the int8 codes by usearch (extra [ann]); the cosine of two codes is
-that of the vectors they represent, whatever the scales of the rows. How many of the true nearest rows it finds is measured when it is built,
+that of the vectors they represent, for any scales of the rows. How many of the true nearest rows it finds is measured when it is built,
 never assumed: ef is the least that reaches a target recall on a sample of queries, and the recall is stored. When the index is opened, a few
 queries show whether it still finds as many, so that an index of other vectors is refused. Filtered searches are always exact.
 

@@ -3,7 +3,7 @@
 The approximate score a of a row lies within a known ε of its exact score. If the k-th best exact score is τ, no row with a < τ − ε is among
 the k best; all others are scored again from the stored vectors, in float64, added in one fixed order and rounded to float32. So the answer
 is exact whichever approximate scores were used, and the same for a query alone as among thousands, on any number of threads. Equal vectors
-tie, and of equal scores the lower row comes first. Memory is that of some blocks of scores, whatever the number of vectors, which may be
+tie, and of equal scores the lower row comes first. Memory is that of some blocks of scores, for any number of vectors; they may be
 memory-mapped and larger than the machine.
 
 Approximate scores come from int8 products of quantized vectors (what quantization lost bounds the error, by Cauchy and Schwarz), from
@@ -25,8 +25,8 @@ from torch import Tensor
 from xsap.encoding.int8 import int8_is_faster
 from xsap.search.vectors import Floats, Rows, Vectors, check_finite, quantize
 
-# Measured on processors with VNNI: int8 products rule rows out faster than float32 products for single queries, whatever k, and for batches
-# with a k of 10. For batches with a k of 64 the float32 product took less time, because int8 left too many rows to be scored again.
+# Measured on a processor with VNNI: int8 products took less time than float32 products for single queries and for batches with a k of 10; for
+# batches with a k of 64 it was the other way round, as more rows are left to be scored exactly.
 INT8_BATCH = 64  # queries that are a batch
 INT8_MAX_K = 32  # for a batch int8 products are tried up to this k
 

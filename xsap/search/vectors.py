@@ -153,7 +153,7 @@ class Vectors:
     def metadata(self) -> dict[str, Any]:
         """The entries of a manifest about these vectors."""
         return {
-            "storage": self.vector_dtype,
+            "vector_dtype": self.vector_dtype,
             "count": len(self),
             "dimension": self.dimension,
             "int8_error": self.code_error,
