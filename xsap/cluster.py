@@ -1,4 +1,4 @@
-"""Encode names and link mentions on a Ray cluster (https://docs.ray.io; the extra `xsap[ray]`), where one machine is too small.
+"""Encode names and link mentions on a Ray cluster (https://docs.ray.io), where one machine is too small.
 
 Every worker opens the model, and for linking the index, by its path, so these must be where all nodes find them; hashes
 show that all find the same. What one machine encodes or links together, workers do too, so the results are equal.
@@ -78,18 +78,15 @@ class WorkerSpec(NamedTuple):
 
 
 def connect(address: str) -> WorkerSpec:
-    """Connect to a cluster.
+    """Connect to a cluster: "auto" for that of this machine, host:port, or "local" to start one on this machine.
 
-    Args:
-        address: "auto" for the one that this machine belongs to, host:port, or "local" to start one on this machine.
-
-    Raises:
-        ConfigError: Ray is not installed, or there is no such cluster.
+    Raises ConfigError if Ray is not installed, or there is no such cluster.
     """
     found = re.fullmatch(r"([^/]+):([0-9]{1,5})", address)
     if found is None and address not in ("auto", "local"):
         raise ConfigError(
-            f"expected auto, local or host:port of a Ray cluster, found {address}; run the command on one of its machines"
+            f"expected auto, local or host:port of a Ray cluster, found {address}; "
+            "run the command on one of its machines"
         )
     ray = find_ray()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -174,9 +171,6 @@ def short_errors(ray: Any) -> Iterator[None]:
         raise
 
 
-# Names of an index
-
-
 def encode_groups(workers: WorkerSpec, model: Path | str, spec: EncoderSpec) -> GroupEncoder:
     """What `build_index` encodes with.
 
@@ -221,7 +215,7 @@ class EncodeWorker:
     def _opened(self) -> tuple[Encoder, pa.ChunkedArray]:
         node, spec, device = f"on node {socket.gethostname()}", self._spec, self._workers.start_worker()
         options: dict[str, Any] = {"pooling": spec.pooling, "max_length": spec.max_length, "policy": spec.policy}
-        encoder = Encoder.from_pretrained(self._model, device=device, **options, dtype=spec.dtype)  # type: ignore[arg-type]
+        encoder = Encoder.from_pretrained(self._model, device=device, **options | {"dtype": spec.dtype})
         if encoder.content_hash != spec.content_hash:
             found, expected = short_hash(encoder.content_hash), short_hash(spec.content_hash)
             raise ArtifactError(f"{self._model} {node} is another model ({found}) than here ({expected})")
@@ -235,9 +229,6 @@ class EncodeWorker:
         rows = np.concatenate([group.values.to_numpy() for group in batch["rows"]])
         vectors = encode_group(names_at(names, rows.astype(np.int64)), encoder)
         return pa.table({"row": rows, "vector": _to_lists(vectors)})
-
-
-# Mentions of a table
 
 
 class RayLinkers:
@@ -320,9 +311,6 @@ class LinkWorker:
     def answers_to(self, queries: list[Query], top_k: int, by_language: bool, options: dict[str, Any]) -> list[Answer]:
         """The linker's answers to queries."""
         return answers_to(self._linker, queries, top_k, by_language=by_language, options=options)
-
-
-# Datasets of Ray
 
 
 def encode_dataset(

@@ -470,7 +470,7 @@ def test_hnsw_index_is_built_on_disk_in_parts_with_reuse_and_in_memory(senses, t
     )
     assert (built["reused"].reused, built["reused"].encoded, plain.recall) == (600, 0, None)
     shutil.move(tmp_path / "plain", tmp_path / "reused")
-    Index.build(Terminology.load(source), Ngrams(), ann=True).save(tmp_path / "memory", vectors_per_write=5)
+    Index.build(Terminology.load(source), Ngrams(), ann=True).save(tmp_path / "memory", vectors_per_write=10)
     expected = np.sort(
         Index.load(tmp_path / "disk").vectors.take(slice(None)) @ Ngrams().encode([n for _, _, n in SENSES]).T, 1
     )[:, :-4:-1]

@@ -98,8 +98,7 @@ def estimate_memory(
     fraction = chosen / max(1, sum(counts.values()))
     names, text = _column_bytes(Path(terminology) / "names.parquet", "name", "code")
     _, references = _column_bytes(Path(terminology) / "concepts.parquet", "cross_references")
-    tables = _FIXED_BYTES + fraction * (_BYTES_PER_TEXT_BYTE * text + _NAME_BYTES * names)
-    tables += _BYTES_PER_TEXT_BYTE * references
+    tables = _FIXED_BYTES + fraction * _NAME_BYTES * names + _BYTES_PER_TEXT_BYTE * (fraction * text + references)
     hnsw = (
         chosen * (dimension + _HNSW_NAME_BYTES) + _RECALL_BYTES * min(chosen * dimension, COMPONENTS_PER_SLICE)
         if ann
@@ -137,10 +136,7 @@ def _column_bytes(file: Path, *columns: str) -> tuple[int, int]:
 
 
 def trim_malloc() -> None:
-    """Return freed memory to the system: batches of many shapes fragment the heap to about twice its size.
-
-    Calls malloc_trim of glibc (https://man7.org/linux/man-pages/man3/malloc_trim.3.html); other libraries lack it.
-    """
+    """Return freed memory to the system, on glibc: batches of many shapes fragment the heap to twice its size."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -190,10 +186,7 @@ class Build:
         return ShardFolder(self.out.parent / f".{self.out.name}.part", self.plan)
 
     def encode(self, encode_groups: GroupEncoder, group: Any) -> tuple[int, int]:
-        """Make the missing shards; returns how many names were encoded, and how many were in other shards.
-
-        Each process of an Accelerate group, if there is one, makes a part of them; the counts are sums over all.
-        """
+        """Make the missing shards, some in each process of a group. Returns how many names were encoded and resumed."""
         shards = shards_of(self.plan, self.part)
         if group is None or group.is_main_process:
             self.folder.prepare()
@@ -392,9 +385,6 @@ def merge_shards(
         ann: Whether to build an HNSW index, too.
         overwrite: Whether to replace a folder that is there.
         progress: Whether to show a progress bar.
-
-    Returns:
-        What was built.
 
     Raises:
         ArtifactError: A part is damaged, of another build, given twice or missing.

@@ -138,10 +138,9 @@ def write_dictionary(folder: Path, dictionary: Dictionary, *, rows_per_batch: in
                 writer.write_table(
                     rows.take(np.arange(len(rows))).combine_chunks()
                 )  # a slice would be written with its own offsets
-    concepts = dictionary.name_concepts
-    for name, array in zip(
-        _ARRAYS, (concepts.starts, concepts.concepts.astype(np.int32), *dictionary.keys), strict=True
-    ):
+    starts, concepts = dictionary.name_concepts.starts, dictionary.name_concepts.concepts.astype(np.int32)
+    arrays: list[NDArray[Any]] = [starts, concepts, *dictionary.keys]
+    for name, array in zip(_ARRAYS, arrays, strict=True):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
