@@ -1,8 +1,8 @@
 """Language codes: UMLS LAT (ISO 639-2/B in capitals) ↔ ISO 639-1 ↔ names for people.
 
-Inside xsap a language is its ISO 639-1 code, `en`; readers translate at the door. The LAT values are those of the UMLS's table of
-languages (https://www.nlm.nih.gov/research/umls/knowledge_sources/metathesaurus/release/abbreviations.html); the other rows are
-ISO 639-2 codes for the languages that HPO, OMOP, XL-BEL and Wikidata add.
+Inside xsap a language is its ISO 639-1 code, `en`; readers convert other codes. The LAT values are those of the UMLS's table of languages
+(https://www.nlm.nih.gov/research/umls/knowledge_sources/metathesaurus/release/abbreviations.html); the other rows are ISO 639-2 codes
+for the languages that HPO, OMOP, XL-BEL and Wikidata add.
 """
 
 from functools import cache
@@ -75,15 +75,18 @@ _UMLS = {iso: lat for iso, lat, _, _ in _ROWS}
 _CODES = {key.lower(): iso for iso, lat, three, name in _ROWS for key in (iso, lat, three, name)}
 _CODES["scr"] = "hr"  # the UMLS's name for Croatian up to 2012
 _CODES["nb"] = _CODES["nob"] = _CODES["nn"] = _CODES["nno"] = (
-    "no"  # both written forms, which the UMLS doesn't tell apart
+    "no"  # both written forms, which the UMLS doesn't distinguish
 )
 
 
 @cache
 def to_iso(code: str) -> str:
-    """Any spelling of a language (`ENG`, `eng`, `en`, `en-GB`, `English`) as its ISO 639-1 code.
+    """The ISO 639-1 code of a language, given by any of its codes or its English name.
 
-    Raises DataError for an unknown one, and names the nearest.
+    Raises DataError for an unknown one, with the most similar known one.
+
+    >>> [to_iso(code) for code in ("ENG", "deu", "pt-BR", "Spanish")]
+    ['en', 'de', 'pt', 'es']
     """
     key = code.strip().lower()
     found = _CODES.get(key) or _CODES.get(key.replace("_", "-").split("-")[0])

@@ -1,7 +1,7 @@
-"""How a name is normalized: the only place that lower-cases, composes Unicode or touches white space; and what script it is written in.
+"""Normalization of names (letter case, Unicode, white space) and the script that a name is written in.
 
-The policy is part of a model. It is saved with it, and applied alike to the names of a dictionary and to the mentions that are
-linked into it, so that the two sides can't drift apart.
+The text policy is part of a model and is saved with it. It is applied to the names of a dictionary and to the mentions that are linked to
+it, so that both are always normalized the same way. No other module changes case or composes Unicode.
 """
 
 import re
@@ -26,7 +26,7 @@ _INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad]")
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
-# Words of characters that no policy of this case and form touches, one space between them. For NFC: letters that are composed already and have
+# Words of characters that no policy of this case and form changes, one space between them. For NFC: letters that are composed already and have
 # no combining marks among them (NFC_Quick_Check=Yes and combining class 0 in Unicode's DerivedNormalizationProps).
 _LETTERS = r"\x{a1}-\x{ac}\x{ae}-\x{2ff}\x{388}-\x{3ff}\x{400}-\x{482}\x{48a}-\x{52f}\x{5d0}-\x{5ea}"
 _LETTERS += r"\x{1e00}-\x{1eff}\x{3041}-\x{3096}\x{30a1}-\x{30fc}\x{4e00}-\x{9fff}\x{ac00}-\x{d7a3}"
@@ -54,10 +54,11 @@ _SCRIPTS |= {
 
 @dataclass(frozen=True, slots=True)
 class TextPolicy:
-    """What is done to a string before it is tokenized or compared.
+    """How a string is normalized before it is tokenized or compared.
 
-    case: "lower" folds case away. unicode: the normal form; "none" leaves the string exactly as it stands (white space
-    included), which is what the original SapBERT code does.
+    Attributes:
+        case: "lower" for lower case, "cased" to keep it.
+        unicode: The normal form; "none" leaves the string unchanged, white space included, as the original SapBERT code does.
     """
 
     case: Case = "cased"
@@ -69,7 +70,7 @@ class TextPolicy:
                 raise ConfigError(f"a text policy's {field} must be one of {', '.join(known)}; found '{value}'")
 
     def to_dict(self) -> dict[str, str]:
-        """The policy as JSON writes it."""
+        """The policy as JSON has it."""
         return asdict(self)
 
 
@@ -78,13 +79,17 @@ EXACT_MATCH = TextPolicy(case="lower", unicode="NFKC")
 
 
 def normalize(name: str, policy: TextPolicy) -> str:
-    """One name under a policy: invisible characters dropped, runs of white space and controls made one space, ends trimmed."""
+    """A name normalized by a policy: without invisible characters, each run of white space and controls as one space, trimmed.
+
+    >>> normalize(" Fièvre\u200b  Jaune\\n", TextPolicy(case="lower"))
+    'fièvre jaune'
+    """
     if policy.unicode != "none":
         if not name.isascii():
             name = unicodedata.normalize(
                 policy.unicode, _INVISIBLE.sub("", name)
             )  # in this order: they keep an accent from its letter
-        if not name.isprintable():  # no control is printable, so most names are spared the loop
+        if not name.isprintable():  # no control is printable, so most names skip the substitution
             name = _CONTROL.sub(" ", name)
         name = " ".join(name.split())
     if policy.case == "lower":
@@ -95,7 +100,7 @@ def normalize(name: str, policy: TextPolicy) -> str:
 
 
 def normalize_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array":
-    """`normalize` for a column of strings without nulls; the many that nothing is done to never become Python objects."""
+    """`normalize` for an Arrow column of strings without nulls; names that it leaves unchanged, which most are, never become Python objects."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -113,11 +118,14 @@ def normalize_all(names: Iterable[str], policy: TextPolicy) -> list[str]:
 
 
 def script_of(text: str) -> str:
-    """The script that most letters of a text are of: `Latin`, `Han`, `Cyrillic`, …; of two with as many, the one that comes first.
+    """The script of most letters of a text: `Latin`, `Han`, `Cyrillic`, …; of two equally frequent ones, the first.
 
-    A text with any kana is `Kana`, for Japanese mixes it with Han. `other`: letters of none of the scripts known here; `none`: no
-    letters. Compatibility forms count as what they stand for (NFKC). The letter's name stands in for the property Script of
-    Unicode Standard Annex 24, which Python lacks.
+    A text with any kana is `Kana`, because Japanese mixes it with Han. `other`: letters of no script known here; `none`: no letters.
+    Compatibility forms count as their NFKC form. The first word of a letter's Unicode name is used for the property Script of Unicode
+    Standard Annex 24, which Python lacks.
+
+    >>> script_of("Fièvre"), script_of("発熱する"), script_of("123")
+    ('Latin', 'Kana', 'none')
     """
     counts = Counter(map(_letter_script, text if text.isascii() else unicodedata.normalize("NFKC", text)))
     del counts[""]
@@ -126,7 +134,7 @@ def script_of(text: str) -> str:
 
 @cache
 def _letter_script(character: str) -> str:
-    """The script of a letter; empty for what is no letter."""
+    """The script of a letter; empty for any other character."""
     if not character.isalpha():
         return ""
     return _SCRIPTS.get(unicodedata.name(character, "").partition(" ")[0], OTHER_SCRIPT)

@@ -1,7 +1,12 @@
+"""Language codes: UMLS, ISO 639 and English names."""
+
+import doctest
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xsap import languages
 from xsap.errors import DataError
 from xsap.languages import UNKNOWN, parse_languages, to_iso, to_name, to_umls
 
@@ -22,11 +27,11 @@ BY_THREE = {
     "ell": "el",
     "eus": "eu",
 }
-steady = settings(max_examples=60, deadline=None)
+PROPERTY = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize("lat", UMLS)
-def test_each_language_of_the_umls_is_known_both_ways(lat):
+def test_umls_codes_convert_both_ways(lat):
     assert to_iso(lat) == UMLS[lat]
     assert to_umls(UMLS[lat]) == lat
 
@@ -34,20 +39,20 @@ def test_each_language_of_the_umls_is_known_both_ways(lat):
 @pytest.mark.parametrize(
     "spelling", ["ENG", "eng", "en", "EN", "English", "english", "en-GB", "en_us", " en ", "en-Latn-GB"]
 )
-def test_every_spelling_of_english_is_english(spelling):
+def test_to_iso_accepts_codes_tags_and_names(spelling):
     assert to_iso(spelling) == "en"
 
 
 @pytest.mark.parametrize("code", BY_THREE)
-def test_both_three_letter_codes_are_known(code):
+def test_to_iso_accepts_both_three_letter_codes(code):
     assert to_iso(code) == BY_THREE[code]
 
 
-def test_croatian_under_its_old_name_is_croatian():
+def test_to_iso_accepts_the_old_code_of_croatian():
     assert (to_iso("SCR"), to_iso("HRV"), to_umls("SCR"), to_name("scr")) == ("hr", "hr", "HRV", "Croatian")
 
 
-def test_codes_that_look_alike_are_told_apart():
+def test_to_iso_distinguishes_similar_codes():
     assert [to_iso(c) for c in ("SLO", "SLV", "sl", "sk", "ES", "EST", "SPA", "tl", "TEL")] == [
         "sk",
         "sl",
@@ -61,14 +66,14 @@ def test_codes_that_look_alike_are_told_apart():
     ]
 
 
-def test_an_undetermined_language_is_a_language():
+def test_undetermined_language_is_known():
     assert (to_iso("UND"), to_iso(UNKNOWN), to_name("und")) == (UNKNOWN, UNKNOWN, "Undetermined")
 
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"), [("germn", "german"), ("Spanisch", "spanish"), ("engl", "eng"), ("korr", "kor")]
 )
-def test_an_unknown_language_names_the_nearest(wrong, nearest):
+def test_unknown_language_suggests_the_most_similar(wrong, nearest):
     with pytest.raises(
         DataError, match=f"unknown language '{wrong}'.*did you mean '{nearest}' \\({to_name(nearest)}\\)"
     ):
@@ -76,14 +81,14 @@ def test_an_unknown_language_names_the_nearest(wrong, nearest):
 
 
 @pytest.mark.parametrize("wrong", ["", " ", "-", "qqqqqq", "12"])
-def test_what_resembles_no_language_is_refused_without_a_guess(wrong):
+def test_unknown_language_without_a_similar_one_gets_no_suggestion(wrong):
     with pytest.raises(DataError, match=r"expected a UMLS or ISO 639 code such as ENG, en or deu$"):
         to_iso(wrong)
 
 
-@steady
+@PROPERTY
 @given(st.text(max_size=12))
-def test_any_text_is_a_code_that_stands_for_itself_or_an_error(text):
+def test_to_iso_of_its_own_result_is_the_same(text):
     try:
         code = to_iso(text)
     except DataError:
@@ -93,20 +98,26 @@ def test_any_text_is_a_code_that_stands_for_itself_or_an_error(text):
 
 
 @pytest.mark.parametrize("text", ["all", " ALL "])
-def test_all_is_no_choice(text):
+def test_parse_languages_all_means_no_restriction(text):
     assert parse_languages(text) is None
 
 
-def test_a_list_may_mix_spellings_and_repeat():
+def test_parse_languages_accepts_mixed_codes_and_repetitions():
     assert parse_languages("ENG, spa,de,,German") == {"en", "es", "de"}
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , "])
-def test_a_list_without_a_language_is_refused(text):
+def test_parse_languages_rejects_an_empty_list(text):
     with pytest.raises(DataError, match="expected 'all' or languages such as 'en,es'"):
         parse_languages(text)
 
 
-def test_a_list_with_an_unknown_language_is_refused():
+def test_parse_languages_rejects_an_unknown_language():
     with pytest.raises(DataError, match="'xq'"):
         parse_languages("en,xq")
+
+
+def test_examples_of_docstrings():
+    failed, tried = doctest.testmod(languages)
+    assert failed == 0
+    assert tried

@@ -1,3 +1,6 @@
+"""Normalization of names, and scripts."""
+
+import doctest
 import re
 import unicodedata
 
@@ -7,6 +10,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from xsap import text
 from xsap.errors import ConfigError
 from xsap.text import (
     _LETTERS,
@@ -30,49 +34,49 @@ awkward = st.sampled_from(
     + INVISIBLE
 )
 names = st.text(awkward | st.characters(exclude_categories=["Cs"]), max_size=12)
-steady = settings(max_examples=60, deadline=None)
+PROPERTY = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-@steady
+@PROPERTY
 @given(name=names)
 @example(name="e\u00ad\u0301")
 @example(name="İI\u0307")
 @example(name="J\u030c")
-def test_normalizing_twice_changes_nothing(policy, name):
+def test_normalize_is_idempotent(policy, name):
     once = normalize(name, policy)
     assert normalize(once, policy) == once
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
-@steady
+@PROPERTY
 @given(name=names, form=st.sampled_from(["NFC", "NFD"]))
-def test_canonically_equal_spellings_are_one_name(policy, name, form):
+def test_canonically_equal_strings_normalize_to_the_same(policy, name, form):
     assert normalize(unicodedata.normalize(form, name), policy) == normalize(name, policy)
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
-@steady
+@PROPERTY
 @given(before=names, invisible=st.sampled_from(INVISIBLE), after=names)
 @example(before="e", invisible="\u200b", after="\u0301")
 @example(before="fiebre", invisible="\ufeff", after=" alta")
-def test_an_invisible_character_anywhere_makes_no_other_name(policy, before, invisible, after):
+def test_invisible_characters_do_not_change_a_name(policy, before, invisible, after):
     assert normalize(before + invisible + after, policy) == normalize(before + after, policy)
 
 
 @pytest.mark.parametrize("policy", COMPOSING, ids=str)
-@steady
+@PROPERTY
 @given(name=names)
-def test_words_stand_one_space_apart_and_no_control_is_left(policy, name):
+def test_words_are_separated_by_one_space_and_controls_removed(policy, name):
     found = normalize(name, policy)
     assert "" not in found.split(" ") or found == ""
     assert not any(c != " " and (c.isspace() or unicodedata.category(c) == "Cc") for c in found)
     assert not set(found) & set(INVISIBLE)
 
 
-@steady
+@PROPERTY
 @given(name=names)
-def test_without_unicode_and_case_a_string_stays_as_it_stands(name):
+def test_policy_without_unicode_and_case_changes_nothing(name):
     assert normalize(name, TextPolicy("cased", "none")) == name
     assert normalize(name, TextPolicy("lower", "none")) == name.lower()
 
@@ -96,7 +100,7 @@ def test_without_unicode_and_case_a_string_stays_as_it_stands(name):
         "  ",
     ],
 )
-def test_any_white_space_or_control_is_one_space(space):
+def test_any_white_space_or_control_becomes_one_space(space):
     assert normalize(f"{space}fiebre{space}alta{space}", TextPolicy()) == "fiebre alta"
 
 
@@ -115,41 +119,41 @@ def test_any_white_space_or_control_is_one_space(space):
         ("37 °C", "37 °C", "37 °C", "37 °c"),
     ],
 )
-def test_each_policy_does_what_its_name_says(name, nfc, nfkc, matched):
+def test_policies_normalize_examples(name, nfc, nfkc, matched):
     assert normalize(name, TextPolicy()) == nfc
     assert normalize(name, TextPolicy("cased", "NFKC")) == nfkc
     assert normalize(name, EXACT_MATCH) == matched
 
 
-def test_names_keep_their_order_and_number():
+def test_normalize_all_keeps_order_and_number():
     assert normalize_all(iter(["B", "", " a ", "B"]), TextPolicy("lower", "NFC")) == ["b", "", "a", "b"]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_a_policy_comes_back_from_its_json(policy):
+def test_policy_equals_the_one_from_its_dict(policy):
     assert TextPolicy(**policy.to_dict()) == policy
 
 
 @pytest.mark.parametrize(("case", "form"), [("upper", "NFC"), ("cased", "NFD")])
-def test_a_policy_nobody_knows_is_refused(case: str, form: str) -> None:
+def test_unknown_policy_is_rejected(case: str, form: str) -> None:
     with pytest.raises(ConfigError, match="must be one of .*; found '(upper|NFD)'"):
         TextPolicy(case, form)
 
 
 @given(st.lists(names, max_size=12), st.sampled_from(POLICIES))
-def test_a_column_is_normalized_as_its_names_are(strings, policy):
+def test_normalize_column_equals_normalize(strings, policy):
     column = pa.chunked_array([pa.array(strings, pa.string())])
     assert normalize_column(column, policy).to_pylist() == normalize_all(strings, policy)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_every_character_of_unicode_is_normalized_alike_in_a_column(policy):
+def test_normalize_column_equals_normalize_for_every_character(policy):
     strings = [f"a{chr(n)}b" for n in range(0x110000) if not 0xD800 <= n <= 0xDFFF and (n < 0x3400 or n % 7 == 0)]
     column = pa.chunked_array([pa.array(strings, pa.string())])
     assert normalize_column(column, policy).to_pylist() == normalize_all(strings, policy)
 
 
-def test_letters_that_a_column_leaves_alone_are_composed_already():
+def test_letters_that_normalize_column_skips_are_composed():
     """What Unicode says of them: nothing composes them or takes them apart, and none combines with its neighbors."""
     ranges = re.findall(r"\\x\{([0-9a-f]+)\}-\\x\{([0-9a-f]+)\}", _LETTERS)
     letters = [chr(n) for first, last in ranges for n in range(int(first, 16), int(last, 16) + 1)]
@@ -204,11 +208,11 @@ def test_letters_that_a_column_leaves_alone_are_composed_already():
         ("\u0301\u200d", NO_SCRIPT),
     ],
 )
-def test_the_script_of_a_text(text, script):
+def test_script_of_examples(text, script):
     assert script_of(text) == script
 
 
-def test_every_letter_has_the_script_that_unicode_gives_it():
+def test_script_of_every_letter_equals_unicode():
     """`regex` knows the property Script; letters of its script Common, such as the mark of a long vowel in kana, are left out."""
     common = regex.compile(r"[\p{Script=Common}\p{Script=Inherited}]")
     known = {script: regex.compile(rf"\p{{Script={script}}}") for script in set(_SCRIPTS.values()) - {"Kana"}}
@@ -229,7 +233,7 @@ def test_every_letter_has_the_script_that_unicode_gives_it():
     assert len(unlike) < 15
 
 
-def test_a_letter_of_each_script_that_is_known():
+def test_every_known_script_has_a_letter():
     letters = "aαаաაאاܐޅአअঅਅઅଅஅఅಅഅඅกກཀကកᠠㄅ가漢あ"
     assert {script_of(letter) for letter in letters} == set(_SCRIPTS.values())
     assert len(set(_SCRIPTS.values())) == len(letters)
@@ -239,7 +243,7 @@ scripts = st.sampled_from("abцдα胸痛두は ア1-ᏣЖÅ\u0301")
 
 
 @given(st.text(scripts, max_size=8))
-def test_the_script_is_the_first_of_the_most_frequent(text):
+def test_script_is_the_first_of_the_most_frequent(text):
     of = [(letter, script_of(letter)) for letter in unicodedata.normalize("NFKC", text) if letter.isalpha()]
     found = [script for _, script in of]
     if "Kana" in found:
@@ -249,3 +253,9 @@ def test_the_script_is_the_first_of_the_most_frequent(text):
     else:
         most = max(found.count(script) for script in found)
         assert script_of(text) == [script for script in found if found.count(script) == most][0]
+
+
+def test_examples_of_docstrings():
+    failed, tried = doctest.testmod(text)
+    assert failed == 0
+    assert tried
