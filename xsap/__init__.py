@@ -3,10 +3,9 @@
 Each public name is imported when it is first used, so that `import xsap` is instant and loads no torch.
 """
 
-from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from xsap.encoding.encoder import Encoder
     from xsap.evaluation.calibration_report import calibrate
     from xsap.evaluation.protocols import evaluate
@@ -51,7 +50,9 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'xsap' has no attribute '{name}'")
-    return getattr(_import_module(f"xsap.{_MODULES[name]}"), name)
+    from importlib import import_module
+
+    return getattr(import_module(f"xsap.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
