@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -164,15 +164,6 @@ class ErrorGroup:
     n: int
     examples: list[ErrorExample]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, group: Mapping[str, Any]) -> Self:
-        """The group that `to_dict` wrote."""
-        return cls(group["n"], [ErrorExample(**example) for example in group["examples"]])
-
 
 def classify_errors(task: Task, answers: RankedAnswers, examples: int = 3) -> dict[str, ErrorGroup]:
     """Count the errors of each kind, under the concept protocol, and draw examples.
@@ -253,17 +244,13 @@ class AblationCell:
     similarity: str
     accuracy: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def cached_ablation(task: Task, model: CachedEncoder, folder: Path) -> list[AblationCell]:
     """`case_and_similarity_ablation`, kept in a folder for later runs."""
     if not folder.is_dir():
         cells = case_and_similarity_ablation(task, model)
         with publish(folder, "ablation", {"task": task.name}) as aside:
-            text = json.dumps([cell.to_dict() for cell in cells])
+            text = json.dumps([asdict(cell) for cell in cells])
             (aside / _ABLATION_FILE).write_text(text, encoding="utf-8")
     open_artifact(folder, "ablation")
     return [AblationCell(**cell) for cell in json.loads((folder / _ABLATION_FILE).read_text(encoding="utf-8"))]

@@ -15,13 +15,14 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from benchmarks.accuracy.breakdowns import (
     AblationCell,
@@ -75,47 +76,6 @@ class TaskResults:
     errors: dict[str, dict[str, ErrorGroup]]
     answers: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "scores": _rows_to_dict(self.scores),
-            "curves": self.curves,
-            "breakdowns": _rows_to_dict(self.breakdowns),
-            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
-            "errors": {
-                system: {kind: group.to_dict() for kind, group in groups.items()}
-                for system, groups in self.errors.items()
-            },
-            "answers": self.answers,
-        }
-
-    @classmethod
-    def from_dict(cls, results: Mapping[str, Any]) -> Self:
-        """The results that `to_dict` wrote."""
-        errors = {
-            system: {kind: ErrorGroup.from_dict(group) for kind, group in groups.items()}
-            for system, groups in results["errors"].items()
-        }
-        comparisons = [SystemComparison.from_dict(comparison) for comparison in results["comparisons"]]
-        scores, breakdowns = (_rows_from_dict(results[name]) for name in ("scores", "breakdowns"))
-        return cls(scores, results["curves"], breakdowns, comparisons, errors, results["answers"])
-
-
-def _rows_to_dict(rows: Mapping[str, Mapping[str, Mapping[str, ScoreRow]]]) -> dict[str, Any]:
-    return {
-        one: {other: {label: row.to_dict() for label, row in labels.items()} for other, labels in others.items()}
-        for one, others in rows.items()
-    }
-
-
-def _rows_from_dict(rows: Mapping[str, Any]) -> dict[str, dict[str, dict[str, ScoreRow]]]:
-    return {
-        one: {
-            other: {label: ScoreRow.from_dict(row) for label, row in labels.items()} for other, labels in others.items()
-        }
-        for one, others in rows.items()
-    }
-
 
 @dataclass(frozen=True)
 class RunResults:
@@ -157,32 +117,14 @@ class RunResults:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "format": FORMAT,
-            **{name: getattr(self, name) for name in ("command", "created", "versions", "machine", "curve")},
-            "systems": self.systems,
-            "tasks": self.tasks,
-            "scores": {task: results.to_dict() for task, results in self.scores.items()},
-            "ablations": {
-                task: {system: [cell.to_dict() for cell in cells] for system, cells in ablations.items()}
-                for task, ablations in self.ablations.items()
-            },
-        }
+        """For JSON; scores are lists of value, low and high."""
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, results: Mapping[str, Any]) -> Self:
-        """The results that `to_dict` wrote."""
-        return cls(
-            **{name: results[name] for name in ("command", "created", "versions", "machine", "curve")},
-            systems=results["systems"],
-            tasks=results["tasks"],
-            scores={task: TaskResults.from_dict(scored) for task, scored in results["scores"].items()},
-            ablations={
-                task: {system: [AblationCell(**cell) for cell in cells] for system, cells in ablations.items()}
-                for task, ablations in results["ablations"].items()
-            },
-        )
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The results that `to_dict` wrote. Raises pydantic's ValidationError, a ValueError, for anything else."""
+        fields = {key: value for key, value in content.items() if key not in ("format", "sha256")}
+        return TypeAdapter(cls).validate_python(fields)
 
 
 def results_of_task(task: Task, answers: Mapping[str, RankedAnswers], examples: int = 3) -> TaskResults:

@@ -11,9 +11,9 @@ p-values do not depend on the order of mentions either.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -87,22 +87,6 @@ class ScoreRow:
     scores: Mapping[str, Score]
     gold_not_in_dictionary: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: each score as `acc@1` and `acc@1_interval`."""
-        row: dict[str, Any] = {"n": self.n}
-        if self.gold_not_in_dictionary is not None:
-            row["gold_not_in_dictionary"] = self.gold_not_in_dictionary
-        for metric, score in self.scores.items():
-            row |= {metric: score.value, f"{metric}_interval": [score.low, score.high]}
-        return row
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """The row that `to_dict` wrote."""
-        metrics = [key.removesuffix("_interval") for key in row if key.endswith("_interval")]
-        scores = {metric: Score(row[metric], *row[f"{metric}_interval"]) for metric in metrics}
-        return cls(row["n"], scores, row.get("gold_not_in_dictionary"))
-
 
 @dataclass(frozen=True, slots=True)
 class AccuracyDifference:
@@ -120,9 +104,9 @@ class AccuracyDifference:
 
     n: int
     difference: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
     mcnemar: float | None = None
     holm: float | None = None
 
@@ -134,16 +118,6 @@ class SystemComparison:
     first: str
     second: str
     rows: Mapping[str, AccuracyDifference]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The comparison that `to_dict` wrote."""
-        rows = {code: AccuracyDifference(**row) for code, row in content["rows"].items()}
-        return cls(content["first"], content["second"], rows)
 
 
 def key_of(task: Task, metadata: Mapping[str, Any]) -> str:

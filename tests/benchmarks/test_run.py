@@ -109,11 +109,11 @@ def test_linking_command_writes_results_and_report(folder, whole):
         "zh": 1,
         "mean": 8,
     }
-    assert {code: row["acc@1"] for code, row in scores["exact"]["concept"].items()} == pytest.approx(
+    assert {code: row["scores"]["acc@1"][0] for code, row in scores["exact"]["concept"].items()} == pytest.approx(
         {"de": 0.25, "es": 1 / 3, "zh": 0, "mean": 7 / 36}, abs=1e-6
     )
     assert scores["exact"]["concept"]["de"]["gold_not_in_dictionary"] == 1
-    assert scores["tfidf"]["concept"]["mean"]["acc@1"] >= 7 / 36 - 1e-6
+    assert scores["tfidf"]["concept"]["mean"]["scores"]["acc@1"][0] >= 7 / 36 - 1e-6
     assert results["systems"]["exact+tfidf"] == {"kind": "fused", "of": [{"kind": "exact"}, {"kind": "tfidf"}]}
     assert results["systems"]["tiny"]["pooling"] == "mean"
     assert set(results["ablations"]["xlbel-v0"]) == {"tiny"}
@@ -224,7 +224,7 @@ def test_index_and_its_model_get_same_scores(folder, bench):
             ids, _, mention = line.partition("||")
             first = min(concepts_of.get(normalize(mention, EXACT_MATCH), {""}))
             hit.setdefault(name[:2], []).append(first in ids.split("|"))
-    exact = {code: row["acc@1"] for code, row in scores["exact"]["concept"].items() if code != "mean"}
+    exact = {code: row["scores"]["acc@1"][0] for code, row in scores["exact"]["concept"].items() if code != "mean"}
     assert exact == pytest.approx({code: sum(found) / len(found) for code, found in hit.items()}, abs=1e-6)
     assert results["tasks"]["xlbel-v0"]["dictionary"]["languages"] == "en"
     assert len(results["tasks"]["xlbel-v0"]["training"]) == 64
