@@ -247,7 +247,7 @@ def comparable(loss: Callable[..., Tensor], parameters: dict[str, float], pairs:
     if pairs == "triplets" and loss in (
         info_nce,
         lifted_structure,
-    ):  # there a pair counts as often as it stands in a triplet
+    ):  # there a pair counts once per triplet
         return False
     return (
         pairs != "triplets" or loss is not triplet or parameters["margin"] <= MINED

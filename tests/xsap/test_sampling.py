@@ -279,7 +279,7 @@ def test_language_weights_are_fractions_to_the_power_of_the_temperature(temperat
     ("temperature", "weights"), [(0.0, [1, 1, 1]), (0.5, [60**0.5, 30**0.5, 10**0.5]), (1.0, [60, 30, 10])]
 )
 def test_weighted_names_beside_the_anchor_have_the_expected_languages(temperature: float, weights: list[float]) -> None:
-    """One other name of each of 40,000 groups; and within a language all names are alike."""
+    """One other name of each of 40,000 groups; and within a language all names are equally likely."""
     of, languages = many_concepts({"en": 1, "de": 60, "fr": 30, "ja": 10}, 1000)
     sampler = GroupSampler(
         Concepts(of, languages, "en"),
@@ -409,7 +409,7 @@ def test_each_of_the_nearest_concepts_is_drawn_equally_often() -> None:
     sampler = hard_sampler(12, hard=1, groups=1, nearest=(np.arange(12)[:, None] + 1 + np.arange(10)) % 12)
     steps = [sampler.batch(epoch, step).concepts // 10 for epoch in range(80) for step in range(12)]
     drawn = np.array([(concepts[-1] - concepts[0]) % 12 - 1 for concepts in steps])
-    assert len(np.unique(drawn.reshape(80, 12), axis=0)) == 80  # anew each epoch
+    assert len(np.unique(drawn.reshape(80, 12), axis=0)) == 80  # another draw in each epoch
     assert chi_square(np.bincount(drawn, minlength=10), np.ones(10)) < UNLIKELY[9]
 
 

@@ -27,10 +27,11 @@ from transformers import (
 from tests.fixtures.commands import Run
 from tests.fixtures.encoders import ADDED, LOWER, SIZE, TRAIN_TOKENIZER, tiny_encoder
 from xsap import Encoder, Terminology
-from xsap.cli import main
+from xsap.cli import app
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.vocabulary import from_scratch, shrink_to, unchanged_texts
 from xsap.errors import ConfigError
+from xsap.terminal import run as run_app
 from xsap.text import normalize_all
 
 
@@ -305,8 +306,8 @@ def test_shrink_command_writes_model_and_summary(
     rows = [f"{model.config.vocab_size:,}" for model in models_]
     parameters = [f"{sum(weights.numel() for weights in model.parameters()):,}" for model in models_]
     summary, mentions = done.stderr.splitlines()[-2:]
-    assert f"{rows[0]} → {rows[1]} rows, {parameters[0]} → {parameters[1]} parameters" in summary
-    assert mentions.endswith("60.0 % of 5 mentions become the same pieces; not: 'Brustschmerzen', 'fièvre'")
+    assert f"{rows[0]} → {rows[1]} vocabulary rows, {parameters[0]} → {parameters[1]} parameters" in summary
+    assert mentions.endswith("60.0 % of 5 mentions are tokenized as before; changed: 'Brustschmerzen', 'fièvre'")
     said = json.loads((tmp_path / "small" / "xsap.json").read_text())
     assert said == json.loads((tmp_path / "large" / "xsap.json").read_text()) | {
         "shrunk": {
@@ -321,7 +322,7 @@ def test_shrink_command_rejects_bad_input_in_one_line(
 ) -> None:
     def refused(*words: object) -> str:
         with pytest.raises(SystemExit) as stop:
-            main(["shrink", *map(str, words)])
+            run_app(app, "xsap", ["shrink", *map(str, words)])
         out, err = capsys.readouterr()
         assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
         return err

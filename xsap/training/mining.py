@@ -126,9 +126,7 @@ def _nearest(vectors: Tensor, strings: NDArray[np.int64], kept: int, rows_per_ba
     queries = vectors.float().cpu().numpy()
     stored = Vectors.from_array(queries)
     device_copy = upload(stored, vectors.device) if vectors.is_cuda else None
-    same = int(
-        np.unique(strings, return_counts=True)[1].max()
-    )  # so many rows may have to give way to less similar ones
+    same = int(np.unique(strings, return_counts=True)[1].max())  # extra rows, as those of the same string come last
     sizes = Sizes(queries_per_batch=rows_per_batch)
     rows = search_vectors(stored, queries, kept + same, device_copy=device_copy, sizes=sizes)[1]
     order = np.argsort(strings[rows] == strings[:, None], axis=1, kind="stable")

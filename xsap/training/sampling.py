@@ -1,8 +1,8 @@
 """Sampling: which names make up step n of epoch e, as a pure function of (seed, e, n), with nothing to store and nothing to replay.
 
 An epoch is a pseudo-random permutation that can be evaluated at any position alone (a Feistel network over the numbers 0 … n-1). So a run
-resumes at any step, and every process computes its own part, without a shuffled list. Pairs are numbered, never listed: a number stands
-for a concept and the index of one of its pairs.
+resumes at any step, and every process computes its own part, without a shuffled list. Pairs are numbered, never listed: a number is
+decoded into a concept and the index of one of its pairs.
 """
 
 from collections.abc import Collection, Sequence
