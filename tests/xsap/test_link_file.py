@@ -436,7 +436,7 @@ def test_local_linker_is_not_remote():
 def test_remote_linkers_are_asked_the_same_and_give_the_same_bytes(tmp_path_factory, mentions, held, at_once, seed):
     """held: about how many answers are cached, so that some are dropped and asked again."""
     source = csv_table(tmp_path_factory.mktemp("asked"), mentions)
-    options = {"chunk_rows": 3, "cache_bytes": held * 2400}
+    options = {"chunk_rows": 3, "cache_bytes": held * 1600}
     whole = StandInLinker()
     expected = link_to_bytes(source, whole, **options)
     rng = random.Random(seed)

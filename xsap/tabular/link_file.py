@@ -41,7 +41,7 @@ ROWS_PER_CHUNK = 8192
 CACHE_BYTES = 1 << 28
 QUERY_BYTES = 300  # of a cached answer, besides its candidates and its mention
 ENCODED_BYTES = 200  # of a candidate as JSON, on average
-OBJECT_BYTES = 1000  # of a candidate as Python objects, on average
+OBJECT_BYTES = 600  # of a candidate as Python objects, on average
 _SPREADSHEET_ROWS = 1 << 20  # the most that a spreadsheet can open
 
 Query = tuple[str, str | None]
