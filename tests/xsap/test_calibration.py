@@ -1,3 +1,5 @@
+"""Calibrated confidence and guaranteed precision: against scikit-learn, scipy and plain loops, and in simulated samples with known truth."""
+
 import json
 import math
 
@@ -5,12 +7,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from xsap.errors import ArtifactError, DataError
+from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.languages import UNKNOWN
-from xsap.linking import calibration as module
-from xsap.linking.calibration import Calibration, features_of, fit
+from xsap.linking.calibration import (
+    CERTAINTY,
+    Calibration,
+    RiskCoverageCurve,
+    abstention_reason,
+    assign_folds,
+    binomial_cdf,
+    codes_of,
+    design_effect,
+    features_of,
+    fit,
+    fit_logistic,
+    minimize_log_loss,
+    risk_coverage,
+)
 
 
 def world(seed, sizes, corrections=None, weights=(2.0, 1.0), intercept=-0.5):
@@ -36,7 +52,7 @@ def calibration():
     return fitted(features, right, languages)[0]
 
 
-def test_features_worked_by_hand():
+def test_features_match_values_worked_by_hand():
     features = features_of(np.array([0.9, 1.0, 0.5, 0.4]), np.array([0.65, 1.0, np.nan, 0.5]))
     assert features == pytest.approx(
         np.array([[0.9, 0.5], [1.0, 0.0], [0.5, 0.0], [0.4, 0.0]])
@@ -44,41 +60,43 @@ def test_features_worked_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_regression_against_scikit_learn(seed):
+def test_logistic_model_matches_scikit_learn(seed):
     """With the penalties that ours arrived at; columns are scaled, for scikit-learn has one penalty for all."""
     features, right, languages, _ = world(seed, {"es": 300, "ja": 200, "und": 80, "de": 20}, {"ja": 1.0, "es": -0.5})
     found = fitted(features, right, languages)[0]
     standard = (features - features.mean(0)) / features.std(0) / math.sqrt(0.1)
     one_hot = (
-        np.array([[code == known for known in ("de", "es", "ja")] for code in languages], float) * found.odds.spread
+        np.array([[code == known for known in ("de", "es", "ja")] for code in languages], float) * found.model.prior_std
     )
     theirs = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(np.hstack([standard, one_hot]), right)
     ours = found.confidence(features, languages)
     assert ours == pytest.approx(theirs.predict_proba(np.hstack([standard, one_hot]))[:, 1], abs=1e-5)
-    assert list(found.odds.corrections) == ["de", "es", "ja"]
-    assert list(found.odds.corrections.values()) == pytest.approx(theirs.coef_[0, 2:] * found.odds.spread, abs=1e-4)
+    assert list(found.model.corrections) == ["de", "es", "ja"]
+    assert list(found.model.corrections.values()) == pytest.approx(
+        theirs.coef_[0, 2:] * found.model.prior_std, abs=1e-4
+    )
 
 
-def test_the_spread_is_the_one_that_corrections_and_their_uncertainty_give():
+def test_prior_std_follows_from_corrections_and_their_uncertainty():
     features, right, languages, _ = world(1, {"es": 300, "ja": 200, "tr": 100}, {"ja": 0.8, "tr": -0.8})
-    odds = fitted(features, right, languages)[0].odds
+    odds = fitted(features, right, languages)[0].model
     design = np.hstack(
         [
             np.ones((600, 1)),
-            (features - odds.centre) / odds.scale,
+            (features - odds.center) / odds.scale,
             [[c == k for k in ("es", "ja", "tr")] for c in languages],
         ]
     ).astype(float)
     share = odds.confidence(features, languages)
     hessian = sum(p * (1 - p) * np.outer(row, row) for p, row in zip(share, design, strict=True))
-    hessian += np.diag([0, 0.1, 0.1, *[1 / odds.spread**2] * 3])
+    hessian += np.diag([0, 0.1, 0.1, *[1 / odds.prior_std**2] * 3])
     uncertain = np.diag(np.linalg.inv(hessian))[3:]
     expected = (sum(u**2 for u in odds.corrections.values()) + uncertain.sum() + 2 * 0.3**2) / 5
-    assert odds.spread**2 == pytest.approx(expected, rel=1e-3)
+    assert odds.prior_std**2 == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_language_moves_as_far_as_its_mentions_carry_it():
-    """The same odds, 2 below the others', told by 20 mentions and by 3,000."""
+def test_language_correction_grows_with_its_mentions():
+    """The same log odds, 2 below those of the others, in 20 mentions and in 3,000."""
     moved = {}
     for n in (20, 3000):
         moved[n] = []
@@ -86,24 +104,24 @@ def test_a_language_moves_as_far_as_its_mentions_carry_it():
             features, right, languages, _ = world(
                 seed, {"es": 1500, "fr": 1500, "ja": 1500, "zh": 1500, "tr": n}, {"tr": -2.0}
             )
-            moved[n].append(fitted(features, right, languages)[0].odds.corrections["tr"])
+            moved[n].append(fitted(features, right, languages)[0].model.corrections["tr"])
     assert -0.75 < np.mean(moved[20]) < 0
     assert np.mean(moved[3000]) < -1.4
     assert min(moved[20]) > max(moved[3000])
 
 
-def test_a_language_not_seen_gets_the_pooled_confidence(calibration):
+def test_unseen_language_gets_the_pooled_confidence(calibration):
     features = features_of(np.array([0.8, 0.7]), np.array([0.6, 0.69]))
     pooled = calibration.confidence(features)
     for languages in ([None, None], ["sw", "th"], [UNKNOWN, UNKNOWN]):
         assert calibration.confidence(features, languages).tolist() == pooled.tolist()
-    assert UNKNOWN not in calibration.odds.corrections
+    assert UNKNOWN not in calibration.model.corrections
     assert calibration.confidence(features, ["es", "ja"]).tolist() != pooled.tolist()
 
 
-def test_a_single_language_needs_no_correction():
+def test_single_language_gets_no_correction():
     features, right, languages, _ = world(0, {"es": 500})
-    assert fitted(features, right, languages)[0].odds.corrections["es"] == pytest.approx(0, abs=1e-6)
+    assert fitted(features, right, languages)[0].model.corrections["es"] == pytest.approx(0, abs=1e-6)
 
 
 @settings(max_examples=200)
@@ -123,18 +141,18 @@ def test_confidence_never_falls_when_score_or_lead_rises(calibration, score, sec
     assert low <= high + 1e-12
 
 
-def test_where_a_higher_score_is_a_worse_sign_the_score_says_nothing():
+def test_weight_of_a_score_that_is_a_worse_sign_is_zero():
     features, right, languages, _ = world(0, {"es": 800}, weights=(-2.0, 1.0))
-    odds = fitted(features, right, languages)[0].odds
+    odds = fitted(features, right, languages)[0].model
     assert odds.weights[0] == 0
     assert odds.weights[1] > 0
     features, right, languages, _ = world(0, {"es": 800}, weights=(-2.0, -1.0))
     found = fitted(features, right, languages)[0]
-    assert found.odds.weights == (0, 0)
+    assert found.model.weights == (0, 0)
     assert found.confidence(features) == pytest.approx(np.full(800, right.mean()), abs=1e-6)
 
 
-def test_confidences_are_the_probabilities_that_they_say():
+def test_confidences_match_true_probabilities():
     sizes, corrections = {"es": 3000, "ja": 2000, "tr": 1000}, {"ja": 0.6, "tr": -0.6}
     features, right, languages, _ = world(1, sizes, corrections)
     found, _ = fitted(features, right, languages)
@@ -147,49 +165,40 @@ def test_confidences_are_the_probabilities_that_they_say():
 def test_separable_outcomes_give_finite_numbers():
     features = features_of(np.linspace(0, 1, 100), np.linspace(0, 1, 100) - 0.1)
     found, left_out = fitted(features, features[:, 0] > 0.5, ["es"] * 100)
-    assert np.isfinite([*found.odds.weights, found.odds.intercept, *left_out]).all()
+    assert np.isfinite([*found.model.weights, found.model.intercept, *left_out]).all()
     constant = features_of(np.full(100, 0.7), np.full(100, 0.6))
     found, _ = fitted(constant, np.arange(100) < 50, ["es"] * 100)
     assert found.confidence(constant) == pytest.approx(np.full(100, 0.5), abs=1e-6)
 
 
-def test_newton_finds_the_minimum_from_afar():
+def test_newton_finds_the_minimum_from_a_far_start():
     """A full step from there leads upwards and away."""
     rng = np.random.default_rng(0)
     design = np.hstack([np.ones((200, 1)), rng.normal(size=(200, 2))])
     right = rng.random(200) < 1 / (1 + np.exp(-design @ [0.5, 2.0, -1.0]))
     penalty = np.array([0.0, 0.1, 0.1])
-    near, _ = module._newton(design, right, penalty, np.zeros(3))
+    near, _ = minimize_log_loss(design, right, penalty, np.zeros(3))
     theirs = LogisticRegression(C=10, tol=1e-10).fit(design[:, 1:], right)
     assert near == pytest.approx(np.concatenate([theirs.intercept_, theirs.coef_[0]]), abs=1e-4)
     for start in ([6.0, -6.0, 6.0], [-3.0, 8.0, 3.0], [10.0, 0.0, 0.0]):
-        assert module._newton(design, right, penalty, np.array(start))[0] == pytest.approx(near, abs=1e-5)
+        assert minimize_log_loss(design, right, penalty, np.array(start))[0] == pytest.approx(near, abs=1e-5)
 
 
-def test_each_mention_is_judged_by_a_fit_that_it_was_not_in(monkeypatch):
+def test_out_of_fold_confidence_is_by_a_model_fitted_on_the_other_folds():
     features, right, languages, _ = world(3, {"es": 120, "ja": 83})
-    seen, original = [], module._fitted
-
-    def watched(features, right, codes):
-        seen.append(({tuple(row) for row in features}, original(features, right, codes), right.mean()))
-        return seen[-1][1]
-
-    monkeypatch.setattr(module, "_fitted", watched)
-    found, left_out = fitted(features, right, languages)
-    *parts, (everything, odds, _) = seen
-    assert everything == {tuple(row) for row in features}
-    assert found.odds is odds
-    for row, code, confidence in zip(features, languages, left_out, strict=True):
-        outside = [odds for inside, odds, _ in parts if tuple(row) not in inside]
-        assert len(outside) == 1
-        assert outside[0].confidence(row[None, :], [code])[0] == pytest.approx(confidence)
-    assert [share for _, _, share in parts] == pytest.approx(
-        [right.mean()] * 5, abs=0.01
-    )  # each part has its share of right ones
+    codes = np.array(languages, object)
+    found, out_of_fold = fitted(features, right, languages, seed=5)
+    fold = assign_folds(right, seed=5)
+    assert found.model == fit_logistic(features, right, codes)
+    for number in range(5):
+        inside = fold == number
+        assert right[inside].mean() == pytest.approx(right.mean(), abs=0.03)  # each fold has its fraction of right ones
+        model = fit_logistic(features[~inside], right[~inside], codes[~inside])
+        assert out_of_fold[inside] == pytest.approx(model.confidence(features[inside], codes[inside].tolist()))
     assert (found.curve.answered[-1], found.curve.right[-1]) == (203, right.sum())
 
 
-def test_a_fit_is_a_function_of_its_seed():
+def test_fit_depends_on_its_seed_alone():
     features, right, languages, _ = world(4, {"es": 200, "ja": 100})
     (one, first), (same, again), (_, other) = (fitted(features, right, languages, seed=seed) for seed in (7, 7, 8))
     assert one == same
@@ -198,26 +207,26 @@ def test_a_fit_is_a_function_of_its_seed():
 
 
 @pytest.mark.parametrize(("n", "hits"), [(49, 25), (100, 9), (100, 91), (100, 0), (100, 100), (0, 0)])
-def test_too_few_mentions_are_refused(n, hits):
+def test_too_few_mentions_are_an_error(n, hits):
     features = features_of(np.linspace(0.2, 0.9, n), np.zeros(n))
     with pytest.raises(
         DataError,
-        match=rf"^a calibration needs at least 50 mentions, .* found {n}, {hits} rightly and {n - hits} wrongly\. Take",
+        match=rf"^a calibration needs at least 50 mentions, .* found {n}, {hits} correctly and {n - hits} wrongly\. Take",
     ):
         fitted(features, np.arange(n) < hits, ["es"] * n)
 
 
-def test_the_least_is_enough():
+def test_minimum_number_of_mentions_is_enough():
     features = features_of(np.linspace(0.2, 0.9, 50), np.zeros(50))
-    assert fitted(features, np.arange(50) < 10, [None] * 50)[0].odds.corrections == {}
+    assert fitted(features, np.arange(50) < 10, [None] * 50)[0].model.corrections == {}
 
 
-def test_without_candidates_there_is_no_confidence(calibration):
+def test_no_candidates_give_no_confidence(calibration):
     assert np.isnan(calibration.confidence(np.array([[np.nan, 0.0]]))).all()
     assert len(calibration.confidence(np.zeros((0, 2)), [])) == 0
 
 
-def test_a_promise_is_the_curves(calibration):
+def test_threshold_of_a_calibration_is_its_curves(calibration):
     assert calibration.threshold_for(0.8) == calibration.curve.threshold_for(0.8)
 
 
@@ -226,7 +235,7 @@ def test_a_promise_is_the_curves(calibration):
     seed=st.integers(0, 1000),
     sizes=st.dictionaries(st.sampled_from(["es", "ja", "tr", "und"]), st.integers(60, 300), min_size=1),
 )
-def test_json_gives_the_same_calibration_again(seed, sizes):
+def test_json_round_trip_gives_the_same_calibration(seed, sizes):
     features, right, languages, _ = world(seed, sizes)
     found, _ = fitted(features, right, languages)
     again = Calibration.from_dict(json.loads(json.dumps(found.to_dict())))
@@ -254,7 +263,7 @@ def changed(data, path, value=None, *, added="", removed=False):
     return copy
 
 
-def test_every_missing_strange_or_added_entry_is_refused(calibration):
+def test_every_missing_invalid_or_added_entry_is_an_error(calibration):
     data = calibration.to_dict()
     assert Calibration.from_dict(json.loads(json.dumps(data))) == calibration
     damaged = []
@@ -263,13 +272,13 @@ def test_every_missing_strange_or_added_entry_is_refused(calibration):
             changed(data, path, value)
             for value in (None, "1", True, [], {"a": "b"}, math.nan, math.inf, [math.nan, 1.0])
         ]
-        if path[:2] != ("odds", "corrections") or len(path) == 2:  # one language more or less is no fault
+        if path[:2] != ("model", "corrections") or len(path) == 2:  # one language more or less is no fault
             damaged += [changed(data, path, removed=True), changed(data, path, 1.0, added="_")]
     assert len(damaged) > 150
     for each in damaged:
         with pytest.raises(
             ArtifactError,
-            match=r"^(not a readable calibration: |expected a calibration of format 1, found ).*xsap calibrate$",
+            match=r"^(not a readable calibration: |expected a calibration of format 2, found ).*xsap calibrate$",
         ):
             Calibration.from_dict(each)
 
@@ -277,35 +286,295 @@ def test_every_missing_strange_or_added_entry_is_refused(calibration):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("odds", "scale"), [0.0, 1.0]),
-        (("odds", "weights"), [1.0, -1e-9]),
-        (("odds", "spread"), -0.1),
-        (("odds", "centre"), [1.0, 2.0, 3.0]),
-        (("odds", "intercept"), "0"),
+        (("model", "scale"), [0.0, 1.0]),
+        (("model", "weights"), [1.0, -1e-9]),
+        (("model", "prior_std"), -0.1),
+        (("model", "center"), [1.0, 2.0, 3.0]),
+        (("model", "intercept"), "0"),
         (("curve", "threshold"), [0.5]),
         (("curve", "answered"), [1.5]),
-        (("format",), 2),
+        (("format",), 1),
         (("format",), None),
     ],
 )
-def test_numbers_that_can_not_be_are_refused(calibration, path, value):
+def test_impossible_numbers_are_an_error(calibration, path, value):
     with pytest.raises(ArtifactError, match="make it again: xsap calibrate$"):
         Calibration.from_dict(changed(calibration.to_dict(), path, value))
 
 
 @pytest.mark.parametrize(
-    "data", [None, [], "x", 3, {}, {"format": 1}, {"format": 1, "odds": 3, "curve": object()}, {"format": True}]
+    "data", [None, [], "x", 3, {}, {"format": 2}, {"format": 2, "model": 3, "curve": object()}, {"format": True}]
 )
-def test_what_is_no_calibration_at_all(data):
+def test_other_data_are_an_error_of_one_line(data):
     with pytest.raises(ArtifactError) as caught:
         Calibration.from_dict(data)
     assert "\n" not in str(caught.value)
 
 
-def test_the_message_names_the_place(calibration):
-    broken = changed(calibration.to_dict(), ("odds", "intercept"), "high")
+def test_error_names_the_entry(calibration):
+    broken = changed(calibration.to_dict(), ("model", "intercept"), "high")
     with pytest.raises(
         ArtifactError,
-        match=r"^not a readable calibration: odds\.intercept: Input should be a valid number; make it again",
+        match=r"^not a readable calibration: model\.intercept: Input should be a valid number; make it again",
     ):
         Calibration.from_dict(broken)
+
+
+outcomes = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]), st.booleans(), st.sampled_from("abcdef")),
+    min_size=1,
+)
+
+
+def arrays(rows):
+    return np.array([c for c, _, _ in rows]), np.array([r for _, r, _ in rows]), [g for _, _, g in rows]
+
+
+def alone(n):
+    return [str(i) for i in range(n)]
+
+
+def naive_effect(residuals, groups):
+    total = 0.0
+    for group in set(groups):
+        inside = [r for r, g in zip(residuals, groups, strict=True) if g == group]
+        total += sum(a * b for a in inside for b in inside)
+    independent = sum(r * r for r in residuals)
+    return max(1.0, total / independent) if independent else 1.0
+
+
+@settings(max_examples=100)
+@given(rows=outcomes)
+def test_curve_matches_a_plain_loop(rows):
+    confidence, right, groups = arrays(rows)
+    curve = RiskCoverageCurve.from_sample(confidence, right, groups)
+    assert list(curve.threshold) == sorted(set(confidence), reverse=True)
+    for threshold, answered, hits, expected, effect in zip(
+        curve.threshold, curve.answered, curve.right, curve.expected, curve.effect, strict=True
+    ):
+        inside = [row for row in rows if row[0] >= threshold]
+        assert (answered, hits) == (len(inside), sum(r for _, r, _ in inside))
+        assert expected == pytest.approx(np.mean([c for c, _, _ in inside]))
+        assert effect == pytest.approx(naive_effect([r - c for c, r, _ in inside], [g for _, _, g in inside]), abs=1e-8)
+
+
+@settings(max_examples=30)
+@given(n=st.integers(201, 2000), ties=st.integers(1, 3000), seed=st.integers(0, 99))
+def test_long_curve_is_thinned_to_correct_rows(n, ties, seed):
+    rng = np.random.default_rng(seed)
+    confidence = rng.integers(0, ties, n) / ties
+    right = rng.random(n) < confidence
+    curve = RiskCoverageCurve.from_sample(confidence, right, alone(n))
+    assert len(curve.threshold) <= 200
+    assert curve.answered[-1] == n
+    for threshold, answered, hits in zip(curve.threshold, curve.answered, curve.right, strict=True):
+        assert (answered, hits) == ((confidence >= threshold).sum(), right[confidence >= threshold].sum())
+    largest = np.unique(confidence, return_counts=True)[1].max()
+    assert np.diff((0, *curve.answered)).max() <= n / 200 + largest + 1
+
+
+@given(n=st.integers(0, 400), events=st.integers(0, 400), probability=st.floats(0.001, 0.999))
+def test_binomial_cdf_matches_scipy(n, events, probability):
+    assert binomial_cdf(min(events, n), n, probability) == pytest.approx(
+        binom.cdf(min(events, n), n, probability), rel=1e-9, abs=1e-100
+    )  # far below, scipy is off by more than that, as exact fractions show
+
+
+def test_mentions_that_a_guarantee_needs_match_values_worked_by_hand():
+    """0.95^58 is above 0.05 and 0.95^59 below."""
+    for n, kept in ((58, False), (59, True)):
+        curve = RiskCoverageCurve((0.99,), (n,), (n,), (0.99,), (1.0,))
+        if kept:
+            assert curve.threshold_for(0.95) == 0.99
+        else:
+            with pytest.raises(
+                ConfigError,
+                match=r"^the 58 mentions of the calibration can't guarantee a precision of 0.95, but one of 0.94\.",
+            ):
+                curve.threshold_for(0.95)
+    halved = RiskCoverageCurve((0.99,), (118,), (118,), (0.99,), (2.0,))
+    assert halved.threshold_for(0.95) == 0.99
+    with pytest.raises(ConfigError):
+        RiskCoverageCurve((0.99,), (117,), (117,), (0.99,), (2.0,)).threshold_for(0.95)
+
+
+def naive_threshold(curve, precision):
+    """The sequence begins where (mean confidence - precision) · √n is largest, at 5 / (1 - precision) answers or more if there are as many, and
+    ends with the first test that is lost."""
+    rows = list(zip(curve.threshold, curve.answered, curve.right, curve.expected, curve.effect, strict=True))
+    best = max(rows, key=lambda row: ((row[3] - precision) * math.sqrt(row[1]), -row[1]))
+    large = [row for row in rows if row[1] >= 5 / (1 - precision) * (1 - 1e-9)]
+    found = None
+    for threshold, answered, right, _, effect in rows[
+        max(rows.index(best), rows.index(large[0]) if large else len(rows) - 1) :
+    ]:
+        if binom.cdf(math.ceil((answered - right) / effect), int(answered / effect), 1 - precision) > 1 - CERTAINTY:
+            break
+        found = threshold
+    return found
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(100, 3000),
+    slope=st.floats(0.5, 8),
+    together=st.integers(1, 4),
+    precision=st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.98]),
+    seed=st.integers(0, 999),
+)
+def test_thresholds_match_a_plain_sequence_of_tests(n, slope, together, precision, seed):
+    confidence, right, groups = random_outcomes(np.random.default_rng(seed), n, slope, together)
+    curve = RiskCoverageCurve.from_sample(confidence, right, groups)
+    expected = naive_threshold(curve, precision)
+    if expected is None:
+        with pytest.raises(ConfigError):
+            curve.threshold_for(precision)
+    else:
+        assert curve.threshold_for(precision) == expected
+
+
+def random_outcomes(rng, n, slope, together=1):
+    """Confidences that are the true probabilities; mentions of a group have one random number."""
+    odds = slope * rng.normal(size=n)
+    confidence = 1 / (1 + np.exp(-odds))
+    group = np.arange(n) // together
+    order = np.argsort(odds)  # neighbors in confidence are together, so that their outcomes can be one
+    luck = rng.random(n)[group]
+    right = np.empty(n, bool)
+    right[order] = luck < confidence[order]
+    groups = np.empty(n, object)
+    groups[order] = [str(g) for g in group]
+    return confidence, right, groups.tolist()
+
+
+def count_kept(slope, precision, n, together, tries=200, declared=True):
+    """How often a guaranteed precision holds in truth, and in how many tries one was given."""
+    kept = given_ = 0
+    truth = np.sort(1 / (1 + np.exp(-slope * np.random.default_rng(0).normal(size=200_000))))
+    precisions = np.cumsum(truth[::-1])[::-1] / np.arange(len(truth), 0, -1)  # of answering from this confidence on
+    for seed in range(tries):
+        confidence, right, groups = random_outcomes(np.random.default_rng(seed), n, slope, together)
+        try:
+            threshold = RiskCoverageCurve.from_sample(
+                confidence, right, groups if declared else alone(n)
+            ).threshold_for(precision)
+        except ConfigError:
+            continue
+        given_ += 1
+        kept += precisions[min(np.searchsorted(truth, threshold), len(truth) - 1)] >= precision
+    return kept, given_
+
+
+@pytest.mark.parametrize(
+    ("slope", "precision", "n", "together"),
+    [(3, 0.9, 500, 1), (4, 0.95, 1500, 1), (4, 0.95, 1500, 3), (6, 0.8, 300, 2)],
+)
+def test_guaranteed_precision_holds_in_nine_of_ten_samples(slope, precision, n, together):
+    kept, given_ = count_kept(slope, precision, n, together)
+    assert given_ >= 100
+    assert kept / given_ >= 0.9
+
+
+def test_dependent_mentions_counted_as_independent_break_the_guarantee():
+    """So groups are needed: the test above can fail."""
+    kept, given_ = count_kept(4, 0.95, 1500, 8, declared=False)
+    assert kept / given_ < 0.9
+    kept, given_ = count_kept(4, 0.95, 1500, 8)
+    assert kept / given_ >= 0.9
+
+
+def test_one_error_among_the_most_confident_does_not_end_the_sequence():
+    """Confidences far too low exceed the precision most at the very top, where one error among few answers would end the sequence."""
+    confidence = np.linspace(0.5, 0.96, 1000)
+    right = np.ones(1000, bool)
+    right[:400] = False
+    right[997] = False  # a mistake near the top
+    assert RiskCoverageCurve.from_sample(confidence, right, alone(1000)).threshold_for(0.95) < 0.75
+
+
+def test_precision_just_too_low_everywhere_is_hardly_ever_guaranteed():
+    """Scores without information: the luckiest of two hundred thresholds would be guaranteed in a fifth of the samples."""
+    guaranteed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        confidence = np.clip(0.949 + 0.01 * rng.normal(size=1000), 0, 1)
+        curve = RiskCoverageCurve.from_sample(confidence, rng.random(1000) < 0.949, alone(1000))
+        guaranteed += curve.lowest_threshold(0.95) is not None
+    assert guaranteed / 200 <= 0.08
+
+
+def test_precisions_outside_0_to_1_and_out_of_reach_are_errors():
+    curve = RiskCoverageCurve.from_sample(np.linspace(0, 1, 100), np.zeros(100, bool), alone(100))
+    for precision in (0, 1, -0.5, 95, math.nan):
+        with pytest.raises(ConfigError, match="must lie between 0 and 1, found"):
+            curve.threshold_for(precision)
+    with pytest.raises(
+        ConfigError,
+        match=r"^the 100 mentions .* a precision of 0.9, nor any other\. Ask for less, or calibrate on more mentions$",
+    ):
+        curve.threshold_for(0.9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": ()},
+        {"threshold": (0.5,)},
+        {"threshold": (0.5, 0.5)},
+        {"threshold": (1.5, 0.5)},
+        {"expected": (0.9, -0.1)},
+        {"answered": (2, 2)},
+        {"answered": (0, 5)},
+        {"right": (3, 4)},
+        {"right": (2, 1)},
+        {"right": (1, 5)},
+        {"effect": (1.0, 0.9)},
+    ],
+)
+def test_impossible_curves_are_an_error(change):
+    sound = {"threshold": (0.8, 0.5), "answered": (2, 5), "right": (2, 4), "expected": (0.9, 0.7), "effect": (1.0, 1.2)}
+    assert RiskCoverageCurve(**sound)
+    with pytest.raises(ValueError, match="curve|confidences|thresholds|effect"):
+        RiskCoverageCurve(**sound | change)
+
+
+@settings(max_examples=100)
+@given(rows=outcomes)
+def test_risk_and_coverage_average_over_ties(rows):
+    """Expected risk of the k most confident: whole blocks of ties, and of the last block its mean."""
+    confidence, right, _ = arrays(rows)
+    coverage, risk = risk_coverage(confidence, right)
+    ranked = sorted(rows, key=lambda row: -row[0])
+    for k in range(1, len(rows) + 1):
+        edge = ranked[k - 1][0]
+        above, tied = [r for c, r, _ in rows if c > edge], [r for c, r, _ in rows if c == edge]
+        wrong = above.count(False) + (k - len(above)) * tied.count(False) / len(tied)
+        assert (coverage[k - 1], risk[k - 1]) == pytest.approx((k / len(rows), wrong / k))
+
+
+def test_risk_and_coverage_match_values_worked_by_hand():
+    coverage, risk = risk_coverage(np.array([0.2, 0.9, 0.6, 0.7]), np.array([False, True, True, False]))
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
+    assert [len(part) for part in risk_coverage(np.zeros(0), np.zeros(0, bool))] == [0, 0]
+
+
+def test_design_effect_matches_values_worked_by_hand():
+    residuals = np.array([0.5, 0.5, -0.5, -0.5])
+    assert design_effect(residuals, codes_of(["a", "a", "b", "b"])) == pytest.approx(2.0)
+    assert design_effect(residuals, codes_of(["a", "b", "c", "d"])) == 1.0
+    assert design_effect(residuals, codes_of(["a", "b", "a", "b"])) == 1.0  # less than independent is not believed
+    assert design_effect(np.zeros(3), codes_of(["a", "a", "b"])) == 1.0
+
+
+def test_abstention_reason_states_confidence_and_threshold():
+    assert abstention_reason(0.9, 0.9) is None
+    assert abstention_reason(0.4, 0.9) == "the confidence of the first candidate, 0.400, is below 0.900"
+    assert abstention_reason(0.4, 0.8912, 0.95) == (
+        "the confidence of the first candidate, 0.400, is below 0.891, above which answers keep a precision of 0.95"
+    )
+
+
+def test_curve_is_thinned_evenly():
+    curve = RiskCoverageCurve.from_sample(np.arange(100) / 100, np.ones(100, bool), alone(100), points=4)
+    assert curve.answered == (25, 50, 75, 100)

@@ -117,7 +117,7 @@ def flip(damage: Damage) -> None:
 
 
 def not_found(damages: list[Damage], attempt: Open) -> list[tuple[Damage, str]]:
-    """The damages that were not refused with an ArtifactError of one line that names the file; a manifest may be told of by its folder."""
+    """Damages not rejected by an ArtifactError of one line that names the file, or the folder of a manifest."""
     missed = []
     for damage in damages:
         with damaged(damage):
@@ -152,7 +152,7 @@ def test_damage_is_done_and_undone(tmp_path):
 
 
 def make(folder: Path, model: Path, names: int, vector_dtype: str) -> Path:
-    """An index with all kinds of file, a graph among them; its vectors are random, for nobody judges its answers. It stands beside its own copy of the model."""
+    """An index of random vectors with all kinds of files, an HNSW index among them, beside its own copy of the model."""
     from xsap.encoding.encoder import Encoder
 
     shutil.copytree(model, folder / "model")

@@ -195,16 +195,16 @@ def test_a_calibration_and_its_report():
 
 def test_thresholds_are_the_calibrations_and_what_they_keep_is_counted():
     odds = {
-        "centre": (0.0, 0.0),
+        "center": (0.0, 0.0),
         "scale": (1.0, 1.0),
         "weights": (1.0, 1.0),
         "intercept": 0.0,
         "corrections": {},
-        "spread": 0.1,
+        "prior_std": 0.1,
     }
-    curve = RiskCoverageCurve.of(np.linspace(0.5, 1, 400), np.arange(400) >= 50, [str(i) for i in range(400)])
+    curve = RiskCoverageCurve.from_sample(np.linspace(0.5, 1, 400), np.arange(400) >= 50, [str(i) for i in range(400)])
     calibration = Calibration.from_dict(
-        {"format": 1, "odds": odds, "curve": json.loads(json.dumps(Calibration(None, curve).to_dict()))["curve"]}
+        {"format": 2, "model": odds, "curve": json.loads(json.dumps(Calibration(None, curve).to_dict()))["curve"]}
     )
     linker, mentions = sample(200)
     answers = answers_of(linker, mentions)

@@ -41,7 +41,7 @@ def folders(tmp_path_factory, tiny_folder, sample_folder):
     terms, encoder = Terminology.load(sample_folder), Encoder.from_pretrained(tiny_folder)
     odds = LogisticModel((0.8, 0.2), (0.1, 0.1), (1.0, 0.5), 0.3, {"de": 0.1, "es": -0.2}, 0.1)
     confidences = np.linspace(0, 1, 2000)
-    curve = RiskCoverageCurve.of(
+    curve = RiskCoverageCurve.from_sample(
         confidences, np.random.default_rng(0).random(2000) < confidences**0.2, [str(i) for i in range(2000)]
     )
     with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 100):

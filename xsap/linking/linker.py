@@ -19,7 +19,7 @@ from tqdm import tqdm
 from xsap.encoding.encoder import Dtype, device_for
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import UNKNOWN, to_iso
-from xsap.linking.calibration import abstention, features_of
+from xsap.linking.calibration import abstention_reason, features_of
 from xsap.linking.dictionary import values_at
 from xsap.linking.fusion import FusedSearch
 from xsap.linking.index import Embedder, EncoderSpec, Index, open_encoder
@@ -261,7 +261,7 @@ class Linker:
         confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), languages).tolist()
         results = []
         for mention, candidates, confidence in zip(mentions, found, confidences, strict=True):
-            reason = None if threshold is None else abstention(confidence, threshold, min_precision)
+            reason = None if threshold is None else abstention_reason(confidence, threshold, min_precision)
             if candidates:
                 candidates = (replace(candidates[0], confidence=confidence), *candidates[1:top_k])
             results.append(Result(mention, () if reason else candidates, reason))
