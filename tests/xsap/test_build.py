@@ -322,9 +322,9 @@ def test_merge_detects_damage(parts, tmp_path):
     given = [tmp_path / name for name in ("p1", "p2", "p3")]
     for file in sorted(tmp_path.glob("p*/*")):
         whole = file.read_bytes()
-        for place in np.random.default_rng(0).integers(8 * len(whole), size=5).tolist():
+        for bit in np.random.default_rng(0).integers(8 * len(whole), size=5).tolist():
             damaged = bytearray(whole)
-            damaged[place // 8] ^= 1 << place % 8
+            damaged[bit // 8] ^= 1 << bit % 8
             file.write_bytes(damaged)
             with pytest.raises(ArtifactError):
                 merge_shards(given, tmp_path / "merged")

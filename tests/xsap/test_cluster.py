@@ -198,7 +198,7 @@ def test_invalid_addresses_and_terms_without_a_file_are_rejected(capsys, index):
 
 
 class Errors:
-    """Of a stand-in for Ray, as Ray's are related."""
+    """Errors of a stand-in for Ray, with the same base classes as Ray's."""
 
     class RayError(Exception): ...
 
