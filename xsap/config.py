@@ -1,8 +1,8 @@
 """Settings of a training run: their types, defaults, bounds and meanings.
 
-A TOML file states what differs from the defaults here, and `--set` what differs from the file. Settings are frozen; an unknown key is an
-error that suggests a known one, by spelling or by meaning. Only `xsap.training.run` takes a settings object; all other parts of training
-take plain arguments, so that they can be used and tested alone.
+A TOML file states what differs from the defaults here, and `--set` what differs from the file. Settings are frozen; an
+unknown key is an error that suggests a known one, by spelling or by meaning. Only `xsap.training.run` takes a settings
+object; all other parts of training take plain arguments, so that they can be used and tested alone.
 """
 
 import textwrap

@@ -1,7 +1,7 @@
 """The encoder: tokenizer, transformer and pooling as one, from names to unit vectors.
 
-Pooling, maximum length and text policy are saved with the model (`xsap.json`), so that no user has to pass them again. A foreign folder
-that does not state its pooling is an error; the pooling is never guessed.
+Pooling, maximum length and text policy are saved with the model (`xsap.json`), so that no user has to pass them again.
+A foreign folder that does not state its pooling is an error; the pooling is never guessed.
 """
 
 import json
@@ -79,13 +79,15 @@ class Encoder(nn.Module):
         """Open a model folder, or a model of the Hugging Face hub.
 
         Args:
-            path: A folder written by `save_pretrained`, a SentenceTransformer or a Hugging Face folder, or the id of one on the hub.
+            path: A folder written by `save_pretrained`, a SentenceTransformer or a Hugging Face folder, or the id of
+                one on the hub.
             pooling: `cls`, `mean` or `mean_all`. Required for a folder that does not state it.
-            max_length: Tokens after which a name is truncated, special tokens included. By default what the folder states, else 25.
+            max_length: Tokens after which a name is truncated, special tokens included. By default what the folder
+                states, else 25.
             policy: Normalization of names. By default what the folder states, else NFC, case unchanged.
             device: Where to compute; by default CUDA if available, else the CPU.
-            dtype: Number format of `encode`'s matrix products: `float32`, `bfloat16`, `float16`, or `int8`. int8 is for CPUs; such an
-                encoder can't be saved or trained.
+            dtype: Number format of `encode`'s matrix products: `float32`, `bfloat16`, `float16`, or `int8`. int8 is for
+                CPUs; such an encoder can't be saved or trained.
 
         Returns:
             The encoder, in evaluation mode.

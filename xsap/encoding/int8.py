@@ -1,9 +1,9 @@
 """int8 linear layers: the fastest way to encode on a CPU.
 
-A layer's weights are quantized once, to codes in -127…127 with a scale per output; its input each time, with a scale per token, so that
-a name's vector does not depend on the names beside it. Sums of products are exact in 32 bits; what is lost is the rounding of both
-factors, at most half a code each (symmetric quantization, Wu et al., "Integer quantization for deep learning inference", 2020, § 3).
-Everything else stays in float32.
+A layer's weights are quantized once, to codes in -127…127 with a scale per output; its input each time, with a scale
+per token, so that a name's vector does not depend on the names beside it. Sums of products are exact in 32 bits; what
+is lost is the rounding of both factors, at most half a code each (symmetric quantization, Wu et al., "Integer
+quantization for deep learning inference", 2020, § 3). Everything else stays in float32.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ _MAX_CODE = 127.0
 def int8_is_faster() -> bool:
     """Whether torch multiplies int8 matrices correctly here, and faster than float32: on processors with VNNI instructions.
 
-    Without them oneDNN's sums of two products may saturate at 16 bits ("Nuances of int8 computations" in its guide), or a plain loop is
-    many times slower. The processor's flags are read and the largest codes are multiplied; nothing is timed, because timing is unreliable
-    on a busy machine.
+    Without them oneDNN's sums of two products may saturate at 16 bits ("Nuances of int8 computations" in its guide), or
+    a plain loop is many times slower. The processor's flags are read and the largest codes are multiplied; nothing is
+    timed, because timing is unreliable on a busy machine.
     """
     right = torch.where(torch.arange(64 * 768).view(64, 768) % 3 == 0, -127, 127).to(torch.int8)
     left = torch.full((32, 768), 127, dtype=torch.int8)
@@ -50,8 +50,8 @@ def quantize_rows(states: Tensor) -> tuple[Tensor, Tensor]:
         states: (…, k) of any float dtype.
 
     Returns:
-        (m, k) int8 codes and (m, 1) float32 scales, m being the product of the leading sizes: states ≈ scales · codes. A row that is not
-        finite gets a scale that is not finite.
+        (m, k) int8 codes and (m, 1) float32 scales, m being the product of the leading sizes: states ≈ scales · codes.
+        A row that is not finite gets a scale that is not finite.
     """
     rows = states.reshape(-1, states.shape[-1]).float()  # in 16 bits 127 could become 128
     greatest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_min_(1e-30)

@@ -1,7 +1,8 @@
 """Model folders: how to open one, and which pooling, maximum length and text policy it states.
 
-There are three kinds: ours (`xsap.json`), a SentenceTransformer (`modules.json`), and a bare Hugging Face folder, which states none of
-these, so that the caller must give `pooling`. A name that is not a folder is taken as an id of the Hugging Face hub.
+There are three kinds: ours (`xsap.json`), a SentenceTransformer (`modules.json`), and a bare Hugging Face folder, which
+states none of these, so that the caller must give `pooling`. A name that is not a folder is taken as an id of the
+Hugging Face hub.
 """
 
 import hashlib
@@ -246,8 +247,8 @@ def sentence_transformer_files(config: EncoderConfig, dimension: int) -> dict[st
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, transformer: Transformer, where: str) -> None:
     """Raise ArtifactError for a tokenizer that does not fit its model.
 
-    That is one that maps all words to the unknown token (a SentencePiece file converted without protobuf), or that has more pieces than
-    the model has embeddings.
+    That is one that maps all words to the unknown token (a SentencePiece file converted without protobuf), or that has
+    more pieces than the model has embeddings.
     """
     ids = tokenizer("fever, cough and chest pain", add_special_tokens=False)["input_ids"]
     if not ids or all(i == tokenizer.unk_token_id for i in ids):

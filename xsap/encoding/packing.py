@@ -1,14 +1,16 @@
 """Token ids of names, and their way through a BERT-family encoder without padding.
 
-Training tokenizes its whole terminology once, before the first step, into two flat arrays from which any batch is a gather: a tokenizer
-handles tens of thousands of names per second, an encoder on a GPU more than that.
+Training tokenizes its whole terminology once, before the first step, into two flat arrays from which any batch is a
+gather: a tokenizer handles tens of thousands of names per second, an encoder on a GPU more than that.
 
-Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here names are packed into rows of 64 tokens, longest first,
-shorter ones where room is left, so that about 1 % of the positions stay empty. Embeddings, layer norms and linear layers see the rows as
-they are; an attention mask per row keeps names from attending to one another. A row is a small dense product, which CPUs and GPUs do at
-full speed, and its shape does not depend on the names. Where only [CLS] is wanted, the last layer is computed for it alone.
+Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here names are packed into rows of 64 tokens,
+longest first, shorter ones where room is left, so that about 1 % of the positions stay empty. Embeddings, layer norms
+and linear layers see the rows as they are; an attention mask per row keeps names from attending to one another. A row
+is a small dense product, which CPUs and GPUs do at full speed, and its shape does not depend on the names. Where only
+[CLS] is wanted, the last layer is computed for it alone.
 
-The layers are those of the Hugging Face model itself, so its weights, its `state_dict` and its `save_pretrained` are untouched.
+The layers are those of the Hugging Face model itself, so its weights, its `state_dict` and its `save_pretrained` are
+untouched.
 """
 
 from bisect import bisect_right
@@ -359,7 +361,8 @@ def _add(output: Transformer, states: Tensor, residual: Tensor) -> Tensor:
 def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, dropout: torch.nn.Dropout) -> Tensor:
     """Scaled dot-product attention within each name, (r, heads, s or q, head size).
 
-    Written out for training on a CPU, where the backward pass of torch's kernel takes several times as long as these three products.
+    Written out for training on a CPU, where the backward pass of torch's kernel takes several times as long as these
+    three products.
     """
     if query.is_cuda or not query.requires_grad:
         return F.scaled_dot_product_attention(query, key, value, own, dropout.p if dropout.training else 0.0)

@@ -1,17 +1,18 @@
 """Vocabularies: train one for a new model, or cut an existing model's down to what a terminology needs.
 
-XLM-R's 250,002 pieces serve a hundred languages of web text, and their embeddings are 192 of its 278 million parameters. A terminology
-uses few of them. `from_scratch` trains a SentencePiece vocabulary on the terminology's own names, for a small XLM-R with random weights
-that learns to link on a CPU in minutes. `shrink_to` removes the pieces that no name has from an existing model (Abdaoui et al., "Load
-What You Need", 2020) and changes nothing else: a text whose pieces are all kept, none of them unknown, gets the same pieces, and so the
-same vector. Why that holds:
+XLM-R's 250,002 pieces serve a hundred languages of web text, and their embeddings are 192 of its 278 million
+parameters. A terminology uses few of them. `from_scratch` trains a SentencePiece vocabulary on the terminology's own
+names, for a small XLM-R with random weights that learns to link on a CPU in minutes. `shrink_to` removes the pieces
+that no name has from an existing model (Abdaoui et al., "Load What You Need", 2020) and changes nothing else: a text
+whose pieces are all kept, none of them unknown, gets the same pieces, and so the same vector. Why that holds:
 
-- Unigram takes the best path through all matching pieces. With fewer pieces there are fewer paths, and the best one is still there. An
-  unknown character costs ten more than the worst piece, so the worst piece is kept too.
-- WordPiece takes the longest matching piece, again and again. With fewer pieces the longest is still the longest. But a word that could
-  not be completed, and so was unknown, might now be: for such words in the names every matching piece is kept.
-- BPE applies the first merge of its list that matches. All intermediate merges of a kept piece are kept, and of fewer merges the first
-  one is still first.
+- Unigram takes the best path through all matching pieces. With fewer pieces there are fewer paths, and the best one is
+  still there. An unknown character costs ten more than the worst piece, so the worst piece is kept too.
+- WordPiece takes the longest matching piece, again and again. With fewer pieces the longest is still the longest. But a
+  word that could not be completed, and so was unknown, might now be: for such words in the names every matching piece
+  is kept.
+- BPE applies the first merge of its list that matches. All intermediate merges of a kept piece are kept, and of fewer
+  merges the first one is still first.
 
 Pieces of a single character or byte are all kept, so that other text is split into them rather than lost.
 """
@@ -135,8 +136,8 @@ def from_scratch(
 def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
     """Make an encoder with only those pieces, and their embeddings, that names need.
 
-    Pieces keep their order, and those up to the padding keep their ids, from which RoBERTa counts positions. All other weights are shared
-    with `encoder`, not copied.
+    Pieces keep their order, and those up to the padding keep their ids, from which RoBERTa counts positions. All other
+    weights are shared with `encoder`, not copied.
 
     Args:
         encoder: The original; it is not changed.
@@ -290,7 +291,8 @@ def _matching(words: Iterable[str], ids: Mapping[str, int], prefix: str) -> set[
 def _intermediate_merges(piece: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
     """All pieces that BPE's merges (pair → rank) produce when applied to one piece alone.
 
-    Inside a text they produce the same ones: no merge has crossed the piece's ends, or it would not have come out as a piece.
+    Inside a text they produce the same ones: no merge has crossed the piece's ends, or it would not have come out as a
+    piece.
     """
     parts, merged = list(piece), set()
     while matching := [(ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in ranks]:

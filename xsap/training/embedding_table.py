@@ -1,8 +1,9 @@
 """Embedding table trimming: during training the model has only the embeddings that the run's names use.
 
-XLM-R's table has 250,002 rows, 69 % of its parameters, of which a terminology uses a tenth. The others would get no gradient, and AdamW
-would only multiply them by 1 - learning rate · weight decay at each step. So they are set aside, and come back multiplied by the product
-of these factors. Gradients, their norm, and moments of the used rows are those of training with the whole table.
+XLM-R's table has 250,002 rows, 69 % of its parameters, of which a terminology uses a tenth. The others would get no
+gradient, and AdamW would only multiply them by 1 - learning rate · weight decay at each step. So they are set aside,
+and come back multiplied by the product of these factors. Gradients, their norm, and moments of the used rows are those
+of training with the whole table.
 """
 
 from collections.abc import Collection, Iterator

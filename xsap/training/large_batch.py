@@ -1,12 +1,13 @@
 """Large batches: a loss that needs all vectors at once, over several processes and in chunks that fit into memory, with exact gradients.
 
-`gather` gives every process the vectors of all, so that each computes the same loss of the global batch; only its own vectors carry a
-graph. The derivative with respect to these is then already complete, so nothing is summed on the way back: DistributedDataParallel's mean
-over processes, times their number, is the gradient that one process would have on the joined batch.
+`gather` gives every process the vectors of all, so that each computes the same loss of the global batch; only its own
+vectors carry a graph. The derivative with respect to these is then already complete, so nothing is summed on the way
+back: DistributedDataParallel's mean over processes, times their number, is the gradient that one process would have on
+the joined batch.
 
-`cached_backward` is gradient caching (Gao et al., RepL4NLP 2021): chunks are encoded and only their vectors kept; the loss gives the
-gradient of each vector; then each chunk is encoded again and its part propagated back. It is exact if both passes draw the same dropout:
-`encode` must be a pure function of the chunk's number.
+`cached_backward` is gradient caching (Gao et al., RepL4NLP 2021): chunks are encoded and only their vectors kept; the
+loss gives the gradient of each vector; then each chunk is encoded again and its part propagated back. It is exact if
+both passes draw the same dropout: `encode` must be a pure function of the chunk's number.
 """
 
 from collections.abc import Callable, Sequence

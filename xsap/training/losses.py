@@ -1,7 +1,8 @@
 """Losses: functions of an (n, n) matrix of cosines and two masks of pairs.
 
-In matrix form they need O(n²) memory and no synchronization with the host, and do not depend on how the masks were made. Cosines are those
-of unit vectors, so losses of Euclidean distances are computed from them too: |x - y| = √(2 - 2 cos).
+In matrix form they need O(n²) memory and no synchronization with the host, and do not depend on how the masks were
+made. Cosines are those of unit vectors, so losses of Euclidean distances are computed from them too: |x - y| = √(2 - 2
+cos).
 """
 
 import torch
@@ -50,8 +51,8 @@ def info_nce(similarity: Tensor, positives: Tensor, negatives: Tensor, *, temper
 def circle(similarity: Tensor, positives: Tensor, negatives: Tensor, *, m: float, gamma: float) -> Tensor:
     """Circle loss (Sun et al., CVPR 2020, eq. 6), averaged over the anchors whose loss is above zero.
 
-    With p and n an anchor's cosines, it is log(1 + Σ_n e^(γ [n + m]₊ (n - m)) · Σ_p e^(-γ [1 + m - p]₊ (p - 1 + m))); the weights [·]₊
-    get no gradient.
+    With p and n an anchor's cosines, it is log(1 + Σ_n e^(γ [n + m]₊ (n - m)) · Σ_p e^(-γ [1 + m - p]₊ (p - 1 + m)));
+    the weights [·]₊ get no gradient.
 
     Args:
         similarity: (n, n) cosines.
@@ -101,8 +102,8 @@ def lifted_structure(
 ) -> Tensor:
     """Lifted structured loss (Oh Song et al., CVPR 2016, eq. 4), averaged over positive pairs, |·| Euclidean.
 
-    Of a pair it is ½ [log(Σ_n e^(neg_margin - |a - n|) + Σ_n e^(neg_margin - |p - n|)) + |a - p| - pos_margin]₊², over the negatives of a
-    and of p.
+    Of a pair it is ½ [log(Σ_n e^(neg_margin - |a - n|) + Σ_n e^(neg_margin - |p - n|)) + |a - p| - pos_margin]₊², over
+    the negatives of a and of p.
 
     Args:
         similarity: (n, n) cosines.
@@ -123,9 +124,9 @@ def lifted_structure(
 def nca(similarity: Tensor, positives: Tensor, negatives: Tensor, *, softmax_scale: float) -> Tensor:
     """Neighborhood components analysis (Goldberger et al., NIPS 2004, Σ log p_i), averaged over the anchors with a positive.
 
-    p_i is the probability that anchor i draws a positive when it draws one of its pairs by a softmax of -softmax_scale · |i - j|².
-    With a miner, anchors draw from the pairs in the masks, whereas pytorch-metric-learning draws from all pairs, weights anchors by how
-    often they were mined, and leaves out anchors whose p_i underflows to zero.
+    p_i is the probability that anchor i draws a positive when it draws one of its pairs by a softmax of -softmax_scale
+    · |i - j|². With a miner, anchors draw from the pairs in the masks, whereas pytorch-metric-learning draws from all
+    pairs, weights anchors by how often they were mined, and leaves out anchors whose p_i underflows to zero.
 
     Args:
         similarity: (n, n) cosines.

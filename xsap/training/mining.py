@@ -1,12 +1,13 @@
 """Mining: which pairs of a batch are positive, negative and hard, and which concepts are hard to tell apart.
 
-The triplet miner of the SapBERT recipe keeps (a, p) and (a, n) of every triplet whose negative is within `margin` of its positive.
-Listing triplets takes O(n³) memory; but only the sets of pairs enter the loss, and they follow from each anchor's nearest negative and
-farthest positive. So this works on the n × n distances alone, and gives the same masks.
+The triplet miner of the SapBERT recipe keeps (a, p) and (a, n) of every triplet whose negative is within `margin` of
+its positive. Listing triplets takes O(n³) memory; but only the sets of pairs enter the loss, and they follow from each
+anchor's nearest negative and farthest positive. So this works on the n × n distances alone, and gives the same masks.
 
-In a random batch nearly all negatives are easy. `HardNegatives` searches, every so many steps, for the nearest concepts of each concept
-with the model as it is, and the sampler puts them into one batch. A concept is represented by its first name, which is in the anchor
-language if there is one. Concepts with the same name are not hard negatives: no model can tell them apart.
+In a random batch nearly all negatives are easy. `HardNegatives` searches, every so many steps, for the nearest concepts
+of each concept with the model as it is, and the sampler puts them into one batch. A concept is represented by its first
+name, which is in the anchor language if there is one. Concepts with the same name are not hard negatives: no model can
+tell them apart.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Run folders: their layout, what may be overwritten, and checkpoints.
 
-A run's folder holds config.json, metrics.jsonl, report.html, checkpoints/, model/, and tokens/ while it lasts. A checkpoint is an artifact
-like any other: published as a whole, opened only if every hash matches. The names and the dropout of a step are pure functions of the seed
-and the step, so it has no state of samplers or random generators: weights, optimizer state and the number of steps suffice.
+A run's folder holds config.json, metrics.jsonl, report.html, checkpoints/, model/, and tokens/ while it lasts. A
+checkpoint is an artifact like any other: published as a whole, opened only if every hash matches. The names and the
+dropout of a step are pure functions of the seed and the step, so it has no state of samplers or random generators:
+weights, optimizer state and the number of steps suffice.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Sampling: which names make up step n of epoch e, as a pure function of (seed, e, n), with nothing to store and nothing to replay.
 
-An epoch is a pseudo-random permutation that can be evaluated at any position alone (a Feistel network over the numbers 0 … n-1). So a run
-resumes at any step, and every process computes its own part, without a shuffled list. Pairs are numbered, never listed: a number is
-decoded into a concept and the index of one of its pairs.
+An epoch is a pseudo-random permutation that can be evaluated at any position alone (a Feistel network over the numbers
+0 … n-1). So a run resumes at any step, and every process computes its own part, without a shuffled list. Pairs are
+numbered, never listed: a number is decoded into a concept and the index of one of its pairs.
 """
 
 from collections.abc import Collection, Sequence
@@ -58,7 +58,8 @@ class Names(NamedTuple):
 def language_weights(languages: Sequence[str], temperature: float) -> NDArray[np.float64] | None:
     """Weights with which a language's fraction of the drawn names becomes its fraction of all names to the power of a temperature.
 
-    That holds as far as concepts have names to choose from (Arivazhagan et al., 2019, § 4.2, whose temperature is 1/T of ours).
+    That holds as far as concepts have names to choose from (Arivazhagan et al., 2019, § 4.2, whose temperature is 1/T
+    of ours).
 
     Args:
         languages: Language of each of n names.
@@ -99,7 +100,8 @@ def permute(
 ) -> NDArray[np.int64]:
     """Evaluate pseudo-random permutations of 0 … size-1, elementwise and in constant memory.
 
-    A Feistel network on the next even power of two, iterated until the result is below the size (Black and Rogaway, CT-RSA 2002).
+    A Feistel network on the next even power of two, iterated until the result is below the size (Black and Rogaway,
+    CT-RSA 2002).
 
     Args:
         positions: Where to evaluate, each below its size.
@@ -217,19 +219,21 @@ def _before(left: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.int64]:
 class GroupSampler:
     """Groups of names of one concept each: a name, encoded once, is part of several pairs.
 
-    Each epoch has every concept once, in random order; a concept with fewer names gives all it has. With an anchor language, a group's
-    first name is in it.
+    Each epoch has every concept once, in random order; a concept with fewer names gives all it has. With an anchor
+    language, a group's first name is in it.
 
     Args:
         concepts: The names of each concept.
         names_per_concept: Names per group.
         names: Names per step, at most.
         seed: Seed of the run.
-        hard_negatives: How many of the nearest concepts of each drawn concept join the step; random ones until `nearest` is known.
+        hard_negatives: How many of the nearest concepts of each drawn concept join the step; random ones until
+            `nearest` is known.
         weights: (n,) relative chance of each name to be drawn for its group; None for equal chances.
 
     Attributes:
-        nearest: (c, k) for each concept the indices of its nearest other concepts, once known. Set by `HardNegatives` alone.
+        nearest: (c, k) for each concept the indices of its nearest other concepts, once known. Set by `HardNegatives`
+            alone.
 
     Raises:
         ConfigError: A step is too small for its groups, or there are too few concepts.
@@ -292,7 +296,8 @@ class GroupSampler:
             key: (g,) random keys.
 
         Returns:
-            Indices within the concepts' names: (g,) the first names, which are anchors, and (sum of wanted,) the others.
+            Indices within the concepts' names: (g,) the first names, which are anchors, and (sum of wanted,) the
+            others.
         """
         assert self.weights is not None
         counts = self.concepts.counts[at]
@@ -358,8 +363,8 @@ def names_of_rank(names: Names, rank: int, processes: int) -> Names:
 class Mixed:
     """Two sources of names per step: a terminology, and beside it an auxiliary one, such as general-domain translations.
 
-    Each is sampled by itself, so a step has the names that the main source gives alone, then those of the auxiliary one. An epoch is one
-    of the main source; the auxiliary source's epochs are counted from the steps taken.
+    Each is sampled by itself, so a step has the names that the main source gives alone, then those of the auxiliary
+    one. An epoch is one of the main source; the auxiliary source's epochs are counted from the steps taken.
 
     Args:
         main: Sampler of the main source.
