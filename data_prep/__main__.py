@@ -129,9 +129,14 @@ def omop(
 ) -> None:
     """Read the OMOP Standardized Vocabularies: their standard concepts."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    choices = {"sources": parse_choice(vocabularies), "domains": parse_choice(domains)}
     with Assembly(parse_size(max_memory)) as assembly:
-        read = read_omop(folder, assembly, languages=parse_languages(languages), **choices)
+        read = read_omop(
+            folder,
+            assembly,
+            languages=parse_languages(languages),
+            sources=parse_choice(vocabularies),
+            domains=parse_choice(domains),
+        )
         _save(assembly, *read, out, overwrite)
 
 
@@ -388,8 +393,10 @@ def describe(
     description = describe_terminology(StoredTerminology.open(terminology), tokenizer)
     if plot:
         save_plot(description, plot)
-    as_text = json.dumps(description, indent=1, ensure_ascii=False)
-    print_lines([as_text] if as_json else description_lines(description))
+    if as_json:
+        print_lines([json.dumps(description.to_dict(), indent=1, ensure_ascii=False)])
+    else:
+        print_lines(description_lines(description))
 
 
 @app.command()

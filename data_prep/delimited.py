@@ -194,10 +194,10 @@ def _field_ends(block: bytes, separator: int, width: int) -> NDArray[np.int64] |
     if b"\0" in block or not _is_utf8(block) or (block and not block.endswith(b"\n")):
         return None
     data = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero((data == separator) | (data == _LINE_FEED))
-    if len(ends) % width:
+    all_ends = np.flatnonzero((data == separator) | (data == _LINE_FEED))
+    if len(all_ends) % width:
         return None
-    ends = ends.reshape(-1, width)
+    ends = all_ends.reshape(-1, width)
     if (data[ends[:, :-1]] != separator).any() or (data[ends[:, -1]] != _LINE_FEED).any():
         return None
     return ends

@@ -130,7 +130,7 @@ def read_wikidata(
         "property": PROPERTIES[key],
         "languages": sorted(languages) if languages is not None else None,
     }
-    metadata |= {"unparse_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
+    metadata |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
     return RowCounts(names_in, names_in - dropped.total(), dropped), metadata
 
 

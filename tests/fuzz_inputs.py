@@ -170,11 +170,11 @@ def _snomed() -> dict[str, bytes]:
     }
 
 
-def _read_umls(folder: Path, into: Assembly, out: Path) -> None:
+def _read_umls(folder: Path, assembly: Assembly, out: Path) -> None:
     with Rejects(out.with_name("rejects.tsv"), 1) as rejects:
-        into.save(
+        assembly.save(
             out,
-            *umls.read_umls(UmlsFiles.find(folder), into, umls.RowSelection(suppress=None), tradenames=True, rejects=rejects),
+            *umls.read_umls(UmlsFiles.find(folder), assembly, umls.RowSelection(suppress=None), tradenames=True, rejects=rejects),
         )
 
 
@@ -191,7 +191,7 @@ def _list(name: str, **options: Any) -> Read:
 
 
 def _wikidata(name: str) -> Read:
-    return lambda folder, into, out: into.save(out, *wikidata.read_wikidata(folder / name, into, key="umls")) and None
+    return lambda folder, assembly, out: assembly.save(out, *wikidata.read_wikidata(folder / name, assembly, key="umls")) and None
 
 
 INPUTS: dict[str, Callable[[], dict[str, bytes]]] = {
@@ -224,11 +224,11 @@ READERS: dict[str, Read] = {
     "jsonl": _list("a.jsonl"),
     "scispacy": _list("a.jsonl", language="en"),
     "id-names": _list("a.txt"),
-    "bitext": lambda folder, into, out: (
-        into.save(out, *bitext.read_bitext([folder / "en-de.txt"], into, languages="en,de")) and None
+    "bitext": lambda folder, assembly, out: (
+        assembly.save(out, *bitext.read_bitext([folder / "en-de.txt"], assembly, languages="en,de")) and None
     ),
     "wikidata": _wikidata("dump.json"),
     "sparql": _wikidata("rows.json"),
-    "omop": lambda folder, into, out: into.save(out, *omop.read_omop(folder, into)) and None,
-    "snomed": lambda folder, into, out: into.save(out, *snomed.read_snomed([folder], into)) and None,
+    "omop": lambda folder, assembly, out: assembly.save(out, *omop.read_omop(folder, assembly)) and None,
+    "snomed": lambda folder, assembly, out: assembly.save(out, *snomed.read_snomed([folder], assembly)) and None,
 }

@@ -186,7 +186,7 @@ def test_translations_and_training_files_from_a_shell(tmp_path, prepare):
     (tmp_path / "en-de.txt").write_text("fever Fieber\ntaxi Taxi\n")
     code, out, _ = prepare("bitext", tmp_path / "en-de.txt", "--languages", "en,de", "--out", tmp_path / "t")
     assert code == 0
-    assert "both sides equal  2" in out
+    assert "both names equal  2" in out
     code, out, _ = prepare("export", tmp_path / "t", "--out", tmp_path / "pairs.txt", "--case", "cased")
     assert code == 0
     assert (
@@ -255,7 +255,7 @@ def test_a_column_must_be_told_as_a_pair(tmp_path, prepare):
 
 def test_fetch_says_what_it_has(tmp_path, prepare, monkeypatch):
     code, _, err = prepare("fetch", "hop", "--out", tmp_path / "out")
-    assert (code, err) == (2, "error: xsap-prepare fetch has no open source 'hop'; did you mean 'hpo'?\n")
+    assert (code, err) == (2, "error: xsap-prepare fetch has no data set 'hop'; did you mean 'hpo'?\n")
     (tmp_path / "x").write_bytes(b"")
     from data_prep.download import SOURCES, OpenDataset, RemoteFile
 

@@ -203,7 +203,9 @@ def test_texts_in_plot_neither_overlap_nor_are_cut_off(tmp_path, tokenizer, monk
     save_plot(describe_terminology(StoredTerminology.open(tmp_path / "t"), tokenizer), tmp_path / "p.png")
     texts = [text for text in drawn.values() if text.get_text() and text.get_visible()]
     figure = texts[0].get_figure()
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # at the resolution that the extents below are measured in
+    renderer = canvas.get_renderer()
     boxes = {(text.get_text(), i): text.get_window_extent(renderer) for i, text in enumerate(texts)}
     assert len(boxes) > 150
     assert min(axes.get_position().width for axes in figure.axes) > 0.3

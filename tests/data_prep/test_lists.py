@@ -204,7 +204,7 @@ def test_a_compressed_list_gives_the_same(tmp_path, name):
 
 SCISPACY = {
     "concept_id": "C9000001",
-    "canonical_name": "SyntheticMention ague",
+    "canonical_name": "Invented ague",
     "aliases": ["Made-up chill", "Invented ague", "", "ague|chill"],
     "types": ["T047", "T184"],
     "definition": "Not a name.",

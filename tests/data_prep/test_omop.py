@@ -310,7 +310,7 @@ def test_choices(tmp_path, prepare):
         ("--languages", "fr", "has no names in French; it has Chinese, English, Spanish"),
         ("--vocabularies", "ICD10", "has no vocabulary 'ICD10'; did you mean 'ICD10CM'?"),
         ("--domains", "Conditions", "has no domain 'Conditions'; did you mean 'Condition'?"),
-        ("--max-memory", "much", "expected an amount of memory such as 2GB, found 'much'"),
+        ("--max-memory", "much", "expected an amount of memory such as 4GB or 500MB, found 'much'"),
     ):
         refused(prepare(folder, "--out", tmp_path / "no", option, value), message)
     refused(prepare(folder, "--out", tmp_path / "out"), "exists already")
@@ -324,7 +324,7 @@ def test_choices(tmp_path, prepare):
         (
             "CONCEPT",
             [concept(1, "a\tb")],
-            "CONCEPT.csv:6: expected 10 fields as in the header, found 11; does a field hold a tab?",
+            "CONCEPT.csv:6: expected 10 fields as in the header, found 11; does a field contain a tab?",
         ),
         ("CONCEPT", [concept(1, "a"), concept(1, "b")], "CONCEPT.csv: expected each concept_id once, found 1 twice"),
         (

@@ -335,15 +335,15 @@ GOOD = json.dumps(ENTITIES[1])
         ("item\tlabel\n", ":1: expected JSON, either Wikidata's entities or the rows of a query, found other text"),
         (f"[\n{GOOD},\n", ": expected the array to end in a line ], found none. Is the file cut short?"),
         (f"[\n{GOOD}\n]\n{GOOD}", ":4: expected nothing after the end of the array, found more. Is it one file?"),
-        (f"[\n{GOOD},\n{GOOD[:-20]}", ":3: expected one JSON object a line: "),
+        (f"[\n{GOOD},\n{GOOD[:-20]}", ":3: expected one JSON object per line: "),
         (
             f'[\n{GOOD},\n{{"id": "Q1", "labels',
-            ":3: expected one JSON object a line, found a part of one. Is the file cut short?",
+            ":3: expected one JSON object per line, found a part of one. Is the file cut short?",
         ),
         (f'[\n{GOOD},\n"P2892"\n]', ":3: expected an object, found P2892"),
         (
             "[\n" + "[" * 100_000 + "\n]",
-            ":2: expected one JSON object a line, found one that is nested too deeply to be read",
+            ":2: expected one JSON object per line, found one that is nested too deeply to be read",
         ),
         ("{" * 100_000, ": expected the rows of a query"),
         (
@@ -352,11 +352,11 @@ GOOD = json.dumps(ENTITIES[1])
         ),
         (
             f'[\n{GOOD},\n{{"P2892": ' + "[" * 100_000 + "}\n]",
-            ":3: expected one JSON object a line, found one that is nested too deeply",
+            ":3: expected one JSON object per line, found one that is nested too deeply",
         ),
         (
             GOOD.replace("made-up fever", "\\ud800"),
-            ":1: expected one JSON object a line, found half of a surrogate pair in it",
+            ":1: expected one JSON object per line, found half of a surrogate pair in it",
         ),
         (
             GOOD.replace('"value": "C9000001"', '"value": 7'),
