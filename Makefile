@@ -58,7 +58,7 @@ test-slow: .venv/slow ## run the tests that take minutes each: killed runs, flip
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 fuzz: .venv/test ## give every reader damaged files for twenty minutes
-	PYTHONPATH=. $(BIN)/python tests/fuzz_readers.py --minutes 20
+	PYTHONPATH=. $(BIN)/python tests/data_prep/fuzz_readers.py --minutes 20
 
 coverage: .venv/test ## run the tests and report how much of xsap and data_prep they execute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90

@@ -121,7 +121,8 @@ def test_too_little_memory_for_sorting_is_a_config_error(tmp_path):
     with Assembly(12_000_000, max_unsorted=1000) as assembly:
         assembly.add_names(table)
         with pytest.raises(
-            ConfigError, match="sorting needs more memory than the 12,000,000 bytes it may take; allow more with --max-memory"
+            ConfigError,
+            match="sorting needs more memory than the 12,000,000 bytes it may take; allow more with --max-memory",
         ):
             assembly.add_names(table.set_column(0, "concept_id", pa.array(["w"] * 60_000)))  # out of order
     assert not list(tmp_path.iterdir())

@@ -76,7 +76,9 @@ def test_what_is_written_is_what_a_plain_loop_pairs(tmp_path):
     assert read_pairs(tmp_path / "pairs.txt").left[0] == "fever"
     metadata = json.loads((tmp_path / "pairs.txt.json").read_text())
     assert (metadata["pairs_per_concept"], metadata["seed"], metadata["policy"]["case"]) == (50, 0, "lower")
-    cased = export_pairs(tmp_path / "t", tmp_path / "cased.txt", policy=TextPolicy(), languages={"en", "es"}, pairs_per_concept=3)
+    cased = export_pairs(
+        tmp_path / "t", tmp_path / "cased.txt", policy=TextPolicy(), languages={"en", "es"}, pairs_per_concept=3
+    )
     assert (tmp_path / "cased.txt").read_text().splitlines()[:2] == ["C1||Fever||Fiebre", "C1||Fever||fever"]
     assert (cased.other_languages, cased.pairs) == (2, 6)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
-from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, hold_out, build_ledger, within_one_edit
+from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, build_ledger, hold_out, within_one_edit
 from data_prep.store import StoredTerminology
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology

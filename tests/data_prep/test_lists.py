@@ -164,7 +164,12 @@ def test_lines_of_the_original_code(tmp_path_factory, pairs):
             {},
             ":2: expected a JSON object with concept_id, name, found [1]",
         ),
-        ("x.csv", 'concept_id,name,language\nA,"b\nc",en\nA,b\n', {}, ":4: expected 3 field(s) as in the header, found 2"),
+        (
+            "x.csv",
+            'concept_id,name,language\nA,"b\nc",en\nA,b\n',
+            {},
+            ":4: expected 3 field(s) as in the header, found 2",
+        ),
         ("x.jsonl", '\n{"concept_id": "A"}\n', {}, ":2: expected a JSON object"),
         ("x.jsonl", '{"concept_id": \n', {}, ":1: expected one JSON object per line"),
         ("x.txt", "A||b\nA||b||c\n", {}, ":2: expected id||name, found 3 field(s)"),

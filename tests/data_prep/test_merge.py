@@ -135,7 +135,9 @@ def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, keep_
     concepts = {row["concept_id"]: row for row in built.concepts.to_pylist()}
     found = {c: [r for r in row["cross_references"] if re.fullmatch("U:.+", r)] for c, row in concepts.items()}
     chosen = {
-        c: [r if keep_prefix else r[2:] for r in rs] for c, rs in found.items() if len(rs) == 1 or (keep_ambiguous and rs)
+        c: [r if keep_prefix else r[2:] for r in rs]
+        for c, rs in found.items()
+        if len(rs) == 1 or (keep_ambiguous and rs)
     }
     with Assembly() as assembly:
         if not any(found.values()):
@@ -296,7 +298,10 @@ def test_a_damaged_folder_is_refused(tmp_path):
     for name in "ab":
         terminology(tmp_path / name, [("A", "en", "x", "synonym", "S")])
     (tmp_path / "b" / "names.parquet").write_bytes((tmp_path / "b" / "names.parquet").read_bytes()[:-1] + b"?")
-    with pytest.raises(ArtifactError, match="its hash is not the manifest's"), find_changes(tmp_path / "a", tmp_path / "b"):
+    with (
+        pytest.raises(ArtifactError, match="its hash is not the manifest's"),
+        find_changes(tmp_path / "a", tmp_path / "b"),
+    ):
         pass
 
 

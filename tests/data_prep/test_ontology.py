@@ -333,7 +333,11 @@ def test_a_compressed_file_gives_the_same(files, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.txt", b"", "x.txt: expected an ontology as .obo, .owl, .json or one of them with .gz, found the ending '.txt'"),
+        (
+            "x.txt",
+            b"",
+            "x.txt: expected an ontology as .obo, .owl, .json or one of them with .gz, found the ending '.txt'",
+        ),
         ("x.obo", None, "x.obo: expected a file, found nothing there. Is the path right?"),
         (
             "x.obo",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.retired import DELETED, CIRCULAR, NOT_THE_SAME, Successors, update_gold
+from data_prep.retired import CIRCULAR, DELETED, NOT_THE_SAME, Successors, update_gold
 from xsap.terms.mentions import build_mentions, read_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RELATIONS, RETIRED_SCHEMA, Terminology
 
@@ -65,7 +65,9 @@ FATES = {
 
 @pytest.mark.parametrize("identifier", FATES)
 def test_what_became_of_an_identifier(identifier):
-    ends, rejection_reason = Successors.from_table(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(identifier)
+    ends, rejection_reason = Successors.from_table(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(
+        identifier
+    )
     assert (ends or rejection_reason) == FATES[identifier]
     assert (rejection_reason is None) == bool(ends)
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.__main__ import main
-from data_prep.delimited import read_tsv_blocks
 from data_prep.snomed import find_files, read_snomed
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology

@@ -78,7 +78,9 @@ def naive(folder: Path, selection: RowSelection, *, tradenames: bool) -> tuple[d
     types: dict[str, set[str]] = {}
     for cui, tui, _, name, *_ in cells("MRSTY"):
         types.setdefault(cui, set()).update((tui, name))
-    wanted = {tui for value in selection.semantic_types or () for tui in (types_of(value) if value == "DISO" else [value])}
+    wanted = {
+        tui for value in selection.semantic_types or () for tui in (types_of(value) if value == "DISO" else [value])
+    }
     rank = {(sab, tty, flag): int(n) for n, sab, tty, flag, _ in cells("MRRANK")}
     rows = []
     for cui, lat, ts, _, stt, _, best, _, _, _, _, sab, tty, code, name, _, flag, *_ in cells("MRCONSO"):

@@ -1,9 +1,9 @@
-"""Damaged files for every reader, for minutes: `make fuzz`. Whatever the bytes, a reader gives a terminology or a DataError of one line,
-within seconds and within bounded memory.
+"""Damaged files for every reader, for minutes: `make fuzz`. For any bytes, a reader must give a terminology or a DataError of one line,
+within seconds and within limited memory.
 
-Each round takes a small valid input, damages it (bytes changed, cut out, doubled, moved; the format's own signs put in; encodings broken; cut
-short), and has it read in a forked process that may take so much memory and so many seconds. What breaks a rule is saved and printed with
-the round's seed, which gives it again: `python tests/fuzz_readers.py --reader obo --seed 123 --rounds 1`.
+Each round takes a small valid input, damages it (bytes changed, removed, repeated or moved; delimiters of the format inserted; encodings
+broken; truncated), and has it read in a forked process with limits on memory and time. An input that breaks a rule is saved and printed with
+the seed of the round, which repeats it: `PYTHONPATH=. python tests/data_prep/fuzz_readers.py --reader obo --seed 123 --rounds 1`.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb  # noqa: F401
-import fuzz_inputs
 import pyarrow
 import pyarrow.parquet
 import tqdm  # noqa: F401
 from pyarrow import csv  # noqa: F401
 
 from data_prep.assemble import Assembly
+from tests.fixtures import fuzz_inputs
 from xsap.errors import DataError
 
 SECONDS, MEMORY = 20, 1 << 30  # of a round, and bytes resident
