@@ -15,7 +15,7 @@ def read(folder, text, languages="en,de", name="muse.txt"):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", "||"])
-def test_each_line_is_a_concept_of_two_names(tmp_path, separator):
+def test_bitext_line_becomes_concept_of_two_names(tmp_path, separator):
     lines = ["the die", "House Haus", "", "house haus", "taxi Taxi", "fever Fieber"]
     terminology, counts = read(tmp_path, "\n".join(line.replace(" ", separator) for line in lines) + "\n")
     rows = [(r["concept_id"], r["language"], r["name"], r["source"]) for r in terminology.names.to_pylist()]
@@ -25,7 +25,7 @@ def test_each_line_is_a_concept_of_two_names(tmp_path, separator):
     assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (10, 6, {"both sides equal": 2, "pair met before": 2})
 
 
-def test_phrases_need_a_tab_and_identifiers_are_left_out(tmp_path):
+def test_bitext_phrases_need_a_tab_and_identifiers_are_ignored(tmp_path):
     terminology, _ = read(tmp_path, "heart attack\tHerzinfarkt\n")
     assert terminology.names["name"].to_pylist() == ["Herzinfarkt", "heart attack"]
     terminology, _ = read(tmp_path, "muse_0||heart||Herz\n")
@@ -38,11 +38,11 @@ def test_phrases_need_a_tab_and_identifiers_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("languages", ["en", "en,eng", "en,de,fr", ""])
-def test_two_languages_must_be_given(tmp_path, languages):
+def test_bitext_needs_two_languages(tmp_path, languages):
     with pytest.raises(ConfigError, match="expected the languages of the two columns such as en,de, found"):
         read(tmp_path, "a b\n", languages)
 
 
-def test_a_side_without_a_name_is_counted(tmp_path):
+def test_bitext_pair_with_empty_name_is_counted(tmp_path):
     terminology, counts = read(tmp_path, "a\t\u200b\nfever\tFieber\n")
     assert (terminology.names.num_rows, dict(counts.dropped)) == (2, {"no name": 2})

@@ -49,7 +49,7 @@ def meta(folder: Path, text: str | bytes = LINE, announced: str = "") -> Path:
     return folder
 
 
-def test_umls_from_a_shell(tmp_path):
+def test_umls_command_writes_terminology_and_prints_counts(tmp_path):
     spanish = LINE.replace("ENG", "SPA").replace("Fever", 'fiebre "alta"\u2028y\rtos')
     both = LINE + spanish + LINE.replace("|N|", "|O|")
     done = run(
@@ -82,7 +82,7 @@ def test_umls_from_a_shell(tmp_path):
     assert terminology.concepts["semantic_types"].to_pylist() == [["T184"]]
 
 
-def test_hpo_table_and_split_one_after_another(tmp_path, prepare):
+def test_hpo_table_and_split_commands(tmp_path, prepare):
     (tmp_path / "hp.obo").write_text(
         "".join(f'[Term]\nid: HP:{i}\nname: Finding {i}\nsynonym: "Sign {i}" EXACT []\n\n' for i in range(50))
     )
@@ -157,7 +157,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_file_is_one_line_and_leaves_nothing(tmp_path, fault):
+def test_malformed_umls_file_is_one_error_line_and_leaves_nothing(tmp_path, fault):
     text, announced, message = FAULTS[fault]
     place = meta(tmp_path / "META", text or "", announced)
     if text is None:
@@ -172,7 +172,7 @@ def test_a_faulty_file_is_one_line_and_leaves_nothing(tmp_path, fault):
         assert left == ["META"]
 
 
-def test_as_many_rejects_as_allowed_are_borne_with(tmp_path, prepare):
+def test_max_rejects_allows_malformed_lines(tmp_path, prepare):
     place = meta(tmp_path / "META", LINE + "no record\n" + LINE.replace("Fever", "Pyrexia"))
     code, out, _ = prepare("umls", place, "--out", tmp_path / "out", "--max-rejects", "1")
     assert code == 0
@@ -182,7 +182,7 @@ def test_as_many_rejects_as_allowed_are_borne_with(tmp_path, prepare):
     assert (tmp_path / "out.rejects.tsv").read_text().splitlines()[1] == expected
 
 
-def test_translations_and_training_files_from_a_shell(tmp_path, prepare):
+def test_bitext_and_export_commands(tmp_path, prepare):
     (tmp_path / "en-de.txt").write_text("fever Fieber\ntaxi Taxi\n")
     code, out, _ = prepare("bitext", tmp_path / "en-de.txt", "--languages", "en,de", "--out", tmp_path / "t")
     assert code == 0
@@ -217,14 +217,14 @@ def refused(done: subprocess.CompletedProcess[bytes], message: str) -> None:
         (["--language", "en"], "No such option: --language"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused(tmp_path, prepare, words, message):
+def test_invalid_choice_is_refused(tmp_path, prepare, words, message):
     code, out, err = prepare("umls", meta(tmp_path / "META"), "--out", tmp_path / "out", *words)
     assert (code, out) == (2, "")
     assert message in err
     assert not (tmp_path / "out").exists()
 
 
-def test_the_place_is_asked_for_before_the_work(tmp_path, prepare):
+def test_existing_output_is_refused_before_the_work(tmp_path, prepare):
     out = tmp_path / "out"
     assert prepare("umls", meta(tmp_path / "META"), "--out", out)[0] == 0
     (tmp_path / "META" / "MRCONSO.RRF").write_text("not even RRF")
@@ -238,7 +238,7 @@ def test_the_place_is_asked_for_before_the_work(tmp_path, prepare):
     assert Terminology.load(out).names["name"].to_pylist() == ["Pyrexia"]
 
 
-def test_a_terminology_without_english_cannot_be_split(tmp_path, prepare):
+def test_terminology_without_english_cannot_be_split(tmp_path, prepare):
     assert prepare("umls", meta(tmp_path / "META", LINE.replace("ENG", "SPA")), "--out", tmp_path / "es")[0] == 0
     refused(run("split", tmp_path / "es", "--out", tmp_path / "parts"), "the terminology has no English name")
     refused(
@@ -248,12 +248,12 @@ def test_a_terminology_without_english_cannot_be_split(tmp_path, prepare):
     assert not (tmp_path / "parts").exists()
 
 
-def test_a_column_must_be_told_as_a_pair(tmp_path, prepare):
+def test_column_option_must_be_field_and_header(tmp_path, prepare):
     code, _, err = prepare("table", tmp_path / "x.csv", "--column", "name", "--out", tmp_path / "out")
     assert (code, err) == (2, "error: expected --column FIELD=HEADER such as name=term, found 'name'\n")
 
 
-def test_fetch_says_what_it_has(tmp_path, prepare, monkeypatch):
+def test_fetch_command_prints_license_and_files(tmp_path, prepare, monkeypatch):
     code, _, err = prepare("fetch", "hop", "--out", tmp_path / "out")
     assert (code, err) == (2, "error: xsap-prepare fetch has no data set 'hop'; did you mean 'hpo'?\n")
     (tmp_path / "x").write_bytes(b"")
@@ -270,7 +270,7 @@ def test_fetch_says_what_it_has(tmp_path, prepare, monkeypatch):
     )
 
 
-def test_a_full_disk_is_a_failure_not_a_mistake(tmp_path, prepare, monkeypatch):
+def test_full_disk_exits_with_code_1(tmp_path, prepare, monkeypatch):
     monkeypatch.setattr(
         "xsap.artifacts._seal", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
@@ -283,7 +283,7 @@ def test_a_full_disk_is_a_failure_not_a_mistake(tmp_path, prepare, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks into /proc to see when the file is read")
-def test_interrupted_is_130_and_leaves_nothing(tmp_path):
+def test_interrupted_command_exits_with_130_and_leaves_nothing(tmp_path):
     file = meta(tmp_path / "META") / "MRCONSO.RRF"
     file.write_text(LINE * 1_000_000)
     words = [sys.executable, "-m", "data_prep", "umls", str(tmp_path / "META"), "--out", str(tmp_path / "out")]
@@ -303,6 +303,6 @@ def _reads(pid: int, file: Path) -> bool:
     return False
 
 
-def test_help_needs_no_torch():
+def test_commands_import_no_torch():
     code = "import sys, data_prep.__main__; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

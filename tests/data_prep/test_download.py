@@ -20,7 +20,7 @@ def offered(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_file_arrives_with_its_terms(offered):
+def test_download_writes_files_and_license(offered):
     download("mine", offered / "out")
     assert (offered / "out" / "a.txt").read_bytes() == b"one"
     assert (offered / "out" / "deep" / "b.txt").read_bytes() == b"two" * 1_000_000
@@ -34,7 +34,7 @@ def test_every_file_arrives_with_its_terms(offered):
     ("fault", "message"),
     [("changed", "expected sha256 .*, found .*not the same file"), ("missing", "could not be downloaded")],
 )
-def test_nothing_is_left_when_a_file_is_wrong(offered, fault, message):
+def test_download_of_wrong_file_leaves_nothing(offered, fault, message):
     if fault == "changed":
         (offered / "deep-b.txt").write_bytes(b"other")
     else:
@@ -44,7 +44,7 @@ def test_nothing_is_left_when_a_file_is_wrong(offered, fault, message):
     assert not [p for p in offered.iterdir() if "out" in p.name]
 
 
-def test_an_unknown_source_names_the_nearest(tmp_path):
+def test_unknown_data_set_error_suggests_nearest(tmp_path):
     with pytest.raises(DataError, match="xsap-prepare fetch has no data set 'hop'; did you mean 'hpo'?"):
         download("hop", tmp_path / "out")
 

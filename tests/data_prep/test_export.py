@@ -36,7 +36,7 @@ def saved(folder, rows):
 
 
 @given(st.integers(0, 30), st.integers(0, 60), st.integers(0, 5))
-def test_pairs_are_all_or_as_many_different_ones_as_the_cap(n, cap, seed):
+def test_pair_indices_are_all_or_a_distinct_sample(n, cap, seed):
     pairs = pair_indices("C1", n, cap, seed)
     every = list(combinations(range(n), 2))
     assert len(pairs) == len(set(pairs)) == min(cap, len(every))
@@ -45,7 +45,7 @@ def test_pairs_are_all_or_as_many_different_ones_as_the_cap(n, cap, seed):
     assert pairs == pair_indices("C1", n, cap, seed)
 
 
-def test_every_pair_is_as_likely_as_any_other():
+def test_sampled_pairs_are_uniform():
     counts = Counter(pair for number in range(6000) for pair in pair_indices(f"C{number}", 6, 5, 0))
     expected = 6000 * 5 / 15
     assert len(counts) == 15
@@ -55,7 +55,7 @@ def test_every_pair_is_as_likely_as_any_other():
     assert pair_indices("C1", 20, 9, 0) != pair_indices("C1", 20, 9, 1) != pair_indices("C2", 20, 9, 1)
 
 
-def test_what_is_written_is_what_a_plain_loop_pairs(tmp_path):
+def test_exported_pairs_match_plain_loop(tmp_path):
     rows = [
         ("C1", "en", "Fever"),
         ("C1", "es", "fever"),
@@ -83,7 +83,7 @@ def test_what_is_written_is_what_a_plain_loop_pairs(tmp_path):
     assert (cased.other_languages, cased.pairs) == (2, 6)
 
 
-def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path):
+def test_exported_bytes_do_not_depend_on_hash_seed(tmp_path):
     saved(tmp_path / "t", [(f"C{i % 40}", "en", f"name {i}") for i in range(900)])
     words = "from pathlib import Path; from data_prep.export import *; export_pairs(Path('t'), Path(__import__('sys').argv[1]), policy=TextPolicy())"
     files = []
@@ -98,7 +98,7 @@ def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path):
     assert len(files[0].splitlines()) == 40 * 50
 
 
-def test_nothing_to_pair_writes_nothing(tmp_path):
+def test_export_without_pairs_writes_nothing(tmp_path):
     saved(tmp_path / "t", [("C1", "en", "fever")])
     with pytest.raises(DataError, match="expected a concept with two names to pair, found none; choose more languages"):
         export_pairs(tmp_path / "t", tmp_path / "pairs.txt", policy=LOWER)

@@ -33,14 +33,14 @@ strings = st.text(st.sampled_from(LETTERS), max_size=5)
 
 @settings(max_examples=300)
 @given(left=st.lists(strings, unique=True, max_size=12), right=st.lists(strings, max_size=12))
-def test_pairs_are_those_of_the_textbook(left, right):
+def test_neighborhood_pairs_match_textbook_edit_distance(left, right):
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
     assert Neighborhood.from_strings(left).pairs(right) == expected
 
 
 @settings(max_examples=300)
 @given(a=strings, b=strings)
-def test_one_edit_is_that_of_the_textbook(a, b):
+def test_within_one_edit_matches_textbook_edit_distance(a, b):
     assert within_one_edit(a, b) == (distance(a, b) <= 1)
 
 
@@ -48,12 +48,12 @@ def test_one_edit_is_that_of_the_textbook(a, b):
     ("a", "b", "near"),
     [("ab", "ba", False), ("", "", True), ("", "a", True), ("", "ab", False), ("é", "e\u0301", False), ("e", "e\u0301", True), ("aa", "aaa", True), ("熱", "発", True), ("abc", "bcd", False)],
 )  # fmt: skip
-def test_one_edit_by_hand(a, b, near):
+def test_within_one_edit_on_examples(a, b, near):
     assert within_one_edit(a, b) is within_one_edit(b, a) is near
     assert Neighborhood.from_strings([a]).pairs([b]) == ([(0, 0)] if near else [])
 
 
-def test_every_edit_of_a_long_string_is_found():
+def test_neighborhood_finds_every_edit_of_a_long_string():
     letters = np.random.default_rng(1).permutation(3000)
     long = "".join(chr(0x4E00 + i) for i in letters)
     edited = [
@@ -65,7 +65,7 @@ def test_every_edit_of_a_long_string_is_found():
     assert Neighborhood.from_strings([long, "x"]).pairs([*edited, *twice, long]) == [(0, j) for j in (*range(15), 30)]
 
 
-def test_a_hash_that_all_share_changes_nothing():
+def test_hash_collisions_do_not_change_pairs():
     rng = np.random.default_rng(2)
     left, right = (["".join(rng.choice(list("abc"), 4)) for _ in range(40)] for _ in range(2))
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
@@ -111,7 +111,7 @@ def names_and_mentions(draw):
 
 @settings(max_examples=40)
 @given(names_and_mentions())
-def test_the_ledger_is_that_of_all_pairs(tmp_path_factory, drawn):
+def test_ledger_matches_comparison_of_all_pairs(tmp_path_factory, drawn):
     names, mentions = drawn
     folder = tmp_path_factory.mktemp("ledger")
     built = terminology(folder / "t", [*names, ("C", "en", "qqqqqqqq", "synonym")])
@@ -174,7 +174,7 @@ MENTIONS = [
 ]
 
 
-def test_leakage_from_a_shell(tmp_path, run):
+def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run):
     built = terminology(tmp_path / "t", NAMES, [("R", "A", "same")])
     write_mentions(
         build_mentions([m[0] for m in MENTIONS], [m[1] for m in MENTIONS], [m[2] for m in MENTIONS]), tmp_path / "m.tsv"
@@ -237,7 +237,7 @@ def test_leakage_from_a_shell(tmp_path, run):
     assert f"{tmp_path}/held exists already" in done.stderr
 
 
-def test_all_held_out_is_refused(tmp_path, run):
+def test_holding_out_all_names_is_refused(tmp_path, run):
     terminology(tmp_path / "t", [("A", "en", "Fever", "preferred")])
     (tmp_path / "m.tsv").write_text("mention\tconcept_ids\nfever\tA\n")
     done = run("-m", "data_prep", "leakage", tmp_path / "t", tmp_path / "m.tsv", "--hold-out", tmp_path / "held")
@@ -246,7 +246,7 @@ def test_all_held_out_is_refused(tmp_path, run):
     assert not (tmp_path / "held").exists()
 
 
-def test_a_batch_of_names_ends_anywhere(tmp_path):
+def test_ledger_does_not_depend_on_batch_size(tmp_path):
     built = terminology(
         tmp_path / "t",
         [(c, "en", name, "synonym") for c in "ABC" for name in ("fever", "fevers", "cough", "xyz", "熱")],

@@ -95,7 +95,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_each_format_gives_the_same_terminology(tmp_path, name):
+def test_list_formats_give_the_same_terminology(tmp_path, name):
     (tmp_path / name).write_bytes(WRITTEN[name].encode())
     terminology, counts = read_list(tmp_path / name)
     assert terminology.names.to_pylist() == NAMES
@@ -103,7 +103,7 @@ def test_each_format_gives_the_same_terminology(tmp_path, name):
     assert (counts.rows_in, counts.kept) == (3, 3)
 
 
-def test_columns_language_and_source_can_be_told(tmp_path):
+def test_list_columns_language_and_source_can_be_given(tmp_path):
     (tmp_path / "x.csv").write_text("Code,Term,Notes\nA,fiebre,x\nA,fiebre,y\n")
     terminology, counts = read_list(
         tmp_path / "x.csv", columns={"concept_id": "Code", "name": "Term"}, language="SPA", source="ICD"
@@ -121,7 +121,7 @@ words = st.text(st.sampled_from('ab "\té熱|,;'), min_size=1, max_size=8).filte
 @given(
     pairs=st.lists(st.tuples(st.sampled_from(["C1", "C2"]), words.map(lambda s: s.strip("|"))), min_size=1, max_size=10)
 )
-def test_lines_of_the_original_code(tmp_path_factory, pairs):
+def test_id_name_lines_are_read(tmp_path_factory, pairs):
     file = tmp_path_factory.mktemp("list") / "names.txt"
     file.write_text("".join(f"{concept}||{name}\n\n" for concept, name in pairs))
     terminology, counts = read_list(file)
@@ -178,20 +178,20 @@ def test_lines_of_the_original_code(tmp_path_factory, pairs):
         ("x.txt", "", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found ''"),
     ],
 )
-def test_a_faulty_list_is_refused_with_its_line(tmp_path, name, text, told, message):
+def test_malformed_list_error_names_line(tmp_path, name, text, told, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError) as caught:
         read_list(tmp_path / name, **told)
     assert str(caught.value).startswith(f"{tmp_path / name}{message}")
 
 
-def test_a_field_that_no_terminology_has_names_the_nearest(tmp_path):
+def test_unknown_field_error_suggests_nearest(tmp_path):
     with pytest.raises(DataError, match="a terminology has no field 'langauge'; did you mean 'language'?"):
         read_list(tmp_path / "x.tsv", columns={"langauge": "lang"})
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_a_compressed_list_gives_the_same(tmp_path, name):
+def test_compressed_list_gives_the_same_terminology(tmp_path, name):
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(("\ufeff" + WRITTEN[name]).encode()))
     (tmp_path / f"{name}.BZ2").write_bytes(bz2.compress(WRITTEN[name].encode()))
     assert read_list(tmp_path / f"{name}.gz")[0].names.to_pylist() == NAMES
@@ -232,7 +232,7 @@ def names_of(terminology):
     }
 
 
-def test_a_line_may_be_a_concept_with_all_its_names(tmp_path):
+def test_jsonl_line_may_be_a_concept_with_all_its_names(tmp_path):
     plain = {
         "concept_id": "C9000004",
         "name": "One name",
@@ -258,7 +258,7 @@ def test_a_line_may_be_a_concept_with_all_its_names(tmp_path):
     assert types == {"9000002": [], "C9000001": ["T047", "T184"], "C9000003": ["T046"], "C9000004": ["T001"]}
 
 
-def test_the_columns_of_a_concept_can_be_told(tmp_path):
+def test_jsonl_concept_columns_can_be_given(tmp_path):
     row = {"sctid": 7, "term": "tos", "synonyms": ["tosecilla"], "lang": "spa", "version": "x"}
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     terminology, _ = read_list(
@@ -268,12 +268,12 @@ def test_the_columns_of_a_concept_can_be_told(tmp_path):
     assert terminology.names["code"].to_pylist() == ["x", "x"]
 
 
-def test_a_name_that_is_a_list_is_several(tmp_path):
+def test_jsonl_list_of_names_gives_several_names(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"concept_id": "A", "name": ["tos", "tosecilla"], "language": "es"}')
     assert {row[2] for row in names_of(read_list(tmp_path / "x.jsonl")[0])} == {"tos", "tosecilla"}
 
 
-def test_a_concept_without_a_name_is_accounted_for(tmp_path):
+def test_jsonl_concept_without_name_is_counted(tmp_path):
     (tmp_path / "x.jsonl").write_text(
         '{"concept_id": "A", "canonical_name": null, "aliases": []}\n{"concept_id": "B", "canonical_name": "b", "aliases": null}'
     )
@@ -299,7 +299,7 @@ concept_lines = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(lines=st.lists(concept_lines, min_size=1, max_size=5))
-def test_dictionaries_against_a_naive_reader(tmp_path_factory, lines):
+def test_jsonl_dictionaries_match_naive_reader(tmp_path_factory, lines):
     file = tmp_path_factory.mktemp("list") / "kb.jsonl"
     file.write_text("\n\n".join(map(json.dumps, lines)))
     terminology, counts = read_list(file, language="en")
@@ -355,7 +355,7 @@ def test_dictionaries_against_a_naive_reader(tmp_path_factory, lines):
         ('{"concept_id": "A", "name": "x", "ignored": ' + "[" * 900 + "]" * 900 + "}", None),
     ],
 )
-def test_a_value_of_another_kind_is_refused(tmp_path, row, message):
+def test_jsonl_value_of_wrong_type_is_refused(tmp_path, row, message):
     (tmp_path / "x.jsonl").write_text(row)
     if message is None:
         assert read_list(tmp_path / "x.jsonl", language="en")[1].kept == 1
@@ -366,7 +366,7 @@ def test_a_value_of_another_kind_is_refused(tmp_path, row, message):
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, "mine.txt"])
-def test_a_list_cut_anywhere_is_read_as_far_or_refused(tmp_path, name):
+def test_truncated_list_is_read_or_refused(tmp_path, name):
     content = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
     for at in range(len(content)):
         (tmp_path / name).write_bytes(content[:at])

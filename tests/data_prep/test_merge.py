@@ -87,7 +87,7 @@ def lists(parts, field):
 
 @settings(max_examples=40)
 @given(parts=st.lists(states, min_size=2, max_size=3))
-def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
+def test_merge_matches_plain_dictionaries(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("merge")
     built = [terminology(folder / f"t{i}", *part) for i, part in enumerate(parts)]
     with Assembly() as assembly:
@@ -129,7 +129,7 @@ def test_merging_is_what_dictionaries_give(tmp_path_factory, parts):
 
 @settings(max_examples=40)
 @given(state=states, keep_ambiguous=st.booleans(), keep_prefix=st.booleans())
-def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, keep_ambiguous, keep_prefix):
+def test_map_matches_plain_dictionaries(tmp_path_factory, state, keep_ambiguous, keep_prefix):
     folder = tmp_path_factory.mktemp("map")
     built = terminology(folder / "t", *state)
     concepts = {row["concept_id"]: row for row in built.concepts.to_pylist()}
@@ -195,7 +195,7 @@ def test_re_identifying_is_what_dictionaries_give(tmp_path_factory, state, keep_
 
 @settings(max_examples=40)
 @given(old=states, new=states)
-def test_the_changes_make_the_new_state_of_the_old_one(tmp_path_factory, old, new):
+def test_diff_turns_old_version_into_new_one(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("diff")
     before, after = terminology(folder / "old", *old), terminology(folder / "new", *new)
     with find_changes(folder / "old", folder / "new") as connection:
@@ -245,7 +245,7 @@ def heirs(concept, after):
     return "|".join(sorted(one for one in reached - {concept} if one not in same))
 
 
-def test_one_terminology_is_none_to_merge(tmp_path):
+def test_merge_needs_two_terminologies(tmp_path):
     terminology(tmp_path / "a", [("A", "en", "x", "synonym", "S")])
     with (
         Assembly() as assembly,
@@ -259,7 +259,7 @@ def test_one_terminology_is_none_to_merge(tmp_path):
         merge_terminologies([tmp_path / "a", tmp_path / "b"], assembly)
 
 
-def test_a_reference_to_itself_is_none_to_keep(tmp_path):
+def test_map_drops_reference_of_concept_to_itself(tmp_path):
     names = [("HP:1", "en", "x", "synonym", "S"), ("M:2", "en", "y", "synonym", "S")]
     terminology(
         tmp_path / "t",
@@ -284,7 +284,7 @@ def test_a_reference_to_itself_is_none_to_keep(tmp_path):
     }
 
 
-def test_a_vocabulary_that_nothing_refers_to_names_the_nearest(tmp_path):
+def test_map_to_unknown_vocabulary_suggests_nearest(tmp_path):
     terminology(tmp_path / "a", [("A", "en", "x", "synonym", "S")], [("A", [], ["UMLS:C1", "MSH:D1"])])
     with Assembly() as assembly, pytest.raises(DataError) as caught:
         map_terminology(tmp_path / "a", "UMSL", assembly)
@@ -294,7 +294,7 @@ def test_a_vocabulary_that_nothing_refers_to_names_the_nearest(tmp_path):
         map_terminology(tmp_path / "b", "UMLS", assembly)
 
 
-def test_a_damaged_folder_is_refused(tmp_path):
+def test_damaged_terminology_is_refused(tmp_path):
     for name in "ab":
         terminology(tmp_path / name, [("A", "en", "x", "synonym", "S")])
     (tmp_path / "b" / "names.parquet").write_bytes((tmp_path / "b" / "names.parquet").read_bytes()[:-1] + b"?")
@@ -305,7 +305,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
         pass
 
 
-def test_a_path_with_quotes_and_stars_is_a_path(tmp_path):
+def test_merge_accepts_paths_with_quotes_and_stars(tmp_path):
     for name in ("it's [a] *", "b?"):
         terminology(tmp_path / name, [("A", "en", "x", "synonym", "S")])
     with Assembly() as assembly:
@@ -317,7 +317,7 @@ def test_a_path_with_quotes_and_stars_is_a_path(tmp_path):
     assert written.metadata["of"][0]["facts"] == {"made": "it's [a] *"}
 
 
-def test_merge_map_and_diff_from_a_shell(tmp_path, run):
+def test_merge_map_and_diff_commands(tmp_path, run):
     first = [("H:1", "en", "Fever", "preferred", "H"), ("H:1", "de", "Fieber", "synonym", "H"), ("H:2", "en", "Cough", "preferred", "H"), ("H:3", "en", "Rash", "preferred", "H")]  # fmt: skip
     second = [
         ("H:1", "en", "Fever", "synonym", "K"),
@@ -375,7 +375,7 @@ def test_merge_map_and_diff_from_a_shell(tmp_path, run):
     assert "concept moved\tH:1\t\tFever\tC1" in (tmp_path / "changes.tsv").read_text(encoding="utf-8").splitlines()
 
 
-def test_a_mistake_is_one_line(tmp_path, run):
+def test_user_error_is_one_line(tmp_path, run):
     terminology(tmp_path / "a", [("A", "en", "x", "synonym", "S")])
     for words in (["merge", tmp_path / "a", "--out", tmp_path / "c"], ["diff", tmp_path / "a", tmp_path / "b"]):
         done = run("-m", "data_prep", *words)

@@ -165,7 +165,7 @@ choices = st.tuples(
 
 @settings(max_examples=120, deadline=None)
 @given(concepts_of, synonyms_of, relations_of, choices, st.integers(20, 400), st.booleans())
-def test_names_and_reasons_as_a_naive_reader_finds_them(
+def test_omop_names_and_reasons_match_naive_reader(
     tmp_path_factory, concepts, synonyms, relations, chosen, block_bytes, without_languages
 ):
     stock = [concept(77, "in stock")] if without_languages else LANGUAGES
@@ -249,7 +249,7 @@ def refused(done: tuple[int, str, str], message: str) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_download_from_a_shell(tmp_path, packed):
+def test_omop_command_reads_download(tmp_path, packed):
     folder = write(tmp_path / "athena", CONCEPTS, SYNONYMS, RELATIONS, packed=packed)
     done = run(folder, "--out", tmp_path / "out", "--max-memory", "500MB")
     assert (done.returncode, done.stderr) == (0, "")
@@ -296,7 +296,7 @@ def test_a_download_from_a_shell(tmp_path, packed):
     assert sorted(metadata["files"]) == sorted(f"{table}.csv{'.gz' if packed else ''}" for table in HEADERS)
 
 
-def test_choices(tmp_path, prepare):
+def test_omop_invalid_choice_is_refused(tmp_path, prepare):
     folder = write(tmp_path / "athena", CONCEPTS, SYNONYMS, RELATIONS)
     code, out, err = prepare(
         folder, "--out", tmp_path / "out", "--languages", "ENG", "--vocabularies", "ICD10CM", "--domains", "Condition"
@@ -339,7 +339,7 @@ def test_choices(tmp_path, prepare):
         ("VOCABULARY", [("SNOMED",)], "VOCABULARY.csv:4: expected 5 fields as in the header, found 1"),
     ],
 )
-def test_a_fault_is_told_with_its_line(tmp_path, table, rows, message):
+def test_omop_malformed_file_error_names_line(tmp_path, table, rows, message):
     folder = write(tmp_path / "athena", languages=LANGUAGES)
     with (folder / f"{table}.csv").open("a") as stream:
         stream.writelines("\t".join(row) + "\n" for row in rows)
@@ -348,7 +348,7 @@ def test_a_fault_is_told_with_its_line(tmp_path, table, rows, message):
     assert message in str(caught.value)
 
 
-def test_what_is_missing_is_told(tmp_path):
+def test_omop_missing_file_is_named(tmp_path):
     folder = write(tmp_path / "athena", CONCEPTS)
     assert find_files(folder / "CONCEPT.csv") == find_files(folder)
     write(folder, languages=[])

@@ -118,7 +118,7 @@ TRANSLATED = {
 COLUMNS = ("concept_id", "language", "name", "kind", "source", "status")
 
 
-def test_the_names_of_both_and_nothing_else(files):
+def test_hpo_names_are_those_of_ontology_and_translations(files):
     terminology, counts = read_hpo(*files)
     assert rows(terminology, *COLUMNS) == NAMES | TRANSLATED
     assert dict(counts.dropped) == {
@@ -133,7 +133,7 @@ def test_the_names_of_both_and_nothing_else(files):
     assert counts.kept == len(NAMES | TRANSLATED) == terminology.names.num_rows
 
 
-def test_an_obo_file_alone(files):
+def test_obo_without_translations(files):
     terminology, counts = read_hpo(files[0])
     assert rows(terminology, *COLUMNS) == NAMES
     concepts = {c["concept_id"]: (c["preferred_name"], c["cross_references"]) for c in terminology.concepts.to_pylist()}
@@ -141,7 +141,7 @@ def test_an_obo_file_alone(files):
     assert (counts.rows_in, counts.kept) == (11, 7)
 
 
-def test_a_status_chooses_among_translations_and_leaves_english_alone(files):
+def test_status_selects_translations_but_not_english(files):
     terminology, counts = read_hpo(*files, statuses={"OFFICIAL"})
     assert rows(terminology, *COLUMNS) == NAMES | {row for row in TRANSLATED if row[1] == "en" or row[5] == "OFFICIAL"}
     assert counts.dropped["translation status not chosen"] == 4
@@ -149,7 +149,7 @@ def test_a_status_chooses_among_translations_and_leaves_english_alone(files):
         read_hpo(*files, statuses={"OFICIAL"})
 
 
-def test_scopes_are_chosen(files):
+def test_scopes_select_synonyms(files):
     terminology, _ = read_hpo(*files, scopes=None)
     assert rows(terminology, *COLUMNS) - NAMES - TRANSLATED == {
         ("HP:1", "en", "Illness", "synonym", "HPO", None),
@@ -161,7 +161,7 @@ def test_scopes_are_chosen(files):
         read_hpo(*files, scopes={"EXAKT"})
 
 
-def test_a_template_may_name_its_separator_and_several_columns(tmp_path):
+def test_robot_template_separator_and_columns(tmp_path):
     table = tmp_path / "x.synonyms.tsv"
     table.write_text(
         "subject_id\ta\tb\tkind\nID\tAL oboInOwl:hasExactSynonym@de SPLIT=;\tAL rdfs:label@es\t>AI oio:x\nHP:1\teins;zwei|drei\tuno\tlay\n"
@@ -180,7 +180,7 @@ def test_a_template_may_name_its_separator_and_several_columns(tmp_path):
         ("[Term]\nid: A\nis_obsolete: true\n", ": expected an OBO file with [Term] stanzas"),
     ],
 )
-def test_what_is_not_obo_is_refused(tmp_path, text, message):
+def test_invalid_obo_is_refused(tmp_path, text, message):
     (tmp_path / "x.obo").write_text(text)
     with pytest.raises(DataError) as caught:
         read_obo(tmp_path / "x.obo")
@@ -200,14 +200,14 @@ def test_what_is_not_obo_is_refused(tmp_path, text, message):
         ("x.synonyms.tsv", "subject_id\tx\n", ":2: expected a ROBOT template row"),
     ],
 )
-def test_what_is_no_translation_table_is_refused(tmp_path, name, text, message):
+def test_invalid_translation_table_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError) as caught:
         list(read_translations(tmp_path / name))
     assert str(caught.value).startswith(f"{tmp_path / name}{message}")
 
 
-def test_a_folder_without_tables_is_refused(files, tmp_path):
+def test_folder_without_translation_tables_is_refused(files, tmp_path):
     with pytest.raises(DataError, match="expected a folder with translation tables .* found none there"):
         read_hpo(files[0], tmp_path)
 
@@ -223,14 +223,14 @@ def term(identifier, *tags):
     return "\n".join(["[Term]", f"id: {identifier}", f"name: Name of {identifier}", *tags, "\n"])
 
 
-def test_merged_and_obsolete_identifiers_are_remembered(files):
+def test_merged_and_obsolete_identifiers_are_in_retired_table(files):
     terminology, _ = read_hpo(*files)
     assert retired(terminology) == {("HP:11", "HP:1", "same"), ("HP:3", "HP:2", "same"), ("HP:6", None, "deleted")}
     alone, _ = read_hpo(files[0])
     assert retired(alone) == {("HP:11", "HP:1", "same"), ("HP:3", "HP:2", "same")}
 
 
-def test_a_chain_of_replacements_is_followed_to_its_end(tmp_path):
+def test_chain_of_replacements_is_followed_to_its_end(tmp_path):
     gone = "is_obsolete: true"
     (tmp_path / "x.obo").write_text(
         term("X:1", "alt_id: X:10", "alt_id: X:1", "alt_id:")
@@ -268,7 +268,7 @@ def test_a_chain_of_replacements_is_followed_to_its_end(tmp_path):
     }  # each keeps to itself in a circle
 
 
-def test_a_concept_is_called_as_its_own_term_calls_it(tmp_path):
+def test_label_in_ontology_stays_preferred_name(tmp_path):
     (tmp_path / "x.obo").write_text("[Term]\nid: X:1\nname: B\nalt_id: X:2\n\n[Term]\nid: X:2\nname: A\n")
     terminology, _ = read_ontology(tmp_path / "x.obo")
     assert rows(terminology, "concept_id", "name", "kind") == {("X:1", "A", "synonym"), ("X:1", "B", "preferred")}
@@ -276,7 +276,7 @@ def test_a_concept_is_called_as_its_own_term_calls_it(tmp_path):
 
 
 @pytest.mark.parametrize("tag", ["replaced_by", "alt_id"])
-def test_a_chain_without_end_is_refused(tmp_path, tag):
+def test_too_long_chain_of_replacements_is_refused(tmp_path, tag):
     ids = [f"X:{i}" for i in range(5000)]
     one = term("X:living", "alt_id: X:0") if tag == "alt_id" else term("X:living")
     many = [
@@ -290,7 +290,7 @@ def test_a_chain_without_end_is_refused(tmp_path, tag):
         read_ontology(tmp_path / "x.obo")
 
 
-def test_several_ontologies_in_one_file(tmp_path):
+def test_prefixes_select_ontologies_in_one_file(tmp_path):
     borrowed = term("UBERON:1", "alt_id: UBERON:2", "xref: FMA:1") + term("UBERON:3", "is_obsolete: true")
     (tmp_path / "mondo.base.obo").write_text(term("MONDO:1", "alt_id: MONDO:2", "xref: EFO:1") + borrowed)
     everything, _ = read_ontology(tmp_path / "mondo.base.obo")
@@ -305,14 +305,14 @@ def test_several_ontologies_in_one_file(tmp_path):
         read_hpo(tmp_path / "mondo.base.obo")
 
 
-def test_translations_of_another_ontology_bear_its_name(files, tmp_path):
+def test_source_name_is_used_for_translations(files, tmp_path):
     terminology, _ = read_ontology(files[0], files[1], source="mine", scopes=None)
     assert set(terminology.names["source"].to_pylist()) == {"mine", "mine-translations"}
     assert terminology.metadata["source"] == "mine"
     assert set(terminology.metadata["files"]) == {"hp.obo", "hp-de.babelon.tsv", "hp-fr.synonyms.tsv"}
 
 
-def test_a_compressed_file_gives_the_same(files, tmp_path):
+def test_compressed_ontology_gives_the_same_terminology(files, tmp_path):
     (tmp_path / "HP.OBO.gz").write_bytes(gzip.compress(files[0].read_bytes()))
     packed, plain = read_hpo(tmp_path / "HP.OBO.gz")[0], read_hpo(files[0])[0]
     assert (packed.names, packed.concepts, packed.retired) == (plain.names, plain.concepts, plain.retired)
@@ -347,7 +347,7 @@ def test_a_compressed_file_gives_the_same(files, tmp_path):
         ("x.obo", b"[Term]\nid: \nname: x\n", "x.obo:2: expected one id in this [Term], found 0"),
     ],
 )
-def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content, message):
+def test_unknown_ontology_format_is_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -368,20 +368,20 @@ def test_what_is_no_ontology_at_all_is_refused(tmp_path, name, content, message)
         ("Fever!", "Fever!"),
     ],
 )
-def test_modifiers_and_comments_are_no_part_of_a_name(tmp_path, value, name):
+def test_obo_modifiers_and_comments_are_removed_from_names(tmp_path, value, name):
     (tmp_path / "x.obo").write_text(f"[Term]\nid: X:1\nname: {value}\n")
     assert read_obo(tmp_path / "x.obo").names[0].name == name
 
 
 @pytest.mark.parametrize("value", [" {" * 100_000, "{ " * 100_000 + "}x", "} " * 100_000, '"' + '\\"' * 100_000])
-def test_a_hostile_line_takes_no_time(tmp_path, value):
+def test_obo_line_with_many_escapes_is_read_in_linear_time(tmp_path, value):
     (tmp_path / "x.obo").write_text(f"[Term]\nid: X:1\nname: x{value}\n")
     start = time.process_time()
     assert read_obo(tmp_path / "x.obo").living == {"X:1"}
     assert time.process_time() - start < 2
 
 
-def test_a_reference_of_nothing_is_none(tmp_path):
+def test_empty_cross_reference_is_ignored(tmp_path):
     (tmp_path / "x.obo").write_text(
         term("X:1", "xref:", 'xref: UMLS:C1 "text"', "xref: http://purl.obolibrary.org/obo/FMA_7")
     )
@@ -391,7 +391,7 @@ def test_a_reference_of_nothing_is_none(tmp_path):
     assert read_ontology(tmp_path / "y.obo")[0].concepts["cross_references"].to_pylist() == [[]]
 
 
-def test_any_ontology_from_a_shell(files, tmp_path):
+def test_ontology_command_reads_any_ontology(files, tmp_path):
     words = [
         sys.executable,
         "-m",

@@ -198,7 +198,7 @@ def refusal(read, path):
     return str(caught.value)[len(str(path)) :]
 
 
-def test_owl_as_it_is_published(tmp_path):
+def test_published_owl_is_read(tmp_path):
     (tmp_path / "hp.owl").write_text(OWL)
     terminology, counts = read_ontology(tmp_path / "hp.owl")
     assert rows(terminology) == NAMES
@@ -224,7 +224,7 @@ def test_owl_as_it_is_published(tmp_path):
     }
 
 
-def test_the_namespaces_of_an_old_file_may_be_entities(tmp_path):
+def test_owl_namespaces_may_be_entities(tmp_path):
     entities = {"obo": "http://purl.obolibrary.org/obo/", "rdfs": "http://www.w3.org/2000/01/rdf-schema#"}
     dtd = "<!DOCTYPE rdf:RDF [\n" + "".join(f'  <!ENTITY {name} "{iri}" >\n' for name, iri in entities.items()) + "]>\n"
     text = OWL.replace('xmlns:rdfs="http://www.w3.org/2000/01/rdf-schema#"', 'xmlns:rdfs="&rdfs;"').replace(
@@ -235,7 +235,7 @@ def test_the_namespaces_of_an_old_file_may_be_entities(tmp_path):
     assert rows(read_ontology(tmp_path / "old.owl.gz")[0]) == NAMES
 
 
-def test_a_language_is_inherited(tmp_path):
+def test_owl_language_is_inherited(tmp_path):
     text = HEAD.replace("<rdf:RDF", '<rdf:RDF xml:lang="fr"', 1)
     text += '<owl:Class rdf:about="#X_1"><rdfs:label>toux</rdfs:label></owl:Class><owl:Class rdf:about="#X_2" xml:lang="de"><rdfs:label>Husten</rdfs:label>'
     (tmp_path / "x.owl").write_text(text + '<rdfs:label xml:lang="es">tos</rdfs:label></owl:Class></rdf:RDF>')
@@ -246,7 +246,7 @@ def test_a_language_is_inherited(tmp_path):
     }
 
 
-def test_obographs_as_they_are_published(tmp_path):
+def test_published_obographs_are_read(tmp_path):
     (tmp_path / "hp.json").write_text(json.dumps(GRAPHS, indent=1))
     terminology, counts = read_ontology(tmp_path / "hp.json", prefixes={"HP"})
     assert rows(terminology) == {
@@ -427,7 +427,7 @@ def naive(ontology):
 
 @settings(max_examples=120, deadline=None)
 @given(ontology=ontologies)
-def test_three_formats_and_a_naive_reader_agree(tmp_path_factory, ontology):
+def test_obo_owl_and_obographs_match_naive_reader(tmp_path_factory, ontology):
     folder = tmp_path_factory.mktemp("same")
     written = {"x.obo": as_obo(ontology), "x.owl": as_owl(ontology), "x.json": as_obographs(ontology)}
     read = []
@@ -470,7 +470,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_dtd_that_could_grow_is_refused_at_once(tmp_path, kind):
+def test_dtd_that_could_expand_is_refused(tmp_path, kind):
     text, what = HOSTILE[kind]
     (tmp_path / "x.owl").write_text(text)
     tracemalloc.start()
@@ -483,7 +483,7 @@ def test_a_dtd_that_could_grow_is_refused_at_once(tmp_path, kind):
     assert (seconds < 2, peak < 20_000_000) == (True, True)
 
 
-def test_short_entities_that_are_many_times_used_stay_within_bounds(tmp_path):
+def test_repeated_short_entities_need_limited_memory(tmp_path):
     (tmp_path / "x.owl").write_text(with_dtd(f'<!DOCTYPE x [<!ENTITY a "{"x" * 200}">]>', "&a;" * 1000))
     ((_, _, name, _),) = rows(read_ontology(tmp_path / "x.owl")[0])
     assert name == "x" * 200_000
@@ -514,12 +514,12 @@ def test_short_entities_that_are_many_times_used_stay_within_bounds(tmp_path):
         ),
     ],
 )
-def test_what_is_no_owl_is_refused(tmp_path, content, message):
+def test_invalid_owl_is_refused(tmp_path, content, message):
     (tmp_path / "x.owl").write_bytes(content)
     assert refusal(read_owl, tmp_path / "x.owl").startswith(message)
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path):
+def test_truncated_owl_is_refused(tmp_path):
     content = OWL.encode().rstrip()
     for at in range(0, len(content), 97):
         (tmp_path / "x.owl").write_bytes(content[:at])
@@ -541,7 +541,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
-def test_memory_holds_one_property_and_not_the_tree(tmp_path, kind):
+def test_owl_memory_does_not_grow_with_the_file(tmp_path, kind):
     (tmp_path / "x.owl").write_text(HEAD + LARGE[kind] + "</rdf:RDF>")
     tracemalloc.start()
     ontology = read_owl(tmp_path / "x.owl")
@@ -597,19 +597,19 @@ def test_memory_holds_one_property_and_not_the_tree(tmp_path, kind):
         ),
     ],
 )
-def test_what_are_no_obographs_is_refused(tmp_path, content, message):
+def test_invalid_obographs_are_refused(tmp_path, content, message):
     (tmp_path / "x.json").write_text(content)
     assert refusal(read_obographs, tmp_path / "x.json").startswith(message)
 
 
-def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+def test_json_surrogate_pair_is_a_character(tmp_path):
     (tmp_path / "x.json").write_text(
         json.dumps({"graphs": [{"nodes": [{"type": "CLASS", "id": "A:1", "lbl": "\U0001f600"}]}]})
     )
     assert rows(read_ontology(tmp_path / "x.json")[0]) == {("A:1", "en", "\U0001f600", "preferred")}
 
 
-def test_a_document_cut_anywhere_is_refused(tmp_path):
+def test_truncated_obographs_are_refused(tmp_path):
     content = json.dumps(GRAPHS)
     for at in range(0, len(content), 31):
         (tmp_path / "x.json").write_text(content[:at])
@@ -640,7 +640,7 @@ json_values = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(place=st.sampled_from(sorted(places(GRAPHS), key=str)), new=json_values)
-def test_a_value_of_another_kind_is_read_or_refused(tmp_path_factory, place, new):
+def test_obographs_value_of_wrong_type_is_read_or_refused(tmp_path_factory, place, new):
     file = tmp_path_factory.mktemp("kinds") / "x.json"
     file.write_text(json.dumps(replaced(GRAPHS, place, new)))
     message = str(file)

@@ -64,7 +64,7 @@ FATES = {
 
 
 @pytest.mark.parametrize("identifier", FATES)
-def test_what_became_of_an_identifier(identifier):
+def test_successors_of_retired_identifiers(identifier):
     ends, rejection_reason = Successors.from_table(pa.array([identifier]), table(RETIRED), living("A", "B")).trace(
         identifier
     )
@@ -78,7 +78,7 @@ rows_of = st.lists(st.tuples(ids, st.none() | ids, st.sampled_from(RELATIONS)), 
 
 @settings(max_examples=150)
 @given(rows=rows_of, alive=st.sets(ids, max_size=3), gold=st.lists(st.lists(ids, max_size=3), min_size=1, max_size=4))
-def test_updating_is_what_a_walk_gives(rows, alive, gold):
+def test_update_gold_matches_walk_over_the_table(rows, alive, gold):
     mentions = build_mentions(
         [f"m{i}" for i in range(len(gold))], ["de"] * len(gold), gold, start=list(range(len(gold)))
     )
@@ -116,7 +116,7 @@ def test_updating_is_what_a_walk_gives(rows, alive, gold):
     assert sum(n for outcome, n in found.items() if outcome.startswith("removed: ")) == outcomes["gone"]
 
 
-def test_update_mentions_from_a_shell(tmp_path, run):
+def test_update_mentions_command(tmp_path, run):
     names = pa.Table.from_pylist(
         [dict(zip(NAMES_SCHEMA.names, (c, "en", "x", "synonym", "S", None, None), strict=True)) for c in "AB"]
     )
@@ -158,7 +158,7 @@ def test_update_mentions_from_a_shell(tmp_path, run):
     assert written["context"].to_pylist() == ["the first", None, None, "with a tab"]
 
 
-def test_without_a_table_of_the_retired_all_stay(tmp_path, run):
+def test_update_mentions_without_retired_table_changes_nothing(tmp_path, run):
     names = pa.Table.from_pylist(
         [dict(zip(NAMES_SCHEMA.names, ("A", "en", "x", "synonym", "S", None, None), strict=True))]
     )
@@ -180,7 +180,7 @@ def test_without_a_table_of_the_retired_all_stay(tmp_path, run):
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "m.tsv: expected a file, found nothing there"), ("mention\tgold\nx\ty\n", "m.tsv:1: expected columns")])  # fmt: skip
-def test_a_faulty_file_of_mentions_is_one_line(tmp_path, run, text, message):
+def test_malformed_mentions_are_one_error_line(tmp_path, run, text, message):
     names = pa.Table.from_pylist(
         [dict(zip(NAMES_SCHEMA.names, ("A", "en", "x", "synonym", "S", None, None), strict=True))]
     )

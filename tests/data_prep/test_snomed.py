@@ -193,7 +193,7 @@ releases_of = st.lists(
 
 @settings(max_examples=120, deadline=None)
 @given(releases_of, st.booleans(), st.sampled_from([None, None, {US}, {US, ES}]), st.integers(30, 600))
-def test_names_and_reasons_as_a_naive_reader_finds_them(tmp_path_factory, releases, choose, refsets, block_bytes):
+def test_snomed_names_and_reasons_match_naive_reader(tmp_path_factory, releases, choose, refsets, block_bytes):
     top = tmp_path_factory.mktemp("releases")
     folders = [write(top / str(i), tables, f"X{i}_20260901") for i, tables in enumerate(releases)]
     there = {ISO[row[4]] for row in newest(releases, 1)[0] if row[4] in ISO}
@@ -298,7 +298,7 @@ def both(tmp_path):
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_a_release_and_its_extension_from_a_shell(both, apart):
+def test_snomed_command_reads_release_and_extension(both, apart):
     done = run(*([both / "International", both / "Spanish"] if apart else [both]), "--out", both / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert told(done.stdout) == [
@@ -337,7 +337,7 @@ def test_a_release_and_its_extension_from_a_shell(both, apart):
     assert sum("Snapshot" in name for name in metadata["files"]) == len(metadata["files"]) == 8
 
 
-def test_choices(both, prepare):
+def test_snomed_invalid_choice_is_refused(both, prepare):
     code, out, err = prepare(both, "--out", both / "out", "--refsets", US, "--languages", "en")
     assert (code, err) == (0, "")
     assert "in no language reference set chosen" not in out
@@ -369,7 +369,7 @@ def test_choices(both, prepare):
     assert not (both / "no").exists()
 
 
-def test_an_extension_alone_says_what_it_misses(both, prepare):
+def test_snomed_extension_without_release_is_refused(both, prepare):
     code, out, err = prepare(both / "Spanish", "--out", both / "out")
     assert "concept in no concept file 2" in told(out)
     assert "kept 1" in told(out)
@@ -391,7 +391,7 @@ def test_an_extension_alone_says_what_it_misses(both, prepare):
         ),
     ],
 )
-def test_a_fault_is_told_with_its_line(tmp_path, table, row, message):
+def test_snomed_malformed_file_error_names_line(tmp_path, table, row, message):
     write(tmp_path, [[row] if i == table else [] for i in range(4)])
     with pytest.raises(DataError) as caught:
         read_snomed([tmp_path], Recorder())
@@ -415,7 +415,7 @@ NAMES = {
 }
 
 
-def test_files_are_told_by_their_names(tmp_path):
+def test_snomed_files_are_found_by_name(tmp_path):
     for name in NAMES:
         (tmp_path / name).touch()
     found = {file.name: kind for kind, files in find_files([tmp_path]).items() for file in files}

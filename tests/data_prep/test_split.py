@@ -47,7 +47,7 @@ row_lists = st.lists(
     official=st.booleans(),
     shuffled=st.randoms(),
 )
-def test_what_is_held_out_and_what_stays(rows, fraction, seed, official, shuffled):
+def test_split_holds_out_non_english_names(rows, fraction, seed, official, shuffled):
     rows = [*rows, *((f"K{i}", lang, "k", "OFFICIAL") for i in range(60) for lang in ("en", "es"))]
     terminology = terminology_of(rows)
     options = {"fraction": fraction, "seed": seed, "statuses": {"OFFICIAL"} if official else None}
@@ -73,14 +73,14 @@ def test_what_is_held_out_and_what_stays(rows, fraction, seed, official, shuffle
     assert {key for key in keys(again.training) if key[0] != "NEW"} == training
 
 
-def test_the_share_is_the_fraction_and_the_seed_moves_it():
+def test_held_out_fraction_and_seed():
     chosen = {seed: {i for i in range(20_000) if is_held_out(f"HP:{i:07d}", 0.2, seed)} for seed in (0, 1)}
     assert all(3_830 < len(ids) < 4_170 for ids in chosen.values())  # three standard deviations around 4,000
     assert 700 < len(chosen[0] & chosen[1]) < 900
     assert all(is_held_out(f"HP:{i:07d}", 0.5, 0) for i in chosen[0])  # a larger share holds out more, and nothing less
 
 
-def test_the_hash_is_pinned():
+def test_held_out_concepts_are_pinned():
     assert [i for i in range(30) if is_held_out(f"HP:{i:07d}", 0.2, 0)] == [
         2,
         3,
@@ -100,7 +100,7 @@ ROWS: list[Row] = [
 ]
 
 
-def test_overlap_counts_strings_seen_before():
+def test_overlap_lines_count_known_strings():
     rows: list[Row] = [
         ("H", "en", "a", None),
         ("H", "es", "FIEBRE", None),
@@ -113,7 +113,7 @@ def test_overlap_counts_strings_seen_before():
     assert line.split() == ["es", "Spanish", "3", "1", "1"]
 
 
-def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_split_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     parts = split_terminology(terminology_of(ROWS), fraction=0.3, seed=1, statuses={"OFFICIAL"})
     parts.save(tmp_path / "s")
     assert read_mentions(tmp_path / "s" / "mentions.tsv").select(["mention", "concept_ids"]) == parts.mentions.select(
@@ -134,12 +134,12 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
-def test_a_share_must_be_a_share(fraction):
+def test_split_fraction_must_be_between_0_and_1(fraction):
     with pytest.raises(ConfigError, match="the test fraction must lie between 0 and 1"):
         split_terminology(terminology_of(ROWS), fraction=fraction)
 
 
-def test_what_cannot_be_split_is_refused():
+def test_split_without_suitable_names_is_refused():
     with pytest.raises(DataError, match="has no English name"):
         split_terminology(terminology_of([row for row in ROWS if row[1] != "en"]), fraction=0.5)
     with pytest.raises(DataError, match="no name is held out"):
@@ -148,7 +148,7 @@ def test_what_cannot_be_split_is_refused():
         split_terminology(terminology_of(ROWS), fraction=0.5, statuses={"OFFICAL"})
 
 
-def test_a_tally_that_does_not_add_up_is_a_defect():
+def test_row_counts_must_add_up():
     counts = RowCounts(10, 7, {"x": 3}).then(5, {"x": 1, "y": 1, "z": 0})
     assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (10, 5, {"x": 4, "y": 1})
     assert [line.split() for line in counts.lines()] == [

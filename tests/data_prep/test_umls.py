@@ -169,7 +169,7 @@ ids = st.sampled_from(["C1", "C2", "C3", "C4"])
     ranks=st.sampled_from([None, [("MSH", "PT", "N"), ("SNOMEDCT_US", "PT", "N"), ("SNOMEDCT_US", "AB", "N")]]),
     tradenames=st.booleans(),
 )
-def test_the_chosen_rows_and_no_others_come_out(
+def test_umls_selected_rows_match_naive_reader(
     tmp_path_factory, rows, languages, sources, term_types, types, suppress, relations, ranks, tradenames
 ):
     every = [
@@ -207,7 +207,7 @@ def test_the_chosen_rows_and_no_others_come_out(
     assert (counts.rows_in, counts.kept) == (len(rows) + lent, len(names))
 
 
-def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
+def test_umls_dropped_row_is_counted_under_first_reason(tmp_path):
     rows = [
         row(STR="a"),
         row(STR="a"),
@@ -245,7 +245,7 @@ def test_each_dropped_row_has_the_first_reason_that_fits(tmp_path):
         ({"semantic_types": {"GEOG"}}, "MRSTY.RRF has no semantic type 'GEOG'; it has Disease or Syndrome"),
     ],
 )
-def test_a_choice_that_does_not_occur_names_the_nearest(tmp_path, selection, message):
+def test_umls_choice_that_does_not_occur_suggests_nearest(tmp_path, selection, message):
     files = write(tmp_path, [row(), row(LAT="SPA", SAB="SNOMEDCT_US")])
     with pytest.raises(DataError) as caught:
         read(files, RowSelection(**selection))
@@ -253,14 +253,14 @@ def test_a_choice_that_does_not_occur_names_the_nearest(tmp_path, selection, mes
     assert not (tmp_path / "out").exists()
 
 
-def test_a_language_that_xsap_does_not_know_stops_only_those_who_want_it(tmp_path):
+def test_umls_unknown_language_is_refused_only_if_selected(tmp_path):
     files = write(tmp_path, [row(), row(LAT="KLI")])
     assert read(files, RowSelection({"en"}))[1].kept == 1
     with pytest.raises(DataError, match="MRCONSO.RRF: unknown language 'KLI'.*choose --languages without it"):
         read(files)
 
 
-def test_files_are_found_in_a_folder_or_beside_or_where_they_are_said_to_be(tmp_path):
+def test_umls_files_are_found(tmp_path):
     files = write(tmp_path, [row()])
     assert (
         UmlsFiles.find(tmp_path / "MRCONSO.RRF") == files == UmlsFiles(tmp_path / "MRCONSO.RRF", tmp_path / "MRSTY.RRF")
@@ -279,7 +279,7 @@ def test_files_are_found_in_a_folder_or_beside_or_where_they_are_said_to_be(tmp_
         UmlsFiles.find(tmp_path)
 
 
-def test_gzip_gives_the_same_terminology(tmp_path):
+def test_umls_gzip_gives_the_same_terminology(tmp_path):
     files = write(tmp_path, [row(), row(CUI="C2", LAT="SPA")], relations=[("C1", "tradename_of", "C2", "N")])
     plain = read(files, tradenames=True)[0]
     for file in files.existing():
@@ -289,7 +289,7 @@ def test_gzip_gives_the_same_terminology(tmp_path):
     assert packed.content_hash == plain.content_hash
 
 
-def test_retired_identifiers_and_releases_are_kept(tmp_path):
+def test_umls_retired_identifiers_and_releases_are_kept(tmp_path):
     retired = [("C7", "SY", "C1"), ("C7", "SY", "C1"), ("C8", "RB", "C2"), ("C9", "DEL", "")]
     write(tmp_path, [row(), row(SAB="NOT_HERE", SUPPRESS="O")], retired=retired)
     cells = ["C1", "C2", "MSH2020", "MSH", *[""] * 15, "ENG", "", "Y", "Y", "", ""]
@@ -303,14 +303,14 @@ def test_retired_identifiers_and_releases_are_kept(tmp_path):
     assert terminology.metadata["releases"] == {"MSH": {"release": "MSH2020", "language": "ENG"}}
 
 
-def test_ranks_that_are_no_numbers_are_refused(tmp_path):
+def test_umls_invalid_ranks_are_refused(tmp_path):
     files = write(tmp_path, [row()], ranks=[("MSH", "PT", "N")])
     (tmp_path / "MRRANK.RRF").write_text("first|MSH|PT|N|\n")
     with pytest.raises(DataError, match="MRRANK.RRF: expected whole numbers in RANK; .*'first'"):
         read(files)
 
 
-def test_a_file_without_one_line_that_is_right_is_borne_with_as_told(tmp_path):
+def test_umls_file_of_malformed_lines_only_is_allowed_by_max_rejects(tmp_path):
     write(tmp_path, [row()], ranks=[("MSH", "PT", "N")], relations=[("C1", "isa", "C2", "N")])
     for name in ("MRRANK", "MRREL", "MRSTY", "MRCUI", "MRSAB"):
         (tmp_path / f"{name}.RRF").write_text("no record\n")
@@ -319,7 +319,7 @@ def test_a_file_without_one_line_that_is_right_is_borne_with_as_told(tmp_path):
     assert len(rejects.rows) == 5
 
 
-def test_rejected_lines_are_listed_and_counted(tmp_path):
+def test_umls_rejected_lines_are_listed_and_counted(tmp_path):
     files = write(tmp_path, [row(STR="one"), row(STR="two|2"), row(STR="three")])
     listing = tmp_path / "rejects.tsv"
     with pytest.raises(DataError) as caught, Rejects(listing) as rejects:
@@ -340,7 +340,7 @@ def test_rejected_lines_are_listed_and_counted(tmp_path):
     assert len(listing.read_text().splitlines()) == 2
 
 
-def test_the_same_release_gives_the_same_bytes_under_any_hash_seed(tmp_path):
+def test_umls_terminology_does_not_depend_on_hash_seed(tmp_path):
     rows = [
         row(CUI=f"C{i % 7}", STR=f"name {i % 50}", LAT=("ENG", "SPA")[i % 2], SAB=f"S{i % 5}", CODE=str(i))
         for i in range(300)

@@ -143,7 +143,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_dump(tmp_path, name):
+def test_wikidata_dump_is_read(tmp_path, name):
     (tmp_path / name).write_bytes(FORMS[name])
     rows, counts, metadata = read(tmp_path / name)
     assert short(rows) == Counter(UMLS)
@@ -157,7 +157,7 @@ def test_a_dump(tmp_path, name):
     assert list(metadata["files"]) == [name]
 
 
-def test_other_identifiers_and_a_choice_of_languages(tmp_path):
+def test_wikidata_keys_and_languages(tmp_path):
     (tmp_path / "d.json").write_bytes(FORMS["latest-all.json"])
     rows, counts, metadata = read(tmp_path / "d.json", key="hpo", languages={"de", "pt"})
     assert {(row["concept_id"], row["name"]) for row in rows} == {
@@ -242,14 +242,14 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_querys_result(tmp_path, name):
+def test_wikidata_query_result_is_read(tmp_path, name):
     (tmp_path / name).write_text(RESULTS[name])
     rows, counts, _ = read(tmp_path / name)
     assert short(rows) == Counter(ROWS)
     assert dict(counts.dropped) == ROWS_DROPPED
 
 
-def test_fields_by_other_names(tmp_path):
+def test_wikidata_query_fields_may_have_other_names(tmp_path):
     (tmp_path / "x.jsonl").write_text(
         '{"qid": "Q1", "meshID": "D900001", "altLabel": "tos", "language": "spa"}\n{"P486": "D900002", "name": "x", "lang": "en"}'
     )
@@ -313,7 +313,7 @@ def naive(found):
     ],
     as_lines=False,
 )
-def test_dumps_against_a_naive_reader(tmp_path_factory, found, as_lines):
+def test_wikidata_dump_matches_naive_reader(tmp_path_factory, found, as_lines):
     file = tmp_path_factory.mktemp("dump") / "x.json"
     file.write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in found) if as_lines else dump(found))
     rows, counts, _ = read(file)
@@ -390,7 +390,7 @@ GOOD = json.dumps(ENTITIES[1])
         ("[3]", ": $[0]: expected an object, found 3"),
     ],
 )
-def test_what_is_not_wikidatas_is_refused(tmp_path, content, message):
+def test_invalid_wikidata_file_is_refused(tmp_path, content, message):
     (tmp_path / "x.json").write_text(content)
     if message is None:
         read(tmp_path / "x.json")
@@ -400,7 +400,7 @@ def test_what_is_not_wikidatas_is_refused(tmp_path, content, message):
     assert str(caught.value).startswith(f"{tmp_path / 'x.json'}{message}")
 
 
-def test_a_file_cut_anywhere_is_refused_or_ends_where_an_entity_does(tmp_path):
+def test_truncated_wikidata_dump_is_refused(tmp_path):
     content = dump(ENTITIES[:4]).encode().rstrip()
     for at in range(0, len(content), 41):
         (tmp_path / "x.json").write_bytes(content[:at])
@@ -444,7 +444,7 @@ hurt = whole.flatmap(lambda value: st.tuples(st.just(value), st.sampled_from(lis
 
 @settings(max_examples=200, deadline=None)
 @given(value=hurt)
-def test_a_value_of_another_kind_is_read_or_refused(tmp_path_factory, value):
+def test_wikidata_value_of_wrong_type_is_read_or_refused(tmp_path_factory, value):
     file = tmp_path_factory.mktemp("kinds") / "x.json"
     file.write_text(json.dumps(value))
     message = str(file)
@@ -455,7 +455,7 @@ def test_a_value_of_another_kind_is_read_or_refused(tmp_path_factory, value):
     assert message.startswith(str(file))
 
 
-def test_memory_holds_a_line_of_the_dump(tmp_path):
+def test_wikidata_dump_needs_memory_for_one_line(tmp_path):
     with gzip.open(tmp_path / "x.json.gz", "wt", compresslevel=1) as stream:
         stream.write("[\n" + GOOD)
         for i in range(3000):
@@ -469,7 +469,7 @@ def test_memory_holds_a_line_of_the_dump(tmp_path):
     assert peak < 3_000_000  # of 18 million bytes
 
 
-def test_from_a_shell(tmp_path):
+def test_wikidata_command(tmp_path):
     (tmp_path / "latest-all.json.bz2").write_bytes(FORMS["latest-all.json.bz2"])
     words = [sys.executable, "-m", "data_prep", "wikidata", str(tmp_path / "latest-all.json.bz2")]
     done = subprocess.run(
@@ -497,7 +497,7 @@ def test_from_a_shell(tmp_path):
     )
 
 
-def test_concepts_without_english_names(tmp_path):
+def test_wikidata_concept_without_english_name(tmp_path):
     (tmp_path / "d.json").write_bytes(FORMS["latest-all.json"])
     with Assembly() as assembly:
         counts, metadata = read_wikidata(tmp_path / "d.json", assembly, key="umls", languages={"pt", "de"})
