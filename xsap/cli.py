@@ -18,11 +18,13 @@ from xsap.terminal import (
     Ann,
     Dtype,
     DtypeOption,
+    Format,
     MaxLength,
     MovedModel,
     OnRay,
     Overwrite,
     Pooling,
+    VectorFormat,
     create_app,
     log,
     output,
@@ -52,14 +54,6 @@ WithHnsw = Annotated[
         "--ann", help="Also build an HNSW index, for link --ann. Needs xsap[ann]; 20 minutes per million names."
     ),
 ]
-
-
-class VectorFormat(StrEnum):
-    """Vector dtypes of an index."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    INT8 = "int8"
 
 
 @app.command()
@@ -154,16 +148,6 @@ def _log_build(out: Path | str, built: "BuildSummary", *, reused: bool = False) 
     log(line)
 
 
-class Format(StrEnum):
-    """Output formats of `link`."""
-
-    TABLE = "table"
-    CSV = "csv"
-    TSV = "tsv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-
-
 @app.command()
 def link(
     index: Annotated[Path, typer.Option(help="Index folder.")],
@@ -223,26 +207,11 @@ def link(
         table.column_index(name)  # a missing column is reported before torch is imported and the index opened
     from xsap.linking.ranking import Filter
 
-    wanted = Filter(
-        semantic_types=parse_list(semantic_types),
-        groups=parse_list(groups),
-        sources=parse_list(sources),
-        languages=parse_list(languages),
-    )
-    options = {"filter": wanted, "min_confidence": min_confidence, "min_precision": min_precision}
-    how: dict[str, Any] = {"model": model, "ann": ann, "dtype": dtype.value}
-    linker, content_hash = _open_linker(index, ray, how)
-    identity = {
-        "index": content_hash,
-        "min_confidence": min_confidence,
-        "min_precision": min_precision,
-        "ann": ann,
-        "dtype": dtype.value,
-        "types": semantic_types,
-        "groups": groups,
-        "sources": sources,
-        "languages": languages,
-    }
+    given = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
+    wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
+    limits = {"min_confidence": min_confidence, "min_precision": min_precision}
+    linker, content_hash = _open_linker(index, ray, {"model": model, "ann": ann, "dtype": dtype.value})
+    identity = {"index": content_hash, "ann": ann, "dtype": dtype.value, **limits, **given}
     with path_or_stdout(out) as target:
         counts = link_file(
             linker,
@@ -251,7 +220,7 @@ def link(
             output_format,
             column=column,
             language_column=language_column,
-            options=options,
+            options={"filter": wanted, **limits},
             identity=identity,
             progress=show_progress(),
         )
@@ -306,13 +275,8 @@ def evaluate(
     """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals."""
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     from xsap.encoding.encoder import Encoder
-    from xsap.evaluation.protocols import (
-        ReferenceDictionary,
-        evaluate_concept,
-        evaluate_reference,
-        read_queries,
-        to_text,
-    )
+    from xsap.evaluation import protocols
+    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, read_queries, to_text
     from xsap.linking.linker import Linker
 
     queries = read_queries(mentions)
@@ -325,27 +289,22 @@ def evaluate(
     else:
         linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
         if protocol is Protocol.CONCEPT:
-            report = evaluate_concept(linker, queries)
+            report = protocols.evaluate(linker, queries)
         else:
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
             report = evaluate_reference(
-                linker.encoder, ReferenceDictionary.of_index(linker.index), queries, progress=show_progress()
+                linker.encoder, ReferenceDictionary.from_index(linker.index), queries, progress=show_progress()
             )
         metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
     metadata["dtype"] = dtype.value
-    report |= metadata | {"mentions": {"n": queries.num_rows, "sha256": sha256_of(mentions)}}
+    metadata["mentions"] = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
+    result = report.to_dict() | metadata
     with output(None) as stream:
-        stream.write((json.dumps(report, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
+        stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
 
 
 def _check_evaluate(
-    index: Path | None,
-    model: str | None,
-    dictionary: Path | None,
-    protocol: Protocol,
-    described: object,
-    *,
-    ann: bool,
+    index: Path | None, model: str | None, dictionary: Path | None, protocol: Protocol, described: object, *, ann: bool
 ) -> None:
     if bool(index) == bool(dictionary):
         raise ConfigError(f"expected --index or --dictionary, found {'both' if index else 'neither'}")

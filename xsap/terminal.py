@@ -36,6 +36,24 @@ class Dtype(StrEnum):
     INT8 = "int8"
 
 
+class VectorFormat(StrEnum):
+    """Vector dtypes of an index."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Format(StrEnum):
+    """Output formats of `link`."""
+
+    TABLE = "table"
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
 Pooling = Annotated[
     str | None, typer.Option(help="Pooling for a model folder that does not say: cls, mean or mean_all.")
 ]
