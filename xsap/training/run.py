@@ -20,7 +20,7 @@ from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import Tokens, tokenize_to_disk
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ConfigError, DataError
-from xsap.evaluation.protocols import evaluate_concept, read_queries
+from xsap.evaluation.protocols import evaluate, read_queries
 from xsap.languages import ENGLISH, to_iso
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
@@ -83,16 +83,10 @@ def run(settings: Settings) -> Path:
     encoder = _encoder(settings, name_set)
     prepared = distinct(name_set, encoder.policy, _anchor_language(settings))
     sampler = _sampler(settings, prepared)
-    if accelerator.is_main_process:
-        make_run_folder(settings.output, settings.model_dump(mode="json"), resume=resume)
-    accelerator.wait_for_everyone()
-    if settings.tracker:
-        accelerator.init_trackers("xsap")
+    _prepare_output(settings, accelerator)
     tokens = _tokenize(settings, accelerator, prepared, encoder)
     total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
-    identity = settings.model_dump(mode="json", exclude=_NOT_IN_IDENTITY)
-    identity |= {"base": encoder.content_hash or "scratch", "data": fingerprint(tokens, prepared)}
-    identity |= {"steps": total, "processes": accelerator.num_processes}
+    data = fingerprint(tokens, prepared)
     table = trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
     tokens = table.renumber(tokens)
     encoder.to(accelerator.device)
@@ -116,7 +110,9 @@ def run(settings: Settings) -> Path:
         rate=rate,
         hard_negatives=_hard_negatives(settings, sampler, encoder, tokens, prepared),
         evaluate=scores_after if evaluate else None,
-        identity=identity,
+        identity=_identity(
+            settings, base=encoder.content_hash, data=data, steps=total, processes=accelerator.num_processes
+        ),
         total_steps=total,
     )
     steps = trainer.run(resume=resume)
@@ -130,6 +126,20 @@ def run(settings: Settings) -> Path:
     if accelerator.is_main_process:
         shutil.rmtree(settings.output / "tokens", ignore_errors=True)
     return settings.output / "model"
+
+
+def _prepare_output(settings: Settings, accelerator: Accelerator) -> None:
+    """Make the run's folder, and start the tracker."""
+    if accelerator.is_main_process:
+        make_run_folder(settings.output, settings.model_dump(mode="json"), resume=settings.resume == "auto")
+    accelerator.wait_for_everyone()
+    if settings.tracker:
+        accelerator.init_trackers("xsap")
+
+
+def _identity(settings: Settings, *, base: str | None, **inputs: str | int) -> dict[str, Any]:
+    """What a resumed run must have in common with this one."""
+    return settings.model_dump(mode="json", exclude=_NOT_IN_IDENTITY) | {"base": base or "scratch"} | inputs
 
 
 def _trainer(settings: Settings, *, encoder: Encoder, **parts: Any) -> Trainer:
@@ -324,11 +334,11 @@ def _evaluation(settings: Settings, name_set: NameSet) -> Callable[[Encoder], di
     if ENGLISH not in dictionary.languages:
         raise DataError(f"evaluation needs a dictionary with English names, found {', '.join(dictionary.languages)}")
 
-    def evaluate(encoder: Encoder) -> dict[str, Any]:
+    def evaluate_encoder(encoder: Encoder) -> dict[str, Any]:
         index = Index.build(dictionary, encoder, languages={ENGLISH})
-        scores: dict[str, Any] = evaluate_concept(Linker(encoder, index), mentions)
+        scores = evaluate(Linker(encoder, index), mentions).to_dict()
         mean = scores["mean"]["acc@1"]
         logger.info("Acc@1 %.3f, mean of %d languages", mean, len(scores["languages"]))
         return scores
 
-    return evaluate
+    return evaluate_encoder
