@@ -41,21 +41,13 @@ Folder: TypeAlias = Annotated[Path, typer.Argument(help="A terminology folder.")
 Mentions: TypeAlias = Annotated[Path, typer.Argument(help="Mentions: .tsv or .parquet.")]
 Out: TypeAlias = Annotated[Path, typer.Option(help="The terminology folder to write.")]
 Languages: TypeAlias = Annotated[str, typer.Option(help="Languages to keep, such as en,es; or all.")]
-Memory: TypeAlias = Annotated[
-    str, typer.Option(help="Memory that sorting may use before it goes to disk, such as 500MB or 4GB.")
-]
+Memory: TypeAlias = Annotated[str, typer.Option(help="Memory for sorting, such as 500MB or 4GB; more goes to disk.")]
 Translations: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Folder of translation tables (*.babelon.tsv, *.synonyms.tsv).")
+    Path | None, typer.Option(help="Folder of *.babelon.tsv and *.synonyms.tsv tables.")
 ]
-Statuses: TypeAlias = Annotated[
-    str, typer.Option(help="Translation statuses to keep, such as OFFICIAL,CANDIDATE; or all.")
-]
-Scopes: TypeAlias = Annotated[
-    str, typer.Option(help="Synonym scopes to keep, from EXACT,NARROW,RELATED,BROAD; or all.")
-]
-SourceName: TypeAlias = Annotated[
-    str | None, typer.Option(help="Source name for the names; by default the file's name.")
-]
+Statuses: TypeAlias = Annotated[str, typer.Option(help="Translation statuses to keep, such as OFFICIAL; or all.")]
+Scopes: TypeAlias = Annotated[str, typer.Option(help="Synonym scopes to keep: EXACT,NARROW,RELATED,BROAD; or all.")]
+SourceName: TypeAlias = Annotated[str | None, typer.Option(help="Source of the names; by default the file's name.")]
 
 MEMORY = "1GB"
 _SCOPES = ",".join(DEFAULT_SCOPES)
@@ -92,15 +84,9 @@ def umls(
     types: Annotated[
         str, typer.Option(help="Semantic types to keep, by TUI, name or group: 'T047,Sign or Symptom,CHEM'; or all.")
     ] = "all",
-    suppress: Annotated[
-        str, typer.Option(help="SUPPRESS values to keep, such as N,O; or all. N means not suppressed.")
-    ] = "N",
-    tradenames: Annotated[
-        bool, typer.Option("--tradenames", help="Give each concept the names of its trade names (needs MRREL).")
-    ] = False,
-    max_rejects: Annotated[
-        int, typer.Option(min=0, help="Malformed lines to skip at most; OUT.rejects.tsv lists them.")
-    ] = 0,
+    suppress: Annotated[str, typer.Option(help="SUPPRESS values to keep, or all; N: not suppressed.")] = "N",
+    tradenames: Annotated[bool, typer.Option("--tradenames", help="Add trade names as names (needs MRREL).")] = False,
+    max_rejects: Annotated[int, typer.Option(min=0, help="Maximum malformed lines; OUT.rejects.tsv lists them.")] = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
@@ -120,9 +106,7 @@ def omop(
     folder: Annotated[Path, typer.Argument(help="An unpacked OHDSI Athena download; its files may be .gz.")],
     out: Out,
     languages: Languages = "all",
-    vocabularies: Annotated[
-        str, typer.Option(help="Vocabularies to take names from, such as SNOMED,ICD10CM; or all.")
-    ] = "all",
+    vocabularies: Annotated[str, typer.Option(help="Vocabularies of names, such as SNOMED,ICD10CM; or all.")] = "all",
     domains: Annotated[str, typer.Option(help="Domains of concepts to keep, such as Condition,Drug; or all.")] = "all",
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
@@ -147,9 +131,7 @@ def snomed(
     ],
     out: Out,
     languages: Languages = "all",
-    refsets: Annotated[
-        str, typer.Option(help="Language reference sets to take names from, by identifier; or all.")
-    ] = "all",
+    refsets: Annotated[str, typer.Option(help="Identifiers of language reference sets to use; or all.")] = "all",
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
@@ -181,9 +163,7 @@ def ontology(
     out: Out,
     translations: Translations = None,
     source: SourceName = None,
-    prefixes: Annotated[
-        str, typer.Option(help="Identifier prefixes of concepts to keep, such as MONDO; or all.")
-    ] = "all",
+    prefixes: Annotated[str, typer.Option(help="Prefixes of identifiers to keep, such as MONDO; or all.")] = "all",
     status: Statuses = "all",
     scopes: Scopes = _SCOPES,
     overwrite: Overwrite = False,
@@ -254,9 +234,7 @@ def bitext(
 
 @app.command()
 def merge(
-    terminologies: Annotated[
-        list[Path], typer.Argument(help="Two or more terminology folders; the first has precedence.")
-    ],
+    terminologies: Annotated[list[Path], typer.Argument(help="Terminology folders; the first has precedence.")],
     out: Out,
     overwrite: Overwrite = False,
 ) -> None:
@@ -270,16 +248,12 @@ def merge(
 @app.command("map")
 def map_identifiers(
     terminology: Folder,
-    to: Annotated[
-        str, typer.Option(help="Vocabulary of the new identifiers: the prefix of cross-references, such as UMLS.")
-    ],
+    to: Annotated[str, typer.Option(help="Prefix of the cross-references to use, such as UMLS.")],
     out: Out,
     ambiguous: Annotated[
         Ambiguous, typer.Option(help="A concept with several references: drop it, or give all of them its names.")
     ] = Ambiguous.DROP,
-    keep_prefix: Annotated[
-        bool, typer.Option("--keep-prefix", help="Keep the prefix in new identifiers, as in HP:0001945.")
-    ] = False,
+    keep_prefix: Annotated[bool, typer.Option("--keep-prefix", help="Keep the prefix, as in HP:0001945.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Replace identifiers by cross-references, such as UMLS:C0015967."""
@@ -308,13 +282,9 @@ def diff(
 def split(
     terminology: Folder,
     out: Annotated[Path, typer.Option(help="The folder to write, with terminology/ and mentions.tsv in it.")],
-    test_fraction: Annotated[
-        float, typer.Option(help="Fraction of the concepts whose non-English names are held out, such as 0.2.")
-    ] = 0.2,
+    test_fraction: Annotated[float, typer.Option(help="Fraction of the concepts that are held out.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Random seed; another seed holds out other concepts.")] = 0,
-    test_status: Annotated[
-        str, typer.Option(help="Translation statuses of test mentions, such as OFFICIAL; or all.")
-    ] = "all",
+    test_status: Annotated[str, typer.Option(help="Statuses of test mentions, such as OFFICIAL; or all.")] = "all",
     overwrite: Overwrite = False,
 ) -> None:
     """Hold out the non-English names of some concepts as test mentions."""
@@ -381,9 +351,7 @@ def update_mentions(
 @app.command()
 def describe(
     terminology: Folder,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="A folder with tokenizer.json or a model's name, for lengths in tokens.")
-    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer folder or model name, for token lengths.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A .png or .svg file for charts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -405,7 +373,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The text file to write; OUT.json describes how it was made.")],
     languages: Languages = "all",
     pairs_per_concept: Annotated[
-        int, typer.Option(min=1, help="Maximum pairs per concept; of more, a random sample.")
+        int, typer.Option(min=1, help="Maximum pairs per concept, sampled.")
     ] = PAIRS_PER_CONCEPT,
     case: Annotated[Case, typer.Option(help="Letter case of names; SapBERT's own code lowercases.")] = Case.LOWER,
     seed: Annotated[int, typer.Option(help="Random seed of the sample of pairs.")] = 0,

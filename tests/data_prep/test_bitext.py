@@ -1,3 +1,5 @@
+"""Bitext: pairs of translations become concepts of two names."""
+
 import pytest
 
 from data_prep.assemble import Assembly
@@ -22,7 +24,7 @@ def test_bitext_line_becomes_concept_of_two_names(tmp_path, separator):
     expected = [("muse:1", "de", "die"), ("muse:1", "en", "the"), ("muse:2", "de", "Haus"), ("muse:2", "en", "House")]
     expected += [("muse:6", "de", "Fieber"), ("muse:6", "en", "fever")]
     assert rows == [(*row, "muse") for row in expected]
-    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (10, 6, {"both sides equal": 2, "pair met before": 2})
+    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (10, 6, {"both names equal": 2, "repeated pair": 2})
 
 
 def test_bitext_phrases_need_a_tab_and_identifiers_are_ignored(tmp_path):

@@ -194,7 +194,7 @@ def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/m.tsv in {tmp_path}/t",
-        "mentions     n  seen: gold  seen: other  near: gold  near: other  unseen  no gold there",
+        "mentions     n  seen: gold  seen: other  near: gold  near: other  unseen  gold absent",
         "es  Spanish  2           0            0           0            1       1              2",
         "fr  French   2           0            1           1            0       0              0",
         "de  German   1           1            0           0            0       0              0",
