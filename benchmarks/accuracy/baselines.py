@@ -23,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.accuracy.dictionary import SearchSpace
+from xsap.evaluation.protocols import MentionLinker
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import SIZES
 from xsap.linking.linker import rejection_reason
@@ -42,12 +43,9 @@ MentionSearch = Callable[[Sequence[str]], NameSearch]
 """Mentions → a search for the names nearest to some of them."""
 
 
-class DictionaryLinker(Protocol):
+class DictionaryLinker(MentionLinker, Protocol):
     """Anything that links into one dictionary, under both protocols."""
 
-    @property
-    def concept_ids(self) -> Collection[str]: ...  # noqa: D102
-    def link(self, mentions: Sequence[str], top_k: int) -> Sequence[Result]: ...  # noqa: D102
     def dictionary_rows(self, mentions: Sequence[str], k: int) -> Rows: ...  # noqa: D102
 
 
@@ -268,7 +266,7 @@ class NameLinker:
         """Every concept that can be an answer."""
         return self.space.concepts
 
-    def link(self, mentions: Sequence[str], top_k: int) -> list[Result]:
+    def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str] | None = None) -> list[Result]:  # noqa: ARG002
         """A result for each mention; without candidates, but with a reason, if no name fits or the mention is rejected."""
         reasons = [rejection_reason(mention) for mention in mentions]
         accepted = [mention for mention, reason in zip(mentions, reasons, strict=True) if reason is None]
@@ -367,9 +365,9 @@ class FusedLinker:
         """Every concept that can be an answer."""
         return self.first.concept_ids
 
-    def link(self, mentions: Sequence[str], top_k: int) -> list[Result]:
+    def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str] | None = None) -> list[Result]:
         """A result for each mention."""
-        results = (system.link(mentions, FUSED_CANDIDATES) for system in (self.first, self.second))
+        results = (system.link(mentions, FUSED_CANDIDATES, languages=languages) for system in (self.first, self.second))
         return [_fuse_results(one, other, top_k) for one, other in zip(*results, strict=True)]
 
     def dictionary_rows(self, mentions: Sequence[str], k: int) -> Rows:

@@ -25,14 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.accuracy.baselines import MentionSearch, NameLinker, UniqueNames
-from benchmarks.accuracy.models import CASED, LOWER, CachedEncoder
+from benchmarks.accuracy.models import CachedEncoder
 from benchmarks.accuracy.scores import MAX_RANK, SEED, RankedAnswers, by_language, gold_not_in_dictionary
 from benchmarks.accuracy.tasks import Task
 from benchmarks.corpora.corpus import GROUPS_COLUMN
 from xsap.artifacts import open_artifact, publish
 from xsap.errors import DataError
 from xsap.evaluation.metrics import MISS, hits, macro_mean
-from xsap.evaluation.protocols import concept_ranks
+from xsap.evaluation.protocols import CASED, LOWER, concept_ranks
 from xsap.linking.ranking import NameSearch
 from xsap.search.exact import search_array
 from xsap.search.vectors import Floats

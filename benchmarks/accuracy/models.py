@@ -19,14 +19,13 @@ from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.evaluation.protocols import CASED, reference_vectors
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import NameSearch
 from xsap.linking.results import Result
 from xsap.search.exact import search_array
 from xsap.search.vectors import Floats, Rows, check_finite
-from xsap.text import TextPolicy, normalize_all
-
-CASED, LOWER = TextPolicy(case="cased", unicode="none"), TextPolicy(case="lower", unicode="none")
+from xsap.text import TextPolicy
 
 
 class PublishedModel(NamedTuple):
@@ -140,9 +139,7 @@ class CachedEncoder:
         encoder = self.encoder
         names = UniqueNames.from_space(space, encoder.policy)
         unit = self.vectors(names.texts, unit=True, policy=encoder.policy)
-        lowered = normalize_all(space.rows.names, LOWER)
-        position = {name: i for i, name in enumerate(dict.fromkeys(lowered))}  # equal names get equal vectors and tie
-        raw = self.vectors(list(position), unit=False, policy=CASED)[[position[name] for name in lowered]]
+        raw = reference_vectors(space.rows.names, lambda names: self.vectors(names, unit=False, policy=CASED))
 
         def concept_search(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions)
@@ -186,9 +183,9 @@ class IndexLinker:
         """Every concept that can be an answer."""
         return self.linker.concept_ids
 
-    def link(self, mentions: Sequence[str], top_k: int) -> Sequence[Result]:
+    def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str] | None = None) -> Sequence[Result]:
         """As `xsap link`."""
-        return self.linker.link(mentions, top_k)
+        return self.linker.link(mentions, top_k, languages=languages)
 
     def dictionary_rows(self, mentions: Sequence[str], k: int) -> Rows:
         """As NameLinker's."""

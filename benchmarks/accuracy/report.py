@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.accuracy.breakdowns import KINDS, AblationCell, ErrorGroup
 from benchmarks.accuracy.published import published_for
 from benchmarks.accuracy.results import RunResults, TaskResults
-from benchmarks.accuracy.scores import MAX_RANK, MEAN_ROW, SEED, Score, ScoreRow, SystemComparison
-from xsap.evaluation.metrics import RESAMPLES
+from benchmarks.accuracy.scores import MAX_RANK, MEAN_ROW, SEED, SystemComparison
+from xsap.evaluation.metrics import RESAMPLES, Score, ScoreRow
 from xsap.languages import to_name
 from xsap.page import Block, Heading, Paragraph, Table, charts, percent, write_page
 from xsap.plots import Bar, Line, line_chart, score_bars

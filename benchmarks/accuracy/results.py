@@ -38,7 +38,6 @@ from benchmarks.accuracy.scores import (
     CURVE,
     PROTOCOLS,
     RankedAnswers,
-    ScoreRow,
     SystemComparison,
     breakdown_of,
     compare_accuracy,
@@ -48,6 +47,7 @@ from benchmarks.accuracy.scores import (
 from benchmarks.accuracy.tasks import Task
 from xsap.artifacts import write_atomically
 from xsap.errors import DataError
+from xsap.evaluation.metrics import ScoreRow
 from xsap.terms.terminology import Terminology
 
 RESULTS_FILE = "results.json"

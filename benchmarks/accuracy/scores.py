@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,8 @@ from xsap.artifacts import open_artifact, publish
 from xsap.evaluation.metrics import (
     Difference,
     Ranks,
+    Score,
+    ScoreRow,
     Values,
     bootstrap_interval,
     hits,
@@ -33,7 +35,6 @@ from xsap.evaluation.metrics import (
     macro_mean,
     mcnemar,
     paired_bootstrap,
-    reciprocal_ranks,
 )
 from xsap.evaluation.protocols import concept_ranks, reference_ranks
 
@@ -69,23 +70,6 @@ class RankedAnswers:
         """(n,) ranks of the gold under a protocol."""
         ranks: Ranks = self.table[protocol].to_numpy().astype(np.int64)
         return ranks
-
-
-class Score(NamedTuple):
-    """A score in [0, 1] with its 95 % bootstrap interval; None, once read from a file, if it is not a number."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """Scores of n mentions by metric: acc@1, acc@5, recall@64, mrr. gold_not_in_dictionary: None if not counted."""
-
-    n: int
-    scores: Mapping[str, Score]
-    gold_not_in_dictionary: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +162,8 @@ def scores_of(task: Task, answers: RankedAnswers, protocol: str) -> dict[str, Sc
 
 def _score_row(groups: Sequence[Ranks], missing: int) -> ScoreRow:
     """Acc@1, Acc@5, recall@64 and MRR of groups of ranks, each group with equal weight."""
-    groups = [np.sort(ranks) for ranks in groups]
-    values = {f"acc@{k}" if k < MAX_RANK else f"recall@{k}": [hits(ranks, k) for ranks in groups] for k in CUTS}
-    values["mrr"] = [reciprocal_ranks(ranks) for ranks in groups]
-    return ScoreRow(sum(map(len, groups)), {metric: _score(group) for metric, group in values.items()}, missing)
+    cuts = {f"acc@{k}" if k < MAX_RANK else f"recall@{k}": k for k in CUTS}
+    return ScoreRow.from_ranks([np.sort(ranks) for ranks in groups], cuts, seed=SEED, gold_not_in_dictionary=missing)
 
 
 def _score(groups: Sequence[Values]) -> Score:

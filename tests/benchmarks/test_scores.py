@@ -16,8 +16,6 @@ from benchmarks.accuracy.scores import (
     CURVE,
     MAX_RANK,
     RankedAnswers,
-    Score,
-    ScoreRow,
     answer,
     breakdown_of,
     compare_accuracy,
@@ -29,7 +27,7 @@ from benchmarks.accuracy.scores import (
 )
 from tests.fixtures.accuracy_tasks import TableLinker, task_of
 from xsap.errors import ArtifactError
-from xsap.evaluation.metrics import MISS
+from xsap.evaluation.metrics import MISS, Score, ScoreRow
 
 DICTIONARY = [("A", "alpha"), ("A", "alef"), ("B", "beta"), ("C", "gamma"), ("D|E", "delta")]
 OTHERS = [f"X{i}" for i in range(80)]

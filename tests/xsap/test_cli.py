@@ -234,12 +234,12 @@ def test_names_of_the_dictionary_itself_score_one(xsap, mentions, index_folder):
     report = json.loads(out)
     assert code == 0
     assert (report["protocol"], report["k"], set(report["languages"])) == ("concept", 10, {"de", "es"})
-    assert report["languages"]["de"] | {"mrr": None} == {
-        "n": 15, "unreachable": 0, "mrr": None,
+    assert report["languages"]["de"] | {"mrr": None, "mrr_interval": None} == {
+        "n": 15, "gold_not_in_dictionary": 0, "mrr": None, "mrr_interval": None,
         **{f"acc@{k}{suffix}": [1, 1] if suffix else 1 for k in (1, 5, 10) for suffix in ("", "_interval")},
     }  # fmt: skip
     assert report["languages"]["es"]["acc@1"] == pytest.approx(14 / 15)
-    assert report["mean"]["unreachable"] == 1
+    assert report["mean"]["gold_not_in_dictionary"] == 1
     assert report["dictionary"]["concepts"] > 100
     assert len(report["model"]) == len(report["mentions"]["sha256"]) == 64
     assert "mean" in xsap("evaluate", mentions, "--index", index_folder)[1].splitlines()[-1]

@@ -17,7 +17,7 @@ from xsap import Encoder, Linker, Terminology
 from xsap.config import load_settings
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packing import Tokens, pack, tokenize_names
-from xsap.evaluation.protocols import evaluate_concept, read_queries
+from xsap.evaluation.protocols import evaluate, read_queries
 from xsap.linking.index import Index
 from xsap.text import normalize_all
 from xsap.training.dataset import distinct, from_terminology
@@ -186,7 +186,7 @@ def test_evaluation_during_training_uses_the_whole_table(
     for step, folder in ((0, base), (8, tmp_path / "run" / "model")):
         encoder = Encoder.from_pretrained(folder, device="cpu")
         index = Index.build(Terminology.load(sample_folder), encoder, languages={"en"})
-        assert json.loads(json.dumps(evaluate_concept(Linker(encoder, index), read_queries(MENTIONS)))) == found[step]
+        assert json.loads(json.dumps(evaluate(Linker(encoder, index), read_queries(MENTIONS)).to_dict())) == found[step]
 
 
 def trimmed(folder: Path) -> tuple[Encoder, Tokens, TrimmedEmbedding]:

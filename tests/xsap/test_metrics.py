@@ -85,7 +85,7 @@ def test_bootstrap_agrees_with_a_plain_loop():
 def test_samples_drawn_in_parts_are_all_drawn(monkeypatch):
     values = np.random.default_rng(0).random(50)
     whole = bootstrap_interval([values], seed=3)
-    monkeypatch.setattr("xsap.evaluation.metrics._DRAWN", 333)
+    monkeypatch.setattr("xsap.evaluation.metrics.INDICES_PER_DRAW", 333)
     assert bootstrap_interval([values], seed=3) == whole  # the generator goes on where it was
 
 

@@ -1,12 +1,13 @@
 """What counts as a hit, how hits become scores with intervals, and whether two systems differ. NumPy only.
 
-Every score is made from ranks: for each query the place, counted from 0, of its first right candidate, and MISS where none is right. The mean
-of an empty array is nan, as are its intervals: no queries say nothing. Two systems are compared query by query, for they were asked the same.
+Every score is made from ranks: for each query the position, counted from 0, of its first right candidate, and MISS where none is right. The
+mean of an empty array is nan, as are its intervals. Two systems are compared query by query, because they answered the same queries.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from xsap.errors import DataError
 
 MISS = -1
 RESAMPLES = 1000
-_DRAWN = 1 << 22  # indices drawn at once
+INDICES_PER_DRAW = 1 << 22
 _ROUNDING = 1e-12  # below it a mean of groups' differences is none: 0.1 + 0.2 - 0.3 is not zero in floating point
 
 Ranks = NDArray[np.int64]
@@ -23,7 +24,7 @@ Values = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
-    """What a second system has over a first one: of macro means, with its interval and the two-sided p value of there being none."""
+    """The macro mean of a second system less that of a first one, with its interval and two-sided p value."""
 
     difference: float
     low: float
@@ -31,30 +32,108 @@ class Difference(NamedTuple):
     p: float
 
 
+class Score(NamedTuple):
+    """A score in [0, 1] with its 95 % bootstrap interval; None, once read from a file, if it is not a number."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """Scores of some mentions.
+
+    Attributes:
+        n: Number of mentions.
+        scores: Metric, such as acc@1 or mrr → score.
+        gold_not_in_dictionary: Mentions none of whose right concepts can be found; None where they were not counted.
+    """
+
+    n: int
+    scores: Mapping[str, Score]
+    gold_not_in_dictionary: int | None = None
+
+    @classmethod
+    def from_ranks(
+        cls, groups: Sequence[Ranks], cuts: Mapping[str, int], *, seed: int, gold_not_in_dictionary: int | None = None
+    ) -> Self:
+        """Accuracies at some k, and MRR.
+
+        Args:
+            groups: (n,) ranks of each group of mentions, such as a language; groups have equal weight.
+            cuts: Metric → its k, such as {"acc@5": 5}.
+            seed: Of the bootstrap.
+            gold_not_in_dictionary: See the attribute.
+        """
+        values = {metric: [hits(ranks, k) for ranks in groups] for metric, k in cuts.items()}
+        values["mrr"] = [reciprocal_ranks(ranks) for ranks in groups]
+        scores = {
+            metric: Score(macro_mean(each), *bootstrap_interval(each, seed=seed)) for metric, each in values.items()
+        }
+        return cls(sum(map(len, groups)), scores, gold_not_in_dictionary)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: each score as `acc@1` and `acc@1_interval`."""
+        row: dict[str, Any] = {"n": self.n}
+        if self.gold_not_in_dictionary is not None:
+            row["gold_not_in_dictionary"] = self.gold_not_in_dictionary
+        for metric, score in self.scores.items():
+            row |= {metric: score.value, f"{metric}_interval": [score.low, score.high]}
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        metrics = [key.removesuffix("_interval") for key in row if key.endswith("_interval")]
+        scores = {metric: Score(row[metric], *row[f"{metric}_interval"]) for metric in metrics}
+        return cls(row["n"], scores, row.get("gold_not_in_dictionary"))
+
+
 def rank_of(candidates: Iterable[Collection[str]], gold: Collection[str]) -> int:
-    """The place of the first candidate that has an id in common with `gold`; MISS if none has. candidates: the ids of each, best first."""
+    """The rank of the first candidate that has an id in common with `gold`; MISS if none has. candidates: the ids of each, best first.
+
+    >>> rank_of([["C1"], ["C2", "C3"]], ["C3"]), rank_of([["C1"]], ["C3"])
+    (1, -1)
+    """
     wanted = set(gold)
-    return next((place for place, ids in enumerate(candidates) if not wanted.isdisjoint(ids)), MISS)
+    return next((rank for rank, ids in enumerate(candidates) if not wanted.isdisjoint(ids)), MISS)
 
 
 def rank_of_all(ranks: Sequence[int]) -> int:
-    """The rank of a query of several parts, all of which must be hit: that of its worst part."""
+    """The rank of a query of several parts, all of which must be hit: that of its worst part.
+
+    >>> rank_of_all([0, 2]), rank_of_all([0, MISS])
+    (2, -1)
+    """
     return MISS if MISS in ranks else max(ranks)
 
 
 def split_ids(identifiers: str) -> frozenset[str]:
-    """`D1|D2` (either is right) and `D1+D2` (a composite) as a set of ids, which the original evaluation doesn't tell apart."""
+    """`D1|D2` (either is right) and `D1+D2` (a composite) as a set of ids, since the original evaluation treats both alike.
+
+    >>> sorted(split_ids("D1|D2+D3"))
+    ['D1', 'D2', 'D3']
+    """
     return frozenset(identifiers.replace("+", "|").split("|"))
 
 
 def hits(ranks: Ranks, k: int) -> Values:
-    """(n,) 1.0 where the first right candidate is among the first k, else 0.0. Their mean is Acc@k."""
+    """(n,) 1.0 where the first right candidate is among the first k, else 0.0. Their mean is Acc@k.
+
+    >>> hits(np.array([0, 4, MISS]), 1).tolist()
+    [1.0, 0.0, 0.0]
+    """
     hit: NDArray[np.bool_] = (ranks != MISS) & (ranks < k)
     return hit.astype(np.float64)
 
 
 def reciprocal_ranks(ranks: Ranks) -> Values:
-    """(n,) 1 / (rank + 1), and 0 for a miss. Their mean is the MRR."""
+    """(n,) 1 / (rank + 1), and 0 for a miss. Their mean is the MRR.
+
+    >>> reciprocal_ranks(np.array([0, 3, MISS])).tolist()
+    [1.0, 0.25, 0.0]
+    """
     values: Values = np.where(ranks == MISS, 0.0, 1.0 / (np.where(ranks == MISS, 0, ranks) + 1.0))
     return values
 
@@ -65,7 +144,11 @@ def mean(values: Values) -> float:
 
 
 def macro_mean(groups: Sequence[Values]) -> float:
-    """The mean of the groups' means, each group alike however large; nan of nothing."""
+    """The mean of the groups' means, each group with equal weight however large; nan of nothing.
+
+    >>> macro_mean([np.array([1.0, 1.0, 1.0]), np.array([0.0])])
+    0.5
+    """
     return mean(np.array([mean(group) for group in groups], np.float64))
 
 
@@ -74,7 +157,14 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of `macro_mean(groups)`, resampled within groups (Efron and Tibshirani 1993, chapter 13).
 
-    One group gives the interval of its mean. The same seed and groups give the same interval; (nan, nan) if a group is empty.
+    Args:
+        groups: (n,) values of each group; one group gives the interval of its mean.
+        seed: The same seed and groups give the same interval.
+        resamples: Number of resamples.
+        level: Probability that the interval should cover.
+
+    Returns:
+        The ends of the interval; (nan, nan) if a group is empty.
     """
     if not groups or not all(map(len, groups)):
         return math.nan, math.nan
@@ -86,10 +176,19 @@ def paired_bootstrap(
 ) -> Difference:
     """`macro_mean(second) - macro_mean(first)` with its percentile bootstrap interval, queries resampled within groups.
 
-    first, second: of the same queries in the same order, so that a draw takes a query's values from both, which is to draw the
-    differences of the queries. p: twice the share of resampled differences that are zero or on the other side of it, whichever side
-    has fewer, at most 1. The share is (1 + those) / (1 + resamples) (Davison and Hinkley 1997, section 4.2), so p is never 0; but for
-    that 1 it agrees with the interval. All nan if a group is empty. Raises DataError where the queries can't be the same.
+    p is twice the fraction of resampled differences that are zero or of the rarer sign, at most 1. The fraction is (1 + those) / (1 +
+    resamples) (Davison and Hinkley 1997, section 4.2), so p is never 0; but for that 1 it agrees with the interval. All nan if a group is
+    empty.
+
+    Args:
+        first: (n,) values of each group of queries, of the first system.
+        second: The same queries' values in the same order, of the second system; a draw takes the difference of a query.
+        seed: Of the resampling.
+        resamples: Number of resamples.
+        level: Of the interval.
+
+    Raises:
+        DataError: The two do not have the same number of queries.
     """
     if len(first) != len(second):
         raise DataError(
@@ -109,8 +208,14 @@ def paired_bootstrap(
 def mcnemar(first: Values, second: Values) -> float:
     """The exact two-sided p value that two systems are right equally often, from the queries that only one got right (McNemar 1947).
 
-    first, second: `hits` of the same queries in the same order. Of n such queries each is either system's with chance 1/2: p is twice
-    the tail of that binomial, at most 1, and 1 if there are none. Raises DataError where the values are no hits of the same queries.
+    Each of n such queries is either system's with probability 1/2: p is twice the tail of that binomial, at most 1, and 1 if there are none.
+
+    Args:
+        first: (n,) `hits` of the first system.
+        second: (n,) `hits` of the second system for the same queries in the same order.
+
+    Raises:
+        DataError: The values are not hits of the same queries.
     """
     gains = _gains(first, second)
     if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
@@ -132,10 +237,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     In the order given; nan, a comparison that could not be made, stays nan and isn't counted.
     """
-    made = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    made = sorted((p, position) for position, p in enumerate(p_values) if not math.isnan(p))
     adjusted, highest = [math.nan] * len(p_values), 0.0
-    for rank, (p, place) in enumerate(made):
-        adjusted[place] = highest = min(1.0, max(highest, (len(made) - rank) * p))
+    for rank, (p, position) in enumerate(made):
+        adjusted[position] = highest = min(1.0, max(highest, (len(made) - rank) * p))
     return adjusted
 
 
@@ -164,10 +269,10 @@ def _resampled_macro_means(groups: Sequence[Values], resamples: int, seed: int) 
 def _resampled_means(values: Values, resamples: int, rng: np.random.Generator) -> Values:
     """(resamples,) means of samples of n out of n values, with replacement."""
     n = len(values)
-    at_once = max(1, _DRAWN // n)
+    per_draw = max(1, INDICES_PER_DRAW // n)
     return np.concatenate(
         [
-            values[rng.integers(n, size=(min(at_once, resamples - start), n))].mean(1)
-            for start in range(0, resamples, at_once)
+            values[rng.integers(n, size=(min(per_draw, resamples - start), n))].mean(1)
+            for start in range(0, resamples, per_draw)
         ]
     )

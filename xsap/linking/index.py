@@ -47,7 +47,9 @@ class Embedder(Protocol):
     def policy(self) -> TextPolicy: ...  # noqa: D102
     @property
     def dimension(self) -> int: ...  # noqa: D102
-    def encode(self, names: Sequence[str], *, progress: bool = False) -> Floats: ...  # noqa: D102
+    def encode(  # noqa: D102
+        self, names: Sequence[str], *, unit: bool = True, policy: TextPolicy | None = None, progress: bool = False
+    ) -> Floats: ...
 
 
 @dataclass(frozen=True)

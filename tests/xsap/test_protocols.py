@@ -1,16 +1,18 @@
+"""The two evaluation protocols on small cases worked by hand."""
+
 import numpy as np
 import pytest
 
 from xsap.errors import DataError
 from xsap.evaluation.metrics import bootstrap_interval
-from xsap.evaluation.protocols import ReferenceDictionary, evaluate_concept, evaluate_reference, read_queries, to_text
+from xsap.evaluation.protocols import ReferenceDictionary, evaluate, evaluate_reference, read_queries, to_text
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 from xsap.text import TextPolicy
 
 
 class Answers:
-    """Links by a table of mention → concept ids, best first."""
+    """Links by a table: mention → concept ids, best first."""
 
     def __init__(self, answers, concept_ids):
         self.answers, self.concept_ids = answers, concept_ids
@@ -20,20 +22,20 @@ class Answers:
 
 
 class Scores:
-    """One component a known name, raw: the vector of a query is its score with each name. Unit length would lose the scores."""
+    """Encodes each known name as a unit vector of its own, and a query as its scores with each name, not scaled to unit length."""
 
     def __init__(self, names, queries):
-        self.names, self.queries, self.asked = names, queries, []
+        self.names, self.queries, self.encoded = names, queries, []
 
     def encode(self, names, *, unit, policy, progress=False):
         assert unit is False
         assert policy == TextPolicy("cased", "none")
-        self.asked += names
+        self.encoded += names
         eye = np.eye(len(self.names), dtype=np.float32)
         return np.array([eye[self.names.index(n)] if n in self.names else self.queries[n] for n in names], np.float32)
 
 
-def test_the_concept_protocol_by_hand():
+def test_concept_protocol_matches_scores_worked_by_hand():
     mentions = build_mentions(
         ["a", "b", "c", "d", "e", "f"],
         ["de", "de", "de", "es", "es", "es"],
@@ -47,15 +49,17 @@ def test_the_concept_protocol_by_hand():
         "e": ["C1"],
         "f": ["C1"],
     }
-    report = evaluate_concept(Answers(answers, [f"C{i}" for i in range(1, 9)]), mentions)
+    report = evaluate(Answers(answers, [f"C{i}" for i in range(1, 9)]), mentions).to_dict()
     assert (report["protocol"], report["k"], list(report["languages"])) == ("concept", 10, ["de", "es"])
     german, spanish, mean = report["languages"]["de"], report["languages"]["es"], report["mean"]
-    assert [german[key] for key in ("n", "unreachable", "acc@1", "acc@5", "acc@10")] == pytest.approx(
+    assert [german[key] for key in ("n", "gold_not_in_dictionary", "acc@1", "acc@5", "acc@10")] == pytest.approx(
         [3, 0, 1 / 3, 2 / 3, 1]
     )
     assert german["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 6) / 3)
-    assert [spanish[key] for key in ("n", "unreachable", "acc@1", "acc@5", "mrr")] == [3, 2, 0, 0, 0]
-    assert [mean[key] for key in ("n", "unreachable", "acc@1", "acc@5")] == pytest.approx([6, 2, 1 / 6, 1 / 3])
+    assert [spanish[key] for key in ("n", "gold_not_in_dictionary", "acc@1", "acc@5", "mrr")] == [3, 2, 0, 0, 0]
+    assert [mean[key] for key in ("n", "gold_not_in_dictionary", "acc@1", "acc@5")] == pytest.approx(
+        [6, 2, 1 / 6, 1 / 3]
+    )
     assert mean["mrr"] == pytest.approx(german["mrr"] / 2)
     assert german["acc@1_interval"] == list(bootstrap_interval([np.array([1.0, 0.0, 0.0])], seed=0))
     assert mean["acc@1_interval"] == list(bootstrap_interval([np.array([1.0, 0.0, 0.0]), np.zeros(3)], seed=0))
@@ -67,26 +71,26 @@ def reference(dictionary, scores, *queries):
     encoder = Scores(names, scores)
     rows = ReferenceDictionary([ids for ids, _ in dictionary], [name for _, name in dictionary])
     mentions = build_mentions([m for m, _ in queries], ["und"] * len(queries), [ids.split("|") for _, ids in queries])
-    report = evaluate_reference(encoder, rows, mentions)
+    report = evaluate_reference(encoder, rows, mentions).to_dict()
     return [round(report["mean"][f"acc@{k}"] * len(queries)) for k in range(1, 11)], report, encoder
 
 
-def test_the_reference_protocol_counts_names_and_lower_cases_the_dictionary_only():
+def test_reference_protocol_counts_names_and_lower_cases_the_dictionary_only():
     dictionary = [("D1", "Cold"), ("D1", "Common Cold"), ("D2", "FLU"), ("D3", "fever")]
     hits, report, encoder = reference(dictionary, {"Flu": [4, 3, 2, 1]}, ("Flu", "D2"))
     assert hits == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]  # two names of one wrong concept come first, and each counts
-    assert encoder.asked == ["cold", "common cold", "flu", "fever", "Flu"]
+    assert encoder.encoded == ["cold", "common cold", "flu", "fever", "Flu"]
     assert report["protocol"] == "reference"
 
 
-def test_the_reference_protocol_looks_at_ten_names():
+def test_reference_protocol_counts_ten_names():
     dictionary = [(f"D{i}", f"name {i}") for i in range(12)]
     falling = list(range(12, 0, -1))
     assert reference(dictionary, {"q": falling}, ("q", "D9"))[0] == [0] * 9 + [1]
     assert reference(dictionary, {"q": falling}, ("q", "D10"))[0] == [0] * 10
 
 
-def test_all_parts_of_a_composite_must_be_hit():
+def test_composite_counts_when_all_its_parts_are_hit():
     dictionary = [("D1", "breast"), ("D2", "ovarian cancer"), ("D3", "lung")]
     scores = {"breast cancer": [3, 2, 1], " ovary": [1, 2, 3], "z": [1, 2, 3]}
     whole = ("breast cancer+ ovary", "D1+D2")
@@ -99,19 +103,19 @@ def test_all_parts_of_a_composite_must_be_hit():
     assert reference(dictionary, scores, ("breast cancer+z", "D1"))[0][:3] == [0, 0, 1]
 
 
-def test_a_row_is_right_if_one_of_its_ids_is_one_of_the_gold_s():
+def test_row_is_right_if_it_shares_an_id_with_the_gold():
     dictionary = [("D1|D7", "a"), ("D2+D8", "b"), ("D3", "c")]
     for ids, first in [("D7", 1), ("D8", 2), ("D8+D3", 2), ("D9|D3", 3), ("D", 0)]:
         hits = reference(dictionary, {"q": [3, 2, 1]}, ("q", ids))[0]
         assert hits[:3] == [int(0 < first <= k) for k in (1, 2, 3)]
 
 
-def test_duplicate_rows_keep_their_places_and_ties_go_to_the_first():
+def test_duplicate_rows_are_kept_and_ties_go_to_the_first():
     dictionary = [("D1", "Cold"), ("D2", "cold"), ("D1", "COLD"), ("D3", "flu")]
     assert reference(dictionary, {"q": [2, 1]}, ("q", "D2"))[0][:4] == [0, 1, 1, 1]
     assert reference(dictionary, {"q": [2, 1]}, ("q", "D3"))[0][:5] == [0, 0, 0, 1, 1]
     assert reference(dictionary, {"q": [0, 0]}, ("q", "D3"))[0][:4] == [0, 0, 0, 1]
-    assert reference(dictionary, {"q": [2, 1]}, ("q", "D9"))[1]["mean"]["unreachable"] == 1
+    assert reference(dictionary, {"q": [2, 1]}, ("q", "D9"))[1]["mean"]["gold_not_in_dictionary"] == 1
 
 
 def test_id_mention_lines_are_recognized_by_content(tmp_path):
@@ -125,7 +129,7 @@ def test_id_mention_lines_are_recognized_by_content(tmp_path):
     assert read_queries(file)["concept_ids"].to_pylist() == [["C1", "C2"]]
 
 
-def test_a_dictionary_file_keeps_order_and_duplicates(tmp_path):
+def test_dictionary_file_keeps_order_and_duplicates(tmp_path):
     (tmp_path / "dict.txt").write_text("D2||B\nD1||a\nD2||B\n")
     dictionary = ReferenceDictionary.read(tmp_path / "dict.txt")
     assert dictionary == (["D2", "D1", "D2"], ["B", "a", "B"])
@@ -141,14 +145,14 @@ def test_a_dictionary_file_keeps_order_and_duplicates(tmp_path):
         ("", "found 0 line"),
     ],
 )
-def test_files_that_cannot_be_scored(tmp_path, text, message):
+def test_files_without_gold_concepts_are_an_error(tmp_path, text, message):
     (tmp_path / "queries.txt").write_text(text)
     with pytest.raises(DataError, match=message.replace("||", r"\|\|")):
         read_queries(tmp_path / "queries.txt")
 
 
-def test_the_table_for_people():
+def test_text_table_has_a_row_per_language():
     mentions = build_mentions(["a", "b"], ["de", "es"], [["C1"], ["C2"]])
-    lines = to_text(evaluate_concept(Answers({"a": ["C1"]}, ["C1", "C2"]), mentions)).splitlines()
+    lines = to_text(evaluate(Answers({"a": ["C1"]}, ["C1", "C2"]), mentions)).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["de", "es", "mean"]
     assert lines[2].split() == ["de", "1", "0", "100.0", "[100.0,", "100.0]", "100.0", "[100.0,", "100.0]", "100.0"]
