@@ -180,7 +180,7 @@ class Stub:
     def __init__(self, name, table):
         self.name, self.table, self.depths, self.concept_ids = name, table, [], ["C1", "C2", "C3", "C4", "C5"]
 
-    def link(self, mentions, top_k):
+    def link(self, mentions, top_k, *, languages=None):
         self.depths.append(top_k)
         found = [
             tuple(Candidate(f"C{c}", f"preferred {9 - c}", f"{c} by {self.name}", 0.5) for c in self.table[m])
