@@ -2,9 +2,9 @@
 
 In both formats a line feed ends a row, one byte separates fields, and nothing is quoted or escaped: quotes, lone carriage returns and U+2028
 are data. In RRF a vertical bar closes every field, the last one too (https://www.ncbi.nlm.nih.gov/books/NBK9685/). In a tab-separated table
-a tab stands between two fields, the first line names the columns, and a carriage return right before the line feed belongs to the line's end.
+a tab separates two fields, the first line names the columns, and a carriage return right before the line feed belongs to the line's end.
 
-General CSV readers, DuckDB's and Arrow's among them, treat some of these bytes as structure even when told not to. So files are cut into
+General CSV readers, DuckDB's and Arrow's among them, treat some of these bytes as structure even when configured not to. So files are cut into
 blocks of whole lines, and one splitter finds the fields of a block by their separators, exact for any bytes and without a loop over rows. A
 block that it rejects is examined line by line for the error message. For RRF, where MRCONSO has 10^7 rows, Arrow's faster CSV reader comes
 first, but only for blocks without any byte on which the two could differ.

@@ -191,7 +191,7 @@ def test_bitext_and_export_commands(tmp_path, prepare):
     assert code == 0
     assert (
         out.splitlines()[1]
-        == "policy: cased, unordered pairs of each concept's different names, at most 50 a concept, seed 0"
+        == "policy: cased, unordered pairs of each concept's different names, at most 50 per concept, seed 0"
     )
     assert (tmp_path / "pairs.txt").read_text() == "en-de:1||Fieber||fever\n"
 
@@ -271,9 +271,10 @@ def test_fetch_command_prints_license_and_files(tmp_path, prepare, monkeypatch):
 
 
 def test_full_disk_exits_with_code_1(tmp_path, prepare, monkeypatch):
-    monkeypatch.setattr(
-        "xsap.artifacts._seal", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
     assert prepare("umls", meta(tmp_path / "META"), "--out", tmp_path / "out") == (
         1,
         "",

@@ -334,7 +334,7 @@ def test_merge_map_and_diff_commands(tmp_path, run):
         "terminology".ljust(len(f"{tmp_path}/a")) + "  names  kept  concepts  new concepts",
         f"{tmp_path}/a      4     4         3             3",
         f"{tmp_path}/b      3     2         2             1",
-        "1 retired identifiers have names in another of them, so they are not retired here",
+        "1 retired identifiers are concepts of another terminology, so they are kept in use",
         "",
         "names in                                                       7",
         "kept                                                           6",

@@ -135,7 +135,7 @@ def test_split_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_split_fraction_must_be_between_0_and_1(fraction):
-    with pytest.raises(ConfigError, match="the test fraction must lie between 0 and 1"):
+    with pytest.raises(ConfigError, match="the test fraction must be between 0 and 1"):
         split_terminology(terminology_of(ROWS), fraction=fraction)
 
 
