@@ -17,7 +17,7 @@ from benchmarks.accuracy.run import linking, report
 from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
 from xsap.errors import ConfigError
 from xsap.plots import check_plot
-from xsap.terminal import Overwrite, create_app, log
+from xsap.terminal import Overwrite, create_app, log, parse_size
 from xsap.terminal import run as run_app
 
 if TYPE_CHECKING:
@@ -362,6 +362,8 @@ def speed_prepare(
     json_to: JsonTo = None,
 ) -> None:
     """From a UMLS release to training data. The original notebook and ours."""
+    if max_memory:
+        parse_size(max_memory)  # a wrong amount is reported before anything runs
     from benchmarks.speed.prepare import compare_prepare, to_text
 
     result = compare_prepare(meta, tradenames=tradenames, rounds=rounds, notebook=notebook, max_memory=max_memory)

@@ -4,6 +4,7 @@ Torch and everything that needs it is imported inside the commands, so that `--h
 """
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +96,6 @@ def index(
     part = parse_shard(shard) if shard else None
     group = process_group()
     device = None if group is None else str(group.device)
-    cluster = None
     if ray:
         from xsap.cluster import connect, encode_groups
 
@@ -112,7 +112,7 @@ def index(
         reuse=reuse,
         shard=part,
         ann=ann,
-        encode_groups=encode_groups(cluster, model, EncoderSpec.from_encoder(encoder)) if cluster else None,
+        encode_groups=encode_groups(cluster, model, EncoderSpec.from_encoder(encoder)) if ray else None,
         overwrite=overwrite,
         progress=show_progress(),
     )
@@ -280,7 +280,6 @@ def evaluate(
     from xsap.linking.linker import Linker
 
     queries = read_queries(mentions)
-    metadata: dict[str, Any] = {}
     if dictionary:
         rows = ReferenceDictionary.read(dictionary)
         encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
@@ -292,13 +291,11 @@ def evaluate(
             report = protocols.evaluate(linker, queries)
         else:
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
-            report = evaluate_reference(
-                linker.encoder, ReferenceDictionary.from_index(linker.index), queries, progress=show_progress()
-            )
+            rows = ReferenceDictionary.from_index(linker.index)
+            report = evaluate_reference(linker.encoder, rows, queries, progress=show_progress())
         metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
-    metadata["dtype"] = dtype.value
-    metadata["mentions"] = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
-    result = report.to_dict() | metadata
+    of_mentions = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
+    result = report.to_dict() | metadata | {"dtype": dtype.value, "mentions": of_mentions}
     with output(None) as stream:
         stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
 
@@ -334,14 +331,14 @@ def calibrate(
 
     Mentions without a concept (empty concept_ids) should be among the mentions.
     """
-    from xsap.evaluation.calibration_report import calibrate, page_of, to_text
+    from xsap.evaluation.calibration_report import calibrate, to_page, to_text
 
     linker, table = _linker_and_mentions(index, model, mentions)
-    calibration, found = calibrate(linker, table, seed=seed)
-    linker.index.with_calibration(calibration)
+    found = calibrate(linker, table, seed=seed)
+    linker.index.with_calibration(found.calibration)
     if report:
         with write_atomically(report) as stream:
-            stream.write(page_of(found, f"Calibration of {index.name}"))
+            stream.write(to_page(found, f"Calibration of {index.name}"))
         log(f"{report}: reliability and risk-coverage curves")
     log(f"{index}: calibrated on {table.num_rows:,} mentions")
     with output(None) as stream:
@@ -367,19 +364,15 @@ def tune_fusion(
     with output(None) as stream:
         stream.write("weight  Acc@1, per cent\n")
         stream.writelines(f"{w:6.2f}  {100 * score:.2f}\n" for w, score in zip(WEIGHTS, choice.accuracies, strict=True))
-    gain = choice.gain
-    log(
-        f"{index}: weight {choice.weight:g}; gain on held-out mentions {100 * gain.difference:+.2f} points "
-        f"[{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
-    )
+    gain, low, high = (100 * value for value in (choice.gain.difference, choice.gain.low, choice.gain.high))
+    log(f"{index}: weight {choice.weight:g}; gain on held-out mentions {gain:+.2f} points [{low:+.2f}, {high:+.2f}]")
 
 
 def _linker_and_mentions(index: Path, model: str | None, mentions: Path) -> "tuple[Linker, pa.Table]":
     from xsap.evaluation.protocols import read_queries
     from xsap.linking.linker import Linker
 
-    table = read_queries(mentions)
-    return Linker.load(index, model=model), table
+    return Linker.load(index, model=model), read_queries(mentions)
 
 
 @app.command()
@@ -446,9 +439,9 @@ def shrink(
         log(f"{mentions}: {100 * unchanged.mean():.1f} % of {len(texts):,} mentions are tokenized as before{examples}")
 
 
-def main() -> None:
-    """The entry point of `xsap`."""
-    run(app, "xsap")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of `xsap`: run a command line, by default that of the process, and exit."""
+    run(app, "xsap", arguments)
 
 
 if __name__ == "__main__":
