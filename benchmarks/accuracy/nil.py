@@ -12,7 +12,7 @@ that have a concept.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 
 from benchmarks.speed.harness import Target, target
 from xsap.evaluation.calibration_report import (
+    ALL,
     BINS,
-    CalibrationSample,
-    Links,
-    Report,
-    answers_of,
+    AnsweredPart,
+    CalibrationReport,
+    ConfidenceScores,
+    confidence_scores,
     expected_calibration_error,
-    measured,
-    report_of,
+    report_on,
     to_text,
 )
+from xsap.evaluation.protocols import MentionLinker
+from xsap.evaluation.tuning import CalibrationSample, link_sample
+from xsap.languages import UNKNOWN
 from xsap.linking.calibration import Calibration, codes_of, fit, risk_coverage
 from xsap.linking.results import Result
 from xsap.page import markdown
@@ -167,9 +170,9 @@ class NilResult:
     mentions: str
     seed: int
     counts: dict[str, dict[str, int]]
-    report: Report
-    kinds: dict[str, Report]
-    fitted_on_known: Report
+    report: CalibrationReport
+    kinds: dict[str, ConfidenceScores]
+    fitted_on_known: ConfidenceScores
     variants: dict[str, VariantScores]
     target: Target
 
@@ -216,11 +219,11 @@ def table_rows(table: str) -> list[list[str]]:
 class MaskedLinker:
     """A linker that answers as if its index lacked some concepts."""
 
-    def __init__(self, linker: Links, hidden: Collection[str]) -> None:
+    def __init__(self, linker: MentionLinker, hidden: Collection[str]) -> None:
         self._linker, self._hidden = linker, frozenset(hidden)
         self.concept_ids = frozenset(linker.concept_ids) - self._hidden
 
-    def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str]) -> list[Result]:
+    def link(self, mentions: Sequence[str], top_k: int, *, languages: Sequence[str] | None = None) -> list[Result]:
         """Link mentions, with more and more candidates until `top_k` are left after hiding, or there are no more.
 
         Args:
@@ -231,7 +234,7 @@ class MaskedLinker:
         Returns:
             A result for each mention.
         """
-        keys = list(zip(mentions, languages, strict=True))
+        keys = list(zip(mentions, languages or [UNKNOWN] * len(mentions), strict=True))
         answers: dict[tuple[str, str], Result] = {}
         pending, requested = list(dict.fromkeys(keys)), 8 * top_k
         while pending:
@@ -246,7 +249,7 @@ class MaskedLinker:
         return [answers[key] for key in keys]
 
 
-def evaluate_nil(linker: Links, mentions: pa.Table, *, content_hash: str = "", seed: int) -> NilResult:
+def evaluate_nil(linker: MentionLinker, mentions: pa.Table, *, content_hash: str = "", seed: int) -> NilResult:
     """Fit a calibration on one half of mentions with and without a concept, and measure it on the other.
 
     Args:
@@ -265,31 +268,31 @@ def evaluate_nil(linker: Links, mentions: pa.Table, *, content_hash: str = "", s
     train, test = fitted.sample, held_out.sample
     calibration, out_of_fold = fit(train.features, train.right, train.languages, train.groups, seed=seed)
     confidence = calibration.confidence(test.features, test.languages)
-    report = report_of(calibration, confidence, test, seed=seed)
-    thresholds, kinds, groups = report["thresholds"], np.array(held_out.kinds), codes_of(test.groups)
+    report = report_on(calibration, confidence, test, seed=seed)
+    thresholds, kinds, groups = report.thresholds, np.array(held_out.kinds), codes_of(test.groups)
     return NilResult(
         mentions=content_hash,
         seed=seed,
         counts={"fitted": dict(Counter(fitted.kinds)), "measured": dict(Counter(held_out.kinds))},
         report=report,
         kinds={
-            kind: measured(confidence[mask], test.right[mask], groups[mask], thresholds, seed=seed)
+            kind: confidence_scores(confidence[mask], test.right[mask], groups[mask], thresholds, seed=seed)
             for kind in KINDS
             if (mask := kinds == kind).any()
         },
         fitted_on_known=_fit_on_known(fitted, held_out, seed),
         variants=_variants(train, test, calibration, out_of_fold, seed),
-        target=precision_target(report["rows"]["all"]["kept"][f"{PROMISED_PRECISION:g}"]),
+        target=precision_target(report.rows[ALL].at_precision[f"{PROMISED_PRECISION:g}"]),
     )
 
 
-def precision_target(kept: Report | None) -> Target:
+def precision_target(answered: AnsweredPart | None) -> Target:
     """The target for the answers that keep PROMISED_PRECISION; None if it could not be promised."""
-    precision = (kept["precision"] or 0.0) if kept is not None else 0.0
+    precision = (answered.precision or 0.0) if answered else 0.0
     return target(f"precision measured where {PROMISED_PRECISION:g} is promised", precision, MIN_PRECISION)
 
 
-def split_halves(linker: Links, mentions: pa.Table, *, seed: int) -> tuple[Half, Half]:
+def split_halves(linker: MentionLinker, mentions: pa.Table, *, seed: int) -> tuple[Half, Half]:
     """Hide concepts, add synthetic mentions, and link all, in two halves without a concept or synthetic word in common.
 
     Args:
@@ -326,7 +329,7 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
         parts[kind] = build_mentions(
             [mention for mention, _ in chosen], [language for _, language in chosen], [[] for _ in chosen]
         )
-    samples = [answers_of(linker, parts[kind]) for kind in KINDS]
+    samples = [link_sample(linker, parts[kind]) for kind in KINDS]
     kinds = [kind for kind, each in zip(KINDS, samples, strict=True) for _ in each.languages]
     joined = CalibrationSample(
         features=np.concatenate([each.features for each in samples]),
@@ -340,15 +343,14 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
     return Half(joined, kinds)
 
 
-def _fit_on_known(fitted: Half, held_out: Half, seed: int) -> Report:
+def _fit_on_known(fitted: Half, held_out: Half, seed: int) -> ConfidenceScores:
     """What the promises of a calibration are worth that never saw a mention without a concept."""
     train, test = fitted.sample, held_out.sample
     known = ~train.without_concept
     codes, groups = (np.array(column, object)[known].tolist() for column in (train.languages, train.groups))
     calibration, _ = fit(train.features[known], train.right[known], codes, groups, seed=seed)
     confidence = calibration.confidence(test.features, test.languages)
-    row: Report = report_of(calibration, confidence, test, seed=seed)["rows"]["all"]
-    return row
+    return report_on(calibration, confidence, test, seed=seed).rows[ALL]
 
 
 def _variants(
@@ -420,12 +422,14 @@ def to_table(result: NilResult) -> str:
     counts = [
         f"{half}: {', '.join(f'{n:,} {kind}' for kind, n in kinds.items())}" for half, kinds in result.counts.items()
     ]
-    promised = list(result.report["thresholds"])
+    promised = list(result.report.thresholds)
     kinds = [["answered, %", *(f"at {p}" for p in promised)]]
-    kinds += [[kind, *(_percent(row["kept"][p], "coverage") for p in promised)] for kind, row in result.kinds.items()]
+    kinds += [
+        [kind, *(_percent(row.at_precision[p], "coverage") for p in promised)] for kind, row in result.kinds.items()
+    ]
     known = [["fitted on known alone", *(f"at {p}" for p in promised)]]
     known += [
-        [name, *(_percent(result.fitted_on_known["kept"][p], name) for p in promised)]
+        [name, *(_percent(result.fitted_on_known.at_precision[p], name) for p in promised)]
         for name in ("coverage", "precision")
     ]
     variants = [["", "log loss", "ECE, %", "area, %"]]
@@ -437,6 +441,6 @@ def to_table(result: NilResult) -> str:
     return "\n\n".join(["\n".join(counts), to_text(result.report), *tables, str(result.target)])
 
 
-def _percent(kept: Mapping[str, object] | None, name: str) -> str:
-    value = kept[name] if kept is not None else None
+def _percent(answered: AnsweredPart | None, name: str) -> str:
+    value = getattr(answered, name, None)
     return f"{100 * value:.1f}" if isinstance(value, float) else "–"

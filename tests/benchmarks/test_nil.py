@@ -154,13 +154,13 @@ def test_isotonic_matches_scikit_learn(rows, at):
 
 def test_half_of_the_mentions_have_no_concept_and_halves_have_none_in_common(result, monkeypatch):
     tables = []
-    original = nil.answers_of
+    original = nil.link_sample
 
     def watched(linker, mentions):
         tables.append((linker, mentions))
         return original(linker, mentions)
 
-    monkeypatch.setattr(nil, "answers_of", watched)
+    monkeypatch.setattr(nil, "link_sample", watched)
     assert evaluate_nil(NumberLinker(), number_mentions(), seed=0) == result
     seen, synthetic = [], []
     for start in (0, 4):
@@ -183,18 +183,18 @@ def test_half_of_the_mentions_have_no_concept_and_halves_have_none_in_common(res
 
 
 def test_promised_precision_is_kept(result):
-    whole = result.report["rows"]["all"]
-    assert whole["n"] == sum(result.counts["measured"].values())
-    assert whole["without_concept"] == whole["n"] - result.counts["measured"]["known"]
-    assert result.kinds["hidden"]["right"] == result.kinds["general"]["right"] == 0
-    kept = whole["kept"]["0.95"]
-    assert kept["precision"] >= 0.93
+    whole = result.report.rows["all"]
+    assert whole.n == sum(result.counts["measured"].values())
+    assert whole.without_concept == whole.n - result.counts["measured"]["known"]
+    assert result.kinds["hidden"].right == result.kinds["general"].right == 0
+    kept = whole.at_precision["0.95"]
+    assert kept.precision >= 0.93
     assert result.target == nil.precision_target(kept)
     assert result.target.met
-    assert kept["answered"] == sum(row["kept"]["0.95"]["answered"] for row in result.kinds.values())
-    assert result.fitted_on_known["kept"]["0.9"]["precision"] < 0.9  # so mentions without a concept are needed
+    assert kept.answered == sum(row.at_precision["0.95"].answered for row in result.kinds.values())
+    assert result.fitted_on_known.at_precision["0.9"].precision < 0.9  # so mentions without a concept are needed
     assert result.variants["as it is"].log_loss < result.variants["without the lead"].log_loss
-    assert result.variants["as it is"].ece == pytest.approx(whole["ece"])
+    assert result.variants["as it is"].ece == pytest.approx(whole.ece)
     json.dumps(asdict(result), allow_nan=False)
 
 
@@ -229,7 +229,7 @@ def test_nil_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed == to_table(evaluate_nil(NumberLinker(), number_mentions(), seed=0)) + "\n"
     assert printed.startswith("fitted: ")
-    for text in ("covered at 0.95", "fitted on known alone", "without the lead", "| hidden "):
+    for text in ("answered at 0.95", "fitted on known alone", "without the lead", "| hidden "):
         assert text in printed
     monkeypatch.setattr(nil, "MIN_PRECISION", 1.1)
     with pytest.raises(SystemExit) as ended:

@@ -1,6 +1,7 @@
+"""Reports on calibrations: measures against plain loops and scipy, and pages and tables read back."""
+
 import json
 import math
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,49 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from tests.fixtures.html_page import Page
+from tests.fixtures.table_linker import TableLinker
+from xsap import plots
 from xsap.errors import DataError
 from xsap.evaluation.calibration_report import (
-    answers_of,
+    CalibrationReport,
     calibrate,
+    confidence_scores,
     ece_under_calibration,
     expected_calibration_error,
-    measured,
-    notes_of,
-    page_of,
+    notes_on,
+    proportion_interval,
     reliability,
-    report_of,
-    share_interval,
+    report_on,
+    to_page,
     to_text,
 )
-from xsap.linking.calibration import Calibration, RiskCoverageCurve, codes_of, features_of, fit
-from xsap.linking.results import Candidate, Result
+from xsap.evaluation.tuning import link_sample
+from xsap.linking.calibration import Calibration, RiskCoverageCurve, codes_of, fit
 from xsap.terms.mentions import build_mentions
 
-SVG = "{http://www.w3.org/2000/svg}"
 pairs = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.95, 1.0]) | st.floats(0, 1), st.booleans()),
     min_size=1,
     max_size=60,
 )
-
-
-def candidate(concept_id, score):
-    fields = {"concept_id": concept_id, "name": "n", "matched_name": "n", "score": score}
-    others = {"language": "en", "source": "s", "semantic_types": (), "codes": (), "confidence": None}
-    return Candidate(
-        **fields, **{name: value for name, value in others.items() if name in Candidate.__dataclass_fields__}
-    )
-
-
-class TrimmedEmbedding:
-    """Answers by mention, out of a table."""
-
-    def __init__(self, answers, concept_ids=("A", "B", "C")):
-        self.answers, self.concept_ids, self.asked = answers, concept_ids, []
-
-    def link(self, mentions, top_k, *, languages):
-        self.asked.append((list(mentions), top_k, list(languages)))
-        return [Result(m, tuple(candidate(*pair) for pair in self.answers[m][:top_k])) for m in mentions]
 
 
 def naive_bins(confidence, right, bins):
@@ -64,7 +48,7 @@ def naive_bins(confidence, right, bins):
 
 @settings(max_examples=100)
 @given(rows=pairs, bins=st.integers(1, 15))
-def test_bins_and_error_against_a_plain_loop(rows, bins):
+def test_bins_and_error_match_a_plain_loop(rows, bins):
     confidence, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
     expected = naive_bins(confidence, right, bins)
     found = reliability(confidence, right, bins)
@@ -76,7 +60,7 @@ def test_bins_and_error_against_a_plain_loop(rows, bins):
     )
 
 
-def test_an_error_worked_by_hand():
+def test_calibration_error_matches_values_worked_by_hand():
     confidence, right = np.array([0.1, 0.3, 0.8, 0.9]), np.array([False, True, True, False])
     assert expected_calibration_error(confidence, right, 2) == pytest.approx(
         (2 * abs(0.2 - 0.5) + 2 * abs(0.85 - 0.5)) / 4
@@ -85,13 +69,13 @@ def test_an_error_worked_by_hand():
     assert expected_calibration_error(np.array([0.0, 1.0]), np.array([False, True]), 2) == 0
 
 
-def test_bins_have_about_as_many_mentions_each():
+def test_bins_have_about_equally_many_mentions():
     confidence = np.random.default_rng(0).random(1000) ** 3
     assert {n for _, _, n in reliability(confidence, confidence > 0.5, 10)} <= {99, 100, 101}
 
 
-def test_the_error_of_true_probabilities_lies_in_the_range_by_chance():
-    """In 95 of 100 worlds or so; where confidences are off by a tenth in none."""
+def test_error_of_true_probabilities_is_in_the_range_under_calibration():
+    """In about 95 of 100 samples; in none if confidences are off by a tenth."""
     inside = off = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -105,54 +89,18 @@ def test_the_error_of_true_probabilities_lies_in_the_range_by_chance():
     assert off / 200 < 0.1
 
 
-@given(n=st.integers(1, 300), share=st.floats(0, 1))
-def test_intervals_of_independent_mentions_against_scipy(n, share):
-    hits = np.arange(n) < round(share * n)
+@given(n=st.integers(1, 300), fraction=st.floats(0, 1))
+def test_intervals_of_independent_mentions_match_scipy(n, fraction):
+    hits = np.arange(n) < round(fraction * n)
     theirs = binomtest(int(hits.sum()), n).proportion_ci(0.95, "wilson")
-    assert share_interval(hits, np.arange(n)) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert proportion_interval(hits, np.arange(n)) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
 @pytest.mark.parametrize("hits", [[True, True, True, False], [True] * 4, [False] * 4])
-def test_mentions_that_fall_together_count_once(hits):
-    once = share_interval(np.array(hits * 5), np.arange(20))
-    twice = share_interval(np.array(hits * 10), np.tile(np.arange(20), 2))
+def test_mentions_that_are_hits_together_count_once(hits):
+    once = proportion_interval(np.array(hits * 5), np.arange(20))
+    twice = proportion_interval(np.array(hits * 10), np.tile(np.arange(20), 2))
     assert twice == pytest.approx(once)
-
-
-def test_answers_worked_by_hand():
-    linker = TrimmedEmbedding(
-        {
-            "first": [("A", 0.9), ("B", 0.65)],
-            "alone": [("B", 0.8)],
-            "either": [("C", 0.7), ("A", 0.7)],
-            "gone": [("A", 0.6), ("B", 0.5)],
-            "nothing": [("A", 0.5), ("B", 0.25)],
-            "  ": [],
-        }
-    )
-    rows = [
-        ("first", "es", ["A"]),
-        ("first", "es", ["A"]),
-        ("first", "fr", ["A"]),
-        ("alone", "es", ["A"]),
-        ("either", "ja", ["C", "B"]),
-        ("either", "ja", ["B", "C"]),
-        ("gone", "ja", ["Z"]),
-        ("nothing", "und", []),
-        ("  ", "es", ["A"]),
-    ]
-    answers = answers_of(linker, build_mentions(*map(list, zip(*rows, strict=True))))
-    assert linker.asked == [
-        (["first", "first", "alone", "either", "gone", "nothing", "  "], 2, ["es", "fr", "es", "ja", "ja", "und", "es"])
-    ]
-    assert answers.features == pytest.approx(
-        features_of(np.array([0.9, 0.9, 0.8, 0.7, 0.6, 0.5]), np.array([0.65, 0.65, np.nan, 0.7, 0.5, 0.25]))
-    )
-    assert answers.right.tolist() == [True, True, False, True, False, False]
-    assert answers.languages == ["es", "fr", "es", "ja", "ja", "und"]
-    assert answers.groups == ["A", "A", "A", "B", "Z", "mention nothing"]
-    assert answers.without_concept.tolist() == [False, False, False, False, True, True]
-    assert (answers.repeated, answers.unlinked) == (2, 1)
 
 
 def sample(n=600, seed=0, nil=0.4):
@@ -165,35 +113,36 @@ def sample(n=600, seed=0, nil=0.4):
         answers[f"m{i}"] = [("A" if right else "B", score), ("C", score - float(rng.uniform(0, 0.3)))]
         missing = not right and rng.random() < nil
         rows.append((f"m{i}", ("es", "ja", "xx<&>")[i % 3], [] if missing else ["A"]))
-    return TrimmedEmbedding(answers), build_mentions(*map(list, zip(*rows, strict=True)))
+    return TableLinker(answers), build_mentions(*map(list, zip(*rows, strict=True)))
 
 
-def test_a_calibration_and_its_report():
+def test_calibrate_reports_out_of_fold_confidences_by_language():
     linker, mentions = sample()
-    calibration, report = calibrate(linker, mentions, seed=0)
-    assert list(report["rows"]) == ["all", "es", "ja", "xx<&>"]
-    whole = report["rows"]["all"]
+    report = calibrate(linker, mentions, seed=0)
+    assert list(report.rows) == ["all", "es", "ja", "xx<&>"]
+    whole = report.rows["all"]
     gold = mentions["concept_ids"].to_pylist()
-    assert (whole["n"], whole["without_concept"]) == (600, sum(not ids for ids in gold))
-    assert sum(report["rows"][code]["n"] for code in ("es", "ja", "xx<&>")) == 600
+    assert (whole.n, whole.without_concept) == (600, sum(not ids for ids in gold))
+    assert sum(report.rows[code].n for code in ("es", "ja", "xx<&>")) == 600
     right = [linker.answers[m][0][0] in ids for m, ids in zip(mentions["mention"].to_pylist(), gold, strict=True)]
-    assert whole["right"] == pytest.approx(np.mean(right))
-    assert whole["ece"] < 0.08
-    assert whole["bins"][0][1] < whole["bins"][-1][1]
-    assert whole["curve"][-1] == pytest.approx([1.0, 1 - np.mean(right)])
-    assert len(whole["curve"]) == 100
-    assert calibration.curve.right[-1] == sum(right)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    answers = answers_of(linker, mentions)
-    left_out = fit(answers.features, answers.right, answers.languages, answers.groups, seed=0)[1]
-    assert whole["bins"] == [
-        list(row) for row in reliability(left_out, answers.right, 10)
-    ]  # not of the fit to these very mentions
-    assert calibrate(linker, mentions, seed=0) == (calibration, report)
-    assert calibrate(linker, mentions, seed=1)[1] != report
+    assert whole.right == pytest.approx(np.mean(right))
+    assert whole.ece < 0.08
+    assert whole.bins[0][1] < whole.bins[-1][1]
+    assert whole.curve[-1] == pytest.approx((1.0, 1 - np.mean(right)))
+    assert len(whole.curve) == 100
+    assert report.calibration.curve.right[-1] == sum(right)
+    linked = link_sample(linker, mentions)
+    calibration, out_of_fold = fit(linked.features, linked.right, linked.languages, linked.groups, seed=0)
+    assert report.calibration == calibration
+    assert whole.bins == reliability(out_of_fold, linked.right, 10)  # not of the fit to these very mentions
+    assert calibrate(linker, mentions, seed=0) == report
+    assert calibrate(linker, mentions, seed=1) != report
+    written = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert written["rows"]["es"]["ece"] == report.rows["es"].ece
+    assert written["thresholds"] == report.thresholds
 
 
-def test_thresholds_are_the_calibrations_and_what_they_keep_is_counted():
+def test_thresholds_are_of_the_calibration_and_answers_at_them_are_counted():
     odds = {
         "center": (0.0, 0.0),
         "scale": (1.0, 1.0),
@@ -207,84 +156,67 @@ def test_thresholds_are_the_calibrations_and_what_they_keep_is_counted():
         {"format": 2, "model": odds, "curve": json.loads(json.dumps(Calibration(None, curve).to_dict()))["curve"]}
     )
     linker, mentions = sample(200)
-    answers = answers_of(linker, mentions)
+    linked = link_sample(linker, mentions)
     confidence = np.random.default_rng(0).random(200)
-    report = report_of(calibration, confidence, answers, seed=0)
-    assert list(report["thresholds"]) == ["0.9", "0.95", "0.98"]
-    for name, threshold in report["thresholds"].items():
+    report = report_on(calibration, confidence, linked, seed=0)
+    assert list(report.thresholds) == ["0.9", "0.95", "0.98"]
+    for name, threshold in report.thresholds.items():
         assert threshold == calibration.threshold_for(float(name))
-        kept = report["rows"]["ja"]["kept"][name]
+        kept = report.rows["ja"].at_precision[name]
         given_ = [
             right
-            for right, code, c in zip(answers.right, answers.languages, confidence, strict=True)
+            for right, code, c in zip(linked.right, linked.languages, confidence, strict=True)
             if code == "ja" and c >= threshold
         ]
-        assert kept["answered"] == len(given_)
-        assert kept["coverage"] == pytest.approx(len(given_) / answers.languages.count("ja"))
-        assert kept["precision"] == pytest.approx(np.mean(given_))
+        assert kept.answered == len(given_)
+        assert kept.coverage == pytest.approx(len(given_) / linked.languages.count("ja"))
+        assert kept.precision == pytest.approx(np.mean(given_))
 
 
-def test_nothing_answered_and_nothing_promised_are_said():
+def small_report(*, repeated=3, unlinked=1, without_concept=0):
     right, groups = np.arange(60) < 20, codes_of(map(str, range(60)))
-    row = measured(np.linspace(0, 0.5, 60), right, groups, {"0.9": 0.8, "0.95": None}, seed=0)
-    assert row["kept"]["0.9"]["answered"] == 0
-    assert row["kept"]["0.9"]["precision"] is None
-    assert row["kept"]["0.95"] is None
-    report = {
-        "repeated": 3,
-        "unlinked": 1,
-        "thresholds": {"0.9": 0.8, "0.95": None},
-        "rows": {"all": row | {"without_concept": 0}},
-    }
+    thresholds = {"0.9": 0.8, "0.95": None}
+    row = confidence_scores(np.linspace(0, 0.5, 60), right, groups, thresholds, without_concept=without_concept, seed=0)
+    return CalibrationReport(None, repeated, unlinked, thresholds, {"all": row})
+
+
+def test_no_answers_and_no_guarantee_are_said():
+    report = small_report()
+    row = report.rows["all"]
+    assert row.at_precision["0.9"].answered == 0
+    assert row.at_precision["0.9"].precision is None
+    assert row.at_precision["0.95"] is None
     lines = to_text(report).splitlines()
-    assert lines[2].split() == ["all", "60", "0", "33.3", f"{100 * row['ece']:.1f}", *lines[2].split()[-2:]]
-    assert lines[5].split() == ["all", "0.0", "–", "not", "promised"]
+    assert lines[2].split() == ["all", "60", "0", "33.3", f"{100 * row.ece:.1f}", *lines[2].split()[-2:]]
+    assert lines[5].split() == ["all", "0.0", "–", "not", "guaranteed"]
     assert [line.split(" have ")[0].split(" repeat ")[0] for line in lines[7:9]] == ["3 mentions", "1 mentions"]
     assert lines[9].startswith("Every mention has a concept in the index.")
-    assert notes_of(report | {"repeated": 0, "unlinked": 0, "rows": {"all": row | {"without_concept": 1}}}) == []
-    assert "–" in page_of(report, "x")
+    assert notes_on(small_report(repeated=0, unlinked=0, without_concept=1)) == []
+    assert Page(to_page(report, "x")).tables[0][1][-4:] == ["0.0", "–", "not guaranteed", ""]
 
 
-def test_the_page_is_whole_and_alone():
+def test_page_has_a_table_and_two_diagrams_per_language(monkeypatch):
     linker, mentions = sample()
-    report = calibrate(linker, mentions, seed=0)[1]
-    page = page_of(report, "Index <b> & co")
-    tree = ElementTree.fromstring(page)
-    assert [heading.text for heading in tree.iter("h2")] == [
-        "All languages, n = 600",
-        "Spanish, n = 200",
-        "Japanese, n = 200",
-        "xx<&>, n = 200",
-    ]
-    assert tree.find("head/title").text == tree.find("body/h1").text == "Index <b> & co"
-    assert "http" not in page
-    assert "<script" not in page
-    drawings = list(tree.iter("svg"))
-    assert [len(list(drawing.iter("polyline"))) for drawing in drawings] == [1, 1, 2, 2, 2, 2, 2, 2]
-    assert len(list(tree.iter("tbody"))[0]) == 4
-    for polyline in tree.iter("polyline"):
-        for point in polyline.get("points").split():
-            x, y = map(float, point.split(","))
-            assert 44 <= x <= 264
-            assert 10 <= y <= 230
+    report = calibrate(linker, mentions, seed=0)
+    page = Page(to_page(report, "Index <b> & co"))
+    assert page.text_of("h1") == page.text_of("title")[:1] == ["Index <b> & co"]
+    names = ["All languages", "Spanish", "Japanese", "xx<&>"]
+    assert page.text_of("h2") == [f"{name}, n = {n}" for name, n in zip(names, (600, 200, 200, 200), strict=True)]
+    (table,) = page.tables
+    assert [row[0] for row in table[1:]] == names
+    assert table[1][1:4] == ["600", str(report.rows["all"].without_concept), f"{100 * report.rows['all'].right:.1f}"]
+    labels = [svg["aria-label"] for svg in page.attributes_of("svg")]
+    assert labels == [f"Reliability, risk and coverage: {name}" for name in names]
+    monkeypatch.setattr(plots, "is_available", lambda: False)
+    bare = Page(to_page(report, "Index <b> & co"))
+    assert bare.tables == page.tables
+    assert bare.attributes_of("svg") == []
 
 
-def test_a_diagrams_points_are_the_bins():
-    linker, mentions = sample()
-    report = calibrate(linker, mentions, seed=0)[1]
-    first = next(ElementTree.fromstring(page_of(report, "x")).iter("svg"))
-    (line,) = first.iter("polyline")
-    found = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
-    assert np.array(found) == pytest.approx(
-        np.array([(44 + 220 * m, 230 - 220 * s) for m, s, _ in report["rows"]["all"]["bins"]]), abs=0.06
-    )
-    assert [circle.find("title").text for circle in first.iter("circle")][0].startswith("60 answers of mean confidence")
-
-
-def test_too_few_mentions_are_refused():
+def test_too_few_mentions_are_an_error():
     linker, mentions = sample(30)
     with pytest.raises(DataError, match="^a calibration needs at least 50 mentions"):
         calibrate(linker, mentions, seed=0)
-    linker = TrimmedEmbedding({"x": []})
-    with pytest.raises(DataError, match="found 0, 0 rightly and 0 wrongly"):
+    linker = TableLinker({"x": []})
+    with pytest.raises(DataError, match="found 0, 0 correctly and 0 wrongly"):
         calibrate(linker, build_mentions(["x"], ["es"], [["A"]]), seed=0)

@@ -1,4 +1,4 @@
-"""Weights of lexical fusion: by plain loops, and on mentions made so that only one answer can be right."""
+"""What is fitted on mentions: fusion weights, by plain loops and on cases with one right answer, and samples for calibration."""
 
 from statistics import fmean, pstdev
 
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.table_linker import TableLinker
 from xsap.errors import DataError
-from xsap.evaluation import tuning as module
-from xsap.evaluation.tuning import WEIGHTS, choose_weight, tune_fusion
+from xsap.evaluation.tuning import MIN_MENTIONS, WEIGHTS, choose_weight, link_sample, tune_fusion
+from xsap.linking.calibration import features_of
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL, string_similarity
 from xsap.linking.index import Index
@@ -25,24 +26,24 @@ EACH = NameConcepts.from_ids(pa.array([[concept] for concept in IDS]), pa.array(
 
 
 def choose(cases, seed=0, together=False):
-    """cases: (gold, the cosines of the names of A to D, their likeness). together: do all of one gold concept fall into the same half?"""
-    cosines, alike = (np.float32([case[i] for case in cases]) for i in (1, 2))
+    """cases: (gold, the cosines of the names of A to D, their string similarities). together: whether all of one gold concept are in the same half."""
+    cosines, similarity = (np.float32([case[i] for case in cases]) for i in (1, 2))
     rows = np.argsort(-cosines, axis=1, kind="stable")
     gold = [{case[0]} if together else {case[0], f"0 {i}"} for i, case in enumerate(cases)]
-    sorted_ones = np.take_along_axis(cosines, rows, 1), rows, np.take_along_axis(alike, rows, 1)
+    sorted_ones = np.take_along_axis(cosines, rows, 1), rows, np.take_along_axis(similarity, rows, 1)
     return choose_weight(*sorted_ones, EACH, IDS, gold, seed=seed)
 
 
-LIKE = ([0.8, 0.7, 0, 0], [0, 1, 0, 0])  # B from a weight of 0.1 on (0.72 to 0.73), A below it
-UNLIKE = ([0.8, 0.75, 0, 0], [0, 1, 0, 0])  # B from 0.05 on
+SIMILAR = ([0.8, 0.7, 0, 0], [0, 1, 0, 0])  # B from a weight of 0.1 on (0.72 to 0.73), A below it
+DISSIMILAR = ([0.8, 0.75, 0, 0], [0, 1, 0, 0])  # B from 0.05 on
 
 
 def loop_accuracy(cases, weight):
     right = []
-    for gold, cosines, alike in cases:
+    for gold, cosines, similarity in cases:
         scores = [
             np.float32(1 - weight) * np.float32(c) + np.float32(weight) * np.float32(a)
-            for c, a in zip(cosines, alike, strict=True)
+            for c, a in zip(cosines, similarity, strict=True)
         ]
         right.append(float(IDS[scores.index(max(scores))] == gold))
     return right
@@ -50,7 +51,7 @@ def loop_accuracy(cases, weight):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40))
-def test_accuracies_and_weight_against_plain_loops(seed, n):
+def test_accuracies_and_weight_match_plain_loops(seed, n):
     rng = np.random.default_rng(seed)
     cases = [
         (IDS[rng.integers(4)], (rng.integers(5, size=4) / 4).tolist(), (rng.integers(5, size=4) / 4).tolist())
@@ -64,32 +65,32 @@ def test_accuracies_and_weight_against_plain_loops(seed, n):
 
 def plain_choice(right):
     best = max(right, key=sum)  # the first of several
-    for place, row in enumerate(right):
+    for position, row in enumerate(right):
         lost = [b - r for b, r in zip(best, row, strict=True)]
         if fmean(lost) <= pstdev(lost) / len(row) ** 0.5 + 1e-15:
-            return place
+            return position
     raise AssertionError("the best one loses nothing against itself")
 
 
-def test_the_least_weight_that_is_enough():
-    choice = choose([(gold, *LIKE) for gold in "B" * 60] + [("C", [0, 0, 1, 0], [0, 0, 1, 0])] * 40)
+def test_lowest_weight_that_is_enough_is_chosen():
+    choice = choose([(gold, *SIMILAR) for gold in "B" * 60] + [("C", [0, 0, 1, 0], [0, 0, 1, 0])] * 40)
     assert choice.weight == 0.1
     assert choice.accuracies == (0.4, 0.4, *[1.0] * 9)
 
 
-def test_a_weight_a_little_better_than_a_lower_one_is_not_worth_it():
-    """At 0.1 the LIKE ones come right that weren't at 0.05; two of three of them go wrong that were right."""
-    many = [("B", *UNLIKE)] * 90
-    assert choose(many + [("B", *LIKE)] * 2 + [("A", *LIKE)]).weight == 0.05
-    assert choose(many + [("B", *LIKE)] * 20 + [("A", *LIKE)]).weight == 0.1
+def test_weight_a_little_better_than_a_lower_one_is_not_chosen():
+    """At 0.1 the SIMILAR ones come right that weren't at 0.05; two of three of them go wrong that were right."""
+    many = [("B", *DISSIMILAR)] * 90
+    assert choose(many + [("B", *SIMILAR)] * 2 + [("A", *SIMILAR)]).weight == 0.05
+    assert choose(many + [("B", *SIMILAR)] * 20 + [("A", *SIMILAR)]).weight == 0.1
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_none_where_it_harms_or_nobody_can_tell(seed):
-    harmed = [("A", *LIKE)] * 30 + [("C", [0, 0, 1, 0], [0, 0, 1, 0])] * 30
+def test_weight_is_zero_where_fusion_harms_or_gain_is_not_significant(seed):
+    harmed = [("A", *SIMILAR)] * 30 + [("C", [0, 0, 1, 0], [0, 0, 1, 0])] * 30
     assert choose(harmed, seed).weight == 0
     assert choose(harmed, seed).gain.difference == 0
-    few = harmed + [("B", *LIKE)] * 31
+    few = harmed + [("B", *SIMILAR)] * 31
     choice = choose(few, seed)
     assert choice.gain.low <= 0
     assert choice.weight == 0
@@ -97,9 +98,9 @@ def test_none_where_it_harms_or_nobody_can_tell(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_mentions_of_one_concept_never_choose_each_other_s_weight(seed):
+def test_mentions_of_one_concept_never_choose_the_weight_of_each_other(seed):
     """What pays for B only harms A. Half of each would choose a weight that pays on the whole; each alone does not."""
-    mixed = [("B", *LIKE)] * 150 + [("A", *LIKE)] * 50
+    mixed = [("B", *SIMILAR)] * 150 + [("A", *SIMILAR)] * 50
     choice = choose(mixed, seed, together=True)
     assert choice.gain.difference == pytest.approx(-50 / 200)
     assert choice.weight == 0
@@ -108,10 +109,10 @@ def test_mentions_of_one_concept_never_choose_each_other_s_weight(seed):
     assert choose(mixed[:150], seed, together=True).gain.difference == 0  # there is no other concept to choose on
 
 
-class Same:
-    """Vectors by the first letter of a name, so that likeness alone tells names of one letter apart."""
+class FirstLetterEncoder:
+    """Vectors by the first letter of a name, so that string similarity alone separates names of one letter."""
 
-    content_hash, pooling, max_length, policy, precision = "a" * 64, "cls", 25, TextPolicy(), "float32"
+    content_hash, pooling, max_length, policy, dtype, dimension = "a" * 64, "cls", 25, TextPolicy(), "float32", 2
 
     def encode(self, names, *, progress=False):
         return np.float32([[np.cos(ord(name[0])), np.sin(ord(name[0]))] for name in names])
@@ -120,13 +121,13 @@ class Same:
 def linker(*names):
     rows = [(concept, "en", name, "synonym", "TEST", None, None) for concept, name in names]
     terminology, _ = Terminology.build(pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=NAMES_SCHEMA))
-    return Linker(Same(), Index.build(terminology, Same()))
+    return Linker(FirstLetterEncoder(), Index.build(terminology, FirstLetterEncoder()))
 
 
 ENDS = [f"{x}{y}" for x in "abcdefgh" for y in "mnopqrst"]
 
 
-def test_weigh_on_a_linker():
+def test_tune_fusion_on_a_linker_leaves_out_repeated_and_unlinkable_mentions():
     """Names of one first letter have one vector: of them the first is nearest, and n-grams tell which is meant."""
     linked = linker(*((f"C{i:02}", f"x{end}") for i, end in enumerate(ENDS[:30])), ("D", "y"))
     mentions = [f"x{end}{end[-1]}" for end in ENDS[:30]] * 2 + [f"x{end}" for end in ENDS[:30]] + ["y"]
@@ -140,14 +141,14 @@ def test_weigh_on_a_linker():
     cosines, rows = search_array(linked.index.vectors.take(slice(None)), linked.encoder.encode(strings), POOL)
     contents = linked.index.dictionary
     ids = contents.concepts["concept_id"].to_pylist()
-    alike = string_similarity(strings, rows, contents.names["name"])
-    assert choice == choose_weight(cosines, rows, alike, contents.name_concepts, ids, gold[30:], seed=3)
+    similarities = string_similarity(strings, rows, contents.names["name"])
+    assert choice == choose_weight(cosines, rows, similarities, contents.name_concepts, ids, gold[30:], seed=3)
     assert choice.weight == 0.05
     assert choice.accuracies[0] == pytest.approx(3 / 61)
     assert choice.accuracies[1] == 1
 
 
-def test_too_few_mentions():
+def test_too_few_mentions_are_an_error():
     linked = linker(*((f"C{i:02}", f"x{end}") for i, end in enumerate(ENDS[:50])))
     enough = build_mentions([f"x{end}" for end in ENDS[:50]], ["de"] * 50, [[f"C{i:02}"] for i in range(50)])
     assert tune_fusion(linked, enough, seed=0).weight == 0.05
@@ -156,4 +157,40 @@ def test_too_few_mentions():
         match=r"^a weight is chosen on at least 50 different mentions whose concepts the index has, found 49$",
     ):
         tune_fusion(linked, pa.concat_tables([enough.slice(1), enough.slice(1)]), seed=0)
-    assert module.LEAST == 50
+    assert MIN_MENTIONS == 50
+
+
+def test_sample_of_linked_mentions_matches_values_worked_by_hand():
+    linked = TableLinker(
+        {
+            "first": [("A", 0.9), ("B", 0.65)],
+            "alone": [("B", 0.8)],
+            "either": [("C", 0.7), ("A", 0.7)],
+            "gone": [("A", 0.6), ("B", 0.5)],
+            "nothing": [("A", 0.5), ("B", 0.25)],
+            "  ": [],
+        }
+    )
+    rows = [
+        ("first", "es", ["A"]),
+        ("first", "es", ["A"]),
+        ("first", "fr", ["A"]),
+        ("alone", "es", ["A"]),
+        ("either", "ja", ["C", "B"]),
+        ("either", "ja", ["B", "C"]),
+        ("gone", "ja", ["Z"]),
+        ("nothing", "und", []),
+        ("  ", "es", ["A"]),
+    ]
+    sample = link_sample(linked, build_mentions(*map(list, zip(*rows, strict=True))))
+    assert linked.calls == [
+        (["first", "first", "alone", "either", "gone", "nothing", "  "], 2, ["es", "fr", "es", "ja", "ja", "und", "es"])
+    ]
+    assert sample.features == pytest.approx(
+        features_of(np.array([0.9, 0.9, 0.8, 0.7, 0.6, 0.5]), np.array([0.65, 0.65, np.nan, 0.7, 0.5, 0.25]))
+    )
+    assert sample.right.tolist() == [True, True, False, True, False, False]
+    assert sample.languages == ["es", "fr", "es", "ja", "ja", "und"]
+    assert sample.groups == ["A", "A", "A", "B", "Z", "mention nothing"]
+    assert sample.without_concept.tolist() == [False, False, False, False, True, True]
+    assert (sample.repeated, sample.unlinked) == (2, 1)

@@ -1,8 +1,9 @@
-"""How much likeness in spelling should count for an index: the weight of lexical fusion, chosen on mentions with known concepts.
+"""What is fitted on mentions with known concepts: the weight of lexical fusion, and the calibration of confidence.
 
-A weight must pay for mentions that it wasn't chosen on, or it is 0. That takes some thousands of mentions: fusion changes few answers, and
-of those that it makes right or wrong about a third for the worse. What pays for one kind of mention may harm another, so the mentions
-should be of the kind that will be linked.
+A fusion weight must improve Acc@1 on mentions it was not chosen on, or it is 0. That takes some thousands of mentions: fusion changes few
+answers, about a third of them for the worse. What helps one kind of mention may harm another, so the mentions should be of the kind that will
+be linked. For a calibration, equal mentions of the same concepts count once, since they get the same answer; a mention without a concept in
+the index is one for which every answer is wrong.
 """
 
 import math
@@ -14,6 +15,8 @@ import pyarrow as pa
 
 from xsap.errors import DataError
 from xsap.evaluation.metrics import Difference, Values, hits, mean, paired_bootstrap, rank_of
+from xsap.evaluation.protocols import MentionLinker
+from xsap.linking.calibration import Calibration, Mask, features_of, fit
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL, fuse, string_similarity
 from xsap.linking.linker import Linker, rejection_reason
@@ -22,13 +25,16 @@ from xsap.search.exact import search_vectors
 from xsap.search.vectors import Floats, Rows
 
 WEIGHTS = tuple(step / 20 for step in range(11))  # those tried: 0 to 0.5
-LEAST = 50  # mentions, as for a calibration
+MIN_MENTIONS = 50  # as for a calibration
 
 
 class WeightChoice(NamedTuple):
-    """A weight, and what it is worth. gain: in Acc@1, of mentions whose weight was chosen on mentions of other concepts.
+    """A fusion weight.
 
-    accuracies: Acc@1 of all mentions at each of WEIGHTS.
+    Attributes:
+        weight: One of WEIGHTS.
+        gain: In Acc@1, of mentions whose weight was chosen on mentions of other concepts.
+        accuracies: Acc@1 of all mentions at each of WEIGHTS.
     """
 
     weight: float
@@ -39,20 +45,28 @@ class WeightChoice(NamedTuple):
 def choose_weight(
     cosines: Floats,
     rows: Rows,
-    alike: Floats,
+    similarities: Floats,
     owners: NameConcepts,
     ids: Sequence[str],
     gold: Sequence[Collection[str]],
     *,
     seed: int,
 ) -> WeightChoice:
-    """The least weight that is within a standard error of the best, for trust in spelling carries over badly from one kind of mention to
-    another (Breiman et al., Classification and Regression Trees, 1984, 3.4.3); 0 unless the gain is sure: its interval is above 0.
+    """The lowest weight within a standard error of the best; 0 unless the interval of its gain is above 0.
 
-    cosines, rows, alike: (n, p), each mention's nearest names, best first. ids: of the owners' concepts. gold: the right ones of each
-    mention, at least one. Mentions of one (first) concept fall into the same half, and a half's weight is chosen on the other.
+    The lowest, since trust in string similarity transfers badly from one kind of mention to another (Breiman et al., Classification and
+    Regression Trees, 1984, 3.4.3). Mentions of one (first) concept are in the same half, and a half's weight is chosen on the other.
+
+    Args:
+        cosines: (n, p) of each mention's nearest names, best first.
+        rows: (n, p) those names.
+        similarities: (n, p) their string similarities.
+        owners: The names' concepts.
+        ids: Ids of those concepts.
+        gold: The right ones of each mention, at least one.
+        seed: Of the split into halves.
     """
-    right = np.stack([_right(*fuse(cosines, rows, alike, weight), owners, ids, gold) for weight in WEIGHTS])
+    right = np.stack([_right(*fuse(cosines, rows, similarities, weight), owners, ids, gold) for weight in WEIGHTS])
     different, number = np.unique([min(wanted) for wanted in gold], return_inverse=True)
     first = (np.random.default_rng(seed).permutation(len(different)) < len(different) // 2)[number]
     chosen = np.where(first, _choose(right[:, ~first]), _choose(right[:, first]))
@@ -62,7 +76,7 @@ def choose_weight(
 
 
 def _choose(right: Values) -> int:
-    """Which weight; the first of all if nothing tells. right: (weights, n)."""
+    """The position of the weight; the first without mentions. right: (weights, n)."""
     if not right.size:
         return 0
     lost = right[right.sum(1).argmax()] - right
@@ -83,21 +97,93 @@ def _right(
 
 
 def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoice:
-    """`choose_weight` on mentions (terms.mentions' SCHEMA), equal ones once.
+    """Choose the fusion weight of an index, see `choose_weight`; a weight that the index already has plays no part.
 
-    Those that can't be linked or whose concepts the index lacks are left out. A weight that the index has already plays no part. Raises
-    DataError for fewer than LEAST mentions.
+    Args:
+        linker: The linker of the index.
+        mentions: A table of `terms.mentions.SCHEMA`; equal ones count once. Those that cannot be linked, or whose concepts the index lacks, are
+            left out.
+        seed: Of the split into halves.
+
+    Raises:
+        DataError: Fewer than MIN_MENTIONS remain.
     """
     dictionary, known = linker.index.dictionary, linker.concept_ids
     columns = (mentions[name].to_pylist() for name in ("mention", "concept_ids"))
     unique = dict.fromkeys((mention, tuple(sorted(known & set(ids)))) for mention, ids in zip(*columns, strict=True))
     asked = [(mention, ids) for mention, ids in unique if ids and rejection_reason(mention) is None]
-    if len(asked) < LEAST:
+    if len(asked) < MIN_MENTIONS:
         raise DataError(
-            f"a weight is chosen on at least {LEAST} different mentions whose concepts the index has, found {len(asked):,}"
+            f"a weight is chosen on at least {MIN_MENTIONS} different mentions whose concepts the index has, found {len(asked):,}"
         )
     strings = [mention for mention, _ in asked]
     cosines, rows = search_vectors(linker.index.vectors, linker.encoder.encode(strings), POOL)
-    alike = string_similarity(strings, rows, dictionary.names["name"])
+    similarities = string_similarity(strings, rows, dictionary.names["name"])
     ids = dictionary.concepts["concept_id"].to_pylist()
-    return choose_weight(cosines, rows, alike, dictionary.name_concepts, ids, [gold for _, gold in asked], seed=seed)
+    return choose_weight(
+        cosines, rows, similarities, dictionary.name_concepts, ids, [gold for _, gold in asked], seed=seed
+    )
+
+
+class CalibrationSample(NamedTuple):
+    """Linked mentions with known concepts.
+
+    Attributes:
+        features: (n, 2), see `linking.calibration.features_of`.
+        right: (n,) whether the first candidate is correct.
+        languages: (n,) of the mentions.
+        groups: (n,) their concept, the first of several; themselves if they have none.
+        without_concept: (n,) whether the index has none of their concepts.
+        repeated: How many more there were that equal others.
+        unlinked: How many more there were without candidates.
+    """
+
+    features: Values
+    right: Mask
+    languages: list[str]
+    groups: list[str]
+    without_concept: Mask
+    repeated: int
+    unlinked: int
+
+
+def link_sample(linker: MentionLinker, mentions: pa.Table) -> CalibrationSample:
+    """Link the mentions of a table of `terms.mentions.SCHEMA`, with two candidates each."""
+    columns = (mentions[name].to_pylist() for name in ("mention", "language", "concept_ids"))
+    keys = [(mention, code, tuple(sorted(ids))) for mention, code, ids in zip(*columns, strict=True)]
+    unique = list(dict.fromkeys(keys))
+    results = linker.link([mention for mention, _, _ in unique], 2, languages=[code for _, code, _ in unique])
+    known = frozenset(linker.concept_ids)
+    linked = [(result.candidates, key) for result, key in zip(results, unique, strict=True) if result.candidates]
+    first = np.array([found[0].score for found, _ in linked], np.float64)
+    second = np.array([found[1].score if len(found) > 1 else np.nan for found, _ in linked], np.float64)
+    return CalibrationSample(
+        features_of(first, second),
+        np.array([found[0].concept_id in ids for found, (_, _, ids) in linked], bool),
+        [code for _, (_, code, _) in linked],
+        [ids[0] if ids else f"mention {mention}" for _, (mention, _, ids) in linked],
+        np.array([known.isdisjoint(ids) for _, (_, _, ids) in linked], bool),
+        repeated=mentions.num_rows - len(unique),
+        unlinked=len(unique) - len(linked),
+    )
+
+
+def fit_calibration(
+    linker: MentionLinker, mentions: pa.Table, *, seed: int
+) -> tuple[Calibration, Values, CalibrationSample]:
+    """Link mentions and fit a calibration on them.
+
+    Args:
+        linker: What links.
+        mentions: A table of `terms.mentions.SCHEMA`.
+        seed: Of the split into folds.
+
+    Returns:
+        The calibration, (n,) out-of-fold confidences, and the n linked mentions.
+
+    Raises:
+        DataError: There are too few mentions.
+    """
+    sample = link_sample(linker, mentions)
+    calibration, confidence = fit(sample.features, sample.right, sample.languages, sample.groups, seed=seed)
+    return calibration, confidence, sample
