@@ -60,9 +60,9 @@ Within = Annotated[
         "--terminology", help="Terminology folder: keep the mentions of its concepts, with its concept ids as answers."
     ),
 ]
-Names = Annotated[Path, typer.Option("--terminology", help="Terminology folder whose names are used.")]
+TerminologyOption = Annotated[Path, typer.Option("--terminology", help="Terminology folder whose names are used.")]
 ModelSize = Annotated[SizeName, typer.Option(help="XLM-R base (12 × 768, 250,002 rows), or 2 × 256 for a trial.")]
-Pairs = Annotated[int, typer.Option(min=2, help="Pairs per step.")]
+PairsOption = Annotated[int, typer.Option(min=2, help="Pairs per step.")]
 Device = Annotated[DeviceName | None, typer.Option(help="Device; by default CUDA where available.")]
 
 
@@ -92,14 +92,14 @@ def nil(
     seed: Seed = 0,
 ) -> None:
     """NIL detection and abstention. Measures the precision that is promised; exit code 3 below the target."""
-    from benchmarks.accuracy.nil import evaluate_nil, to_table
+    from benchmarks.accuracy.nil import evaluate_nil, nil_table
     from xsap.artifacts import sha256_of
     from xsap.evaluation.protocols import read_queries
     from xsap.linking.linker import Linker
 
     queries = read_queries(mentions)
     result = evaluate_nil(Linker.load(index), queries, content_hash=sha256_of(mentions), seed=seed)
-    finish(result, to_table, json_to=json_to, targets=[result.target])
+    finish(result, nil_table, json_to=json_to, targets=[result.target])
 
 
 @app.command("synthetic-umls")
@@ -185,16 +185,16 @@ def _count_table(counts: Mapping[str, "RowCounts"]) -> list[str]:
 
 
 def _model_size(name: SizeName) -> "Size":
-    from benchmarks.speed.reference import SIZES
+    from benchmarks.speed.reference import MODEL_SIZES
 
-    return SIZES[name.value]
+    return MODEL_SIZES[name.value]
 
 
 @speed_app.command("train")
 def speed_train(
-    terminology: Names,
+    terminology: TerminologyOption,
     size: ModelSize = SizeName.BASE,
-    pairs: Pairs = 256,
+    pairs: PairsOption = 256,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured, after a warm-up.")] = 3,
     device: Device = None,
     ablations: Annotated[
@@ -225,9 +225,9 @@ def speed_train(
 
 @speed_app.command("loss-curve")
 def speed_loss_curve(
-    terminology: Names,
+    terminology: TerminologyOption,
     size: ModelSize = SizeName.SMALL,
-    pairs: Pairs = 256,
+    pairs: PairsOption = 256,
     steps: Annotated[int, typer.Option(min=1, help="Updates of each recipe.")] = 200,
     device: Device = None,
     json_to: JsonTo = None,
@@ -243,11 +243,11 @@ def speed_loss_curve(
 
 @speed_app.command("reference-run")
 def speed_reference_run(
-    terminology: Names,
+    terminology: TerminologyOption,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     size: ModelSize = SizeName.SMALL,
     vocabulary_size: Annotated[int, typer.Option(min=100, max=250_000, help="Maximum pieces of the tokenizer.")] = 8000,
-    pairs: Pairs = 256,
+    pairs: PairsOption = 256,
     learning_rate: Annotated[float, typer.Option(min=0, help="Constant learning rate.")] = 2e-5,
     minutes: Annotated[float | None, typer.Option(min=0, help="Maximum minutes of training.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps.")] = None,
@@ -270,7 +270,7 @@ def speed_reference_run(
 
 @speed_app.command("encode")
 def speed_encode(
-    terminology: Names,
+    terminology: TerminologyOption,
     size: ModelSize = SizeName.BASE,
     names: Annotated[
         int | None, typer.Option(min=64, help="Number of names; by default 1,024 on a CPU, 65,536 on CUDA.")

@@ -10,11 +10,11 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from data_prep.accounting import Rejects, Summary, check_choice, parse_choice
+from data_prep.accounting import Rejects, Summary, check_choice, parse_values
 from data_prep.assemble import Assembly
 from data_prep.bitext import read_bitext
 from data_prep.describe import check_plot, describe_terminology, description_lines, save_plot
-from data_prep.diff import change_lines, find_changes, write_changes
+from data_prep.diff import change_lines, diff_terminologies, write_changes
 from data_prep.download import SOURCES, download
 from data_prep.export import PAIRS_PER_CONCEPT, export_pairs
 from data_prep.leakage import build_ledger, hold_out
@@ -27,7 +27,7 @@ from data_prep.snomed import read_snomed
 from data_prep.split import TERMINOLOGY, overlap_lines, split_terminology
 from data_prep.store import StoredTerminology
 from data_prep.umls import RowSelection, UmlsFiles, read_umls
-from data_prep.wikidata import PROPERTIES, Vocabulary, read_wikidata
+from data_prep.wikidata import WIKIDATA_PROPERTIES, Vocabulary, read_wikidata
 from xsap.artifacts import check_can_write, sha256_of
 from xsap.errors import ConfigError
 from xsap.files import RowCounts
@@ -37,7 +37,7 @@ from xsap.terms.mentions import read_mentions, write_mentions
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
-Folder: TypeAlias = Annotated[Path, typer.Argument(help="A terminology folder.")]
+TerminologyFolder: TypeAlias = Annotated[Path, typer.Argument(help="A terminology folder.")]
 Mentions: TypeAlias = Annotated[Path, typer.Argument(help="Mentions: .tsv or .parquet.")]
 Out: TypeAlias = Annotated[Path, typer.Option(help="The terminology folder to write.")]
 Languages: TypeAlias = Annotated[str, typer.Option(help="Languages to keep, such as en,es; or all.")]
@@ -94,7 +94,7 @@ def umls(
     check_can_write(out, overwrite=overwrite, kind="terminology")
     memory = parse_size(max_memory)
     files = UmlsFiles.find(meta, mrsty=mrsty, mrrel=mrrel)
-    choices = [parse_choice(text) for text in (sources, term_types, types, suppress)]
+    choices = [parse_values(text) for text in (sources, term_types, types, suppress)]
     selection = RowSelection(parse_languages(languages), *choices)
     with Assembly(memory) as assembly, Rejects(out.with_name(f"{out.name}.rejects.tsv"), max_rejects) as rejects:
         read = read_umls(files, assembly, selection, tradenames=tradenames, rejects=rejects)
@@ -118,8 +118,8 @@ def omop(
             folder,
             assembly,
             languages=parse_languages(languages),
-            sources=parse_choice(vocabularies),
-            domains=parse_choice(domains),
+            sources=parse_values(vocabularies),
+            domains=parse_values(domains),
         )
         _save(assembly, *read, out, overwrite)
 
@@ -138,7 +138,7 @@ def snomed(
     """Read SNOMED CT (RF2 snapshot files), with its extensions."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly(parse_size(max_memory)) as assembly:
-        read = read_snomed(folders, assembly, languages=parse_languages(languages), refsets=parse_choice(refsets))
+        read = read_snomed(folders, assembly, languages=parse_languages(languages), refsets=parse_values(refsets))
         _save(assembly, *read, out, overwrite)
 
 
@@ -153,7 +153,7 @@ def hpo(
 ) -> None:
     """Read the Human Phenotype Ontology, with its translations."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    read = read_hpo(obo, translations, statuses=parse_choice(status), scopes=parse_choice(scopes))
+    read = read_hpo(obo, translations, statuses=parse_values(status), scopes=parse_values(scopes))
     _save_terminology(*read, out, overwrite)
 
 
@@ -170,7 +170,7 @@ def ontology(
 ) -> None:
     """Read any ontology (Mondo, DOID, ...), with its translations."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    choices = {"statuses": parse_choice(status), "scopes": parse_choice(scopes), "prefixes": parse_choice(prefixes)}
+    choices = {"statuses": parse_values(status), "scopes": parse_values(scopes), "prefixes": parse_values(prefixes)}
     _save_terminology(*read_ontology(file, translations, source=source, **choices), out, overwrite)
 
 
@@ -200,14 +200,14 @@ def table(
 def wikidata(
     file: Annotated[Path, typer.Argument(help="A dump (latest-all.json.gz or .bz2) or a SPARQL result as JSON.")],
     out: Out,
-    key: Annotated[str, typer.Option(help=f"Vocabulary of the identifiers: {', '.join(PROPERTIES)}.")],
+    key: Annotated[str, typer.Option(help=f"Vocabulary of the identifiers: {', '.join(WIKIDATA_PROPERTIES)}.")],
     languages: Languages = "all",
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """Read Wikidata's labels and aliases, to merge into another terminology."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    check_choice([key], PROPERTIES, "key", "xsap-prepare wikidata")
+    check_choice([key], WIKIDATA_PROPERTIES, "key", "xsap-prepare wikidata")
     with Assembly(parse_size(max_memory)) as assembly:
         read = read_wikidata(file, assembly, key=Vocabulary(key), languages=parse_languages(languages))
         _save(assembly, *read, out, overwrite)
@@ -247,7 +247,7 @@ def merge(
 
 @app.command("map")
 def map_identifiers(
-    terminology: Folder,
+    terminology: TerminologyFolder,
     to: Annotated[str, typer.Option(help="Prefix of the cross-references to use, such as UMLS.")],
     out: Out,
     ambiguous: Annotated[
@@ -272,7 +272,7 @@ def diff(
     out: Annotated[Path | None, typer.Option(help="A .tsv file for the list of all changes.")] = None,
 ) -> None:
     """Compare two versions: names and concepts added, removed or moved."""
-    with find_changes(old, new) as connection:
+    with diff_terminologies(old, new) as connection:
         if out:
             write_changes(connection, out)
         print_lines([f"{old} → {new}", *change_lines(connection), *(["", f"{out}: all changes"] if out else [])])
@@ -280,7 +280,7 @@ def diff(
 
 @app.command()
 def split(
-    terminology: Folder,
+    terminology: TerminologyFolder,
     out: Annotated[Path, typer.Option(help="The folder to write, with terminology/ and mentions.tsv in it.")],
     test_fraction: Annotated[float, typer.Option(help="Fraction of the concepts that are held out.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Random seed; another seed holds out other concepts.")] = 0,
@@ -290,7 +290,7 @@ def split(
     """Hold out the non-English names of some concepts as test mentions."""
     check_can_write(out, overwrite=overwrite, kind="split")
     parts = split_terminology(
-        Terminology.load(terminology), fraction=test_fraction, seed=seed, statuses=parse_choice(test_status)
+        Terminology.load(terminology), fraction=test_fraction, seed=seed, statuses=parse_values(test_status)
     )
     parts.save(out, overwrite=overwrite)
     held_out = f"{parts.names_held_out:,} non-English names of {parts.concepts_held_out:,} concepts are held out"
@@ -300,7 +300,7 @@ def split(
 
 @app.command()
 def leakage(
-    terminology: Folder,
+    terminology: TerminologyFolder,
     mentions: Mentions,
     out: Annotated[Path | None, typer.Option(help="A .tsv file for the result of each mention.")] = None,
     hold_out_to: Annotated[
@@ -350,7 +350,7 @@ def update_mentions(
 
 @app.command()
 def describe(
-    terminology: Folder,
+    terminology: TerminologyFolder,
     tokenizer: Annotated[str | None, typer.Option(help="A tokenizer folder or model name, for token lengths.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A .png or .svg file for charts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -369,7 +369,7 @@ def describe(
 
 @app.command()
 def export(
-    terminology: Folder,
+    terminology: TerminologyFolder,
     out: Annotated[Path, typer.Option(help="The text file to write; OUT.json describes how it was made.")],
     languages: Languages = "all",
     pairs_per_concept: Annotated[

@@ -109,7 +109,7 @@ class Rejects:
             )
 
 
-def parse_choice(text: str | None) -> frozenset[str] | None:
+def parse_values(text: str | None) -> frozenset[str] | None:
     """A comma-separated list as a set; None (no restriction) for None or `all`."""
     if text is None or text.strip().lower() == "all":
         return None

@@ -29,7 +29,7 @@ _KEY = "concept_id, language, name"
 
 
 @contextmanager
-def find_changes(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
+def diff_terminologies(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     """Yield a DuckDB connection with the table `changes`, with COLUMNS.
 
     A concept that is not in the new version counts as moved if the new version lists a successor that is the same concept, else as retired;

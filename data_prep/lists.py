@@ -19,10 +19,10 @@ from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts, file_ending, numbered_lines, open_csv, parse_json
 from xsap.languages import ENGLISH, to_iso
-from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
+from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
-ID, LANGUAGE, NAME, KIND, SOURCE = NAMES_SCHEMA.names[:5]
+ID, LANGUAGE_COLUMN, NAME, KIND_COLUMN, SOURCE_COLUMN = NAMES_SCHEMA.names[:5]
 LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns with several values, separated by a bar
 TYPES = LISTS[0]
 FIELDS = (*NAMES_SCHEMA.names, *LISTS)
@@ -65,9 +65,9 @@ def read_list(
     if language is None and read is _read_id_names:
         language = ENGLISH  # the original code's dictionaries are English and do not say so
     defaults = {
-        LANGUAGE: to_iso(language) if language else "",
-        SOURCE: source or path.name.split(".")[0],
-        KIND: "synonym",
+        LANGUAGE_COLUMN: to_iso(language) if language else "",
+        SOURCE_COLUMN: source or path.name.split(".")[0],
+        KIND_COLUMN: "synonym",
     }
     concepts: dict[str, dict[str, set[str]]] = {}
 
@@ -96,13 +96,13 @@ def _check_row(row: dict[str, str], where: str) -> dict[str, str]:
     """A row with normalized name and ISO language code. Raises DataError without concept or language, or for an unknown kind."""
     if not row[ID]:
         raise DataError(f"{where}: expected a concept's identifier in '{ID}', found none")
-    if not row[LANGUAGE]:
+    if not row[LANGUAGE_COLUMN]:
         raise DataError(
-            f"{where}: expected a language in '{LANGUAGE}', found none; name the language of the whole file with --language"
+            f"{where}: expected a language in '{LANGUAGE_COLUMN}', found none; name the language of the whole file with --language"
         )
     try:
-        check_choice([row[KIND]], KINDS, "kind", "a name")
-        return row | {LANGUAGE: to_iso(row[LANGUAGE]), NAME: normalize(row[NAME], TextPolicy())}
+        check_choice([row[KIND_COLUMN]], NAME_KINDS, "kind", "a name")
+        return row | {LANGUAGE_COLUMN: to_iso(row[LANGUAGE_COLUMN]), NAME: normalize(row[NAME], TextPolicy())}
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
 
@@ -193,7 +193,7 @@ def _names_of_concept(row: dict[str, Any], headers: Mapping[str, str], where: st
         yield {
             headers[ID]: concept_id,
             headers[NAME]: name,
-            headers[KIND]: "preferred" if i == 0 and preferred else "synonym",
+            headers[KIND_COLUMN]: "preferred" if i == 0 and preferred else "synonym",
             headers[TYPES]: "|".join(filter(None, types)),
         }
 

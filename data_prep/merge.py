@@ -179,12 +179,12 @@ def map_terminology(
         for rows in query_batches(connection, _MAPPED_RETIRED):
             assembly.add_retired(rows)
         concepts = {label: query_number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
-        none, left_out, mapped = (
+        none, ambiguous, mapped = (
             query_number(connection, f"SELECT count(*) FROM t_names {where}") for where in _NAMES_BY_OUTCOME
         )
     reasons = {
         f"concept without a reference to {vocabulary}": none,
-        f"concept with several references to {vocabulary}": left_out,
+        f"concept with several references to {vocabulary}": ambiguous,
     }
     counts = RowCounts(
         stored.count("names") + assembly.names_added - mapped,

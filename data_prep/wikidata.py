@@ -34,7 +34,7 @@ class Vocabulary(StrEnum):
     MESH = "mesh"
 
 
-PROPERTIES = {Vocabulary.UMLS: "P2892", Vocabulary.HPO: "P3841", Vocabulary.MESH: "P486"}
+WIKIDATA_PROPERTIES = {Vocabulary.UMLS: "P2892", Vocabulary.HPO: "P3841", Vocabulary.MESH: "P486"}
 SOURCE = "Wikidata"
 
 _IDENTIFIER_FORMS = {
@@ -110,16 +110,8 @@ def read_wikidata(
         if reason:
             dropped[reason] += 1
             continue
-        row = (
-            one.concept_id,
-            language,
-            normalize(one.name, policy),
-            "synonym",
-            SOURCE,
-            one.item,
-            None,
-            int(one.is_label),
-        )
+        name, precedence = normalize(one.name, policy), int(one.is_label)
+        row = (one.concept_id, language, name, "synonym", SOURCE, one.item, None, precedence)
         part.append(dict(zip(_ROWS.names, row, strict=True)))
         if len(part) == names_per_batch:
             assembly.add_names(pa.Table.from_pylist(part, _ROWS))
@@ -127,7 +119,7 @@ def read_wikidata(
     assembly.add_names(pa.Table.from_pylist(part, _ROWS))
     metadata: dict[str, Any] = {
         "reader": "wikidata",
-        "property": PROPERTIES[key],
+        "property": WIKIDATA_PROPERTIES[key],
         "languages": sorted(languages) if languages is not None else None,
     }
     metadata |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
@@ -137,7 +129,7 @@ def read_wikidata(
 def _names(path: Path, key: Vocabulary) -> Iterator[_Name]:
     """Every name of the file. Raises DataError if it has rows of a query, but none with an identifier and a name."""
     fields, identified, named = set[str](), False, False
-    for where, record in _records(path, PROPERTIES[key].encode()):
+    for where, record in _records(path, WIKIDATA_PROPERTIES[key].encode()):
         if _is_entity(record):
             yield from _names_of_entity(record, key, where)
             continue
@@ -179,8 +171,8 @@ def _names_of_entity(entity: dict[str, Any], key: Vocabulary, where: str) -> Ite
 
 def _identifiers(entity: dict[str, Any], key: Vocabulary, where: str) -> Iterator[tuple[str, str | None]]:
     """(identifier, rejection reason) for each statement of the property that has a value."""
-    at = f"{where}.claims.{PROPERTIES[key]}"
-    for statement in check_json_type(_map(entity, "claims", where).get(PROPERTIES[key], []), list, at):
+    at = f"{where}.claims.{WIKIDATA_PROPERTIES[key]}"
+    for statement in check_json_type(_map(entity, "claims", where).get(WIKIDATA_PROPERTIES[key], []), list, at):
         rank = check_json_type(statement, dict, at).get("rank")
         snak = check_json_type(statement.get("mainsnak"), dict, f"{at}.mainsnak")
         if snak.get("snaktype") == "value":
@@ -198,7 +190,7 @@ def _malformed(identifier: str, key: Vocabulary) -> str | None:
 
 def _names_of_row(row: dict[str, Any], key: Vocabulary, where: str) -> Iterator[_Name]:
     """The names in one row of a query's result; it may have a label, an alias, or both."""
-    identifier, _ = _first(row, (*_IDENTIFIERS[key], PROPERTIES[key], *_ANY_IDENTIFIER), where)
+    identifier, _ = _first(row, (*_IDENTIFIERS[key], WIKIDATA_PROPERTIES[key], *_ANY_IDENTIFIER), where)
     item = _first(row, _ITEMS, where)[0].rpartition("/")[2]
     row_language, _ = _first(row, _LANGUAGES, where)
     rejection_reason = _malformed(identifier, key) if identifier else "no identifier"

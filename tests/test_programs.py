@@ -94,7 +94,7 @@ def test_help_of_training_lists_every_setting_within_80_columns(run):
         ("python -m benchmarks", ["speed", "prepare", "--meta", "folder"]),
     ],
 )
-def test_wrong_amount_of_memory_is_refused_alike(call, program, words, tmp_path, monkeypatch):
+def test_wrong_amount_of_memory_is_refused_in_the_same_words(call, program, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(program, *words, "--max-memory", "2 potatoes")
     assert (code, out) == (2, "")

@@ -35,7 +35,7 @@ from xsap.artifacts import read_manifest, write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, XsapError
 from xsap.linking.build import GroupEncoder, encode_group, names_at
-from xsap.linking.index import KIND, EncoderSpec, index_hash, short_hash
+from xsap.linking.index import INDEX_KIND, EncoderSpec, index_hash, short_hash
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
 from xsap.search.vectors import Floats, Rows
@@ -148,7 +148,7 @@ def index_location(index: Path | str, options: Mapping[str, Any]) -> tuple[str, 
     """
     model = options.get("model")
     located = dict(options) | ({} if model is None else {"model": model_location(model)})
-    return str(Path(index).absolute()), index_hash(read_manifest(index, KIND)), located
+    return str(Path(index).absolute()), index_hash(read_manifest(index, INDEX_KIND)), located
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Sampling(_Section):
+class SamplingSettings(_Section):
     """Which names make up a batch."""
 
     mode: Literal["pairs", "groups"] = Field(
@@ -61,7 +61,7 @@ class Sampling(_Section):
     )
 
 
-class Batch(_Section):
+class BatchSettings(_Section):
     """The size of a step, over all processes."""
 
     pairs: _Positive = Field(default=256, description="sampling.mode = pairs: pairs per step.")
@@ -72,7 +72,7 @@ class Batch(_Section):
     )
 
 
-class Loss(_Section):
+class LossSettings(_Section):
     """The loss. Each reads only the settings of its own formula."""
 
     name: Literal["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"] = Field(
@@ -94,7 +94,7 @@ class Loss(_Section):
     softmax_scale: _Scale = Field(default=10.0, description="nca: multiplies the squared distances.")
 
 
-class Optim(_Section):
+class OptimSettings(_Section):
     """AdamW and its learning rate."""
 
     learning_rate: _Scale = Field(default=2e-5, description="Highest learning rate.")
@@ -106,14 +106,14 @@ class Optim(_Section):
     max_grad_norm: _Amount = Field(default=0.0, description="Norm that gradients are clipped to; 0: no clipping.")
 
 
-class Checkpoint(_Section):
+class CheckpointSettings(_Section):
     """Saving the state of a run, so that it can be resumed."""
 
     save_steps: _NotNegative = Field(default=1000, description="Steps between checkpoints; 0: none.")
     save_total_limit: _Positive = Field(default=2, description="Checkpoints to keep.")
 
 
-class Evaluation(_Section):
+class EvaluationSettings(_Section):
     """Linking mentions to a dictionary's English names during training."""
 
     mentions: Path | None = Field(
@@ -127,14 +127,14 @@ class Evaluation(_Section):
     )
 
 
-class Text(_Section):
+class TextSettings(_Section):
     """Normalization of names, for a base that does not state it."""
 
     case: Case = Field(default="cased", description="Whether names are lower-cased.")
     unicode: Form = Field(default="NFC", description="Unicode normal form; none: names are used exactly as they are.")
 
 
-class Scratch(_Section):
+class ScratchSettings(_Section):
     """The size of a new model, for base = scratch."""
 
     vocabulary_size: _Positive = Field(default=16_000, description="Largest number of pieces of its vocabulary.")
@@ -182,14 +182,14 @@ class Settings(_Section):
     tracker: str | None = Field(
         default=None, description="Experiment tracker that Accelerate supports: tensorboard, wandb, …"
     )
-    sampling: Sampling = Sampling()
-    batch: Batch = Batch()
-    loss: Loss = Loss()
-    optim: Optim = Optim()
-    checkpoint: Checkpoint = Checkpoint()
-    evaluation: Evaluation = Evaluation()
-    text: Text | None = None
-    scratch: Scratch = Scratch()
+    sampling: SamplingSettings = SamplingSettings()
+    batch: BatchSettings = BatchSettings()
+    loss: LossSettings = LossSettings()
+    optim: OptimSettings = OptimSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    text: TextSettings | None = None
+    scratch: ScratchSettings = ScratchSettings()
 
 
 # what settings are called elsewhere: transformers, sentence-transformers, the original SapBERT code

@@ -38,9 +38,9 @@ def main() -> None:
         settings = load_settings(arguments.config, arguments.set)
         from accelerate import PartialState
 
-        from xsap.training.run import run
+        from xsap.training.run import train
 
-        model = run(settings)
+        model = train(settings)
         if PartialState().is_main_process:
             print(model)
 

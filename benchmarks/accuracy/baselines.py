@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.evaluation.protocols import MentionLinker
 from xsap.linking.dictionary import NameConcepts
-from xsap.linking.fusion import SIZES
+from xsap.linking.fusion import NGRAM_SIZES
 from xsap.linking.linker import rejection_reason
 from xsap.linking.ranking import NO_CONCEPT, NameSearch, rank_concepts
 from xsap.linking.results import Candidate, Result
@@ -190,7 +190,7 @@ def _count_grams(names: Sequence[str]) -> _GramCounts:
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
     words = (np.cumsum(codes == ord(" ")) + 1) // 2  # each word has a space before and after it
     keys, key_rows = [], []
-    for size in SIZES:
+    for size in NGRAM_SIZES:
         n = max(0, len(codes) - size + 1)
         inside = words[:n] == words[size - 1 :]
         key = np.zeros(n, np.int64)

@@ -5,7 +5,7 @@ semantic group: a function each, from mentions to labels in their order. Strings
 EXACT_MATCH normalizes them, so labels are the same for every system. "Seen" means in the names of the training
 terminology, whether or not a run drew them.
 
-Kinds of error exclude one another and are tried in the order of `KINDS`.
+Kinds of error exclude one another and are tried in the order of `ERROR_KINDS`.
 
 The ablation: the original evaluation lower-cases the dictionary only and compares raw vectors. Each of its eight cells
 gives the model the mentions and
@@ -131,7 +131,7 @@ def sort_labels(labels: Iterable[str]) -> list[str]:
 GOLD_ABSENT, NOTHING_FOUND, TIED = "gold not in the dictionary", "nothing found", "a tie with the gold"
 SAME_NAME, RANK_2_TO_5 = "the same name, of another concept", "gold at 2 to 5"
 RANK_6_ON, GOLD_NOT_FOUND = f"gold at 6 to {MAX_RANK}", f"gold not among {MAX_RANK}"
-KINDS = (GOLD_ABSENT, NOTHING_FOUND, TIED, SAME_NAME, RANK_2_TO_5, RANK_6_ON, GOLD_NOT_FOUND)
+ERROR_KINDS = (GOLD_ABSENT, NOTHING_FOUND, TIED, SAME_NAME, RANK_2_TO_5, RANK_6_ON, GOLD_NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def classify_errors(task: Task, answers: RankedAnswers, examples: int = 3) -> di
     kinds = [_kind_of(row, absent) for row, absent in zip(rows, gold_not_in_dictionary(task).tolist(), strict=True)]
     order = [_random_key(row) for row in rows]
     groups = {}
-    for kind in (kind for kind in KINDS if kind in kinds):
+    for kind in (kind for kind in ERROR_KINDS if kind in kinds):
         drawn = {key: row for key, row, other in zip(order, rows, kinds, strict=True) if other == kind}
         shown = [_example(drawn[key], task) for key in sorted(drawn)[:examples]]
         groups[kind] = ErrorGroup(kinds.count(kind), shown)

@@ -123,7 +123,7 @@ check-up|Kontrolle|control|contrôle|経過観察|kontrol|复查
 no. 12|Nr. 12|n.º 12|n° 12|12番|no. 12|12号
 """
 SEPARATORS = dict(zip(LANGUAGES, (" ", " ", " ", " ", "", " ", ""), strict=True))
-KINDS = ("known", "hidden", "general", "clinical")
+MENTION_KINDS = ("known", "hidden", "general", "clinical")
 PROMISED_PRECISION, MIN_PRECISION = 0.95, 0.93  # promised, and the least that must be measured
 CONCEPTS_PER_HIDDEN = 3
 
@@ -277,7 +277,7 @@ def evaluate_nil(linker: MentionLinker, mentions: pa.Table, *, content_hash: str
         report=report,
         kinds={
             kind: confidence_scores(confidence[mask], test.right[mask], groups[mask], thresholds, seed=seed)
-            for kind in KINDS
+            for kind in MENTION_KINDS
             if (mask := kinds == kind).any()
         },
         fitted_on_known=_fit_on_known(fitted, held_out, seed),
@@ -324,13 +324,13 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
         for language, count in sorted(counts["known"].items())
         for each in synthetic_mentions(language, max(0, count - counts["hidden"][language]), half=half, seed=seed)
     ]
-    for kind in KINDS[2:]:
+    for kind in MENTION_KINDS[2:]:
         chosen = [(each.mention, language) for each, language in synthetic if each.kind == kind]
         parts[kind] = build_mentions(
             [mention for mention, _ in chosen], [language for _, language in chosen], [[] for _ in chosen]
         )
-    samples = [link_sample(linker, parts[kind]) for kind in KINDS]
-    kinds = [kind for kind, each in zip(KINDS, samples, strict=True) for _ in each.languages]
+    samples = [link_sample(linker, parts[kind]) for kind in MENTION_KINDS]
+    kinds = [kind for kind, each in zip(MENTION_KINDS, samples, strict=True) for _ in each.languages]
     joined = CalibrationSample(
         features=np.concatenate([each.features for each in samples]),
         right=np.concatenate([each.right for each in samples]),
@@ -417,7 +417,7 @@ def _log_loss(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> floa
     return float(-np.mean(np.log(np.where(right, inside, 1 - inside))))
 
 
-def to_table(result: NilResult) -> str:
+def nil_table(result: NilResult) -> str:
     """All figures as tables for people."""
     counts = [
         f"{half}: {', '.join(f'{n:,} {kind}' for kind, n in kinds.items())}" for half, kinds in result.counts.items()

@@ -29,7 +29,7 @@ def _check_language(code: str) -> str:
     return code
 
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+NonBlankText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 BenchmarkName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 LanguageOrMean = Annotated[str, AfterValidator(_check_language)]
 Metric = Literal["acc@1", "acc@5"]
@@ -45,19 +45,19 @@ class _Strict(BaseModel):
 class PublishedFigure(_Strict):
     """What a system scored on a benchmark, in percent, and who states it. benchmark: its name among our tasks."""
 
-    system: Text
+    system: NonBlankText
     benchmark: BenchmarkName
     language: LanguageOrMean
     metric: Metric
     value: Percent
-    source: Text
+    source: NonBlankText
     url: Url
     read: ReadIn
     note: str = ""
 
 
 class _Row(_Strict):
-    system: Text
+    system: NonBlankText
     benchmark: BenchmarkName
     language: LanguageOrMean
     scores: Annotated[dict[Metric, Percent], Field(min_length=1)]
@@ -72,7 +72,7 @@ class _Row(_Strict):
 
 
 class _Source(_Strict):
-    citation: Text
+    citation: NonBlankText
     url: Url
     read: ReadIn
     figures: Annotated[list[_Row], Field(min_length=1)]

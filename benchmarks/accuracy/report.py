@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.breakdowns import KINDS, AblationCell, ErrorGroup
+from benchmarks.accuracy.breakdowns import ERROR_KINDS, AblationCell, ErrorGroup
 from benchmarks.accuracy.published import published_for
 from benchmarks.accuracy.results import RunResults, TaskResults
 from benchmarks.accuracy.scores import MAX_RANK, MEAN_ROW, SEED, SystemComparison
@@ -180,7 +180,7 @@ def _ablation_blocks(ablations: Mapping[str, list[AblationCell]]) -> list[Block]
 
 
 def _error_blocks(errors: Mapping[str, Mapping[str, ErrorGroup]], n: int) -> list[Block]:
-    kinds = [kind for kind in KINDS if any(kind in groups for groups in errors.values())]
+    kinds = [kind for kind in ERROR_KINDS if any(kind in groups for groups in errors.values())]
     counts = [["kind of error", *errors]]
     counts += [[kind, *(f"{by[kind].n:,}" if kind in by else "0" for by in errors.values())] for kind in kinds]
     about = f"Of {n:,} mentions, those whose gold is not the first candidate; each counts once, as the first kind that applies."

@@ -4,7 +4,7 @@ A corpus is a zip, the folder it unpacks to, or one of its files; `open_corpus` 
 states once where its files are. Every text passes through `collapse`, so that `context[start:end]` is still the mention
 after the table was written to TSV and read again. A few annotations of every corpus have offsets that point at other
 words (MedMentions' issue 6, BigBIO's issue 738): such a mention keeps its context but gets no offsets, because wrong
-ones would mark other words for whoever reads contexts.
+ones would mark other words for readers of contexts.
 
 Cells of identifiers follow the conventions of PubTator, BioSyn's `.concept` files and BigBIO: `|` joins the concepts of
 a composite mention, `+` those that make up one concept together (Doğan et al., NCBI disease corpus, J Biomed Inform

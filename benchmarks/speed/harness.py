@@ -3,7 +3,7 @@
 A benchmark runs several implementations of the same work in one process or one session, interleaved, and states its
 result as ratios within that run; seconds alone depend on the machine. A target is a figure that must be reached. Every
 target is printed, met or missed, and a missed one ends the program with exit code 3, so that a regression is noticed by
-whoever runs it.
+any user.
 """
 
 import json

@@ -58,7 +58,7 @@ class Size:
     rows: int | None
 
 
-SIZES = {"base": Size("base", 12, 768, 12, 250_002), "small": Size("small", 2, 256, 4, None)}
+MODEL_SIZES = {"base": Size("base", 12, 768, 12, 250_002), "small": Size("small", 2, 256, 4, None)}
 
 
 class Padded(NamedTuple):
@@ -174,7 +174,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
-def reference_vectors(encoder: Encoder, names: Padded) -> Tensor:
+def encode_reference(encoder: Encoder, names: Padded) -> Tensor:
     """(2n, hidden) states of [CLS], by two passes over padded names."""
     halves = zip(names.ids.chunk(2), names.mask.chunk(2), strict=True)
     return torch.cat(
@@ -205,7 +205,7 @@ def train_reference(encoder: Encoder, *, dtype: str, learning_rate: float = LEAR
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(device, dtype):
-            vectors = reference_vectors(encoder, Padded(*(part.to(device) for part in batch.padded)))
+            vectors = encode_reference(encoder, Padded(*(part.to(device) for part in batch.padded)))
             return vectors, reference_loss(vectors, batch.concepts.to(device))
 
     def step(batch: Batch) -> Tensor:

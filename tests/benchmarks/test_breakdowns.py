@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.accuracy.breakdowns import (
     GOLD_ABSENT,
     GOLD_NOT_FOUND,
-    KINDS,
+    ERROR_KINDS,
     LENGTHS,
     NOTHING_FOUND,
     RANK_2_TO_5,
@@ -259,8 +259,8 @@ def test_each_kind_of_error_alone(kind):
 def test_all_kinds_of_error_with_examples():
     rows = list(ROWS.values())
     errors = classify_errors(task_of(rows), found(rows))
-    assert tuple(errors) == KINDS
-    assert [errors[kind].n for kind in KINDS] == [1] * len(KINDS)
+    assert tuple(errors) == ERROR_KINDS
+    assert [errors[kind].n for kind in ERROR_KINDS] == [1] * len(ERROR_KINDS)
     near, lost, nothing = (errors[kind].examples[0] for kind in (RANK_2_TO_5, GOLD_NOT_FOUND, NOTHING_FOUND))
     assert near == ErrorExample("near", "es", ["A alpha"], 5, "Q", "queer", 0.1235)
     assert (lost.gold, lost.rank, lost.found) == (["A alpha", "B beta", "C gamma", "2 more"], None, "Q")

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from benchmarks import __main__ as command_line
 from benchmarks.accuracy import nil
-from benchmarks.accuracy.nil import MaskedLinker, evaluate_nil, isotonic, synthetic_mentions, table_rows, to_table
+from benchmarks.accuracy.nil import MaskedLinker, evaluate_nil, isotonic, synthetic_mentions, table_rows, nil_table
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions, write_mentions
 
@@ -227,7 +227,7 @@ def test_nil_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
     assert written["target"]["met"]
     assert len(written["mentions"]) == 64
     printed = capsys.readouterr().out
-    assert printed == to_table(evaluate_nil(NumberLinker(), number_mentions(), seed=0)) + "\n"
+    assert printed == nil_table(evaluate_nil(NumberLinker(), number_mentions(), seed=0)) + "\n"
     assert printed.startswith("fitted: ")
     for text in ("answered at 0.95", "fitted on known alone", "without the lead", "| hidden "):
         assert text in printed

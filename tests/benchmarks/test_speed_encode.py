@@ -319,7 +319,7 @@ def test_encode_command_has_no_targets_without_a_model(compared, capsys):
 
 
 def test_encode_command_runs_the_comparison(sample_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(reference.SIZES, "small", TINY)
+    monkeypatch.setitem(reference.MODEL_SIZES, "small", TINY)
     options = ["--size", "small", "--names", 64, "--rounds", 1]
     words = [*options, "--json", tmp_path / "r.json", "--plot", tmp_path / "r.png"]
     assert run("--terminology", sample_folder, *words) == 0

@@ -82,7 +82,7 @@ def test_saved_start_gives_the_same_weights_and_batches(start, batches, tmp_path
 
 def test_base_has_the_size_of_xlm_r_base(start):
     with torch.device("meta"):  # no memory
-        model = replace(start, size=reference.SIZES["base"]).encoder().transformer
+        model = replace(start, size=reference.MODEL_SIZES["base"]).encoder().transformer
     assert sum(p.numel() for p in model.parameters()) == 277_453_056  # the published model's, without the pooler
     assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.1
 
@@ -348,7 +348,7 @@ def test_loss_curves_of_both_recipes_are_equal(sample_folder, run, tmp_path):
 
 
 def test_loss_curves_that_differ_exit_with_3(sample_folder, monkeypatch, capsys):
-    monkeypatch.setitem(reference.SIZES, "small", TINY)
+    monkeypatch.setitem(reference.MODEL_SIZES, "small", TINY)
     build = train.build
 
     def wrong(name, start, device):
@@ -383,7 +383,7 @@ def test_model_of_a_reference_run_can_be_opened(sample_folder, run, tmp_path):
     encoder = Encoder.from_pretrained(tmp_path / "model")
     assert (encoder.pooling, encoder.max_length, encoder.policy.case) == ("cls", 25, "cased")
     assert len(encoder.tokenizer) <= 2000
-    untrained = reference.prepare(sample_folder, reference.SIZES["small"], 2000).encoder().transformer
+    untrained = reference.prepare(sample_folder, reference.MODEL_SIZES["small"], 2000).encoder().transformer
     moved = {
         n: float((p - untrained.get_parameter(n)).detach().abs().max())
         for n, p in encoder.transformer.named_parameters()

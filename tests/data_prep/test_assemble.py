@@ -12,14 +12,14 @@ from data_prep.accounting import Summary
 from data_prep.assemble import Assembly
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.files import RowCounts
-from xsap.terms.terminology import KINDS, NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA, Terminology
+from xsap.terms.terminology import NAME_KINDS, NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA, Terminology
 
 row = st.fixed_dictionaries(
     {
         "concept_id": st.sampled_from(["C1", "C10", "C2", "é", "c", "Ω", "C" * 30]),
         "language": st.sampled_from(["en", "es"]),
         "name": st.sampled_from(["a", "b", "ü", "", "漢", '"', "\U0001f600"]),
-        "kind": st.sampled_from(KINDS),
+        "kind": st.sampled_from(NAME_KINDS),
         "source": st.sampled_from(["s", "t"]),
         "code": st.sampled_from([None, "", "1"]),
         "status": st.sampled_from([None, "OFFICIAL"]),

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from data_prep.describe import describe_terminology, description_lines, save_plot
 from data_prep.store import StoredTerminology
 from xsap.errors import DataError
-from xsap.terms.terminology import KINDS, NAMES_SCHEMA, Terminology
+from xsap.terms.terminology import NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, normalize
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ name_rows = st.tuples(
     st.sampled_from("ABCD"),
     st.sampled_from(["en", "de", "ja", "zh"]),
     texts,
-    st.sampled_from(KINDS),
+    st.sampled_from(NAME_KINDS),
     st.sampled_from("ST"),
 )
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
-from data_prep.diff import COLUMNS, change_lines, find_changes, write_changes
+from data_prep.diff import COLUMNS, change_lines, diff_terminologies, write_changes
 from data_prep.merge import map_terminology, merge_terminologies
 from xsap.errors import ArtifactError, ConfigError, DataError
-from xsap.terms.terminology import KINDS, NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
+from xsap.terms.terminology import NAME_KINDS, NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 
 KEY = ("concept_id", "language", "name")
 
@@ -39,7 +39,7 @@ def terminology(path, names, metadata=(), retired=()):
 ids = st.sampled_from("AABC")
 texts = st.sampled_from(["x", "y", "z", "é", "熱 '", "X"])
 names_of = st.lists(
-    st.tuples(ids, st.sampled_from(["en", "en", "de"]), texts, st.sampled_from(KINDS[:2]), st.just("S")),
+    st.tuples(ids, st.sampled_from(["en", "en", "de"]), texts, st.sampled_from(NAME_KINDS[:2]), st.just("S")),
     min_size=3,
     max_size=10,
 )
@@ -72,7 +72,7 @@ def called(rows):
     """The preferred names by a plain reading of the rule. rows: (row, rank of its terminology, whether it is preferred there)."""
     best = {}
     for row, rank, preferred in rows:
-        key = (row["language"] != "en", KINDS.index(row["kind"]), rank, not preferred, row["language"], row["name"])
+        key = (row["language"] != "en", NAME_KINDS.index(row["kind"]), rank, not preferred, row["language"], row["name"])
         best[row["concept_id"]] = min(key, best.get(row["concept_id"], key))
     return {concept: key[-1] for concept, key in best.items()}
 
@@ -198,7 +198,7 @@ def test_map_matches_plain_dictionaries(tmp_path_factory, state, keep_ambiguous,
 def test_diff_turns_old_version_into_new_one(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("diff")
     before, after = terminology(folder / "old", *old), terminology(folder / "new", *new)
-    with find_changes(folder / "old", folder / "new") as connection:
+    with diff_terminologies(folder / "old", folder / "new") as connection:
         write_changes(connection, folder / "changes.tsv")
         told = change_lines(connection)
     header, *lines = [line.split("\t") for line in (folder / "changes.tsv").read_text(encoding="utf-8").splitlines()]
@@ -300,7 +300,7 @@ def test_damaged_terminology_is_refused(tmp_path):
     (tmp_path / "b" / "names.parquet").write_bytes((tmp_path / "b" / "names.parquet").read_bytes()[:-1] + b"?")
     with (
         pytest.raises(ArtifactError, match="its hash is not the manifest's"),
-        find_changes(tmp_path / "a", tmp_path / "b"),
+        diff_terminologies(tmp_path / "a", tmp_path / "b"),
     ):
         pass
 

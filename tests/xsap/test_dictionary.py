@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.fixtures.dictionaries import TERM_NAMES, TERM_ROWS, describe, terminology_of_rows
 from xsap.errors import ArtifactError, DataError
 from xsap.linking.dictionary import (
-    CONCEPTS_SCHEMA,
-    NAMES_SCHEMA,
+    INDEX_CONCEPTS_SCHEMA,
+    INDEX_NAMES_SCHEMA,
     Keys,
     NameSource,
     _deduplicate,
@@ -91,7 +91,7 @@ def test_dictionary_matches_plain_loop(rows, types, references, languages, polic
         return
     dictionary = build(source, languages, policy, rows_per_batch=batch)
     assert describe(dictionary) == expected
-    assert (dictionary.names.schema, dictionary.concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA)
+    assert (dictionary.names.schema, dictionary.concepts.schema) == (INDEX_NAMES_SCHEMA, INDEX_CONCEPTS_SCHEMA)
     assert sorted(dictionary.keys.rows) == list(range(dictionary.names.num_rows))
 
 

@@ -24,7 +24,7 @@ from xsap.training.dataset import distinct, from_terminology
 from xsap.training.embedding_table import TrimmedEmbedding, trim, whole_table
 from xsap.training.losses import info_nce
 from xsap.training.mining import all_pairs
-from xsap.training.run import run as train
+from xsap.training.run import train
 from xsap.training.sampling import Concepts, GroupSampler
 
 STEPS, WARMUP, LR, DECAY, CLIP = 12, 4, 2e-3, 0.1, 0.5

@@ -105,7 +105,7 @@ def whole_numbers(rng, n, d, largest=2):
     return rng.integers(-largest, largest + 1, size=(n, d)).astype(np.float32)
 
 
-KINDS = {"any": units, "ties": few_directions, "near": nearly_equal}
+NAME_KINDS = {"any": units, "ties": few_directions, "near": nearly_equal}
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def log(caplog):
 
 @settings(max_examples=400, deadline=None)
 @given(
-    kind=st.sampled_from(sorted(KINDS)),
+    kind=st.sampled_from(sorted(NAME_KINDS)),
     vector_dtype=st.sampled_from(VECTOR_DTYPES),
     n=st.integers(1, 400),
     q=st.integers(1, 5),
@@ -137,7 +137,7 @@ def log(caplog):
 )
 def test_exact_search_matches_brute_force(kind, vector_dtype, n, q, d, k, block, fraction, on, seed):
     rng = np.random.default_rng(seed)
-    vectors, queries = with_codes(KINDS[kind](rng, n, d), vector_dtype), KINDS[kind](rng, q, d)
+    vectors, queries = with_codes(NAME_KINDS[kind](rng, n, d), vector_dtype), NAME_KINDS[kind](rng, q, d)
     queries[0] = vectors.take(np.array([seed % n]))[0]
     rows = None if fraction is None else np.flatnonzero(rng.random(n) < fraction)
     device_copy = None if on is None else upload(vectors, "cpu", on)
@@ -159,10 +159,10 @@ def test_array_search_matches_brute_force_across_ties_and_block_boundaries(n, q,
 
 
 @pytest.mark.parametrize("vector_dtype", VECTOR_DTYPES)
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(NAME_KINDS))
 def test_many_rows_in_batches_of_queries_match_brute_force(vector_dtype, kind):
     rng = np.random.default_rng(1)
-    vectors, queries = with_codes(KINDS[kind](rng, 6000, 24), vector_dtype), KINDS[kind](rng, 19, 24)
+    vectors, queries = with_codes(NAME_KINDS[kind](rng, 6000, 24), vector_dtype), NAME_KINDS[kind](rng, 19, 24)
     small = {"queries_per_batch": 8, "max_pending": 300}
     for k in (1, 10, 90):
         assert_same(vectors, queries, k, scores_per_block=8192, **small)
@@ -209,10 +209,10 @@ def test_rows_in_ascending_and_descending_order_of_score_match_brute_force():
         assert_same(with_codes(np.ascontiguousarray(array)), query, 7, scores_per_block=64, max_pending=100)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(NAME_KINDS))
 def test_more_rows_wanted_than_a_block_holds(kind):
     rng = np.random.default_rng(13)
-    vectors, queries = with_codes(KINDS[kind](rng, 100, 20)), KINDS[kind](rng, 4, 20)
+    vectors, queries = with_codes(NAME_KINDS[kind](rng, 100, 20)), NAME_KINDS[kind](rng, 4, 20)
     for k in (33, 90, 100):
         assert_same(vectors, queries, k, scores_per_block=1)
         assert_same(vectors, queries, k, scores_per_block=1, rows=np.arange(0, 100, 2))

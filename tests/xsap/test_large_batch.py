@@ -22,7 +22,7 @@ from xsap.encoding.packing import PackedBatch, Tokens, pack, tokenize_names
 from xsap.training.large_batch import cached_backward
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.mining import all_pairs, triplet_margin
-from xsap.training.run import run as train
+from xsap.training.run import train
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "multi_similarity": partial(multi_similarity, alpha=1.0, beta=60.0, base=0.5),

@@ -54,7 +54,7 @@ def test_ids_are_split_at_both_signs():
     assert split_ids("D1") == {"D1"}
 
 
-def test_macro_mean_counts_each_group_alike():
+def test_macro_mean_weights_groups_equally():
     assert macro_mean([np.array([1.0]), np.array([0.0, 0.0, 1.0])]) == pytest.approx((1 + 1 / 3) / 2)
 
 
@@ -196,7 +196,7 @@ def test_differences_that_cancel_out_are_none():
     assert paired_bootstrap(first, second, seed=0)[1:] == (0.0, 0.0, 1.0)
 
 
-def test_what_two_systems_that_differ_or_do_not_are_told():
+def test_paired_tests_detect_a_difference_and_only_then():
     same = np.array([1.0, 0.0, 1.0, 1.0])
     assert paired_bootstrap([same], [same], seed=0) == Difference(0.0, 0.0, 0.0, 1.0)
     assert paired_bootstrap([np.zeros(9)], [np.ones(9)], seed=0, resamples=99) == Difference(1.0, 1.0, 1.0, 2 / 100)

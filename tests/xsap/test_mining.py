@@ -24,7 +24,7 @@ from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import normalize_all
 from xsap.training import run as run_module
 from xsap.training.mining import HardNegatives, all_pairs
-from xsap.training.run import run as train
+from xsap.training.run import train
 from xsap.training.sampling import Concepts, GroupSampler, Names
 
 ALONE = SimpleNamespace(device=torch.device("cpu"), is_main_process=True, num_processes=1)

@@ -90,9 +90,9 @@ class Killer:
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             self._log_rows(rank)
             from xsap.config import load_settings
-            from xsap.training.run import run
+            from xsap.training.run import train
 
-            run(load_settings(None, self.settings))
+            train(load_settings(None, self.settings))
             code = 0
         except BaseException:
             traceback.print_exc()

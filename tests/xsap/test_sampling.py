@@ -22,7 +22,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import TextPolicy
 from xsap.training.dataset import NameSet, distinct, fingerprint, with_auxiliary
-from xsap.training.run import run as train
+from xsap.training.run import train
 from xsap.training.sampling import (
     Concepts,
     FilePairs,
@@ -32,7 +32,7 @@ from xsap.training.sampling import (
     Stream,
     language_weights,
     names_of_rank,
-    parse_choice,
+    parse_language_choice,
     permute,
 )
 
@@ -231,18 +231,18 @@ def test_pairs_of_a_large_concept_are_exact() -> None:
     ],
 )
 def test_parse_choice_understands_the_papers_names(choice: str, languages: set[str] | None) -> None:
-    assert parse_choice(choice) == languages
+    assert parse_language_choice(choice) == languages
 
 
 @pytest.mark.parametrize("choice", ["", "en", "_syn", "en_all"])
 def test_parse_choice_rejects_other_names(choice: str) -> None:
     with pytest.raises(ConfigError, match="must be all_syn, en_syn or like en\\+es_syn"):
-        parse_choice(choice)
+        parse_language_choice(choice)
 
 
 def test_parse_choice_rejects_an_unknown_language() -> None:
     with pytest.raises(DataError, match="unknown language 'xx'"):
-        parse_choice("en+xx_syn")
+        parse_language_choice("en+xx_syn")
 
 
 def test_step_must_hold_two_groups() -> None:

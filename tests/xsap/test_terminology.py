@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from xsap.artifacts import manifest_hash, open_artifact
 from xsap.errors import ArtifactError, DataError
-from xsap.terms.terminology import CONCEPTS_SCHEMA, KINDS, NAMES_SCHEMA, Terminology
+from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
 
 metadata = (
-    st.sampled_from(KINDS),
+    st.sampled_from(NAME_KINDS),
     st.sampled_from(["A", "B"]),
     st.sampled_from([None, "1", "2"]),
     st.sampled_from([None, "OFFICIAL"]),
@@ -55,14 +55,14 @@ def plainly_built(rows, concepts):
     """The same by plain loops: names, concepts, and how many rows were empty or doubled."""
     best = {}
     for row in rows:
-        value = (KINDS.index(row[3]), row[4], row[5] is None, row[5] or "", row[6] is None, row[6] or "")
+        value = (NAME_KINDS.index(row[3]), row[4], row[5] is None, row[5] or "", row[6] is None, row[6] or "")
         if row[2]:
             best[row[:3]] = min(best.get(row[:3], (value, row)), (value, row), key=lambda pair: pair[0])
     names = [best[key][1] for key in sorted(best)]
     found = []
     for concept in sorted({row[0] for row in names}):
         own = [row for row in names if row[0] == concept]
-        called = min(own, key=lambda row: (row[1] != "en", KINDS.index(row[3]), row[1], row[2]))[2]
+        called = min(own, key=lambda row: (row[1] != "en", NAME_KINDS.index(row[3]), row[1], row[2]))[2]
         types, others = concepts.get(concept, ([], []))
         found.append((concept, called, sorted(set(types)), sorted(set(others))))
     empty = sum(not row[2] for row in rows)
@@ -196,7 +196,7 @@ def test_a_terminology_without_names_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_replaced_only_when_told(tmp_path):
+def test_folder_is_replaced_only_with_overwrite(tmp_path):
     built(row("C", "en", "a")).save(tmp_path / "x")
     with pytest.raises(ArtifactError, match="exists already"):
         built(row("C", "en", "b")).save(tmp_path / "x")

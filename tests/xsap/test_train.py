@@ -34,7 +34,7 @@ from xsap.text import TextPolicy
 from xsap.training import trainer as trainer_module
 from xsap.training.dataset import NameSet, distinct, fingerprint
 from xsap.training.losses import info_nce
-from xsap.training.run import run as train
+from xsap.training.run import train
 from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 from xsap.training.sampling import Names, PairSampler
 from xsap.training.trainer import Trainer

@@ -361,7 +361,7 @@ def _add(output: Transformer, states: Tensor, residual: Tensor) -> Tensor:
 def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, dropout: torch.nn.Dropout) -> Tensor:
     """Scaled dot-product attention within each name, (r, heads, s or q, head size).
 
-    Written out for training on a CPU, where the backward pass of torch's kernel takes several times as long as these
+    Written out for training on a CPU, where the backward pass of torch's kernel is several times slower than these
     three products.
     """
     if query.is_cuda or not query.requires_grad:

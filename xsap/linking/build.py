@@ -30,7 +30,7 @@ from xsap.artifacts import check_can_write, file_lock, read_manifest
 from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import ENGLISH
 from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
-from xsap.linking.index import KIND, VECTORS_PER_WRITE, Embedder, EncoderSpec, check_model_saved, write_index
+from xsap.linking.index import INDEX_KIND, VECTORS_PER_WRITE, Embedder, EncoderSpec, check_model_saved, write_index
 from xsap.linking.shards import PART_KIND, Plan, Reused, ShardFolder, open_parts, parse_shard, publish_part, shards_of
 from xsap.search.approximate import COMPONENTS_PER_SLICE, HnswIndex, check_usearch_installed
 from xsap.search.vectors import Floats, Rows, VectorDtype, check_finite
@@ -359,7 +359,7 @@ def build_index(
 
 def _check(out: Path, model: EncoderSpec, shard: tuple[int, int] | None, *, ann: bool, overwrite: bool) -> None:
     """Raise ConfigError or ArtifactError for what can't be built."""
-    check_can_write(out, overwrite=overwrite, kind=KIND if shard is None else PART_KIND)
+    check_can_write(out, overwrite=overwrite, kind=INDEX_KIND if shard is None else PART_KIND)
     check_model_saved(model)
     if shard is not None:
         parse_shard(f"{shard[0]}/{shard[1]}")
@@ -390,7 +390,7 @@ def merge_shards(
         ArtifactError: A part is damaged, of another build, given twice or missing.
         ConfigError: `ann` without usearch, or no part is given.
     """
-    check_can_write(out, overwrite=overwrite, kind=KIND)
+    check_can_write(out, overwrite=overwrite, kind=INDEX_KIND)
     if ann:
         check_usearch_installed()
     model, plan, dictionary, folders = open_parts(parts)

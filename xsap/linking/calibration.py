@@ -28,7 +28,7 @@ from xsap.languages import UNKNOWN
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Languages = Sequence[str | None]  # ISO 639; None and UNKNOWN for an unknown one
+MentionLanguages = Sequence[str | None]  # ISO 639; None and UNKNOWN for an unknown one
 
 FORMAT = 2
 CERTAINTY = 0.95  # of a guaranteed precision
@@ -172,7 +172,7 @@ class LogisticModel:
         if min(self.scale) <= 0 or min(self.weights) < 0 or self.prior_std < 0:
             raise ValueError("scales must be positive, weights and the prior's standard deviation not negative")
 
-    def confidence(self, features: Values, languages: Languages | None) -> Values:
+    def confidence(self, features: Values, languages: MentionLanguages | None) -> Values:
         """(n, 2) features and the mentions' languages → (n,) confidences."""
         codes = [None] * len(features) if languages is None else languages
         assert len(codes) == len(features), "as many languages as mentions"
@@ -190,7 +190,7 @@ class Calibration:
     model: LogisticModel
     curve: RiskCoverageCurve
 
-    def confidence(self, features: Values, languages: Languages | None = None) -> Values:
+    def confidence(self, features: Values, languages: MentionLanguages | None = None) -> Values:
         """The probability that the first candidate is correct; it never falls when its score or its lead rises.
 
         Args:
@@ -244,7 +244,7 @@ def features_of(first: Values, second: Values) -> Values:
 
 
 def fit(
-    features: Values, right: Mask, languages: Languages, groups: Sequence[str], *, seed: int
+    features: Values, right: Mask, languages: MentionLanguages, groups: Sequence[str], *, seed: int
 ) -> tuple[Calibration, Values]:
     """Fit a calibration.
 

@@ -25,14 +25,14 @@ from xsap.terms.terminology import Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize, normalize_column
 
 _TEXT, _TEXTS = pa.field("", pa.string(), nullable=False), pa.field("", pa.list_(pa.string()), nullable=False)
-NAMES_SCHEMA = pa.schema(
+INDEX_NAMES_SCHEMA = pa.schema(
     [*map(_TEXT.with_name, ("name", "language", "source")), *map(_TEXTS.with_name, ("languages", "sources"))]
 )
-CONCEPTS_SCHEMA = pa.schema(
+INDEX_CONCEPTS_SCHEMA = pa.schema(
     [*map(_TEXT.with_name, ("concept_id", "preferred_name")), *map(_TEXTS.with_name, ("semantic_types", "codes"))]
 )
 ROWS_PER_BATCH = 1 << 16
-_SCHEMAS = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA}
+_SCHEMAS = {"names": INDEX_NAMES_SCHEMA, "concepts": INDEX_CONCEPTS_SCHEMA}
 _ARRAYS = ("starts", "name_concepts", "hashes", "rows")
 _NAME_COLUMNS = ["concept_id", "language", "name", "source", "code"]
 _CONCEPT_COLUMNS = ["concept_id", "preferred_name", "semantic_types", "cross_references"]
@@ -151,7 +151,9 @@ def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
         np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
     )
     n = names.num_rows
-    sound = (names.schema, concepts.schema) == (NAMES_SCHEMA, CONCEPTS_SCHEMA) and len(hashes) == len(rows) == n
+    sound = (names.schema, concepts.schema) == (INDEX_NAMES_SCHEMA, INDEX_CONCEPTS_SCHEMA) and len(hashes) == len(
+        rows
+    ) == n
     if not sound or len(starts) != n + 1 or (starts[0], starts[-1]) != (0, len(numbers)):
         raise ValueError("the tables of an index don't fit together")
     return Dictionary(names, concepts, NameConcepts(starts, numbers, concepts.num_rows), Keys(hashes, rows), dropped)
@@ -409,9 +411,9 @@ def _names_table(collector: _NameCollector, first: NDArray[np.bool_], rows: NDAr
             part = starts[row : stop + 1]
             strings = alphabet.take(pa.array(values[part[0] : part[-1]]))
             columns.append(pa.ListArray.from_arrays(pa.array((part - part[0]).astype(np.int32)), strings))
-        batches.append(pa.RecordBatch.from_arrays(columns, schema=NAMES_SCHEMA))
+        batches.append(pa.RecordBatch.from_arrays(columns, schema=INDEX_NAMES_SCHEMA))
         row = stop
-    return pa.Table.from_batches(batches, NAMES_SCHEMA)
+    return pa.Table.from_batches(batches, INDEX_NAMES_SCHEMA)
 
 
 def _concepts_table(batches: Iterator[pa.RecordBatch], used: NDArray[np.bool_], codes: list[pa.ListArray]) -> pa.Table:
@@ -426,7 +428,7 @@ def _concepts_table(batches: Iterator[pa.RecordBatch], used: NDArray[np.bool_], 
         both = _with_references(pending.slice(0, own.num_rows), own["cross_references"])
         tables.append(pa.RecordBatch.from_arrays([*own.columns[:-1], both], [*_CONCEPT_COLUMNS[:-1], "codes"]))
         pending = pending.slice(own.num_rows)
-    return pa.Table.from_batches(tables).cast(CONCEPTS_SCHEMA)
+    return pa.Table.from_batches(tables).cast(INDEX_CONCEPTS_SCHEMA)
 
 
 def _with_references(codes: pa.ListArray, references: pa.ListArray) -> pa.ListArray:

@@ -18,7 +18,7 @@ from xsap.linking.ranking import NameSearch
 from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, normalize
 
-SIZES = (
+NGRAM_SIZES = (
     2,
     3,
 )  # characters of an n-gram: both find more than either, or than longer ones; four would not fit an integer
@@ -30,7 +30,7 @@ def grams(name: str) -> frozenset[str]:
     """All runs of SIZES characters of a name's words, each word with a space on both sides; none of a blank name."""
     words = [f" {word} " for word in normalize(name, EXACT_MATCH).split(" ") if word]
     return frozenset(
-        word[start : start + size] for word in words for size in SIZES for start in range(len(word) - size + 1)
+        word[start : start + size] for word in words for size in NGRAM_SIZES for start in range(len(word) - size + 1)
     )
 
 

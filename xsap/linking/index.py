@@ -27,7 +27,7 @@ from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vecto
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
-KIND, CALIBRATION, FUSION, HNSW = "index", "calibration.json", "fusion.json", "hnsw.usearch"
+INDEX_KIND, CALIBRATION, FUSION, HNSW_FILE = "index", "calibration.json", "fusion.json", "hnsw.usearch"
 VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
 _LOCATION = ("path", "relative_path")  # of the model, in a manifest
 
@@ -289,7 +289,7 @@ class Index:
         """
         if ann:
             check_usearch_installed()
-        manifest, path = open_artifact(path, KIND), Path(path)
+        manifest, path = open_artifact(path, INDEX_KIND), Path(path)
         if unnamed := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
             raise ArtifactError(f"{path / unnamed[0]}: not named by the manifest, so it can't be checked; remove it")
         try:
@@ -351,7 +351,7 @@ class Index:
         texts = {
             file: None if content is None else json.dumps(content, indent=1) + "\n" for file, content in files.items()
         }
-        update_files(self.path, KIND, texts)
+        update_files(self.path, INDEX_KIND, texts)
         return Index.load(self.path, ann=self.hnsw is not None)
 
     def _with_hnsw(self, metadata: dict[str, Any] | None) -> "Index":
@@ -370,8 +370,8 @@ class Index:
             raise ConfigError(
                 f"{path} has no HNSW index; search exactly, or add one, which encodes no name again: {command}{again}"
             )
-        hnsw = HnswIndex.open(self.path / HNSW, self.vectors, metadata)
-        hnsw.verify_recall(self.path / HNSW)
+        hnsw = HnswIndex.open(self.path / HNSW_FILE, self.vectors, metadata)
+        hnsw.verify_recall(self.path / HNSW_FILE)
         return replace(self, hnsw=hnsw)
 
 
@@ -423,7 +423,7 @@ def write_index(
         "languages": languages,
         "dropped": dictionary.dropped,
     }
-    with publish(path, KIND, metadata, overwrite=overwrite) as folder:
+    with publish(path, INDEX_KIND, metadata, overwrite=overwrite) as folder:
         write_dictionary(folder, dictionary)
         with write_vectors(folder, dictionary.names.num_rows, dimension, vector_dtype) as write:
             for block in blocks:
@@ -432,7 +432,7 @@ def write_index(
         metadata |= vectors.metadata()
         hnsw = None if build_hnsw is None else build_hnsw(vectors)
         if hnsw is not None:
-            metadata["hnsw"] = hnsw.save(folder / HNSW)
+            metadata["hnsw"] = hnsw.save(folder / HNSW_FILE)
     return hnsw
 
 

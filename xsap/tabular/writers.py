@@ -4,7 +4,7 @@ There are two forms. Long: each row of the input is repeated for each of its can
 once, with the reason. Wide: each row is written once, followed by `concept_id_1`, `name_1`, …, `concept_id_2`, … and the reason.
 
 Parquet and JSONL keep cells as they are. CSV and TSV are opened by spreadsheets, which run a cell that begins with `=`, `+`, `-` or `@` as a
-formula, whoever wrote it, so every such cell of text gets an apostrophe before it, in the input's columns and headers too
+formula, so every such cell of text gets an apostrophe before it, in the input's columns and headers too
 (https://owasp.org/www-community/attacks/CSV_Injection). Numbers don't. Cells whose formula follows blanks, quotes or apostrophes get one
 too; so removing one apostrophe from each cell that matches gives back exactly what was there.
 """

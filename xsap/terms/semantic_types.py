@@ -4,7 +4,6 @@ Fifteen groups over 127 types, disjoint: McCray, Burgun and Bodenreider, "Aggreg
 complexity" (MEDINFO 2001), in the state of 2018 (https://www.nlm.nih.gov/research/umls/knowledge_sources/semantic_network/).
 """
 
-
 from xsap.errors import DataError, did_you_mean
 
 # A group's abbreviation, its name, and the numbers of its types.

@@ -23,7 +23,7 @@ from xsap.artifacts import manifest_hash, open_artifact, publish
 from xsap.errors import ArtifactError, DataError
 from xsap.languages import ENGLISH
 
-KINDS = (
+NAME_KINDS = (
     "preferred",
     "synonym",
     "abbreviation",
@@ -93,10 +93,10 @@ class Terminology:
             names[PRECEDENCE] if PRECEDENCE in names.column_names else pa.array(np.zeros(names.num_rows, np.int64))
         )
         names = names.select(NAMES_SCHEMA.names).cast(NAMES_SCHEMA)
-        rank = pc.index_in(names["kind"], pa.array(KINDS))
+        rank = pc.index_in(names["kind"], pa.array(NAME_KINDS))
         if rank.null_count:
             found = names.filter(pc.is_null(rank))["kind"][0].as_py()
-            raise DataError(f"a name's kind must be one of {', '.join(KINDS)}; found '{found}'")
+            raise DataError(f"a name's kind must be one of {', '.join(NAME_KINDS)}; found '{found}'")
         names = names.append_column("rank", rank).append_column("last", pc.negate(precedence.cast(pa.int64())))
         blank = pc.equal(pc.utf8_length(names["name"]), 0)
         dropped = Counter({"empty name": pc.sum(blank).as_py() or 0})

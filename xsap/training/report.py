@@ -27,7 +27,7 @@ EVALUATIONS_SHOWN = 100  # and the best
 _FIELDS = ("loss", "lr", "seconds", "names", "tokens")
 
 
-class Score(NamedTuple):
+class PlottedScore(NamedTuple):
     """Acc@1 in [0, 1] with its interval, nan where there is none, and the number of mentions."""
 
     value: float = math.nan
@@ -45,7 +45,7 @@ class Log:
 
     steps: NDArray[np.float64]
     columns: Mapping[str, NDArray[np.float64]]
-    evaluations: Mapping[int, Mapping[str, Score]]
+    evaluations: Mapping[int, Mapping[str, PlottedScore]]
 
     @property
     def best(self) -> int:
@@ -90,7 +90,7 @@ def write_report(run: Path) -> Path:
 def read_log(file: Path) -> Log:
     """Read metrics.jsonl; an empty log if there is none. A damaged line is skipped; the later of two entries of a step counts."""
     rows: dict[int, list[float]] = {}
-    evaluations: dict[int, dict[str, Score]] = {}
+    evaluations: dict[int, dict[str, PlottedScore]] = {}
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     for line in text.split("\n"):
         try:
@@ -122,7 +122,7 @@ def accuracy_lines(log: Log) -> list[Line]:
     """Acc@1 in percent of each language, named with its last value, and of the mean with its interval."""
     lines = []
     for code in [*log.languages, MEAN]:
-        rows = [log.evaluations[step].get(code, Score())[:3] for step in log.shown]
+        rows = [log.evaluations[step].get(code, PlottedScore())[:3] for step in log.shown]
         value, low, high = 100 * np.array(rows, np.float64).reshape(-1, 3).T
         known = value[np.isfinite(value)]
         name = f"{_name(code)} {known[-1]:.1f}" if len(known) else _name(code)
@@ -182,9 +182,9 @@ def format_number(value: float, digits: int = 4) -> str:
     return f"{mantissa}e{int(exponent)}" if e else mantissa
 
 
-def _score(row: Mapping[str, Any]) -> Score:
+def _score(row: Mapping[str, Any]) -> PlottedScore:
     low, high = row.get("acc@1_interval") or (None, None)
-    return Score(_number(row.get("acc@1")), _number(low), _number(high), int(row.get("n") or 0))
+    return PlottedScore(_number(row.get("acc@1")), _number(low), _number(high), int(row.get("n") or 0))
 
 
 def _number(value: object) -> float:
@@ -288,9 +288,12 @@ def _evaluations(log: Log) -> list[Block]:
     if not log.evaluations:
         return []
     shown, codes = log.shown, [MEAN, *log.languages]
-    head = [f"{_name(code)}, n = {log.evaluations[shown[-1]].get(code, Score()).n:,}" for code in codes]
+    head = [f"{_name(code)}, n = {log.evaluations[shown[-1]].get(code, PlottedScore()).n:,}" for code in codes]
     rows = [
-        [f"{step:,}", *(_percent(log.evaluations[step].get(code, Score()), interval=code == MEAN) for code in codes)]
+        [
+            f"{step:,}",
+            *(_percent(log.evaluations[step].get(code, PlottedScore()), interval=code == MEAN) for code in codes),
+        ]
         for step in shown
     ]
     fewer = len(shown) < len(log.evaluations)
@@ -299,7 +302,7 @@ def _evaluations(log: Log) -> list[Block]:
     return [Heading(2, "Evaluations"), note, Table([["step", *head], *rows], best=shown.index(log.best))]
 
 
-def _percent(score: Score, *, interval: bool = True) -> str:
+def _percent(score: PlottedScore, *, interval: bool = True) -> str:
     if not math.isfinite(score.value):
         return "–"
     known = interval and math.isfinite(score.low) and math.isfinite(score.high)

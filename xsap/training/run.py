@@ -14,7 +14,7 @@ import numpy as np
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
-from xsap.config import Loss, Settings
+from xsap.config import LossSettings, Settings
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import Tokens, tokenize_to_disk
@@ -40,7 +40,7 @@ from xsap.training.sampling import (
     PairSampler,
     Sampler,
     language_weights,
-    parse_choice,
+    parse_language_choice,
 )
 from xsap.training.trainer import Objective, Trainer, adamw, schedule
 
@@ -63,7 +63,7 @@ _NEAREST_PER_HARD_NEGATIVE = 4  # a step draws its hard negatives from this many
 logger = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> Path:
+def train(settings: Settings) -> Path:
     """Train an encoder.
 
     Args:
@@ -195,7 +195,7 @@ def _accelerator(settings: Settings) -> Accelerator:
 
 
 def _name_set(settings: Settings) -> NameSet:
-    languages = parse_choice(settings.sampling.languages)
+    languages = parse_language_choice(settings.sampling.languages)
     if settings.pairs is None:
         name_set = from_terminology(settings.terminology or Path(), languages)
         return with_auxiliary(name_set, from_terminology(settings.auxiliary, None)) if settings.auxiliary else name_set
@@ -304,7 +304,7 @@ def _hard_negatives(
     )
 
 
-def _objective(loss: Loss) -> Objective:
+def _objective(loss: LossSettings) -> Objective:
     losses: dict[str, Callable[..., Tensor]] = {
         "multi_similarity": partial(multi_similarity, alpha=loss.alpha, beta=loss.beta, base=loss.base),
         "info_nce": partial(info_nce, temperature=loss.temperature),

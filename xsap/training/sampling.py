@@ -75,7 +75,7 @@ def language_weights(languages: Sequence[str], temperature: float) -> NDArray[np
     return weights[inverse]
 
 
-def parse_choice(choice: str) -> frozenset[str] | None:
+def parse_language_choice(choice: str) -> frozenset[str] | None:
     """The languages of the paper's names of settings: `all_syn` → None (all), `en_syn` → en, `en+es_syn` → en and es."""
     stem, _, suffix = choice.partition("_")
     if suffix != "syn" or not stem:
