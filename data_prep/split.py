@@ -40,7 +40,7 @@ class Split:
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write `terminology/` and `mentions.tsv` into one folder, both or neither. Raises ArtifactError if `path` is taken."""
-        with publish(path, "split", {"facts": self.training.metadata}, overwrite=overwrite) as folder:
+        with publish(path, "split", {"metadata": self.training.metadata}, overwrite=overwrite) as folder:
             self.training.save(folder / TERMINOLOGY)
             write_mentions(self.mentions, folder / MENTIONS)
 

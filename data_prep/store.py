@@ -40,11 +40,11 @@ class StoredTerminology:
     def open(cls, folder: Path, *, rows_per_batch: int = ROWS_PER_BATCH) -> "StoredTerminology":
         """Open a folder and check every hash. Raises ArtifactError."""
         manifest = open_artifact(folder, "terminology")
-        return cls(folder, manifest_hash(manifest), manifest.get("facts", {}), rows_per_batch)
+        return cls(folder, manifest_hash(manifest), manifest.get("metadata", {}), rows_per_batch)
 
     def origin(self) -> dict[str, Any]:
         """What the manifest of a terminology made from this one says about it."""
-        return {"name": self.folder.name, "content": self.content_hash, "facts": self.metadata}
+        return {"name": self.folder.name, "content": self.content_hash, "metadata": self.metadata}
 
     def count(self, table: str) -> int:
         """The number of rows of `names`, `concepts` or `retired`."""

@@ -314,7 +314,7 @@ def test_merge_accepts_paths_with_quotes_and_stars(tmp_path):
     assert written.names.num_rows == 1
     assert [one["name"] for one in written.metadata["of"]] == ["it's [a] *", "b?"]
     assert written.metadata["of"][0]["content"] == Terminology.load(tmp_path / "it's [a] *").content_hash
-    assert written.metadata["of"][0]["facts"] == {"made": "it's [a] *"}
+    assert written.metadata["of"][0]["metadata"] == {"made": "it's [a] *"}
 
 
 def test_merge_map_and_diff_commands(tmp_path, run):

@@ -291,7 +291,7 @@ def test_omop_command_reads_download(tmp_path, packed):
         "Testformin",
         "Testformin, withdrawn",
     ]
-    metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]
+    metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())["metadata"]
     assert metadata["vocabularies"] == {"None": "v5.0 31-AUG-26", "SNOMED": "2026"}
     assert sorted(metadata["files"]) == sorted(f"{table}.csv{'.gz' if packed else ''}" for table in HEADERS)
 

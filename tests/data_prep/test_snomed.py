@@ -332,7 +332,7 @@ def test_snomed_command_reads_release_and_extension(both, apart):
         ("103007", None, "deleted"),
         ("104001", "101009", "related"),
     ]
-    metadata = json.loads((both / "out" / "manifest.json").read_text())["facts"]
+    metadata = json.loads((both / "out" / "manifest.json").read_text())["metadata"]
     assert metadata["release"] == "20260930"
     assert sum("Snapshot" in name for name in metadata["files"]) == len(metadata["files"]) == 8
 

@@ -216,7 +216,7 @@ def test_a_damaged_folder_is_not_opened(tmp_path, name):
         Terminology.load(tmp_path / "x")
 
 
-@pytest.mark.parametrize("key", ["facts", "files", "kind", "format"])
+@pytest.mark.parametrize("key", ["metadata", "files", "kind", "format"])
 def test_a_manifest_without_one_of_its_keys_is_not_opened(tmp_path, key):
     built(row("C", "en", "a")).save(tmp_path / "x")
     file = tmp_path / "x" / "manifest.json"

@@ -313,19 +313,24 @@ class Index:
         except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
             sound = False
         if not sound:
-            raise ArtifactError(
-                f"{path}: its files and its manifest don't fit together; the index is damaged, make it again"
-            )
+            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged, make it again")
         return index._with_hnsw(manifest.get("hnsw")) if ann else index
 
     def with_calibration(self, calibration: Calibration) -> "Index":
-        """The index with a calibration, which is kept in its folder. Raises ConfigError if it was never saved."""
+        """The index with a calibration, which is stored in its folder.
+
+        Args:
+            calibration: As fitted on mentions; the index must have been saved.
+        """
         return self._updated({CALIBRATION: calibration.to_dict()})
 
     def with_fusion_weight(self, fusion_weight: float) -> "Index":
-        """The index with a weight of string similarity, which is kept in its folder, and without a calibration.
+        """The index with a weight of string similarity, which is stored in its folder, and without a calibration.
 
-        A calibration is removed because it holds for one weight only. Raises ConfigError if the index was never saved.
+        A calibration is removed because it is valid for one weight only.
+
+        Args:
+            fusion_weight: In [0, 1]; 0 ranks by cosine alone. The index must have been saved.
         """
         assert 0 <= fusion_weight <= 1, f"a weight of {fusion_weight}"
         return self._updated({FUSION: {"fusion_weight": fusion_weight}, CALIBRATION: None})
@@ -345,9 +350,7 @@ class Index:
     def _updated(self, files: dict[str, dict[str, Any] | None]) -> "Index":
         """The index with JSON files added to its folder, replaced, or (None) removed."""
         if self.path is None:
-            raise ConfigError(
-                "calibrations and weights are kept in an index's folder, but this index was never saved; save it first"
-            )
+            raise ConfigError("calibrations and weights are kept in an index's folder; save this index first")
         texts = {
             file: None if content is None else json.dumps(content, indent=1) + "\n" for file, content in files.items()
         }
@@ -439,9 +442,7 @@ def write_index(
 def check_model_saved(model: EncoderSpec) -> None:
     """Raise ConfigError for an encoder without a hash, to which an index can't be bound."""
     if model.content_hash is None:
-        raise ConfigError(
-            "an index is bound to a model folder, but this model was never saved; save it, load it, build again"
-        )
+        raise ConfigError("an index is bound to a model folder; this model was never saved: save it, load it, build")
 
 
 def _read_json(folder: Path, file: str | None) -> Any:

@@ -65,8 +65,15 @@ _TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA, "retired": RETIRE
 
 @dataclass(frozen=True)
 class Terminology:
-    """names: NAMES_SCHEMA. concepts: CONCEPTS_SCHEMA. facts: what its reader wants remembered. content: sha256, once it is on disk.
-    retired: RETIRED_SCHEMA."""
+    """Concepts and their names.
+
+    Attributes:
+        names: NAMES_SCHEMA, sorted by concept, language and name.
+        concepts: CONCEPTS_SCHEMA, sorted by concept.
+        metadata: What its reader recorded.
+        content_hash: sha256 of the folder; None before it is saved.
+        retired: RETIRED_SCHEMA.
+    """
 
     names: pa.Table
     concepts: pa.Table
@@ -82,12 +89,23 @@ class Terminology:
         metadata: dict[str, Any] | None = None,
         retired: pa.Table | None = None,
     ) -> tuple["Terminology", Counter[str]]:
-        """Rows in any order → a terminology, and how many rows were dropped for which reason.
+        """A terminology from rows in any order, and the number of rows dropped, by reason.
 
-        names: NAMES_SCHEMA's columns, and `precedence` (integers) where the source ranks names. concepts: concept_id, semantic_types,
-        cross_references (any of the last two may be missing), a row or more a concept; concepts without a name are left out. retired:
-        RETIRED_SCHEMA. A concept is called by its first preferred English name, else by its first English name, else by its first
-        name; "first" is by kind, then by the highest precedence, then alphabetical.
+        The preferred name of a concept is its first preferred English name, else its first English name, else its first name; "first" is by
+        kind, then by the highest precedence, then alphabetical.
+
+        Args:
+            names: The columns of NAMES_SCHEMA, and `precedence` (integers) if the source ranks names.
+            concepts: concept_id, and optionally semantic_types and cross_references; one or more rows per concept. Concepts without a
+                name are left out.
+            metadata: What to record in the manifest.
+            retired: The columns of RETIRED_SCHEMA.
+
+        Returns:
+            The terminology and the dropped rows by reason.
+
+        Raises:
+            DataError: A name has an unknown kind.
         """
         precedence = (
             names[PRECEDENCE] if PRECEDENCE in names.column_names else pa.array(np.zeros(names.num_rows, np.int64))
@@ -112,22 +130,48 @@ class Terminology:
         )
         return cls(names.select(NAMES_SCHEMA.names), _concepts(names, concepts), metadata or {}, retired=gone), +dropped
 
+    def __repr__(self) -> str:
+        return f"Terminology({self.concepts.num_rows:,} concepts, {self.names.num_rows:,} names, {len(self.languages)} languages)"
+
     @classmethod
     def load(cls, path: Path | str) -> "Terminology":
-        """Open a terminology folder, every hash checked. Raises ArtifactError."""
+        """Open a terminology folder and check every hash.
+
+        Args:
+            path: The folder.
+
+        Returns:
+            The terminology.
+
+        Raises:
+            ArtifactError: The folder is missing, damaged, or of another kind or format.
+        """
         manifest = open_artifact(path, "terminology")
-        if "facts" not in manifest:
-            raise ArtifactError(f"{path}: its manifest has no facts; the terminology folder is damaged, make it again")
+        if "metadata" not in manifest:
+            raise ArtifactError(
+                f"{path}: its manifest has no metadata; the terminology folder is damaged, make it again"
+            )
         tables = {
             table: pq.read_table(Path(path) / f"{table}.parquet")
             if f"{table}.parquet" in manifest["files"]
             else schema.empty_table()
             for table, schema in _TABLES.items()
         }
-        return cls(tables["names"], tables["concepts"], manifest["facts"], manifest_hash(manifest), tables["retired"])
+        return cls(
+            tables["names"], tables["concepts"], manifest["metadata"], manifest_hash(manifest), tables["retired"]
+        )
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the folder, at once or not at all. Raises DataError for a terminology without names, ArtifactError if `path` is taken."""
+        """Write the folder, completely or not at all.
+
+        Args:
+            path: The folder to write.
+            overwrite: Replace an existing terminology folder.
+
+        Raises:
+            DataError: The terminology has no names.
+            ArtifactError: The folder exists and may not be replaced.
+        """
         with write_terminology(path, self.metadata, overwrite=overwrite) as write:
             write(self)
 
@@ -144,7 +188,16 @@ class Terminology:
         sources: Collection[str] | None = None,
         semantic_types: Collection[str] | None = None,
     ) -> "Terminology":
-        """The part with these ISO languages, sources and semantic types; None leaves one open. Concepts keep their preferred name."""
+        """The part of the terminology with these languages, sources and semantic types. Concepts keep their preferred name.
+
+        Args:
+            languages: ISO 639 codes; None for all.
+            sources: Vocabularies that names are from; None for all.
+            semantic_types: Types such as T047; None for all.
+
+        Returns:
+            A terminology with the names and concepts that match.
+        """
         names, concepts = self.names, self.concepts
         for column, wanted in (("language", languages), ("source", sources)):
             if wanted is not None:
@@ -162,14 +215,23 @@ class Terminology:
 def write_terminology(
     path: Path | str, metadata: dict[str, Any], *, overwrite: bool = False
 ) -> Iterator[Callable[[Terminology], None]]:
-    """Yield what takes the parts of a terminology, in the order of their concepts' identifiers; the folder appears when the block ends.
+    """Write a terminology in parts; the folder is published when the block ends.
 
-    No concept may stand in two parts. facts: what is remembered; the block may still add to them. Raises DataError for a terminology
-    without names, ArtifactError if `path` is taken.
+    Args:
+        path: The folder to write.
+        metadata: What to record in the manifest; the block may still add to it.
+        overwrite: Replace an existing terminology folder.
+
+    Yields:
+        A function that takes the parts, in the order of their concept identifiers; no concept may be in two parts.
+
+    Raises:
+        DataError: The terminology has no names.
+        ArtifactError: The folder exists and may not be replaced.
     """
     languages, counts = Counter[str](), Counter[str]()
     last = ""
-    manifest: dict[str, Any] = {"facts": metadata}
+    manifest: dict[str, Any] = {"metadata": metadata}
     with publish(path, "terminology", manifest, overwrite=overwrite) as folder, ExitStack() as open_files:
         writers: dict[str, pq.ParquetWriter] = {}
 
