@@ -42,8 +42,8 @@ demo: .venv/base ## train, index, evaluate and link with the sample terminology,
 	    --set output=demo/untrained --set scratch.vocabulary_size=4000 --set max_steps=0
 	$(LAUNCH) xsap/train.py --config configs/train/small.toml --set terminology=demo/terminology \
 	    --set output=demo/trained --set scratch.vocabulary_size=4000 --set max_steps=300 --set optim.warmup_steps=20
-	$(BIN)/xsap index demo/untrained/model demo/terminology --out demo/index-before
-	$(BIN)/xsap index demo/trained/model demo/terminology --out demo/index
+	$(BIN)/xsap index demo/untrained/model demo/terminology --languages all --out demo/index-before
+	$(BIN)/xsap index demo/trained/model demo/terminology --languages all --out demo/index
 	$(BIN)/xsap evaluate data_prep/sample/mentions.tsv --index demo/index-before --json > demo/before.json
 	$(BIN)/xsap evaluate data_prep/sample/mentions.tsv --index demo/index --json > demo/after.json
 	$(BIN)/python -m benchmarks compare before=demo/before.json after=demo/after.json --plot demo/linking.png
