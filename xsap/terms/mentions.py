@@ -1,9 +1,7 @@
-"""Mentions: strings found in text or in a hospital's lists, with the concepts that they stand for.
+"""Mentions: strings found in text or in a list, with the concepts they stand for; and the line formats of the original SapBERT code.
 
-On disk a TSV file with a header (Parquet alike). Of its columns only `mention` must be there; `concept_ids` are separated by `|`, and
-any one of them is right.
-
-The line formats of the original SapBERT code: `id||name||name` for two names of one concept, `id||name` for one.
+A file of mentions is TSV with a header, or Parquet with the same columns. Only the column `mention` is required; `concept_ids` are separated by
+`|`, and any one of them is right. SapBERT's lines are `id||name||name` for two names of one concept, and `id||name` for one.
 """
 
 from pathlib import Path
