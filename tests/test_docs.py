@@ -61,7 +61,7 @@ def test_readme_python_block_prints_the_output_shown(demo, run):
 
 
 def test_readme_shell_block_prints_the_output_shown(demo):
-    [(code, shown)] = blocks_with_output("sh")
+    [(code, shown)] = [(code, shown) for code, shown in blocks_with_output("sh") if code.startswith("xsap")]
     done = shell(code, demo)
     assert (done.stdout, done.returncode) == (shown, 0), done.stderr
 
@@ -132,7 +132,7 @@ def test_examples_link_column_prints_the_best_concept(demo, run, tmp_path):
 
 
 def test_examples_train_small_leaves_an_index(sample_folder, tmp_path):
-    sizes = "--set scratch.vocabulary_size=1000 --set scratch.hidden=32 --set scratch.heads=2 --set max_steps=2"
+    sizes = "--set scratch.vocabulary_size=3000 --set scratch.hidden=32 --set scratch.heads=2 --set max_steps=2"
     command = f"{ROOT}/examples/train_small.sh {sample_folder} out {sizes} --set optim.warmup_steps=1"
     done = shell(command, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -16,16 +16,75 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Parts of identifiers, between underscores, that are words of the old dialect.
-OLD_PARTS = """
-    askable likeness spelt alike mend tongue tongues heir heirs lent fate fates sieve lever levers race racing facts askapart
-    neighbour neighbours normalise normalised tokenise tokenised quantise quantised colour colours leftovers weigh weighed
-    invented invent told workplace elsewhere
-""".split()
-OLD_NAMES = """
-    why_not refuse_to_replace amend added_file give_back rows_a_shard left_out error_by_chance in_one_line no_file inert
-    hard_concepts refresh_every second_share encoder_precision parse_memory contents_of
-    Owners Cheap Odds Account Recent Elsewhere Material Workplace Hiding Tally Offer
-""".split()
+OLD_PARTS = [
+    "askable",
+    "likeness",
+    "spelt",
+    "alike",
+    "mend",
+    "tongue",
+    "tongues",
+    "heir",
+    "heirs",
+    "lent",
+    "fate",
+    "fates",
+    "sieve",
+    "lever",
+    "levers",
+    "race",
+    "racing",
+    "facts",
+    "askapart",
+    "neighbour",
+    "neighbours",
+    "normalise",
+    "normalised",
+    "tokenise",
+    "tokenised",
+    "quantise",
+    "quantised",
+    "colour",
+    "colours",
+    "leftovers",
+    "weigh",
+    "weighed",
+    "invented",
+    "invent",
+    "told",
+    "workplace",
+    "elsewhere",
+]
+OLD_NAMES = [
+    "why_not",
+    "refuse_to_replace",
+    "amend",
+    "added_file",
+    "give_back",
+    "rows_a_shard",
+    "left_out",
+    "error_by_chance",
+    "in_one_line",
+    "no_file",
+    "inert",
+    "hard_concepts",
+    "refresh_every",
+    "second_share",
+    "encoder_precision",
+    "parse_memory",
+    "contents_of",
+    "Owners",
+    "Cheap",
+    "Odds",
+    "Account",
+    "Recent",
+    "Elsewhere",
+    "Material",
+    "Workplace",
+    "Hiding",
+    "Tally",
+    "Offer",
+]
 # Words of prose: docstrings, comments, messages, help texts and pages.
 OLD_PROSE = re.compile(
     r"""\b(

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from benchmarks import __main__ as command_line
 from benchmarks.accuracy import nil
-from benchmarks.accuracy.nil import MaskedLinker, evaluate_nil, isotonic, synthetic_mentions, table_rows, nil_table
+from benchmarks.accuracy.nil import MaskedLinker, evaluate_nil, isotonic, nil_table, synthetic_mentions, table_rows
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions, write_mentions
 

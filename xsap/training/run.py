@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -58,6 +59,7 @@ _NOT_IN_IDENTITY = {
     "auxiliary",
     "pairs",
 }
+SECONDS_BETWEEN_REPORTS = 60
 _NEAREST_PER_HARD_NEGATIVE = 4  # a step draws its hard negatives from this many times as many nearest concepts
 
 logger = logging.getLogger(__name__)
@@ -149,7 +151,7 @@ def _trainer(settings: Settings, *, encoder: Encoder, **parts: Any) -> Trainer:
         encoder=encoder,
         optimizer=adamw(encoder, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay),
         objective=_objective(settings.loss),
-        report=lambda: write_report(settings.output),
+        report=_report_once_per_minute(settings.output),
         output=settings.output,
         seed=settings.seed,
         learning_rate=optim.learning_rate,
@@ -284,6 +286,19 @@ def _concept_sampler(
         )
     pairs = round(batch.pairs * fraction)
     return PairSampler(concepts, pairs_per_concept=sampling.pairs_per_concept, pairs=pairs, seed=settings.seed)
+
+
+def _report_once_per_minute(output: Path) -> Callable[[], None]:
+    """Writes the report of the run so far, unless that was done within the last minute: drawing charts takes a second or two."""
+    written = time.monotonic()
+
+    def report() -> None:
+        nonlocal written
+        if time.monotonic() - written > SECONDS_BETWEEN_REPORTS:
+            write_report(output)
+            written = time.monotonic()
+
+    return report
 
 
 def _hard_negatives(
