@@ -50,18 +50,20 @@ class Distribution(StrEnum):
     UNIFORM = "uniform"
 
 
-JsonTo = Annotated[Path | None, typer.Option("--json", help="File for all figures as JSON.")]
-PlotTo = Annotated[Path | None, typer.Option("--plot", help="File for a bar chart, .png or .svg.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+JsonTo = Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")]
+PlotTo = Annotated[Path | None, typer.Option("--plot", help="Bar chart to write, .png or .svg.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 MentionsOut = Annotated[Path, typer.Option(help="The .tsv or .parquet file to write.")]
 Within = Annotated[
     Path | None,
     typer.Option(
-        "--terminology", help="Terminology folder: keep the mentions of its concepts, with its concept ids as answers."
+        "--terminology", help="Terminology folder: keep only mentions of its concepts, with its concept ids as gold."
     ),
 ]
 TerminologyOption = Annotated[Path, typer.Option("--terminology", help="Terminology folder whose names are used.")]
-ModelSize = Annotated[SizeName, typer.Option(help="XLM-R base (12 × 768, 250,002 rows), or 2 × 256 for a trial.")]
+ModelSize = Annotated[
+    SizeName, typer.Option(help="base: XLM-R base (12 layers × 768). small: 2 layers × 256, for a trial.")
+]
 PairsOption = Annotated[int, typer.Option(min=2, help="Pairs per step.")]
 Device = Annotated[DeviceName | None, typer.Option(help="Device; by default CUDA where available.")]
 
@@ -69,9 +71,10 @@ Device = Annotated[DeviceName | None, typer.Option(help="Device; by default CUDA
 @app.command("compare")
 def compare(
     results: Annotated[
-        list[str], typer.Argument(metavar="NAME=FILE…", help="Results of xsap evaluate --json, each with a name.")
+        list[str],
+        typer.Argument(metavar="NAME=FILE…", help="Names of systems and their results of xsap evaluate --json."),
     ],
-    plot_to: Annotated[Path | None, typer.Option("--plot", help="File for a bar chart of Acc@1, .png or .svg.")] = None,
+    plot_to: Annotated[Path | None, typer.Option("--plot", help="Bar chart of Acc@1 to write, .png or .svg.")] = None,
 ) -> None:
     """Compare results of several systems. Prints a Markdown table; --plot draws a chart."""
     from benchmarks.accuracy.compare import comparison_to_markdown, plot, read_systems
@@ -91,7 +94,7 @@ def nil(
     json_to: JsonTo = None,
     seed: Seed = 0,
 ) -> None:
-    """NIL detection and abstention. Measures the precision that is promised; exit code 3 below the target."""
+    """NIL detection and abstention: check the guaranteed precision. Exit code 3 if it is below the target."""
     from benchmarks.accuracy.nil import evaluate_nil, nil_table
     from xsap.artifacts import sha256_of
     from xsap.evaluation.protocols import read_queries
@@ -123,7 +126,8 @@ def mentions_xlbel(
     out: MentionsOut,
     terminology: Within = None,
     language: Annotated[
-        str | None, typer.Option(help="Language of the mentions; by default the files' names begin with it.")
+        str | None,
+        typer.Option(help="Language of the mentions; by default the beginning of each file's name, such as de."),
     ] = None,
 ) -> None:
     """XL-BEL: files with lines CUI||mention or CUI||mention||context."""
@@ -145,13 +149,16 @@ def mentions_mantra(
 @mentions_app.command("corpus")
 def mentions_corpus(
     name: Annotated[
-        str, typer.Argument(help="Corpus, such as medmentions, or bigbio:DATABASE:LANGUAGE; an unknown name lists all.")
+        str,
+        typer.Argument(
+            help="Corpus, such as medmentions, or bigbio:DATABASE:LANGUAGE; for an unknown name, the error lists all."
+        ),
     ],
-    path: Annotated[Path, typer.Argument(help="Its file, folder or zip, as published.")],
+    path: Annotated[Path, typer.Argument(help="File, folder or zip of the corpus, as published.")],
     out: MentionsOut,
     terminology: Within = None,
 ) -> None:
-    """Any corpus that the linking command reads."""
+    """Any corpus of the linking command."""
     from benchmarks.accuracy.tasks import corpus_of
 
     _write_mentions(corpus_of(name).read(path), terminology, out)
@@ -195,18 +202,19 @@ def speed_train(
     terminology: TerminologyOption,
     size: ModelSize = SizeName.BASE,
     pairs: PairsOption = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Steps measured, after a warm-up.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps to measure, after a warm-up.")] = 3,
     device: Device = None,
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Also time our step without each of its optimizations.")
     ] = False,
     cached_pairs: Annotated[
-        int | None, typer.Option(min=2, help="Also try a step of so many pairs, such as 4096, with cached gradients.")
+        int | None,
+        typer.Option(min=2, help="Also measure a step of this many pairs, such as 4096, with cached gradients."),
     ] = None,
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Training step of the original recipe and ours."""
+    """Compare a training step of the original recipe and ours."""
     check_plot(plot_to)
     chosen = select_device(device)
     from benchmarks.speed.train import compare_training, plot, to_text
@@ -228,11 +236,11 @@ def speed_loss_curve(
     terminology: TerminologyOption,
     size: ModelSize = SizeName.SMALL,
     pairs: PairsOption = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of each recipe.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps of each recipe.")] = 200,
     device: Device = None,
     json_to: JsonTo = None,
 ) -> None:
-    """Losses of the original recipe and ours. Exit code 3 if they differ."""
+    """Compare the losses of the original recipe and ours. Exit code 3 if they differ."""
     from benchmarks.speed.train import compare_loss_curves, curves_to_text
 
     result = compare_loss_curves(
@@ -276,13 +284,13 @@ def speed_encode(
         int | None, typer.Option(min=64, help="Number of names; by default 1,024 on a CPU, 65,536 on CUDA.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
-    device: Annotated[DeviceName, typer.Option(help="Device; targets are for a CPU.")] = DeviceName.CPU,
+    device: Annotated[DeviceName, typer.Option(help="Device. Targets apply to a CPU.")] = DeviceName.CPU,
     model: Annotated[str | None, typer.Option(help="Trained model, to measure the accuracy of each dtype.")] = None,
     mentions: Annotated[Path | None, typer.Option(help="Mentions for --model, with their concepts.")] = None,
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Encoding by the original, SentenceTransformer and ours. Exit code 3 for a missed target at full size."""
+    """Compare encoding by the original code, SentenceTransformer and xsap. Exit code 3 for a missed target at full size."""
     check_plot(plot_to)
     if (model is None) != (mentions is None):
         raise ConfigError("--model needs --mentions, and --mentions --model: a dtype's accuracy is measured by linking")
@@ -299,31 +307,36 @@ def speed_encode(
 
 @speed_app.command("search")
 def speed_search(
-    names: Annotated[int | None, typer.Option(min=1, help="Vectors searched; by default 1,000,000.")] = None,
-    dimension: Annotated[int | None, typer.Option(min=2, help="Components of a vector; by default 768.")] = None,
-    mentions: Annotated[int | None, typer.Option(min=51, help="Mentions at once; by default 1,000.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Names found for each mention; by default 10.")] = None,
+    names: Annotated[int | None, typer.Option(min=1, help="Number of vectors to search; by default 1,000,000.")] = None,
+    dimension: Annotated[int | None, typer.Option(min=2, help="Dimension of the vectors; by default 768.")] = None,
+    mentions: Annotated[int | None, typer.Option(min=51, help="Mentions per batch; by default 1,000.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Names to find per mention; by default 10.")] = None,
     distribution: Annotated[
-        Distribution | None, typer.Option(help="Vectors as those of names, or random directions.")
+        Distribution | None, typer.Option(help="clustered: similar to vectors of names. uniform: random directions.")
     ] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation", help="10,000 mentions × 400,000 names, the 64 best of each, uniform.")
+        bool,
+        typer.Option(
+            "--evaluation", help="Use the sizes of an evaluation: 10,000 mentions, 400,000 names, top 64, uniform."
+        ),
     ] = False,
     nine_million: Annotated[
-        bool, typer.Option("--nine-million", help="Nine million vectors as int8 alone, 7 GB of disk.")
+        bool, typer.Option("--nine-million", help="Search nine million int8 vectors; needs 7 GB of disk.")
     ] = False,
-    ann: Annotated[bool, typer.Option("--ann", help="Also the HNSW index, which takes minutes to build.")] = False,
+    ann: Annotated[
+        bool, typer.Option("--ann", help="Also measure the HNSW index, which takes minutes to build.")
+    ] = False,
     sorted_queries: Annotated[
-        int, typer.Option(min=1, max=50, help="Mentions that the full sort answers; its time is scaled to all.")
+        int, typer.Option(min=1, max=50, help="Mentions for the full sort; its time is scaled to all mentions.")
     ] = 10,
     device: Annotated[
-        DeviceName, typer.Option(help="cuda: search with a copy on a GPU; targets are for a CPU.")
+        DeviceName, typer.Option(help="cuda: search with a copy of the vectors on a GPU. Targets apply to a CPU.")
     ] = DeviceName.CPU,
     work: Annotated[Path | None, typer.Option(help="Folder for temporary files; by default the system's.")] = None,
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Search by a full sort, faiss and ours. Exit code 3 for a missed target at full size."""
+    """Compare search by a full sort, faiss and xsap. Exit code 3 for a missed target at full size."""
     check_plot(plot_to)
     chosen = select_device(device)
     if ann and device == DeviceName.CUDA:
@@ -353,15 +366,15 @@ def speed_search(
 @speed_app.command("prepare")
 def speed_prepare(
     meta: Annotated[Path, typer.Option(help="META folder, such as synthetic-umls writes.")],
-    tradenames: Annotated[bool, typer.Option("--tradenames", help="Read MRREL, too.")] = False,
+    tradenames: Annotated[bool, typer.Option("--tradenames", help="Also read trade names from MRREL.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 1,
     notebook: Annotated[
-        bool, typer.Option(help="Run the original notebook, too, which reads the whole release into memory.")
+        bool, typer.Option(help="Also run the original notebook, which reads the whole release into memory.")
     ] = True,
-    max_memory: Annotated[str | None, typer.Option(help="Memory that our sort may use, such as 2GB.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Memory for sorting in xsap-prepare, such as 2GB.")] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """From a UMLS release to training data. The original notebook and ours."""
+    """Compare xsap-prepare umls with the original notebook: time and memory."""
     if max_memory:
         parse_size(max_memory)  # a wrong amount is reported before anything runs
     from benchmarks.speed.prepare import compare_prepare, to_text

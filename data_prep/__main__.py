@@ -41,9 +41,9 @@ TerminologyFolder: TypeAlias = Annotated[Path, typer.Argument(help="A terminolog
 Mentions: TypeAlias = Annotated[Path, typer.Argument(help="Mentions: .tsv or .parquet.")]
 Out: TypeAlias = Annotated[Path, typer.Option(help="The terminology folder to write.")]
 Languages: TypeAlias = Annotated[str, typer.Option(help="Languages to keep, such as en,es; or all.")]
-Memory: TypeAlias = Annotated[str, typer.Option(help="Memory for sorting, such as 500MB or 4GB; more goes to disk.")]
+Memory: TypeAlias = Annotated[str, typer.Option(help="Memory for sorting, such as 500MB or 4GB; then disk is used.")]
 Translations: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Folder of *.babelon.tsv and *.synonyms.tsv tables.")
+    Path | None, typer.Option(help="Folder with the tables *.babelon.tsv and *.synonyms.tsv.")
 ]
 Statuses: TypeAlias = Annotated[str, typer.Option(help="Translation statuses to keep, such as OFFICIAL; or all.")]
 Scopes: TypeAlias = Annotated[str, typer.Option(help="Synonym scopes to keep: EXACT,NARROW,RELATED,BROAD; or all.")]
@@ -52,7 +52,7 @@ SourceName: TypeAlias = Annotated[str | None, typer.Option(help="Source of the n
 MEMORY = "1GB"
 _SCOPES = ",".join(DEFAULT_SCOPES)
 
-app = create_app("Build terminologies from UMLS, OMOP, SNOMED CT, HPO and other sources, and work on them.")
+app = create_app("Build terminologies from UMLS, OMOP, SNOMED CT, HPO and others; merge, compare and split them.")
 
 
 class Ambiguous(StrEnum):
@@ -86,7 +86,7 @@ def umls(
     ] = "all",
     suppress: Annotated[str, typer.Option(help="SUPPRESS values to keep, or all; N: not suppressed.")] = "N",
     tradenames: Annotated[bool, typer.Option("--tradenames", help="Add trade names as names (needs MRREL).")] = False,
-    max_rejects: Annotated[int, typer.Option(min=0, help="Maximum malformed lines; OUT.rejects.tsv lists them.")] = 0,
+    max_rejects: Annotated[int, typer.Option(min=0, help="Malformed lines to skip; OUT.rejects.tsv lists them.")] = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
@@ -106,7 +106,7 @@ def omop(
     folder: Annotated[Path, typer.Argument(help="An unpacked OHDSI Athena download; its files may be .gz.")],
     out: Out,
     languages: Languages = "all",
-    vocabularies: Annotated[str, typer.Option(help="Vocabularies of names, such as SNOMED,ICD10CM; or all.")] = "all",
+    vocabularies: Annotated[str, typer.Option(help="Vocabularies to keep, such as SNOMED,ICD10CM; or all.")] = "all",
     domains: Annotated[str, typer.Option(help="Domains of concepts to keep, such as Condition,Drug; or all.")] = "all",
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
@@ -127,7 +127,7 @@ def omop(
 @app.command()
 def snomed(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders with RF2 snapshot files: a release, and extensions of it.")
+        list[Path], typer.Argument(help="Folders with RF2 snapshot files: a release and its extensions, if any.")
     ],
     out: Out,
     languages: Languages = "all",
@@ -200,7 +200,7 @@ def table(
 def wikidata(
     file: Annotated[Path, typer.Argument(help="A dump (latest-all.json.gz or .bz2) or a SPARQL result as JSON.")],
     out: Out,
-    key: Annotated[str, typer.Option(help=f"Vocabulary of the identifiers: {', '.join(WIKIDATA_PROPERTIES)}.")],
+    key: Annotated[str, typer.Option(help=f"Vocabulary of the concept identifiers: {', '.join(WIKIDATA_PROPERTIES)}.")],
     languages: Languages = "all",
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
@@ -248,10 +248,10 @@ def merge(
 @app.command("map")
 def map_identifiers(
     terminology: TerminologyFolder,
-    to: Annotated[str, typer.Option(help="Prefix of the cross-references to use, such as UMLS.")],
+    to: Annotated[str, typer.Option(help="Prefix of the cross-references, such as UMLS.")],
     out: Out,
     ambiguous: Annotated[
-        Ambiguous, typer.Option(help="A concept with several references: drop it, or give all of them its names.")
+        Ambiguous, typer.Option(help="A concept with several references: drop it, or copy its names to all.")
     ] = Ambiguous.DROP,
     keep_prefix: Annotated[bool, typer.Option("--keep-prefix", help="Keep the prefix, as in HP:0001945.")] = False,
     overwrite: Overwrite = False,
@@ -308,7 +308,7 @@ def leakage(
         typer.Option(
             "--hold-out",
             metavar="FOLDER",
-            help="Write the terminology without names of a gold concept that match one of its mentions.",
+            help="Folder for a copy of the terminology without the names that match a mention of their concept.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -373,7 +373,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The text file to write; OUT.json describes how it was made.")],
     languages: Languages = "all",
     pairs_per_concept: Annotated[
-        int, typer.Option(min=1, help="Maximum pairs per concept, sampled.")
+        int, typer.Option(min=1, help="Maximum pairs per concept; of more, a random sample.")
     ] = PAIRS_PER_CONCEPT,
     case: Annotated[Case, typer.Option(help="Letter case of names; SapBERT's own code lowercases.")] = Case.LOWER,
     seed: Annotated[int, typer.Option(help="Random seed of the sample of pairs.")] = 0,

@@ -52,7 +52,7 @@ OutputFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 WithHnsw = Annotated[
     bool,
     typer.Option(
-        "--ann", help="Also build an HNSW index, for link --ann. Needs xsap[ann]; 20 minutes per million names."
+        "--ann", help="Also build an HNSW index, for link --ann. Needs xsap[ann]; takes 20 minutes per million names."
     ),
 ]
 
@@ -69,8 +69,8 @@ def index(
         VectorFormat, typer.Option(help="Vector dtype. float16 halves disk use; int8 quarters it.")
     ] = VectorFormat.FLOAT32,
     max_memory: Annotated[str | None, typer.Option(help="Maximum memory of the process, such as 4GB.")] = None,
-    reuse: Annotated[Path | None, typer.Option(help="Index of the same model whose vectors are reused.")] = None,
-    shard: Annotated[str | None, typer.Option(help="i/N: build only part i of N, for xsap merge.")] = None,
+    reuse: Annotated[Path | None, typer.Option(help="Older index of the same model, to reuse vectors.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/N: build only part i of N; join with merge.")] = None,
     ann: WithHnsw = False,
     ray: OnRay = None,
     pooling: Pooling = None,
@@ -78,9 +78,9 @@ def index(
     dtype: DtypeOption = Dtype.FLOAT32,
     overwrite: Overwrite = False,
 ) -> None:
-    """Embed a terminology's names for `link` and `evaluate` to search.
+    """Build an index: embed the names of a terminology.
 
-    The same command resumes an interrupted build.
+    The commands link and evaluate search it. The same command resumes an interrupted build.
     """
     chosen = parse_languages(languages)
     check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
@@ -127,7 +127,7 @@ def merge(
     ann: WithHnsw = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Merge the parts of an index into the index that one build would have written."""
+    """Merge the parts of an index; the result equals that of a single build."""
     from xsap.linking.build import merge_shards
 
     _log_build(out, merge_shards(parts, out, ann=ann, overwrite=overwrite, progress=show_progress()))
@@ -151,7 +151,7 @@ def _log_build(out: Path | str, built: "BuildSummary", *, reused: bool = False) 
 @app.command()
 def link(
     index: Annotated[Path, typer.Option(help="Index folder.")],
-    terms: Annotated[list[str] | None, typer.Argument(help="Terms. Without any, and without --file: stdin.")] = None,
+    terms: Annotated[list[str] | None, typer.Argument(help="Terms; without terms and --file, from stdin.")] = None,
     file: Annotated[
         Path | None, typer.Option(help="Table of terms: .csv, .tsv or .jsonl (optionally .gz), .parquet or .xlsx.")
     ] = None,
@@ -180,9 +180,9 @@ def link(
     ray: OnRay = None,
     dtype: DtypeOption = Dtype.FLOAT32,
     form: Annotated[
-        Format | None, typer.Option("--format", help="Output format; by default from --out, else table.")
+        Format | None, typer.Option("--format", help="Output format; by default that of --out, else table.")
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Write one row per term, candidates in columns.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="One row per term, with the candidates in columns.")] = False,
     excel: Annotated[bool, typer.Option("--excel", help="Write CSV or TSV that Excel opens directly.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="File to write instead of stdout. The same command resumes an interrupted run.")
@@ -196,10 +196,10 @@ def link(
     if file and terms:
         raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")
     if ray and not file:
-        raise ConfigError("--ray links the rows of a --file, found none; remove --ray or add --file")
+        raise ConfigError("--ray needs --file, found none; remove --ray or add --file")
     for option, value in (("--sheet", sheet), ("--column", column), ("--language-column", language_column)):
         if value is not None and not file:
-            raise ConfigError(f"{option} '{value}' belongs to a --file, found none; remove it or add --file")
+            raise ConfigError(f"{option} '{value}' needs --file, found none; remove it or add --file")
     output_format = OutputFormat.for_file(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
     table = open_table(file, sheet=sheet) if file else table_of_terms(terms or stdin_lines(), "stdin")
     column = column or ("term" if file else "mention")
@@ -258,13 +258,14 @@ def evaluate(
     mentions: MentionsFile,
     index: Annotated[Path | None, typer.Option(help="Index folder.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model: required with --dictionary; with --index only if it was moved.")
+        str | None, typer.Option(help="Model: required with --dictionary; with --index only if the model was moved.")
     ] = None,
     dictionary: Annotated[
         Path | None, typer.Option(help="File of id||name lines to search instead of an index.")
     ] = None,
     protocol: Annotated[
-        Protocol, typer.Option(help="concept: as link answers. reference: as the original SapBERT evaluation.")
+        Protocol,
+        typer.Option(help="concept: rank concepts, as link. reference: rank names, as the original SapBERT code."),
     ] = Protocol.CONCEPT,
     ann: Ann = False,
     dtype: DtypeOption = Dtype.FLOAT32,
@@ -306,13 +307,13 @@ def _check_evaluate(
     if bool(index) == bool(dictionary):
         raise ConfigError(f"expected --index or --dictionary, found {'both' if index else 'neither'}")
     if dictionary and not model:
-        raise ConfigError("--dictionary needs a --model to embed its names with")
+        raise ConfigError("--dictionary needs --model, to embed its names")
     if dictionary and protocol is Protocol.CONCEPT:
         raise ConfigError(
             "--dictionary needs --protocol reference; for the concept protocol build an index: xsap-prepare table, xsap index"
         )
     if index and described:
-        raise ConfigError("--pooling and --max-length need --dictionary; an index records its own")
+        raise ConfigError("--pooling and --max-length need --dictionary; an index records them")
     if ann and (dictionary or protocol is Protocol.REFERENCE):
         raise ConfigError("--ann needs --index and --protocol concept; the reference protocol compares all names")
 
@@ -327,9 +328,9 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into folds.")] = 0,
 ) -> None:
-    """Fit the confidence of an index's answers, for link --min-precision.
+    """Fit calibrated confidence and store it in the index, for link --min-precision.
 
-    Mentions without a concept (empty concept_ids) should be among the mentions.
+    The mentions should include some that have no concept in the terminology (empty concept_ids).
     """
     from xsap.evaluation.calibration_report import calibrate, to_page, to_text
 
@@ -352,7 +353,7 @@ def tune_fusion(
     model: MovedModel = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
 ) -> None:
-    """Choose the weight of string similarity beside cosine similarity.
+    """Choose the weight of string similarity in scores and store it in the index.
 
     The weight is 0 unless a higher one is significantly better on held-out mentions.
     """
@@ -378,7 +379,7 @@ def _linker_and_mentions(index: Path, model: str | None, mentions: Path) -> "tup
 @app.command()
 def encode(
     model: Model,
-    out: Annotated[Path, typer.Option(help="File .npy to write: float32 unit vectors (names, dimension).")],
+    out: Annotated[Path, typer.Option(help="The .npy file to write: float32 unit vectors (names, dimension).")],
     names: Annotated[Path | None, typer.Option(help="Text file with one name per line; by default stdin.")] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
@@ -386,7 +387,7 @@ def encode(
 ) -> None:
     """Embed names, without an index."""
     if out.suffix != ".npy":
-        raise ConfigError(f"vectors are written as .npy; expected --out to end in it, found {out}")
+        raise ConfigError(f"expected --out to end in .npy, found {out}")
     lines = read_lines(names) if names else stdin_lines()
     import numpy as np
 
@@ -405,15 +406,15 @@ def shrink(
     terminology: TerminologyFolder,
     out: OutputFolder,
     mentions: Annotated[
-        Path | None, typer.Option(help="Mentions, as for evaluate: report how many are tokenized as before.")
+        Path | None, typer.Option(help="Mentions, as for evaluate, to report how many are tokenized as before.")
     ] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Remove the vocabulary that no name of a terminology uses.
+    """Make a model smaller: remove vocabulary that a terminology does not use.
 
-    Text made of the remaining pieces keeps its vectors.
+    Text that is tokenized into the remaining pieces keeps its vectors.
     """
     check_can_write(out, overwrite=overwrite, kind="model")
     from xsap.encoding.encoder import Encoder

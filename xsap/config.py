@@ -33,58 +33,61 @@ class SamplingSettings(_Section):
         default="pairs", description="Pairs of names of one concept, or groups of names per concept."
     )
     languages: str = Field(
-        default="all_syn", description="Languages of the names: all_syn, or such as en_syn or en+es_syn."
+        default="all_syn", description="Languages of the names: all_syn for all, or for example en_syn or en+es_syn."
     )
-    anchor_language: str | None = Field(default=None, description="A language of which every pair or group has a name.")
-    pairs_per_concept: _Positive = Field(
-        default=50, description="pairs: the largest number of pairs of a concept per epoch."
+    anchor_language: str | None = Field(
+        default=None, description="Language of which every pair or group must have a name."
     )
-    names_per_concept: int = Field(default=4, ge=2, description="groups: names of a concept per step.")
-    shuffle: bool = Field(default=True, description="Whether a file of pairs is taken in random order.")
+    pairs_per_concept: _Positive = Field(default=50, description="pairs: maximum pairs per concept and epoch.")
+    names_per_concept: int = Field(default=4, ge=2, description="groups: names per concept and step.")
+    shuffle: bool = Field(default=True, description="Whether to shuffle a file of pairs.")
     language_temperature: float = Field(
-        default=1.0, ge=0, le=1, description="groups: 1 draws names as they are, 0 draws languages equally."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="groups: 1 draws languages in proportion to their names, 0 draws them equally.",
     )
     hard_negatives: _NotNegative = Field(
-        default=0, description="groups: how many of the nearest concepts of each drawn concept join the step."
+        default=0, description="groups: hard negatives per drawn concept: its nearest concepts, added to the step."
     )
     hard_negatives_refresh_steps: _Positive = Field(
-        default=500, description="Steps between searches for the nearest concepts with the model as it is."
+        default=500, description="Steps between searches for hard negatives with the current model."
     )
     auxiliary_fraction: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Fraction of a step that comes from the auxiliary terminology, if there is one.",
+        description="Fraction of each step that comes from the auxiliary terminology, if there is one.",
     )
     token_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Fraction of tokens left out of the names of a step."
+        default=0.0, ge=0, lt=1, description="Fraction of tokens that are dropped from names at random."
     )
 
 
 class BatchSettings(_Section):
-    """The size of a step, over all processes."""
+    """The batch: names per step, over all processes."""
 
     pairs: _Positive = Field(default=256, description="sampling.mode = pairs: pairs per step.")
     names: _Positive = Field(default=512, description="sampling.mode = groups: names per step.")
     chunk: _NotNegative = Field(
         default=0,
-        description="Names encoded at a time on each process, for batches that do not fit into memory; 0: all.",
+        description="Names that each process encodes at a time, for batches that do not fit into memory; 0: all.",
     )
 
 
 class LossSettings(_Section):
-    """The loss. Each reads only the settings of its own formula."""
+    """The loss function, and the settings of each; those of other loss functions are ignored."""
 
     name: Literal["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"] = Field(
-        default="multi_similarity", description="Which loss."
+        default="multi_similarity", description="Loss function."
     )
     miner: Literal["triplet_margin", "none"] = Field(
-        default="triplet_margin", description="Which pairs enter the loss: those of hard triplets, or all."
+        default="triplet_margin", description="Pairs that enter the loss: those of hard triplets, or all (none)."
     )
     margin: _Amount = Field(default=0.2, description="Margin of the miner.")
     alpha: _Scale = Field(default=1.0, description="multi_similarity: scale of positive pairs.")
     beta: _Scale = Field(default=60.0, description="multi_similarity: scale of negative pairs.")
-    base: float = Field(default=0.5, description="multi_similarity: cosine that pairs are compared with.")
+    base: float = Field(default=0.5, description="multi_similarity: cosine that is subtracted from that of each pair.")
     temperature: _Scale = Field(default=0.05, description="info_nce: divides the cosines.")
     m: float = Field(default=0.4, description="circle: margin.")
     gamma: _Scale = Field(default=80.0, description="circle: scale.")
@@ -97,30 +100,32 @@ class LossSettings(_Section):
 class OptimSettings(_Section):
     """AdamW and its learning rate."""
 
-    learning_rate: _Scale = Field(default=2e-5, description="Highest learning rate.")
+    learning_rate: _Scale = Field(default=2e-5, description="Peak learning rate.")
     weight_decay: _Amount = Field(default=0.01, description="Weight decay, on every parameter.")
     schedule: Literal["constant", "linear"] = Field(
         default="constant", description="Learning rate after the warm-up: constant, or linear to zero."
     )
     warmup_steps: _NotNegative = Field(default=0, description="Steps of linear warm-up.")
-    max_grad_norm: _Amount = Field(default=0.0, description="Norm that gradients are clipped to; 0: no clipping.")
+    max_grad_norm: _Amount = Field(
+        default=0.0, description="Maximum norm of the gradient, which is clipped; 0: no clipping."
+    )
 
 
 class CheckpointSettings(_Section):
     """Saving the state of a run, so that it can be resumed."""
 
     save_steps: _NotNegative = Field(default=1000, description="Steps between checkpoints; 0: none.")
-    save_total_limit: _Positive = Field(default=2, description="Checkpoints to keep.")
+    save_total_limit: _Positive = Field(default=2, description="Maximum number of checkpoints to keep.")
 
 
 class EvaluationSettings(_Section):
-    """Linking mentions to a dictionary's English names during training."""
+    """Evaluation during training: link mentions to a dictionary's English names."""
 
     mentions: Path | None = Field(
-        default=None, description="Mentions with their concepts; without them nothing is evaluated."
+        default=None, description="Mentions with their concepts; by default there is no evaluation."
     )
     dictionary: Path | None = Field(
-        default=None, description="A terminology folder; by default the one that is trained on."
+        default=None, description="Terminology folder with the names to link to; by default the one to train on."
     )
     eval_steps: _NotNegative = Field(
         default=0, description="Steps between evaluations; 0: only before the first and after the last step."
@@ -128,18 +133,18 @@ class EvaluationSettings(_Section):
 
 
 class TextSettings(_Section):
-    """Normalization of names, for a base that does not state it."""
+    """Normalization of names, if the base model does not state it."""
 
-    case: Case = Field(default="cased", description="Whether names are lower-cased.")
+    case: Case = Field(default="cased", description="cased keeps upper and lower case, lower makes names lower case.")
     unicode: Form = Field(default="NFC", description="Unicode normal form; none: names are used exactly as they are.")
 
 
 class ScratchSettings(_Section):
     """The size of a new model, for base = scratch."""
 
-    vocabulary_size: _Positive = Field(default=16_000, description="Largest number of pieces of its vocabulary.")
+    vocabulary_size: _Positive = Field(default=16_000, description="Maximum number of pieces in the vocabulary.")
     layers: _Positive = Field(default=2, description="Transformer layers.")
-    hidden: _Positive = Field(default=256, description="Components of a vector.")
+    hidden: _Positive = Field(default=256, description="Hidden size, which is also the dimension of the vectors.")
     heads: _Positive = Field(default=4, description="Attention heads; must divide scratch.hidden.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout rate.")
 
@@ -149,7 +154,7 @@ class Settings(_Section):
 
     base: str = Field(
         default="FacebookAI/xlm-roberta-base",
-        description="Model to start from: a folder, an id of the Hugging Face hub, or scratch for a new one.",
+        description="Model to start from: a folder, an id of the Hugging Face hub, or scratch for a new model.",
     )
     terminology: Path | None = Field(default=None, description="Terminology folder to train on.")
     pairs: Path | None = Field(
@@ -157,19 +162,19 @@ class Settings(_Section):
     )
     auxiliary: Path | None = Field(
         default=None,
-        description="A second terminology that each step takes names from, such as general-domain translations.",
+        description="Auxiliary terminology, whose names are added to each step, such as general-domain translations.",
     )
-    output: Path = Field(description="Folder of the run.")
-    overwrite: bool = Field(default=False, description="Whether to replace an earlier run in that folder.")
+    output: Path = Field(description="Folder of the run, to write.")
+    overwrite: bool = Field(default=False, description="Whether to replace an earlier run in the output folder.")
     resume: Literal["auto", "never"] = Field(
-        default="never", description="auto: continue an earlier run in that folder from its newest checkpoint."
+        default="never", description="auto: resume the run in the output folder from its newest checkpoint."
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of sampling, dropout and new weights.")
     pooling: Literal["cls", "mean", "mean_all"] | None = Field(
-        default=None, description="Pooling, for a base that does not state it; for scratch by default cls."
+        default=None, description="Pooling, if the base model does not state it; for base = scratch, cls by default."
     )
     max_length: Annotated[int, Field(ge=3)] | None = Field(
-        default=None, description="Tokens after which names are truncated; by default what the base states, else 25."
+        default=None, description="Maximum tokens per name; by default what the base model states, else 25."
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="Mixed precision; fp16 needs a GPU."

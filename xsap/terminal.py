@@ -55,9 +55,9 @@ class Format(StrEnum):
 
 
 Pooling = Annotated[
-    str | None, typer.Option(help="Pooling for a model folder that does not say: cls, mean or mean_all.")
+    str | None, typer.Option(help="Pooling, if the model folder does not state it: cls, mean or mean_all.")
 ]
-MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per name, for a model folder that does not say.")]
+MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per name, if the model folder does not state it.")]
 Ann = Annotated[
     bool,
     typer.Option("--ann", help="Use the HNSW index: faster, approximate. A filtered search stays exact."),

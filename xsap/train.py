@@ -31,7 +31,9 @@ def main() -> None:
         epilog=f"settings, in a TOML file or as --set KEY=VALUE:\n{describe_settings()}",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file of settings; see configs/train/")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting; may be repeated")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="set one setting; may be repeated"
+    )
     parser.add_argument("--version", action="version", version=f"xsap {__version__}")
     with exit_codes(PROGRAM, if_interrupted="interrupted; resume with --set resume=auto"):
         arguments = parser.parse_args()

@@ -22,7 +22,7 @@ TaskNames = Annotated[
     typer.Option(
         "--task",
         help="Mentions to link; repeatable: hpo, a corpus such as xlbel-v1 or mantra, bigbio:DATABASE:LANGUAGE, "
-        "or a corpus with -in-hpo. An unknown name lists all corpora.",
+        "or CORPUS-in-hpo. For an unknown name, the error lists all corpora.",
     ),
 ]
 SystemNames = Annotated[
@@ -30,14 +30,15 @@ SystemNames = Annotated[
     typer.Option(
         "--system",
         help="System to measure; repeatable: exact, tfidf, exact+tfidf, recipe:xsap, recipe:reference, index:FOLDER, "
-        "a published model's name (sapbert-xlmr …), a model's folder or hub id (…@cls states its pooling). NAME=… names it.",
+        "a published model such as sapbert-xlmr, a model folder or hub id (append @cls for its pooling). "
+        "NAME=SYSTEM sets the name in the report.",
     ),
 ]
 DataPaths = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Files of a corpus: hpo=FOLDER, xlbel=FOLDER, mantra=ZIP …; training=TERMINOLOGY: its names count as seen.",
+        help="Files of a corpus, as hpo=FOLDER, xlbel=FOLDER or mantra=ZIP; training=FOLDER: the terminology trained on.",
     ),
 ]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -46,22 +47,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 def linking(
     task: TaskNames,
     system: SystemNames,
-    out: Annotated[Path, typer.Option(help="Results folder. Answers that are there are not computed again.")],
+    out: Annotated[Path, typer.Option(help="Results folder. Answers already in it are not computed again.")],
     data: DataPaths = None,
     dictionary: Annotated[
-        str | None, typer.Option(help="Dictionary to link into: a terminology, a file of id||name, or xlbel.")
+        str | None, typer.Option(help="Dictionary: a terminology folder, a file of id||name lines, or xlbel.")
     ] = None,
     languages: Annotated[
-        str, typer.Option(help="Languages of a terminology's names in the dictionary: codes, or 'all'.")
+        str, typer.Option(help="Languages of the dictionary's names, such as en,es; or 'all'.")
     ] = "en",
-    minutes: Annotated[float, typer.Option(min=0, help="Training time of each recipe.")] = 15,
+    minutes: Annotated[float, typer.Option(min=0, help="Training time of each recipe, in minutes.")] = 15,
     dtype: Annotated[
         str, typer.Option(help=f"Number format of models' matrix products: {', '.join(DTYPES)}.")
     ] = "float32",
-    ablation: Annotated[bool, typer.Option(help="Measure the effect of case and similarity on each model too.")] = True,
+    ablation: Annotated[
+        bool, typer.Option(help="Also measure the effect of case and similarity on each model.")
+    ] = True,
     examples: Annotated[
         int,
-        typer.Option(min=0, help="Examples of each kind of error; 0 keeps all text of the corpora out of the results."),
+        typer.Option(min=0, help="Examples of each kind of error; with 0 the results have no text of the corpora."),
     ] = 3,
     work: Annotated[
         Path | None, typer.Option(help="Folder for vectors and trained models; by default a folder in --out.")
@@ -146,10 +149,10 @@ def _answers(
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="Results folder of `linking`.")],
+    results: Annotated[Path, typer.Argument(help="Results folder, as linking writes it.")],
     against: Annotated[Path | None, typer.Option(help="Older results folder to compare with.")] = None,
 ) -> None:
-    """Write a results folder's pages again, or compare it with an older one; exit code 3 if a system got worse."""
+    """Write the report of a results folder again, or compare it with older results; exit code 3 if a system got worse."""
     from benchmarks.accuracy.compare import WORSE, changes_to_markdown, find_changes
     from benchmarks.accuracy.report import write_pages
     from benchmarks.accuracy.results import read_results

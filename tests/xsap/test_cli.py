@@ -160,10 +160,7 @@ def test_link_refuses_wrong_input_in_one_line(refused, stdin, monkeypatch, tmp_p
     assert "--index" in refused("link", "fever")
     assert refused("link", "fever").endswith("'--index'. See xsap --help")
     assert refused(*link, "fever", "--top-k", "x").endswith("string as an integer. See xsap --help")
-    assert (
-        refused(*link, "fever", "--sheet", "S")
-        == "--sheet 'S' belongs to a --file, found none; remove it or add --file"
-    )
+    assert refused(*link, "fever", "--sheet", "S") == "--sheet 'S' needs --file, found none; remove it or add --file"
     assert "See xsap --help" in refused("linke")
     stdin(b"fi\xe8vre\n")
     assert refused(*link).startswith("stdin: expected UTF-8, found byte 0xe8 at offset 2")
@@ -344,9 +341,9 @@ def test_evaluate_refuses_wrong_input_in_one_line(refused, tmp_path, mentions, i
     evaluate, index, model = ("evaluate", mentions), ("--index", index_folder), ("--model", tiny_folder)
     assert "found neither" in refused(*evaluate)
     assert "found both" in refused(*evaluate, *index, "--dictionary", mentions)
-    assert "needs a --model" in refused(*evaluate, "--dictionary", mentions, "--protocol", "reference")
+    assert "needs --model" in refused(*evaluate, "--dictionary", mentions, "--protocol", "reference")
     assert "needs --protocol reference" in refused(*evaluate, "--dictionary", mentions, *model)
-    assert "an index records its own" in refused(*evaluate, *index, "--pooling", "cls")
+    assert "an index records them" in refused(*evaluate, *index, "--pooling", "cls")
     assert "found nothing there" in refused("evaluate", tmp_path / "none.tsv", *index)
     assert "mentions.tsv:1: expected id||name" in refused(
         *evaluate, "--dictionary", mentions, *model, "--protocol", "reference"

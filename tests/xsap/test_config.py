@@ -362,8 +362,8 @@ def test_help_describes_every_setting_within_80_columns():
     described = re.findall(r"^  ([\w.]+) \((.*)", text, re.MULTILINE)
     sections = {name for name, _ in re.findall(r"^\[(\w+)\] (.+)", text, re.MULTILINE)}
     assert {name for name, _ in described} | sections == set(setting_names())
-    assert "  output (path; required)\n      Folder of the run.\n" in text
-    assert "  optim.learning_rate (number > 0; default 2e-05)\n      Highest learning rate.\n" in text
+    assert "  output (path; required)\n      Folder of the run, to write.\n" in text
+    assert "  optim.learning_rate (number > 0; default 2e-05)\n      Peak learning rate.\n" in text
     assert "  sampling.language_temperature (number >= 0 and <= 1; default 1)\n" in text
     assert "  resume (auto | never; default never)\n" in text
     assert "  max_length (integer >= 3; default none)\n" in text
