@@ -5,6 +5,7 @@
 
 import csv
 import sys
+from pathlib import Path
 
 from xsap import Linker
 
@@ -12,7 +13,7 @@ from xsap import Linker
 def main(index: str, file: str, column: str) -> None:
     """Print term, concept, preferred name and score, separated by tabs."""
     linker = Linker.load(index)
-    with open(file, encoding="utf-8", newline="") as stream:
+    with Path(file).open(encoding="utf-8", newline="") as stream:
         terms = [row[column] for row in csv.DictReader(stream)]
     for result in linker.link(terms, top_k=1):
         if result.candidates:

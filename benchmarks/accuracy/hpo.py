@@ -29,7 +29,7 @@ def prepare_hpo(*arguments: object) -> None:
         raise XsapError(f"xsap-prepare {arguments[0]} ended with exit code {done.returncode}: {message}")
 
 
-def held_out_hpo(folder: Path, work: Path, *, prepare_hpo: Callable[..., None] = prepare_hpo) -> Path:
+def held_out_hpo(folder: Path, work: Path, *, prepare: Callable[..., None] = prepare_hpo) -> Path:
     """Split HPO into a training terminology and held-out mentions.
 
     Args:
@@ -51,7 +51,7 @@ def held_out_hpo(folder: Path, work: Path, *, prepare_hpo: Callable[..., None] =
     results = work / f"hpo-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
     whole, split = results / "whole", results / "split"
     if not whole.is_dir():
-        prepare_hpo("hpo", "--obo", ontologies[0], "--translations", folder / "translations", "--out", whole)
+        prepare("hpo", "--obo", ontologies[0], "--translations", folder / "translations", "--out", whole)
     if not split.is_dir():
-        prepare_hpo("split", whole, "--out", split, "--test-fraction", TEST_FRACTION, "--test-status", TEST_STATUS)
+        prepare("split", whole, "--out", split, "--test-fraction", TEST_FRACTION, "--test-status", TEST_STATUS)
     return split

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.accuracy.breakdowns import (
+    ERROR_KINDS,
     GOLD_ABSENT,
     GOLD_NOT_FOUND,
-    ERROR_KINDS,
     LENGTHS,
     NOTHING_FOUND,
     RANK_2_TO_5,
