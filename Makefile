@@ -1,4 +1,4 @@
-# Everything a newcomer types. `make help` lists it.
+# Common tasks. `make help` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,7 +33,7 @@ LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-install: .venv/base ## create .venv with xsap installed in it
+install: .venv/base ## create .venv and install xsap in it
 
 demo: .venv/base ## train, index, evaluate and link with the sample terminology, in a few minutes
 	rm -rf demo
@@ -51,13 +51,13 @@ demo: .venv/base ## train, index, evaluate and link with the sample terminology,
 	    "частый жидкий стул" "속이 메스꺼움" 子宫切除手术 ใส่เครื่องช่วยหายใจ --index demo/index --top-k 1
 	@echo "The chart is demo/linking.png. Link a term of your own: $(BIN)/xsap link \"dolor de cabeza\" --index demo/index"
 
-test: .venv/test ## run the tests, in minutes
+test: .venv/test ## run the tests; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-slow: .venv/slow ## run the tests that take minutes each: killed runs, flipped bits, 64 threads, a Ray cluster
+test-slow: .venv/slow ## run the slow tests, minutes each: killed runs, flipped bits, 64 threads, a Ray cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
-fuzz: .venv/test ## give every reader damaged files for twenty minutes
+fuzz: .venv/test ## test every reader of data_prep on damaged files, for twenty minutes
 	PYTHONPATH=. $(BIN)/python tests/data_prep/fuzz_readers.py --minutes 20
 
 coverage: .venv/test ## run the tests and report how much of xsap and data_prep they execute
