@@ -667,3 +667,13 @@ def test_help_describes_every_setting_without_loading_torch(run: Run) -> None:
     assert describe_settings() in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "torch" not in {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_bfloat16_run_warns_on_a_cpu_that_emulates_it(
+    sample_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    monkeypatch.setattr("xsap.training.run.bfloat16_is_slow", lambda: slow)
+    monkeypatch.setattr(logging.getLogger("xsap"), "propagate", True)
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", "max_steps=0", "mixed_precision=bf16")))
+    assert ("set mixed_precision=no" in caplog.text) == slow

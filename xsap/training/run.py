@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
@@ -183,6 +184,8 @@ def _accelerator(settings: Settings) -> Accelerator:
         ) from None
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("mixed_precision = fp16 needs a GPU, found a CPU; use bf16 or no")
+    if settings.mixed_precision == "bf16" and accelerator.device.type == "cpu" and bfloat16_is_slow():
+        logger.warning("this CPU emulates bfloat16, which is slower than float32; set mixed_precision=no")
     kind, accumulated = accelerator.distributed_type.value, accelerator.gradient_accumulation_steps
     if accumulated != 1 or not (kind == "NO" or kind.startswith("MULTI_")):  # would run, with wrong results
         raise ConfigError(
@@ -286,6 +289,20 @@ def _concept_sampler(
         )
     pairs = round(batch.pairs * fraction)
     return PairSampler(concepts, pairs_per_concept=sampling.pairs_per_concept, pairs=pairs, seed=settings.seed)
+
+
+def bfloat16_is_slow(size: int = 256, rounds: int = 3) -> bool:
+    """Whether a bfloat16 matrix product takes longer than a float32 one here: CPUs without such instructions emulate it."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(size, size, dtype=dtype)
+        best = math.inf
+        for _ in range(rounds):
+            start = time.perf_counter()
+            matrix @ matrix
+            best = min(best, time.perf_counter() - start)
+        seconds.append(best)
+    return seconds[1] > seconds[0]
 
 
 def _report_once_per_minute(output: Path) -> Callable[[], None]:
