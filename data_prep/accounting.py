@@ -1,4 +1,4 @@
-"""Reports of a reader beside its terminology: what the terminology holds, which records were malformed, which chosen values do not occur.
+"""Reports of readers: what the terminology contains, which records were malformed, which chosen values do not occur.
 
 The row counts themselves are `xsap.files.RowCounts`.
 """

@@ -95,7 +95,7 @@ class Assembly:
         Args:
             out: The folder.
             counts: What the reader did with its rows; those kept must be the names added here.
-            metadata: What the manifest shall say about the source.
+            metadata: What the manifest states about the source.
             overwrite: Replace an existing terminology.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a terminology holds: names and concepts by language, source, kind and semantic type, overlaps of languages, shared names, lengths.
+"""What a terminology contains: names and concepts by language, source, kind and semantic type, overlaps of languages, shared names, lengths.
 
 `describe_terminology` counts; tables for people and charts are views of its `Description`. Lengths in tokens include the special tokens that a
 tokenizer adds, because they count against a model's maximum length, and nothing is truncated.

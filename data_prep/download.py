@@ -132,7 +132,7 @@ def _fetch(file: RemoteFile, path: Path) -> None:
         ) from None
     if file.sha256 is not None and digest.hexdigest() != file.sha256:
         raise DataError(
-            f"{file.address}: expected sha256 {file.sha256}, found {digest.hexdigest()}; damaged on the way, or not the same file"
+            f"{file.address}: expected sha256 {file.sha256}, found {digest.hexdigest()}; the download is damaged, or the file has changed"
         )
 
 

@@ -1,4 +1,4 @@
-"""Export of a terminology as training file of the original SapBERT code: lines `id||name||name`, two names of one concept each.
+"""Export of a terminology as a training file for the original SapBERT code: lines `id||name||name`, two names of one concept each.
 
 The names of a concept, in whatever language, are one set, and every two of them are a pair; of a concept with more than `pairs_per_concept`
 pairs a random sample is drawn. The sample depends on the seed and the concept's identifier alone and uses only `Random.random`, whose

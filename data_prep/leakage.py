@@ -1,4 +1,4 @@
-"""The leakage ledger: which test mentions a terminology contains already, equal except for case or within one edit.
+"""Leakage: which test mentions a terminology contains already, equal except for case or within one edit.
 
 A result on names that a model was trained on says little about what it has learned. Strings are compared as EXACT_MATCH normalizes them, and
 names of all languages count, because a multilingual model learns from all. For a stricter test, `hold_out` writes the terminology without

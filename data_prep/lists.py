@@ -1,4 +1,4 @@
-"""Lists that users keep themselves as a terminology: TSV, CSV, JSONL, and the `id||name` lines of the original SapBERT code, perhaps .gz.
+"""A user's own list of names as a terminology: TSV, CSV, JSONL, or the `id||name` lines of the original SapBERT code, optionally .gz.
 
 A list has one name per row. Its columns are named like the terminology's (xsap.terms.terminology), or mapped to them by `columns`; other columns
 and blank lines are ignored. TSV has no quoting, so quotes are data; CSV is quoted as in RFC 4180. A line of JSONL may also be a concept with

@@ -1,7 +1,7 @@
 """OBO files (versions 1.2 and 1.4) and OBO graphs, an ontology as JSON.
 
 OBO has `[Term]` stanzas of tags (https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html). A value may be followed by modifiers in
-braces and a comment after `!`, and has escapes; a synonym has its text in quotes, then a scope (RELATED by default) and perhaps a type.
+braces and a comment after `!`, and has escapes; a synonym has its text in quotes, then a scope (RELATED by default) and optionally a type.
 
 OBO graphs have a list of nodes (https://github.com/geneontology/obographs). A node of type CLASS has an `id` (an IRI or a CURIE), a label
 `lbl`, and under `meta` its synonyms, cross-references, `deprecated`, and all other properties as `basicPropertyValues`. All names are English,
@@ -50,7 +50,7 @@ def read_obo(path: Path) -> Ontology:
             stanza.append((tag, value.strip(), number))
     if not ontology.living:
         raise DataError(
-            f"{path}: expected an OBO file with [Term] stanzas, found no living term in it. Is it the right file?"
+            f"{path}: expected an OBO file with [Term] stanzas, found none that is not obsolete. Is it the right file?"
         )
     return ontology
 
@@ -112,7 +112,7 @@ def read_obographs(path: Path) -> Ontology:
     ontology.living -= ontology.obsolete
     if not ontology.living:
         raise DataError(
-            f"{path}: expected an obographs document with nodes of type CLASS, found no living one. Is it the right file?"
+            f"{path}: expected an obographs document with nodes of type CLASS, found none that is not obsolete. Is it the right file?"
         )
     return ontology
 

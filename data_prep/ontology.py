@@ -107,7 +107,7 @@ def read_ontology(
     """Read an ontology and its translations.
 
     Args:
-        file: .obo, .owl or .json, perhaps .gz.
+        file: .obo, .owl or .json, optionally .gz.
         translations: A folder of translation tables.
         source: The source of the names; by default the file's name up to its first dot.
         statuses: Translation statuses that are kept; None for all.

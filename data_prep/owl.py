@@ -80,7 +80,9 @@ def _keep_classes(
     """The data of classes only: properties and individuals have labels too, and which is which is known at the end of the file."""
     obsolete = ontology.obsolete & classes
     if not classes - obsolete:
-        raise DataError(f"{path}: expected an OWL file with classes, found no living one in it. Is it the right file?")
+        raise DataError(
+            f"{path}: expected an OWL file with classes, found none that is not obsolete. Is it the right file?"
+        )
     names = [
         record._replace(kind="abbreviation")
         if (record.concept_id, record.scope, record.name) in abbreviations

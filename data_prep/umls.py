@@ -95,7 +95,7 @@ class UmlsFiles:
         if path is None:
             verb = "needs" if purpose.startswith("a ") else "need"
             raise DataError(
-                f"{self.mrconso}: {purpose} {verb} {_FILES[name]}, found none beside it; give its path, or leave that option out"
+                f"{self.mrconso}: {purpose} {verb} {_FILES[name]}, found none in its folder; give its path, or leave that option out"
             )
         return path
 

@@ -83,7 +83,7 @@ def read_wikidata(
     A name is a label or an alias in one language, under one identifier.
 
     Args:
-        path: .json or .jsonl, perhaps .gz or .bz2.
+        path: .json or .jsonl, optionally .gz or .bz2.
         assembly: Takes the names.
         key: The vocabulary whose identifiers the concepts get.
         languages: ISO codes; None for all that xsap knows.

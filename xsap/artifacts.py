@@ -24,7 +24,7 @@ FORMAT = 3
 _REMAKE = {  # kind of folder → the command that makes it
     "terminology": "xsap-prepare umls | omop | snomed | hpo | ontology | table | …",
     "split": "xsap-prepare split",
-    "model": "accelerate launch xsap/train.py, or xsap convert",
+    "model": "accelerate launch xsap/train.py, or xsap shrink",
     "checkpoint": "accelerate launch xsap/train.py",
     "index": "xsap index MODEL TERMINOLOGY --out INDEX",
     "index-shards": "xsap index MODEL TERMINOLOGY --out INDEX",
@@ -233,12 +233,14 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
         )
     body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
     if text != f'{body},\n "{_SEAL}": "{_sha256(body)}"\n}}\n':
-        raise ArtifactError(f"{file}: its hash of itself does not match; the {kind} folder is damaged, make it again")
+        raise ArtifactError(
+            f"{file}: its content does not match its own hash; the {kind} folder is damaged, make it again"
+        )
     for name, size in sizes.items():
         member = path / name
         if not member.is_file():
             raise ArtifactError(
-                f"{member}: named by the manifest, but missing; the {kind} folder is damaged, make it again"
+                f"{member}: listed in the manifest, but missing; the {kind} folder is damaged, make it again"
             )
         if member.stat().st_size != size:
             raise ArtifactError(
@@ -248,7 +250,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
 
 
 def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
-    """`read_manifest`, with every file's hash checked too. Raises ArtifactError at the first that differs."""
+    """`read_manifest`, which also checks the hash of every file. Raises ArtifactError at the first that differs."""
     manifest = read_manifest(path, kind)
     for name, entry in manifest["files"].items():
         if _xxh3_of(Path(path) / name) != entry["xxh3"]:

@@ -1,7 +1,7 @@
 """Encode names and link mentions on a Ray cluster (https://docs.ray.io), where one machine is too small.
 
-Every worker opens the model, and for linking the index, by its path, so these must be where all nodes find them; hashes
-show that all find the same. What one machine encodes or links together, workers do too, so the results are equal.
+Every worker opens the model, and for linking the index, by its path, so all nodes must have them at this path; their
+hashes are compared. Workers encode and link in the same batches as a single machine, so the results are equal.
 
 Names of an index go through Ray Data: row numbers out, vectors back, in order, and only as fast as they are written. A
 table is linked by actors instead, because Ray Data reads all of its input first, but what a chunk asks depends on the
@@ -11,7 +11,7 @@ chunks before it; and the chunk of a dead node has to go to another actor at onc
 
     ray.data.read_parquet("notes/") → link_dataset(…, "index", column="term") → .write_parquet("linked/")
 
-Each block of rows is taken by itself, so a mention of many blocks is linked as often; `xsap link --ray` links it once.
+Each block of rows is linked separately, so a mention is linked once per block; `xsap link --ray` links it only once.
 """
 
 import logging
@@ -218,7 +218,9 @@ class EncodeWorker:
         encoder = Encoder.from_pretrained(self._model, device=device, **options | {"dtype": spec.dtype})
         if encoder.content_hash != spec.content_hash:
             found, expected = short_hash(encoder.content_hash), short_hash(spec.content_hash)
-            raise ArtifactError(f"{self._model} {node} is another model ({found}) than here ({expected})")
+            raise ArtifactError(
+                f"{self._model} {node} is another model ({found}) than here ({expected}); use the same model on all nodes"
+            )
         if not self._file.is_file():
             raise ConfigError(f"{self._file} is missing {node}; choose a folder for --out that all nodes have")
         return encoder, pa.ipc.open_file(pa.memory_map(str(self._file))).read_all()["name"]
@@ -302,7 +304,9 @@ class LinkWorker:
         if linker.index.content_hash != self._content_hash:
             found, expected = short_hash(linker.index.content_hash), short_hash(self._content_hash)
             node = socket.gethostname()
-            raise ArtifactError(f"{self._index} on node {node} is another index ({found}) than here ({expected})")
+            raise ArtifactError(
+                f"{self._index} on node {node} is another index ({found}) than here ({expected}); use the same index on all nodes"
+            )
         return linker
 
     def ready(self) -> None:

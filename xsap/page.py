@@ -39,7 +39,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Plain text. warning: whether it stands out, as what should make a reader wary."""
+    """Plain text. warning: whether it is shown as a warning."""
 
     text: str
     warning: bool = False

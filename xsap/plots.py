@@ -262,7 +262,7 @@ def horizontal_bars(
         values: Name → length, not negative.
         title: Heading of the chart.
         labels: Text at the end of each bar; None: the value, as an integer with commas.
-        highlighted: Which names get the first color; all others are grey. None: all of them.
+        highlighted: Which names get the first color; all others are gray. None: all of them.
         width: Inches.
         slots: Room for at least so many bars, so that a few are no thicker than many.
     """

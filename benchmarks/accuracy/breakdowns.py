@@ -1,16 +1,15 @@
 """Where a system errs: scores by label of the mentions, kinds of error, and an ablation of case and similarity.
 
-A mean hides which mentions a system can link. Mentions are labeled by what training has seen, by length, script and
-semantic group: a function each, from mentions to labels in their order. Strings are compared and measured as
+A mean hides which mentions a system can link. Mentions are labeled by whether training has seen them, by length,
+script and semantic group; there is one function for each, from mentions to labels in their order. Strings are compared and measured as
 EXACT_MATCH normalizes them, so labels are the same for every system. "Seen" means in the names of the training
 terminology, whether or not a run drew them.
 
 Kinds of error exclude one another and are tried in the order of `ERROR_KINDS`.
 
-The ablation: the original evaluation lower-cases the dictionary only and compares raw vectors. Each of its eight cells
-gives the model the mentions and
-the dictionary cased or lower-cased, without the model's own text policy, compares them by cosine or dot product, and
-counts concepts.
+The ablation: the original evaluation lower-cases the dictionary only and compares raw vectors. In each of its eight
+cells, mentions and dictionary are cased or lower-cased, without the model's own text policy, and compared by cosine or
+dot product; concepts are counted.
 """
 
 import hashlib

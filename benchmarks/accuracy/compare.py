@@ -1,13 +1,11 @@
 """Comparisons: of a results folder with an older one (regression check), and of `xsap evaluate` results side by side.
 
-Regression check: where both folders still hold the answers, mention by mention, differences are paired, and worse means
-that the interval of the
-difference is below zero. Without the answers each figure has only its own interval, and worse means that the two do not
-overlap. Scores on other mentions are not compared at all.
+Regression check: if both folders still have the answers to each mention, differences are paired, and a system is worse
+if the interval of the difference is below zero. Without the answers each figure has only its own interval, and a system
+is worse if the two intervals do not overlap. Scores on different mentions are not compared.
 
-Side by side: systems are compared only where that is fair: one protocol, and the same number of the same mentions in
-every language; anything
-else is an error, not a footnote. The table is Markdown that reads as plain text.
+Side by side: systems are compared only under one protocol and on the same mentions in every language; anything else is
+an error. The table is Markdown that can be read as plain text.
 """
 
 import json

@@ -1,14 +1,13 @@
-"""NIL detection and abstention: mentions among as many that have no concept, at promised precisions.
+"""NIL detection and abstention: precision when half of the mentions have no concept, against the guaranteed precision.
 
-A third of the mentions' concepts is hidden from the answers, so their mentions have no concept any more although all
-their neighbors are there: the hardest kind. In each language, synthetic mentions without a concept bring their number
-up to that of the mentions that still have one: *general* ones are everyday words, alone and in pairs; *clinical* ones
-are what records hold beside findings (procedures, devices, drugs, errands), alone and with a remark. Their words were
-written for this; a row of a table means the same in each language.
+A third of the mentions' concepts is hidden from the answers, so their mentions have no concept although all similar
+concepts are still there: the hardest kind. In each language, synthetic mentions without a concept are added until half
+of all mentions have none: *general* ones are everyday words, alone and in pairs; *clinical* ones are other contents of
+medical records (procedures, devices, drugs, administration), alone and with a remark. Their words were written for this
+benchmark; a row of a table means the same in each language.
 
 Everything is split into halves that have no concept and no synthetic word in common. The calibration is fitted on one
-half and measured on the other. What it promises for another mixture is shown, too: the same, fitted only on mentions
-that have a concept.
+half and measured on the other. The table also shows a calibration that was fitted only on mentions that have a concept.
 """
 
 from collections import Counter
@@ -124,7 +123,7 @@ no. 12|Nr. 12|n.º 12|n° 12|12番|no. 12|12号
 """
 SEPARATORS = dict(zip(LANGUAGES, (" ", " ", " ", " ", "", " ", ""), strict=True))
 MENTION_KINDS = ("known", "hidden", "general", "clinical")
-PROMISED_PRECISION, MIN_PRECISION = 0.95, 0.93  # promised, and the least that must be measured
+PROMISED_PRECISION, MIN_PRECISION = 0.95, 0.93  # guaranteed, and the lowest measured precision that passes
 CONCEPTS_PER_HIDDEN = 3
 
 
@@ -161,10 +160,10 @@ class NilResult:
         seed: What was drawn with.
         counts: fitted and measured → kind → number of mentions.
         report: The calibration's report on the measured half.
-        kinds: Kind → what confidences of its mentions are worth.
+        kinds: Kind → scores of the confidences of its mentions.
         fitted_on_known: The report's row for all mentions, of a calibration fitted only on mentions with a concept.
         variants: The calibration and alternatives to it.
-        target: The measured precision where PROMISED_PRECISION is promised.
+        target: The measured precision where PROMISED_PRECISION is guaranteed.
     """
 
     mentions: str
@@ -287,9 +286,9 @@ def evaluate_nil(linker: MentionLinker, mentions: pa.Table, *, content_hash: str
 
 
 def precision_target(answered: AnsweredPart | None) -> Target:
-    """The target for the answers that keep PROMISED_PRECISION; None if it could not be promised."""
+    """The target for the answers that keep PROMISED_PRECISION; None if it could not be guaranteed."""
     precision = (answered.precision or 0.0) if answered else 0.0
-    return target(f"precision measured where {PROMISED_PRECISION:g} is promised", precision, MIN_PRECISION)
+    return target(f"precision measured where {PROMISED_PRECISION:g} is guaranteed", precision, MIN_PRECISION)
 
 
 def split_halves(linker: MentionLinker, mentions: pa.Table, *, seed: int) -> tuple[Half, Half]:
@@ -344,7 +343,7 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
 
 
 def _fit_on_known(fitted: Half, held_out: Half, seed: int) -> ConfidenceScores:
-    """What the promises of a calibration are worth that never saw a mention without a concept."""
+    """Measured precision of a calibration that was fitted only on mentions with a concept."""
     train, test = fitted.sample, held_out.sample
     known = ~train.without_concept
     codes, groups = (np.array(column, object)[known].tolist() for column in (train.languages, train.groups))
@@ -427,7 +426,7 @@ def nil_table(result: NilResult) -> str:
     kinds += [
         [kind, *(_percent(row.at_precision[p], "coverage") for p in promised)] for kind, row in result.kinds.items()
     ]
-    known = [["fitted on known alone", *(f"at {p}" for p in promised)]]
+    known = [["fitted without NIL", *(f"at {p}" for p in promised)]]
     known += [
         [name, *(_percent(result.fitted_on_known.at_precision[p], name) for p in promised)]
         for name in ("coverage", "precision")

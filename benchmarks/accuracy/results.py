@@ -1,9 +1,8 @@
 """A results folder: `results.json` holds everything that a report states; the pages are made from it alone.
 
-Its last key is a hash of all others: a damaged file, or a figure that somebody changed by hand, is detected and not
-shown. The answers of each
-system are in `answers/`, by the hash of everything they depend on, so that a later run can be compared mention by
-mention.
+Its last key is a hash of all others, so a damaged file, or a figure that was changed by hand, is an error. The answers
+of each system are in `answers/`, by the hash of everything they depend on, so that a later run can be compared mention
+by mention.
 """
 
 import hashlib

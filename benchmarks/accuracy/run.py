@@ -82,7 +82,7 @@ def linking(
     chosen = parse_languages(languages)
     paths, work_folder = _parse_data(data or []), work or out / "work"
     if dictionary and all(map(brings_dictionary, task)):
-        raise ConfigError(f"--dictionary {dictionary}: {', '.join(task)} bring their own dictionary; leave it out")
+        raise ConfigError(f"--dictionary {dictionary}: {', '.join(task)} have their own dictionary; leave it out")
     names = None if chosen is None else tuple(sorted(chosen))
     tasks = [
         open_task(name, paths, work_folder, dictionary=dictionary, languages=names) for name in dict.fromkeys(task)

@@ -1,8 +1,7 @@
 """What systems answered to tasks, as ranks of the gold, and the scores that follow from ranks.
 
 A system is run on a task once: its answers are kept in a folder named by the hash of everything they depend on, so an
-interrupted run resumes,
-and a second run only counts. Under the concept protocol @k counts concepts, under the reference protocol rows of the
+interrupted run resumes, and a second run only computes scores. Under the concept protocol @k counts concepts, under the reference protocol rows of the
 dictionary (xsap.evaluation.protocols). Equal scores are ordered by concept_id, or by row. Every score is a mean over
 languages with equal weight, unless stated otherwise. Ranks are sorted before they are resampled, so that intervals and
 p-values do not depend on the order of mentions either.
@@ -61,7 +60,7 @@ ANSWERS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RankedAnswers:
-    """A system's answers to a task. table: ANSWERS_SCHEMA, one row a mention. key: hash of all they depend on."""
+    """A system's answers to a task. table: ANSWERS_SCHEMA, one row per mention. key: hash of all they depend on."""
 
     table: pa.Table
     key: str
@@ -207,7 +206,7 @@ def difference_of(first: Sequence[Values], second: Sequence[Values]) -> Differen
     """The second system's macro mean less the first's, paired; it does not depend on the order of mentions.
 
     Args:
-        first: Values of the first system, one array a group.
+        first: Values of the first system, one array per group.
         second: Values of the second system for the same mentions in the same order.
     """
     orders = [np.lexsort(pair) for pair in zip(first, second, strict=True)]

@@ -7,7 +7,7 @@ name of models.KNOWN_MODELS, a folder or a hub id, with `@cls` or `@mean` if its
 The recipes are the original SapBERT's and ours, trained for the same time on one terminology, each by a command in its
 own process. Both start from random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on
 the same names. Ours is `configs/train/small.toml`, and resumes after an interruption; the original's cannot resume and
-starts again. Its learning rate is the best of those tried (LOG.md). The clock of both starts when names are tokenized.
+starts again. Its learning rate is the best of those tried (LOG.md). For both, time is counted from when names are tokenized.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """A task = mentions + a dictionary + cut-offs; and the table of corpora.
 
-A corpus brings mentions but no dictionary; that is given. Two kinds of task bring their own: `hpo` (held-out names),
+A corpus has mentions but no dictionary, which is an argument. Two kinds of task have their own dictionary: `hpo` (held-out names),
 and `CORPUS-in-hpo`, the mentions of a corpus whose gold CUI HPO cross-references. Mentions without a gold concept are
 dropped, and counted; those whose gold is not in the dictionary stay and are misses, as in all published figures.
 """
@@ -182,7 +182,7 @@ def open_task(
         name: `hpo`, a corpus (`corpus_of`), or a corpus with `-in-hpo`.
         data: Where the files of each corpus are.
         work: Folder for files that are downloaded or derived.
-        dictionary: As `open_search_space` takes it, for a task that does not bring its own.
+        dictionary: As `open_search_space` takes it, for a task without its own.
         languages: Languages of the names that are taken from a terminology; None for all.
         split_hpo: Splits HPO's source folder, for tasks that need it.
 

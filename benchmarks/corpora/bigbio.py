@@ -1,9 +1,9 @@
-"""Any corpus in BigBIO's KB schema, saved from Hugging Face `datasets` as JSON lines or Parquet: one document a row.
+"""Any corpus in BigBIO's KB schema, saved from Hugging Face `datasets` as JSON lines or Parquet: one document per row.
 
 Fries et al., NeurIPS 2022 (BigBio); https://github.com/bigscience-workshop/biomedical/blob/main/task_schemas.md. Three
 keys are read: `document_id`, `passages` ({text: [str]}) and `entities` ({type, text: [str], offsets: [[start, end]],
 normalized: [{db_name, db_id}]}). Offsets count characters in the passages' texts joined by a space, and an entity in
-pieces has a text and a pair of offsets for each piece. The schema has one type an entity, so an entity of several types
+pieces has a text and a pair of offsets for each piece. The schema has one type per entity, so an entity of several types
 (MedMentions) is there once for each: those become one mention again. A db_id may hold several identifiers, or -1; a
 db_name is upper or lower case, depending on the version of the loader. Tested on a hand-written fragment in the
 published format, not on the real files.
@@ -56,7 +56,7 @@ def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{where}: expected {_FORMAT}; found {type(error).__name__}: {error}") from None
     if not rows:
-        raise DataError(f"{path}: expected {_FORMAT} a row, found no entity")
+        raise DataError(f"{path}: expected {_FORMAT} per row, found no entity")
     if not any(_same(db_name, name) for name in databases):
         found = ", ".join(f"{name} ({n:,})" for name, n in databases.most_common()) or "none"
         raise DataError(f"{path}: expected entities linked to '{db_name}'; the databases there are: {found}")
@@ -67,7 +67,7 @@ def _from_json(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     for number, line in numbered_lines(path):
         if line.strip():
             where = f"{path}:{number}"
-            yield parse_json(line, where, f"JSON, {_FORMAT} a line"), where
+            yield parse_json(line, where, f"JSON, {_FORMAT} per line"), where
 
 
 def _from_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -76,7 +76,7 @@ def _from_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in _COLUMNS if name not in file.schema_arrow.names]:
-                raise DataError(f"{path}: expected {_FORMAT} a row; found no column '{missing[0]}'")
+                raise DataError(f"{path}: expected {_FORMAT} per row; found no column '{missing[0]}'")
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=_COLUMNS):
                 for record in batch.to_pylist():

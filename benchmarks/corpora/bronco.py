@@ -1,7 +1,7 @@
 """BRONCO150: mentions in German oncological discharge letters, with codes of ICD-10-GM, OPS and ATC (2017).
 
 Kittner et al., JAMIA Open 2021; https://www2.informatik.hu-berlin.de/~leser/bronco, available under an agreement. Five
-files of shuffled sentences, one a line, `textFiles/randomSentSet1.txt` to 5, with brat annotations in
+files of shuffled sentences, one per line, `textFiles/randomSentSet1.txt` to 5, with brat annotations in
 `bratFiles/randomSentSet1.ann`; a mention's code is in a normalization, `N1<tab>… T1 ICD10GM:C22.0<tab>text`. bioCFiles
 holds the same as BioC; the CoNLL files (conllIOBTags) have no codes.
 

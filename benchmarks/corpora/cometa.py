@@ -46,7 +46,7 @@ def read_cometa(path: Path, meaning: Meaning = "general") -> pa.Table:
         expected = f"expected COMETA's tab-separated columns, {', '.join(wanted)} among them"
         raise DataError(f"{file}:1: {expected}; found no '{missing[0]}'")
     if not body:
-        raise DataError(f"{file}: expected a mention a line after the header, found none")
+        raise DataError(f"{file}: expected one mention per line after the header, found none")
     columns = [header.index(name) for name in wanted]
     rows: list[Row] = []
     for number, cells in body:

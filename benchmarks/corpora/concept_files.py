@@ -1,7 +1,7 @@
 """`.concept` files: NCBI disease, BC5CDR disease and BC5CDR chemical as BioSyn prepared them, and SapBERT after it.
 
 Sung et al., ACL 2020 (BioSyn); https://github.com/dmis-lab/BioSyn, whose preprocess/*.py define the format. A folder
-holds `<pmid>.concept`, one mention a line: `pmid||start|end||Class||mention||id`. Raw folders (`test`) have
+holds `<pmid>.concept`, one mention per line: `pmid||start|end||Class||mention||id`. Raw folders (`test`) have
 `<pmid>.txt` beside it: title, two newlines, abstract; the offsets count one character between the two.
 `processed_test`, the one that is scored, has no texts, and its mentions are lower-cased, without punctuation, their
 abbreviations expanded, composite ones with `|` between their parts; a document without mentions is an empty line. An id

@@ -11,9 +11,9 @@ BioRED's with a 5th column), which are skipped, the same document twice (NCBI), 
 MedMentions (Mohan and Li, AKBC 2019; https://github.com/chanzuckerberg/MedMentions): PubMed abstracts annotated with
 UMLS 2017AA concepts, in full and as ST21pv, in `full/data/corpus_pubtator.txt.gz` and
 `st21pv/data/corpus_pubtator.txt.gz`; the test split is 879 of 4,392 documents. The split of both is only in full/data,
-one id a line. Full gives a concept's semantic types (TUIs, or UnknownType) and bare CUIs; ST21pv writes `UMLS:` before
+one id per line. Full gives a concept's semantic types (TUIs, or UnknownType) and bare CUIs; ST21pv writes `UMLS:` before
 them and gives one of 21 types above the concept's own, so the groups of some of its mentions are unknown. Some spans
-have two concepts, one a line: all are read. Tested on hand-written fragments in the published formats, not on the real
+have two concepts, one per line: all are read. Tested on hand-written fragments in the published formats, not on the real
 files.
 """
 
@@ -67,7 +67,7 @@ def read_pubtator(path: Path, documents: Collection[str] | None = None) -> pa.Ta
     missing = sorted(set(documents or ()) - seen)
     if missing:
         found = f"{len(missing):,} are missing, the first of them {missing[0]}"
-        raise DataError(f"{path}: expected every document of the split; {found}")
+        raise DataError(f"{path}: expected all documents of the test split; {found}")
     if not rows:
         raise DataError(f"{path}: expected {_FORMAT}; found {len(seen):,} documents and no annotation")
     return to_table(rows, with_groups=True)
@@ -138,9 +138,9 @@ def _read_pmids(file: Path) -> set[str]:
     pmids = set()
     for number, line in numbered_lines(file):
         if line.strip() and not re.fullmatch("[0-9]+", line.strip()):
-            raise DataError(f"{file}:{number}: expected a PMID a line; found '{line[:60]}'")
+            raise DataError(f"{file}:{number}: expected one PMID per line; found '{line[:60]}'")
         pmids.add(line.strip())
     pmids.discard("")
     if not pmids:
-        raise DataError(f"{file}: expected a PMID a line, found none")
+        raise DataError(f"{file}: expected one PMID per line, found none")
     return pmids

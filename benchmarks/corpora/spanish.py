@@ -16,7 +16,7 @@ text; start_span end_span text), and code; they are described on the task pages 
 MedProcNER's README and in BigBIO's loaders. A code is a SNOMED CT identifier, several joined by `+` for a composite
 mention, or NO_CODE (DisTEMIST: NOMAP). A few were damaged by a spreadsheet (`1.66753E+16`) or mistyped (`N+O`); they
 cannot be recovered and count as no code. SympTEMIST's official test file leaves composite mentions out;
-`…_subtask2+COMPOSITE.tsv` has them. SympTEMIST's experimental subtask 3 has translated mentions, a file a language.
+`…_subtask2+COMPOSITE.tsv` has them. SympTEMIST's experimental subtask 3 has translated mentions, one file per language.
 
 CANTEMIST-NORM, Miranda-Escalada et al., IberLEF 2020; Zenodo 3773228. `test-set/cantemist-norm/` holds texts with brat
 annotations of tumor morphology; the eCIE-O-3.1 code is in a note, `#1<tab>AnnotatorNotes T1<tab>8000/6`, with a grade
@@ -241,9 +241,8 @@ def read_codiesp(path: Path) -> pa.Table:
 
     Returns:
         A table with group DISO for diagnoses and PROC for procedures: two vocabularies. Separate words are joined by a
-            space; their offsets
-        are from the first of them in the text to the last. Context and offsets are null where there is no text, the
-        offsets alone where the text differs there.
+        space; their offsets are from the first of them in the text to the last. Context and offsets are null where
+        there is no text, the offsets alone where the text differs there.
 
     Raises:
         DataError: With file and line.

@@ -63,7 +63,7 @@ def read_xlbel_version(path: Path, *, contexts: bool) -> pa.Table:
 
 
 def find_xlbel_files(path: Path, *, contexts: bool) -> list[Path]:
-    """The files of v1.0 (with contexts) or v0.0, one a language, anywhere in a folder; a single file as it is."""
+    """The files of v1.0 (with contexts) or v0.0, one per language, anywhere in a folder; a single file is returned as it is."""
     if path.is_file():
         return [path]
     ending = "_1k_test_query_with_context.txt" if contexts else "_1k_test_query.txt"

@@ -1,10 +1,10 @@
 """Our training step, complete or with one optimization left out, and what a step costs in operations and in memory.
 
-An optimization is left out from outside: by another public function of xsap, by what the reference has instead, and
-once, for dropout, by replacing the function that `packing` keeps. Everything else stays as the trainer has it. So a
-step without an optimization gives the same loss, and it takes as much longer as the optimization is worth beside all
-others; several left out together are not worth their product. With the small size the embedding table has hardly a row
-to trim, because its tokenizer is trained on the same names: there that ablation shows only noise.
+An optimization is left out without changing xsap: another public function is called, the code of the reference is used,
+or, for dropout, a function of `packing` is replaced. Everything else is as in the trainer, so a step without an
+optimization gives the same loss, and its extra time is the gain of this optimization on top of all others. The gain of
+several together is not the product of their gains. With the small size the embedding table has hardly a row to trim,
+because its tokenizer is trained on the same names, so that ablation shows only noise.
 """
 
 import json

@@ -285,6 +285,6 @@ def peak_fraction_note(operations: int, rows: str, rates: Mapping[str, float]) -
 
 
 def bar_plot(title: str, values: Mapping[str, float], labels: Sequence[str] | None = None) -> Plot:
-    """Horizontal bars, ours in color and all others in grey; without labels each value is written at its bar."""
+    """Horizontal bars, ours in color and all others in gray; without labels each value is written at its bar."""
     shown = labels or [format_figure(value) for value in values.values()]
     return horizontal_bars(values, title=title, labels=shown, highlighted=lambda name: name.startswith(OURS), width=8.0)

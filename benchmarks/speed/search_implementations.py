@@ -1,8 +1,8 @@
 """The vectors that a search benchmark searches, and each implementation of the search in a process of its own.
 
-Clustered vectors resemble those of names: concepts with four names each lie in topics, and topics in areas, drawn in
+Clustered vectors resemble those of names: concepts with four names each are grouped in topics, and topics in areas, drawn in
 128 dimensions of falling weight, which gives cosines and an effective dimension like those of HPO's names under a small
-model trained here (about 0.7 to a name's siblings, 0.56 to its tenth neighbor, 61 dimensions), and some uniform noise;
+model trained here (about 0.7 to other names of the same concept, 0.56 to the tenth neighbor, 61 dimensions), and some uniform noise;
 queries are rows moved to a cosine of 0.86. Uniform vectors and queries are random directions.
 
 An implementation reads what it needs from files, so that its memory is its own: the maximum resident memory, mapped

@@ -199,7 +199,7 @@ def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, 
     [
         (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\xff"), "hash is not the manifest's"),
         (lambda file: file.write_bytes(file.read_bytes()[:-4]), "expected .* bytes, found"),
-        (lambda file: file.unlink(), "named by the manifest, but missing"),
+        (lambda file: file.unlink(), "listed in the manifest, but missing"),
         (lambda file: (file.parent / "manifest.json").unlink(), "found no manifest.json"),
         (lambda file: (file.parent / "manifest.json").write_text("{"), "expected a readable manifest"),
     ],

@@ -229,7 +229,7 @@ def test_nil_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed == nil_table(evaluate_nil(NumberLinker(), number_mentions(), seed=0)) + "\n"
     assert printed.startswith("fitted: ")
-    for text in ("answered at 0.95", "fitted on known alone", "without the lead", "| hidden "):
+    for text in ("answered at 0.95", "fitted without NIL", "without the lead", "| hidden "):
         assert text in printed
     monkeypatch.setattr(nil, "MIN_PRECISION", 1.1)
     with pytest.raises(SystemExit) as ended:

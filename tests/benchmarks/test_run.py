@@ -302,7 +302,7 @@ def test_mentions_command_reads_any_corpus(folder, bench):
         ((*COMMAND, "--out", "o", "--dictionary", "gone.txt"), r"gone\.txt: expected a file, found nothing"),
         (
             ("linking", "--task", "hpo", "--system", "exact", "--out", "o", "--dictionary", "dict.txt"),
-            r"hpo bring their own dictionary",
+            r"hpo have their own dictionary",
         ),
         (
             ("linking", "--task", "hpo", "--system", "exact", "--out", "o"),

@@ -176,7 +176,7 @@ def test_robot_template_separator_and_columns(tmp_path):
         ("[Term]\nname: x\n", ":2: expected one id in this [Term], found 0"),
         ("[Term]\nid: A\nid: B\n", ":2: expected one id in this [Term], found 2"),
         ('[Term]\nid: A\nname: a\nsynonym: "open EXACT []\n', ':4: expected a synonym such as "name" EXACT [], found'),
-        ("", ": expected an OBO file with [Term] stanzas, found no living term in it. Is it the right file?"),
+        ("", ": expected an OBO file with [Term] stanzas, found none that is not obsolete. Is it the right file?"),
         ("[Term]\nid: A\nis_obsolete: true\n", ": expected an OBO file with [Term] stanzas"),
     ],
 )

@@ -505,7 +505,7 @@ def test_repeated_short_entities_need_limited_memory(tmp_path):
         (HEAD.encode() + b"<a>fi\xe8vre</a></rdf:RDF>", ":6: expected OWL as RDF/XML: not well-formed (invalid token)"),
         (
             HEAD.encode() + b"</rdf:RDF>",
-            ": expected an OWL file with classes, found no living one in it. Is it the right file?",
+            ": expected an OWL file with classes, found none that is not obsolete. Is it the right file?",
         ),
         (HEAD.encode() + b"&owl;</rdf:RDF>", ":6: expected OWL as RDF/XML: undefined entity"),
         (
@@ -584,7 +584,7 @@ def test_owl_memory_does_not_grow_with_the_file(tmp_path, kind):
         ),
         (
             '{"graphs": [{"nodes": [{"id": "A:1", "lbl": "x"}]}]}',
-            ": expected an obographs document with nodes of type CLASS, found no living one",
+            ": expected an obographs document with nodes of type CLASS, found none that is not obsolete",
         ),
         ("[" * 100_000, ": expected an obographs document, found one that is nested too deeply to be read"),
         (

@@ -270,9 +270,9 @@ def test_umls_files_are_found(tmp_path):
     assert alone.mrsty is None
     assert UmlsFiles.find(tmp_path, mrsty=moved).mrsty == moved
     assert read(alone)[0].concepts["semantic_types"].to_pylist() == [[]]
-    with pytest.raises(DataError, match="a choice of semantic types needs MRSTY.RRF, found none beside it"):
+    with pytest.raises(DataError, match="a choice of semantic types needs MRSTY.RRF, found none in its folder"):
         read(alone, RowSelection(semantic_types={"T047"}))
-    with pytest.raises(DataError, match="trade names need MRREL.RRF, found none beside it"):
+    with pytest.raises(DataError, match="trade names need MRREL.RRF, found none in its folder"):
         read(alone, tradenames=True)
     (tmp_path / "MRCONSO.RRF").unlink()
     with pytest.raises(DataError, match="expected MRCONSO.RRF or MRCONSO.RRF.gz in this folder, found neither"):

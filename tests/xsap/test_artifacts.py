@@ -278,7 +278,7 @@ def test_every_truncation_and_addition_is_found(thing, name):
         (thing / name).write_bytes(damaged)
         with pytest.raises(
             ArtifactError,
-            match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|expected a readable manifest|its hash of itself)",
+            match=rf"{name}: (expected [\d,]+ bytes, found [\d,]+|expected a readable manifest|its content does not match)",
         ):
             read_manifest(thing, "thing")
 
@@ -309,7 +309,7 @@ def test_read_manifest_does_not_read_the_files(thing):
         ({"files": {"a.txt": {"size": "many", "sha256": "0"}}}, "expected a readable manifest"),
         ({"files": {"a.txt": {"size": None, "sha256": "0", "xxh3": "0"}}}, "expected a readable manifest"),
         ({"files": {"a.txt": {"size": 9, "sha256": "0"}}}, "expected a readable manifest"),
-        ({"color": "rot"}, "its hash of itself does not match"),
+        ({"color": "rot"}, "its content does not match its own hash"),
     ],
 )
 def test_manifest_of_another_kind_or_format_is_rejected(thing, change, message):

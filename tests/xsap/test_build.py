@@ -486,9 +486,7 @@ def test_hnsw_index_is_built_on_disk_in_parts_with_reuse_and_in_memory(senses, t
 
 def test_impossible_hnsw_index_is_rejected_before_encoding(senses, parts, tmp_path, monkeypatch):
     encoder, source = RecordingNgrams(), senses / "terminology"
-    with pytest.raises(
-        ConfigError, match=r"^an HNSW index is built of a whole index, not of a part; leave --ann to xsap merge$"
-    ):
+    with pytest.raises(ConfigError, match=r"^--ann needs a whole index, found a part; add it to xsap merge instead$"):
         build_small(source, encoder, tmp_path / "index", shard=(1, 2), ann=True)
     monkeypatch.setitem(sys.modules, "usearch", None)
     with pytest.raises(ConfigError, match="needs usearch"):

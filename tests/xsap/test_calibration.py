@@ -389,7 +389,7 @@ def test_mentions_that_a_guarantee_needs_match_values_worked_by_hand():
         else:
             with pytest.raises(
                 ConfigError,
-                match=r"^the 58 mentions of the calibration can't guarantee a precision of 0.95, but one of 0.94\.",
+                match=r"^the 58 mentions of the calibration can't guarantee a precision of 0.95, but 0.94\.",
             ):
                 curve.threshold_for(0.95)
     halved = RiskCoverageCurve((0.99,), (118,), (118,), (0.99,), (2.0,))
@@ -506,11 +506,11 @@ def test_precision_just_too_low_everywhere_is_hardly_ever_guaranteed():
 def test_precisions_outside_0_to_1_and_out_of_reach_are_errors():
     curve = RiskCoverageCurve.from_sample(np.linspace(0, 1, 100), np.zeros(100, bool), alone(100))
     for precision in (0, 1, -0.5, 95, math.nan):
-        with pytest.raises(ConfigError, match="must lie between 0 and 1, found"):
+        with pytest.raises(ConfigError, match="must be between 0 and 1, found"):
             curve.threshold_for(precision)
     with pytest.raises(
         ConfigError,
-        match=r"^the 100 mentions .* a precision of 0.9, nor any other\. Ask for less, or calibrate on more mentions$",
+        match=r"^the 100 mentions .* a precision of 0.9, nor any other\. Choose a lower precision, or calibrate on more mentions$",
     ):
         curve.threshold_for(0.9)
 

@@ -81,9 +81,13 @@ def test_worker_rejects_another_model_index_or_version_on_its_node(tmp_path, tin
         ConfigError, match=r"names\.arrow is missing on node .*; choose a folder for --out that all nodes have"
     ):
         EncodeWorker(ALONE, str(tiny_folder), spec, tmp_path / "names.arrow")(group)
-    with pytest.raises(ArtifactError, match=r"model on node .* is another model \(.{8}…\) than here \(ffffffff…\)$"):
+    with pytest.raises(
+        ArtifactError, match=r"model on node .* is another model \(.{8}…\) than here \(ffffffff…\); use"
+    ):
         EncodeWorker(ALONE, str(tiny_folder), replace(spec, content_hash="f" * 64), tmp_path / "names.arrow")(group)
-    with pytest.raises(ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\)$"):
+    with pytest.raises(
+        ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\); use"
+    ):
         LinkWorker(ALONE, str(index), "f" * 64, {}).answers_to([("fever", None)], 1, False, {})
     with pytest.raises(
         ConfigError, match=r"node .* has xsap 0.*, found 9\.9 here; install the same version everywhere$"

@@ -214,7 +214,7 @@ def test_load_rejects_vectors_that_the_manifest_does_not_name(small, tmp_path, t
     with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 100):
         int8 = make(tmp_path / "int8", tiny_folder, 200, "int8")
         shutil.copy(small / "vectors.npy", int8)
-        with pytest.raises(ArtifactError, match=r"vectors\.npy: not named by the manifest"):
+        with pytest.raises(ArtifactError, match=r"vectors\.npy: not listed in the manifest"):
             Index.load(int8)
 
 

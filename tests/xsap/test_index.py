@@ -309,7 +309,7 @@ def test_load_with_ann_says_how_to_add_an_hnsw_index(folder, tmp_path):
         with pytest.raises(ConfigError) as refused:
             Index.load(path, ann=True)
         assert str(refused.value) == (
-            f"{path} has no HNSW index; search exactly, or add one, which encodes no name again: "
+            f"{path} has no HNSW index; search exactly, or add one, without encoding names again: "
             f"xsap index {model} TERMINOLOGY --out {path} --reuse {path} --overwrite {options} --pooling cls --max-length 25 --dtype float32 --ann"
         )
 

@@ -269,8 +269,8 @@ def test_column_index_suggests_the_most_similar_column():
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("x.csv", "", r"x\.csv: expected columns with names, found an empty file$"),
-        ("x.csv", "\n\n", r"x\.csv: expected columns with names, found an empty file$"),
+        ("x.csv", "", r"x\.csv: expected a header with column names, found an empty file$"),
+        ("x.csv", "\n\n", r"x\.csv: expected a header with column names, found an empty file$"),
         ("x.csv", ",\n1,2\n", "found an empty file"),
         ("x.tsv", "", "found an empty file"),
         ("x.jsonl", "", "found an empty file"),
@@ -289,7 +289,7 @@ def test_column_index_suggests_the_most_similar_column():
         (
             "x.parquet.gz",
             "",
-            r"x\.parquet\.gz: expected a \.parquet file, which is compressed inside; decompress it first$",
+            r"x\.parquet\.gz: expected a \.parquet file without further compression; decompress it first$",
         ),
         (
             "x.parquet",
@@ -538,5 +538,8 @@ def test_damaged_workbooks_are_reported_in_one_line(tmp_path):
 
 def test_xlsx_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(ConfigError, match=r"x\.xlsx: reading \.xlsx needs openpyxl; pip install 'xsap\[xlsx\]'$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"x\.xlsx: reading \.xlsx needs openpyxl, found none; install it: pip install 'xsap\[xlsx\]'$",
+    ):
         list(read_xlsx(tmp_path / "x.xlsx", None))

@@ -370,9 +370,9 @@ def test_output_format_follows_the_file_s_name(tmp_path):
     [
         ({"form": "xml"}, r"expected a format among table, csv, tsv, jsonl, parquet; found 'xml'"),
         ({"form": "csv", "top_k": 0}, "top_k must be at least 1, found 0"),
-        ({"form": "table", "wide": True}, "--wide is for csv, tsv, jsonl and parquet, found table"),
-        ({"form": "jsonl", "excel": True}, "--excel is for csv and tsv, found jsonl"),
-        ({"form": "parquet", "gz": True}, r"a \.parquet file is compressed inside"),
+        ({"form": "table", "wide": True}, "--wide needs --format csv, tsv, jsonl or parquet; found table"),
+        ({"form": "jsonl", "excel": True}, "--excel needs --format csv or tsv; found jsonl"),
+        ({"form": "parquet", "gz": True}, r"a \.parquet file is already compressed"),
     ],
 )
 def test_options_that_exclude_each_other_are_rejected(options, message):

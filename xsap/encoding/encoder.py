@@ -1,7 +1,7 @@
 """The encoder: tokenizer, transformer and pooling as one, from names to unit vectors.
 
 Pooling, maximum length and text policy are saved with the model (`xsap.json`), so that no user has to pass them again.
-A foreign folder that does not state its pooling is an error; the pooling is never guessed.
+A folder that does not state its pooling is an error unless the caller gives it; the pooling is never guessed.
 """
 
 import json

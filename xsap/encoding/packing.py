@@ -1,4 +1,4 @@
-"""Token ids of names, and their way through a BERT-family encoder without padding.
+"""Token ids of names, and encoding them with a BERT-family model without padding.
 
 Training tokenizes its whole terminology once, before the first step, into two flat arrays from which any batch is a
 gather: a tokenizer handles tens of thousands of names per second, an encoder on a GPU more than that.
@@ -325,7 +325,7 @@ def _layer(layer: Transformer, queries: Tensor, states: Tensor, own: Tensor, slo
     """One transformer layer.
 
     Args:
-        layer: A BertLayer or one of its kin.
+        layer: A BertLayer, or a layer of the same structure.
         queries: (r, s, hidden), all states; or, with `slots`, (n, hidden), some of them.
         states: (r, s, hidden).
         own: (r, 1, s or q, s) bool, the attention mask.

@@ -366,7 +366,7 @@ def _check(out: Path, model: EncoderSpec, shard: tuple[int, int] | None, *, ann:
     if ann:
         check_usearch_installed()
         if shard is not None:
-            raise ConfigError("an HNSW index is built of a whole index, not of a part; leave --ann to xsap merge")
+            raise ConfigError("--ann needs a whole index, found a part; add it to xsap merge instead")
 
 
 def merge_shards(

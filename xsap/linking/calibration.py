@@ -1,12 +1,12 @@
 """Calibrated confidence, and abstention with a guaranteed precision.
 
 The confidence of an answer is the probability that its first candidate is correct: a logistic regression on the candidate's score and on the
-square root of its lead over the second concept. Each language has an offset to the log odds that is shrunk towards zero, the more so the fewer
+square root of its lead over the second concept. Each language has an offset to the log odds that is shrunk toward zero, the more so the fewer
 of its mentions were seen and the less languages differ; an unseen language has none. `python -m benchmarks nil` measures this choice: the lead
 helps most and languages a little, while isotonic regression, instead or on top, is no better and makes ties. A calibration fitted without any
 mention that has no concept is far too confident on such mentions.
 
-Precision is the fraction of given answers that are correct. To guarantee it, a confidence threshold must not be the luckiest of many, so
+Precision is the fraction of given answers that are correct. To guarantee it, a confidence threshold must not be the best of many by chance, so
 thresholds are tested in an order fixed in advance, each by an exact binomial test, until the first one fails. Mentions of one concept tend to
 be right or wrong together, so counts are divided by their design effect. A guarantee takes some hundred mentions (59 independent correct
 answers for 0.95, 149 for 0.98) and holds for new mentions of the same mixture of languages and of mentions without a concept.
@@ -117,15 +117,15 @@ class RiskCoverageCurve:
             ConfigError: `precision` is outside (0, 1), or these mentions cannot guarantee it.
         """
         if not 0 < precision < 1:
-            raise ConfigError(f"a precision must lie between 0 and 1, found {precision:g}")
+            raise ConfigError(f"a precision must be between 0 and 1, found {precision:g}")
         threshold = self.lowest_threshold(precision)
         if threshold is None:
             percents = range(math.ceil(100 * precision) - 1, 0, -1)
             lower = next((p / 100 for p in percents if self.lowest_threshold(p / 100) is not None), None)
-            instead = "nor any other" if lower is None else f"but one of {lower:g}"
+            instead = "nor any other" if lower is None else f"but {lower:g}"
             raise ConfigError(
                 f"the {self.answered[-1]:,} mentions of the calibration can't guarantee a precision of {precision:g}, {instead}. "
-                "Ask for less, or calibrate on more mentions"
+                "Choose a lower precision, or calibrate on more mentions"
             )
         return threshold
 

@@ -285,9 +285,7 @@ class _NameCollector:
         numbers = self.concepts + np.cumsum(starts) - 1
         new = own.filter(pa.array(starts))
         if not ids.slice(self.concepts, len(new)).equals(pa.chunked_array([new])):
-            raise ArtifactError(
-                "the terminology's names are not of its concepts, in their order; it is damaged, make it again"
-            )
+            raise ArtifactError("the terminology's names and concepts do not match; it is damaged, make it again")
         self.concepts += len(new)
         names = block["name"].chunk(0)
         chosen = np.ones(len(own), bool)

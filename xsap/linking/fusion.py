@@ -1,8 +1,8 @@
-"""Lexical fusion: names that are written like the mention gain on those that only mean the same. Off unless a weight was fitted.
+"""Lexical fusion: names are scored by string similarity in addition to cosine similarity. Off unless a weight was fitted.
 
 Only the nearest POOL names by cosine are compared with the mention: names that n-grams alone would find added nothing on HPO. String
 similarity is never negative, so no name outside the pool can overtake one in it, and ordering the pool by the weighted mean of cosine and
-similarity orders all names. All n-grams count alike, however frequent they are in the dictionary: weighting them by rarity made no difference,
+similarity orders all names. All n-grams have equal weight, however frequent they are in the dictionary: weighting them by rarity made no difference,
 so an index stores nothing but one number.
 """
 

@@ -291,7 +291,7 @@ class Index:
             check_usearch_installed()
         manifest, path = open_artifact(path, INDEX_KIND), Path(path)
         if unnamed := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
-            raise ArtifactError(f"{path / unnamed[0]}: not named by the manifest, so it can't be checked; remove it")
+            raise ArtifactError(f"{path / unnamed[0]}: not listed in the manifest, so it can't be checked; remove it")
         try:
             vectors = Vectors.open(path)
             dictionary = open_dictionary(path, manifest["dropped"])
@@ -371,7 +371,7 @@ class Index:
             fitted = self.calibration or self.fusion_weight
             again = ". Then run xsap tune-fusion and xsap calibrate again" if fitted else ""
             raise ConfigError(
-                f"{path} has no HNSW index; search exactly, or add one, which encodes no name again: {command}{again}"
+                f"{path} has no HNSW index; search exactly, or add one, without encoding names again: {command}{again}"
             )
         hnsw = HnswIndex.open(self.path / HNSW_FILE, self.vectors, metadata)
         hnsw.verify_recall(self.path / HNSW_FILE)
@@ -442,7 +442,7 @@ def write_index(
 def check_model_saved(model: EncoderSpec) -> None:
     """Raise ConfigError for an encoder without a hash, to which an index can't be bound."""
     if model.content_hash is None:
-        raise ConfigError("an index is bound to a model folder; this model was never saved: save it, load it, build")
+        raise ConfigError("an index needs a saved model, found an unsaved one; save it, load it, and build the index")
 
 
 def _read_json(folder: Path, file: str | None) -> Any:

@@ -271,7 +271,7 @@ def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
         rows &= _any_in(dictionary.names["languages"], wanted.languages, "language")
     if not rows.any():
         raise DataError(
-            "the filter leaves nothing of the index to link into: each of its conditions is met, but never together; remove one"
+            "the filter matches nothing in the index: each condition is met, but never all of them together; remove one"
         )
     starts = np.concatenate([[0], np.cumsum(counts)])
     kept = name_concepts.concepts[pairs].astype(np.int64)

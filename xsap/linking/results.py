@@ -17,7 +17,7 @@ RESULTS_IN_NOTEBOOK = 50
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A concept that a mention may stand for.
+    """A concept that a mention may refer to.
 
     Attributes:
         concept_id: Its id.

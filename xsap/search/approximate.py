@@ -1,4 +1,4 @@
-"""Approximate search: an HNSW index proposes rows, and their exact scores rank them. And which kind of search answers.
+"""Approximate search: an HNSW index proposes rows, and their exact scores rank them.
 
 The HNSW index (Malkov & Yashunin, IEEE TPAMI 42(4), 2020) is built over the int8 codes by usearch (extra [ann]); the cosine of two codes is
 that of the vectors they represent, for any scales of the rows. How many of the true nearest rows it finds is measured when it is built,

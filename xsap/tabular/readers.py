@@ -2,7 +2,7 @@
 
 A file is read twice. The first pass checks it to its end, so that a bad line in row nine million is reported before hours of linking and not
 after them, and learns what only the end tells: the number of rows, the keys of a JSONL file, the types of the columns. The second pass gives the
-rows as Arrow tables of bounded size, so memory is that of one chunk, whatever the size of the file.
+rows as Arrow tables of bounded size, so memory is that of one chunk, for a file of any size.
 
 Every column is an Arrow array. A column of a Parquet file keeps its type. A JSONL or XLSX column whose cells have several types, or a type that
 Arrow lacks, is stored as the JSON text of its cells (`MixedType`). `to_cells` turns any column into Python values for the text formats.
@@ -200,7 +200,7 @@ def open_table(path: Path | str, *, sheet: str | None = None) -> InputTable:
             f"{path}: expected a file that ends in .csv, .tsv, .jsonl (or one of these and .gz), .parquet or .xlsx"
         )
     if is_compressed(path) and ending in (".parquet", ".xlsx"):
-        raise DataError(f"{path}: expected a {ending} file, which is compressed inside; decompress it first")
+        raise DataError(f"{path}: expected a {ending} file without further compression; decompress it first")
     if sheet is not None and ending != ".xlsx":
         raise ConfigError(f"--sheet '{sheet}' is for .xlsx files, found {path}")
     if ending == ".parquet":
@@ -227,7 +227,7 @@ def _batches(rows: Iterator[T], size: int) -> Iterator[list[T]]:
 
 def _check_header(header: list[str], path: Path) -> list[str]:
     if not any(header):
-        raise DataError(f"{path}: expected columns with names, found an empty file")
+        raise DataError(f"{path}: expected a header with column names, found an empty file")
     if len(header) > _MAX_COLUMNS:
         raise DataError(f"{path}: expected at most {_MAX_COLUMNS:,} columns, found more. Is it a table?")
     return header
@@ -306,7 +306,9 @@ def read_xlsx(path: Path, sheet: str | None) -> Iterator[list[Any]]:
     try:
         import openpyxl
     except ImportError:
-        raise ConfigError(f"{path}: reading .xlsx needs openpyxl; pip install 'xsap[xlsx]'") from None
+        raise ConfigError(
+            f"{path}: reading .xlsx needs openpyxl, found none; install it: pip install 'xsap[xlsx]'"
+        ) from None
     if not path.is_file():
         raise missing_file(path)
     book = None

@@ -1,4 +1,4 @@
-"""Answers written beside the columns of their input: CSV, TSV, JSONL and Parquet, and plain lists for people; gzipped where that is asked for.
+"""Output of linking: the input's columns and the answers, as CSV, TSV, JSONL or Parquet, optionally gzipped, or as plain text for people.
 
 There are two forms. Long: each row of the input is repeated for each of its candidates, with their rank; a row without candidates is written
 once, with the reason. Wide: each row is written once, followed by `concept_id_1`, `name_1`, …, `concept_id_2`, … and the reason.
@@ -145,7 +145,7 @@ def answer_cells(answers: Sequence[Answer], *, wide: int | None) -> tuple[list[i
 
 
 def with_answers(table: pa.Table, answers: Sequence[Answer], *, wide: int | None) -> pa.Table:
-    """A table, and an answer for each of its rows beside it."""
+    """A table with the columns of an answer for each row."""
     names, types = answer_columns(table.column_names, wide=wide)
     belongs, cells = answer_cells(answers, wide=wide)
     repeated = table.take(pa.array(belongs, pa.int64()))
@@ -194,11 +194,11 @@ class OutputFormat:
         if self.top_k < 1:
             raise ConfigError(f"top_k must be at least 1, found {self.top_k}")
         if self.wide and self.form == "table":
-            raise ConfigError("--wide is for csv, tsv, jsonl and parquet, found table")
+            raise ConfigError("--wide needs --format csv, tsv, jsonl or parquet; found table")
         if self.excel and self.form not in ("csv", "tsv"):
-            raise ConfigError(f"--excel is for csv and tsv, found {self.form}")
+            raise ConfigError(f"--excel needs --format csv or tsv; found {self.form}")
         if self.gz and self.form == "parquet":
-            raise ConfigError("a .parquet file is compressed inside; remove .gz from its name")
+            raise ConfigError("a .parquet file is already compressed; remove .gz from its name")
 
     @classmethod
     def for_file(
@@ -216,7 +216,7 @@ class OutputFormat:
         known = file_ending(out).removeprefix(".") if out else ""
         compression = out.suffix.lower() if out else ""
         if compression == ".bz2":
-            raise ConfigError(f"{out}: expected a name without .bz2, which is only read; use .gz")
+            raise ConfigError(f"{out}: expected a name without .bz2, because such files can only be read; use .gz")
         return cls(form or (known if known in FORMS else "table"), top_k, wide, excel, compression == ".gz")
 
     @property

@@ -1,4 +1,4 @@
-"""Mentions: strings found in text or in a list, with the concepts they stand for; and the line formats of the original SapBERT code.
+"""Mentions: strings found in text or in a list, with the concepts that they refer to; and the line formats of the original SapBERT code.
 
 A file of mentions is TSV with a header, or Parquet with the same columns. Only the column `mention` is required; `concept_ids` are separated by
 `|`, and any one of them is right. SapBERT's lines are `id||name||name` for two names of one concept, and `id||name` for one.

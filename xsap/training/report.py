@@ -203,7 +203,7 @@ def _read_settings(run: Path) -> dict[str, Any]:
 
 
 def _summary(run: Path, settings: Mapping[str, Any], log: Log) -> list[Block]:
-    """The results as a table, and what should make a reader wary."""
+    """The results as a table, and warnings."""
     steps, loss, warnings = log.steps, log.columns["loss"], []
     done, planned, epochs = int(steps[-1]) if len(steps) else 0, settings.get("max_steps"), settings.get("epochs")
     plan = f"of {planned:,} planned" if isinstance(planned, int) else f"planned: {epochs} epoch{'s'[: epochs != 1]}"

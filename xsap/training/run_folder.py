@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_run_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise ArtifactError for a folder with another run, as runs are never mixed, or with files of a run's names from elsewhere."""
+    """Raise ArtifactError if the folder has another run, or has files with the names of a run's files but no run."""
     if output.exists() and not output.is_dir():
         raise ArtifactError(f"{output}: expected a folder for the run, found a file")
     present = [name for name in _ENTRIES if (output / name).exists()]

@@ -292,7 +292,7 @@ class GroupSampler:
 
         Args:
             at: (g,) concepts.
-            wanted: (g,) names to draw beside the first.
+            wanted: (g,) names to draw in addition to the first.
             key: (g,) random keys.
 
         Returns:
@@ -361,7 +361,7 @@ def names_of_rank(names: Names, rank: int, processes: int) -> Names:
 
 
 class Mixed:
-    """Two sources of names per step: a terminology, and beside it an auxiliary one, such as general-domain translations.
+    """Two sources of names per step: a terminology, and an auxiliary one, such as general-domain translations.
 
     Each is sampled by itself, so a step has the names that the main source gives alone, then those of the auxiliary
     one. An epoch is one of the main source; the auxiliary source's epochs are counted from the steps taken.

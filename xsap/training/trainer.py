@@ -1,7 +1,7 @@
 """The training loop: names → vectors → similarities → masks → loss → update; evaluation, logging and checkpoints in between.
 
-It works on the global batch whatever the number of processes: each encodes its part of the names, and all see all
-vectors.
+The batch is the same for any number of processes: each encodes its part of the names, and all get the vectors of all
+names.
 """
 
 import json

@@ -74,7 +74,7 @@ def test_released_header_crlf_and_bom_give_same_mentions(tmp_path):
             TEXT.replace("tummy bug", '"' + "x" * 200000),
             r"test\.csv:\d: expected tab-separated cells, .*; found: field larger",
         ),
-        (TEXT.split("\n")[0], r"test\.csv: expected a mention a line after the header, found none"),
+        (TEXT.split("\n")[0], r"test\.csv: expected one mention per line after the header, found none"),
         (b"\xff", "expected UTF-8"),
     ],
 )

@@ -111,7 +111,7 @@ def test_documents_can_be_selected(tmp_path):
     path = _write(tmp_path, FULL + "\n" + ST21PV)
     assert read_pubtator(path, {"103", "104"})["document_id"].to_pylist() == ["103", "104", "104"]
     with pytest.raises(
-        DataError, match=r"corpus_pubtator\.txt: expected every document .*2 are missing, the first of them 7"
+        DataError, match=r"corpus_pubtator\.txt: expected all documents .*2 are missing, the first of them 7"
     ):
         read_pubtator(path, ["9", "103", "7"])
     with pytest.raises(DataError, match="found 4 documents and no annotation"):
@@ -270,15 +270,15 @@ def test_medmentions_split_beside_corpus_comes_first(corpus):
 
 def test_medmentions_missing_files_and_documents_are_reported(corpus, tmp_path_factory):
     (corpus / "full" / "data" / TEST_SPLIT).write_text("11\nPMID 13\n")
-    with pytest.raises(DataError, match=rf"{TEST_SPLIT}:2: expected a PMID a line; found 'PMID 13'"):
+    with pytest.raises(DataError, match=rf"{TEST_SPLIT}:2: expected one PMID per line; found 'PMID 13'"):
         read_medmentions(corpus / "full")
     (corpus / "full" / "data" / TEST_SPLIT).write_text("11\n99\n")
     with pytest.raises(
-        DataError, match=r"corpus_pubtator\.txt\.gz: expected every document .*1 are missing, the first of them 99"
+        DataError, match=r"corpus_pubtator\.txt\.gz: expected all documents .*1 are missing, the first of them 99"
     ):
         read_medmentions(corpus / "full")
     (corpus / "full" / "data" / TEST_SPLIT).write_text("\n")
-    with pytest.raises(DataError, match=rf"{TEST_SPLIT}: expected a PMID a line, found none"):
+    with pytest.raises(DataError, match=rf"{TEST_SPLIT}: expected one PMID per line, found none"):
         read_medmentions(corpus / "st21pv")
     (corpus / "full" / "data" / TEST_SPLIT).unlink()
     with pytest.raises(DataError, match=rf"expected {TEST_SPLIT} there or in \.\./\.\./full/data"):
