@@ -249,7 +249,7 @@ def test_invalid_arguments_are_rejected_before_encoding(source, tmp_path):
     (tmp_path / "there" / "file").touch()
     with pytest.raises(ArtifactError, match="exists already"):
         build_small(source, encoder, tmp_path / "there")
-    with pytest.raises(ConfigError, match="never saved"):
+    with pytest.raises(ConfigError, match="needs a saved model"):
         build_small(source, RecordingNgrams(content_hash=None), tmp_path / "index")
     with pytest.raises(ConfigError, match="expected a shard as i/N"):
         build_small(source, encoder, tmp_path / "index", shard=(3, 2))
@@ -702,7 +702,7 @@ def test_commands_index_and_merge(small_model, capsys):
         (["--shard", "5/2"], "expected a shard as i/N"),
         (["--vector-dtype", "float8"], "Invalid value for '--vector-dtype'"),
         (["--reuse", "nowhere"], "nowhere: expected an index folder, found nothing there"),
-        (["--shard", "1/2", "--ann"], "leave --ann to xsap merge"),
+        (["--shard", "1/2", "--ann"], "add it to xsap merge"),
     ],
 )
 def test_index_reports_invalid_options_in_one_line(small_model, tmp_path, capsys, options, said):

@@ -143,7 +143,7 @@ def test_repr_is_one_short_line():
 
 
 def test_save_rejects_an_unsaved_model(tmp_path):
-    with pytest.raises(ConfigError, match="never saved"):
+    with pytest.raises(ConfigError, match="needs a saved model"):
         Index.build(COLDS, Ngrams(content_hash=None)).save(tmp_path / "index")
     assert not list(tmp_path.iterdir())
 
