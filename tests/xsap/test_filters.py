@@ -55,7 +55,7 @@ def test_apply_filter_matches_a_plain_loop(rows, types, wanted_types, sources, l
     ]
     wanted = Filter(semantic_types=wanted_types, sources=sources, languages=languages)
     if absent or not kept:
-        with pytest.raises(DataError, match=f"has no .*{absent[0]}" if absent else "leaves nothing"):
+        with pytest.raises(DataError, match=f"has no .*{absent[0]}" if absent else "matches nothing"):
             apply_filter(dictionary, wanted)
         return
     found = apply_filter(dictionary, wanted)
