@@ -72,7 +72,14 @@ def called(rows):
     """The preferred names by a plain reading of the rule. rows: (row, rank of its terminology, whether it is preferred there)."""
     best = {}
     for row, rank, preferred in rows:
-        key = (row["language"] != "en", NAME_KINDS.index(row["kind"]), rank, not preferred, row["language"], row["name"])
+        key = (
+            row["language"] != "en",
+            NAME_KINDS.index(row["kind"]),
+            rank,
+            not preferred,
+            row["language"],
+            row["name"],
+        )
         best[row["concept_id"]] = min(key, best.get(row["concept_id"], key))
     return {concept: key[-1] for concept, key in best.items()}
 

@@ -76,7 +76,12 @@ def test_vectors_written_in_blocks_equal_those_in_memory(tmp_path, vector_dtype,
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
     assert (found.code_error, found.max_norm) == pytest.approx((expected.code_error, expected.max_norm), rel=1e-5)
-    assert found.metadata() == {"vector_dtype": vector_dtype, "count": n, "dimension": 6, "int8_error": found.code_error}
+    assert found.metadata() == {
+        "vector_dtype": vector_dtype,
+        "count": n,
+        "dimension": 6,
+        "int8_error": found.code_error,
+    }
 
 
 def test_take_returns_the_stored_values(tmp_path):
