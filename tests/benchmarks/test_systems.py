@@ -10,7 +10,7 @@ import pytest
 from benchmarks.__main__ import app
 from benchmarks.accuracy.baselines import FusedLinker, NameLinker
 from benchmarks.accuracy.dictionary import SearchSpace
-from benchmarks.accuracy.hpo import held_out_hpo, prepare
+from benchmarks.accuracy.hpo import held_out_hpo, prepare_hpo
 from benchmarks.accuracy.models import CachedEncoder, IndexLinker
 from benchmarks.accuracy.systems import RECIPES, System, WorkDir, open_system, open_systems, train_recipe
 from xsap.artifacts import manifest_hash, read_manifest
@@ -353,7 +353,7 @@ def test_held_out_hpo_splits_once(hpo_folder, tmp_path):
     assert held_out_hpo(tmp_path / "moved", tmp_path / "work", prepare=recording) == split
     assert commands == []
     shutil.rmtree(split)  # a run that was interrupted between the two commands
-    assert held_out_hpo(hpo_folder, tmp_path / "work", prepare=lambda *a: recording(*a) or prepare(*a)) == split
+    assert held_out_hpo(hpo_folder, tmp_path / "work", prepare=lambda *a: recording(*a) or prepare_hpo(*a)) == split
     assert [arguments[0] for arguments in commands] == ["split"]
     (hpo_folder / "translations" / "hp-de.babelon.tsv").write_text(_translations(range(1, 8)), encoding="utf-8")
     assert held_out_hpo(hpo_folder, tmp_path / "work", prepare=recording) != split

@@ -32,7 +32,7 @@ def test_download_writes_files_and_license(offered):
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("changed", "expected sha256 .*, found .*not the same file"), ("missing", "could not be downloaded")],
+    [("changed", "expected sha256 .*, found "), ("missing", "could not be downloaded")],
 )
 def test_download_of_wrong_file_leaves_nothing(offered, fault, message):
     if fault == "changed":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import linker as linker_module
-from xsap.linking.dictionary import CONCEPTS_SCHEMA, NAMES_SCHEMA, Dictionary, Keys, NameConcepts
+from xsap.linking.dictionary import INDEX_CONCEPTS_SCHEMA, INDEX_NAMES_SCHEMA, Dictionary, Keys, NameConcepts
 from xsap.linking.index import EncoderSpec, Index
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter, rank_concepts
@@ -51,8 +51,8 @@ def make_index(vectors, concepts_of_names):
         for c in ids
     ]
     names, concepts = (
-        pa.Table.from_pylist(rows, NAMES_SCHEMA),
-        pa.Table.from_pylist(named, CONCEPTS_SCHEMA),
+        pa.Table.from_pylist(rows, INDEX_NAMES_SCHEMA),
+        pa.Table.from_pylist(named, INDEX_CONCEPTS_SCHEMA),
     )
     lists = pa.array([sorted(row) for row in concepts_of_names], pa.list_(pa.string()))
     dictionary = Dictionary(
@@ -222,7 +222,7 @@ def test_a_filter_is_exact_over_what_it_keeps():
     index = make_index(np.eye(3), [{"A"}, {"B", "A"}, {"C"}])
     linker = Linker(TableEncoder({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
     types = pa.array([["T047"], ["T184"], ["T121"]])
-    table = index.concepts.set_column(2, CONCEPTS_SCHEMA.field(2), types)
+    table = index.concepts.set_column(2, INDEX_CONCEPTS_SCHEMA.field(2), types)
     linker.index = replace(index, dictionary=replace(index.dictionary, concepts=table))
 
     def ids(mention, **wanted):
