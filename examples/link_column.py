@@ -1,6 +1,6 @@
 """Link one column of a CSV file and print the best concept of each row.
 
-    python examples/link_column.py INDEX terms.csv term
+python examples/link_column.py INDEX terms.csv term
 """
 
 import csv
