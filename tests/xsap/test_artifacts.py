@@ -94,7 +94,7 @@ def test_relative_path_is_resolved_before_the_block_changes_folder(tmp_path, mon
     (tmp_path / "elsewhere").mkdir()
     with publish("x", "thing", {}):
         os.chdir("elsewhere")
-    read_manifest(tmp_path / "x", "thing")
+    assert read_manifest(tmp_path / "x", "thing")["kind"] == "thing"
 
 
 def test_nothing_is_at_the_path_before_the_block_ends(tmp_path):
