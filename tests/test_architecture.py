@@ -23,10 +23,10 @@ ORDER = [
     "tabular.readers", "tabular.writers", "tabular.link_file", "cluster",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
     "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run",
-    "train", "cli", "__main__",
+    "commands.index", "commands.link", "commands.evaluate", "commands.model", "train", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
-    "encoding", "search", "linking", "evaluation", "tabular", "cluster", "training", "train", "cli", "__main__",
+    "encoding", "search", "linking", "evaluation", "tabular", "cluster", "training", "commands", "train", "cli", "__main__",
 }  # fmt: skip
 TORCH_FREE = [name for name in ORDER if name.split(".")[0] not in NEEDS_TORCH]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "sentencepiece", "safetensors"}

@@ -74,6 +74,9 @@ DtypeOption = Annotated[
     ),
 ]
 MovedModel = Annotated[str | None, typer.Option("--model", help="Folder of the index's model, if it was moved.")]
+Model = Annotated[str, typer.Argument(help="Model folder, or its id on the Hugging Face hub.")]
+TerminologyFolder = Annotated[Path, typer.Argument(help="Terminology folder, as xsap-prepare writes it.")]
+OutputFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 

@@ -359,7 +359,7 @@ def test_help_lists_every_command(xsap):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, typer.Abort])  # typer has handed on the one, and now the other
 def test_interruption_exits_with_130(xsap, monkeypatch, stop):
-    monkeypatch.setattr("xsap.cli.parse_languages", Mock(side_effect=stop))
+    monkeypatch.setattr("xsap.commands.index.parse_languages", Mock(side_effect=stop))
     assert xsap("index", "a", "b", "--out", "c")[0] == 130
 
 
@@ -371,6 +371,6 @@ def test_unwritable_file_fails_in_one_line(xsap, tmp_path, index_folder):
 
 
 def test_defect_shows_its_traceback(monkeypatch):
-    monkeypatch.setattr("xsap.cli.parse_languages", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr("xsap.commands.index.parse_languages", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         main(["index", "a", "b", "--out", "c"])

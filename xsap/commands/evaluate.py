@@ -1,0 +1,159 @@
+"""`xsap evaluate`, `calibrate` and `tune-fusion`: what mentions with known concepts are good for."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xsap.artifacts import sha256_of, write_atomically
+from xsap.errors import ConfigError
+from xsap.terminal import (
+    Ann,
+    Dtype,
+    DtypeOption,
+    MaxLength,
+    MovedModel,
+    Pooling,
+    log,
+    output,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from xsap.linking.linker import Linker
+
+
+class Protocol(StrEnum):
+    """Evaluation protocols."""
+
+    CONCEPT = "concept"
+    REFERENCE = "reference"
+
+
+MentionsFile = Annotated[
+    Path, typer.Argument(help="Mentions with their concepts: .tsv, .parquet, or lines id||mention.")
+]
+
+
+def evaluate(
+    mentions: MentionsFile,
+    index: Annotated[Path | None, typer.Option(help="Index folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model: required with --dictionary; with --index only if the model was moved.")
+    ] = None,
+    dictionary: Annotated[
+        Path | None, typer.Option(help="File of id||name lines to search instead of an index.")
+    ] = None,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(help="concept: rank concepts, as link. reference: rank names, as the original SapBERT code."),
+    ] = Protocol.CONCEPT,
+    ann: Ann = False,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals."""
+    _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
+    from xsap.encoding.encoder import Encoder
+    from xsap.evaluation import protocols
+    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, read_queries, to_text
+    from xsap.linking.linker import Linker
+
+    queries = read_queries(mentions)
+    if dictionary:
+        rows = ReferenceDictionary.read(dictionary)
+        encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
+        report = evaluate_reference(encoder, rows, queries, progress=show_progress())
+        metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
+    else:
+        linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
+        if protocol is Protocol.CONCEPT:
+            report = protocols.evaluate(linker, queries)
+        else:
+            assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
+            rows = ReferenceDictionary.from_index(linker.index)
+            report = evaluate_reference(linker.encoder, rows, queries, progress=show_progress())
+        metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
+    of_mentions = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
+    result = report.to_dict() | metadata | {"dtype": dtype.value, "mentions": of_mentions}
+    with output(None) as stream:
+        stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
+
+
+def _check_evaluate(
+    index: Path | None, model: str | None, dictionary: Path | None, protocol: Protocol, described: object, *, ann: bool
+) -> None:
+    if bool(index) == bool(dictionary):
+        raise ConfigError(f"expected --index or --dictionary, found {'both' if index else 'neither'}")
+    if dictionary and not model:
+        raise ConfigError("--dictionary needs --model, to embed its names")
+    if dictionary and protocol is Protocol.CONCEPT:
+        raise ConfigError(
+            "--dictionary needs --protocol reference; for the concept protocol build an index: xsap-prepare table, xsap index"
+        )
+    if index and described:
+        raise ConfigError("--pooling and --max-length need --dictionary; an index records them")
+    if ann and (dictionary or protocol is Protocol.REFERENCE):
+        raise ConfigError("--ann needs --index and --protocol concept; the reference protocol compares all names")
+
+
+def calibrate(
+    mentions: MentionsFile,
+    index: Annotated[Path, typer.Option(help="Index folder; the calibration is stored in it.")],
+    model: MovedModel = None,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML report to write: reliability and risk-coverage curves.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split into folds.")] = 0,
+) -> None:
+    """Fit calibrated confidence and store it in the index, for link --min-precision.
+
+    The mentions should include some that have no concept in the terminology (empty concept_ids).
+    """
+    from xsap.evaluation.calibration_report import calibrate, to_page, to_text
+
+    linker, table = _linker_and_mentions(index, model, mentions)
+    found = calibrate(linker, table, seed=seed)
+    linker.index.with_calibration(found.calibration)
+    if report:
+        with write_atomically(report) as stream:
+            stream.write(to_page(found, f"Calibration of {index.name}"))
+        log(f"{report}: reliability and risk-coverage curves")
+    log(f"{index}: calibrated on {table.num_rows:,} mentions")
+    with output(None) as stream:
+        stream.write(to_text(found) + "\n")
+
+
+def tune_fusion(
+    mentions: MentionsFile,
+    index: Annotated[Path, typer.Option(help="Index folder; the weight is stored in it. Calibrate again afterwards.")],
+    model: MovedModel = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
+) -> None:
+    """Choose the weight of string similarity in scores and store it in the index.
+
+    The weight is 0 unless a higher one is significantly better on held-out mentions.
+    """
+    from xsap.evaluation.tuning import WEIGHTS, tune_fusion
+
+    linker, table = _linker_and_mentions(index, model, mentions)
+    choice = tune_fusion(linker, table, seed=seed)
+    linker.index.with_fusion_weight(choice.weight)
+    with output(None) as stream:
+        stream.write("weight  Acc@1, per cent\n")
+        stream.writelines(f"{w:6.2f}  {100 * score:.2f}\n" for w, score in zip(WEIGHTS, choice.accuracies, strict=True))
+    gain, low, high = (100 * value for value in (choice.gain.difference, choice.gain.low, choice.gain.high))
+    log(f"{index}: weight {choice.weight:g}; gain on held-out mentions {gain:+.2f} points [{low:+.2f}, {high:+.2f}]")
+
+
+def _linker_and_mentions(index: Path, model: str | None, mentions: Path) -> "tuple[Linker, pa.Table]":
+    from xsap.evaluation.protocols import read_queries
+    from xsap.linking.linker import Linker
+
+    return Linker.load(index, model=model), read_queries(mentions)

@@ -1,0 +1,123 @@
+"""`xsap index` and `xsap merge`: build an index, at once or in parts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xsap.artifacts import check_can_write
+from xsap.languages import parse_languages
+from xsap.terminal import (
+    Dtype,
+    DtypeOption,
+    MaxLength,
+    Model,
+    OnRay,
+    OutputFolder,
+    Overwrite,
+    Pooling,
+    TerminologyFolder,
+    VectorFormat,
+    log,
+    parse_size,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    from xsap.linking.build import BuildSummary
+
+WithHnsw = Annotated[
+    bool,
+    typer.Option(
+        "--ann", help="Also build an HNSW index, for link --ann. Needs xsap[ann]; takes 20 minutes per million names."
+    ),
+]
+
+
+def index(
+    model: Model,
+    terminology: TerminologyFolder,
+    out: OutputFolder,
+    languages: Annotated[
+        str, typer.Option(help="Languages of the names to embed: 'all', or codes such as 'en,es'.")
+    ] = "en",
+    vector_dtype: Annotated[
+        VectorFormat, typer.Option(help="Vector dtype. float16 halves disk use; int8 quarters it.")
+    ] = VectorFormat.FLOAT32,
+    max_memory: Annotated[str | None, typer.Option(help="Maximum memory of the process, such as 4GB.")] = None,
+    reuse: Annotated[Path | None, typer.Option(help="Older index of the same model, to reuse vectors.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/N: build only part i of N; join with merge.")] = None,
+    ann: WithHnsw = False,
+    ray: OnRay = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    overwrite: Overwrite = False,
+) -> None:
+    """Build an index: embed the names of a terminology.
+
+    The commands link and evaluate search it. The same command resumes an interrupted build.
+    """
+    chosen = parse_languages(languages)
+    check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
+    allowed = parse_size(max_memory) if max_memory else None
+    from xsap.encoding.encoder import Encoder
+    from xsap.linking.build import build_index, process_group
+    from xsap.linking.index import EncoderSpec
+    from xsap.linking.shards import parse_shard
+    from xsap.search.approximate import check_usearch_installed
+
+    if ann:
+        check_usearch_installed()
+    part = parse_shard(shard) if shard else None
+    group = process_group()
+    device = None if group is None else str(group.device)
+    if ray:
+        from xsap.cluster import connect, encode_groups
+
+        cluster = connect(ray)
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, device=device, dtype=dtype.value)
+    summary = build_index(
+        terminology,
+        encoder,
+        out,
+        model_path=model,
+        languages=chosen,
+        vector_dtype=vector_dtype.value,
+        max_memory=allowed,
+        reuse=reuse,
+        shard=part,
+        ann=ann,
+        encode_groups=encode_groups(cluster, model, EncoderSpec.from_encoder(encoder)) if ray else None,
+        overwrite=overwrite,
+        progress=show_progress(),
+    )
+    if summary is not None:
+        _log_build(out if shard is None else f"{out}, part {shard}", summary, reused=reuse is not None)
+
+
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Folders written by xsap index --shard 1/N … N/N.")],
+    out: OutputFolder,
+    ann: WithHnsw = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Merge the parts of an index; the result equals that of a single build."""
+    from xsap.linking.build import merge_shards
+
+    _log_build(out, merge_shards(parts, out, ann=ann, overwrite=overwrite, progress=show_progress()))
+
+
+def _log_build(out: Path | str, built: "BuildSummary", *, reused: bool = False) -> None:
+    from xsap.search.approximate import RECALL_AT
+
+    line = f"{out}: {built.names:,} names of {built.concepts:,} concepts"
+    line += "".join(f"; dropped {count:,} ({reason})" for reason, count in built.dropped.items())
+    if reused:
+        encoded = built.names - built.reused
+        line += f"; reused {built.reused:,}, encoded {encoded:,}, removed {built.removed:,} of the old index"
+    if built.resumed and built.encoded + built.reused:
+        line += f"; resumed with {built.resumed:,} encoded earlier"
+    if built.recall is not None:
+        line += f"; the HNSW index finds {100 * built.recall:.1f} % of the {RECALL_AT} nearest names"
+    log(line)

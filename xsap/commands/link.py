@@ -1,0 +1,116 @@
+"""`xsap link`: link the terms of a command line, of stdin or of a table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xsap.errors import ConfigError
+from xsap.terminal import (
+    Ann,
+    Dtype,
+    DtypeOption,
+    Format,
+    MovedModel,
+    OnRay,
+    log,
+    parse_list,
+    path_or_stdout,
+    show_progress,
+    stdin_lines,
+)
+
+if TYPE_CHECKING:
+    from xsap.tabular.link_file import Links, RemoteLinkers
+
+
+def link(
+    index: Annotated[Path, typer.Option(help="Index folder.")],
+    terms: Annotated[list[str] | None, typer.Argument(help="Terms; without terms and --file, from stdin.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Table of terms: .csv, .tsv or .jsonl (optionally .gz), .parquet or .xlsx.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of --file with the terms; by default 'term'.")] = None,
+    language_column: Annotated[str | None, typer.Option(help="Column of --file with the terms' languages.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of an .xlsx file; by default the first.")] = None,
+    model: MovedModel = None,
+    top_k: Annotated[int, typer.Option(help="Number of concepts per term.")] = 5,
+    semantic_types: Annotated[
+        str | None, typer.Option("--types", help="Only concepts with these semantic types, such as T047,T184.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Only concepts of these semantic groups, such as DISO,CHEM.")
+    ] = None,
+    sources: Annotated[
+        str | None, typer.Option(help="Only concepts with a code in one of these sources, such as SNOMEDCT_US.")
+    ] = None,
+    languages: Annotated[str | None, typer.Option(help="Only names in these languages, such as en,es.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Abstain below this confidence. Needs a calibrated index.")
+    ] = None,
+    min_precision: Annotated[
+        float | None, typer.Option(help="Abstain unless this precision is guaranteed, such as 0.95.")
+    ] = None,
+    ann: Ann = False,
+    ray: OnRay = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Output format; by default that of --out, else table.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="One row per term, with the candidates in columns.")] = False,
+    excel: Annotated[bool, typer.Option("--excel", help="Write CSV or TSV that Excel opens directly.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write instead of stdout. The same command resumes an interrupted run.")
+    ] = None,
+) -> None:
+    """Link terms to concepts."""
+    from xsap.tabular.link_file import link_file
+    from xsap.tabular.readers import open_table, table_of_terms
+    from xsap.tabular.writers import OutputFormat
+
+    if file and terms:
+        raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")
+    if ray and not file:
+        raise ConfigError("--ray needs --file, found none; remove --ray or add --file")
+    for option, value in (("--sheet", sheet), ("--column", column), ("--language-column", language_column)):
+        if value is not None and not file:
+            raise ConfigError(f"{option} '{value}' needs --file, found none; remove it or add --file")
+    output_format = OutputFormat.for_file(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
+    table = open_table(file, sheet=sheet) if file else table_of_terms(terms or stdin_lines(), "stdin")
+    column = column or ("term" if file else "mention")
+    for name in filter(None, (column, language_column)):
+        table.column_index(name)  # a missing column is reported before torch is imported and the index opened
+    from xsap.linking.ranking import Filter
+
+    given = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
+    wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
+    limits = {"min_confidence": min_confidence, "min_precision": min_precision}
+    linker, content_hash = _open_linker(index, ray, {"model": model, "ann": ann, "dtype": dtype.value})
+    identity = {"index": content_hash, "ann": ann, "dtype": dtype.value, **limits, **given}
+    with path_or_stdout(out) as target:
+        counts = link_file(
+            linker,
+            table,
+            target,
+            output_format,
+            column=column,
+            language_column=language_column,
+            options={"filter": wanted, **limits},
+            identity=identity,
+            progress=show_progress(),
+        )
+    if file:
+        log(f"{file}: {counts.summary()}")
+
+
+def _open_linker(index: Path, ray: str | None, options: dict[str, Any]) -> "tuple[Links | RemoteLinkers, str | None]":
+    """A linker here or on a cluster, and the content hash of its index."""
+    if ray:
+        from xsap.cluster import RayLinkers, connect
+
+        linkers = RayLinkers(connect(ray), index, **options)
+        return linkers, linkers.content_hash
+    from xsap.linking.linker import Linker
+
+    linker = Linker.load(index, **options)
+    return linker, linker.index.content_hash

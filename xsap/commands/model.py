@@ -1,0 +1,88 @@
+"""`xsap encode` and `xsap shrink`: work with a model alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xsap.artifacts import check_can_write, write_atomically
+from xsap.errors import ConfigError
+from xsap.files import read_lines
+from xsap.terminal import (
+    Dtype,
+    DtypeOption,
+    MaxLength,
+    Model,
+    OutputFolder,
+    Overwrite,
+    Pooling,
+    TerminologyFolder,
+    log,
+    show_progress,
+    stdin_lines,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def encode(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The .npy file to write: float32 unit vectors (names, dimension).")],
+    names: Annotated[Path | None, typer.Option(help="Text file with one name per line; by default stdin.")] = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+) -> None:
+    """Embed names, without an index."""
+    if out.suffix != ".npy":
+        raise ConfigError(f"expected --out to end in .npy, found {out}")
+    lines = read_lines(names) if names else stdin_lines()
+    import numpy as np
+
+    from xsap.encoding.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=dtype.value)
+    vectors = encoder.encode(lines, progress=show_progress())
+    with write_atomically(out, binary=True) as stream:
+        np.save(stream, vectors, allow_pickle=False)
+    log(f"{out}: {len(vectors):,} vectors of {encoder.dimension} components")
+
+
+def shrink(
+    model: Model,
+    terminology: TerminologyFolder,
+    out: OutputFolder,
+    mentions: Annotated[
+        Path | None, typer.Option(help="Mentions, as for evaluate, to report how many are tokenized as before.")
+    ] = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a model smaller: remove vocabulary that a terminology does not use.
+
+    Text that is tokenized into the remaining pieces keeps its vectors.
+    """
+    check_can_write(out, overwrite=overwrite, kind="model")
+    from xsap.encoding.encoder import Encoder
+    from xsap.encoding.vocabulary import shrink_to, shrunk_metadata, unchanged_texts
+    from xsap.evaluation.protocols import read_queries
+    from xsap.terms.terminology import Terminology
+
+    texts = read_queries(mentions)["mention"].to_pylist() if mentions else []
+    names = Terminology.load(terminology)
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length)
+    smaller = shrink_to(encoder, names.names["name"].to_pylist())
+    smaller.save_pretrained(out, overwrite=overwrite, metadata=shrunk_metadata(encoder, names.content_hash))
+    rows = [each.transformer.get_input_embeddings().num_embeddings for each in (encoder, smaller)]
+    weights = [sum(weight.numel() for weight in each.transformer.parameters()) for each in (encoder, smaller)]
+    log(
+        f"{out}: {rows[0]:,} → {rows[1]:,} vocabulary rows, {weights[0]:,} → {weights[1]:,} parameters, "
+        f"{weights[0] * 4 / 1e6:,.1f} → {weights[1] * 4 / 1e6:,.1f} MB in float32"
+    )
+    if texts:
+        unchanged = unchanged_texts(encoder, smaller, texts)
+        changed = [text for text, same in zip(texts, unchanged, strict=True) if not same]
+        examples = f"; changed: {', '.join(repr(text) for text in changed[:5])}" if changed else ""
+        log(f"{mentions}: {100 * unchanged.mean():.1f} % of {len(texts):,} mentions are tokenized as before{examples}")
