@@ -1,7 +1,7 @@
 """Folders on disk: published atomically, checked by size and hash when they are opened, and locked against a second writer.
 
 An artifact is a folder whose `manifest.json`, written last, names every file in it. It is made under a hidden name beside its final path, fsynced,
-and renamed, so a reader sees the old folder, or the complete new one, or none. Other folders refer to a file by its sha256; its XXH3
+and takes that path in one step, so a reader sees the old folder or the complete new one. Other folders refer to a file by its sha256; its XXH3
 (https://github.com/Cyan4973/xxHash), about ten times faster to compute, finds damage each time the folder is opened. The manifest ends with a hash of
 itself. Changes to a file after it was opened and memory-mapped are not detected.
 """
@@ -9,15 +9,28 @@ itself. Changes to a file after it was opened and memory-mapped are not detected
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeVar
 
 import xxhash
 
+from xsap.atomic import (
+    check_replaceable,
+    fsync_path,
+    hold,
+    release,
+    remove_leftovers,
+    replace_folder,
+    resolve_target,
+    temporary_folder,
+    temporary_name,
+)
 from xsap.errors import ArtifactError, ConfigError
+from xsap.output_paths import check_output_path
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -31,6 +44,10 @@ _REMAKE = {  # kind of folder → the command that makes it
 }
 _SEAL = "manifest_sha256"  # the manifest's last key: a hash of all the text before it
 _BYTES_PER_READ = 1 << 22
+_MAX_MANIFEST_BYTES = 1 << 26
+_READS = 20  # of a folder that is replaced each time while it is read, before that is an error
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -48,19 +65,14 @@ def publish(path: Path | str, kind: str, metadata: dict[str, Any], *, overwrite:
     Raises:
         ArtifactError: If `path` exists and may not be replaced.
     """
-    path = Path(path).absolute()
+    path = check_output_path(path, "a folder").absolute()
     check_can_write(path, overwrite=overwrite, kind=kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}.new"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        yield aside
-        _seal(aside, {"kind": kind, "format": FORMAT, **metadata})
-        _swap(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    target = resolve_target(path)
+    with temporary_folder(target) as folder:
+        yield folder
+        _seal(folder, {"kind": kind, "format": FORMAT, **metadata})
+        check_can_write(path, overwrite=overwrite, kind=kind)  # another process may have written there meanwhile
+        replace_folder(folder, target, overwrite=overwrite)
 
 
 def check_can_write(path: Path | str, *, overwrite: bool, kind: str | None = None) -> None:
@@ -71,38 +83,43 @@ def check_can_write(path: Path | str, *, overwrite: bool, kind: str | None = Non
         overwrite: Whether a folder of the same kind may be replaced.
         kind: What the new folder is. A folder of another kind, which may be its input, is never replaced.
     """
-    path = Path(path)
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists() and not overwrite:
+    path = check_output_path(path, "a folder")
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty and not overwrite:
         raise ArtifactError(f"{path} exists already; choose another path, or replace it with --overwrite")
-    if path.exists() and not (path / MANIFEST).is_file():
+    if path.exists() and not empty and not (path / MANIFEST).is_file():
         raise ArtifactError(
             f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another path"
         )
-    if path.exists() and kind is not None and (found := _kind_of(path)) not in (kind, None):
+    if path.exists() and not empty and kind is not None and (found := _kind_of(path)) not in (kind, None):
         raise ArtifactError(
             f"{path} is {_a(found or '')} folder, which {_a(kind)} folder doesn't replace; choose another path, or remove it"
         )
+    check_replaceable(path, str(path / (kind or "new")))
 
 
 def _kind_of(folder: Path) -> str | None:
     """The kind that a folder's manifest states; None if it can't be read."""
     try:
         return str(json.loads((folder / MANIFEST).read_bytes())["kind"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a folder whose files are complete; files and folders get the modes that the process's umask leaves."""
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         files[file.relative_to(folder).as_posix()] = _entry(file)
-        _fsync(file)
+        fsync_path(file)
     manifest_file = folder / MANIFEST
     manifest_file.write_text(_sealed(manifest | {"files": files}), encoding="utf-8")
+    as_opened = {True: stat.S_IMODE(folder.stat().st_mode), False: stat.S_IMODE(manifest_file.stat().st_mode)}
+    for entry in folder.rglob("*"):  # safetensors and tempfile make files that only their owner may read
+        if stat.S_IMODE(entry.stat().st_mode) != as_opened[entry.is_dir()]:
+            entry.chmod(as_opened[entry.is_dir()])
     for entry in [manifest_file, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
-        _fsync(entry)
+        fsync_path(entry)
 
 
 def update_files(path: Path | str, kind: str, files: dict[str, str | None]) -> None:
@@ -144,29 +161,6 @@ def find_updated(manifest: dict[str, Any], file: str) -> str | None:
 def _updated_name(name: str, file: str) -> bool:
     stem, ending = file.split(".")
     return name.startswith(f"{stem}-") and name.endswith(f".{ending}")
-
-
-def _swap(new: Path, path: Path) -> None:
-    old = path.parent / f".{path.name}.{os.getpid()}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    try:
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
-    _fsync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(file: Path) -> str:
@@ -211,14 +205,11 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     if not file.is_file():
         raise ArtifactError(f"{path}: expected {_a(kind)} folder made by xsap, found no {MANIFEST} in it")
     try:
-        text = file.read_bytes().decode("utf-8")
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_MANIFEST_BYTES).decode("utf-8")
         manifest: dict[str, Any] = json.loads(text)
-        found, version, files = str(manifest["kind"]), manifest["format"], manifest["files"]
-        sizes = {
-            name: int(entry["size"])
-            for name, entry in files.items()
-            if version != FORMAT or (entry["sha256"] and entry["xxh3"])
-        }
+        found, version, files = str(manifest["kind"])[:80], manifest["format"], manifest["files"]
+        sizes = {name: _size_of(name, entry) for name, entry in files.items()} if version == FORMAT else {}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ArtifactError(
             f"{file}: expected a readable manifest, found a damaged one; make the folder again"
@@ -228,7 +219,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
     if version != FORMAT:
         command = f": {_REMAKE[kind]}" if kind in _REMAKE else ""
         raise ArtifactError(
-            f"{path}: expected {_a(kind)} folder of format {FORMAT}, found format {version}; "
+            f"{path}: expected {_a(kind)} folder of format {FORMAT}, found format {version!r:.40}; "
             f"make it again with this version of xsap{command}"
         )
     body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
@@ -247,6 +238,49 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
                 f"{member}: expected {size:,} bytes, found {member.stat().st_size:,}; the {kind} folder is damaged, make it again"
             )
     return manifest
+
+
+def _size_of(name: str, entry: dict[str, Any]) -> int:
+    """The size that a manifest states of a file. Raises ValueError for an entry that no manifest of ours has, such as a path out of the folder."""
+    parts = PurePosixPath(name).parts
+    inside = parts and ".." not in parts and not name.startswith("/") and not set(name) & set("\\:\0")
+    size, hashes = entry["size"], (entry["sha256"], entry["xxh3"])
+    if not inside or type(size) is not int or size < 0 or not all(isinstance(value, str) and value for value in hashes):
+        raise ValueError(name)
+    return size
+
+
+def read_unchanged(path: Path | str, load: Callable[[], T]) -> T:
+    """What `load` reads from a folder; it is called again if the folder was replaced or updated meanwhile, so that it never mixes two.
+
+    Args:
+        path: The folder.
+        load: Opens everything that it reads later, for files that are open stay those of the folder that it saw.
+
+    Raises:
+        ArtifactError: The folder was replaced each time.
+    """
+    for attempt in range(_READS):
+        before = _identity(Path(path))
+        try:
+            loaded = load()
+        except Exception:
+            if _identity(Path(path)) == before:
+                raise
+        else:
+            if _identity(Path(path)) == before:
+                return loaded
+        time.sleep(0.01 * attempt)
+    raise ArtifactError(f"{path} was replaced {_READS} times while it was read; try again when nothing writes there")
+
+
+def _identity(path: Path) -> tuple[int, int, bytes] | None:
+    """What tells a folder from the one that replaces it; None if there is none."""
+    try:
+        with (path / MANIFEST).open("rb") as stream:
+            return path.stat().st_ino, os.fstat(stream.fileno()).st_ino, stream.read(_MAX_MANIFEST_BYTES)
+    except OSError:
+        return None
 
 
 def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
@@ -273,18 +307,23 @@ def manifest_hash(manifest: dict[str, Any]) -> str:
 @contextmanager
 def write_atomically(path: Path | str, *, binary: bool = False) -> Iterator[IO[Any]]:
     """A single file, UTF-8 unless binary, written under a temporary name and renamed at the end of the block; nothing is left if it raises."""
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}.new"
+    target = resolve_target(check_output_path(path, "a file"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    aside, lock = temporary_name(target), None
     try:
-        with aside.open("wb") if binary else aside.open("w", encoding="utf-8", newline="") as stream:
+        with aside.open("xb") if binary else aside.open("x", encoding="utf-8", newline="") as stream:
+            lock = hold(aside)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        aside.rename(path)
+        aside.rename(target)
+        fsync_path(target.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    finally:
+        release(lock)
 
 
 @contextmanager
@@ -306,14 +345,22 @@ def file_lock(file: Path, busy: str) -> Iterator[None]:
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(file, os.O_CREAT | os.O_RDWR)
-    try:
+    while True:
+        lock = os.open(file, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(lock)
             raise ConfigError(busy) from None
         except OSError:
+            break
+        try:
+            if os.path.samestat(os.fstat(lock), file.stat()):
+                break
+        except FileNotFoundError:
             pass
+        os.close(lock)  # the process that held it has removed the file meanwhile: what was locked is no longer there
+    try:
         yield
     finally:
         os.close(lock)

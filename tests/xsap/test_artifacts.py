@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from xsap import artifacts
+from xsap import artifacts, atomic
 from xsap.artifacts import (
     MANIFEST,
     check_can_write,
@@ -60,6 +60,14 @@ def assert_published(path, files):
 @pytest.fixture
 def thing(tmp_path):
     return make(tmp_path / "thing")
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def in_one_step(request, monkeypatch):
+    """Whether two folders can exchange their names in one system call; where they can't, two renames replace a folder."""
+    if request.param == "two renames":
+        monkeypatch.setattr(atomic, "_exchange", lambda left, right: False)
+    return request.param == "exchange"
 
 
 def test_manifest_names_every_file_with_size_and_hashes(thing):
@@ -126,6 +134,7 @@ def test_publish_leaves_the_old_folder_after_metadata_that_is_not_json(thing):
 
 def test_old_folder_is_restored_after_an_exception_between_the_two_renames(thing, monkeypatch):
     rename = Path.rename
+    monkeypatch.setattr(atomic, "_exchange", lambda left, right: False)
 
     def fail(self, target):
         if self.name.endswith(".new"):
@@ -140,7 +149,7 @@ def test_old_folder_is_restored_after_an_exception_between_the_two_renames(thing
 
 
 def dies_at(nth, work):
-    """Run `work` in a forked process that ends without any clean-up at its nth rename or fsync; True if it got that far."""
+    """Run `work` in a forked process that ends without any clean-up at its nth rename, exchange or fsync; True if it got that far."""
     child = os.fork()
     if child == 0:
         try:
@@ -149,14 +158,15 @@ def dies_at(nth, work):
             def counted(act):
                 return lambda *words: act(*words) if next(left, None) is not None else os._exit(9)
 
-            artifacts.os.fsync, Path.rename = counted(os.fsync), counted(Path.rename)
+            os.fsync, Path.rename, atomic._exchange = map(counted, (os.fsync, Path.rename, atomic._exchange))
             work()
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-def test_process_killed_at_any_point_of_publish_loses_no_folder(tmp_path):
+def test_process_killed_at_any_point_of_publish_loses_no_folder(tmp_path, in_one_step):
+    """The next writer of the same path finds the folder, old or new, and removes what was left beside it."""
     seen, nth, new = set(), 1, {"new": b"1"}
     while True:
         path = make(tmp_path / str(nth) / "thing")
@@ -168,14 +178,17 @@ def test_process_killed_at_any_point_of_publish_loses_no_folder(tmp_path):
             state = "none"
             (aside,) = path.parent.glob(".thing.*.old")
             assert_published(aside, FILES)
+            with pytest.raises(ArtifactError, match="exists already"):
+                make(path, {"newer": b"2"})
         make(path, {"newer": b"2"}, overwrite=True)
         assert_published(path, {"newer": b"2"})
+        assert list(path.parent.iterdir()) == [path]
         seen.add(state)
         if not died:
             break
         nth += 1
-    assert nth > 5
-    assert seen == {"old", "none", "new"}
+    assert nth >= 5
+    assert seen == ({"old", "new"} if in_one_step else {"old", "none", "new"})
 
 
 def test_process_killed_at_any_point_of_write_atomically_leaves_the_old_or_the_new_file(tmp_path):
@@ -248,7 +261,7 @@ def test_publish_fsyncs_everything_before_the_rename(tmp_path, monkeypatch):
 def test_write_atomically_fsyncs_before_the_rename(tmp_path, monkeypatch):
     with recorded_events(monkeypatch) as events, write_atomically(tmp_path / "x") as stream:
         stream.write("1")
-    assert events == [(tmp_path / "x").stat().st_ino, tmp_path / "x"]
+    assert events == [(tmp_path / "x").stat().st_ino, tmp_path / "x", tmp_path.stat().st_ino]
 
 
 @pytest.mark.parametrize("name", FILES)
