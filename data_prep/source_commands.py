@@ -190,7 +190,7 @@ def fetch(
 ) -> None:
     """Download an open data set; each file is checked by its sha256."""
     source = download(name, out, overwrite=overwrite)
-    files = [f"  {file.path}" for file in source.files]
+    files = [f"  {path}" for path in source.paths]
     print_lines([f"{out}: {source.title}", f"license: {source.license}", f"from: {source.home}", *files])
 
 

