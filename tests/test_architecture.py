@@ -13,6 +13,7 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 # A module imports only modules above it.
 ORDER = [
     "errors", "text", "languages", "config", "artifacts", "files", "plots", "page", "terminal",
+    "tabular.cells", "tabular.readers",
     "terms.semantic_types", "terms.terminology", "terms.mentions",
     "encoding.int8", "encoding.packing", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary",
     "search.vectors", "search.exact", "search.approximate",
@@ -20,15 +21,16 @@ ORDER = [
     "linking.dictionary", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
     "linking.index", "linking.shards", "linking.build", "linking.linker",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
-    "tabular.readers", "tabular.writers", "tabular.link_file", "cluster",
+    "tabular.writers", "tabular.link_file", "cluster",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
     "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run",
     "commands.index", "commands.link", "commands.evaluate", "commands.model", "train", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
-    "encoding", "search", "linking", "evaluation", "tabular", "cluster", "training", "commands", "train", "cli", "__main__",
+    "encoding", "search", "linking", "evaluation", "tabular.writers", "tabular.link_file", "cluster", "training", "commands",
+    "train", "cli", "__main__",
 }  # fmt: skip
-TORCH_FREE = [name for name in ORDER if name.split(".")[0] not in NEEDS_TORCH]
+TORCH_FREE = [name for name in ORDER if not {name, name.split(".")[0]} & NEEDS_TORCH]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "sentencepiece", "safetensors"}
 TAKEN = {"datasets", "tokenizers", "logging", "types", "evaluate", "distributed", "tables", "utils"}
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}

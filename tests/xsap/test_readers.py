@@ -21,20 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xsap.errors import ConfigError, DataError
-from xsap.tabular.readers import (
+from xsap.tabular.cells import (
     MixedType,
     cell_kind,
     escape_surrogates,
     finite,
-    open_table,
     output_type,
-    read_xlsx,
     storage_type,
-    table_of_terms,
     to_cells,
     to_column,
     to_text,
 )
+from xsap.tabular.readers import open_table, read_xlsx, table_of_terms
 
 # Cells and columns
 

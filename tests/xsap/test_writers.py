@@ -16,20 +16,19 @@ from hypothesis import strategies as st
 
 from xsap.errors import ConfigError
 from xsap.linking.results import Candidate, Result
-from xsap.tabular.readers import InputTable, cell_kind, storage_type, to_column
-from xsap.tabular.writers import (
+from xsap.tabular.cells import cell_kind, storage_type, to_column
+from xsap.tabular.readers import InputTable
+from xsap.tabular.answers import (
     ANSWER,
     CANDIDATE,
     Answer,
-    OutputFormat,
     answer_columns,
     decode_answer,
     encode_answer,
-    escape_formula,
-    open_writer,
-    unique_names,
     with_answers,
 )
+from xsap.tabular.spreadsheet_text import escape_for_excel, escape_formula
+from xsap.tabular.writers import OutputFormat, Written, open_writer, unique_names
 
 BLANK = Answer([], "the mention is blank")
 

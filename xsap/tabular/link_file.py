@@ -4,23 +4,14 @@ Three iterators make it: the chunks of the input, the answers to each chunk's ne
 answer is cached for the rows that follow, the least recently used dropped first, up to a number of bytes. Two mentions are the same only if
 their text and their language are. What is asked, and what is asked together, follows from the input alone and never from an answer, so several
 chunks can be asked for at once, of linkers on other machines, and a resumed run asks and writes exactly what an uninterrupted one does.
-
-Resume support: while `linked.csv` is made, there is a hidden folder `.linked.csv.part` beside it. Its `run.json` states what the answers depend on
-(the input's size and sha256, the options, the index), and `000012.gz` has the answers that chunk 12 was the first to ask for, written
-atomically when they were complete. What is kept is answers, not output: a resumed run reads and writes everything again from the first row, which
-takes a small part of the time that linking takes. Answers that a different run left are deleted; the folder is removed when the output is complete.
 """
 
-import gzip
-import json
 import re
-import shutil
-import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -29,20 +20,26 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from xsap import __version__
-from xsap.artifacts import file_lock, sha256_of, write_atomically
+from xsap.artifacts import sha256_of, write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts
 from xsap.languages import to_iso
 from xsap.linking.results import Result
-from xsap.tabular.readers import InputTable, to_cells, to_text
-from xsap.tabular.writers import CANDIDATE, Answer, OutputFormat, decode_answer, encode_answer, open_writer
+from xsap.output_paths import check_new_file
+from xsap.tabular.answers import CANDIDATE, Answer, decode_answer, encode_answer
+from xsap.tabular.cells import to_cells, to_text
+from xsap.tabular.readers import InputTable
+from xsap.tabular.resume import count_parts, read_part, resume_folder, write_part
+from xsap.tabular.workbook_writer import MAX_CELL, MAX_ROWS, check_row_count
+from xsap.tabular.writers import OutputFormat, open_writer
 
 ROWS_PER_CHUNK = 8192
 CACHE_BYTES = 1 << 28
 QUERY_BYTES = 300  # of a cached answer, besides its candidates and its mention
 ENCODED_BYTES = 200  # of a candidate as JSON, on average
 OBJECT_BYTES = 600  # of a candidate as Python objects, on average
-_SPREADSHEET_ROWS = 1 << 20  # the most that a spreadsheet can open
+_EXAMPLES = 5  # of unknown languages in a summary
+_LANGUAGES_KEPT = 1000  # unknown ones that are counted by name
 
 Query = tuple[str, str | None]
 """A mention and its language."""
@@ -105,18 +102,29 @@ class LinkCounts:
         distinct: Distinct mentions asked for; one that was dropped from the cache counts again.
         resumed: Rows whose answers an interrupted run left.
         written: Rows of the output without its header.
+        cut: Cells of the output that were cut to what the format holds.
+        unknown_languages: Languages of rows that xsap doesn't know, and their rows; if there are many, only the first ones by name.
     """
 
     rows: RowCounts = field(default_factory=RowCounts)
     distinct: int = 0
     resumed: int = 0
     written: int = 0
+    cut: int = 0
+    unknown_languages: Counter[str] = field(default_factory=Counter)
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Count the answers to some rows."""
         reasons = [answer.reason for answer in answers if answer.reason is not None]
         unlinked = Counter(re.sub(r"[0-9]+(?:[.,][0-9]+)*", "…", reason) for reason in reasons)
         self.rows += RowCounts(len(answers), len(answers) - len(reasons), unlinked)
+
+    def add_unknown_languages(self, languages: pa.ChunkedArray) -> None:
+        """Count the languages of some rows that are not known."""
+        for code, count in Counter(map(to_text, to_cells(languages))).items():
+            if code.strip() and _language(code) is None:
+                known = code in self.unknown_languages or len(self.unknown_languages) < _LANGUAGES_KEPT
+                self.unknown_languages[code if known else ""] += count
 
     def summary(self) -> str:
         """One line for people."""
@@ -128,9 +136,23 @@ class LinkCounts:
         ]
         if self.resumed:
             parts.append(f"{self.resumed:,} rows resumed from an interrupted run")
-        if self.written >= _SPREADSHEET_ROWS:
-            parts.append(f"a spreadsheet can open only {_SPREADSHEET_ROWS:,} rows")
+        if self.unknown_languages:
+            parts.append(
+                f"{self.unknown_languages.total():,} rows of a language that is not known ({_examples(self.unknown_languages)})"
+            )
+        if self.cut:
+            parts.append(f"{self.cut:,} cells cut to {MAX_CELL:,} characters, the most that Excel holds")
+        if self.written >= MAX_ROWS:
+            parts.append(f"a spreadsheet can open only {MAX_ROWS:,} rows")
         return "; ".join(parts)
+
+
+def _examples(counts: Counter[str]) -> str:
+    """The most frequent values, for a message."""
+    shown = [
+        f"'{value}': {count:,}" if value else f"others: {count:,}" for value, count in counts.most_common(_EXAMPLES)
+    ]
+    return ", ".join([*shown, *(["…"] if len(counts) > _EXAMPLES else [])])
 
 
 def link_file(
@@ -143,6 +165,8 @@ def link_file(
     language_column: str | None = None,
     options: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
     chunk_rows: int = ROWS_PER_CHUNK,
     cache_bytes: int = CACHE_BYTES,
     progress: bool = False,
@@ -159,6 +183,8 @@ def link_file(
         options: Further arguments of `link`: filter, min_confidence, min_precision.
         identity: All else that answers depend on (these options, the index's content hash), as JSON has it, sets and dataclasses too. None if
             that isn't known, so that the answers of an interrupted run are not reused.
+        strict: Whether a language that xsap doesn't know is an error. Otherwise its rows are counted, and linked as rows without a language are.
+        overwrite: Whether a file that exists may be replaced.
         chunk_rows: Rows in memory at once.
         cache_bytes: About how many bytes of answers are cached.
         progress: Whether a progress bar is shown.
@@ -167,12 +193,15 @@ def link_file(
         How many rows were linked, and why the others were not.
 
     Raises:
-        DataError: For a column that isn't there, an unknown language (both before any work), and a file that changes meanwhile.
-        ConfigError: For an output that can't be written there.
+        DataError: For a column that isn't there, with `strict` a language that isn't known (both before any work), and a file that changes
+            meanwhile.
+        ConfigError: For an output that can't be written there, or exists.
     """
     mention_at = source.column_index(column)
     language_at = None if language_column is None else source.column_index(language_column)
-    if language_at is not None:
+    if isinstance(out, Path):
+        check_link_output(out, source, output_format, overwrite=overwrite)
+    if language_at is not None and strict:
         _check_languages(source, language_at, chunk_rows)
     ask = partial(
         linker.answers_to if isinstance(linker, RemoteLinkers) else partial(answers_to, linker),
@@ -184,13 +213,12 @@ def link_file(
     job = _Job(source, output_format, mention_at, language_at, chunk_rows, at_once, progress)
     if not isinstance(out, Path):
         return job.run(out, lambda _, queries: ask(queries), lambda answer: answer, cache_bytes, OBJECT_BYTES)
-    _check_output(out, source)
     if source.path is None:
         with write_atomically(out, binary=True) as stream:
             return job.run(stream, lambda _, queries: ask(queries), lambda answer: answer, cache_bytes, OBJECT_BYTES)
     before = source.path.stat()
     run = None if identity is None else {
-        "xsap": __version__, "input": [before.st_size, sha256_of(source.path), source.sheet, column, language_column],
+        "xsap": __version__, "input": [before.st_size, sha256_of(source.path), source.sheet, source.header, column, language_column],
         "answer": CANDIDATE, "top_k": output_format.top_k, "chunk_rows": chunk_rows,
         "cache_bytes": [cache_bytes, ENCODED_BYTES], "identity": identity,
     }  # fmt: skip
@@ -206,21 +234,30 @@ def link_file(
     return counts
 
 
-def _check_output(out: Path, source: InputTable) -> None:
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder; give --out the name of a file")
+def check_link_output(out: Path, source: InputTable, output_format: OutputFormat, *, overwrite: bool) -> None:
+    """Raise ConfigError if the output can't be written; to be called before any work.
+
+    Args:
+        out: The file.
+        source: The table that is linked.
+        output_format: How answers are written.
+        overwrite: Whether a file that exists may be replaced.
+    """
     if source.path is not None and out.exists() and out.samefile(source.path):
         raise ConfigError(f"{out} is the input file; give --out another name")
+    check_new_file(out, overwrite=overwrite)
+    if output_format.form == "xlsx":
+        check_row_count(source.rows, source.where)
 
 
 def _check_languages(source: InputTable, language_at: int, chunk_rows: int) -> None:
     cells = (cell for table in source.chunks(chunk_rows) for cell in to_cells(table.column(language_at)))
     for row, cell in enumerate(cells, start=1):
         try:
-            _language(cell)
+            _ = to_text(cell).strip() and to_iso(to_text(cell))
         except DataError as error:
             where = f"{source.where}: row {row:,}, column '{source.header[language_at]}'"
-            raise DataError(f"{where}: {error}; leave the cell empty if the language isn't known") from None
+            raise DataError(f"{where}: {error}; correct it, leave the cell empty, or remove --strict") from None
 
 
 @dataclass(frozen=True)
@@ -257,8 +294,11 @@ class _Job:
                 answers = {query: decode(known[query]) for query in dict.fromkeys(chunk.queries)}
                 by_row = [answers[query] for query in chunk.queries]
                 counts.distinct += len(chunk.asked)
-                counts.written += write(chunk.table, [mention for mention, _ in chunk.queries], by_row)
+                written = write(chunk.table, [mention for mention, _ in chunk.queries], by_row)
+                counts.written, counts.cut = counts.written + written.rows, counts.cut + written.cut
                 counts.add(by_row)
+                if self.language_at is not None:
+                    counts.add_unknown_languages(chunk.table.column(self.language_at))
                 rows = counts.rows.rows_in
                 bar.update(max(0, rows - max(resumed, rows - len(chunk.queries))))
                 for query in chunk.dropped:
@@ -319,7 +359,7 @@ def plan_chunks(
 
 
 def queries_of(mentions: pa.ChunkedArray, languages: pa.ChunkedArray | None) -> list[Query]:
-    """A column's mentions, with their languages if there is a column of these. Raises DataError for an unknown language."""
+    """A column's mentions, with their languages if there is a column of these; None for a language that isn't known."""
     texts = map(to_text, to_cells(mentions))
     if languages is None:
         return [(text, None) for text in texts]
@@ -327,8 +367,23 @@ def queries_of(mentions: pa.ChunkedArray, languages: pa.ChunkedArray | None) -> 
 
 
 def _language(cell: object) -> str | None:
+    """The ISO 639 code of a row's language; None if there is none, or one that isn't known."""
     code = to_text(cell)
-    return to_iso(code) if code.strip() else None
+    try:
+        return to_iso(code) if code.strip() else None
+    except DataError:
+        return None
+
+
+def _resumable(
+    folder: Path, ask: Callable[[list[Query]], list[Answer]], number: int, queries: list[Query]
+) -> list[bytes]:
+    """The encoded answers that the folder has for a chunk, or else new ones, which are written there."""
+    lines = read_part(folder, number, len(queries))
+    if lines is None:
+        lines = list(map(encode_answer, ask(queries)))
+        write_part(folder, number, lines)
+    return lines
 
 
 def answer_chunks(
@@ -351,93 +406,3 @@ def answer_chunks(
             yield first, answers.result()
     finally:
         pool.shutdown(cancel_futures=True)  # running requests finish, and their answers are kept for the next run
-
-
-# Resume support
-
-
-_RUN = "run.json"
-_LOCK = "lock"
-
-
-@contextmanager
-def resume_folder(out: Path, run: Mapping[str, Any] | None) -> Iterator[Path]:
-    """Yield the folder for `out`, with the parts in it that an equal run left; it is removed at the end, unless the block raises.
-
-    Args:
-        out: The output file.
-        run: What the answers depend on, as JSON has it, sets and dataclasses too; None if that isn't known, so that no part is kept.
-
-    Raises:
-        ConfigError: If another run is writing `out`, or the folder was not made by xsap.
-    """
-    folder = out.parent / f".{out.name}.part"
-    metadata = json.dumps(run, default=_plain, sort_keys=True, ensure_ascii=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not {_RUN, _LOCK} & {entry.name for entry in folder.iterdir()} and any(folder.iterdir()):
-        raise ConfigError(
-            f"{folder} is needed for the progress of {out}, but has other files in it; move it away, or choose another --out"
-        )
-    with file_lock(folder / _LOCK, f"another run is writing {out}; wait for it, or choose another --out"):
-        file = folder / _RUN
-        equal = run is not None and file.is_file() and file.read_bytes() == metadata.encode()
-        for entry in folder.iterdir():  # .new: files that were being written when a run was interrupted
-            if entry.name.endswith(".new") or (entry.name.endswith(".gz") and not equal):
-                entry.unlink()
-        with write_atomically(file) as stream:
-            stream.write(metadata)
-        try:
-            yield folder
-        except BaseException:
-            if not any(folder.glob("*.gz")):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    raise TypeError(f"{type(value).__name__} can't be compared from one run to the next")
-
-
-def _resumable(
-    folder: Path, ask: Callable[[list[Query]], list[Answer]], number: int, queries: list[Query]
-) -> list[bytes]:
-    """The encoded answers that the folder has for a chunk, or else new ones, which are written there."""
-    lines = read_part(folder, number, len(queries))
-    if lines is None:
-        lines = list(map(encode_answer, ask(queries)))
-        write_part(folder, number, lines)
-    return lines
-
-
-def count_parts(folder: Path) -> int:
-    """How many chunks, from the first on, have their part."""
-    count = 0
-    while _part(folder, count).is_file():
-        count += 1
-    return count
-
-
-def read_part(folder: Path, number: int, size: int) -> list[bytes] | None:
-    """The lines of a part; None if it isn't there, is damaged, or doesn't have `size` of them."""
-    try:
-        lines = gzip.decompress(_part(folder, number).read_bytes()).split(b"\n")[:-1]
-    except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
-        return None
-    return lines if len(lines) == size else None
-
-
-def write_part(folder: Path, number: int, lines: list[bytes]) -> None:
-    """Write a part: lines without line ends in them."""
-    with write_atomically(_part(folder, number), binary=True) as stream:
-        stream.write(gzip.compress(b"".join(line + b"\n" for line in lines), compresslevel=1, mtime=0))
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / f"{number:06}.gz"

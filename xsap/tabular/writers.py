@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from xsap.errors import ConfigError
 from xsap.files import file_ending
 from xsap.linking.results import Result
-from xsap.tabular.readers import InputTable, MixedType, escape_surrogates, finite, to_cells, to_text
+from xsap.tabular.cells import MixedType, escape_surrogates, finite, to_cells, to_text
+from xsap.tabular.readers import InputTable
 
 _TYPES = {
     "rank": pa.int32(),
