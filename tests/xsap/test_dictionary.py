@@ -16,10 +16,9 @@ from xsap.linking.dictionary import (
     _deduplicate,
     build_dictionary,
     hash_names,
-    open_dictionary,
     values_at,
-    write_dictionary,
 )
+from xsap.linking.dictionary_files import open_dictionary, write_dictionary
 from xsap.terms.terminology import Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from xsap.artifacts import manifest_hash, open_artifact
+from xsap.artifacts import manifest_hash, open_artifact, read_unchanged
 from xsap.errors import ArtifactError, DataError
-from xsap.terms.terminology import Terminology
+from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize, normalize_column
 
 _TEXT, _TEXTS = pa.field("", pa.string(), nullable=False), pa.field("", pa.list_(pa.string()), nullable=False)
@@ -32,8 +32,6 @@ INDEX_CONCEPTS_SCHEMA = pa.schema(
     [*map(_TEXT.with_name, ("concept_id", "preferred_name")), *map(_TEXTS.with_name, ("semantic_types", "codes"))]
 )
 ROWS_PER_BATCH = 1 << 16
-_SCHEMAS = {"names": INDEX_NAMES_SCHEMA, "concepts": INDEX_CONCEPTS_SCHEMA}
-_ARRAYS = ("starts", "name_concepts", "hashes", "rows")
 _NAME_COLUMNS = ["concept_id", "language", "name", "source", "code"]
 _CONCEPT_COLUMNS = ["concept_id", "preferred_name", "semantic_types", "cross_references"]
 _CODE = "^[^:]+:."  # a cross-reference that names its source
@@ -128,37 +126,6 @@ class Dictionary:
     dropped: dict[str, int]
 
 
-def write_dictionary(folder: Path, dictionary: Dictionary, *, rows_per_batch: int = ROWS_PER_BATCH) -> None:
-    """Write a dictionary's files into a folder that is being published; `dropped` belongs into its manifest."""
-    for name, table in (("names", dictionary.names), ("concepts", dictionary.concepts)):
-        path = str(folder / f"{name}.arrow")
-        with pa.OSFile(path, "wb") as stream, pa.ipc.new_file(stream, _SCHEMAS[name]) as writer:
-            for start in range(0, table.num_rows, rows_per_batch):
-                rows = table.slice(start, rows_per_batch)
-                writer.write_table(
-                    rows.take(np.arange(len(rows))).combine_chunks()
-                )  # a slice would be written with its own offsets
-    starts, concepts = dictionary.name_concepts.starts, dictionary.name_concepts.concepts.astype(np.int32)
-    arrays: list[NDArray[Any]] = [starts, concepts, *dictionary.keys]
-    for name, array in zip(_ARRAYS, arrays, strict=True):
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-
-
-def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
-    """Memory-map a dictionary's files. Raises ValueError if they don't fit, and what pyarrow and numpy raise."""
-    names, concepts = (pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all() for name in _SCHEMAS)
-    starts, numbers, hashes, rows = (
-        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
-    )
-    n = names.num_rows
-    sound = (names.schema, concepts.schema) == (INDEX_NAMES_SCHEMA, INDEX_CONCEPTS_SCHEMA) and len(hashes) == len(
-        rows
-    ) == n
-    if not sound or len(starts) != n + 1 or (starts[0], starts[-1]) != (0, len(numbers)):
-        raise ValueError("the tables of an index don't fit together")
-    return Dictionary(names, concepts, NameConcepts(starts, numbers, concepts.num_rows), Keys(hashes, rows), dropped)
-
-
 def values_at(column: pa.ChunkedArray, rows: Sequence[int], *, max_single_reads: int = 5_000) -> list[Any]:
     """A column's values at some rows; few are read one by one, for `take` reads too much of a memory map."""
     few = len(rows) <= max_single_reads
@@ -190,14 +157,24 @@ class NameSource(NamedTuple):
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> "NameSource":
-        """A terminology's folder, every hash checked; raises ArtifactError."""
+        """A terminology's folder, every hash checked and every file opened; raises ArtifactError."""
+        return read_unchanged(folder, lambda: cls._from_folder(Path(folder)))
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> "NameSource":
         manifest = open_artifact(folder, "terminology")
-        if "languages" not in manifest:
-            raise ArtifactError(f"{folder}: its manifest lists no languages; the terminology is damaged, make it again")
+        try:
+            files = {table: pq.ParquetFile(folder / f"{table}.parquet") for table in ("names", "concepts")}
+            sound = files["names"].schema_arrow == NAMES_SCHEMA and files["concepts"].schema_arrow == CONCEPTS_SCHEMA
+        except (pa.ArrowException, OSError, ValueError):
+            sound = False
+        if not sound or not isinstance(manifest.get("languages"), dict):
+            raise ArtifactError(f"{folder}: its files and manifest don't fit together; it is damaged, make it again")
 
         def batches(table: str, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-            with pq.ParquetFile(Path(folder) / f"{table}.parquet") as file:
-                yield from file.iter_batches(rows, columns=columns)
+            for batch in files[table].iter_batches(rows, columns=columns):
+                batch.validate(full=True)
+                yield batch
 
         return cls(batches, manifest["languages"], manifest_hash(manifest))
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xsap.artifacts import manifest_hash, open_artifact, publish
+from xsap.artifacts import manifest_hash, open_artifact, publish, read_unchanged
 from xsap.errors import ArtifactError, DataError
 from xsap.languages import ENGLISH
 
@@ -146,17 +146,16 @@ class Terminology:
         Raises:
             ArtifactError: The folder is missing, damaged, or of another kind or format.
         """
+        return read_unchanged(path, lambda: cls._load(Path(path)))
+
+    @classmethod
+    def _load(cls, path: Path) -> "Terminology":
         manifest = open_artifact(path, "terminology")
-        if "metadata" not in manifest:
+        tables = {table: _read_table(path, table, schema, manifest["files"]) for table, schema in _TABLES.items()}
+        if not isinstance(manifest.get("metadata"), dict):
             raise ArtifactError(
                 f"{path}: its manifest has no metadata; the terminology folder is damaged, make it again"
             )
-        tables = {
-            table: pq.read_table(Path(path) / f"{table}.parquet")
-            if f"{table}.parquet" in manifest["files"]
-            else schema.empty_table()
-            for table, schema in _TABLES.items()
-        }
         return cls(
             tables["names"], tables["concepts"], manifest["metadata"], manifest_hash(manifest), tables["retired"]
         )
@@ -260,6 +259,24 @@ def write_terminology(
             )
         by_size = dict(sorted(languages.items(), key=lambda item: (-item[1], item[0])))
         manifest |= {"names": counts["names"], "concepts": counts["concepts"], "languages": by_size}
+
+
+def _read_table(folder: Path, table: str, schema: pa.Schema, listed: Collection[str]) -> pa.Table:
+    """A table of a terminology's folder. Raises ArtifactError if it isn't what `write_terminology` wrote; only `retired` may be missing."""
+    file = folder / f"{table}.parquet"
+    if file.name not in listed:
+        if table == "retired" and not file.exists():
+            return schema.empty_table()
+        raise ArtifactError(f"{file}: not listed in the manifest; the terminology folder is damaged, make it again")
+    try:
+        rows = pq.read_table(file)
+        rows.validate(full=True)
+        sound = rows.schema.equals(schema)
+    except (pa.ArrowException, OSError, ValueError, MemoryError):
+        sound = False
+    if not sound:
+        raise ArtifactError(f"{file}: not the table of a terminology; the folder is damaged, make it again")
+    return rows
 
 
 def _starts(table: pa.Table, columns: list[str]) -> pa.Array:
