@@ -7,151 +7,36 @@ opens without reading them, and a search reads only what it needs.
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
-import torch
 
-from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, update_files
-from xsap.encoding.encoder import Dtype, Encoder
+from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, read_unchanged, update_files
 from xsap.errors import ArtifactError, ConfigError
-from xsap.languages import ENGLISH
 from xsap.linking.calibration import Calibration
-from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary, open_dictionary, write_dictionary
+from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
+from xsap.linking.dictionary_files import DICTIONARY_FILES, open_dictionary, write_dictionary
+from xsap.linking.encoder_spec import LOCATION, Embedder, EncoderSpec, check_model_saved, short_hash
 from xsap.search.approximate import HnswIndex, check_usearch_installed
 from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy
 
 INDEX_KIND, CALIBRATION, FUSION, HNSW_FILE = "index", "calibration.json", "fusion.json", "hnsw.usearch"
 VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
-_LOCATION = ("path", "relative_path")  # of the model, in a manifest
-
-
-class Embedder(Protocol):
-    """What an index needs of an encoder, when it is built and when it is searched."""
-
-    content_hash: str | None
-
-    @property
-    def dtype(self) -> str: ...  # noqa: D102
-    @property
-    def pooling(self) -> str: ...  # noqa: D102
-    @property
-    def max_length(self) -> int: ...  # noqa: D102
-    @property
-    def policy(self) -> TextPolicy: ...  # noqa: D102
-    @property
-    def dimension(self) -> int: ...  # noqa: D102
-    def encode(  # noqa: D102
-        self, names: Sequence[str], *, unit: bool = True, policy: TextPolicy | None = None, progress: bool = False
-    ) -> Floats: ...
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """The encoder that an index is bound to, and how it was used."""
-
-    content_hash: str | None  # of its folder; None if it was never saved
-    path: str | None  # its folder, or its id on the Hugging Face hub
-    pooling: str
-    max_length: int  # tokens
-    policy: TextPolicy
-    dtype: str = "float32"  # of the matrix products that made the vectors; mentions may be encoded in another one
-
-    @classmethod
-    def from_encoder(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
-        """The spec of an encoder; `path` is where `Linker.load` will look for it."""
-        location = None if path is None else str(path)
-        return cls(encoder.content_hash, location, encoder.pooling, encoder.max_length, encoder.policy, encoder.dtype)
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], path: str | None) -> "EncoderSpec":
-        """The inverse of `metadata`. Raises KeyError and TypeError for anything else."""
-        text = TextPolicy(**metadata["text"])
-        return cls(metadata["content_hash"], path, metadata["pooling"], metadata["max_length"], text, metadata["dtype"])
-
-    @classmethod
-    def from_manifest(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
-        """The inverse of `manifest_entry`, for an index that may have been moved, alone or together with its model."""
-        absolute, relative = (metadata[key] for key in _LOCATION)
-        beside = (index.resolve() / relative).resolve() if relative else None
-        return cls.from_metadata(metadata, str(beside) if beside and beside.is_dir() else absolute)
-
-    def metadata(self) -> dict[str, Any]:
-        """All but the path, as JSON has it."""
-        return {
-            "content_hash": self.content_hash,
-            "pooling": self.pooling,
-            "max_length": self.max_length,
-            "text": self.policy.to_dict(),
-            "dtype": self.dtype,
-        }
-
-    def manifest_entry(self, index: Path) -> dict[str, Any]:
-        """`metadata`, and the model's path, absolute and relative to the index; a hub id as it is."""
-        location: tuple[str | None, str | None] = (self.path, None)
-        if self.path is not None and Path(self.path).exists():
-            absolute = Path(self.path).resolve()
-            location = str(absolute), os.path.relpath(absolute, index.resolve())
-        return self.metadata() | dict(zip(_LOCATION, location, strict=True))
-
-    def matches(self, other: "EncoderSpec") -> bool:
-        """Whether an index of the one can be searched with the other: equal in all but path and dtype."""
-        return replace(self, path=None, dtype="") == replace(other, path=None, dtype="")
-
-    def describe(self) -> str:
-        """What `matches` compares, in a few words."""
-        text = f"{self.policy.case}, {self.policy.unicode}"
-        return f"{short_hash(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {text})"
-
-
-def open_encoder(
-    spec: EncoderSpec,
-    index_path: Path | str,
-    model: Path | str | None,
-    device: str | torch.device | None,
-    dtype: Dtype,
-) -> Encoder:
-    """Open the encoder that an index was built with.
-
-    Args:
-        spec: The encoder of the index.
-        index_path: The index's folder, for errors.
-        model: Where the encoder is, if no longer at the path of the spec.
-        device: As torch names it; None for the best one.
-        dtype: Of the encoder's matrix products.
-
-    Raises:
-        ArtifactError: There is no model at that path, or another one.
-    """
-    path = str(model if model is not None else spec.path)
-    if model is None and (spec.path is None or (Path(path).is_absolute() and not Path(path).exists())):
-        raise ArtifactError(
-            f"{index_path}: its model ({short_hash(spec.content_hash)}) is no longer at {path}; give --model"
-        )
-    rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
-    try:
-        encoder = Encoder.from_pretrained(
-            path, pooling=spec.pooling, max_length=spec.max_length, policy=spec.policy, device=device, dtype=dtype
-        )
-    except ConfigError as error:
-        raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
-    if encoder.content_hash != spec.content_hash:
-        found = f"{path} ({short_hash(encoder.content_hash)})"
-        raise ArtifactError(
-            f"{index_path} was built with model {short_hash(spec.content_hash)}, not with {found}. {rebuild}"
-        )
-    return encoder
-
-
-def short_hash(content_hash: str | None) -> str:
-    """The beginning of a content hash."""
-    return f"{content_hash[:8]}…" if content_hash else "an unsaved one"
+# what reading files of any content raises
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,7 +60,7 @@ class Index:
     dictionary: Dictionary
     model: EncoderSpec
     terminology_hash: str | None = None
-    languages: tuple[str, ...] | None = (ENGLISH,)
+    languages: tuple[str, ...] | None = None
     content_hash: str | None = None
     path: Path | None = None
     calibration: Calibration | None = None
@@ -188,7 +73,7 @@ class Index:
         terminology: Terminology,
         encoder: Embedder,
         *,
-        languages: Collection[str] | None = (ENGLISH,),
+        languages: Collection[str] | None = None,
         model_path: Path | str | None = None,
         vector_dtype: VectorDtype = "float32",
         ann: bool = False,
@@ -199,7 +84,7 @@ class Index:
         Args:
             terminology: The names and concepts.
             encoder: Embeds the names.
-            languages: ISO codes of the names to embed; None for all.
+            languages: ISO codes of the names to embed; None for all, so that a mention that equals a name in any language is found.
             model_path: The encoder's folder or hub id, where `Linker.load` will look for it.
             vector_dtype: How vectors are stored: float32, float16 or int8.
             ann: Whether to build an HNSW index, too.
@@ -289,8 +174,13 @@ class Index:
         """
         if ann:
             check_usearch_installed()
-        manifest, path = open_artifact(path, INDEX_KIND), Path(path)
-        if unnamed := [file for file in FILES if (path / file).exists() and file not in manifest["files"]]:
+        return read_unchanged(path, lambda: cls._load(Path(path), ann=ann))
+
+    @classmethod
+    def _load(cls, path: Path, *, ann: bool) -> "Index":
+        manifest = open_artifact(path, INDEX_KIND)
+        files = (*FILES, *DICTIONARY_FILES, *([HNSW_FILE] if ann else []))
+        if unnamed := [file for file in files if (path / file).exists() and file not in manifest["files"]]:
             raise ArtifactError(f"{path / unnamed[0]}: not listed in the manifest, so it can't be checked; remove it")
         try:
             vectors = Vectors.open(path)
@@ -309,8 +199,10 @@ class Index:
                 None if calibration is None else Calibration.from_dict(calibration),
                 fusion_weight,
             )
-            sound = len(vectors) == manifest["count"] == dictionary.names.num_rows and 0 <= fusion_weight <= 1
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, pa.ArrowException):
+            shape = (len(vectors), vectors.dimension, vectors.vector_dtype)
+            stated = tuple(manifest[key] for key in ("count", "dimension", "vector_dtype"))
+            sound = shape == stated and len(vectors) == dictionary.names.num_rows and 0 <= fusion_weight <= 1
+        except (*_UNREADABLE, pa.ArrowException):
             sound = False
         if not sound:
             raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged, make it again")
@@ -380,7 +272,7 @@ class Index:
 
 def index_hash(manifest: dict[str, Any]) -> str:
     """An index's content hash: of its files, and of how its model was used, because answers depend on both."""
-    spec = {key: value for key, value in manifest["model"].items() if key not in _LOCATION}
+    spec = {key: value for key, value in manifest["model"].items() if key not in LOCATION}
     return hashlib.sha256(f"{manifest_hash(manifest)}\0{json.dumps(spec, sort_keys=True)}".encode()).hexdigest()
 
 
@@ -437,12 +329,6 @@ def write_index(
         if hnsw is not None:
             metadata["hnsw"] = hnsw.save(folder / HNSW_FILE)
     return hnsw
-
-
-def check_model_saved(model: EncoderSpec) -> None:
-    """Raise ConfigError for an encoder without a hash, to which an index can't be bound."""
-    if model.content_hash is None:
-        raise ConfigError("an index needs a saved model, found an unsaved one; save it, load it, and build the index")
 
 
 def _read_json(folder: Path, file: str | None) -> Any:

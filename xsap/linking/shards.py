@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from xsap.artifacts import open_artifact, publish, write_atomically
 from xsap.errors import ArtifactError, ConfigError
-from xsap.linking.dictionary import Dictionary, hash_names, open_dictionary, write_dictionary
-from xsap.linking.index import EncoderSpec, Index
+from xsap.linking.dictionary import Dictionary, hash_names
+from xsap.linking.dictionary_files import open_dictionary, write_dictionary
+from xsap.linking.encoder_spec import EncoderSpec
+from xsap.linking.index import Index
 from xsap.search.vectors import Floats, Rows, VectorDtype, Vectors
 
 PART_KIND = "index-shards"
