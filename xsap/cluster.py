@@ -35,12 +35,13 @@ from xsap.artifacts import read_manifest, write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, XsapError
 from xsap.linking.build import GroupEncoder, encode_group, names_at
-from xsap.linking.index import INDEX_KIND, EncoderSpec, index_hash, short_hash
+from xsap.linking.encoder_spec import EncoderSpec, short_hash
+from xsap.linking.index import INDEX_KIND, index_hash
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
 from xsap.search.vectors import Floats, Rows
+from xsap.tabular.answers import Answer, with_answers
 from xsap.tabular.link_file import Query, answers_to, queries_of
-from xsap.tabular.writers import Answer, with_answers
 
 if TYPE_CHECKING:
     from ray.data import Dataset

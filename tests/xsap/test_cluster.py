@@ -36,7 +36,7 @@ from xsap.cluster import (
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.build import build_index, encode_group
-from xsap.linking.index import EncoderSpec
+from xsap.linking.encoder_spec import EncoderSpec
 from xsap.linking.linker import Linker
 from xsap.linking.results import Result
 from xsap.tabular.writers import Answer

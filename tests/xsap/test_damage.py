@@ -28,7 +28,8 @@ from xsap.errors import ArtifactError
 from xsap.linking.build import merge_shards
 from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
 from xsap.linking.dictionary import NameSource, build_dictionary
-from xsap.linking.index import EncoderSpec, Index
+from xsap.linking.encoder_spec import EncoderSpec
+from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.search.approximate import HnswIndex
 from xsap.search.vectors import MIN_ROWS_WITH_CODES, Vectors

@@ -1,14 +1,17 @@
 """Encoder: model folders from and for other libraries, and the same vectors in all of them."""
 
+import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers import models as st_models
 from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
 
 from tests.fixtures.encoders import copy_without_config
@@ -120,15 +123,127 @@ def test_max_length_beyond_the_models_positions_is_rejected(bare_folder: Path, t
     assert np.isfinite(encoder.encode(["fever " * 50])).all()
 
 
-def test_pickled_weights_are_never_opened(bare_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(bare_folder, tmp_path / "model")
+def pickled(bare_folder: Path, to: Path) -> Path:
+    """A model folder whose weights are in pytorch_model.bin alone."""
+    folder = shutil.copytree(bare_folder, to)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ArtifactError, match=r"expected weights as \.safetensors, found none"):
+    return folder
+
+
+def test_pickled_weights_are_converted_once_and_give_the_same_vectors(
+    bare_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XSAP_CACHE", str(tmp_path / "cache"))
+    folder = pickled(bare_folder, tmp_path / "model")
+    before = sorted(file.name for file in folder.iterdir())
+    encoder = Encoder.from_pretrained(folder, pooling="mean", max_length=25)
+    expected = Encoder.from_pretrained(bare_folder, pooling="mean", max_length=25)
+    assert np.array_equal(encoder.encode(NAMES), expected.encode(NAMES))
+    assert sorted(file.name for file in folder.iterdir()) == before
+    made = tmp_path / "cache" / "converted" / str(encoder.content_hash) / "model.safetensors"
+    first = made.stat().st_mtime_ns
+    assert Encoder.from_pretrained(folder, pooling="mean").content_hash == encoder.content_hash
+    assert made.stat().st_mtime_ns == first
+
+
+class Malicious:
+    """Unpickling it creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.parametrize("content", ["code", "list", "number among tensors", "truncated", "text"])
+def test_pickled_weights_that_are_not_tensors_alone_are_refused_and_run_nothing(
+    bare_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("XSAP_CACHE", str(tmp_path / "cache"))
+    folder, sign = pickled(bare_folder, tmp_path / "model"), tmp_path / "was-run"
+    file = folder / "pytorch_model.bin"
+    if content == "truncated":
+        file.write_bytes(file.read_bytes()[:5000])
+    elif content == "text":
+        file.write_text("version https://git-lfs.github.com/spec/v1")
+    else:
+        bad = {"code": {"weight": Malicious(sign)}, "list": [1], "number among tensors": {"weight": 1.0}}
+        torch.save(bad[content], file)
+    with pytest.raises(ArtifactError, match="expected weights that are tensors alone") as caught:
+        Encoder.from_pretrained(folder, pooling="mean")
+    assert "\n" not in str(caught.value)
+    assert not sign.exists()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    if content == "code":  # the file would have run code
+        torch.load(file, weights_only=False)
+        assert sign.exists()
+
+
+def test_weights_that_are_not_finite_are_refused(bare_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bare_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if key.endswith("LayerNorm.weight"))
+    weights[name][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match="expected finite weights, found NaN or infinity in"):
         Encoder.from_pretrained(folder, pooling="cls")
-    (folder / "adapter.safetensors").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="transformers cannot open it as a model"):
+
+
+def test_code_that_a_config_names_is_never_run(bare_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bare_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')")
+    with contextlib.suppress(ArtifactError, ConfigError):
         Encoder.from_pretrained(folder, pooling="cls")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_prompts_match_sentence_transformer_and_are_kept(bare_folder: Path, tmp_path: Path) -> None:
+    encoder = Encoder.from_pretrained(bare_folder, pooling="mean", max_length=25, prompt="query: ")
+    expected = by_hand(bare_folder, [f"query: {name}" for name in NAMES], "mean", 25)
+    np.testing.assert_allclose(encoder.encode(NAMES, unit=False), expected, atol=1e-5)
+    encoder.save_pretrained(tmp_path / "model")
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(NAMES)
+    np.testing.assert_allclose(encoder.encode(NAMES), theirs, atol=1e-5)
+    again = Encoder.from_pretrained(tmp_path / "model")
+    assert again.prompts == ("query: ", "query: ")
+    assert np.array_equal(again.encode(NAMES), encoder.encode(NAMES))
+
+
+def test_two_prompts_of_a_sentence_transformer_are_those_of_names_and_mentions(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = SentenceTransformer(str(tiny_folder), device="cpu", prompts={"query": "q: ", "document": "d: "})
+    model.save(str(tmp_path / "st"))
+    model, encoder = SentenceTransformer(str(tmp_path / "st"), device="cpu"), Encoder.from_pretrained(tmp_path / "st")
+    assert encoder.prompts == ("d: ", "q: ")
+    np.testing.assert_allclose(encoder.encode(NAMES), model.encode_document(NAMES), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(NAMES, prompt="q: "), model.encode_query(NAMES), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [torch.nn.Tanh(), torch.nn.Identity()])
+def test_dense_module_of_a_sentence_transformer_gives_the_same_vectors(
+    bare_folder: Path, tmp_path: Path, activation: torch.nn.Module
+) -> None:
+    torch.manual_seed(0)
+    transformer = st_models.Transformer(str(bare_folder), max_seq_length=25)
+    width = transformer.get_word_embedding_dimension()
+    dense = st_models.Dense(width, 24, activation_function=activation)
+    model = SentenceTransformer(modules=[transformer, st_models.Pooling(width, "mean"), dense], device="cpu")
+    model.save(str(tmp_path / "st"))
+    encoder = Encoder.from_pretrained(tmp_path / "st")
+    assert encoder.dimension == 24
+    np.testing.assert_allclose(encoder.encode(NAMES, unit=False), model.encode(NAMES), atol=1e-5)
+    encoder.save_pretrained(tmp_path / "ours")
+    again = Encoder.from_pretrained(tmp_path / "ours")
+    assert np.array_equal(again.encode(NAMES), encoder.encode(NAMES))
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(NAMES), encoder.encode(NAMES), atol=1e-5
+    )
 
 
 def test_every_parameter_gets_a_gradient_in_other_architectures(bare_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import linker as linker_module
 from xsap.linking.dictionary import INDEX_CONCEPTS_SCHEMA, INDEX_NAMES_SCHEMA, Dictionary, Keys, NameConcepts
-from xsap.linking.index import EncoderSpec, Index
+from xsap.linking.encoder_spec import EncoderSpec
+from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter, rank_concepts
 from xsap.linking.results import Candidate, Result, Results

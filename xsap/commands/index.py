@@ -39,8 +39,11 @@ def index(
     terminology: TerminologyFolder,
     out: OutputFolder,
     languages: Annotated[
-        str, typer.Option(help="Languages of the names to embed: 'all', or codes such as 'en,es'.")
-    ] = "en",
+        str,
+        typer.Option(
+            help="Languages of the names to embed: 'all', or codes such as 'en,es'. Scores of benchmarks are for 'en'."
+        ),
+    ] = "all",
     vector_dtype: Annotated[
         VectorFormat, typer.Option(help="Vector dtype. float16 halves disk use; int8 quarters it.")
     ] = VectorFormat.FLOAT32,
@@ -63,7 +66,7 @@ def index(
     allowed = parse_size(max_memory) if max_memory else None
     from xsap.encoding.encoder import Encoder
     from xsap.linking.build import build_index, process_group
-    from xsap.linking.index import EncoderSpec
+    from xsap.linking.encoder_spec import EncoderSpec
     from xsap.linking.shards import parse_shard
     from xsap.search.approximate import check_usearch_installed
 

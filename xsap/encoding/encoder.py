@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -46,15 +47,23 @@ class Encoder(nn.Module):
 
     Attributes:
         transformer: The Hugging Face model.
+        dense: Layers after pooling, as SentenceTransformer's Dense modules; None for most models.
         tokenizer: Its tokenizer.
         config: Pooling, maximum length and text policy.
         dtype: Number format of `encode`'s matrix products.
         content_hash: SHA-256 over the files of the folder that the model was opened from; None for a new model.
     """
 
-    def __init__(self, transformer: Transformer, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        tokenizer: PreTrainedTokenizerBase,
+        config: EncoderConfig,
+        dense: nn.Sequential | None = None,
+    ) -> None:
         super().__init__()
         self.transformer: Transformer = transformer
+        self.dense = dense
         self.tokenizer = tokenizer
         self.config = config
         self.dtype: Dtype = "float32"
@@ -73,6 +82,9 @@ class Encoder(nn.Module):
         pooling: str | None = None,
         max_length: int | None = None,
         policy: TextPolicy | None = None,
+        prompt: str | None = None,
+        revision: str | None = None,
+        override: bool = False,
         device: str | torch.device | None = None,
         dtype: Dtype = "float32",
     ) -> "Encoder":
@@ -81,10 +93,15 @@ class Encoder(nn.Module):
         Args:
             path: A folder written by `save_pretrained`, a SentenceTransformer or a Hugging Face folder, or the id of
                 one on the hub.
-            pooling: `cls`, `mean` or `mean_all`. Required for a folder that does not state it.
+            pooling: `cls`, `mean` or `mean_all`. Required if neither the folder states it nor the table of known models.
             max_length: Tokens after which a name is truncated, special tokens included. By default what the folder
                 states, else 25.
             policy: Normalization of names. By default what the folder states, else NFC, case unchanged.
+            prompt: Text before every name and mention, such as E5's `query: `. By default what the folder states, or
+                is known of the model.
+            revision: Branch, tag or commit of a model on the hub.
+            override: Whether an argument may differ from what the folder states, as when another model is trained
+                from it.
             device: Where to compute; by default CUDA if available, else the CPU.
             dtype: Number format of `encode`'s matrix products: `float32`, `bfloat16`, `float16`, or `int8`. int8 is for
                 CPUs; such an encoder can't be saved or trained.
@@ -97,8 +114,16 @@ class Encoder(nn.Module):
             ConfigError: An argument contradicts the folder, is out of bounds, or int8 is not available.
         """
         device = device_for(dtype, device)
-        folder = open_folder(path, pooling=pooling, max_length=max_length, policy=policy)
-        encoder = cls(folder.transformer, folder.tokenizer, folder.config)
+        folder = open_folder(
+            path,
+            pooling=pooling,
+            max_length=max_length,
+            policy=policy,
+            prompt=prompt,
+            revision=revision,
+            override=override,
+        )
+        encoder = cls(folder.transformer, folder.tokenizer, folder.config, folder.dense)
         encoder.content_hash, encoder.dtype = folder.content_hash, dtype
         if dtype == "int8":
             to_int8(encoder.transformer)
@@ -120,8 +145,15 @@ class Encoder(nn.Module):
         return self.config.policy
 
     @property
+    def prompts(self) -> tuple[str, str]:
+        """Text before each name, and before each mention."""
+        return self.config.name_prompt, self.config.mention_prompt
+
+    @property
     def dimension(self) -> int:
         """Number of components of a vector."""
+        if self.dense is not None:
+            return max(layer.out_features for layer in list(self.dense)[-2:-1] if isinstance(layer, nn.Linear))
         return int(self.transformer.config.hidden_size)
 
     def forward(self, batch: PackedBatch, unit: bool = True) -> Tensor:
@@ -135,6 +167,8 @@ class Encoder(nn.Module):
             (n, dimension) float32, in the order that the names were given in.
         """
         vectors = (POOLS[self.pooling](self.transformer, batch) if self._packs else self._padded(batch)).float()
+        if self.dense is not None:
+            vectors = self.dense(vectors)
         return F.normalize(vectors, dim=-1) if unit else vectors
 
     def _padded(self, batch: PackedBatch) -> Tensor:
@@ -154,6 +188,7 @@ class Encoder(nn.Module):
         *,
         unit: bool = True,
         policy: TextPolicy | None = None,
+        prompt: str | None = None,
         progress: bool = False,
         tokens_per_batch: int | None = None,
     ) -> NDArray[np.float32]:
@@ -163,6 +198,7 @@ class Encoder(nn.Module):
             names: n names, as a terminology or text has them; they are normalized here.
             unit: Whether to scale vectors to length 1, so that dot products are cosines.
             policy: Normalization instead of the model's own, for evaluation protocols that prescribe one.
+            prompt: Text before each name; by default the model's `name_prompt`.
             progress: Whether to show a progress bar on stderr.
             tokens_per_batch: Tokens encoded at a time; by default 8192, or 1024 in int8.
 
@@ -174,7 +210,9 @@ class Encoder(nn.Module):
         """
         if isinstance(names, str):
             raise ConfigError(f"expected a list of names, found a single string '{names[:40]}'; put it into a list")
-        tokens = tokenize_names(normalize_all(names, policy or self.policy), self.tokenizer, self.max_length)
+        prompt = self.config.name_prompt if prompt is None else prompt
+        texts = [prompt + name for name in normalize_all(names, policy or self.policy)]
+        tokens = tokenize_names(texts, self.tokenizer, self.max_length)
         # packed batches fill best with names of all lengths, padded ones with names of one length
         order = np.arange(len(names)) if self._packs else np.argsort(tokens.lengths, kind="stable")[::-1]
         vectors = np.empty((len(names), self.dimension), np.float32)
@@ -216,10 +254,14 @@ class Encoder(nn.Module):
             with quiet():
                 self.transformer.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-            files = {"xsap.json": stated} | sentence_transformer_files(self.config, self.dimension)
+            hidden = int(self.transformer.config.hidden_size)
+            files = {"xsap.json": stated} | sentence_transformer_files(self.config, hidden, self.dense)
             for name, content in files.items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            for i, linear in enumerate(list(self.dense or ())[::2]):
+                weights = {f"linear.{name}": weight.detach() for name, weight in linear.state_dict().items()}
+                save_file(weights, folder / f"{i + 2}_Dense" / "model.safetensors")
 
 
 def device_for(dtype: Dtype, device: str | torch.device | None) -> str | torch.device:

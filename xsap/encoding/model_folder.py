@@ -1,13 +1,15 @@
 """Model folders: how to open one, and which pooling, maximum length and text policy it states.
 
 There are three kinds: ours (`xsap.json`), a SentenceTransformer (`modules.json`), and a bare Hugging Face folder, which
-states none of these, so that the caller must give `pooling`. A name that is not a folder is taken as an id of the
-Hugging Face hub.
+states none of these: then a known model's values are used (`known_models.toml`), or else the caller must give `pooling`.
+A name that is not a folder is taken as an id of the Hugging Face hub. Weights are read from safetensors alone; pickled
+ones (`.bin`) are converted first (`convert_weights`).
 """
 
 import hashlib
 import inspect
 import json
+import logging as python_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,16 +17,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from xsap.artifacts import MANIFEST, manifest_hash, open_artifact, sha256_of
+from xsap.encoding.convert_weights import converted, has_pickled_weights_only
+from xsap.encoding.known_models import KnownModel, find_known_model
 from xsap.encoding.packing import Transformer
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text import TextPolicy
 
+logger = python_logging.getLogger(__name__)
+
 POOLINGS = ("cls", "mean", "mean_all")
 REFERENCE_LENGTH = 25  # tokens per name in the original SapBERT code, whose model folders do not state it
+ACTIVATIONS = {each.__name__: each for each in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)}  # of Dense modules
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,15 @@ class EncoderConfig:
         pooling: `cls`; `mean` over a name's tokens; or `mean_all`, over padding up to `max_length` too.
         max_length: Tokens after which a name is truncated, special tokens included.
         policy: Normalization of a name before it is tokenized.
+        name_prompt: Text before each name of a dictionary, such as E5's `query: `; as it is, not normalized.
+        mention_prompt: Text before each mention.
     """
 
     pooling: str
     max_length: int = REFERENCE_LENGTH
     policy: TextPolicy = field(default_factory=TextPolicy)
+    name_prompt: str = ""
+    mention_prompt: str = ""
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
@@ -51,40 +64,67 @@ class EncoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of `xsap.json`."""
-        return {"pooling": self.pooling, "max_length": self.max_length, "text": self.policy.to_dict()}
+        values: dict[str, Any] = {
+            "pooling": self.pooling,
+            "max_length": self.max_length,
+            "text": self.policy.to_dict(),
+        }
+        if self.name_prompt or self.mention_prompt:
+            values["prompts"] = {"name": self.name_prompt, "mention": self.mention_prompt}
+        return values
 
 
 class Folder(NamedTuple):
-    """An opened model; `content_hash` is the SHA-256 over its files."""
+    """An opened model; `content_hash` is the SHA-256 over its files, `dense` the layers after pooling, if there are any."""
 
     transformer: Transformer
     tokenizer: PreTrainedTokenizerBase
     config: EncoderConfig
     content_hash: str
+    dense: nn.Sequential | None
 
 
-def open_folder(path: Path | str, *, pooling: str | None, max_length: int | None, policy: TextPolicy | None) -> Folder:
+def open_folder(
+    path: Path | str,
+    *,
+    pooling: str | None,
+    max_length: int | None,
+    policy: TextPolicy | None,
+    prompt: str | None = None,
+    revision: str | None = None,
+    override: bool = False,
+) -> Folder:
     """Open a model for `Encoder.from_pretrained`, which documents the arguments and errors.
 
     Args:
         path: A model folder, or an id of the Hugging Face hub.
-        pooling: See `EncoderConfig`; required if the folder does not state it.
+        pooling: See `EncoderConfig`; required if neither the folder nor the table of known models states it.
         max_length: See `EncoderConfig`.
         policy: See `EncoderConfig`.
+        prompt: Both prompts of `EncoderConfig`.
+        revision: Branch, tag or commit of a model on the hub.
+        override: Whether an argument may differ from what the folder states, as when another model is trained from it.
     """
-    folder = _locate(path)
+    known = find_known_model(path)
+    folder = _locate(path, revision or (known.revision if known else None))
+    known = known or find_known_model(path, folder)
     if not any((folder / file).is_file() for file in (MANIFEST, "config.json")):  # checked before anything is hashed
         raise ArtifactError(f"{path}: expected a model folder, found no config.json in it. Is the path right?")
     content_hash = manifest_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
-    config = _read_config(folder, {"pooling": pooling, "max_length": max_length, "policy": policy})
+    given = {"pooling": pooling, "max_length": max_length, "policy": policy}
+    given |= {"name_prompt": prompt, "mention_prompt": prompt}
+    config = _read_config(folder, given, known, override=override)
+    if has_pickled_weights_only(folder):
+        folder = converted(folder, content_hash)
+        logger.info("%s: weights converted from .bin to safetensors, in %s", path, folder)
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
         raise ArtifactError(
-            f"{path}: expected weights as .safetensors, found none; pickled weights (.bin) are never opened. "
-            "If you trust them, convert them: AutoModel.from_pretrained(…).save_pretrained(…)"
+            f"{path}: expected weights as .safetensors or pytorch_model.bin, found none. Is the download complete?"
         )
     try:
         with quiet():
             transformer, tokenizer = _open(folder)
+        dense = _open_dense(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"{path}: transformers cannot open it as a model: {str(error).splitlines()[0]}") from None
     longest = _positions(transformer) or config.max_length
@@ -92,7 +132,9 @@ def open_folder(path: Path | str, *, pooling: str | None, max_length: int | None
         raise ConfigError(
             f"{path}: max_length must be at most {longest}, the number of positions of the model; found {max_length}"
         )
-    return Folder(transformer, tokenizer, replace(config, max_length=min(longest, config.max_length)), content_hash)
+    config = replace(config, max_length=min(longest, config.max_length))
+    check_finite(transformer, str(path))
+    return Folder(transformer, tokenizer, config, content_hash, dense)
 
 
 def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
@@ -106,6 +148,33 @@ def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_tokenizer(tokenizer, transformer, str(folder))
     return transformer, tokenizer
+
+
+def _open_dense(folder: Path) -> nn.Sequential | None:
+    """The Dense modules of a SentenceTransformer folder, in order."""
+    layers: list[nn.Module] = []
+    for path in [path for kind, path in _sentence_transformer_modules(folder) if kind == "Dense"]:
+        stated = _read_json(path / "config.json")
+        activation = str(stated.get("activation_function", "Identity")).rpartition(".")[2]
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"{path}: expected an activation of {', '.join(ACTIVATIONS)}; found '{activation}'")
+        if not (path / "model.safetensors").is_file():
+            raise ArtifactError(
+                f"{path}: expected model.safetensors, found none; save the model again with a current SentenceTransformer"
+            )
+        linear = nn.Linear(stated["in_features"], stated["out_features"], bias=stated.get("bias", True))
+        weights = load_file(path / "model.safetensors")
+        linear.load_state_dict({key.removeprefix("linear."): value.float() for key, value in weights.items()})
+        layers += [linear, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers) if layers else None
+
+
+def check_finite(transformer: nn.Module, where: str) -> None:
+    """Raise ArtifactError for weights that are not finite numbers."""
+    bad = [name for name, weight in transformer.named_parameters() if not bool(torch.isfinite(weight.sum()))]
+    bad = [name for name in bad if not bool(torch.isfinite(transformer.get_parameter(name)).all())]
+    if bad:
+        raise ArtifactError(f"{where}: expected finite weights, found NaN or infinity in {bad[0]}; get the model again")
 
 
 def _positions(transformer: Transformer) -> int | None:
@@ -130,7 +199,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _locate(path: Path | str) -> Path:
+def _locate(path: Path | str, revision: str | None) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -140,13 +209,12 @@ def _locate(path: Path | str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    unused = ["*.pt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*"]
     try:
-        return Path(
-            snapshot_download(
-                str(path),
-                ignore_patterns=["*.bin", "*.pt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*"],
-            )
-        )
+        folder = Path(snapshot_download(str(path), revision=revision, ignore_patterns=[*unused, "*.bin"]))
+        if not any(folder.glob("*.safetensors")):  # old repositories have pickled weights only
+            folder = Path(snapshot_download(str(path), revision=revision, ignore_patterns=unused))
+        return folder
     except Exception as error:  # the hub's client raises many kinds, which all mean the same to the user
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(
@@ -161,18 +229,22 @@ def _hash_of(folder: Path) -> str:
     return hashlib.sha256("".join(f"{p.relative_to(folder)}\0{sha256_of(p)}\n" for p in files).encode()).hexdigest()
 
 
-def _read_config(folder: Path, given: dict[str, Any]) -> EncoderConfig:
-    """What the folder states and what the caller gives; the two must not differ."""
+def _read_config(folder: Path, given: dict[str, Any], known: KnownModel | None, *, override: bool) -> EncoderConfig:
+    """What the folder states, the caller gives, and is known of the model; the first two must not differ unless overridden."""
     given = {key: value for key, value in given.items() if value is not None}
     stated = _read_xsap_config(folder) or _read_sentence_transformer_config(folder)
     for key, value in given.items():
-        if stated.get(key, value) != value:
+        if not override and stated.get(key, value) != value:
             raise ConfigError(f"{folder}: states {key} {stated[key]}, found {value} given; leave {key} out")
     stated |= given
+    if known is not None:
+        if "pooling" not in stated:
+            logger.info(known.describe())
+        stated = known.stated() | stated
     if "pooling" not in stated:
         raise ArtifactError(
             f"{folder}: has neither xsap.json nor modules.json, so its pooling is unknown; give pooling: one of "
-            f"{', '.join(POOLINGS)} (the published SapBERT models: cls, or mean where their name says so)"
+            f"{', '.join(POOLINGS)} (the published SapBERT models: cls); `xsap probe` compares them"
         )
     return EncoderConfig(**stated)
 
@@ -184,7 +256,14 @@ def _read_xsap_config(folder: Path) -> dict[str, Any]:
     stated = _read_json(folder / "xsap.json")
     try:
         policy = TextPolicy(**stated["text"])
-        return {"pooling": stated["pooling"], "max_length": stated["max_length"], "policy": policy}
+        prompts = stated.get("prompts", {"name": "", "mention": ""})
+        return {
+            "pooling": str(stated["pooling"]),
+            "max_length": stated["max_length"],
+            "policy": policy,
+            "name_prompt": str(prompts["name"]),
+            "mention_prompt": str(prompts["mention"]),
+        }
     except (KeyError, TypeError):
         raise ArtifactError(
             f"{folder / 'xsap.json'}: expected pooling, max_length and text; save the model again"
@@ -193,15 +272,13 @@ def _read_xsap_config(folder: Path) -> dict[str, Any]:
 
 def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
     """From a SentenceTransformer folder: its modules.json and the files that it names."""
-    if not (folder / "modules.json").is_file():
+    found = _sentence_transformer_modules(folder)
+    if not found:
         return {}
-    modules = {
-        str(module["type"]).rsplit(".", 1)[-1]: folder / module["path"]
-        for module in _read_json(folder / "modules.json")
-    }
-    if not set(modules) <= {"Transformer", "Pooling", "Normalize"} or "Pooling" not in modules:
+    modules = dict(found)
+    if not set(modules) <= {"Transformer", "Pooling", "Dense", "Normalize"} or "Pooling" not in modules:
         raise ConfigError(
-            f"{folder}: expected the modules Transformer, Pooling and Normalize; found {', '.join(modules)}"
+            f"{folder}: expected the modules Transformer, Pooling, Dense and Normalize; found {', '.join(modules)}"
         )
     pooling = _read_json(modules["Pooling"] / "config.json")
     mode = pooling.get("pooling_mode") or "+".join(
@@ -219,28 +296,77 @@ def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
         _read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
     )
     known = isinstance(length, int) and length < 100_000  # transformers writes 10^30 for "any"
-    return {"pooling": mode, "policy": policy} | ({"max_length": length} if known else {})
+    stated = {"pooling": mode, "policy": policy} | ({"max_length": length} if known else {})
+    return stated | _read_prompts(folder / "config_sentence_transformers.json")
 
 
-def sentence_transformer_files(config: EncoderConfig, dimension: int) -> dict[str, Any]:
-    """The files (path → JSON) with which SentenceTransformer opens the folder; keys that all its releases since 2.0 read."""
+def _sentence_transformer_modules(folder: Path) -> list[tuple[str, Path]]:
+    """(kind, folder) of each module that modules.json lists; none without that file."""
+    if not (folder / "modules.json").is_file():
+        return []
+    modules = _read_json(folder / "modules.json")
+    paths = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in modules]
+    if outside := [path for _, path in paths if Path(path).is_absolute() or ".." in Path(path).parts]:
+        raise ArtifactError(f"{folder / 'modules.json'}: expected paths inside of the folder, found '{outside[0]}'")
+    return [(kind, folder / path) for kind, path in paths]
+
+
+def _read_prompts(file: Path) -> dict[str, Any]:
+    """The prompts of a SentenceTransformer: the default one for both sides, else those for queries and documents."""
+    stated = _read_json(file) if file.is_file() else {}
+    prompts = {name: text for name, text in (stated.get("prompts") or {}).items() if isinstance(text, str)}
+    default = prompts.get(stated.get("default_prompt_name") or "")
+    name = default if default is not None else prompts.get("document", prompts.get("passage", ""))
+    mention = default if default is not None else prompts.get("query", "")
+    return {"name_prompt": name, "mention_prompt": mention} if name or mention else {}
+
+
+def sentence_transformer_files(config: EncoderConfig, dimension: int, dense: nn.Sequential | None) -> dict[str, Any]:
+    """The files (path → JSON) with which SentenceTransformer opens the folder; keys that all its releases since 2.0 read.
+
+    Args:
+        config: Pooling, maximum length, text policy and prompts.
+        dimension: Hidden size of the transformer, before `dense`.
+        dense: Layers after pooling: linear ones, each followed by its activation.
+    """
     if config.pooling == "mean_all":
         return {}
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    layers = list(dense or ())
+    pairs = list(zip(layers[::2], layers[1::2], strict=True))
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    kinds += [(f"{i + 2}_Dense", "Dense") for i in range(len(pairs))]
+    kinds += [(f"{len(pairs) + 2}_Normalize", "Normalize")]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds.items())
+        for i, (path, kind) in enumerate(kinds)
     ]
     pooling = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+    prompts = {"query": config.mention_prompt, "document": config.name_prompt}
     return {
         "modules.json": modules,
         "sentence_bert_config.json": {
             "max_seq_length": config.max_length,
             "do_lower_case": config.policy.case == "lower",
         },
+        "config_sentence_transformers.json": {
+            "prompts": prompts,
+            "default_prompt_name": "document" if config.name_prompt else None,
+            "similarity_fn_name": "cosine",
+        },
         "1_Pooling/config.json": {"word_embedding_dimension": dimension}
         | {key: name == config.pooling for name, key in pooling.items()},
-        "2_Normalize/config.json": {},
+        f"{len(pairs) + 2}_Normalize/config.json": {},
+    } | {f"{i + 2}_Dense/config.json": _dense_config(*pair) for i, pair in enumerate(pairs)}
+
+
+def _dense_config(linear: nn.Module, activation: nn.Module) -> dict[str, Any]:
+    assert isinstance(linear, nn.Linear)
+    kind = type(activation)
+    return {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "activation_function": f"{kind.__module__}.{kind.__name__}",
     }
 
 

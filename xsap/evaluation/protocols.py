@@ -3,9 +3,10 @@
 *concept* is what a user of the linker gets: cosine, one text policy for mentions and names, @k counts concepts. *reference* is the original
 SapBERT script (eval.py): dictionary lower-cased, mention as written, raw vectors, dot product, and @k counts names, that is rows of the
 dictionary, one for each name of each concept. A mention is split at `+` and `|` into parts that must all be hit; a row is right if one of its
-ids is one of the gold ids. Where the original leaves ties to topk, here the lower row comes first.
+ids is one of the gold ids. Where the original leaves ties to topk, here the lower row comes first. Mentions without a concept (NIL) are no part
+of the scores under either protocol; they are counted apart.
 
-Anything that links is a `MentionLinker`, declared here; anything that embeds names is a `linking.index.Embedder`.
+Anything that links is a `MentionLinker`, declared here; anything that embeds names is a `linking.encoder_spec.Embedder`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xsap.errors import DataError
+from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import ScoreRow, rank_of, rank_of_all, split_ids
-from xsap.files import read_lines
+from xsap.files import byte_lines, file_ending
 from xsap.languages import UNKNOWN
-from xsap.linking.index import Embedder, Index
+from xsap.linking.encoder_spec import Embedder
+from xsap.linking.index import Index
 from xsap.linking.results import Result
 from xsap.search.exact import search_array
 from xsap.search.vectors import Floats, Rows
@@ -46,6 +49,20 @@ class MentionLinker(Protocol):
         """A result for each mention, with at most `top_k` candidates."""
 
 
+class NilCounts(NamedTuple):
+    """Mentions without a concept (NIL), for which every answer is wrong.
+
+    Attributes:
+        n: Number of mentions.
+        linked: How many of them got an answer.
+        unlinked: How many got none, which is right.
+    """
+
+    n: int
+    linked: int
+    unlinked: int
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
     """Scores of mentions.
@@ -53,19 +70,35 @@ class EvaluationReport:
     Attributes:
         protocol: concept or reference.
         k: Candidates per mention.
-        languages: Language → its scores.
+        languages: Language → its scores; mentions without a concept are no part of them.
         mean: Means over the languages, each with equal weight.
+        without_concept: Language → its mentions without a concept, where there are any.
     """
 
     protocol: str
     k: int
     languages: Mapping[str, ScoreRow]
     mean: ScoreRow
+    without_concept: Mapping[str, NilCounts]
+
+    @property
+    def all_without_concept(self) -> NilCounts:
+        """The mentions without a concept, of all languages together."""
+        return NilCounts(
+            *(sum(column) for column in zip(NilCounts(0, 0, 0), *self.without_concept.values(), strict=True))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         rows = {code: row.to_dict() for code, row in self.languages.items()}
-        return {"protocol": self.protocol, "k": self.k, "languages": rows, "mean": self.mean.to_dict()}
+        by_language = {code: counts._asdict() for code, counts in self.without_concept.items()}
+        return {
+            "protocol": self.protocol,
+            "k": self.k,
+            "languages": rows,
+            "mean": self.mean.to_dict(),
+            "without_concept": {**self.all_without_concept._asdict(), "languages": by_language},
+        }
 
 
 class ReferenceDictionary(NamedTuple):
@@ -91,24 +124,51 @@ class ReferenceDictionary(NamedTuple):
         return {"names": len(self.names), "concepts": len(set(self.concept_ids))}
 
 
-def read_queries(path: Path | str) -> pa.Table:
-    """Mentions as terms.mentions reads them or, if the first line has a `||`, from `id||mention` lines. Raises DataError."""
-    if Path(path).suffix == ".parquet" or "||" not in next(iter(read_lines(path)), ""):
-        mentions = read_mentions(path)
-    else:
+def read_queries(
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    sheet: str | None = None,
+    encoding: str | None = None,
+    header_row: int = 1,
+) -> pa.Table:
+    """Mentions as `terms.mentions.read_mentions` reads them or, if the first line of a text file has a `||`, from `id||mention` lines.
+
+    Args:
+        path: The file.
+        columns: See `read_mentions`.
+        sheet: See `read_mentions`.
+        encoding: See `read_mentions`.
+        header_row: See `read_mentions`.
+
+    Raises:
+        DataError: It cannot be read, or no mention has a gold concept.
+    """
+    if _has_id_lines(Path(path)):
         ids, names = read_id_names(path)
         mentions = build_mentions(names, [UNKNOWN] * len(names), [sorted(split_ids(each)) for each in ids])
+    else:
+        mentions = read_mentions(path, columns=columns, sheet=sheet, encoding=encoding, header_row=header_row)
     if not pc.any(pc.greater(pc.list_value_length(mentions["concept_ids"]), 0)).as_py():
         raise DataError(
-            f"{path}: expected mentions with their right concepts in the column 'concept_ids', found none that has any"
+            f"{path}: expected mentions with their gold concepts in the column 'concept_ids', found none that has any; "
+            "if the column has another name: --column concept_ids=HEADER"
         )
     return mentions
+
+
+def _has_id_lines(path: Path) -> bool:
+    """Whether a file is one of `id||mention` lines: its first line has a `||`, and its ending is none of another format's."""
+    if not path.is_file() or file_ending(path) not in ("", ".txt", ".tsv", ".csv"):
+        return False
+    return b"||" in next((line for _, line in byte_lines(path)), b"")
 
 
 def evaluate(linker: MentionLinker, mentions: pa.Table) -> EvaluationReport:
     """Score a linker by language under the concept protocol: Acc@1, Acc@5, Acc@10 and MRR with 95 % bootstrap intervals.
 
-    A mention none of whose right concepts is in the dictionary counts as a miss, and in `gold_not_in_dictionary` too.
+    A mention none of whose gold concepts is in the dictionary counts as a miss, and in `gold_not_in_dictionary` too. A mention without a concept
+    (NIL) is counted in `without_concept` alone.
 
     Args:
         linker: A `Linker`, or anything else that links.
@@ -116,10 +176,15 @@ def evaluate(linker: MentionLinker, mentions: pa.Table) -> EvaluationReport:
 
     Returns:
         The report; its `to_dict` is what `xsap evaluate --json` prints.
+
+    Raises:
+        DataError: No mention has a gold concept, or none of the gold concepts can be an answer.
     """
-    ranks, _ = concept_ranks(linker, mentions, K)
-    known = frozenset(linker.concept_ids)
-    return _report("concept", mentions, ranks, [known.isdisjoint(ids) for ids in mentions["concept_ids"].to_pylist()])
+    known, gold = frozenset(linker.concept_ids), mentions["concept_ids"].to_pylist()
+    check_gold(gold, known)
+    ranks, answers = concept_ranks(linker, mentions, K)
+    linked = [bool(answer.candidates) for answer in answers]
+    return _report("concept", mentions, ranks, [known.isdisjoint(ids) for ids in gold], linked)
 
 
 def concept_ranks(
@@ -133,9 +198,12 @@ def concept_ranks(
         k: Candidates per mention.
         composite: Whether a mention `a|b` names several concepts: each part is linked alone, all must be hit, and the worst part is the answer.
     """
-    wholes = [mention.split("|") if composite else [mention] for mention in mentions["mention"].to_pylist()]
+    wholes = [
+        [(part, language) for part in (mention.split("|") if composite else [mention])]
+        for mention, language in zip(mentions["mention"].to_pylist(), mentions["language"].to_pylist(), strict=True)
+    ]
     parts = {part: i for i, part in enumerate(dict.fromkeys(part for whole in wholes for part in whole))}
-    results = linker.link(list(parts), k)
+    results = linker.link([text for text, _ in parts], k, languages=[language for _, language in parts])
     ranks: list[int] = []
     answers: list[Result] = []
     for whole, ids in zip(wholes, mentions["concept_ids"].to_pylist(), strict=True):
@@ -156,6 +224,9 @@ def evaluate_reference(
         dictionary: The rows to search.
         mentions: A table of `terms.mentions.SCHEMA`.
         progress: Whether to show a progress bar.
+
+    Raises:
+        DataError: No mention has a gold concept, or none of the gold concepts is in the dictionary.
     """
     vectors = reference_vectors(
         dictionary.names, lambda names: encoder.encode(names, unit=False, policy=CASED, progress=progress)
@@ -164,8 +235,10 @@ def evaluate_reference(
     def nearest(parts: list[str], k: int) -> Rows:
         return search_array(vectors, encoder.encode(parts, unit=False, policy=CASED), k)[1]
 
+    gold = [[part for ids in given for part in split_ids(ids)] for given in mentions["concept_ids"].to_pylist()]
+    check_gold(gold, {part for ids in dictionary.concept_ids for part in split_ids(ids)}, dictionary="dictionary")
     ranks, missing = reference_ranks(nearest, dictionary, mentions, K)
-    return _report("reference", mentions, ranks, missing)
+    return _report("reference", mentions, ranks, missing, [True] * len(ranks))
 
 
 def reference_vectors(names: Sequence[str], encode: Callable[[list[str]], Floats]) -> Floats:
@@ -209,14 +282,18 @@ def reference_ranks(
     return ranks, [known.isdisjoint(wanted) for wanted in gold]
 
 
-def _report(protocol: str, mentions: pa.Table, ranks: list[int], missing: list[bool]) -> EvaluationReport:
-    languages, all_ranks, all_missing = (
+def _report(
+    protocol: str, mentions: pa.Table, ranks: list[int], missing: list[bool], linked: list[bool]
+) -> EvaluationReport:
+    languages, all_ranks, all_missing, all_linked = (
         np.array(mentions["language"].to_pylist(), object),
         np.array(ranks, np.int64),
         np.array(missing, bool),
+        np.array(linked, bool),
     )
+    nil = np.array([not ids for ids in mentions["concept_ids"].to_pylist()], bool)
     cuts = {f"acc@{k}": k for k in CUTS[protocol]}
-    groups = {code: languages == code for code in sorted(set(languages))}
+    groups = {code: ~nil & (languages == code) for code in sorted(set(languages[~nil]))}
     rows = {
         code: ScoreRow.from_ranks(
             [all_ranks[chosen]], cuts, seed=SEED, gold_not_in_dictionary=int(all_missing[chosen].sum())
@@ -224,13 +301,17 @@ def _report(protocol: str, mentions: pa.Table, ranks: list[int], missing: list[b
         for code, chosen in groups.items()
     }
     by_language = [all_ranks[chosen] for chosen in groups.values()]
-    mean = ScoreRow.from_ranks(by_language, cuts, seed=SEED, gold_not_in_dictionary=int(all_missing.sum()))
-    return EvaluationReport(protocol, K, rows, mean)
+    mean = ScoreRow.from_ranks(by_language, cuts, seed=SEED, gold_not_in_dictionary=int(all_missing[~nil].sum()))
+    without_concept = {}
+    for code in sorted(set(languages[nil])):
+        answered = all_linked[nil & (languages == code)]
+        without_concept[code] = NilCounts(len(answered), int(answered.sum()), int((~answered).sum()))
+    return EvaluationReport(protocol, K, rows, mean, without_concept)
 
 
 def to_text(report: EvaluationReport) -> str:
     """A report as a table for people: percent, with 95 % intervals."""
-    header = f"{'':8}{'n':>7}{'not in dictionary':>19}{'Acc@1':>8}{'':16}{'Acc@5':>8}{'':16}{'MRR':>8}"
+    header = f"{'':8}{'n':>7}{'gold not in dictionary':>24}{'Acc@1':>8}{'':16}{'Acc@5':>8}{'':16}{'MRR':>8}"
     lines = [f"protocol: {report.protocol}; percent, with 95 % bootstrap intervals", header]
     for name, row in [*report.languages.items(), ("mean", report.mean)]:
         cells = ""
@@ -239,6 +320,13 @@ def to_text(report: EvaluationReport) -> str:
             cells += f"{value:8.1f}{f' [{low:.1f}, {high:.1f}]':16}"
         mrr = row.scores["mrr"].value
         lines.append(
-            f"{name:8}{row.n:7,}{row.gold_not_in_dictionary:19,}{cells}{100 * (np.nan if mrr is None else mrr):8.1f}"
+            f"{name:8}{row.n:7,}{row.gold_not_in_dictionary:24,}{cells}{100 * (np.nan if mrr is None else mrr):8.1f}"
         )
+    if nil := report.all_without_concept.n:
+        linked = report.all_without_concept.linked
+        counts = f"{linked:,} got an answer, which is wrong, and {nil - linked:,} got none, which is right"
+        by_language = ", ".join(
+            f"{code} {each.linked:,} of {each.n:,}" for code, each in report.without_concept.items()
+        )
+        lines += ["", f"without a concept (NIL), not in the scores: {nil:,}; {counts} (answered: {by_language})"]
     return "\n".join(lines)

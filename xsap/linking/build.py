@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from xsap.artifacts import check_can_write, file_lock, read_manifest
 from xsap.errors import ArtifactError, ConfigError
-from xsap.languages import ENGLISH
 from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
-from xsap.linking.index import INDEX_KIND, VECTORS_PER_WRITE, Embedder, EncoderSpec, check_model_saved, write_index
+from xsap.linking.encoder_spec import Embedder, EncoderSpec, check_model_saved
+from xsap.linking.index import INDEX_KIND, VECTORS_PER_WRITE, write_index
 from xsap.linking.shards import PART_KIND, Plan, Reused, ShardFolder, open_parts, parse_shard, publish_part, shards_of
 from xsap.search.approximate import COMPONENTS_PER_SLICE, HnswIndex, check_usearch_installed
 from xsap.search.vectors import Floats, Rows, VectorDtype, check_finite
@@ -284,7 +284,7 @@ def build_index(
     out: Path | str,
     *,
     model_path: Path | str | None = None,
-    languages: Collection[str] | None = (ENGLISH,),
+    languages: Collection[str] | None = None,
     vector_dtype: VectorDtype = "float32",
     max_memory: int | None = None,
     reuse: Path | str | None = None,

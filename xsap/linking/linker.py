@@ -9,8 +9,10 @@ ranking.py; how names are searched, in search/approximate.py. Linkers may be use
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +23,9 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.languages import UNKNOWN, to_iso
 from xsap.linking.calibration import abstention_reason, features_of
 from xsap.linking.dictionary import values_at
+from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.fusion import FusedSearch
-from xsap.linking.index import Embedder, EncoderSpec, Index, open_encoder
+from xsap.linking.index import Index
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
     NO_CONCEPT,
@@ -35,7 +38,7 @@ from xsap.linking.ranking import (
     put_exact_first,
     rank_concepts,
 )
-from xsap.linking.results import Candidate, Result, Results
+from xsap.linking.results import Candidate, Result, Results, validate_top_k
 from xsap.search.approximate import Searcher, search_device
 from xsap.search.exact import exact_scores
 from xsap.search.vectors import Floats, Rows
@@ -97,6 +100,11 @@ def rejection_reason(mention: object) -> str | None:
     if any("\ud800" <= character <= "\udfff" for character in mention):
         return "the mention is not valid Unicode: it has half of a surrogate pair"
     return None
+
+
+def _check_number(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Real):
+        raise ConfigError(f"{name} must be a number between 0 and 1, found {value!r:.40} ({type(value).__name__})")
 
 
 class Linker:
@@ -199,8 +207,7 @@ class Linker:
                 `min_precision` is given without a calibration or out of range.
             DataError: The filter leaves nothing, or a language is unknown.
         """
-        if top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, found {top_k}")
+        top_k = validate_top_k(top_k)
         texts = validate_mentions(mentions)
         threshold = self._threshold(min_confidence, min_precision)
         given = list(zip(texts, languages_of(languages, len(texts)), strict=True))
@@ -230,6 +237,8 @@ class Linker:
         """The confidence that an answer must have; None for any."""
         if min_confidence is None and min_precision is None:
             return None
+        _check_number("min_confidence", min_confidence)
+        _check_number("min_precision", min_precision)
         if min_confidence is not None and min_precision is not None:
             raise ConfigError(
                 f"expected min_confidence or min_precision, found both: {min_confidence:g} and {min_precision:g}"
@@ -264,7 +273,7 @@ class Linker:
             reason = None if threshold is None else abstention_reason(confidence, threshold, min_precision)
             if candidates:
                 candidates = (replace(candidates[0], confidence=confidence), *candidates[1:top_k])
-            results.append(Result(mention, () if reason else candidates, reason))
+            results.append(Result(mention, (), reason, candidates) if reason else Result(mention, candidates))
         return results
 
     def _candidates(self, mentions: list[str], top_k: int, kept: FilteredDictionary) -> list[tuple[Candidate, ...]]:
@@ -281,13 +290,15 @@ class Linker:
         return self._describe(ranked)
 
     def _encode(self, mentions: list[str]) -> Floats:
+        prompts = self.index.model.prompts
+        prompt: dict[str, Any] = {"prompt": prompts[1]} if any(prompts) else {}  # most models have none
         with self._lock:
             try:
-                return self.encoder.encode(mentions)
+                return self.encoder.encode(mentions, **prompt)
             except torch.OutOfMemoryError:  # the copy of the vectors leaves too little memory for long mentions
                 if not self.searcher.release():
                     raise
-            return self.encoder.encode(mentions)
+            return self.encoder.encode(mentions, **prompt)
 
     def _search(self, queries: Floats, kept: Rows | None, part: Rows, k: int) -> tuple[Floats, Rows]:
         return self.searcher.search(queries[part], k, kept)

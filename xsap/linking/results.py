@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from operator import index
 from typing import TYPE_CHECKING, Any, overload
 
 from xsap.errors import ConfigError
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 
 
 RESULTS_IN_NOTEBOOK = 50
+
+
+def validate_top_k(top_k: object) -> int:
+    """The number of concepts asked for. Raises ConfigError if it is not a whole number of at least 1."""
+    try:
+        number = 0 if isinstance(top_k, bool) else index(top_k)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(
+            f"top_k must be a whole number, at least 1; found {top_k!r:.40} ({type(top_k).__name__})"
+        ) from None
+    if number < 1:
+        raise ConfigError(f"top_k must be at least 1, found {top_k}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +68,19 @@ class Result:
         mention: The mention as it was given.
         candidates: Its concepts, best first.
         reason: Why there are no candidates; None if there are.
+        uncertain: If there are no candidates because the best one is less certain than was asked for: what they would have been.
     """
 
     mention: str
     candidates: tuple[Candidate, ...]
     reason: str | None = None
+    uncertain: tuple[Candidate, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes as a dictionary, candidates as a list of dictionaries."""
-        candidates = [candidate.to_dict() for candidate in self.candidates]
-        return {"mention": self.mention, "candidates": candidates, "reason": self.reason}
+        """The attributes as a dictionary, candidates as lists of dictionaries; `uncertain` only if there are any."""
+        candidates, uncertain = ([each.to_dict() for each in found] for found in (self.candidates, self.uncertain))
+        fields = {"mention": self.mention, "candidates": candidates, "reason": self.reason}
+        return fields | ({"uncertain": uncertain} if uncertain else {})
 
 
 class Results(Sequence[Result]):
@@ -76,11 +93,11 @@ class Results(Sequence[Result]):
         return len(self._results)
 
     @overload
-    def __getitem__(self, index: int) -> Result: ...
+    def __getitem__(self, key: int) -> Result: ...
     @overload
-    def __getitem__(self, index: slice) -> "Results": ...
-    def __getitem__(self, index: int | slice) -> "Result | Results":
-        return Results(self._results[index]) if isinstance(index, slice) else self._results[index]
+    def __getitem__(self, key: slice) -> "Results": ...
+    def __getitem__(self, key: int | slice) -> "Result | Results":
+        return Results(self._results[key]) if isinstance(key, slice) else self._results[key]
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented

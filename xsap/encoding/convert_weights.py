@@ -1,0 +1,135 @@
+"""Weights that were pickled by torch (`.bin`), converted to safetensors without running what a pickle could contain.
+
+`torch.load(weights_only=True)` reads tensors and plain containers and refuses everything else. It runs in a child process
+that this module is the program of, so that a damaged or hostile file can at worst end that process. The converted
+folder is kept in a cache under the SHA-256 of its files.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from xsap.artifacts import sha256_of
+from xsap.errors import ArtifactError
+
+WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+KEPT = (".json", ".model", ".txt")  # configuration and tokenizer
+
+
+def has_pickled_weights_only(folder: Path) -> bool:
+    """Whether a model folder has weights as `.bin` and none as `.safetensors`."""
+    return any((folder / name).is_file() for name in WEIGHTS) and not any(folder.glob("*.safetensors"))
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$XSAP_CACHE`, or `xsap` in the user's cache folder."""
+    own = os.environ.get("XSAP_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xsap"
+
+
+def converted(folder: Path, content_hash: str, cache: Path | None = None) -> Path:
+    """A copy of a model folder with its weights as safetensors, made at the first call.
+
+    Args:
+        folder: A folder for which `has_pickled_weights_only` holds.
+        content_hash: SHA-256 over its files, which names the copy.
+        cache: Folder of all copies; by default `cache_folder()`.
+
+    Returns:
+        The folder of the copy.
+
+    Raises:
+        ArtifactError: The file contains anything but tensors, or it is damaged.
+    """
+    target = (cache or cache_folder()) / "converted" / content_hash
+    if not (target / "config.json").is_file():
+        convert(folder, target)
+    return target
+
+
+def convert(folder: Path, target: Path) -> None:
+    """Write a copy of a model folder with its weights as safetensors.
+
+    Args:
+        folder: A folder for which `has_pickled_weights_only` holds.
+        target: The folder to write; what is there already is replaced.
+
+    Raises:
+        ArtifactError: The file contains anything but tensors, or it is damaged.
+    """
+    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        _run_child(folder, aside)
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and file.suffix in KEPT and not file.name.startswith("pytorch_model"):
+                shutil.copyfile(file, aside / file.name)
+        for part in ("1_Pooling", "2_Dense", "2_Normalize", "3_Normalize"):
+            if (folder / part).is_dir():
+                shutil.copytree(folder / part, aside / part)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.replace(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _run_child(folder: Path, aside: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xsap.encoding.convert_weights", str(folder), str(aside)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
+        raise ArtifactError(
+            f"{folder}: expected weights that are tensors alone, found {reason}; nothing of the file was run. "
+            "Ask its authors for model.safetensors, or give --revision refs/pr/1 if the hub has it there"
+        )
+
+
+def main(source: Path, target: Path) -> None:
+    """The child process: read the tensors of `source` and write them to `target`."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for name in _weight_files(source):
+        try:
+            loaded = torch.load(source / name, map_location="cpu", weights_only=True)
+        except Exception as error:  # UnpicklingError, RuntimeError, EOFError, …: all mean that the file is refused
+            sys.exit(f"{name} with more than tensors, or damaged ({_first_line(error)})")
+        if not isinstance(loaded, dict):
+            sys.exit(f"{name} with a {type(loaded).__name__} in place of a dictionary of tensors")
+        tensors |= loaded.get("state_dict", loaded) if isinstance(loaded.get("state_dict", loaded), dict) else loaded
+    if other := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
+        sys.exit(f"'{other[0]}', which is no tensor")
+    copies = {str(key): value.detach().clone().contiguous() for key, value in tensors.items()}
+    save_file(copies, target / "model.safetensors", metadata={"format": "pt"})
+    record = {name: sha256_of(source / name) for name in _weight_files(source)}
+    (target / "converted_from.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _weight_files(source: Path) -> list[str]:
+    index = source / WEIGHTS[1]
+    if not index.is_file():
+        return [WEIGHTS[0]]
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if any(Path(name).name != name for name in names):
+        sys.exit(f"{index.name} with a path outside of the folder")
+    return names
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,159 @@
+"""The encoder that an index is bound to: what is recorded of it, and how it is opened again."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from xsap.encoding.encoder import Dtype, Encoder
+from xsap.errors import ArtifactError, ConfigError
+from xsap.search.vectors import Floats
+from xsap.text import TextPolicy
+
+LOCATION = ("path", "relative_path")  # of the model, in a manifest
+
+
+class Embedder(Protocol):
+    """What an index needs of an encoder, when it is built and when it is searched."""
+
+    content_hash: str | None
+
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def pooling(self) -> str: ...  # noqa: D102
+    @property
+    def max_length(self) -> int: ...  # noqa: D102
+    @property
+    def policy(self) -> TextPolicy: ...  # noqa: D102
+    @property
+    def dimension(self) -> int: ...  # noqa: D102
+    def encode(  # noqa: D102
+        self,
+        names: Sequence[str],
+        *,
+        unit: bool = True,
+        policy: TextPolicy | None = None,
+        prompt: str | None = None,
+        progress: bool = False,
+    ) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The encoder that an index is bound to, and how it was used."""
+
+    content_hash: str | None  # of its folder; None if it was never saved
+    path: str | None  # its folder, or its id on the Hugging Face hub
+    pooling: str
+    max_length: int  # tokens
+    policy: TextPolicy
+    dtype: str = "float32"  # of the matrix products that made the vectors; mentions may be encoded in another one
+    prompts: tuple[str, str] = ("", "")  # text before each name, and before each mention
+
+    @classmethod
+    def from_encoder(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
+        """The spec of an encoder; `path` is where `Linker.load` will look for it."""
+        location = None if path is None else str(path)
+        prompts = getattr(encoder, "prompts", ("", ""))
+        return cls(
+            encoder.content_hash, location, encoder.pooling, encoder.max_length, encoder.policy, encoder.dtype, prompts
+        )
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], path: str | None) -> "EncoderSpec":
+        """The inverse of `metadata`. Raises KeyError and TypeError for anything else."""
+        text = TextPolicy(**metadata["text"])
+        name_prompt, mention_prompt = metadata.get("prompts", ("", ""))
+        prompts = (str(name_prompt), str(mention_prompt))
+        content_hash, pooling, max_length = (metadata[key] for key in ("content_hash", "pooling", "max_length"))
+        return cls(content_hash, path, pooling, max_length, text, metadata["dtype"], prompts)
+
+    @classmethod
+    def from_manifest(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
+        """The inverse of `manifest_entry`, for an index that may have been moved, alone or together with its model."""
+        absolute, relative = (metadata[key] for key in LOCATION)
+        beside = (index.resolve() / relative).resolve() if relative else None
+        return cls.from_metadata(metadata, str(beside) if beside and beside.is_dir() else absolute)
+
+    def metadata(self) -> dict[str, Any]:
+        """All but the path, as JSON has it."""
+        values = {
+            "content_hash": self.content_hash,
+            "pooling": self.pooling,
+            "max_length": self.max_length,
+            "text": self.policy.to_dict(),
+            "dtype": self.dtype,
+        }
+        return values | ({"prompts": list(self.prompts)} if any(self.prompts) else {})
+
+    def manifest_entry(self, index: Path) -> dict[str, Any]:
+        """`metadata`, and the model's path, absolute and relative to the index; a hub id as it is."""
+        location: tuple[str | None, str | None] = (self.path, None)
+        if self.path is not None and Path(self.path).exists():
+            absolute = Path(self.path).resolve()
+            location = str(absolute), os.path.relpath(absolute, index.resolve())
+        return self.metadata() | dict(zip(LOCATION, location, strict=True))
+
+    def matches(self, other: "EncoderSpec") -> bool:
+        """Whether an index of the one can be searched with the other: equal in all but path and dtype."""
+        return replace(self, path=None, dtype="") == replace(other, path=None, dtype="")
+
+    def describe(self) -> str:
+        """What `matches` compares, in a few words."""
+        text = f"{self.policy.case}, {self.policy.unicode}"
+        return f"{short_hash(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {text})"
+
+
+def open_encoder(
+    spec: EncoderSpec,
+    index_path: Path | str,
+    model: Path | str | None,
+    device: str | torch.device | None,
+    dtype: Dtype,
+) -> Encoder:
+    """Open the encoder that an index was built with.
+
+    Args:
+        spec: The encoder of the index.
+        index_path: The index's folder, for errors.
+        model: Where the encoder is, if no longer at the path of the spec.
+        device: As torch names it; None for the best one.
+        dtype: Of the encoder's matrix products.
+
+    Raises:
+        ArtifactError: There is no model at that path, or another one.
+    """
+    path = str(model if model is not None else spec.path)
+    if model is None and (spec.path is None or (Path(path).is_absolute() and not Path(path).exists())):
+        raise ArtifactError(
+            f"{index_path}: its model ({short_hash(spec.content_hash)}) is no longer at {path}; give --model"
+        )
+    rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
+    try:
+        encoder = Encoder.from_pretrained(
+            path, pooling=spec.pooling, max_length=spec.max_length, policy=spec.policy, device=device, dtype=dtype
+        )
+    except ConfigError as error:
+        raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None
+    if encoder.content_hash != spec.content_hash:
+        found = f"{path} ({short_hash(encoder.content_hash)})"
+        raise ArtifactError(
+            f"{index_path} was built with model {short_hash(spec.content_hash)}, not with {found}. {rebuild}"
+        )
+    encoder.config = replace(encoder.config, name_prompt=spec.prompts[0], mention_prompt=spec.prompts[1])
+    return encoder
+
+
+def short_hash(content_hash: str | None) -> str:
+    """The beginning of a content hash."""
+    return f"{content_hash[:8]}…" if content_hash else "an unsaved one"
+
+
+def check_model_saved(model: EncoderSpec) -> None:
+    """Raise ConfigError for an encoder without a hash, to which an index can't be bound."""
+    if model.content_hash is None:
+        raise ConfigError("an index needs a saved model, found an unsaved one; save it, load it, and build the index")
