@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections import OrderedDict
-from pathlib import Path
+from collections import Counter, OrderedDict
 
 import duckdb
 import pyarrow as pa
@@ -24,17 +23,16 @@ from tests.fixtures.commands import ROOT
 from tests.fixtures.linkers import (
     FIVE_ANSWERS,
     IDENTITY,
-    Filter,
     StandInLinker,
     StandInRemoteLinkers,
     csv_table,
     interrupt,
-    interrupted,
     link_to_bytes,
     link_to_file,
 )
 from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts
+from xsap.languages import to_iso
 from xsap.tabular.link_file import (
     QUERY_BYTES,
     LinkCounts,
@@ -42,11 +40,7 @@ from xsap.tabular.link_file import (
     PlannedChunk,
     RemoteLinkers,
     answer_chunks,
-    count_parts,
     link_file,
-    read_part,
-    resume_folder,
-    write_part,
 )
 from xsap.tabular.readers import open_table, table_of_terms
 from xsap.tabular.writers import OutputFormat
@@ -92,12 +86,43 @@ def test_mentions_are_equal_only_in_the_same_language(tmp_path):
     linker, source = StandInLinker(), open_table(tmp_path / "x.tsv")
     with pytest.raises(
         DataError,
-        match=r"x\.tsv: row 3, column 'of': unknown language 'Klingon': .*; leave the cell empty if the language isn't known$",
+        match=r"x\.tsv: row 3, column 'of': unknown language 'Klingon': .*; correct it, leave the cell empty, or remove --strict$",
     ):
-        link_to_bytes(source, linker, language_column="of", chunk_rows=1)
+        link_to_bytes(source, linker, language_column="of", chunk_rows=1, strict=True)
     assert linker.calls == []  # reported before any work
     with pytest.raises(DataError, match="expected a column 'off', found term, of; did you mean 'of'"):
         link_to_bytes(source, linker, language_column="off")
+
+
+def test_unknown_languages_are_counted_and_linked_as_no_language(tmp_path):
+    """What is unknown is what to_iso refuses, whatever else is in the column; no other language is guessed."""
+    codes = ["en", "qqq", "", "Klingon", " ", "GER", "qqq", "x" * 50, "42", "de_AT", "qqq", "Español"]
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps({"term": f"t{i}", "of": code}) + "\n" for i, code in enumerate(codes))
+    )
+    linker = StandInLinker()
+    counts, _ = link_to_bytes(open_table(tmp_path / "x.jsonl"), linker, language_column="of", chunk_rows=5)
+    expected, unknown = [], Counter()
+    for i, code in enumerate(codes):
+        try:
+            expected.append((f"t{i}", to_iso(code) if code.strip() else None))
+        except DataError:
+            expected.append((f"t{i}", None))
+            unknown[code] += 1
+    assert [query for call in linker.calls for query in call] == expected
+    assert counts.unknown_languages == unknown
+    assert f"; {unknown.total()} rows of a language that is not known ('qqq': 3, 'Klingon': 1, " in counts.summary()
+    assert counts.rows.rows_in == counts.rows.kept == len(codes)
+
+
+def test_unknown_languages_are_counted_by_name_up_to_a_limit():
+    counts = LinkCounts()
+    counts.add_unknown_languages(pa.chunked_array([[f"language {i % 1500}" for i in range(3000)]]))
+    assert len(counts.unknown_languages) == 1001
+    assert counts.unknown_languages.total() == 3000
+    assert counts.summary().endswith(
+        "3,000 rows of a language that is not known (others: 1,000, 'language 0': 2, 'language 1': 2, 'language 2': 2, 'language 3': 2, …)"
+    )
 
 
 class NaiveLru:
@@ -221,7 +246,7 @@ def test_input_changed_while_linking_is_reported(tmp_path):
 MENTIONS = [f"t{i * i % 23}" for i in range(60)] + ["", "x" * 30]
 
 
-@pytest.mark.parametrize("name", ["y.csv", "y.csv.gz", "y.jsonl", "y.parquet", "y"])
+@pytest.mark.parametrize("name", ["y.csv", "y.csv.gz", "y.jsonl", "y.parquet", "y.xlsx", "y"])
 @pytest.mark.parametrize("fail_at", [1, 2, 6])
 def test_interrupted_run_resumes_and_writes_the_same_bytes(tmp_path, name, fail_at):
     csv_table(tmp_path, MENTIONS)
@@ -364,6 +389,7 @@ def test_other_output_format_resumes_and_other_input_does_not(tmp_path):
         cache_bytes=FIVE_ANSWERS,
     )
     assert counts.resumed == 14
+    (tmp_path / "y.csv").unlink()
     with pytest.raises(KeyboardInterrupt):
         link_to_file(tmp_path, "y.csv", StandInLinker(3, interrupt))
     changed = (tmp_path / "x.csv").read_bytes().replace(b"t1\r", b"t2\r")
@@ -374,15 +400,21 @@ def test_other_output_format_resumes_and_other_input_does_not(tmp_path):
 def test_failed_run_leaves_an_earlier_output_unchanged(tmp_path):
     csv_table(tmp_path, MENTIONS)
     (tmp_path / "y.csv").write_text("before")
+    with pytest.raises(
+        ConfigError, match=r"y\.csv exists already; choose another path, or replace it with --overwrite$"
+    ):
+        link_to_file(tmp_path, "y.csv", StandInLinker())
     with pytest.raises(KeyboardInterrupt):
-        link_to_file(tmp_path, "y.csv", StandInLinker(3, interrupt))
+        link_to_file(tmp_path, "y.csv", StandInLinker(3, interrupt), overwrite=True)
     assert (tmp_path / "y.csv").read_text() == "before"
+    assert link_to_file(tmp_path, "y.csv", StandInLinker(), overwrite=True).resumed == 14
+    assert (tmp_path / "y.csv").read_text() != "before"
 
 
 # Memory and progress
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "xlsx"])
 def test_linking_needs_the_memory_of_a_chunk_and_the_cache(tmp_path, form):
     def peak(count):
         (tmp_path / "x.csv").write_text("id,term\n" + "".join(f"{i},t{i}\n" for i in range(count)))
@@ -392,7 +424,15 @@ def test_linking_needs_the_memory_of_a_chunk_and_the_cache(tmp_path, form):
         linker.calls = LastCall()
         tracemalloc.start()
         counts = link_file(
-            linker, source, out, OutputFormat(form, 2), column="term", identity={}, chunk_rows=200, cache_bytes=100_000
+            linker,
+            source,
+            out,
+            OutputFormat(form, 2),
+            column="term",
+            identity={},
+            overwrite=True,
+            chunk_rows=200,
+            cache_bytes=100_000,
         )
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -497,126 +537,3 @@ def test_remote_linkers_get_the_languages(tmp_path):
         link_file(linker, open_table(tmp_path / "x.tsv"), stream, OutputFormat("jsonl", 2), **options)
         results.append(stream.getvalue())
     assert results[0] == results[1]
-
-
-# The folder of a run that can be resumed
-
-
-def test_equal_run_resumes_and_leaves_nothing(tmp_path):
-    out = tmp_path / "x.csv"
-    interrupted(out, {"a": 1}, {0: [b"x", b""], 1: []})
-    assert sorted(each.name for each in (tmp_path / ".x.csv.part").iterdir()) == [
-        "000000.gz",
-        "000001.gz",
-        "lock",
-        "run.json",
-    ]
-    with resume_folder(out, {"a": 1}) as folder:
-        assert count_parts(folder) == 2
-        assert read_part(folder, 0, 2) == [b"x", b""]
-        assert read_part(folder, 1, 0) == []
-        assert read_part(folder, 1, 1) is None  # another number of answers than are asked for
-        assert read_part(folder, 2, 0) is None
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("before", "after"), [({"a": 1}, {"a": 2}), ({"a": 1}, None), (None, {"a": 1}), (None, None)])
-def test_other_run_deletes_the_parts(tmp_path, before, after):
-    interrupted(tmp_path / "x.csv", before, {0: [b"x"]})
-    with resume_folder(tmp_path / "x.csv", after) as folder:
-        assert count_parts(folder) == 0
-
-
-def test_parts_of_a_run_with_damaged_metadata_are_deleted(tmp_path):
-    interrupted(tmp_path / "x.csv", {"a": "é"}, {0: [b"x"]})
-    file = tmp_path / ".x.csv.part" / "run.json"
-    whole = file.read_bytes()
-    damage = [whole[:cut] for cut in range(len(whole))]
-    damage += [whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :] for i in range(len(whole)) for bit in range(8)]
-    for data in damage:
-        interrupted(tmp_path / "x.csv", {"a": "é"}, {0: [b"x"]})
-        file.write_bytes(data)
-        with resume_folder(tmp_path / "x.csv", {"a": "é"}) as folder:
-            assert count_parts(folder) == 0
-
-
-def test_parts_are_counted_up_to_the_first_gap(tmp_path):
-    interrupted(tmp_path / "x.csv", {}, {0: [], 1: [], 3: []})
-    assert count_parts(tmp_path / ".x.csv.part") == 2
-
-
-def test_run_that_fails_before_its_first_part_leaves_nothing(tmp_path):
-    interrupted(tmp_path / "sub" / "x.csv", {}, {})
-    assert list((tmp_path / "sub").iterdir()) == []
-
-
-def test_incomplete_files_are_deleted(tmp_path):
-    interrupted(tmp_path / "x.csv", {}, {0: [b"x"]})
-    (tmp_path / ".x.csv.part" / ".output.123.new").write_bytes(b"x" * 99)
-    with resume_folder(tmp_path / "x.csv", {}) as folder:
-        assert sorted(each.name for each in folder.iterdir()) == ["000000.gz", "lock", "run.json"]
-
-
-def test_metadata_does_not_depend_on_the_order_of_a_set(tmp_path):
-    """Sets of strings have another order in another process."""
-    names = [f"T{i}" for i in range(40)]
-    code = (
-        "import sys; from pathlib import Path; from tests.fixtures.linkers import *\n"
-        f"interrupted(Path(sys.argv[1]) / 'x.csv', {{'filter': Filter(frozenset({names}), Path('a')), 'b': {{2, 1}}}}, {{0: []}})"
-    )
-    for seed in ("1", "2"):
-        root = Path(__file__).resolve().parents[2]
-        subprocess.run(
-            [sys.executable, "-c", code, tmp_path],
-            check=True,
-            cwd=root,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
-        )
-    texts = {(tmp_path / ".x.csv.part" / "run.json").read_text()}
-    with resume_folder(
-        tmp_path / "x.csv", {"b": {1, 2}, "filter": Filter(frozenset(names[::-1]), Path("a"))}
-    ) as folder:
-        assert count_parts(folder) == 1
-        assert texts == {(folder / "run.json").read_text()}
-    with (
-        pytest.raises(TypeError, match="object can't be compared from one run to the next"),
-        resume_folder(tmp_path / "x.csv", {"filter": object()}),
-    ):
-        pass
-
-
-def test_second_run_at_the_same_time_is_rejected(tmp_path):
-    busy = pytest.raises(ConfigError, match=r"^another run is writing .*x\.csv; wait for it")
-    with resume_folder(tmp_path / "x.csv", {}), busy, resume_folder(tmp_path / "x.csv", {}):
-        pass
-    with resume_folder(tmp_path / "x.csv", {}), resume_folder(tmp_path / "y.csv", {}):
-        pass
-
-
-def test_folder_with_other_files_is_left_unchanged(tmp_path):
-    folder = tmp_path / ".x.csv.part"
-    folder.mkdir()
-    (folder / "mine.txt").write_text("x")
-    with pytest.raises(ConfigError, match=r"\.x\.csv\.part is needed for the progress of .*x\.csv, but has other files in it; move it away"), resume_folder(tmp_path / "x.csv", {}):  # fmt: skip
-        pass
-    assert [each.name for each in folder.iterdir()] == ["mine.txt"]
-
-
-def test_damaged_parts_are_not_read(tmp_path):
-    lines = [b'[[["C1","Fever"]],null]', b'[[],"the mention is blank"]'] * 5
-    write_part(tmp_path, 7, lines)
-    file = tmp_path / "000007.gz"
-    whole = file.read_bytes()
-    assert read_part(tmp_path, 7, 10) == lines
-    for cut in range(len(whole)):
-        file.write_bytes(whole[:cut])
-        assert read_part(tmp_path, 7, 10) is None
-    found = set()
-    for at in range(len(whole)):
-        for bit in range(8):
-            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
-            same = read_part(tmp_path, 7, 10)
-            assert same in (None, lines)
-            found.add(same is None)
-    assert found == {True, False}  # a bit of the time or the system's name in gzip's header changes nothing
-    assert gzip.decompress(whole)

@@ -1,0 +1,134 @@
+"""Answers of linking as columns of cells that follow the input's columns.
+
+There are two forms. Long: each row of the input is repeated for each of its candidates, with their rank; a row without candidates is written
+once, with the reason. Wide: each row is written once, followed by `concept_id_1`, `name_1`, …, `concept_id_2`, … and the reason. A row whose
+candidates are too uncertain keeps them in their columns, with the reason why none is the answer.
+"""
+
+import json
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from xsap.linking.results import Result
+from xsap.tabular.cells import escape_surrogates, to_text
+
+_TYPES = {
+    "rank": pa.int32(),
+    "concept_id": pa.string(),
+    "name": pa.string(),  # the preferred English one
+    "matched_name": pa.string(),
+    "language": pa.string(),  # of matched_name
+    "source": pa.string(),  # of matched_name
+    "semantic_types": pa.list_(pa.string()),
+    "codes": pa.list_(pa.string()),
+    "score": pa.float64(),
+    "confidence": pa.float64(),
+    "reason": pa.string(),  # why there is no answer
+}
+ANSWER = tuple(_TYPES)
+CANDIDATE = ANSWER[1:-1]
+LIST_SEPARATOR = "|"  # between the values of a list in CSV, TSV and XLSX
+
+_FIELDS = attrgetter(*CANDIDATE)
+_FLOATS = [i for i, field in enumerate(CANDIDATE) if pa.types.is_float64(_TYPES[field])]
+_LISTS = [i for i, field in enumerate(CANDIDATE) if pa.types.is_list(_TYPES[field])]
+_DIGITS = 6  # of scores and confidences
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
+
+class Answer(NamedTuple):
+    """A result as cells: the fields of each candidate in the order of CANDIDATE, best first; and why there is no answer, if there is none."""
+
+    candidates: list[list[Any]]
+    reason: str | None
+
+    @classmethod
+    def from_result(cls, result: Result) -> "Answer":
+        """The cells of a result, of its uncertain candidates if it has no others; scores are rounded, and no answer is without a reason."""
+        candidates = [list(_FIELDS(candidate)) for candidate in result.candidates or result.uncertain]
+        for fields in candidates:
+            for i in _FLOATS:
+                fields[i] = None if fields[i] is None else round(fields[i], _DIGITS)
+        return cls(candidates, result.reason if candidates else result.reason or "no candidates")
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """An answer as a line of JSON, a tenth of the object's memory."""
+    return _COMPACT.encode(answer).encode()
+
+
+def decode_answer(line: bytes) -> Answer:
+    """The answer that `encode_answer` made a line of. Raises ValueError or TypeError for another line."""
+    candidates, reason = json.loads(line)
+    for fields in candidates:
+        if len(fields) != len(CANDIDATE):
+            raise ValueError(f"expected {len(CANDIDATE)} fields of each candidate, found {len(fields)}")
+        for i in _LISTS:
+            fields[i] = tuple(fields[i])
+    return Answer(candidates, reason)
+
+
+def answer_columns(header: Sequence[str], *, wide: int | None) -> tuple[list[str], list[pa.DataType]]:
+    """Names and types of the columns that answers add; a name that the header has already gets `linked_` before it.
+
+    Args:
+        header: The names of the input's columns.
+        wide: The number of candidates that each row has columns for; None for the long form.
+    """
+    if wide is None:
+        names, types = list(ANSWER), list(_TYPES.values())
+    else:
+        names = [f"{field}_{rank}" for rank in range(1, wide + 1) for field in CANDIDATE] + ["reason"]
+        types = [_TYPES[field] for field in CANDIDATE] * wide + [_TYPES["reason"]]
+    taken = set(header)
+    return [_unused(name, taken) for name in names], types
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name = f"linked_{name}"
+    return name
+
+
+def answer_cells(answers: Sequence[Answer], *, wide: int | None) -> tuple[list[int], list[list[Any]]]:
+    """The answers to some rows as columns of cells.
+
+    Args:
+        answers: One for each row.
+        wide: The number of candidates that each row has columns for; None for the long form.
+
+    Returns:
+        The row that each row of the output belongs to, and the cells of each of `answer_columns`.
+    """
+    belongs, rows = list[int](), list[list[Any]]()
+    blank = [None] * len(CANDIDATE)
+    for row, (candidates, reason) in enumerate(answers):
+        if wide is not None:
+            shown = candidates[:wide] + [blank] * (wide - len(candidates))
+            rows.append([*(cell for candidate in shown for cell in candidate), reason])
+        elif candidates:
+            rows += [[rank, *candidate, reason] for rank, candidate in enumerate(candidates, start=1)]
+        else:
+            rows.append([None, *blank, reason])
+        belongs += [row] * (1 if wide is not None else max(1, len(candidates)))
+    width = len(ANSWER) if wide is None else wide * len(CANDIDATE) + 1
+    return belongs, [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def with_answers(table: pa.Table, answers: Sequence[Answer], *, wide: int | None) -> pa.Table:
+    """A table with the columns of an answer for each row."""
+    names, types = answer_columns(table.column_names, wide=wide)
+    belongs, cells = answer_cells(answers, wide=wide)
+    repeated = table.take(pa.array(belongs, pa.int64()))
+    columns = [output_column(column, of) for column, of in zip(cells, types, strict=True)]
+    return pa.table([*repeated.columns, *columns], [*table.column_names, *names])
+
+
+def output_column(cells: list[Any], of: pa.DataType) -> pa.Array:
+    """Cells as a column of type `of`; text of any cell where that is the type."""
+    if pa.types.is_string(of):
+        cells = [None if cell is None else escape_surrogates(to_text(cell)) for cell in cells]
+    return pa.array(cells, of)
