@@ -173,7 +173,9 @@ class IndexLinker:
                 for each in (space, index)
             )
             expected = f"expected an index of the task's dictionary, {space.source}: {wanted}"
-            raise DataError(f"{path}: {expected}; found {found}; build it from that terminology")
+            languages = ",".join(space.languages or ("all",))
+            remedy = f"build it from that terminology: xsap index MODEL TERMINOLOGY --languages {languages} --out INDEX"
+            raise DataError(f"{path}: {expected}; found {found}; {remedy}")
         if not isinstance(linker.encoder, Encoder):
             raise ConfigError(f"{path}: expected an index with a model of its own")
         return cls(linker, CachedEncoder(linker.encoder, cache).link_into(space))

@@ -304,7 +304,8 @@ def test_unavailable_model_is_one_line(tmp_path):
 @pytest.fixture(scope="module")
 def index_folder(tiny_folder, terminology, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index") / "index"
-    Index.build(terminology, Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(folder)
+    encoder = Encoder.from_pretrained(tiny_folder)
+    Index.build(terminology, encoder, languages={"en"}, model_path=tiny_folder).save(folder)
     return folder
 
 

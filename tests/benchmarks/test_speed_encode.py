@@ -224,7 +224,7 @@ def test_accuracy_counts_first_ranks_and_equal_first_concepts(sample_folder, tmp
             return SimpleNamespace(content_hash="abc", dtype=dtype)
 
     monkeypatch.setattr(encode, "Encoder", FakeEncoder)
-    monkeypatch.setattr(encode, "Index", SimpleNamespace(build=lambda names, encoder: encoder))
+    monkeypatch.setattr(encode, "Index", SimpleNamespace(build=lambda names, encoder, languages: encoder))
     monkeypatch.setattr(encode, "Linker", lambda encoder, index: index.dtype)
     monkeypatch.setattr(encode, "concept_ranks", lambda linker, queries, k: answers[linker])
     monkeypatch.setattr(encode, "read_queries", lambda path: SimpleNamespace(num_rows=4))
@@ -247,7 +247,7 @@ def test_accuracy_of_a_model_matches_its_linker(sample_folder, tiny_folder, tmp_
     first = {}
     for dtype in ("float32", "bfloat16"):
         encoder = Encoder.from_pretrained(tiny_folder, device="cpu", dtype=dtype)
-        linker = Linker(encoder, Index.build(Terminology.load(sample_folder), encoder))
+        linker = Linker(encoder, Index.build(Terminology.load(sample_folder), encoder, languages={"en"}))
         first[dtype] = [linker.link([row["name"]], 1)[0].candidates[0].concept_id for row in names]
     for dtype, concepts in first.items():
         right = sum(concept == gold[0] for concept, gold in zip(concepts, ids, strict=True))

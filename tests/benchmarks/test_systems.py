@@ -44,9 +44,8 @@ def terminology(tmp_path_factory):
 @pytest.fixture(scope="module")
 def index_folder(terminology, tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index") / "my index"
-    Index.build(Terminology.load(terminology), Encoder.from_pretrained(tiny_folder), model_path=tiny_folder).save(
-        folder
-    )
+    encoder = Encoder.from_pretrained(tiny_folder)
+    Index.build(Terminology.load(terminology), encoder, languages={"en"}, model_path=tiny_folder).save(folder)
     return folder
 
 

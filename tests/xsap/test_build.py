@@ -42,10 +42,11 @@ from xsap.linking.build import (
     trim_malloc,
 )
 from xsap.linking.index import Index
+from xsap.linking.linker import Linker
 from xsap.linking.shards import Plan, ShardFolder, _find_rows, parse_shard
 from xsap.terminal import run as run_app
 from xsap.terms.terminology import Terminology
-from xsap.text import TextPolicy, normalize
+from xsap.text import EXACT_MATCH, TextPolicy, normalize
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
@@ -271,7 +272,7 @@ def parts(source, codes, tmp_path_factory):
         build_small(source, Ngrams(), folder / f"p{i}", shard=(i, 3))
     for i in (1, 2):
         build_small(source, Ngrams(), folder / f"q{i}", shard=(i, 2))
-    build_small(source, Ngrams(), folder / "other", shard=(2, 3), languages=None)
+    build_small(source, Ngrams(), folder / "other", shard=(2, 3), languages={"en"})
     build_small(source, Ngrams(), folder / "whole")
     return folder
 
@@ -519,7 +520,7 @@ def test_too_little_memory_is_rejected_before_encoding(source, tmp_path):
         match=r"needs about \d+\.\dGB of memory \(.* in use already\), found a limit of 0\.0GB\. Allow more",
     ) as refused:
         build_small(source, Ngrams(), tmp_path / "index", max_memory=10_000_000)
-    assert "an index of 120 names with 32 dimensions" in str(refused.value)
+    assert "an index of 150 names with 32 dimensions" in str(refused.value)
     assert not list(tmp_path.iterdir())
     build_small(source, Ngrams(), tmp_path / "index", max_memory=rss_bytes() + 300_000_000)
 
@@ -611,6 +612,30 @@ def small_model(tmp_path_factory, tiny_folder, sample_folder, codes):
         sizes=SHARDS_OF_40,
     )
     return tiny_folder, folder / "terminology", folder / "index"
+
+
+def test_index_command_embeds_all_languages_unless_told_otherwise(small_model, tmp_path):
+    model, terms, _ = small_model
+    for options in ([], ["--languages", "en"]):
+        with pytest.raises(SystemExit) as stop:
+            run_app(
+                app,
+                "xsap",
+                ["index", *map(str, (model, terms)), "--out", str(tmp_path / "index"), "--overwrite", *options],
+            )
+        assert stop.value.code == 0
+        linker, names = Linker.load(tmp_path / "index"), Terminology.load(terms).names.to_pylist()
+        concepts: dict[str, set[str]] = {}  # of names that are equal in any letter case
+        for row in names:
+            concepts.setdefault(normalize(row["name"], EXACT_MATCH), set()).add(row["concept_id"])
+        own = [
+            result.candidates[0].concept_id in concepts[normalize(row["name"], EXACT_MATCH)]
+            for row, result in zip(names, linker.link([row["name"] for row in names], 1), strict=True)
+        ]
+        foreign = [same for row, same in zip(names, own, strict=True) if row["language"] != "en"]
+        assert all(same for row, same in zip(names, own, strict=True) if row["language"] == "en")
+        assert all(foreign) == (options == [])
+        assert linker.index.languages == (("en",) if options else None)
 
 
 RECORD_SHARDS = """
