@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 import xxhash
 
 from xsap.atomic import (
+    TAKEN,
     check_replaceable,
     fsync_path,
     hold,
@@ -134,23 +135,38 @@ def update_files(path: Path | str, kind: str, files: dict[str, str | None]) -> N
 
     Raises:
         ArtifactError: For a folder that is missing or damaged.
+        ConfigError: Another process updates it.
     """
     path = Path(path)
-    manifest = open_artifact(path, kind)
-    del manifest[_SEAL]
-    old = [name for name in manifest["files"] if any(_updated_name(name, file) for file in files)]
-    entries = {name: entry for name, entry in manifest["files"].items() if name not in old}
-    for file, content in files.items():
-        if content is not None:
-            stem, ending = file.split(".")
-            named = f"{stem}-{_sha256(content)[:12]}.{ending}"
-            with write_atomically(path / named) as stream:
-                stream.write(content)
-            entries[named] = _entry(path / named)
-    with write_atomically(path / MANIFEST) as stream:
-        stream.write(_sealed(manifest | {"files": entries}))
-    for name in set(old) - entries.keys():
-        (path / name).unlink()
+    with _held(path):
+        manifest = open_artifact(path, kind)
+        del manifest[_SEAL]
+        old = [name for name in manifest["files"] if any(_updated_name(name, file) for file in files)]
+        entries = {name: entry for name, entry in manifest["files"].items() if name not in old}
+        for file, content in files.items():
+            if content is not None:
+                stem, ending = file.split(".")
+                named = f"{stem}-{_sha256(content)[:12]}.{ending}"
+                with write_atomically(path / named) as stream:
+                    stream.write(content)
+                entries[named] = _entry(path / named)
+        with write_atomically(path / MANIFEST) as stream:
+            stream.write(_sealed(manifest | {"files": entries}))
+        for member in path.iterdir():  # what was replaced, and what an update that was killed left behind
+            if member.name not in entries and any(_updated_name(member.name, file) for file in files):
+                member.unlink()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes from updating a folder. Raises ConfigError if one of them does."""
+    lock = hold(folder)
+    try:
+        if lock == TAKEN:
+            raise ConfigError(f"{folder}: another process updates it; try again when that is done")
+        yield
+    finally:
+        release(lock)
 
 
 def find_updated(manifest: dict[str, Any], file: str) -> str | None:

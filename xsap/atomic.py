@@ -21,7 +21,7 @@ from xsap.errors import ArtifactError
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _WORKING_FOLDER = -100  # AT_FDCWD
-_TAKEN, _NO_LOCKS = -2, -1  # instead of a lock
+TAKEN, _NO_LOCKS = -2, -1  # instead of a lock
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -63,7 +63,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         folder = temporary_name(target)
         folder.mkdir()
         lock = hold(folder)
-        if lock != _TAKEN and folder.exists():
+        if lock != TAKEN and folder.exists():
             break  # else another writer took it for a leftover in the moment before
     try:
         yield folder
@@ -84,7 +84,7 @@ def hold(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        return _TAKEN if isinstance(error, BlockingIOError) else _NO_LOCKS
+        return TAKEN if isinstance(error, BlockingIOError) else _NO_LOCKS
     return descriptor
 
 
@@ -112,7 +112,7 @@ def remove_leftovers(target: Path) -> None:
 def _settle_old(old: Path, target: Path) -> None:
     """Put an old folder back, or remove it if there is a newer one, unless its writer is at work."""
     writer = hold(old.with_suffix(".new"))
-    if writer == _TAKEN:
+    if writer == TAKEN:
         return
     if target.exists():
         _remove(old)
