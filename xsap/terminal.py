@@ -1,7 +1,7 @@
 """What every command-line program of xsap shares: options, output, logging, errors and exit codes.
 
 Data goes to stdout; messages, logs and progress bars go to stderr; nothing ever prompts. A user error is one line `error: …` and exit code 2,
-a failure of the system (full disk, missing permission) one line and exit code 1, an interruption exit code 130. Anything else that escapes is
+a failure of the system (full disk, a file that may not be read) one line and exit code 1, an interruption exit code 130. Anything else that escapes is
 a defect of xsap and shows its traceback.
 """
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
+from threading import Timer
 from typing import IO, Annotated, NoReturn
 
 import typer
@@ -52,6 +53,7 @@ class Format(StrEnum):
     TSV = "tsv"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    XLSX = "xlsx"
 
 
 Pooling = Annotated[
@@ -134,8 +136,8 @@ def exit_codes(program: str, *, if_interrupted: str = "interrupted") -> Iterator
     except (KeyboardInterrupt, typer.Abort):
         log(if_interrupted)
         sys.exit(EXIT_INTERRUPTED)
-    except OSError as error:  # a full disk, a folder without permission to write
-        _fail(str(error), EXIT_FAILURE)
+    except OSError as error:  # a full disk, a file that may not be read
+        _fail(_described(error), EXIT_FAILURE)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's usage errors; Typer may carry its own copy of click
         if usage is None:
@@ -146,15 +148,36 @@ def exit_codes(program: str, *, if_interrupted: str = "interrupted") -> Iterator
         _fail(f"{usage().rstrip('.')}. See {program} --help", EXIT_USAGE)
 
 
+class _Messages:
+    """stderr for whole lines: progress bars on it are cleared before a line, and drawn again below it."""
+
+    def write(self, text: str) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=sys.stderr):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def _set_up_logging() -> None:
     """Show the library's log messages on stderr, one line each."""
     logger = logging.getLogger("xsap")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = logging.StreamHandler(_Messages())
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO)
+
+
+def _described(error: OSError) -> str:
+    """A failure of the system as `path: what failed`, without its number."""
+    if error.strerror is None:
+        return str(error)
+    files = " → ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
+    return f"{files}: {error.strerror}" if files else error.strerror
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -199,6 +222,17 @@ def stdin_lines() -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
+def check_stdout(form: str, *, binary: bool) -> None:
+    """Raise ConfigError if binary data would be written to a terminal.
+
+    Args:
+        form: The name of the format, for the message.
+        binary: Whether it is binary.
+    """
+    if binary and sys.stdout.isatty():
+        raise ConfigError(f"expected --out or a pipe for the format {form}, found a terminal; add --out FILE.{form}")
+
+
 @contextmanager
 def output(path: Path | None) -> Iterator[IO[str]]:
     """A text file, published whole or not at all; stdout if there is no path."""
@@ -231,14 +265,36 @@ def _closed_pipe_is_fine() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show_progress() -> bool:
-    """Whether stderr is a terminal, so that progress bars are worth drawing."""
-    return sys.stderr.isatty()
+def show_progress(*, results_on_stdout: bool = False) -> bool:
+    """Whether progress bars are worth drawing: stderr is a terminal.
+
+    Args:
+        results_on_stdout: Whether results are written to stdout while the bar is there; if that is a terminal, too, they would run into it.
+    """
+    return sys.stderr.isatty() and not (results_on_stdout and sys.stdout.isatty())
 
 
 def log(message: str) -> None:
     """One line on stderr."""
-    print(" ".join(message.splitlines()), file=sys.stderr)
+    _Messages().write(" ".join(message.splitlines()) + "\n")
+
+
+@contextmanager
+def announce_wait(what: str, *, seconds: float = 2.0) -> Iterator[None]:
+    """On a terminal, say what takes so long if the block takes longer than a while, such as `loading the model`.
+
+    Args:
+        what: What the block does.
+        seconds: How long nothing is said.
+    """
+    timer = Timer(seconds, log, [f"{what} …"])
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def print_lines(lines: Sequence[str]) -> None:

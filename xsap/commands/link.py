@@ -13,6 +13,9 @@ from xsap.terminal import (
     Format,
     MovedModel,
     OnRay,
+    Overwrite,
+    announce_wait,
+    check_stdout,
     log,
     parse_list,
     path_or_stdout,
@@ -32,7 +35,12 @@ def link(
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of --file with the terms; by default 'term'.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column of --file with the terms' languages.")] = None,
-    sheet: Annotated[str | None, typer.Option(help="Sheet of an .xlsx file; by default the first.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a language that is not known.")] = False,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")] = None,
+    header_row: Annotated[
+        int | None, typer.Option(help="Row of --file with the column names; by default the first.")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of --file, such as cp1252; by default UTF-8.")] = None,
     model: MovedModel = None,
     top_k: Annotated[int, typer.Option(help="Number of concepts per term.")] = 5,
     semantic_types: Annotated[
@@ -62,30 +70,46 @@ def link(
     out: Annotated[
         Path | None, typer.Option(help="File to write instead of stdout. The same command resumes an interrupted run.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Link terms to concepts."""
-    from xsap.tabular.link_file import link_file
+    from xsap.tabular.link_file import check_link_output, link_file
     from xsap.tabular.readers import open_table, table_of_terms
     from xsap.tabular.writers import OutputFormat
 
     if file and terms:
         raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")
-    if ray and not file:
-        raise ConfigError("--ray needs --file, found none; remove --ray or add --file")
-    for option, value in (("--sheet", sheet), ("--column", column), ("--language-column", language_column)):
+    of_file: dict[str, object] = {
+        "--sheet": sheet,
+        "--column": column,
+        "--language-column": language_column,
+        "--encoding": encoding,
+    }
+    of_file |= {"--header-row": header_row, "--ray": ray}
+    for option, value in of_file.items():
         if value is not None and not file:
             raise ConfigError(f"{option} '{value}' needs --file, found none; remove it or add --file")
+    if strict and language_column is None:
+        raise ConfigError("--strict needs --language-column, found none; remove it or add --language-column")
     output_format = OutputFormat.for_file(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
-    table = open_table(file, sheet=sheet) if file else table_of_terms(terms or stdin_lines(), "stdin")
+    if out is None:
+        check_stdout(output_format.form, binary=output_format.is_binary)
+    else:
+        check_link_output(out, file, overwrite=overwrite)
+    if file:
+        table = open_table(file, sheet=sheet, encoding=encoding, header_row=1 if header_row is None else header_row)
+    else:
+        table = table_of_terms(terms or stdin_lines(), "stdin")
     column = column or ("term" if file else "mention")
     for name in filter(None, (column, language_column)):
         table.column_index(name)  # a missing column is reported before torch is imported and the index opened
-    from xsap.linking.ranking import Filter
-
     given = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
-    wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
     limits = {"min_confidence": min_confidence, "min_precision": min_precision}
-    linker, content_hash = _open_linker(index, ray, {"model": model, "ann": ann, "dtype": dtype.value})
+    with announce_wait(f"loading the model of {index}"):
+        from xsap.linking.ranking import Filter
+
+        wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
+        linker, content_hash = _open_linker(index, ray, {"model": model, "ann": ann, "dtype": dtype.value})
     identity = {"index": content_hash, "ann": ann, "dtype": dtype.value, **limits, **given}
     with path_or_stdout(out) as target:
         counts = link_file(
@@ -96,11 +120,13 @@ def link(
             column=column,
             language_column=language_column,
             options={"filter": wanted, **limits},
-            identity=identity,
-            progress=show_progress(),
+            identity=identity | {"encoding": encoding, "header_row": header_row},
+            strict=strict,
+            overwrite=overwrite,
+            progress=show_progress(results_on_stdout=out is None),
         )
     if file:
-        log(f"{file}: {counts.summary()}")
+        log("; ".join([f"{file}: {counts.summary()}", *table.remarks()]))
 
 
 def _open_linker(index: Path, ray: str | None, options: dict[str, Any]) -> "tuple[Links | RemoteLinkers, str | None]":

@@ -200,7 +200,9 @@ def link_file(
     mention_at = source.column_index(column)
     language_at = None if language_column is None else source.column_index(language_column)
     if isinstance(out, Path):
-        check_link_output(out, source, output_format, overwrite=overwrite)
+        check_link_output(out, source.path, overwrite=overwrite)
+    if output_format.form == "xlsx":
+        check_row_count(source.rows, source.where)
     if language_at is not None and strict:
         _check_languages(source, language_at, chunk_rows)
     ask = partial(
@@ -234,20 +236,17 @@ def link_file(
     return counts
 
 
-def check_link_output(out: Path, source: InputTable, output_format: OutputFormat, *, overwrite: bool) -> None:
-    """Raise ConfigError if the output can't be written; to be called before any work.
+def check_link_output(out: Path, source: Path | None, *, overwrite: bool) -> None:
+    """Raise ConfigError if a file can't be written, exists and may not be replaced, or is the input; to be called before any work.
 
     Args:
         out: The file.
-        source: The table that is linked.
-        output_format: How answers are written.
+        source: The input, if it is a file.
         overwrite: Whether a file that exists may be replaced.
     """
-    if source.path is not None and out.exists() and out.samefile(source.path):
+    if source is not None and out.is_file() and source.exists() and out.samefile(source):
         raise ConfigError(f"{out} is the input file; give --out another name")
     check_new_file(out, overwrite=overwrite)
-    if output_format.form == "xlsx":
-        check_row_count(source.rows, source.where)
 
 
 def _check_languages(source: InputTable, language_at: int, chunk_rows: int) -> None:

@@ -114,6 +114,11 @@ class OutputFormat:
         return cls(form or str(known), top_k, wide, excel, compression == ".gz")
 
     @property
+    def is_binary(self) -> bool:
+        """Whether it is nothing for a terminal."""
+        return self.gz or self.form in COMPRESSED
+
+    @property
     def candidate_columns(self) -> int | None:
         """The number of candidates that each row has columns for; None for the long form."""
         return self.top_k if self.wide else None
