@@ -24,7 +24,7 @@ from data_prep.delimited import BLOCK_BYTES, find_file, read_tsv_blocks, whole_n
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts
-from xsap.languages import to_iso, to_name
+from xsap.languages import named_language, to_name
 from xsap.terms.terminology import PRECEDENCE
 from xsap.text import TextPolicy, normalize_all
 
@@ -287,12 +287,8 @@ def _iso_code(name: str | None) -> tuple[str, str]:
     if name is None:
         return "", f"language not in {CONCEPT}"
     plain = name.removesuffix(_LANGUAGE_SUFFIX)
-    try:
-        code = to_iso(plain)
-    except DataError:
-        code = ""
-    # to_iso also takes codes, and some unknown languages are named like the code of another: Ron (ron is Romanian).
-    return (code, "") if code and to_name(code) == plain else ("", f"language unknown to xsap: {plain}")
+    code = named_language(plain)  # some unknown languages are named like the code of another: Ron (ron is Romanian)
+    return (code, "") if code else ("", f"language unknown to xsap: {plain}")
 
 
 def _is_chosen(values: pa.DictionaryArray, chosen: Collection[str] | None) -> NDArray[np.bool_]:

@@ -209,7 +209,7 @@ def refused(done: subprocess.CompletedProcess[bytes], message: str) -> None:
     [
         (
             ["--languages", "SAP"],
-            "error: unknown language 'SAP': expected a UMLS or ISO 639 code such as ENG, en or deu; did you mean '",
+            "error: unknown language 'SAP': expected a UMLS or ISO 639 code, or a name in English",
         ),
         (["--languages", ","], "error: expected 'all' or languages such as 'en,es', found ','"),
         (["--sources", "MHS"], "has no source 'MHS'; did you mean 'MSH'?"),
