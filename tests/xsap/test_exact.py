@@ -432,6 +432,44 @@ def test_equal_vectors_tie_in_any_row():
         assert len(set(scores[0, :5].tolist())) == 1
 
 
+def misleading(rng, n, d, query):
+    """Vectors whose codes are all the same, and whose part that the codes lose points along the query the more, the later they come."""
+    codes = rng.integers(-100, 101, d)
+    codes[0] = 127
+    lost = np.sign(query[1:]) * np.linspace(-0.499, 0.499, n)[:, None]
+    array = np.tile(codes.astype(np.float64), (n, 1))
+    array[:, 1:] += lost
+    return (array / 127).astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [40, 3000])
+@pytest.mark.parametrize("k", [1, 3, 33])
+def test_nearest_row_that_its_codes_hide_is_found(log, n, k):
+    """int8 alone can't tell these rows apart, and prefers decoys whose codes are rounded towards the query."""
+    rng = np.random.default_rng(k)
+    query = units(rng, 1, 16)
+    array = misleading(rng, n, 16, query[0])
+    best = array[-1].astype(np.float64) @ query[0]
+    decoys = array - 1e-3 * np.sign(query) * (np.arange(n) % 3 == 0)[:, None].astype(np.float32)
+    both = np.concatenate([decoys, array]).astype(np.float32)
+    vectors = with_codes(both)
+    naive = vectors.codes[:, :].astype(np.int64) @ np.rint(query[0] * 127 / np.abs(query).max()).astype(np.int64)
+    assert np.argmax(naive * vectors.scales.astype(np.float64)) != np.argmax(both.astype(np.float64) @ query[0])
+    for vector_dtype in VECTOR_DTYPES:
+        assert_same(with_codes(both, vector_dtype), query, k, scores_per_block=1024)
+    assert search(vectors, query, 1)[0][0, 0] == np.float32(best)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), d=st.integers(2, 24), n=st.integers(2, 300), k=st.integers(1, 20))
+def test_rows_at_the_edge_of_the_bound_on_rounding_match_brute_force(seed, d, n, k):
+    rng = np.random.default_rng(seed)
+    query = units(rng, 1, d)
+    array = misleading(rng, n, d, query[0])
+    array[rng.permutation(n)[: n // 2]] *= np.float32(1 + 1e-7)
+    assert_same(with_codes(rng.permutation(array)), query, k, scores_per_block=512)
+
+
 # Unusual input
 
 
@@ -447,7 +485,7 @@ def test_zero_vectors_and_zero_queries():
 
 def test_vectors_of_any_length_match_brute_force():
     rng = np.random.default_rng(10)
-    for scale in (1e-20, 1e-3, 50.0):
+    for scale in (1e-44, 1e-38, 1e-20, 1e-3, 50.0, 1e18, 1e25, 1e36):
         array = (units(rng, 700, 12) * rng.random((700, 1)) * scale).astype(np.float32)
         for vector_dtype in ("float32", "int8"):
             queries = units(rng, 3, 12) * np.float32(7)
@@ -520,3 +558,26 @@ def test_arrays_and_queries_that_are_not_finite_are_refused():
         search_array(np.zeros((2, 3), np.float32), np.full((1, 3), np.inf, np.float32), 1)
     with pytest.raises(AssertionError, match="components"):
         search_array(np.zeros((2, 3), np.float32), np.zeros((1, 4), np.float32), 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("with_int8", [False, True])
+def test_stored_vectors_that_are_not_finite_are_refused_when_they_are_searched(bad, with_int8):
+    """As in a file that was made by something else: a NaN must not hide the rows beside it."""
+    rng = np.random.default_rng(13)
+    array = units(rng, 100, 8)
+    vectors = with_codes(array) if with_int8 else Vectors.from_array(array)
+    values = array.copy()
+    values[41, 3] = bad
+    queries = np.concatenate([array[41:42], -array[41:42], array[40:41]])
+    with pytest.raises(DataError, match="stored vectors must be finite numbers"):
+        search(replace(vectors, values=values), queries, 3)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_one_row_is_found_by_any_query(order):
+    for vector_dtype in VECTOR_DTYPES:
+        for value in (0.0, 1.0, -1.0, 1e-45):
+            array = np.full((1, 5), value, np.float32)
+            queries = np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5)
+            assert_same(with_codes(array, vector_dtype), queries if order == "ascending" else -queries, 7)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xsap.encoding.int8 import int8_is_faster
+from xsap.errors import DataError
 from xsap.search.vectors import Floats, Rows, Vectors, check_finite, quantize
 
 # Measured on a processor with VNNI: int8 products took less time than float32 products for single queries and for batches with a k of 10; for
@@ -32,10 +33,9 @@ INT8_MAX_K = 32  # for a batch int8 products are tried up to this k
 
 MIN_ROWS_PER_PENDING = 64  # int8 is abandoned where it leaves more than one in so many rows: float32 is faster there
 _GROUP = 32  # columns of which only the maximum is compared first
-_MIN_ROWS_PER_GATHERED = (
-    4  # where fewer than one in so many rows is searched, these are gathered; else the others are masked
-)
+_MIN_ROWS_PER_GATHERED = 4  # rows are gathered where fewer than one in so many is searched; else the others are masked
 _RESCORED_PER_PART = 256  # vectors scored exactly at once, so that they stay in the processor's cache
+_NOT_FINITE = "the stored vectors must be finite numbers whose products are so, found others; make the index again"
 _SLACK = 2.0**-20  # of ‖q‖‖v‖, for every rounding that a bound does not name
 
 Where = slice | Tensor
@@ -229,7 +229,7 @@ def search_vectors(
         Scores (q, min(k, rows searched)) float32, greatest first, and their rows, of the same shape, int64.
 
     Raises:
-        DataError: A query is not finite.
+        DataError: A query, or a vector that is compared with it, is not finite.
     """
     assert queries.ndim == 2, f"expected a matrix, found {queries.ndim} dimensions"
     assert queries.shape[1] == vectors.dimension, (
@@ -306,9 +306,8 @@ def _search(
         best = _TopK(vectors, queries, k, bound, sizes.max_pending)
         limit = np.inf if bound.max_pending is None else len(queries) * max(8 * k, int(searched * bound.max_pending))
         scores = sizes.scores_per_block or (1 << 27 if bound.name == "device" else 1 << 21)
-        most = sizes.rows_per_block
-        if gathered or bound.converts:
-            most = sizes.components_per_block // max(1, vectors.dimension)
+        converted = sizes.components_per_block // max(1, vectors.dimension)
+        most = converted if gathered or bound.converts else sizes.rows_per_block
         step = max(_GROUP, min(scores // len(queries), most) // _GROUP * _GROUP)
         for where, numbers, masked in _blocks(len(vectors), rows, step, gathered=gathered):
             best.update(bound.score(where), numbers, masked)
@@ -348,6 +347,8 @@ class _TopK:
         scores = F.pad(scores, (0, -m % _GROUP), value=-torch.inf) if m % _GROUP else scores
         groups = scores.view(len(scores), -1, _GROUP)
         maxima = groups.amax(2)
+        if not bool((maxima < torch.inf).all()):  # a NaN would hide all rows of its group
+            raise DataError(_NOT_FINITE)
         pool = maxima if maxima.shape[1] >= 4 * self.k else scores
         if not self.seen and pool.shape[1] >= self.k:
             self._raise_threshold(pool.topk(self.k, dim=1).values[:, -1].cpu().numpy())
@@ -402,6 +403,8 @@ class _TopK:
 
     def _add(self, query: Rows, row: Rows) -> None:
         score = exact_scores(self.vectors, self.queries, query, row)
+        if not np.isfinite(score).all():
+            raise DataError(_NOT_FINITE)
         known, rank = np.nonzero(self.rows < len(self.vectors))
         query, row = np.concatenate([known, query]), np.concatenate([self.rows[known, rank], row])
         score = np.concatenate([self.scores[known, rank], score])
