@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from xsap.artifacts import manifest_hash, open_artifact
@@ -20,6 +19,7 @@ from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, RETIRED_SCHEMA
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow.dataset as ds
 
 
 QUERY_MEMORY = "2GB"  # for DuckDB; reading and writing take some hundred megabytes more
@@ -63,6 +63,8 @@ class StoredTerminology:
 
     def relation(self, table: str) -> "ds.Dataset | pa.Table":
         """A table for DuckDB, which reads from disk the columns that it needs."""
+        import pyarrow.dataset as ds  # this loads pandas
+
         return ds.dataset(file) if (file := self._file(table)).is_file() else _SCHEMAS[table].empty_table()
 
     def _file(self, table: str) -> Path:

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.fixtures.commands import ROOT, Run
+from tests.fixtures.commands import LIBRARIES, ROOT, Launch, Run, Template, environment, ranks
 
 settings.register_profile("xsap", deadline=None)  # machines that run tests are busy
 settings.load_profile("xsap")
@@ -16,15 +17,41 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Run a command as a user would type it, from a folder outside the checkout, and return what it printed."""
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+    """The process whose forks run commands."""
+    process = Template(tmp_path_factory.mktemp("template"))
+    yield process
+    process.stop()
 
-    def call(*words: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+@pytest.fixture(scope="session")
+def run(template: Template) -> Run:
+    """Run a command as a user would type it, from a folder outside the checkout, and return what it printed.
+
+    A program of this repository is a fork of the template; whatever else `python` is called with, and what asks for
+    `fresh`, is a new interpreter.
+    """
+
+    def call(
+        *words: object, cwd: Path | None = None, fresh: bool = False, **options: object
+    ) -> subprocess.CompletedProcess[str]:
+        ours = words[0] == "-m" and words[1] in LIBRARIES or isinstance(words[0], Path)
+        if ours and not fresh and not options:
+            return template.run(words, cwd, [{}])
         command = [sys.executable, *map(str, words)]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=cwd or "/", env=environment, timeout=300, **options
+            command, capture_output=True, text=True, cwd=cwd or "/", env=environment(), timeout=300, **options
         )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def launch(template: Template) -> Launch:
+    """Run a script in several processes that know of each other, as torchrun does: `launch(2, script, *arguments)`."""
+
+    def call(processes: int, *words: object) -> subprocess.CompletedProcess[str]:
+        return template.run(words, None, ranks(processes))
 
     return call
 
