@@ -52,7 +52,7 @@ demo: .venv/base ## train, index, evaluate and link with the sample terminology,
 	@echo "The chart is demo/linking.png. Link a term of your own: $(BIN)/xsap link \"dolor de cabeza\" --index demo/index"
 
 test: .venv/test ## run the tests; takes minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/slow ## run the slow tests, minutes each: killed runs, flipped bits, 64 threads, a Ray cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
@@ -61,7 +61,7 @@ fuzz: .venv/test ## test every reader of data_prep on damaged files, for twenty 
 	PYTHONPATH=. $(BIN)/python tests/data_prep/fuzz_readers.py --minutes 20
 
 coverage: .venv/test ## run the tests and report how much of xsap and data_prep they execute
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 check: .venv/check ## check style (ruff) and types (mypy, strict)
 	$(BIN)/ruff check .

@@ -98,7 +98,7 @@ def _once(data: bytes, rng: random.Random) -> bytes:
 
 
 def round_of(reader: str, seed: int, folder: Path) -> tuple[int, str]:
-    """One round in a process of its own → how it ended, and what it had to say."""
+    """One round in a process of its own → how it ended, and its message."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rng = random.Random(f"{reader} {seed}")
@@ -108,28 +108,28 @@ def round_of(reader: str, seed: int, folder: Path) -> tuple[int, str]:
         path = folder / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(damaged(data, rng) if name in victims else data)
-    told = folder / "told"
+    outcome = folder / "outcome"
     child = os.fork()
     if not child:
-        _be(reader, folder, told)
+        _read_in_child(reader, folder, outcome)
     deadline = time.monotonic() + SECONDS
     while (done := os.wait4(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return BROKEN, f"still at it after {SECONDS} s"
+            return BROKEN, f"did not end after {SECONDS} s"
         time.sleep(0.002)
     code = os.waitstatus_to_exitcode(done[1])
     if done[2].ru_maxrss > MEMORY >> 10:
         return BROKEN, f"took {done[2].ru_maxrss / 1e6:.1f} GB"
-    text = told.read_text() if told.exists() else ""
+    text = outcome.read_text() if outcome.exists() else ""
     if code == REFUSED and ("\n" in text.strip() or not text.strip()):
         return BROKEN, f"not one line: {text!r}"
     return (code, text) if code in (OK, REFUSED) else (BROKEN, text or f"exit code {code}")
 
 
-def _be(reader: str, folder: Path, told: Path) -> None:
-    """Be the process that reads; never returns."""
+def _read_in_child(reader: str, folder: Path, outcome: Path) -> None:
+    """Read in this process, a child; never returns."""
     resource.setrlimit(resource.RLIMIT_AS, (8 * MEMORY, 8 * MEMORY))
     code = BROKEN
     try:
@@ -138,10 +138,10 @@ def _be(reader: str, folder: Path, told: Path) -> None:
             fuzz_inputs.READERS[reader](folder / "in", assembly, folder / "out")
         code = OK
     except DataError as error:
-        told.write_text(str(error))
+        outcome.write_text(str(error))
         code = REFUSED if not (folder / "out").exists() else BROKEN
     except BaseException:
-        told.write_text(traceback.format_exc())
+        outcome.write_text(traceback.format_exc())
     finally:
         os._exit(code)
 

@@ -66,7 +66,7 @@ def test_description_matches_counts_in_plain_python(tmp_path_factory, tokenizer,
     folder = tmp_path_factory.mktemp("describe")
     built = terminology(folder / "t", names, types)
     description = describe_terminology(StoredTerminology.open(folder / "t"), tokenizer)
-    told = description.to_dict()
+    described = description.to_dict()
     rows = built.names.to_pylist()
     for column in ("language", "source", "kind"):
         expected = {
@@ -76,29 +76,36 @@ def test_description_matches_counts_in_plain_python(tmp_path_factory, tokenizer,
             }
             for value in {r[column] for r in rows}
         }
-        assert told[f"by_{column}"] == expected
-        assert list(told[f"by_{column}"]) == sorted(expected, key=lambda value: (-expected[value]["names"], value))
+        assert described[f"by_{column}"] == expected
+        assert list(described[f"by_{column}"]) == sorted(expected, key=lambda value: (-expected[value]["names"], value))
     types_of = {row["concept_id"]: row["semantic_types"] for row in built.concepts.to_pylist()}
     by_type = {t: {"names": sum(t in types_of[r["concept_id"]] for r in rows), "concepts": sum(t in ts for ts in types_of.values())} for ts in types_of.values() for t in ts}  # fmt: skip
-    assert told["by_semantic_type"] == by_type
-    having = {code: {r["concept_id"] for r in rows if r["language"] == code} for code in told["overlap"]["languages"]}
-    assert list(having) == list(told["by_language"])
-    assert told["overlap"]["concepts"] == [[len(one & other) for other in having.values()] for one in having.values()]
+    assert described["by_semantic_type"] == by_type
+    having = {
+        code: {r["concept_id"] for r in rows if r["language"] == code} for code in described["overlap"]["languages"]
+    }
+    assert list(having) == list(described["by_language"])
+    assert described["overlap"]["concepts"] == [
+        [len(one & other) for other in having.values()] for one in having.values()
+    ]
     bearers = {}
     for row in rows:
         bearers.setdefault(normalize(row["name"], EXACT_MATCH), []).append(row["concept_id"])
     shared = {name: concepts for name, concepts in bearers.items() if len(set(concepts)) > 1}
-    assert (told["shared"]["strings"], told["shared"]["names"]) == (len(shared), sum(map(len, shared.values())))
+    assert (described["shared"]["strings"], described["shared"]["names"]) == (
+        len(shared),
+        sum(map(len, shared.values())),
+    )
     most = sorted(((-len(set(concepts)), name) for name, concepts in shared.items()))[:5]
-    assert [(-row["concepts"], row["name"]) for row in told["shared"]["most"]] == most
+    assert [(-row["concepts"], row["name"]) for row in described["shared"]["most"]] == most
     for unit, more in (("characters", 0), ("tokens", 2)):
         lengths = {
             code: [len(r["name"]) + more for r in rows if code in ("all", r["language"])] for code in ("all", *having)
         }
-        assert told[unit]["by_language"] == {code: length_summary(values) for code, values in lengths.items()}
-        assert told[unit]["histogram"] == Counter(lengths["all"])
-    assert told["tokens"]["sampled"] == told["names"] == len(rows)
-    json.dumps(told)
+        assert described[unit]["by_language"] == {code: length_summary(values) for code, values in lengths.items()}
+        assert described[unit]["histogram"] == Counter(lengths["all"])
+    assert described["tokens"]["sampled"] == described["names"] == len(rows)
+    json.dumps(described)
     description_lines(description)
 
 
@@ -173,11 +180,11 @@ def test_describe_command_prints_tables_and_json(tmp_path, run, tokenizer):
     ]
     assert imread(tmp_path / "p.png").shape[1] == 1800
     done = run("-m", "data_prep", "describe", tmp_path / "t", "--json")
-    told = json.loads(done.stdout)
-    assert told["content_hash"] == Terminology.load(tmp_path / "t").content_hash
-    assert told["by_language"]["en"] == {"names": 3, "concepts": 2}
-    assert told["characters"]["histogram"] == {"5": 2, "6": 1, "9": 1}
-    assert "tokens" not in told
+    described = json.loads(done.stdout)
+    assert described["content_hash"] == Terminology.load(tmp_path / "t").content_hash
+    assert described["by_language"]["en"] == {"names": 3, "concepts": 2}
+    assert described["characters"]["histogram"] == {"5": 2, "6": 1, "9": 1}
+    assert "tokens" not in described
     assert built.names.num_rows == 4
 
 

@@ -132,7 +132,7 @@ def test_id_name_lines_are_read(tmp_path_factory, pairs):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told", "message"),
+    ("name", "text", "options", "message"),
     [
         (
             "x.tsv",
@@ -178,10 +178,10 @@ def test_id_name_lines_are_read(tmp_path_factory, pairs):
         ("x.txt", "", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found ''"),
     ],
 )
-def test_malformed_list_error_names_line(tmp_path, name, text, told, message):
+def test_malformed_list_error_names_line(tmp_path, name, text, options, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError) as caught:
-        read_list(tmp_path / name, **told)
+        read_list(tmp_path / name, **options)
     assert str(caught.value).startswith(f"{tmp_path / name}{message}")
 
 

@@ -61,8 +61,8 @@ retired_of = st.lists(links, max_size=5, unique=True)
 states = st.tuples(names_of, facts_of, retired_of)
 
 
-def save(into, read, out):
-    summary, counts = into.save(out, read.counts, read.metadata, overwrite=True)
+def save(assembled, read, out):
+    summary, counts = assembled.save(out, read.counts, read.metadata, overwrite=True)
     written = Terminology.load(out)
     assert summary.names == counts.kept == written.names.num_rows
     return written, counts
@@ -207,7 +207,7 @@ def test_diff_turns_old_version_into_new_one(tmp_path_factory, old, new):
     before, after = terminology(folder / "old", *old), terminology(folder / "new", *new)
     with diff_terminologies(folder / "old", folder / "new") as connection:
         write_changes(connection, folder / "changes.tsv")
-        told = change_lines(connection)
+        printed = change_lines(connection)
     header, *lines = [line.split("\t") for line in (folder / "changes.tsv").read_text(encoding="utf-8").splitlines()]
     assert tuple(header) == COLUMNS
     assert lines == sorted(lines)
@@ -231,7 +231,7 @@ def test_diff_turns_old_version_into_new_one(tmp_path_factory, old, new):
         if change.startswith("concept ")
         for row in found
     )
-    total = next(line.split() for line in told if line.startswith("all "))
+    total = next(line.split() for line in printed if line.startswith("all "))
     counts = [
         len(keys[0]),
         len(keys[1]),

@@ -174,16 +174,16 @@ def test_omop_names_and_reasons_match_naive_reader(
     there = ({"en"} if without_languages else {"en", "es"}, {row[3] for row in rows}, {row[2] for row in rows})
     languages, sources, domains = (wanted and wanted & known for wanted, known in zip(chosen, there, strict=True))
     folder = write(tmp_path_factory.mktemp("athena"), concepts, synonyms, relations, languages=stock)
-    into = Recorder()
+    recorder = Recorder()
     counts, metadata = read_omop(
-        folder, into, languages=languages, sources=sources, domains=domains, block_bytes=block_bytes
+        folder, recorder, languages=languages, sources=sources, domains=domains, block_bytes=block_bytes
     )
     kept, dropped = naive(rows, synonyms, relations, languages, sources, domains)
-    assert sorted(into.names, key=repr) == sorted(kept, key=repr)
+    assert sorted(recorder.names, key=repr) == sorted(kept, key=repr)
     assert counts.dropped == dropped
     assert counts.rows_in == len(rows) + len(synonyms)
     standard = [row for row in rows if row[5] == "S" and not row[9]]
-    assert sorted(into.concepts) == sorted((row[0], row[2]) for row in standard)
+    assert sorted(recorder.concepts) == sorted((row[0], row[2]) for row in standard)
     assert metadata["sources"] == (None if sources is None else sorted(sources))
 
 

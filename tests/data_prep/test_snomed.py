@@ -200,14 +200,14 @@ def test_snomed_names_and_reasons_match_naive_reader(tmp_path_factory, releases,
     languages = there & {"es", "no"} if choose else None
     active_sets = {row[3] for row in newest(releases, 2)[0] if row[2] == "1"}
     refsets = refsets and refsets & active_sets
-    into = Recorder()
+    recorder = Recorder()
     counts, metadata = read_snomed(
-        folders, into, languages=languages, refsets=refsets, block_bytes=block_bytes, names_per_batch=3
+        folders, recorder, languages=languages, refsets=refsets, block_bytes=block_bytes, names_per_batch=3
     )
     names, types, retired, dropped = naive(releases, languages, refsets)
-    assert sorted(into.names, key=repr) == sorted(names, key=repr)
-    assert sorted(into.concepts) == sorted(types)
-    assert sorted(into.retired, key=repr) == sorted(retired, key=repr)
+    assert sorted(recorder.names, key=repr) == sorted(names, key=repr)
+    assert sorted(recorder.concepts) == sorted(types)
+    assert sorted(recorder.retired, key=repr) == sorted(retired, key=repr)
     assert (counts.rows_in, counts.dropped) == (sum(len(release[1]) for release in releases), dropped)
     assert metadata["release"] == max((row[1] for row in newest(releases, 0)[0]), default=None)
 
@@ -252,7 +252,7 @@ EXTENSION = (
 )
 
 
-def told(out: str) -> list[str]:
+def summary_lines(out: str) -> list[str]:
     """The lines of a report without what aligns them."""
     return [" ".join(line.split()) for line in out.splitlines()]
 
@@ -301,7 +301,7 @@ def both(tmp_path):
 def test_snomed_command_reads_release_and_extension(both, apart):
     done = run(*([both / "International", both / "Spanish"] if apart else [both]), "--out", both / "out")
     assert (done.returncode, done.stderr) == (0, "")
-    assert told(done.stdout) == [
+    assert summary_lines(done.stdout) == [
         f"{both}/out: 2 concepts",
         "names in 10",
         "kept 4",
@@ -341,9 +341,9 @@ def test_snomed_invalid_choice_is_refused(both, prepare):
     code, out, err = prepare(both, "--out", both / "out", "--refsets", US, "--languages", "en")
     assert (code, err) == (0, "")
     assert "in no language reference set chosen" not in out
-    assert "language not chosen 3" in told(out)
+    assert "language not chosen 3" in summary_lines(out)
     code, out, err = prepare(both, "--out", both / "es", "--refsets", ES)
-    assert "in no language reference set chosen 5" in told(out)
+    assert "in no language reference set chosen 5" in summary_lines(out)
     assert Terminology.load(both / "es").names["name"].to_pylist() == ["Fiebre de prueba"]
     assert Terminology.load(both / "es").concepts["semantic_types"].to_pylist() == [["finding"]]
     for option, value, message in (
@@ -371,8 +371,8 @@ def test_snomed_invalid_choice_is_refused(both, prepare):
 
 def test_snomed_extension_without_release_is_refused(both, prepare):
     code, out, err = prepare(both / "Spanish", "--out", both / "out")
-    assert "concept in no concept file 2" in told(out)
-    assert "kept 1" in told(out)
+    assert "concept in no concept file 2" in summary_lines(out)
+    assert "kept 1" in summary_lines(out)
 
 
 @pytest.mark.parametrize(

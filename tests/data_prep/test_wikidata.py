@@ -33,11 +33,11 @@ class Collected:
         self.rows += rows.to_pylist()
 
 
-def read(path, **told):
-    into = Collected()
-    counts, metadata = read_wikidata(path, into, **{"key": "umls", **told})
-    assert counts.kept == len(into.rows)
-    return into.rows, counts, metadata
+def read(path, **options):
+    collected = Collected()
+    counts, metadata = read_wikidata(path, collected, **{"key": "umls", **options})
+    assert counts.kept == len(collected.rows)
+    return collected.rows, counts, metadata
 
 
 def short(rows):
@@ -438,7 +438,7 @@ json_values = st.recursive(
 )
 whole = st.sampled_from([ENTITIES[1], RESULT, BINDINGS, FLAT])
 hurt = whole.flatmap(lambda value: st.tuples(st.just(value), st.sampled_from(list(places(value))), json_values)).map(
-    lambda told: replaced(*told)
+    lambda parts: replaced(*parts)
 )
 
 
