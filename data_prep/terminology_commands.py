@@ -20,6 +20,7 @@ from data_prep.split import TERMINOLOGY, overlap_lines, split_terminology
 from data_prep.store import StoredTerminology
 from xsap.artifacts import check_can_write, sha256_of
 from xsap.languages import parse_languages
+from xsap.output_paths import check_new_file
 from xsap.terminal import Overwrite, print_lines
 from xsap.terms.mentions import read_mentions, write_mentions
 from xsap.terms.terminology import Terminology
@@ -75,8 +76,11 @@ def diff(
     old: Annotated[Path, typer.Argument(help="The older terminology folder.")],
     new: Annotated[Path, typer.Argument(help="The newer terminology folder.")],
     out: Annotated[Path | None, typer.Option(help="A .tsv file for the list of all changes.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare two versions: names and concepts added, removed or moved."""
+    if out:
+        check_new_file(out, overwrite=overwrite)
     with diff_terminologies(old, new) as connection:
         if out:
             write_changes(connection, out)
@@ -121,6 +125,8 @@ def leakage(
     A mention matches a name, in any language, that equals it except for case,
     or that differs by one inserted, deleted or substituted character.
     """
+    if out:
+        check_new_file(out, overwrite=overwrite)
     if hold_out_to:
         check_can_write(hold_out_to, overwrite=overwrite, kind="terminology")
     stored = StoredTerminology.open(terminology)
@@ -141,8 +147,10 @@ def update_mentions(
     mentions: Mentions,
     terminology: Annotated[Path, typer.Option(help="A terminology folder with the retired identifiers.")],
     out: Annotated[Path, typer.Option(help="The file to write: .tsv or .parquet.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Replace retired gold identifiers by their exact successors."""
+    check_new_file(out, overwrite=overwrite)
     stored = StoredTerminology.open(terminology)
     living = stored.read("concepts", ["concept_id"])["concept_id"]
     update = update_gold(read_mentions(mentions), stored.read("retired"), living)
@@ -177,11 +185,13 @@ def export(
     ] = PAIRS_PER_CONCEPT,
     case: Annotated[Case, typer.Option(help="Letter case of names; SapBERT's own code lowercases.")] = Case.LOWER,
     seed: Annotated[int, typer.Option(help="Random seed of the sample of pairs.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write training pairs `id||name||name` for the original SapBERT code.
 
     Equal input gives equal bytes on any machine.
     """
+    check_new_file(out, overwrite=overwrite)
     counts = export_pairs(
         terminology,
         out,
