@@ -21,7 +21,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from benchmarks.speed.ablations import linear_weights
@@ -256,6 +255,8 @@ def _open_reference(encoder: Encoder, dtype: str) -> EncodingImplementation:
 
 
 def _open_sentence_transformer(folder: Path, device: torch.device, dtype: str) -> EncodingImplementation:
+    from sentence_transformers import SentenceTransformer
+
     with quiet():
         model = SentenceTransformer(str(folder), device=str(device))
     if dtype == "float16":

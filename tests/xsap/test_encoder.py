@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers import models as st_models
 from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
 
 from tests.fixtures.encoders import copy_without_config
@@ -55,6 +53,8 @@ def test_encode_matches_the_padded_transformers_model(bare_folder: Path, pooling
 def test_sentence_transformer_opens_a_saved_model_with_the_same_vectors(
     bare_folder: Path, tmp_path: Path, pooling: str, case: str
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+
     encoder = Encoder.from_pretrained(bare_folder, pooling=pooling, max_length=16, policy=TextPolicy(case, "NFC"))
     encoder.save_pretrained(tmp_path / "model")
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(NAMES)
@@ -71,6 +71,8 @@ def test_saved_model_keeps_pooling_length_and_policy(tiny_folder: Path, tmp_path
 
 
 def test_from_pretrained_opens_a_sentence_transformer_folder(bare_folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
     Encoder.from_pretrained(bare_folder, pooling="cls", max_length=16).save_pretrained(tmp_path / "ours")
     SentenceTransformer(str(tmp_path / "ours"), device="cpu").save(str(tmp_path / "theirs"))
     encoder = Encoder.from_pretrained(tmp_path / "theirs")
@@ -81,6 +83,8 @@ def test_from_pretrained_opens_a_sentence_transformer_folder(bare_folder: Path, 
 
 
 def test_sentence_transformer_with_another_pooling_is_rejected(tiny_folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
     SentenceTransformer(str(tiny_folder), device="cpu").save(str(tmp_path / "st"))
     config = tmp_path / "st" / "1_Pooling" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"pooling_mode": "max"}))
@@ -203,6 +207,8 @@ def test_code_that_a_config_names_is_never_run(bare_folder: Path, tmp_path: Path
 
 
 def test_prompts_match_sentence_transformer_and_are_kept(bare_folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
     encoder = Encoder.from_pretrained(bare_folder, pooling="mean", max_length=25, prompt="query: ")
     expected = by_hand(bare_folder, [f"query: {name}" for name in NAMES], "mean", 25)
     np.testing.assert_allclose(encoder.encode(NAMES, unit=False), expected, atol=1e-5)
@@ -217,6 +223,8 @@ def test_prompts_match_sentence_transformer_and_are_kept(bare_folder: Path, tmp_
 def test_two_prompts_of_a_sentence_transformer_are_those_of_names_and_mentions(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+
     model = SentenceTransformer(str(tiny_folder), device="cpu", prompts={"query": "q: ", "document": "d: "})
     model.save(str(tmp_path / "st"))
     model, encoder = SentenceTransformer(str(tmp_path / "st"), device="cpu"), Encoder.from_pretrained(tmp_path / "st")
@@ -229,6 +237,9 @@ def test_two_prompts_of_a_sentence_transformer_are_those_of_names_and_mentions(
 def test_dense_module_of_a_sentence_transformer_gives_the_same_vectors(
     bare_folder: Path, tmp_path: Path, activation: torch.nn.Module
 ) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import models as st_models
+
     torch.manual_seed(0)
     transformer = st_models.Transformer(str(bare_folder), max_seq_length=25)
     width = transformer.get_word_embedding_dimension()
