@@ -4,7 +4,5 @@
 set -euo pipefail
 terminology=$1 output=$2
 shift 2
-root=$(cd "$(dirname "$0")/.." && pwd)
-accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "$root/xsap/train.py" \
-    --config "$root/configs/train/small.toml" --set terminology="$terminology" --set output="$output/run" "$@"
+xsap train --config small --set terminology="$terminology" --set output="$output/run" "$@"
 xsap index "$output/run/model" "$terminology" --out "$output/index"

@@ -24,8 +24,8 @@ ORDER = [
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
-    "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run",
-    "commands.index", "commands.link", "commands.evaluate", "commands.model", "train", "cli", "__main__",
+    "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run", "train",
+    "commands.index", "commands.link", "commands.evaluate", "commands.model", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
     "encoding", "search", "linking", "evaluation", "tabular.answers", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",

@@ -8,11 +8,11 @@ PROGRAMS = {
     "xsap": ["-m", "xsap"],
     "xsap-prepare": ["-m", "data_prep"],
     "python -m benchmarks": ["-m", "benchmarks"],
-    "accelerate launch xsap/train.py": ["-m", "xsap.train"],
+    "accelerate launch -m xsap.train": ["-m", "xsap.train"],
 }
 TYPER = [name for name in PROGRAMS if "train" not in name]
 COMMANDS = {
-    "xsap": ["index", "merge", "link", "evaluate", "calibrate", "tune-fusion", "encode", "shrink"],
+    "xsap": ["train", "index", "merge", "link", "evaluate", "calibrate", "tune-fusion", "encode", "shrink"],
     "xsap-prepare": ["umls", "omop", "snomed", "hpo", "ontology", "table", "wikidata", "bitext", "merge", "map", "diff",
                      "split", "leakage", "update-mentions", "describe", "export", "fetch"],
     "python -m benchmarks": ["linking", "report", "compare", "nil", "synthetic-umls", "mentions", "speed"],
@@ -80,7 +80,7 @@ def test_help_of_a_command_fits_80_columns(call, program, command):
 def test_help_of_training_lists_every_setting_within_80_columns(run):
     from xsap.config import setting_names
 
-    done = run(*PROGRAMS["accelerate launch xsap/train.py"], "--help")
+    done = run(*PROGRAMS["accelerate launch -m xsap.train"], "--help")
     assert done.returncode == 0, done.stderr
     assert [name for name in setting_names() if name.rsplit(".", 1)[-1] not in done.stdout] == []
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []

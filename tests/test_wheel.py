@@ -76,6 +76,18 @@ def test_the_wheel_holds_the_sample_and_the_marks_of_types(names):
     assert names >= sample | {"xsap/py.typed", "data_prep/py.typed"}
 
 
+def test_the_wheel_holds_the_recipes_of_training(names):
+    recipes = {f"xsap/recipes/{file.name}" for file in (ROOT / "configs" / "train").glob("*.toml")}
+    assert len(recipes) >= 5
+    assert {name for name in names if "/recipes/" in name} == recipes
+
+
+def test_training_finds_a_recipe_of_the_installed_wheel(environment, tmp_path):
+    code = "from xsap.config import load_settings; print(load_settings('small', ['output=o', 'terminology=t']).pooling)"
+    assert call(environment / "bin" / "python", "-c", code, cwd=tmp_path).stdout == "mean\n"
+    assert "small" in call(environment / "bin" / "xsap", "train", "--help", cwd=tmp_path).stdout
+
+
 def test_the_wheel_states_licence_version_and_commands(wheel, names):
     info = f"xsap-{xsap.__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names

@@ -1,4 +1,4 @@
-"""`xsap`: build an index, link terms, evaluate and calibrate, encode names, shrink a model.
+"""`xsap`: train a model, build an index, link terms, evaluate and calibrate, encode names, shrink a model.
 
 The commands themselves stand in `xsap/commands/`. Torch and everything that needs it is imported inside them, so that `--help` and wrong
 options answer at once.
@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from xsap.commands.evaluate import calibrate, evaluate, tune_fusion
 from xsap.commands.index import index, merge
 from xsap.commands.link import link
-from xsap.commands.model import encode, shrink
+from xsap.commands.model import encode, shrink, train_model
 from xsap.terminal import create_app, run
 
 app = create_app("Link clinical and biomedical terms in any language to the concepts of a terminology.")
+unparsed = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}  # xsap.train reads them itself
+app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
 for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, shrink):
     app.command()(command)
 

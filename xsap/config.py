@@ -244,14 +244,14 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
     """Read the settings of a run.
 
     Args:
-        file: A TOML file; None for the defaults.
+        file: A TOML file, or the name of a recipe, such as `small`; None for the defaults.
         overrides: `key=value` strings, which take precedence over the file, later ones over earlier ones.
 
     Raises:
         ConfigError: A setting is unknown, missing or not valid.
     """
     sources: dict[str, str] = {}  # key → the file or option that sets it
-    tree = _read_toml(Path(file)) if file else {}
+    tree = _read_toml(_find_config(file)) if file else {}
     _note_sources(tree, (), str(file), sources)
     for override in overrides:
         path, value = _parse(override)
@@ -332,6 +332,29 @@ def _as_toml(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that are part of xsap."""
+    return sorted(file.stem for file in _recipes().glob("*.toml"))
+
+
+def _recipes() -> Path:
+    """The folder of the recipes: configs/train in a checkout, and a copy of it in the installed package."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "recipes", package.parent / "configs" / "train") if folder.is_dir())
+
+
+def _find_config(file: Path | str) -> Path:
+    """The file that `--config` names, itself or as a recipe."""
+    path = Path(file)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    if path.name not in recipe_names():
+        known = ", ".join(recipe_names())
+        hint = did_you_mean(path.name, recipe_names(), otherwise=f"recipes are {known}; a file is given by its path")
+        raise ConfigError(f"--config {path}: found neither such a file nor a recipe of that name{hint}")
+    return _recipes() / f"{path.name}.toml"
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

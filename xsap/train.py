@@ -1,7 +1,8 @@
-"""Train an encoder: `accelerate launch xsap/train.py --config FILE --set KEY=VALUE`, in a checkout or installed, from any directory."""
+"""Train an encoder: `xsap train --config small --set KEY=VALUE`; by several processes, `accelerate launch -m xsap.train` with the same options."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,11 +11,11 @@ if __name__ == "__main__" and sys.path and Path(sys.path[0]).resolve() == Path(_
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from xsap import __version__
-from xsap.config import describe_settings, load_settings
+from xsap.config import describe_settings, load_settings, recipe_names
 from xsap.errors import ConfigError
 from xsap.terminal import exit_codes
 
-PROGRAM = "xsap/train.py"
+PROGRAM = "xsap train"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,22 +23,28 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. See {PROGRAM} --help")
 
 
-def main() -> None:
-    """Read the settings, train, and print the model's folder."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, train, and print the model's folder.
+
+    Args:
+        arguments: The command line after the program's name; by default that of the process.
+    """
     parser = _Parser(
-        prog=f"accelerate launch {PROGRAM}",
+        prog=PROGRAM,
         description="Train an encoder on the synonyms of a terminology.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings, in a TOML file or as --set KEY=VALUE:\n{describe_settings()}",
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML file of settings; see configs/train/")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"TOML file of settings, or a recipe: {', '.join(recipe_names())}"
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="set one setting; may be repeated"
     )
     parser.add_argument("--version", action="version", version=f"xsap {__version__}")
     with exit_codes(PROGRAM, if_interrupted="interrupted; resume with --set resume=auto"):
-        arguments = parser.parse_args()
-        settings = load_settings(arguments.config, arguments.set)
+        options = parser.parse_args(arguments)
+        settings = load_settings(options.config, options.set)
         from accelerate import PartialState
 
         from xsap.training.run import train

@@ -68,6 +68,28 @@ def test_each_recipe_states_only_what_differs_from_the_defaults(recipe):
             assert inner != (defaults[key] if name is None else defaults[key][name]), (key, name)
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.name)
+def test_recipe_is_found_by_its_name(recipe):
+    assert load_settings(recipe.stem, NEEDED) == load_settings(recipe, NEEDED)
+
+
+def test_file_of_a_recipes_name_takes_precedence(write, tmp_path, monkeypatch):
+    write("seed = 9\n").rename(tmp_path / "small")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings("small", NEEDED) == settings("seed=9")
+
+
+def test_unknown_recipe_names_all_or_the_one_meant():
+    names = ", ".join(file.stem for file in RECIPES)
+    assert (
+        error_of(file="sml")
+        == "--config sml: found neither such a file nor a recipe of that name; did you mean 'small'?"
+    )
+    assert error_of(file="quux") == (
+        f"--config quux: found neither such a file nor a recipe of that name; recipes are {names}; a file is given by its path"
+    )
+
+
 def test_recipes_exist():
     assert {file.name for file in RECIPES} >= {
         "sapbert_reference.toml",

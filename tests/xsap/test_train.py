@@ -570,7 +570,7 @@ def test_max_steps_zero_saves_the_untrained_model(sample_folder: Path, tmp_path:
     ("words", "message"),
     [
         ([], "the setting 'output' must be given; exactly one of"),
-        (["--bogus"], "unrecognized arguments: --bogus. See xsap/train.py --help"),
+        (["--bogus"], "unrecognized arguments: --bogus. See xsap train --help"),
         (["--set", "output=x"], "exactly one of 'terminology' and 'pairs' must be set"),
         (["--set", "output=x", "--set", "terminology=nowhere"], "expected a terminology folder, found nothing there"),
         (
@@ -578,6 +578,8 @@ def test_max_steps_zero_saves_the_untrained_model(sample_folder: Path, tmp_path:
             "did you mean 'sampling.languages'?",
         ),
         (["--config", "none.toml"], "expected a TOML file of settings, found nothing there"),
+        (["--config", "smal"], "found neither such a file nor a recipe of that name; did you mean 'small'?"),
+        (["--config", "xyz"], "recipes are all_syn, "),
     ],
 )
 def test_invalid_use_is_a_one_line_error_without_output(

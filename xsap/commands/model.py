@@ -1,4 +1,4 @@
-"""`xsap encode` and `xsap shrink`: work with a model alone."""
+"""`xsap train`, `encode` and `shrink`: make a model, or work with a model alone."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ import typer
 from xsap.artifacts import check_can_write, write_atomically
 from xsap.errors import ConfigError
 from xsap.files import read_lines
+from xsap.output_paths import check_new_file
 from xsap.terminal import (
     Dtype,
     DtypeOption,
@@ -17,6 +18,7 @@ from xsap.terminal import (
     Overwrite,
     Pooling,
     TerminologyFolder,
+    announce_wait,
     log,
     show_progress,
     stdin_lines,
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
     pass
 
 
+def train_model(context: typer.Context) -> None:
+    """Train an encoder on the synonyms of a terminology.
+
+    `xsap train --help` lists every setting.
+    """
+    from xsap.train import main
+
+    main(context.args)
+
+
 def encode(
     model: Model,
     out: Annotated[Path, typer.Option(help="The .npy file to write: float32 unit vectors (names, dimension).")],
@@ -33,16 +45,19 @@ def encode(
     pooling: Pooling = None,
     max_length: MaxLength = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    overwrite: Overwrite = False,
 ) -> None:
     """Embed names, without an index."""
     if out.suffix != ".npy":
         raise ConfigError(f"expected --out to end in .npy, found {out}")
+    check_new_file(out, overwrite=overwrite)
     lines = read_lines(names) if names else stdin_lines()
     import numpy as np
 
     from xsap.encoding.encoder import Encoder
 
-    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=dtype.value)
+    with announce_wait(f"loading {model}"):
+        encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=dtype.value)
     vectors = encoder.encode(lines, progress=show_progress())
     with write_atomically(out, binary=True) as stream:
         np.save(stream, vectors, allow_pickle=False)
