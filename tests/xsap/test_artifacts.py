@@ -474,3 +474,22 @@ def test_file_lock_does_nothing_where_the_system_has_no_locks(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with file_lock(tmp_path / "lock", "busy"), file_lock(tmp_path / "lock", "busy"):
         assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
+def test_files_and_folders_have_the_modes_that_the_umask_leaves(tmp_path, mask):
+    """Also those that were made by libraries that let only their owner read them, as safetensors and tempfile do."""
+    before = os.umask(mask)
+    try:
+        with publish(tmp_path / "x", "thing", {}) as folder:
+            (folder / "deep").mkdir(mode=0o700)
+            for name in ("a", "deep/b"):
+                os.close(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600))
+        with write_atomically(tmp_path / "file") as stream:
+            stream.write("x")
+    finally:
+        os.umask(before)
+    modes = {p.relative_to(tmp_path).as_posix(): p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    folders = {"x", "x/deep"}
+    files = {"file", "x/a", "x/deep/b", f"x/{MANIFEST}"}
+    assert modes == dict.fromkeys(folders, 0o777 & ~mask) | dict.fromkeys(files, 0o666 & ~mask)

@@ -1,9 +1,16 @@
-"""Amounts of memory as options take them."""
+"""Amounts of memory as options take them; messages, progress bars and failures on stderr."""
+
+import io
+import logging
+import re
+import sys
+import time
 
 import pytest
+from tqdm import tqdm
 
 from xsap.errors import ConfigError
-from xsap.terminal import parse_size
+from xsap.terminal import announce_wait, check_stdout, exit_codes, log, parse_size, show_progress
 
 
 @pytest.mark.parametrize(
@@ -29,3 +36,86 @@ def test_parse_size_reads_units_of_1000_and_1024(text, size):
 def test_parse_size_rejects_other_text(text):
     with pytest.raises(ConfigError, match="expected an amount of memory such as 4GB or 500MB, found"):
         parse_size(text)
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal, which keeps all that is written to it."""
+
+    def isatty(self):
+        return True
+
+    def screen(self):
+        """The lines as a terminal shows them: a carriage return goes back to the start of the line, and what follows replaces it."""
+        lines = []
+        for line in self.getvalue().split("\n"):
+            cells = []
+            for part in line.split("\r"):
+                cells[: len(part)] = part
+            lines.append("".join(cells).rstrip())
+        return lines
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """stdout and stderr as one terminal."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    return stream
+
+
+def test_messages_never_run_into_a_progress_bar(terminal):
+    with tqdm(total=3, desc="link", file=sys.stderr) as bar, exit_codes("xsap"):
+        for number in range(3):
+            bar.update()
+            log(f"message {number}")
+            logging.getLogger("xsap.test").warning("warning %d", number)
+    lines = terminal.screen()
+    assert [line for line in lines if "message" in line or "warning" in line] == [
+        f"{kind} {number}" for number in range(3) for kind in ("message", "warning")
+    ]
+    assert any(line.startswith("link: 100%") for line in lines)
+
+
+def test_no_bar_where_results_share_its_terminal(terminal, monkeypatch):
+    assert show_progress()
+    assert not show_progress(results_on_stdout=True)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert show_progress(results_on_stdout=True)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not show_progress()
+
+
+def test_long_waits_are_announced_in_a_line_of_their_own(terminal, monkeypatch):
+    with announce_wait("loading the model", seconds=0.01):
+        time.sleep(0.5)
+    with announce_wait("waiting", seconds=30):
+        pass
+    with pytest.raises(ZeroDivisionError), announce_wait("failing", seconds=30):
+        raise ZeroDivisionError
+    assert terminal.getvalue() == "loading the model …\n"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with announce_wait("loading", seconds=0.01):
+        time.sleep(0.1)
+    assert sys.stderr.getvalue() == ""
+
+
+def test_binary_data_is_not_written_to_a_terminal(terminal, monkeypatch):
+    check_stdout("csv", binary=False)
+    with pytest.raises(
+        ConfigError, match=r"expected --out or a pipe for the format xlsx, found a terminal; add --out FILE\.xlsx"
+    ):
+        check_stdout("xlsx", binary=True)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    check_stdout("xlsx", binary=True)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_failures_of_the_system_name_the_file(capsys, tmp_path, name):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(SystemExit) as stop, exit_codes("xsap"):
+        (tmp_path / name).read_bytes()
+    assert stop.value.code == 1
+    assert re.fullmatch(
+        rf"error: {tmp_path}/{name}: (Is a directory|No such file or directory)\n", capsys.readouterr().err
+    )

@@ -106,6 +106,7 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Merge the parts of an index; the result equals that of a single build."""
+    check_can_write(out, overwrite=overwrite, kind="index")
     from xsap.linking.build import merge_shards
 
     _log_build(out, merge_shards(parts, out, ann=ann, overwrite=overwrite, progress=show_progress()))
