@@ -55,16 +55,16 @@ class Terminal(io.StringIO):
         return lines
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """stdout and stderr as one terminal."""
+def open_terminal(monkeypatch):
+    """stdout and stderr as one terminal, from within a test: pytest sets them itself before each."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", stream)
     return stream
 
 
-def test_messages_never_run_into_a_progress_bar(terminal):
+def test_messages_never_run_into_a_progress_bar(monkeypatch):
+    terminal = open_terminal(monkeypatch)
     with tqdm(total=3, desc="link", file=sys.stderr) as bar, exit_codes("xsap"):
         for number in range(3):
             bar.update()
@@ -77,7 +77,8 @@ def test_messages_never_run_into_a_progress_bar(terminal):
     assert any(line.startswith("link: 100%") for line in lines)
 
 
-def test_no_bar_where_results_share_its_terminal(terminal, monkeypatch):
+def test_no_bar_where_results_share_its_terminal(monkeypatch):
+    open_terminal(monkeypatch)
     assert show_progress()
     assert not show_progress(results_on_stdout=True)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
@@ -86,7 +87,8 @@ def test_no_bar_where_results_share_its_terminal(terminal, monkeypatch):
     assert not show_progress()
 
 
-def test_long_waits_are_announced_in_a_line_of_their_own(terminal, monkeypatch):
+def test_long_waits_are_announced_in_a_line_of_their_own(monkeypatch):
+    terminal = open_terminal(monkeypatch)
     with announce_wait("loading the model", seconds=0.01):
         time.sleep(0.5)
     with announce_wait("waiting", seconds=30):
@@ -100,7 +102,8 @@ def test_long_waits_are_announced_in_a_line_of_their_own(terminal, monkeypatch):
     assert sys.stderr.getvalue() == ""
 
 
-def test_binary_data_is_not_written_to_a_terminal(terminal, monkeypatch):
+def test_binary_data_is_not_written_to_a_terminal(monkeypatch):
+    open_terminal(monkeypatch)
     check_stdout("csv", binary=False)
     with pytest.raises(
         ConfigError, match=r"expected --out or a pipe for the format xlsx, found a terminal; add --out FILE\.xlsx"
