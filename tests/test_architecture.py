@@ -13,13 +13,13 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 # A module imports only modules above it.
 ORDER = [
     "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "terminal",
-    "tabular.cells", "tabular.readers",
+    "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
     "terms.semantic_types", "terms.terminology", "terms.mentions",
-    "encoding.int8", "encoding.packing", "encoding.convert_weights", "encoding.known_models", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary",
+    "encoding.forks", "encoding.int8", "encoding.packing", "encoding.convert_weights", "encoding.known_models", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary",
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics",
-    "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
-    "linking.encoder_spec", "linking.index", "linking.shards", "linking.build", "linking.linker",
+    "linking.name_keys", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
+    "linking.encoder_spec", "linking.index", "linking.shards", "linking.build", "linking.rejection", "linking.linker",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster",
@@ -255,7 +255,8 @@ def test_data_prep_stands_on_the_ground_and_the_terms_alone():
         assert not [name for name in own if not any(name == home or name.startswith(f"{home}.") for home in allowed)], (
             file
         )
-        assert foreign(tree, HEAVY | {"benchmarks"}) == [], file
+        tolerated = {"sentencepiece", "safetensors"} if file.name == "e5_small.py" else set()  # to write a model, without torch
+        assert foreign(tree, (HEAVY | {"benchmarks"}) - tolerated) == [], file
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
@@ -323,6 +324,7 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/languages.py": {"key.lower", "code.strip().lower", "text.strip().lower"},
         "xsap/config.py": {"error['msg'][:1].lower", "str(value).lower"},
         "xsap/tabular/writers.py": {"out.suffix.lower"},
+        "xsap/tabular/xlsx.py": {"part.casefold", "letters.casefold"},
         "xsap/plots.py": {"path.suffix.lower"},
         "xsap/terms/semantic_types.py": {"group.strip().casefold", "key.casefold"},
         "data_prep/accounting.py": {"text.strip().lower"},
@@ -349,6 +351,7 @@ def test_files_are_written_aside_and_published():
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts
         "xsap/encoding/convert_weights.py": {"main"},  # into the folder that `convert` moves into its place
         "data_prep/assemble.py": {"add"},  # a temporary file
+        "data_prep/e5_small.py": {"write_model_folder", "_write_json", "_write_tokenizer"},  # into the folder that `download` publishes
         "data_prep/download.py": {"_fetch"},  # into the folder that `download` publishes
         "data_prep/wheels.py": {"extract_from_wheel"},  # files that its caller publishes
     }

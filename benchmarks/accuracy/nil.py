@@ -275,7 +275,15 @@ def evaluate_nil(linker: MentionLinker, mentions: pa.Table, *, content_hash: str
         counts={"fitted": dict(Counter(fitted.kinds)), "measured": dict(Counter(held_out.kinds))},
         report=report,
         kinds={
-            kind: confidence_scores(confidence[mask], test.right[mask], groups[mask], thresholds, seed=seed)
+            kind: confidence_scores(
+                confidence[mask],
+                test.right[mask],
+                groups[mask],
+                thresholds,
+                without_concept=test.without_concept[mask],
+                gold_not_in_dictionary=int(test.gold_not_in_dictionary[mask].sum()),
+                seed=seed,
+            )
             for kind in MENTION_KINDS
             if (mask := kinds == kind).any()
         },
@@ -336,6 +344,7 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
         languages=[code for each in samples for code in each.languages],
         groups=[group for each in samples for group in each.groups],
         without_concept=np.concatenate([each.without_concept for each in samples]),
+        gold_not_in_dictionary=np.concatenate([each.gold_not_in_dictionary for each in samples]),
         repeated=sum(each.repeated for each in samples),
         unlinked=sum(each.unlinked for each in samples),
     )
@@ -345,7 +354,7 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
 def _fit_on_known(fitted: Half, held_out: Half, seed: int) -> ConfidenceScores:
     """Measured precision of a calibration that was fitted only on mentions with a concept."""
     train, test = fitted.sample, held_out.sample
-    known = ~train.without_concept
+    known = ~(train.without_concept | train.gold_not_in_dictionary)
     codes, groups = (np.array(column, object)[known].tolist() for column in (train.languages, train.groups))
     calibration, _ = fit(train.features[known], train.right[known], codes, groups, seed=seed)
     confidence = calibration.confidence(test.features, test.languages)

@@ -169,6 +169,12 @@ def test_thresholds_are_of_the_calibration_and_answers_at_them_are_counted():
             if code == "ja" and c >= threshold
         ]
         assert kept.answered == len(given_)
+        nil = [
+            c >= threshold
+            for no_gold, code, c in zip(linked.without_concept, linked.languages, confidence, strict=True)
+            if no_gold and code == "ja"
+        ]
+        assert kept.without_concept == sum(nil) > 0
         assert kept.coverage == pytest.approx(len(given_) / linked.languages.count("ja"))
         assert kept.precision == pytest.approx(np.mean(given_))
 
@@ -176,7 +182,9 @@ def test_thresholds_are_of_the_calibration_and_answers_at_them_are_counted():
 def small_report(*, repeated=3, unlinked=1, without_concept=0):
     right, groups = np.arange(60) < 20, codes_of(map(str, range(60)))
     thresholds = {"0.9": 0.8, "0.95": None}
-    row = confidence_scores(np.linspace(0, 0.5, 60), right, groups, thresholds, without_concept=without_concept, seed=0)
+    row = confidence_scores(
+        np.linspace(0, 0.5, 60), right, groups, thresholds, without_concept=np.arange(60) < without_concept, seed=0
+    )
     return CalibrationReport(None, repeated, unlinked, thresholds, {"all": row})
 
 
@@ -187,11 +195,13 @@ def test_no_answers_and_no_guarantee_are_said():
     assert row.at_precision["0.9"].precision is None
     assert row.at_precision["0.95"] is None
     lines = to_text(report).splitlines()
-    assert lines[2].split() == ["all", "60", "0", "33.3", f"{100 * row.ece:.1f}", *lines[2].split()[-2:]]
+    assert lines[2].split() == ["all", "60", "0", "0", "33.3", f"{100 * row.ece:.1f}", *lines[2].split()[-2:]]
     assert lines[5].split() == ["all", "0.0", "–", "not", "guaranteed"]
     assert [line.split(" have ")[0].split(" repeat ")[0] for line in lines[7:9]] == ["3 mentions", "1 mentions"]
     assert lines[9].startswith("Every mention has a concept in the index.")
-    assert notes_on(small_report(repeated=0, unlinked=0, without_concept=1)) == []
+    assert notes_on(small_report(repeated=0, unlinked=0, without_concept=7)) == [
+        "7 mentions have no concept (NIL): every answer to them is wrong; of them are answered: 0 at 0.9."
+    ]
     assert Page(to_page(report, "x")).tables[0][1][-4:] == ["0.0", "–", "not guaranteed", ""]
 
 
@@ -204,7 +214,8 @@ def test_page_has_a_table_and_two_diagrams_per_language(monkeypatch):
     assert page.text_of("h2") == [f"{name}, n = {n}" for name, n in zip(names, (600, 200, 200, 200), strict=True)]
     (table,) = page.tables
     assert [row[0] for row in table[1:]] == names
-    assert table[1][1:4] == ["600", str(report.rows["all"].without_concept), f"{100 * report.rows['all'].right:.1f}"]
+    nil = str(report.rows["all"].without_concept)
+    assert table[1][1:5] == ["600", nil, "0", f"{100 * report.rows['all'].right:.1f}"]
     labels = [svg["aria-label"] for svg in page.attributes_of("svg")]
     assert labels == [f"Reliability, risk and coverage: {name}" for name in names]
     monkeypatch.setattr(plots, "is_available", lambda: False)

@@ -1,5 +1,7 @@
 """The two evaluation protocols on small cases worked by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,8 @@ class Answers:
     def __init__(self, answers, concept_ids):
         self.answers, self.concept_ids = answers, concept_ids
 
-    def link(self, mentions, top_k):
+    def link(self, mentions, top_k, *, languages):
+        assert len(languages) == len(mentions)
         return [Result(m, tuple(Candidate(c, c, c, 0.5) for c in self.answers.get(m, [])[:top_k])) for m in mentions]
 
 
@@ -56,13 +59,19 @@ def test_concept_protocol_matches_scores_worked_by_hand():
         [3, 0, 1 / 3, 2 / 3, 1]
     )
     assert german["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 6) / 3)
-    assert [spanish[key] for key in ("n", "gold_not_in_dictionary", "acc@1", "acc@5", "mrr")] == [3, 2, 0, 0, 0]
+    assert [spanish[key] for key in ("n", "gold_not_in_dictionary", "acc@1", "acc@5", "mrr")] == [2, 1, 0, 0, 0]
     assert [mean[key] for key in ("n", "gold_not_in_dictionary", "acc@1", "acc@5")] == pytest.approx(
-        [6, 2, 1 / 6, 1 / 3]
+        [5, 1, 1 / 6, 1 / 3]
     )
     assert mean["mrr"] == pytest.approx(german["mrr"] / 2)
     assert german["acc@1_interval"] == list(bootstrap_interval([np.array([1.0, 0.0, 0.0])], seed=0))
-    assert mean["acc@1_interval"] == list(bootstrap_interval([np.array([1.0, 0.0, 0.0]), np.zeros(3)], seed=0))
+    assert mean["acc@1_interval"] == list(bootstrap_interval([np.array([1.0, 0.0, 0.0]), np.zeros(2)], seed=0))
+    assert report["without_concept"] == {
+        "n": 1,
+        "linked": 1,
+        "unlinked": 0,
+        "languages": {"es": {"n": 1, "linked": 1, "unlinked": 0}},
+    }
 
 
 def reference(dictionary, scores, *queries):
@@ -106,8 +115,8 @@ def test_composite_counts_when_all_its_parts_are_hit():
 def test_row_is_right_if_it_shares_an_id_with_the_gold():
     dictionary = [("D1|D7", "a"), ("D2+D8", "b"), ("D3", "c")]
     for ids, first in [("D7", 1), ("D8", 2), ("D8+D3", 2), ("D9|D3", 3), ("D", 0)]:
-        hits = reference(dictionary, {"q": [3, 2, 1]}, ("q", ids))[0]
-        assert hits[:3] == [int(0 < first <= k) for k in (1, 2, 3)]
+        hits = reference(dictionary, {"q": [3, 2, 1]}, ("q", ids), ("c", "D3"))[0]
+        assert hits[:3] == [int(0 < first <= k) + 1 for k in (1, 2, 3)]  # and the name itself, first
 
 
 def test_duplicate_rows_are_kept_and_ties_go_to_the_first():
@@ -115,7 +124,7 @@ def test_duplicate_rows_are_kept_and_ties_go_to_the_first():
     assert reference(dictionary, {"q": [2, 1]}, ("q", "D2"))[0][:4] == [0, 1, 1, 1]
     assert reference(dictionary, {"q": [2, 1]}, ("q", "D3"))[0][:5] == [0, 0, 0, 1, 1]
     assert reference(dictionary, {"q": [0, 0]}, ("q", "D3"))[0][:4] == [0, 0, 0, 1]
-    assert reference(dictionary, {"q": [2, 1]}, ("q", "D9"))[1]["mean"]["gold_not_in_dictionary"] == 1
+    assert reference(dictionary, {"q": [2, 1]}, ("q", "D9"), ("q", "D1"))[1]["mean"]["gold_not_in_dictionary"] == 1
 
 
 def test_id_mention_lines_are_recognized_by_content(tmp_path):
@@ -125,7 +134,10 @@ def test_id_mention_lines_are_recognized_by_content(tmp_path):
         {"mention": "b+c", "language": "und", "concept_ids": ["D1", "D2"]},
         {"mention": "a\tx", "language": "und", "concept_ids": ["D3"]},
     ]
-    file.write_text("mention\tlanguage\tconcept_ids\nfiebre\tes\tC1|C2\n")
+    file.write_text("D1 | D2 ||b+c\n")
+    assert read_queries(file)["concept_ids"].to_pylist() == [["D1", "D2"]]
+    file = tmp_path / "queries.tsv"
+    file.write_text("mention\tlanguage\tconcept_ids\nfiebre\tes\tC1| C2\n")
     assert read_queries(file)["concept_ids"].to_pylist() == [["C1", "C2"]]
 
 
@@ -137,18 +149,30 @@ def test_dictionary_file_keeps_order_and_duplicates(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("name", "text", "message"),
     [
-        ("mention\tlanguage\nfiebre\tes\n", "expected mentions with their right concepts"),
-        ("D1||a\nD2\n", "queries.txt:2: expected id||name, found 1 field"),
-        ("D1||a\nD2||\n", "queries.txt:2: expected id||name, found 2 field.*1 of them not empty"),
-        ("", "found 0 line"),
+        (
+            "q.tsv",
+            "mention\tlanguage\nfiebre\tes\n",
+            "expected mentions with their gold concepts.*--column concept_ids=",
+        ),
+        ("q.tsv", "mention\tconcept_ids\nfiebre\t | \n", "expected mentions with their gold concepts"),
+        ("q.txt", "D1||a\nD2\n", "q.txt:2: expected id||name, found 1 field"),
+        ("q.txt", "D1||a\nD2||\n", "q.txt:2: expected id||name, found 2 field.*1 of them not empty"),
+        ("q.csv", "", "q.csv: expected .* an empty file"),
+        ("q.csv", "mention,concept_ids\n", "found none"),
     ],
 )
-def test_files_without_gold_concepts_are_an_error(tmp_path, text, message):
-    (tmp_path / "queries.txt").write_text(text)
+def test_files_without_gold_concepts_are_an_error(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message.replace("||", r"\|\|")):
-        read_queries(tmp_path / "queries.txt")
+        read_queries(tmp_path / name)
+
+
+def test_queries_are_read_with_other_headers(tmp_path):
+    (tmp_path / "q.csv").write_text("Diagnose,Code\nFieber,C1 | C2\n")
+    found = read_queries(tmp_path / "q.csv", columns={"mention": "Diagnose", "concept_ids": "Code"})
+    assert found.select(["mention", "concept_ids"]).to_pylist() == [{"mention": "Fieber", "concept_ids": ["C1", "C2"]}]
 
 
 def test_text_table_has_a_row_per_language():
@@ -156,3 +180,37 @@ def test_text_table_has_a_row_per_language():
     lines = to_text(evaluate(Answers({"a": ["C1"]}, ["C1", "C2"]), mentions)).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["de", "es", "mean"]
     assert lines[2].split() == ["de", "1", "0", "100.0", "[100.0,", "100.0]", "100.0", "[100.0,", "100.0]", "100.0"]
+
+
+def test_mentions_without_a_concept_change_no_score_and_are_counted_by_language():
+    """Scores with NIL mentions among them equal those without, whatever is answered to them."""
+    rng = np.random.default_rng(0)
+    ids = [f"C{i}" for i in range(4)]
+    rows = [(f"m{i}", ("de", "es", "xx")[i % 3], [ids[rng.integers(4)]]) for i in range(60)]
+    nil = [(f"n{i}", ("de", "ja")[i % 2], []) for i in range(9)]
+    answers = {mention: [ids[rng.integers(4)]] for mention, _, _ in rows} | {f"n{i}": ["C1"] for i in range(5)}
+    mixed = [row for pair in itertools.zip_longest(rows, nil) for row in pair if row]
+    whole, part = (
+        evaluate(Answers(answers, ids), build_mentions(*map(list, zip(*each, strict=True)))) for each in (mixed, rows)
+    )
+    assert (whole.languages, whole.mean) == (part.languages, part.mean)
+    assert whole.without_concept == {"de": (5, 3, 2), "ja": (4, 2, 2)}
+    assert part.without_concept == {}
+    last = to_text(whole).splitlines()[-1]
+    assert last.startswith(
+        "without a concept (NIL), not in the scores: 9; 5 got an answer, which is wrong, and 4 got none"
+    )
+    assert "NIL" not in to_text(part)
+
+
+@pytest.mark.parametrize("language", ["de", "und", "xx"])
+def test_one_mention_is_scored(language):
+    report = evaluate(Answers({"a": ["C1"]}, ["C1"]), build_mentions(["a"], [language], [["C1"]]))
+    assert report.mean.scores["acc@1"] == (1, 1, 1)
+    assert to_text(report).splitlines()[2].split()[:2] == [language, "1"]
+
+
+def test_equal_mentions_are_linked_once_and_each_counts():
+    mentions = build_mentions(["a", "a", "a", "b"], ["de"] * 4, [["C1"], ["C2"], ["C1"], ["C2"]])
+    report = evaluate(Answers({"a": ["C1"], "b": ["C2"]}, ["C1", "C2"]), mentions)
+    assert (report.mean.n, report.mean.scores["acc@1"].value) == (4, 0.75)

@@ -127,7 +127,7 @@ def linker(*names):
 ENDS = [f"{x}{y}" for x in "abcdefgh" for y in "mnopqrst"]
 
 
-def test_tune_fusion_on_a_linker_leaves_out_repeated_and_unlinkable_mentions():
+def test_tune_fusion_on_a_linker_leaves_out_repeated_and_unlinkable_mentions(caplog):
     """Names of one first letter have one vector: of them the first is nearest, and n-grams tell which is meant."""
     linked = linker(*((f"C{i:02}", f"x{end}") for i, end in enumerate(ENDS[:30])), ("D", "y"))
     mentions = [f"x{end}{end[-1]}" for end in ENDS[:30]] * 2 + [f"x{end}" for end in ENDS[:30]] + ["y"]
@@ -136,7 +136,16 @@ def test_tune_fusion_on_a_linker_leaves_out_repeated_and_unlinkable_mentions():
     table = build_mentions(
         [*mentions, *more[:4]], ["de"] * (len(mentions) + 4), [*gold, ["C00", "E"], ["E"], ["D"], []]
     )
-    choice = tune_fusion(linked, table, seed=3)
+    with caplog.at_level("INFO", logger="xsap"):
+        choice = tune_fusion(linked, table, seed=3)
+    assert "mentions in: 95, kept: 61, dropped (" in caplog.text
+    for reason in (
+        "cannot be linked: 1",
+        "equal to another one: 31",
+        "gold not in dictionary: 1",
+        "without a concept (NIL): 1",
+    ):
+        assert reason in caplog.text
     strings = mentions[30:]
     cosines, rows = search_array(linked.index.vectors.take(slice(None)), linked.encoder.encode(strings), POOL)
     contents = linked.index.dictionary
@@ -192,5 +201,6 @@ def test_sample_of_linked_mentions_matches_values_worked_by_hand():
     assert sample.right.tolist() == [True, True, False, True, False, False]
     assert sample.languages == ["es", "fr", "es", "ja", "ja", "und"]
     assert sample.groups == ["A", "A", "A", "B", "Z", "mention nothing"]
-    assert sample.without_concept.tolist() == [False, False, False, False, True, True]
+    assert sample.without_concept.tolist() == [False, False, False, False, False, True]
+    assert sample.gold_not_in_dictionary.tolist() == [False, False, False, False, True, False]
     assert (sample.repeated, sample.unlinked) == (2, 1)

@@ -9,6 +9,7 @@ import typer
 
 from xsap.artifacts import sha256_of, write_atomically
 from xsap.errors import ConfigError
+from xsap.output_paths import check_new_file
 from xsap.terminal import (
     Ann,
     Dtype,
@@ -24,8 +25,6 @@ from xsap.terminal import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from xsap.linking.linker import Linker
-
 
 class Protocol(StrEnum):
     """Evaluation protocols."""
@@ -35,8 +34,20 @@ class Protocol(StrEnum):
 
 
 MentionsFile = Annotated[
-    Path, typer.Argument(help="Mentions with their concepts: .tsv, .parquet, or lines id||mention.")
+    Path,
+    typer.Argument(help="Mentions with their concepts: CSV, TSV, XLSX, JSONL or Parquet; or lines id||mention."),
 ]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="FIELD=HEADER for a column with another header, such as concept_ids=Code; HEADER alone: that of the "
+        "mentions. Repeatable.",
+    ),
+]
+Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")]
+HeaderRow = Annotated[int, typer.Option(help="Row with the column names.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of the mentions, such as cp1252; by default UTF-8.")]
 
 
 def evaluate(
@@ -56,16 +67,23 @@ def evaluate(
     dtype: DtypeOption = Dtype.FLOAT32,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    column: Columns = None,
+    sheet: Sheet = None,
+    header_row: HeaderRow = 1,
+    encoding: Encoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals."""
+    """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals.
+
+    Mentions without a concept (empty concept_ids) are no part of the scores; what became of them is counted apart.
+    """
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     from xsap.encoding.encoder import Encoder
     from xsap.evaluation import protocols
-    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, read_queries, to_text
+    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, to_text
     from xsap.linking.linker import Linker
 
-    queries = read_queries(mentions)
+    queries = _read(mentions, column, sheet, header_row, encoding)
     if dictionary:
         rows = ReferenceDictionary.read(dictionary)
         encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
@@ -110,15 +128,24 @@ def calibrate(
     report: Annotated[
         Path | None, typer.Option(help="HTML report to write: reliability and risk-coverage curves.")
     ] = None,
+    column: Columns = None,
+    sheet: Sheet = None,
+    header_row: HeaderRow = 1,
+    encoding: Encoding = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into folds.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it exists.")] = False,
 ) -> None:
     """Fit calibrated confidence and store it in the index, for link --min-precision.
 
     The mentions should include some that have no concept in the terminology (empty concept_ids).
     """
+    if report:
+        check_new_file(report, overwrite=overwrite)
     from xsap.evaluation.calibration_report import calibrate, to_page, to_text
+    from xsap.linking.linker import Linker
 
-    linker, table = _linker_and_mentions(index, model, mentions)
+    table = _read(mentions, column, sheet, header_row, encoding)
+    linker = Linker.load(index, model=model)
     found = calibrate(linker, table, seed=seed)
     linker.index.with_calibration(found.calibration)
     if report:
@@ -134,6 +161,10 @@ def tune_fusion(
     mentions: MentionsFile,
     index: Annotated[Path, typer.Option(help="Index folder; the weight is stored in it. Calibrate again afterwards.")],
     model: MovedModel = None,
+    column: Columns = None,
+    sheet: Sheet = None,
+    header_row: HeaderRow = 1,
+    encoding: Encoding = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
 ) -> None:
     """Choose the weight of string similarity in scores and store it in the index.
@@ -141,8 +172,10 @@ def tune_fusion(
     The weight is 0 unless a higher one is significantly better on held-out mentions.
     """
     from xsap.evaluation.tuning import WEIGHTS, tune_fusion
+    from xsap.linking.linker import Linker
 
-    linker, table = _linker_and_mentions(index, model, mentions)
+    table = _read(mentions, column, sheet, header_row, encoding)
+    linker = Linker.load(index, model=model)
     choice = tune_fusion(linker, table, seed=seed)
     linker.index.with_fusion_weight(choice.weight)
     with output(None) as stream:
@@ -152,8 +185,11 @@ def tune_fusion(
     log(f"{index}: weight {choice.weight:g}; gain on held-out mentions {gain:+.2f} points [{low:+.2f}, {high:+.2f}]")
 
 
-def _linker_and_mentions(index: Path, model: str | None, mentions: Path) -> "tuple[Linker, pa.Table]":
+def _read(
+    mentions: Path, columns: list[str] | None, sheet: str | None, header_row: int, encoding: str | None
+) -> "pa.Table":
     from xsap.evaluation.protocols import read_queries
-    from xsap.linking.linker import Linker
+    from xsap.terms.mentions import parse_columns
 
-    return Linker.load(index, model=model), read_queries(mentions)
+    named = parse_columns(columns or [])
+    return read_queries(mentions, columns=named, sheet=sheet, header_row=header_row, encoding=encoding)

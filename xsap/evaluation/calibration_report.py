@@ -38,9 +38,13 @@ _ABOUT = (
 
 @dataclass(frozen=True, slots=True)
 class AnsweredPart:
-    """The mentions whose confidence reaches a threshold, with 95 % intervals; precision is None where no mention does."""
+    """The mentions whose confidence reaches a threshold, with 95 % intervals; precision is None where no mention does.
+
+    without_concept: how many of them have no concept (NIL), so that their answers are wrong.
+    """
 
     answered: int
+    without_concept: int
     coverage: float
     coverage_interval: Interval
     precision: float | None
@@ -53,7 +57,8 @@ class ConfidenceScores:
 
     Attributes:
         n: Number of mentions.
-        without_concept: How many have no concept in the index.
+        without_concept: How many have no concept (NIL).
+        gold_not_in_dictionary: How many have gold concepts, none of which is in the index.
         right: Fraction whose first candidate is correct.
         ece: Expected calibration error.
         ece_if_calibrated: 95 % range of that error for exact confidences.
@@ -65,6 +70,7 @@ class ConfidenceScores:
 
     n: int
     without_concept: int
+    gold_not_in_dictionary: int
     right: float
     ece: float
     ece_if_calibrated: Interval
@@ -111,7 +117,7 @@ def calibrate(linker: MentionLinker, mentions: pa.Table, *, seed: int) -> Calibr
         The calibration with its report.
 
     Raises:
-        DataError: There are too few mentions, or too few that are linked correctly or wrongly.
+        DataError: There are too few mentions, too few that are linked correctly or wrongly, or no gold concept is in the index.
     """
     calibration, confidence, sample = fit_calibration(linker, mentions, seed=seed)
     return report_on(calibration, confidence, sample, seed=seed)
@@ -137,7 +143,8 @@ def report_on(
             sample.right[part],
             groups[part],
             thresholds,
-            without_concept=int(sample.without_concept[part].sum()),
+            without_concept=sample.without_concept[part],
+            gold_not_in_dictionary=int(sample.gold_not_in_dictionary[part].sum()),
             seed=seed,
         )
         for name, part in chosen.items()
@@ -151,7 +158,8 @@ def confidence_scores(
     groups: NDArray[np.int64],
     thresholds: Mapping[str, float | None],
     *,
-    without_concept: int = 0,
+    without_concept: Mask,
+    gold_not_in_dictionary: int = 0,
     seed: int,
 ) -> ConfidenceScores:
     """Measure confidences.
@@ -161,20 +169,22 @@ def confidence_scores(
         right: (n,) whether the first candidate is correct.
         groups: (n,) numbers, equal for mentions that may be right or wrong together.
         thresholds: Precision, as text → its threshold or None.
-        without_concept: How many mentions have no concept in the index.
+        without_concept: (n,) whether the mentions have no concept (NIL).
+        gold_not_in_dictionary: How many have gold concepts, none of which is in the index.
         seed: Of `ece_if_calibrated`.
     """
     coverage, risk = risk_coverage(confidence, right)
     chosen = np.unique(np.linspace(0, len(right) - 1, POINTS_PER_CURVE, dtype=np.int64))
     return ConfidenceScores(
         n=len(right),
-        without_concept=without_concept,
+        without_concept=int(without_concept.sum()),
+        gold_not_in_dictionary=gold_not_in_dictionary,
         right=_mean(right),
         ece=expected_calibration_error(confidence, right, BINS),
         ece_if_calibrated=ece_under_calibration(confidence, BINS, seed=seed),
         area=_mean(risk),
         at_precision={
-            name: None if threshold is None else _answered(confidence >= threshold, right, groups)
+            name: None if threshold is None else _answered(confidence >= threshold, right, groups, without_concept)
             for name, threshold in thresholds.items()
         },
         bins=reliability(confidence, right, BINS),
@@ -247,12 +257,12 @@ def to_text(report: CalibrationReport) -> str:
     width = max(10, *(len(name) + 1 for name in report.rows))
     lines = [
         "percent, with 95 % intervals",
-        f"{'':{width}}{'n':>7}{'no concept':>12}{'right':>7}{'ECE':>7}  if calibrated",
+        f"{'':{width}}{'n':>7}{'NIL':>7}{'gold not in dictionary':>24}{'right':>7}{'ECE':>7}  if calibrated",
     ]
     for name, row in report.rows.items():
         low, high = row.ece_if_calibrated
         scores = f"{100 * row.right:7.1f}{100 * row.ece:7.1f}  [{100 * low:.1f}, {100 * high:.1f}]"
-        lines.append(f"{name:{width}}{row.n:7,}{row.without_concept:12,}{scores}")
+        lines.append(f"{name:{width}}{row.n:7,}{row.without_concept:7,}{row.gold_not_in_dictionary:24,}{scores}")
     head = "".join(f"  {f'answered at {precision}':>16}  {'precision':20}" for precision in report.thresholds)
     lines += ["", f"{'':{width}}{head}".rstrip()]
     for name, row in report.rows.items():
@@ -269,7 +279,12 @@ def notes_on(report: CalibrationReport) -> list[str]:
         notes.append(f"{report.repeated:,} mentions repeat others with the same concepts; they count once.")
     if report.unlinked:
         notes.append(f"{report.unlinked:,} mentions have no candidates, such as blank ones; they are left out.")
-    if not report.rows[ALL].without_concept:
+    whole = report.rows[ALL]
+    if whole.without_concept:
+        answered = ", ".join(f"{part.without_concept:,} at {name}" for name, part in whole.at_precision.items() if part)
+        shown = f"; of them are answered: {answered}" if answered else ""
+        notes.append(f"{whole.without_concept:,} mentions have no concept (NIL): every answer to them is wrong{shown}.")
+    if not whole.without_concept and not whole.gold_not_in_dictionary:
         notes.append(
             "Every mention has a concept in the index. Where some have none, confidences are too high and no precision is guaranteed: "
             "calibrate on a sample of what will be linked, including those, with an empty concept_ids."
@@ -281,7 +296,7 @@ def to_page(report: CalibrationReport, title: str) -> str:
     """The report as an HTML page. title: what was calibrated, as plain text."""
     blocks: list[Block] = [Heading(1, title), Paragraph(_ABOUT)]
     blocks += [Paragraph(note, warning=True) for note in notes_on(report)]
-    head = ["", "n", "no concept", "right", "ECE", "ECE if calibrated", "area"]
+    head = ["", "n", "without concept (NIL)", "gold not in dictionary", "right", "ECE", "ECE if calibrated", "area"]
     head += [text for precision in report.thresholds for text in (f"answered at {precision}", "precision")]
     blocks.append(Table([head, *(_table_row(name, row) for name, row in report.rows.items())]))
     for name, row in report.rows.items():
@@ -293,7 +308,14 @@ def to_page(report: CalibrationReport, title: str) -> str:
 def _table_row(name: str, row: ConfidenceScores) -> list[str]:
     low, high = (100 * value for value in row.ece_if_calibrated)
     scores = [f"{100 * value:.1f}" for value in (row.right, row.ece)]
-    cells = [_label(name), f"{row.n:,}", f"{row.without_concept:,}", *scores, f"{low:.1f} to {high:.1f}"]
+    cells = [
+        _label(name),
+        f"{row.n:,}",
+        f"{row.without_concept:,}",
+        f"{row.gold_not_in_dictionary:,}",
+        *scores,
+        f"{low:.1f} to {high:.1f}",
+    ]
     return [*cells, f"{100 * row.area:.1f}", *(text for part in row.at_precision.values() for text in _cells(part))]
 
 
@@ -327,10 +349,11 @@ def _cells(part: AnsweredPart | None) -> tuple[str, str]:
     return coverage, f"{100 * part.precision:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _answered(answered: Mask, right: Mask, groups: NDArray[np.int64]) -> AnsweredPart:
+def _answered(answered: Mask, right: Mask, groups: NDArray[np.int64], without_concept: Mask) -> AnsweredPart:
     some = bool(answered.any())
     return AnsweredPart(
         answered=int(answered.sum()),
+        without_concept=int((answered & without_concept).sum()),
         coverage=_mean(answered),
         coverage_interval=proportion_interval(answered, groups),
         precision=_mean(right[answered]) if some else None,

@@ -47,7 +47,8 @@ class ScoreRow:
     Attributes:
         n: Number of mentions.
         scores: Metric, such as acc@1 or mrr → score.
-        gold_not_in_dictionary: Mentions none of whose right concepts can be found; None where they were not counted.
+        gold_not_in_dictionary: Mentions none of whose gold concepts is in the dictionary, so that every answer is wrong; None where they were
+            not counted.
     """
 
     n: int
@@ -112,10 +113,12 @@ def rank_of_all(ranks: Sequence[int]) -> int:
 def split_ids(identifiers: str) -> frozenset[str]:
     """`D1|D2` (either is right) and `D1+D2` (a composite) as a set of ids, since the original evaluation treats both alike.
 
-    >>> sorted(split_ids("D1|D2+D3"))
+    Blanks around an id are no part of it, and an empty one is none.
+
+    >>> sorted(split_ids("D1| D2 +D3|"))
     ['D1', 'D2', 'D3']
     """
-    return frozenset(identifiers.replace("+", "|").split("|"))
+    return frozenset(part.strip() for part in identifiers.replace("+", "|").split("|") if part.strip())
 
 
 def hits(ranks: Ranks, k: int) -> Values:

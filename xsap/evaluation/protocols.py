@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xsap.errors import DataError
+from xsap.errors import ConfigError, DataError
 from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import ScoreRow, rank_of, rank_of_all, split_ids
 from xsap.files import byte_lines, file_ending
@@ -142,9 +142,12 @@ def read_queries(
         header_row: See `read_mentions`.
 
     Raises:
+        ConfigError: Columns are given for lines without headers.
         DataError: It cannot be read, or no mention has a gold concept.
     """
     if _has_id_lines(Path(path)):
+        if columns:
+            raise ConfigError(f"{path}: lines id||mention have no headers, found --column; leave it out")
         ids, names = read_id_names(path)
         mentions = build_mentions(names, [UNKNOWN] * len(names), [sorted(split_ids(each)) for each in ids])
     else:

@@ -2,11 +2,13 @@
 
 A fusion weight must improve Acc@1 on mentions it was not chosen on, or it is 0. That takes some thousands of mentions: fusion changes few
 answers, about a third of them for the worse. What helps one kind of mention may harm another, so the mentions should be of the kind that will
-be linked. For a calibration, equal mentions of the same concepts count once, since they get the same answer; a mention without a concept in
-the index is one for which every answer is wrong.
+be linked. For a calibration, equal mentions of the same concepts count once, since they get the same answer; a mention without a concept (NIL),
+or whose gold concepts are not in the index, is one for which every answer is wrong.
 """
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -14,18 +16,23 @@ import numpy as np
 import pyarrow as pa
 
 from xsap.errors import DataError
+from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import Difference, Values, hits, mean, paired_bootstrap, rank_of
 from xsap.evaluation.protocols import MentionLinker
+from xsap.files import RowCounts
 from xsap.linking.calibration import Calibration, Mask, features_of, fit
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL, fuse, string_similarity
-from xsap.linking.linker import Linker, rejection_reason
+from xsap.linking.linker import Linker
+from xsap.linking.rejection import rejection_reason
 from xsap.linking.ranking import rank_concepts
 from xsap.search.exact import search_vectors
 from xsap.search.vectors import Floats, Rows
 
 WEIGHTS = tuple(step / 20 for step in range(11))  # those tried: 0 to 0.5
 MIN_MENTIONS = 50  # as for a calibration
+
+logger = logging.getLogger(__name__)
 
 
 class WeightChoice(NamedTuple):
@@ -101,17 +108,27 @@ def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoic
 
     Args:
         linker: The linker of the index.
-        mentions: A table of `terms.mentions.SCHEMA`; equal ones count once. Those that cannot be linked, or whose concepts the index lacks, are
-            left out.
+        mentions: A table of `terms.mentions.SCHEMA`; equal ones count once. Those that cannot be linked, that have no concept, or whose gold
+            concepts are not in the index, are dropped; the log has their numbers.
         seed: Of the split into halves.
 
     Raises:
-        DataError: Fewer than MIN_MENTIONS remain.
+        DataError: Fewer than MIN_MENTIONS remain, or no gold concept is in the index.
     """
     dictionary, known = linker.index.dictionary, linker.concept_ids
-    columns = (mentions[name].to_pylist() for name in ("mention", "concept_ids"))
-    unique = dict.fromkeys((mention, tuple(sorted(known & set(ids)))) for mention, ids in zip(*columns, strict=True))
-    asked = [(mention, ids) for mention, ids in unique if ids and rejection_reason(mention) is None]
+    columns = [mentions[name].to_pylist() for name in ("mention", "concept_ids")]
+    check_gold(columns[1], known)
+    asked: dict[tuple[str, tuple[str, ...]], None] = {}
+    dropped = Counter[str]()
+    for mention, ids in zip(*columns, strict=True):
+        key = mention, tuple(sorted(known & set(ids)))
+        if reason := _reason_to_drop(key, ids, asked):
+            dropped[reason] += 1
+        else:
+            asked[key] = None
+    counts = RowCounts(mentions.num_rows, len(asked), dropped)
+    reasons = "; ".join(f"{reason}: {n:,}" for reason, n in sorted(counts.dropped.items())) or "none"
+    logger.info("mentions in: %s, kept: %s, dropped (%s)", f"{counts.rows_in:,}", f"{counts.kept:,}", reasons)
     if len(asked) < MIN_MENTIONS:
         raise DataError(
             f"a weight is chosen on at least {MIN_MENTIONS} different mentions whose concepts the index has, found {len(asked):,}"
@@ -125,6 +142,19 @@ def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoic
     )
 
 
+def _reason_to_drop(
+    key: tuple[str, tuple[str, ...]], gold: Collection[str], asked: Collection[tuple[str, tuple[str, ...]]]
+) -> str | None:
+    """Why a mention is no use for choosing a weight; None if it is. key: the mention and its gold concepts that the index has."""
+    if not gold:
+        return "without a concept (NIL)"
+    if not key[1]:
+        return "gold not in dictionary"
+    if rejection_reason(key[0]) is not None:
+        return "cannot be linked"
+    return "equal to another one" if key in asked else None
+
+
 class CalibrationSample(NamedTuple):
     """Linked mentions with known concepts.
 
@@ -133,7 +163,8 @@ class CalibrationSample(NamedTuple):
         right: (n,) whether the first candidate is correct.
         languages: (n,) of the mentions.
         groups: (n,) their concept, the first of several; themselves if they have none.
-        without_concept: (n,) whether the index has none of their concepts.
+        without_concept: (n,) whether they have no gold concept (NIL).
+        gold_not_in_dictionary: (n,) whether they have gold concepts, none of which is in the index.
         repeated: How many more there were that equal others.
         unlinked: How many more there were without candidates.
     """
@@ -143,17 +174,18 @@ class CalibrationSample(NamedTuple):
     languages: list[str]
     groups: list[str]
     without_concept: Mask
+    gold_not_in_dictionary: Mask
     repeated: int
     unlinked: int
 
 
 def link_sample(linker: MentionLinker, mentions: pa.Table) -> CalibrationSample:
     """Link the mentions of a table of `terms.mentions.SCHEMA`, with two candidates each."""
+    known = frozenset(linker.concept_ids)
     columns = (mentions[name].to_pylist() for name in ("mention", "language", "concept_ids"))
     keys = [(mention, code, tuple(sorted(ids))) for mention, code, ids in zip(*columns, strict=True)]
     unique = list(dict.fromkeys(keys))
     results = linker.link([mention for mention, _, _ in unique], 2, languages=[code for _, code, _ in unique])
-    known = frozenset(linker.concept_ids)
     linked = [(result.candidates, key) for result, key in zip(results, unique, strict=True) if result.candidates]
     first = np.array([found[0].score for found, _ in linked], np.float64)
     second = np.array([found[1].score if len(found) > 1 else np.nan for found, _ in linked], np.float64)
@@ -162,7 +194,8 @@ def link_sample(linker: MentionLinker, mentions: pa.Table) -> CalibrationSample:
         np.array([found[0].concept_id in ids for found, (_, _, ids) in linked], bool),
         [code for _, (_, code, _) in linked],
         [ids[0] if ids else f"mention {mention}" for _, (mention, _, ids) in linked],
-        np.array([known.isdisjoint(ids) for _, (_, _, ids) in linked], bool),
+        np.array([not ids for _, (_, _, ids) in linked], bool),
+        np.array([bool(ids) and known.isdisjoint(ids) for _, (_, _, ids) in linked], bool),
         repeated=mentions.num_rows - len(unique),
         unlinked=len(unique) - len(linked),
     )
@@ -182,8 +215,9 @@ def fit_calibration(
         The calibration, (n,) out-of-fold confidences, and the n linked mentions.
 
     Raises:
-        DataError: There are too few mentions.
+        DataError: There are too few mentions, or no gold concept is in the index.
     """
+    check_gold(mentions["concept_ids"].to_pylist(), frozenset(linker.concept_ids))
     sample = link_sample(linker, mentions)
     calibration, confidence = fit(sample.features, sample.right, sample.languages, sample.groups, seed=seed)
     return calibration, confidence, sample

@@ -1,19 +1,27 @@
 """Mentions: strings found in text or in a list, with the concepts that they refer to; and the line formats of the original SapBERT code.
 
-A file of mentions is TSV with a header, or Parquet with the same columns. Only the column `mention` is required; `concept_ids` are separated by
-`|`, and any one of them is right. SapBERT's lines are `id||name||name` for two names of one concept, and `id||name` for one.
+A file of mentions is any table that `tabular.readers` opens: CSV, TSV, XLSX, JSONL or Parquet. Its columns are named as in SCHEMA, or mapped to
+it by `columns`; others are not used, and named in the log. Only `mention` is required. `concept_ids` are a list, or text that is split at `|`,
+and any one of them is right; blanks around them do not count. SapBERT's lines are `id||name||name` for two names of one concept, and `id||name`
+for one.
 """
 
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xsap.artifacts import write_atomically
-from xsap.errors import DataError
-from xsap.files import missing_file, read_lines
+from xsap.errors import ConfigError, DataError, did_you_mean
+from xsap.files import read_lines
 from xsap.languages import UNKNOWN, to_iso
+from xsap.tabular.cells import to_cells, to_text
+from xsap.tabular.readers import InputTable, open_table
+from xsap.text import EXACT_MATCH, normalize
 
 SCHEMA = pa.schema(
     [
@@ -26,8 +34,10 @@ SCHEMA = pa.schema(
         pa.field("document_id", pa.string()),
     ]
 )
-
 _SPACES = dict.fromkeys(map(ord, "\t\r\n"), " ")
+_ROWS_PER_CHUNK = 1 << 14
+
+logger = logging.getLogger(__name__)
 
 
 def build_mentions(
@@ -38,67 +48,122 @@ def build_mentions(
     return pa.table({f.name: pa.array(given.get(f.name, [None] * len(mentions)), f.type) for f in SCHEMA}, SCHEMA)
 
 
-def read_mentions(path: Path | str) -> pa.Table:
-    """Read a `.tsv` or `.parquet` file of mentions as SCHEMA. Raises DataError with file and line."""
-    path = Path(path)
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    rows = [line.split("\t") for line in read_lines(path)]
-    if len(rows) < 2:
-        raise DataError(f"{path}: expected a header line and at least one mention, found {len(rows)} line(s)")
-    header = rows[0]
-    unknown = sorted(set(header) - set(SCHEMA.names))
-    if "mention" not in header or unknown:
-        found = f"the unknown column '{unknown[0]}'" if "mention" in header else "no column 'mention'"
-        raise DataError(f"{path}:1: expected columns out of {', '.join(SCHEMA.names)}, tab-separated; found {found}")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}:1: expected each column once, found {', '.join(header)}")
-    columns: dict[str, list[object]] = {name: [] for name in header}
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise DataError(f"{path}:{number}: expected {len(header)} tab-separated fields, found {len(row)}")
-        for name, cell in zip(header, row, strict=True):
-            columns[name].append(_parse(name, cell, f"{path}:{number}"))
-    mentions = [str(mention) for mention in columns.pop("mention")]
-    languages = [str(code) for code in columns.pop("language", [UNKNOWN] * len(mentions))]
-    concept_ids: list[list[str]] = columns.pop("concept_ids", [[] for _ in mentions])  # type: ignore[assignment]
-    return build_mentions(mentions, languages, concept_ids, **columns)
+def parse_columns(given: Sequence[str]) -> dict[str, str]:
+    """Options `FIELD=HEADER` as field → header; a header alone is that of the mentions. Raises ConfigError.
+
+    >>> parse_columns(["Diagnose", "concept_ids=Code"])
+    {'mention': 'Diagnose', 'concept_ids': 'Code'}
+    """
+    columns: dict[str, str] = {}
+    for text in given:
+        field, equals, header = text.partition("=")
+        if not equals:
+            field, header = "mention", text
+        if field not in SCHEMA.names or not header:
+            hint = did_you_mean(field, SCHEMA.names, otherwise=f"fields are {', '.join(SCHEMA.names)}")
+            raise ConfigError(f"expected --column FIELD=HEADER such as concept_ids=Code, found '{text}'{hint}")
+        if field in columns:
+            raise ConfigError(f"--column {field}: expected once, found '{columns[field]}' and '{header}'")
+        columns[field] = header
+    return columns
 
 
-def _parse(column: str, cell: str, where: str) -> object:
-    try:
-        if column == "concept_ids":
-            return [part for part in cell.split("|") if part]
-        if column == "language":
-            return to_iso(cell) if cell else UNKNOWN
-        if column in ("start", "end"):
-            return pa.scalar(int(cell), pa.int64()).as_py() if cell else None
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+def read_mentions(
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    sheet: str | None = None,
+    encoding: str | None = None,
+    header_row: int = 1,
+) -> pa.Table:
+    """Read a table of mentions as SCHEMA.
+
+    What was repaired or not used is logged. A language code that is unknown is read as `und`.
+
+    Args:
+        path: A file that `open_table` reads.
+        columns: Field of SCHEMA → the file's header for it, where they differ.
+        sheet: See `open_table`.
+        encoding: See `open_table`.
+        header_row: See `open_table`.
+
+    Raises:
+        DataError: The file has no mentions, or not these columns, or cells of another kind.
+    """
+    table = open_table(path, sheet=sheet, encoding=encoding, header_row=header_row)
+    places = _places(table, columns or {})
+    cells: dict[str, list[Any]] = {name: [] for name in places}
+    for chunk in table.chunks(_ROWS_PER_CHUNK):
+        for name, place in places.items():
+            cells[name] += to_cells(chunk.column(place))
+    if not cells["mention"]:
+        raise DataError(f"{path}: expected at least one mention under the header, found none")
+    unknown = Counter[str]()
+    read = {
+        name: [_parse(name, cell, path, row, unknown) for row, cell in enumerate(column, start=1)]
+        for name, column in cells.items()
+    }
+    mentions = read.pop("mention")
+    languages = read.pop("language", [UNKNOWN] * len(mentions))
+    concept_ids = read.pop("concept_ids", [[] for _ in mentions])
+    _log_remarks(table, places, unknown)
+    return build_mentions(mentions, languages, concept_ids, **read)
+
+
+def _places(table: InputTable, columns: Mapping[str, str]) -> dict[str, int]:
+    """Field → the position of its column, for the fields that the table has."""
+    if unknown := sorted(set(columns) - set(SCHEMA.names)):
+        raise ConfigError(f"expected fields out of {', '.join(SCHEMA.names)}, found '{unknown[0]}'")
+    present = {normalize(name, EXACT_MATCH) for name in table.header}
+    places = {}
+    for field in SCHEMA.names:
+        header = columns.get(field, field)
+        if field in columns or normalize(header, EXACT_MATCH) in present:
+            places[field] = table.column_index(header, lists=field == "concept_ids")
+        elif field == "mention":
+            found = ", ".join(table.header[:50]) + (", …" if len(table.header) > 50 else "")
+            raise DataError(
+                f"{table.where}: expected a column 'mention', found {found}; name the column of the mentions: --column mention=HEADER"
+            )
+    return places
+
+
+def _log_remarks(table: InputTable, places: Mapping[str, int], unknown: Counter[str]) -> None:
+    remarks = table.remarks()
+    if unused := [name for place, name in enumerate(table.header) if place not in places.values()]:
+        remarks.append(f"columns not used: {', '.join(unused[:10])}{', …' if len(unused) > 10 else ''}")
+    if unknown:
+        codes = ", ".join(f"'{code}'" for code, _ in unknown.most_common(5))
+        remarks.append(f"mentions with an unknown language ({codes}), read as language unknown: {unknown.total():,}")
+    if remarks:
+        logger.info("%s: %s", table.where, "; ".join(remarks))
+
+
+def _parse(field: str, cell: Any, path: Path | str, row: int, unknown: Counter[str]) -> Any:
+    """A cell as a value of its field. unknown: counts unknown languages."""
+    if field == "concept_ids":
+        parts: Iterator[str] = map(to_text, cell) if isinstance(cell, list) else iter(to_text(cell).split("|"))
+        return [part for each in parts if (part := each.strip())]
+    if isinstance(cell, list | dict):
+        kind = "a list" if isinstance(cell, list) else "an object"
+        raise DataError(f"{path}: expected one value in column '{field}', found {kind} in row {row:,}")
+    text = to_text(cell)
+    if field == "language":
+        try:
+            return to_iso(text) if text.strip() else UNKNOWN
+        except DataError:
+            unknown[text] += 1
+            return UNKNOWN
+    if field in ("start", "end"):
+        return _position(field, text, path, row)
+    return text if field == "mention" else text or None
+
+
+def _position(field: str, text: str, path: Path | str, row: int) -> int | None:
+    try:  # a workbook may have stored 12 as 12.0
+        return pa.scalar(int(text.strip().removesuffix(".0")), pa.int64()).as_py() if text.strip() else None
     except (ValueError, OverflowError):
-        raise DataError(f"{where}: expected a whole number in '{column}', found '{cell}'") from None
-    return cell if column == "mention" else cell or None
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise missing_file(path)
-    try:
-        table = pq.read_table(path)
-        absent = {"language": UNKNOWN, "concept_ids": []}
-        for field in SCHEMA:
-            if field.name != "mention" and field.name not in table.column_names:
-                table = table.append_column(field, pa.array([absent.get(field.name)] * table.num_rows, field.type))
-        table = table.select(SCHEMA.names).cast(SCHEMA)
-        languages = pa.array([to_iso(code) if code else UNKNOWN for code in table["language"].to_pylist()], pa.string())
-    except (KeyError, ValueError, OSError, pa.ArrowException) as error:
-        found = str(error).strip("'").splitlines()[0]
-        raise DataError(
-            f"{path}: expected a Parquet file with columns out of {', '.join(SCHEMA.names)}; found: {found}"
-        ) from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    return table.set_column(SCHEMA.get_field_index("language"), SCHEMA.field("language"), languages)
+        raise DataError(f"{path}: expected a whole number in column '{field}', found '{text}' in row {row:,}") from None
 
 
 def write_mentions(table: pa.Table, path: Path | str) -> None:
