@@ -1,5 +1,6 @@
 """Names → concepts, against a plain loop over all names; and the ranks of mentions, against plain loops over their parts."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS
 from xsap.evaluation.protocols import ReferenceDictionary, concept_ranks, reference_ranks
 from xsap.linking.dictionary import NameConcepts
+from xsap.linking.name_keys import MATCHES, SIMILAR, Hit
 from xsap.linking.ranking import NO_CONCEPT, Ranked, put_exact_first, rank_concepts
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
@@ -134,9 +136,24 @@ def test_one_more_name_is_fetched_where_the_last_one_ties():
     assert len(sure.asked) == 1
 
 
-def test_nothing_more_is_fetched_once_all_concepts_are_there():
-    table = ScoreTable([[1] * 100])
-    assert found(rank_concepts(table, concepts_of([[1], [0]] + [[1]] * 98, 2), 1, 9), 0) == [(0, 1, 1), (1, 0, 1)]
+def test_more_is_fetched_while_names_tie_though_all_concepts_are_there():
+    """A name that ties may be the preferred one of a concept, which then comes first."""
+    table = ScoreTable([[1] * 4 + [0] * 96])
+    lists = concepts_of([[0], [1], [0], [0]] + [[1]] * 96, 2)
+    assert found(rank_concepts(table, lists, 1, 9), 0) == [(0, 0, 1), (1, 1, 1)]
+    assert len(table.asked) == 1
+
+
+def test_of_equal_scores_the_concept_of_a_preferred_name_comes_first_and_that_name_counts():
+    lists = concepts_of([[0], [0, 1], [1], [2]], 3)
+    preferred = replace(lists, preferences=np.array([1, 1, 1, 3, 2], np.uint8))
+    assert found(rank_concepts(ScoreTable([[1, 1, 1, 1]]), preferred, 1, 3), 0) == [(1, 2, 1), (2, 3, 1), (0, 0, 1)]
+    assert found(rank_concepts(ScoreTable([[2, 1, 1, 1]]), preferred, 1, 3), 0) == [(0, 0, 2), (1, 2, 1), (2, 3, 1)]
+
+
+def test_nothing_more_is_fetched_once_all_names_are_there():
+    table = ScoreTable([[1] * 4])
+    assert found(rank_concepts(table, concepts_of([[1], [0]] + [[1]] * 2, 2), 1, 9), 0) == [(0, 1, 1), (1, 0, 1)]
     assert len(table.asked) == 1
 
 
@@ -172,24 +189,30 @@ def test_a_search_returns_no_more_names_than_names_per_search():
     wanted=st.integers(1, 12),
 )
 def test_concepts_of_exact_names_come_first_as_in_a_plain_loop(data, names, concepts, queries, wanted):
-    """Each query has some exact names, or none; concepts of exact names are ordered among themselves, and all others follow."""
+    """Each query names some concepts, or none, in some order; all others follow, as they were."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     scores = rng.integers(-2, 3, (queries, names)).astype(np.float32)
     lists = [sorted(set(rng.integers(concepts, size=rng.integers(1, 4)).tolist())) for _ in range(names)]
-    exact = rng.random((queries, names)) < 0.15
+    kinds = list(MATCHES)
+    hits = [
+        [Hit(int(c), int(rng.integers(names)), kinds[c % 4]) for c in rng.permutation(concepts)[: rng.integers(3)]]
+        for _ in range(queries)
+    ]
+    own_scores = [[1.0 + j for j in range(len(own))] for own in hits]
     ranked = rank_concepts(ScoreTable(scores), concepts_of(lists, concepts), queries, wanted)
-    query, row = np.nonzero(exact)
-    put_exact_first(ranked, query, scores[query, row], row, concepts_of(lists, concepts))
-    for number in range(queries):
-        first = plain_loop(scores[number].tolist(), lists, concepts, rows=set(np.flatnonzero(exact[number]).tolist()))
-        own = {concept for concept, *_ in first}
-        others = [one for one in plain_loop(scores[number].tolist(), lists, concepts) if one[0] not in own]
-        assert found(ranked, number) == (first + others)[:wanted]
+    matches = put_exact_first(ranked, hits, own_scores)
+    for number, own in enumerate(hits):
+        named = {hit.concept for hit in own}
+        others = [one for one in plain_loop(scores[number].tolist(), lists, concepts) if one[0] not in named]
+        first = [(hit.concept, hit.row, score) for hit, score in zip(own, own_scores[number], strict=True)]
+        width = min(wanted, concepts)
+        assert found(ranked, number) == (first + others)[:width]
+        assert matches[number] == ([hit.match for hit in own] + [SIMILAR] * width)[:width]
 
 
 def test_without_exact_names_the_ranking_is_unchanged():
-    ranked, nothing = Ranked(np.array([[3]]), np.array([[7]]), np.array([[0.5]], np.float32)), np.zeros(0, np.int64)
-    put_exact_first(ranked, nothing, nothing.astype(np.float32), nothing, concepts_of([[0]], 1))
+    ranked = Ranked(np.array([[3]]), np.array([[7]]), np.array([[0.5]], np.float32))
+    assert put_exact_first(ranked, [[]], [[]]) == [[SIMILAR]]
     assert [column.tolist() for column in ranked] == [[[3]], [[7]], [[0.5]]]
 
 
@@ -228,7 +251,8 @@ class Answers(NamedTuple):
     table: dict
     asked: list
 
-    def link(self, mentions, top_k):
+    def link(self, mentions, top_k, *, languages):
+        assert len(languages) == len(mentions)
         self.asked.append((list(mentions), top_k))
         return [
             Result(m, tuple(Candidate(c, c, f"{c} of {m}", 0.5) for c in self.table.get(m, ())[:top_k]))
