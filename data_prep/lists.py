@@ -17,8 +17,9 @@ import pyarrow as pa
 from data_prep.accounting import check_choice
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
-from xsap.files import RowCounts, file_ending, numbered_lines, open_csv, parse_json
+from xsap.files import RowCounts, file_ending, numbered_lines, parse_json
 from xsap.languages import ENGLISH, to_iso
+from xsap.tabular.delimited_text import open_delimited
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
@@ -129,7 +130,7 @@ def read_tsv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
 
 
 def _read_csv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
-    return _with_header(path, open_csv(path)[1], required)
+    return _with_header(path, open_delimited(path).rows, required)
 
 
 def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], required: Sequence[str]) -> NumberedRows:

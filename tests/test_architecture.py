@@ -325,6 +325,7 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/config.py": {"error['msg'][:1].lower", "str(value).lower"},
         "xsap/tabular/writers.py": {"out.suffix.lower"},
         "xsap/tabular/xlsx.py": {"part.casefold", "letters.casefold"},
+        "xsap/tabular/xlsx.py": {"part.casefold", "letters.casefold"},
         "xsap/plots.py": {"path.suffix.lower"},
         "xsap/terms/semantic_types.py": {"group.strip().casefold", "key.casefold"},
         "data_prep/accounting.py": {"text.strip().lower"},

@@ -1,4 +1,4 @@
-"""Opening text files: decompression, UTF-8, numbered lines, and the dialects of CSV, TSV, JSONL and JSON.
+"""Opening text files: decompression, encodings, numbered lines, JSONL and JSON.
 
 Every reader of a text file goes through this module, so that a missing, truncated, wrongly compressed or wrongly encoded file gives the same
 error everywhere: a DataError with file and line. Lines are read one at a time, and the length of a line is bounded. Two tools for readers
@@ -6,8 +6,9 @@ live here too: `prefetch_map`, which prepares the next pieces of a file in threa
 """
 
 import bz2
-import csv
+import codecs
 import gzip
+import io
 import json
 import re
 import zlib
@@ -16,20 +17,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import IO, Any, TypeVar
 
-from xsap.errors import DataError
+from xsap.errors import ConfigError, DataError
 
 MAX_LINE_BYTES = 1 << 30
-MAX_CELL_CHARS = (
-    1 << 24
-)  # csv's own limit is a few pages; without any, one open quote would read the whole file into memory
-_ROWS_PER_LIMIT = 1000  # CSV rows read each time that csv's global limit is set
+MAX_CELL_CHARS = 1 << 24  # without a limit, one open quote would read the whole file into memory
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 _BOM = b"\xef\xbb\xbf"
+_MARKS = {_BOM: "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_COMMON_ENCODINGS = (
+    "cp1252",
+    "cp1250",
+    "cp1251",
+    "gb18030",
+    "cp932",
+    "mac_roman",
+)  # tried for a suggestion, in this order
 _SIGNATURES = {
     b"\x1f\x8b": "a gzip file; rename it to end in .gz",
     b"PK\x03\x04": "a zip file or a workbook; if it is a workbook, rename it to end in .xlsx",
@@ -104,10 +110,78 @@ def _text_start(raw: bytes, path: Path) -> bytes:
     found = next((what for start, what in _SIGNATURES.items() if raw.startswith(start)), None)
     end = raw.find(b"\n")
     if not found and b"\0" in raw[: end if end >= 0 else None]:
-        found = "a NUL byte in its first line. Is it UTF-16? Then convert it to UTF-8"
+        found = "a NUL byte in its first line. Is it UTF-16? Then convert it to UTF-8, or add --encoding utf-16-le"
     if found:
         raise DataError(f"{path}: expected text in UTF-8, found {found}")
     return raw.removeprefix(_BOM)
+
+
+def text_encoding(path: Path, encoding: str | None = None) -> str:
+    """The encoding of a text file: what its byte-order mark says, or else the one that is given, or else `utf-8`.
+
+    Raises ConfigError for an encoding that Python does not know.
+    """
+    with open_bytes(path) as stream:
+        start = stream.read(4)
+    marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
+    if marked or encoding is None:
+        return marked or "utf-8"
+    try:
+        b"a".decode(encoding, "replace")
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise ConfigError(
+            f"--encoding '{encoding}': expected the name of an encoding, such as cp1252, utf-16 or gb18030"
+        ) from None
+
+
+def text_lines(
+    path: Path, *, encoding: str | None = None, max_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line with its end) of a text file in any encoding; only `\\n` ends a line.
+
+    Args:
+        path: The file; `.gz` and `.bz2` are decompressed.
+        encoding: Its encoding; UTF-8 by default. A byte-order mark of UTF-8 or UTF-16 is always obeyed.
+        max_bytes: The longest line.
+
+    Raises:
+        DataError: With file and line, while the lines are read; it suggests an encoding.
+        ConfigError: For an unknown encoding.
+    """
+    name = text_encoding(path, encoding)
+    if name == "utf-8":
+        for number, raw in byte_lines(path, max_bytes=max_bytes):
+            try:
+                yield number, raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: {_not_utf8(raw[error.start], error.start)}{_suggest(raw)}") from None
+        return
+    number = 0
+    with open_bytes(path) as stream:
+        text = io.TextIOWrapper(stream, name, newline="\n")
+        try:
+            while line := text.readline(max_bytes):
+                number += 1
+                if len(line) >= max_bytes:
+                    raise DataError(f"{path}:{number}: expected lines, found one of more than {max_bytes:,} characters")
+                yield number, line
+        except UnicodeError as error:
+            found = str(error).splitlines()[0]
+            raise DataError(
+                f"{path}: expected text in {name}, found after line {number:,}: {found}. Is it in another encoding?"
+            ) from None
+
+
+def _suggest(raw: bytes) -> str:
+    """The end of a message about a line that is not in UTF-8: an encoding that it can be in."""
+    for name in _COMMON_ENCODINGS:
+        try:
+            raw.decode(name)
+        except UnicodeDecodeError:
+            continue
+        return f", or add --encoding {name}. In Excel, save it as 'CSV UTF-8'"
+    return ". In Excel, save it as 'CSV UTF-8'"
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -120,8 +194,11 @@ def read_lines(path: Path | str) -> list[str]:
     """All lines of a file without their ends; only `\\n` and `\\r\\n` end a line. Raises DataError."""
     path = Path(path)
     with open_bytes(path) as stream:
-        raw = _text_start(stream.read(), path)
+        raw = stream.read()
     try:
+        if _MARKS.get(raw[:2]) == "utf-16":
+            raw = raw.decode("utf-16").encode()
+        raw = _text_start(raw, path)
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         number, start = raw.count(b"\n", 0, error.start) + 1, raw.rfind(b"\n", 0, error.start) + 1
@@ -130,8 +207,11 @@ def read_lines(path: Path | str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _decoded_lines(path: Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
-    for number, raw in byte_lines(path, max_bytes=max_bytes):
+def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    if text_encoding(path) != "utf-8":
+        yield from text_lines(path)
+        return
+    for number, raw in byte_lines(path):
         try:
             yield number, raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -163,100 +243,14 @@ def _not_utf8(byte: int, offset: int) -> str:
     return f"expected UTF-8, found byte 0x{byte:02x} at column {offset + 1:,} of the line; convert the file to UTF-8"
 
 
-# CSV, TSV, JSONL, JSON
+# JSONL, JSON
 
 
-def csv_delimiter(header: str) -> str:
-    """The delimiter of a CSV file, from its first line: a comma, or the semicolon that Excel writes in countries with a decimal comma."""
-    return ";" if header.count(";") > header.count(",") else ","
-
-
-def open_csv(
-    path: Path, *, max_cell_chars: int = MAX_CELL_CHARS, max_line_bytes: int = MAX_LINE_BYTES
-) -> tuple[str, Iterator[tuple[int, list[str]]]]:
-    """Open a CSV file: RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), with commas or semicolons.
-
-    Args:
-        path: The file; `.gz` and `.bz2` are decompressed.
-        max_cell_chars: The longest cell; a longer one is most likely a quote left open.
-        max_line_bytes: The longest line.
-
-    Returns:
-        The delimiter, and the rows with the line that each begins in: the header first, then rows with as many cells. A blank line is
-        skipped, except in a file of one column, where it is an empty cell. Cells keep their line breaks.
-
-    Raises:
-        DataError: With file and line; for rows, while they are read.
-    """
-    lines = (line for _, line in _decoded_lines(path, max_bytes=max_line_bytes))
-    first = next(lines, "")
-    delimiter = csv_delimiter(first)
-    return delimiter, _csv_rows(chain([first], lines), path, delimiter, max_cell_chars)
-
-
-def _csv_rows(lines: Iterator[str], path: Path, delimiter: str, max_cell_chars: int) -> Iterator[tuple[int, list[str]]]:
-    records = csv.reader(lines, delimiter=delimiter, strict=True)
-    width = last = 0
-    while True:
-        block: list[tuple[int, list[str]]] = []
-        error = None
-        with _csv_limit(max_cell_chars):
-            try:
-                block.extend((records.line_num, row) for row in islice(records, _ROWS_PER_LIMIT))
-            except csv.Error as found:  # raised after the rows before it were checked
-                error = found
-        for end, row in block:
-            number, last = last + 1, end
-            if row or width == 1:
-                width = width or len(row)
-                yield number, _with_width(row or [""], width, path, number)
-        if error:
-            raise DataError(
-                f"{path}:{last + 1}: expected CSV as in RFC 4180, found in the row that begins here: "
-                f"{_csv_error(error, max_cell_chars)}"
-            )
-        if not block:
-            return
-
-
-def _csv_error(error: csv.Error, max_cell_chars: int) -> str:
-    if "new-line" in str(error):
-        return "a carriage return outside quotes. Does the file end its lines as old Macs did? Then convert it"
-    if "field limit" in str(error):
-        return f"a cell of more than {max_cell_chars:,} characters. Is a quote left open?"
-    return f"{error}. Is a quote left open?"
-
-
-@contextmanager
-def _csv_limit(max_cell_chars: int) -> Iterator[None]:
-    """Set csv's limit, which is global, for a moment."""
-    before = csv.field_size_limit(max_cell_chars)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def read_tsv(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a tab-separated file without quoting, as `open_csv` gives them. Raises DataError."""
-    width = 0
-    for number, line in _decoded_lines(path, max_bytes=max_line_bytes):
-        line = line.removesuffix("\n").removesuffix("\r")
-        if line or width <= 1:
-            row = line.split("\t")
-            width = width or len(row)
-            yield number, _with_width(row, width, path, number)
-
-
-def _with_width(row: list[str], width: int, path: Path, number: int) -> list[str]:
-    if len(row) != width:
-        raise DataError(f"{path}:{number}: expected {width} field(s) as in the header, found {len(row)}")
-    return row
-
-
-def read_jsonl(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(
+    path: Path, *, encoding: str | None = None, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank; NaN, which is not JSON but common, is None. Raises DataError."""
-    for number, line in _decoded_lines(path, max_bytes=max_line_bytes):
+    for number, line in text_lines(path, encoding=encoding, max_bytes=max_line_bytes):
         if line.strip():
             where = f"{path}:{number}"
             record = _load_json(

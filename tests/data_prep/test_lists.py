@@ -166,9 +166,9 @@ def test_id_name_lines_are_read(tmp_path_factory, pairs):
         ),
         (
             "x.csv",
-            'concept_id,name,language\nA,"b\nc",en\nA,b\n',
+            'concept_id,name,language\nA,"b\nc",en\nA,b,c,d\n',
             {},
-            ":4: expected 3 field(s) as in the header, found 2",
+            ":4: expected 3 field(s) as in the header, found 4",
         ),
         ("x.jsonl", '\n{"concept_id": "A"}\n', {}, ":2: expected a JSON object"),
         ("x.jsonl", '{"concept_id": \n', {}, ":1: expected one JSON object per line"),

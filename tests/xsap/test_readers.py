@@ -6,12 +6,8 @@ import gzip
 import itertools
 import json
 import math
-import random
-import sys
 import tracemalloc
 import uuid
-import warnings
-import zipfile
 
 import openpyxl
 import pyarrow as pa
@@ -32,7 +28,7 @@ from xsap.tabular.cells import (
     to_column,
     to_text,
 )
-from xsap.tabular.readers import open_table, read_xlsx, table_of_terms
+from xsap.tabular.readers import open_table, table_of_terms
 
 # Cells and columns
 
@@ -257,7 +253,10 @@ def test_column_index_suggests_the_most_similar_column():
         DataError, match=r"^f\.csv: expected a column 'term', found id, terms, two, two; did you mean 'terms'\?$"
     ):
         found.column_index("term")
-    with pytest.raises(DataError, match=r"^f\.csv: expected one column 'two', found two of that name$"):
+    with pytest.raises(
+        DataError,
+        match=r"^f\.csv: expected one column 'two', found the columns 3 and 4 of that name\. Rename all but one$",
+    ):
         found.column_index("two")
     found.header[:] = [f"c{i}" for i in range(99)]
     with pytest.raises(DataError, match=r"c48, c49, …"):
@@ -269,20 +268,20 @@ def test_column_index_suggests_the_most_similar_column():
     [
         ("x.csv", "", r"x\.csv: expected a header with column names, found an empty file$"),
         ("x.csv", "\n\n", r"x\.csv: expected a header with column names, found an empty file$"),
-        ("x.csv", ",\n1,2\n", "found an empty file"),
+        ("x.csv", ",\n\n,\n", "found an empty file"),
         ("x.tsv", "", "found an empty file"),
         ("x.jsonl", "", "found an empty file"),
         ("x.jsonl", "{}\n", "found an empty file"),
-        ("x.csv", "a,b\n" + "1,2\n" * 5000 + "1\n", r"x\.csv:5002: expected 2 field"),  # reported when it is opened
+        ("x.csv", "a,b\n" + "1,2\n" * 5000 + "1,2,3\n", r"x\.csv:5002: expected 2 field"),  # reported when it is opened
         (
             "x.jsonl",
             "\n".join(f'{{"k{i}": 1}}' for i in range(10_002)),
             r"x\.jsonl: expected at most 10,000 columns, found more",
         ),
         (
-            "x.xls",
+            "x.html",
             "",
-            r"x\.xls: expected a file that ends in \.csv, \.tsv, \.jsonl \(or one of these and \.gz\), \.parquet or \.xlsx$",
+            r"x\.html: expected a file that ends in \.csv, \.tsv, \.txt, .* \(or one of these and \.gz\), \.parquet, \.xlsx.* or \.ods$",
         ),
         (
             "x.parquet.gz",
@@ -303,7 +302,7 @@ def test_open_table_reports_what_it_cannot_read(tmp_path, name, data, message):
 
 def test_sheet_is_an_option_of_workbooks_only(tmp_path):
     (tmp_path / "x.csv").write_text("term\n")
-    with pytest.raises(ConfigError, match=r"^--sheet 'S' is for \.xlsx files, found .*x\.csv$"):
+    with pytest.raises(ConfigError, match=r"^--sheet 'S' is for workbooks, found .*x\.csv; remove it$"):
         open_table(tmp_path / "x.csv", sheet="S")
     workbook(tmp_path / "x.xlsx", [["term"]])
     assert open_table(tmp_path / "x.xlsx", sheet="Sheet").sheet == "Sheet"
@@ -390,154 +389,3 @@ def test_reading_needs_the_memory_of_one_chunk(tmp_path, kind):
 
     small, large = peak(2_000), peak(24_000)
     assert large < 1.5 * small + 200_000
-
-
-# Workbooks
-
-
-def save_workbook(path, rows, *, sheets=("Sheet1",)):
-    import openpyxl
-
-    book = openpyxl.Workbook()
-    book.active.title = sheets[0]
-    for title in sheets[1:]:
-        book.create_sheet(title).append([title])
-    for row in rows:
-        book.active.append(row)
-    book.save(path)
-
-
-def test_xlsx_cells_are_read_as_json_has_them(tmp_path):
-    day, moment = datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29, 13, 5, 7)
-    header = ["text", "int", "float", "bool", "date", "moment", "midnight", "time", "length", "empty"]
-    row = [
-        "=1+1",
-        7,
-        1.5,
-        True,
-        day,
-        moment,
-        datetime.datetime(2024, 2, 29),
-        datetime.time(8, 30),
-        datetime.timedelta(hours=30),
-        None,
-    ]
-    save_workbook(tmp_path / "x.xlsx", [header, ["fièvre\nhaute", *row[1:]]])
-    assert list(read_xlsx(tmp_path / "x.xlsx", None)) == [
-        header,
-        [
-            "fièvre\nhaute",
-            7,
-            1.5,
-            True,
-            "2024-02-29",
-            "2024-02-29T13:05:07",
-            "2024-02-29T00:00:00",
-            "08:30:00",
-            "1 day, 6:00:00",
-        ],
-    ]
-
-
-def test_xlsx_time_hidden_by_a_date_format_is_kept(tmp_path):
-    import openpyxl
-
-    book = openpyxl.Workbook()
-    book.active["A1"] = datetime.datetime(2024, 2, 29, 13, 5)
-    book.active["A1"].number_format = "yyyy-mm-dd"
-    book.save(tmp_path / "x.xlsx")
-    assert list(read_xlsx(tmp_path / "x.xlsx", None)) == [["2024-02-29T13:05:00"]]
-
-
-def test_xlsx_empty_rows_are_read_only_between_others(tmp_path):
-    save_workbook(tmp_path / "x.xlsx", [[], [None, None], ["term", "n"], ["a"], [], [None], ["b", 2], [], [None]])
-    assert list(read_xlsx(tmp_path / "x.xlsx", None)) == [["term", "n"], ["a"], [], [], ["b", 2]]
-
-
-def test_xlsx_sheet_is_chosen_by_name(tmp_path):
-    save_workbook(tmp_path / "x.xlsx", [["first"]], sheets=("One", "Two"))
-    assert list(read_xlsx(tmp_path / "x.xlsx", None)) == list(read_xlsx(tmp_path / "x.xlsx", "One")) == [["first"]]
-    assert list(read_xlsx(tmp_path / "x.xlsx", "Two")) == [["Two"]]
-    with pytest.raises(DataError, match=r"x\.xlsx: expected a sheet 'two', found One, Two$"):
-        list(read_xlsx(tmp_path / "x.xlsx", "two"))
-
-
-MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-OFFICE = "http://schemas.openxmlformats.org"
-BY_HAND = {  # the parts of ECMA-376 that a workbook can't do without
-    "[Content_Types].xml": f'<Types xmlns="{OFFICE}/package/2006/content-types"><Default Extension="xml" ContentType="application/xml"/>'
-    '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml"'
-    ' ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/><Override PartName="/xl/worksheets/s.xml"'
-    ' ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/></Types>',
-    "_rels/.rels": f'<Relationships xmlns="{OFFICE}/package/2006/relationships"><Relationship Id="r1" Type="{OFFICE}/officeDocument/2006/'
-    'relationships/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-    "xl/workbook.xml": f'<workbook {MAIN} xmlns:r="{OFFICE}/officeDocument/2006/relationships"><sheets><sheet name="S" sheetId="1" r:id="r1"/>'
-    "</sheets></workbook>",
-    "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{OFFICE}/package/2006/relationships"><Relationship Id="r1" Type="{OFFICE}/'
-    'officeDocument/2006/relationships/worksheet" Target="worksheets/s.xml"/></Relationships>',
-}
-
-
-def by_hand(path, rows):
-    sheet = f'<worksheet {MAIN}><dimension ref="A1"/><sheetData>{rows}</sheetData></worksheet>'
-    with zipfile.ZipFile(path, "w") as book:
-        for name, content in {**BY_HAND, "xl/worksheets/s.xml": sheet}.items():
-            book.writestr(name, content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # none may reach the user: openpyxl's is that there are no styles
-        return list(read_xlsx(path, None))
-
-
-def test_xlsx_formulas_give_values_and_a_wrong_dimension_hides_nothing(tmp_path):
-    rows = (
-        '<row r="2"><c r="B2" t="inlineStr"><is><t>term</t></is></c><c r="C2" t="str"><f>"a"&amp;"b"</f><v>ab</v></c></row>'
-        '<row r="5"><c r="A5"><f>1+1</f><v>2</v></c><c r="B5" t="b"><v>1</v></c><c r="C5" t="e"><v>#N/A</v></c><c r="D5"><f>B1</f></c>'
-        '<c r="F5"><v>1E3</v></c></row>'
-    )
-    assert by_hand(tmp_path / "x.xlsx", rows) == [[None, "term", "ab"], [], [], [2, True, "#N/A", None, None, 1000]]
-
-
-def test_xlsx_row_beyond_the_last_possible_one_is_reported(tmp_path):
-    rows = '<row r="1"><c r="A1"><v>1</v></c></row><row r="99999999999"><c r="A99999999999"><v>1</v></c></row>'
-    with pytest.raises(DataError, match=r"expected at most 1,048,576 rows in a sheet, found more"):
-        by_hand(tmp_path / "x.xlsx", rows)
-
-
-def test_text_that_is_no_workbook_is_reported(tmp_path):
-    (tmp_path / "x.xlsx").write_bytes(b"term\n")
-    with pytest.raises(
-        DataError,
-        match=r"x\.xlsx: expected an \.xlsx workbook, found no workbook\. Is it damaged, protected by a password, or",
-    ):
-        list(read_xlsx(tmp_path / "x.xlsx", None))
-    with pytest.raises(DataError, match="none: expected a file, found nothing there"):
-        list(read_xlsx(tmp_path / "none", None))
-
-
-def test_damaged_workbooks_are_reported_in_one_line(tmp_path):
-    path = tmp_path / "x.xlsx"
-    save_workbook(path, [["term", "n"], *([f"t{i}", i] for i in range(50))])
-    whole, draw = path.read_bytes(), random.Random(3)
-    reported = 0
-    for trial in range(120):
-        data = bytearray(whole)
-        if trial % 2:
-            data = data[: draw.randrange(len(data))]
-        for _ in range(4):
-            if data:
-                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-        path.write_bytes(data)
-        try:
-            list(read_xlsx(path, None))
-        except DataError as error:
-            reported += "\n" not in str(error)
-    assert reported > 80
-
-
-def test_xlsx_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(
-        ConfigError,
-        match=r"x\.xlsx: reading \.xlsx needs openpyxl, found none; install it: pip install 'xsap\[xlsx\]'$",
-    ):
-        list(read_xlsx(tmp_path / "x.xlsx", None))
