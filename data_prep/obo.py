@@ -10,6 +10,7 @@ as JSONPath (RFC 9535).
 """
 
 import re
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,27 @@ from typing import Any
 from data_prep.ontology_model import (
     LABEL,
     OBO_IN_OWL,
+    PREFIXES,
     RDFS,
-    SCOPE_OF,
+    SCOPES,
     NameRecord,
     Ontology,
     add_property,
     add_reference,
+    expand,
+    holds_names,
     identifier,
     kind_of_synonym,
+    scope_of,
 )
 from xsap.errors import DataError
 from xsap.files import check_json_type, numbered_lines, parse_json
 from xsap.languages import ENGLISH
 
 _SYNONYM = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?\s*(?P<type>[^\s\[{]*)')
+_SCOPED_TAGS = {f"{scope.lower()}_synonym": scope for scope in SCOPES}  # of OBO 1.0, where the scope is part of the tag
+_PROPERTY_VALUE = re.compile(r'(?P<property>\S+)\s+"(?P<text>(?:[^"\\]|\\.)*)"')
+_WORD = re.compile(r"(?:[^\s\\]|\\.)*")
 _TRAILER = re.compile(r"(?<!\\)\s(?=[{!])")  # where modifiers or a comment may begin
 _CLOSED = re.compile(r"\}\s*(?=!|$)")  # where modifiers may end
 _ESCAPE = re.compile(r"\\(.)")
@@ -39,15 +47,17 @@ _UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 
 def read_obo(path: Path) -> Ontology:
     """Read the terms of an OBO file. Raises DataError with file and line."""
-    ontology, stanza, kind = Ontology(), list[tuple[str, str, int]](), ""
+    ontology, stanza, kind, prefixes = Ontology(), list[tuple[str, str, int]](), "", dict(PREFIXES)
     for number, line in chain(numbered_lines(path), [(0, "[End]")]):
         if line.startswith("["):
             if kind == "[Term]":
-                _add_term(ontology, stanza, path)
+                _add_term(ontology, stanza, prefixes, path)
             stanza, kind = [], line.strip()
         elif ":" in line:
             tag, value = line.split(":", 1)
             stanza.append((tag, value.strip(), number))
+            if not kind and tag == "idspace" and len(words := value.split()) > 1:
+                prefixes[words[0]] = _unescape(words[1])
     if not ontology.living:
         raise DataError(
             f"{path}: expected an OBO file with [Term] stanzas, found none that is not obsolete. Is it the right file?"
@@ -55,24 +65,32 @@ def read_obo(path: Path) -> Ontology:
     return ontology
 
 
-def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], path: Path) -> None:
+def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], prefixes: Mapping[str, str], path: Path) -> None:
     """Add one stanza: its (tag, value, line number) in order."""
     ids = [_plain(value) for tag, value, _ in stanza if tag == "id" and _plain(value)]
     if len(ids) != 1:
         raise DataError(f"{path}:{stanza[0][2] if stanza else 1}: expected one id in this [Term], found {len(ids)}")
-    obsolete = any(tag == "is_obsolete" and _plain(value) == "true" for tag, value, _ in stanza)
+    obsolete = any(tag == "is_obsolete" and _plain(value) in {"true", "True", "TRUE", "1"} for tag, value, _ in stanza)
     (ontology.obsolete if obsolete else ontology.living).add(ids[0])
     for tag, value, number in stanza:
         if tag == "name":
             ontology.names.append(NameRecord(ids[0], ENGLISH, _plain(value), LABEL, kind="preferred"))
         elif tag == "synonym":
             ontology.names.append(_synonym(ids[0], value, f"{path}:{number}"))
+        elif tag in _SCOPED_TAGS:
+            record = _synonym(ids[0], value, f"{path}:{number}")
+            ontology.names.append(record._replace(scope=_SCOPED_TAGS[tag]))
+        elif tag == "property_value" and (match := _PROPERTY_VALUE.match(value)):
+            iri = expand(_unescape(match["property"]), prefixes)
+            unread = {iri} if holds_names(iri) else ()
+            add_property(ontology, ids[0], iri, _unescape(match["text"]), unread=unread)
         elif tag == "alt_id":
             ontology.merged[_plain(value)] = ids[0]
         elif tag == "replaced_by":
             ontology.replaced[ids[0]].append(_plain(value))
         elif tag == "xref":
-            add_reference(ontology, ids[0], value)
+            word = _WORD.match(value)
+            add_reference(ontology, ids[0], _unescape(word[0] if word else ""))
 
 
 def _synonym(concept_id: str, value: str, where: str) -> NameRecord:
@@ -105,10 +123,19 @@ def read_obographs(path: Path) -> Ontology:
             f"{path}: expected an obographs document with 'graphs', found {', '.join(list(document)[:8]) or 'nothing'} in it"
         )
     ontology = Ontology()
-    for g, graph in enumerate(_objects(document, "graphs", f"{path}: $")):
-        for n, node in enumerate(_objects(graph, "nodes", f"{path}: $.graphs[{g}]")):
-            if node.get("type") == "CLASS":
-                _add_node(ontology, node, f"{path}: $.graphs[{g}].nodes[{n}]")
+    nodes = [
+        (f"{path}: $.graphs[{g}].nodes[{n}]", node)
+        for g, graph in enumerate(_objects(document, "graphs", f"{path}: $"))
+        for n, node in enumerate(_objects(graph, "nodes", f"{path}: $.graphs[{g}]"))
+    ]
+    labels = {  # of properties
+        _get(node, "id", str, where, ""): _get(node, "lbl", str, where, "")
+        for where, node in nodes
+        if node.get("type") == "PROPERTY"
+    }
+    for where, node in nodes:
+        if node.get("type") == "CLASS":
+            _add_node(ontology, node, labels, where)
     ontology.living -= ontology.obsolete
     if not ontology.living:
         raise DataError(
@@ -117,7 +144,7 @@ def read_obographs(path: Path) -> Ontology:
     return ontology
 
 
-def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
+def _add_node(ontology: Ontology, node: dict[str, Any], labels: Mapping[str, str], where: str) -> None:
     concept_id = identifier(_get(node, "id", str, where, ""))
     if not concept_id:
         raise DataError(f"{where}: expected an id, found none")
@@ -128,7 +155,7 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
     for synonym in _objects(meta, "synonyms", where):
         predicate, name = _get(synonym, "pred", str, where, ""), _get(synonym, "val", str, where, "")
         iri = predicate if ":" in predicate else OBO_IN_OWL + predicate
-        if SCOPE_OF.get(iri, LABEL) == LABEL:
+        if scope_of(iri) in {None, LABEL}:
             ontology.names.append(
                 NameRecord(
                     concept_id, ENGLISH, name, predicate, rejection_reason=f"synonym of unknown scope {predicate}"
@@ -141,7 +168,10 @@ def _add_node(ontology: Ontology, node: dict[str, Any], where: str) -> None:
     for reference in _objects(meta, "xrefs", where):
         add_reference(ontology, concept_id, _get(reference, "val", str, where, ""))
     for one in _objects(meta, "basicPropertyValues", where):
-        add_property(ontology, concept_id, _get(one, "pred", str, where, ""), _get(one, "val", str, where, ""))
+        iri, value = _get(one, "pred", str, where, ""), _get(one, "val", str, where, "")
+        unread = {iri} if "://" not in value and holds_names(iri, labels.get(iri, "")) else ()
+        language = _get(one, "lang", str, where, "")
+        add_property(ontology, concept_id, iri, value, language=language, unread=unread)
 
 
 def _objects(parent: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:

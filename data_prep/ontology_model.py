@@ -5,7 +5,9 @@ the format: an IRI that ends in PREFIX_LOCAL becomes PREFIX:LOCAL, as in OBO (ht
 by their IRI (https://owlcollab.github.io/oboformat/doc/obo-syntax.html, section 5; https://www.w3.org/TR/skos-reference/).
 """
 
+import re
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -18,13 +20,32 @@ LABEL = "rdfs:label"  # the scope of a concept's label
 
 OBO, OBO_IN_OWL = "http://purl.obolibrary.org/obo/", "http://www.geneontology.org/formats/oboInOwl#"
 RDFS, SKOS = "http://www.w3.org/2000/01/rdf-schema#", "http://www.w3.org/2004/02/skos/core#"
+PREFIXES = {
+    "rdfs": RDFS, "skos": SKOS, "oboInOwl": OBO_IN_OWL, "oio": OBO_IN_OWL, "IAO": f"{OBO}IAO_", "OBI": f"{OBO}OBI_", "OMO": f"{OBO}OMO_", "obo": OBO,
+    "efo": "http://www.ebi.ac.uk/efo/", "NCIT": "http://ncicb.nci.nih.gov/xml/owl/EVS/Thesaurus.owl#", "schema": "http://schema.org/",
+    "dc": "http://purl.org/dc/elements/1.1/", "dcterms": "http://purl.org/dc/terms/", "terms": "http://purl.org/dc/terms/",
+    "owl": "http://www.w3.org/2002/07/owl#",
+}  # fmt: skip
+"""Prefix of a short property name → the IRI that it stands for, for files that do not define it."""
+
 DEPRECATED = "http://www.w3.org/2002/07/owl#deprecated"
 REPLACED_BY = f"{OBO}IAO_0100001"
 ALTERNATIVE_ID = f"{OBO_IN_OWL}hasAlternativeId"
 REFERENCE = f"{OBO_IN_OWL}hasDbXref"
-SCOPE_OF = {f"{RDFS}label": LABEL, f"{SKOS}prefLabel": LABEL, f"{SKOS}altLabel": "EXACT"}
-SCOPE_OF |= {f"{OBO_IN_OWL}has{scope.title()}Synonym": scope for scope in SCOPES}
-PROPERTIES = {*SCOPE_OF, DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # those that `add_property` understands
+_TRUE = {"true", "True", "TRUE", "1"}
+PROPERTIES = {DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # read, and not names
+# The properties that hold names. IAO:0000118: alternative label, 0000111: editor preferred label, 0000589: OBO Foundry unique label;
+# OBI:9991118 and 0001847, 0001886: alternative terms of IEDB, ISA and FGED; NCIt's P90: FULL_SYN, P108: Preferred_Name.
+_NAMES_OF_SCOPE = {
+    LABEL: "rdfs:label skos:prefLabel",
+    "EXACT": """skos:altLabel efo:alternative_term IAO:0000118 IAO:0000111 IAO:0000589 OBI:9991118 OBI:0001847 OBI:0001886 NCIT:P90 NCIT:P108
+        schema:name schema:alternateName dc:title dcterms:title dcterms:alternative""",
+    "RELATED": "skos:hiddenLabel oboInOwl:hasSynonym oboInOwl:synonym",
+}
+# What the last words of a property's name are, if it holds names: alternative_label, shortName, has_acronym
+_HOLDS_NAMES = re.compile(
+    r"(^|\s)(synonyms?|syn|alias(es)?|acronyms?|abbreviations?|labels?|titles?|names?|terms?)$", re.IGNORECASE
+)
 
 # Synonym types of abbreviations: HPO's, Mondo's, and those of https://github.com/information-artifact-ontology/ontology-metadata
 _ABBREVIATIONS = {"abbreviation", "ABBREVIATION", "OMO:0003000", "OMO:0003012"}
@@ -62,25 +83,61 @@ class Ontology:
     references: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
+def expand(short: str, prefixes: Mapping[str, str] = PREFIXES) -> str:
+    """The IRI of a property: skos:altLabel → http://www.w3.org/2004/02/skos/core#altLabel; an IRI is returned unchanged."""
+    prefix, colon, local = short.partition(":")
+    return prefixes[prefix] + local if colon and prefix in prefixes else short
+
+
+@cache
+def scope_of(property_iri: str) -> str | None:
+    """The scope of the names that a property holds; None for a property that is not read as one of names."""
+    return _SCOPES.get(_comparable(property_iri))
+
+
+@cache
+def holds_names(property_iri: str, label: str = "") -> bool:
+    """Whether a property holds names, as far as its IRI or its label says so: http://x.org/shortName, or one labeled FULL_SYN."""
+    if property_iri in PROPERTIES:
+        return False
+    if scope_of(property_iri):
+        return True
+    for text in (_last_part(property_iri), label):
+        spaced = re.sub("(?<=[a-z])(?=[A-Z])", " ", text).replace("_", " ").replace("-", " ")
+        if _HOLDS_NAMES.search(spaced):
+            return True
+    return False
+
+
 def add_property(
-    ontology: Ontology, concept_id: str, property_iri: str, value: str, *, language: str = "", kind: str = ""
+    ontology: Ontology,
+    concept_id: str,
+    property_iri: str,
+    value: str,
+    *,
+    language: str = "",
+    kind: str = "",
+    unread: Collection[str] = (),
 ) -> None:
     """Add the value of one property of a concept.
 
     Args:
         ontology: Takes the value.
         concept_id: The concept.
-        property_iri: The property; one that is not in PROPERTIES is ignored.
+        property_iri: The property. One that is not read is ignored, unless it is in `unread`.
         value: A text or an IRI.
         language: Any language code of a name; English if empty.
         kind: The kind of a name; by default a label is preferred and all others are synonyms.
+        unread: Properties that hold names, but are not known: their names are counted as dropped.
     """
-    scope = SCOPE_OF.get(property_iri)
-    if scope:
+    scope = scope_of(property_iri)
+    if scope or property_iri in unread:
         code, rejection_reason = parse_language(language) if language else (ENGLISH, None)
+        if not scope:
+            rejection_reason = f"names of a property that is not read: {property_iri}"
         kind = kind or ("preferred" if scope == LABEL else "synonym")
         ontology.names.append(
-            NameRecord(concept_id, code, value.strip(), scope, kind=kind, rejection_reason=rejection_reason)
+            NameRecord(concept_id, code, value.strip(), scope or "", kind=kind, rejection_reason=rejection_reason)
         )
     elif property_iri == ALTERNATIVE_ID:
         ontology.merged[identifier(value)] = concept_id
@@ -88,7 +145,7 @@ def add_property(
         ontology.replaced[concept_id].append(identifier(value))
     elif property_iri == REFERENCE:
         add_reference(ontology, concept_id, value)
-    elif property_iri == DEPRECATED and value.strip() in {"true", "1"}:
+    elif property_iri == DEPRECATED and value.strip().partition("^^")[0].strip('"') in _TRUE:
         ontology.obsolete.add(concept_id)
 
 
@@ -123,3 +180,22 @@ def parse_language(code: str) -> tuple[str, str | None]:
 
 def _last_part(iri: str) -> str:
     return iri[max(iri.rfind("/"), iri.rfind("#")) + 1 :]
+
+
+def _comparable(iri: str) -> str:
+    """An IRI in lower case and without its scheme: files write oboInOWL, relatedsynonym, https."""
+    return iri.lower().partition("://")[2]
+
+
+_SCOPES = {_comparable(expand(name)): scope for scope, names in _NAMES_OF_SCOPE.items() for name in names.split()}
+_SCOPES |= {
+    _comparable(f"{OBO_IN_OWL}{form}"): scope
+    for scope in SCOPES
+    for form in (
+        f"has{scope}Synonym",
+        f"{scope}Synonym",
+        f"has_{scope}_synonym",
+        f"{scope}_synonym",
+        f"has{scope}Synonyms",
+    )
+}

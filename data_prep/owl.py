@@ -7,7 +7,7 @@ else in a DTD, which could expand without limit, is refused before parsing.
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 from xml.parsers import expat
@@ -15,12 +15,14 @@ from xml.parsers import expat
 from data_prep.ontology_model import (
     OBO_IN_OWL,
     PROPERTIES,
-    SCOPE_OF,
+    RDFS,
     SKOS,
     Ontology,
     add_property,
+    holds_names,
     identifier,
     kind_of_synonym,
+    scope_of,
 )
 from xsap.errors import DataError
 from xsap.files import open_bytes
@@ -32,7 +34,9 @@ _RDF, _OWL, _XML = (
 )
 _ABOUT, _ID, _RESOURCE, _TYPE = f"{{{_RDF}}}about", f"{{{_RDF}}}ID", f"{{{_RDF}}}resource", f"{_RDF}type"
 _LANGUAGE, _BASE = f"{{{_XML}}}lang", f"{{{_XML}}}base"
-_CLASS, _AXIOM = {f"{_OWL}Class", f"{SKOS}Concept"}, f"{_OWL}Axiom"
+_DEPRECATED_CLASS, _AXIOM = f"{_OWL}DeprecatedClass", f"{_OWL}Axiom"
+_CLASS = {f"{_OWL}Class", f"{RDFS}Class", f"{SKOS}Concept", _DEPRECATED_CLASS}
+_ANNOTATION_PROPERTY = {f"{_OWL}AnnotationProperty", f"{_OWL}DatatypeProperty"}
 _ANNOTATED = tuple(f"{_OWL}annotated{part}" for part in ("Source", "Property", "Target"))
 _SYNONYM_TYPE = f"{OBO_IN_OWL}hasSynonymType"
 _WANTED = {*PROPERTIES, *_ANNOTATED, _SYNONYM_TYPE, _TYPE}
@@ -45,6 +49,7 @@ class _Property(NamedTuple):
     iri: str
     value: str  # a text, or the IRI of what it points to
     language: str
+    is_text: bool = True
 
 
 class _Node(NamedTuple):
@@ -60,17 +65,31 @@ def read_owl(path: Path) -> Ontology:
     with open_bytes(path) as stream:
         _check_dtd(stream, path)
     ontology, classes, abbreviations = Ontology(), set[str](), set[tuple[str, str, str]]()
+    labels = dict[str, str]()  # of properties, which OWL tools write before the classes
+
+    def is_wanted(iri: str) -> bool:
+        return iri in _WANTED or holds_names(iri, labels.get(iri, ""))
+
     with open_bytes(path) as stream:
-        for node in _nodes(stream, path):
+        for node in _nodes(stream, path, is_wanted):
             if _AXIOM in node.types:
                 values = {one.iri: one.value for one in node.properties}
                 source, about, target = (values.get(iri, "") for iri in _ANNOTATED)
-                if about in SCOPE_OF and kind_of_synonym(values.get(_SYNONYM_TYPE, "")) == "abbreviation":
-                    abbreviations.add((identifier(source), SCOPE_OF[about], target.strip()))
-            elif node.iri and node.types & _CLASS:
-                classes.add(identifier(node.iri))
-            for one in node.properties if node.iri else ():
-                add_property(ontology, identifier(node.iri), one.iri, one.value, language=one.language)
+                if (scope := scope_of(about)) and kind_of_synonym(values.get(_SYNONYM_TYPE, "")) == "abbreviation":
+                    abbreviations.add((identifier(source), scope, target.strip()))
+                continue
+            if not node.iri:
+                continue
+            concept_id = identifier(node.iri)
+            if node.types & _CLASS:
+                classes.add(concept_id)
+            if _DEPRECATED_CLASS in node.types:
+                ontology.obsolete.add(concept_id)
+            if node.types & _ANNOTATION_PROPERTY:
+                labels[node.iri] = next((one.value for one in node.properties if one.iri == f"{RDFS}label"), "")
+            for one in node.properties:
+                unread = {one.iri} if one.is_text and holds_names(one.iri, labels.get(one.iri, "")) else ()
+                add_property(ontology, concept_id, one.iri, one.value, language=one.language, unread=unread)
     return _keep_classes(ontology, classes, abbreviations, path)
 
 
@@ -95,8 +114,8 @@ def _keep_classes(
     return Ontology(names, merged, ontology.replaced, obsolete, classes - obsolete, references)
 
 
-def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
-    """The nodes directly under rdf:RDF. Raises DataError."""
+def _nodes(stream: IO[bytes], path: Path, is_wanted: Callable[[str], bool]) -> Iterator[_Node]:
+    """The nodes directly under rdf:RDF, with the properties that are wanted. Raises DataError."""
     depth, base, iri = 0, "", ""
     languages = ["", ""]  # of the root and of the node; elements inside inherit it
     try:
@@ -113,7 +132,7 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
                     found = [
                         _Property(_iri(key), value, languages[1])
                         for key, value in element.attrib.items()
-                        if _iri(key) in _WANTED
+                        if is_wanted(_iri(key))
                     ]
                 elif depth > _MAX_DEPTH:
                     raise DataError(
@@ -122,7 +141,7 @@ def _nodes(stream: IO[bytes], path: Path) -> Iterator[_Node]:
             else:
                 depth -= 1
                 if depth == 2:
-                    if _iri(element.tag) in _WANTED:
+                    if is_wanted(_iri(element.tag)):
                         found.append(_property(element, languages[1]))
                     node.clear()
                 elif depth == 1:
@@ -146,8 +165,10 @@ def _check_root(element: ET.Element, path: Path) -> None:
 
 
 def _property(element: ET.Element, inherited: str) -> _Property:
-    text = element.get(_RESOURCE) or "".join(element.itertext())
-    return _Property(_iri(element.tag), text, element.get(_LANGUAGE, inherited))
+    resource = element.get(_RESOURCE)
+    text = resource or "".join(element.itertext())
+    is_text = not resource and not len(element)
+    return _Property(_iri(element.tag), text, element.get(_LANGUAGE, inherited), is_text)
 
 
 def _iri_of(element: ET.Element, base: str) -> str:

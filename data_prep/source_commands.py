@@ -30,7 +30,7 @@ from data_prep.umls import RowSelection, UmlsFiles, read_umls
 from data_prep.wikidata import WIKIDATA_PROPERTIES, Vocabulary, read_wikidata
 from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
-from xsap.languages import parse_languages
+from xsap.languages import parse_languages, to_name
 from xsap.terminal import Overwrite, parse_size, print_lines
 
 
@@ -165,7 +165,9 @@ def wikidata(
     check_choice([key], WIKIDATA_PROPERTIES, "key", "xsap-prepare wikidata")
     with Assembly(parse_size(max_memory)) as assembly:
         read = read_wikidata(file, assembly, key=Vocabulary(key), languages=parse_languages(languages))
-        save_assembly(assembly, *read, out, overwrite)
+        found = read[1]["in_all_languages"]
+        details = [f"names for all languages (mul): {n:,} kept as {to_name(code)}" for code, n in sorted(found.items())]
+        save_assembly(assembly, *read, out, overwrite, details)
 
 
 def bitext(
@@ -190,7 +192,7 @@ def fetch(
 ) -> None:
     """Download an open data set; each file is checked by its sha256."""
     source = download(name, out, overwrite=overwrite)
-    files = [f"  {path}" for path in source.paths]
+    files = [f"  {file.relative_to(out)}" for file in sorted(out.rglob("*")) if file.is_file()]
     print_lines([f"{out}: {source.title}", f"license: {source.license}", f"from: {source.home}", *files])
 
 

@@ -5,6 +5,9 @@ There are two kinds of input: the dump of all entities, one JSON object per line
 rows of a SPARQL query (https://www.w3.org/TR/sparql11-results-json/), as one document or line by line. The dump is a thousand times larger
 than what is wanted from it, so a line is parsed only if it contains the property's name; memory holds one line. A SPARQL document that is
 not written line by line is read whole.
+
+A name under `mul` holds in every language in which the item has none of its own. It becomes an English name where the item has no English label
+(and English is chosen); otherwise it is kept under `mul`, whatever languages are chosen.
 """
 
 import json
@@ -22,6 +25,7 @@ from data_prep.ontology_model import parse_language
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts, byte_lines, check_json_type, decode, parse_json
+from xsap.languages import ENGLISH, MULTIPLE
 from xsap.terms.terminology import NAMES_SCHEMA, PRECEDENCE
 from xsap.text import TextPolicy, normalize
 
@@ -56,11 +60,15 @@ _IDENTIFIERS = {
     Vocabulary.MESH: ("mesh", "mesh_id", "meshID"),
 }
 _ANY_IDENTIFIER = ("identifier", "concept_id", "id")
+_CODES_SHOWN = 8  # of unknown languages, in the report; the manifest has all
 _DEPRECATED = "deprecated statement"
 
 
 class _Name(NamedTuple):
-    """A label or an alias under one identifier, as the file has it. rejection_reason: why it can't be taken."""
+    """A label or an alias under one identifier, as the file has it.
+
+    rejection_reason: why it can't be taken. lacks_english: its item is known to have no English label.
+    """
 
     concept_id: str
     language: str
@@ -68,6 +76,7 @@ class _Name(NamedTuple):
     item: str | None
     is_label: bool
     rejection_reason: str | None = None
+    lacks_english: bool = False
 
 
 def read_wikidata(
@@ -95,7 +104,7 @@ def read_wikidata(
     Raises:
         DataError: With file and line.
     """
-    names_in, dropped, unknown = 0, Counter[str](), Counter[str]()
+    names_in, dropped, unknown, in_all_languages = 0, Counter[str](), Counter[str](), Counter[str]()
     part: list[dict[str, Any]] = []
     policy = TextPolicy()
     for one in _names(path, key):
@@ -104,8 +113,11 @@ def read_wikidata(
         reason = one.rejection_reason
         if not reason and is_unknown:
             unknown[one.language] += 1
-            reason = "language unknown to xsap"
-        if not reason and languages is not None and language not in languages:
+            continue
+        if not reason and language == MULTIPLE:
+            language = ENGLISH if one.lacks_english and (languages is None or ENGLISH in languages) else MULTIPLE
+            in_all_languages[language] += 1
+        elif not reason and languages is not None and language not in languages:
             reason = "language not chosen"
         if reason:
             dropped[reason] += 1
@@ -122,7 +134,12 @@ def read_wikidata(
         "property": WIKIDATA_PROPERTIES[key],
         "languages": sorted(languages) if languages is not None else None,
     }
-    metadata |= {"unknown_languages": dict(sorted(unknown.items())), "files": {path.name: sha256_of(path)}}
+    metadata |= {"unknown_languages": dict(sorted(unknown.items())), "in_all_languages": dict(in_all_languages)}
+    metadata |= {"files": {path.name: sha256_of(path)}}
+    if unknown:
+        most = [code for code, _ in unknown.most_common(_CODES_SHOWN)]
+        more = f" and {len(unknown) - len(most):,} more" if len(unknown) > len(most) else ""
+        dropped[f"language unknown to xsap: {', '.join(most)}{more}"] = unknown.total()
     return RowCounts(names_in, names_in - dropped.total(), dropped), metadata
 
 
@@ -162,11 +179,12 @@ def _names_of_entity(entity: dict[str, Any], key: Vocabulary, where: str) -> Ite
         for code, found in _map(entity, "aliases", where).items()
     }
     aliases = [(code, entry, False) for code, found in several.items() for entry in found]
+    lacks_english = not any(parse_language(code)[0] == ENGLISH for code, _, _ in labels)
     for code, entry, is_label in [*labels, *aliases]:
         at = f"{where}.{'labels' if is_label else 'aliases'}.{code}"
         name = check_json_type(check_json_type(entry, dict, at).get("value"), str, f"{at}.value")
         for identifier, rejection_reason in identifiers.items():
-            yield _Name(identifier, code, name, item, is_label, rejection_reason)
+            yield _Name(identifier, code, name, item, is_label, rejection_reason, lacks_english)
 
 
 def _identifiers(entity: dict[str, Any], key: Vocabulary, where: str) -> Iterator[tuple[str, str | None]]:

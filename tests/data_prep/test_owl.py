@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data_prep.obo import read_obographs
 from data_prep.ontology import read_ontology
 from data_prep.owl import read_owl
+from tests.fixtures.json_damage import JSON_VALUES, paths_in, replace_at
 from xsap.errors import DataError
 from xsap.text import TextPolicy, normalize
 
@@ -110,6 +111,7 @@ NAMES = {
     ("HP:0000005", "en", "Sneeze", "preferred"),
     ("HP:0000006", "es", "tos seca", "preferred"),
     ("HP:0000006", "es", "tosecilla", "synonym"),
+    ("HP:0000006", "es", "toss", "synonym"),
     (SNEEZING, "en", "Sneezing", "preferred"),
 }
 GRAPHS = {
@@ -616,33 +618,11 @@ def test_truncated_obographs_are_refused(tmp_path):
         refusal(read_obographs, tmp_path / "x.json")
 
 
-def places(value, path=()):
-    """The path of every value within a JSON value."""
-    yield path
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
-
-
-def replaced(value, path, new):
-    if not path:
-        return new
-    items = dict(value) if isinstance(value, dict) else list(value)
-    items[path[0]] = replaced(value[path[0]], path[1:], new)
-    return items
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=4,
-)
-
-
 @settings(max_examples=200, deadline=None)
-@given(place=st.sampled_from(sorted(places(GRAPHS), key=str)), new=json_values)
+@given(place=st.sampled_from(sorted(paths_in(GRAPHS), key=str)), new=JSON_VALUES)
 def test_obographs_value_of_wrong_type_is_read_or_refused(tmp_path_factory, place, new):
     file = tmp_path_factory.mktemp("kinds") / "x.json"
-    file.write_text(json.dumps(replaced(GRAPHS, place, new)))
+    file.write_text(json.dumps(replace_at(GRAPHS, place, new)))
     message = str(file)
     try:
         read_ontology(file)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
 from data_prep.wikidata import read_wikidata
+from tests.fixtures.json_damage import JSON_VALUES, paths_in, replace_at
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
@@ -116,6 +117,7 @@ UMLS = [
     ("C9000001", "zh", "編造的發燒", "Q101", 1),
     ("C9000001", "pt", "febre inventada", "Q101", 1),
     ("C9000001", "sr", "groznica", "Q101", 1),
+    ("C9000001", "mul", "fever x", "Q101", 1),
     ("C9000001", "en", "invented fever", "Q101", 0),
     ("C9000001", "en", "made-up fever", "Q101", 0),
     ("C9000001", "de", "Fieber", "Q101", 0),
@@ -125,7 +127,7 @@ UMLS = [
     ("C9000003", "no", "hoste", "Q102", 1),
     ("C9000005", "en", "sneeze", "Q103", 1),
 ]
-DROPPED = {"language unknown to xsap": 2, "deprecated statement": 2, "not an identifier of umls": 1}
+DROPPED = {"language unknown to xsap: nds": 1, "deprecated statement": 2, "not an identifier of umls": 1}
 
 
 def dump(entities):
@@ -147,13 +149,14 @@ def test_wikidata_dump_is_read(tmp_path, name):
     (tmp_path / name).write_bytes(FORMS[name])
     rows, counts, metadata = read(tmp_path / name)
     assert short(rows) == Counter(UMLS)
-    assert (counts.rows_in, dict(counts.dropped)) == (len(UMLS) + 5, DROPPED)
+    assert (counts.rows_in, dict(counts.dropped)) == (len(UMLS) + 4, DROPPED)
     assert {(row["kind"], row["source"], row["status"]) for row in rows} == {("synonym", "Wikidata", None)}
     assert (metadata["property"], metadata["languages"], metadata["unknown_languages"]) == (
         "P2892",
         None,
-        {"mul": 1, "nds": 1},
+        {"nds": 1},
     )
+    assert metadata["in_all_languages"] == {"mul": 1}
     assert list(metadata["files"]) == [name]
 
 
@@ -163,11 +166,46 @@ def test_wikidata_keys_and_languages(tmp_path):
     assert {(row["concept_id"], row["name"]) for row in rows} == {
         ("HP:9000001", "Fieber"),
         ("HP:9000001", "febre inventada"),
+        ("HP:9000001", "fever x"),
     }
-    assert dict(counts.dropped) == {"language unknown to xsap": 2, "language not chosen": 6}
+    assert dict(counts.dropped) == {"language unknown to xsap: nds": 1, "language not chosen": 6}
     assert metadata["languages"] == ["de", "pt"]
     rows, _, _ = read(tmp_path / "d.json", key="mesh", languages={"de"})
-    assert [(row["concept_id"], row["name"]) for row in rows] == [("D900001", "Fieber")]
+    assert {(row["concept_id"], row["name"]) for row in rows} == {("D900001", "Fieber"), ("D900001", "fever x")}
+
+
+def with_label_for_all(*labels):
+    return dump([entity("Q1", dict(zip(labels, labels, strict=True)), {"mul": ["alias"]}, [statement("C9000001")])])
+
+
+@pytest.mark.parametrize(
+    ("labels", "chosen", "languages"),
+    [
+        (("mul",), None, {"mul": "en", "alias": "en"}),
+        (("mul", "de"), None, {"mul": "en", "alias": "en", "de": "de"}),
+        (("mul", "en"), None, {"mul": "mul", "alias": "mul", "en": "en"}),
+        (("en-gb", "mul"), None, {"mul": "mul", "alias": "mul", "en-gb": "en"}),
+        (("mul", "de"), {"en"}, {"mul": "en", "alias": "en"}),
+        (("mul", "en"), {"es"}, {"mul": "mul", "alias": "mul"}),
+        (("mul",), {"es"}, {"mul": "mul", "alias": "mul"}),
+        (("de",), {"de"}, {"alias": "mul", "de": "de"}),
+    ],
+)
+def test_names_for_all_languages_are_english_where_no_english_label_is(tmp_path, labels, chosen, languages):
+    (tmp_path / "d.json").write_text(with_label_for_all(*labels))
+    rows, counts, metadata = read(tmp_path / "d.json", languages=chosen)
+    assert {row["name"]: row["language"] for row in rows} == languages
+    assert sum(metadata["in_all_languages"].values()) == len({"mul", "alias"} & languages.keys())
+    assert counts.rows_in == len(labels) + 1
+
+
+def test_report_says_which_languages_are_unknown(tmp_path):
+    codes = {f"x{number:02}": f"name {number}" for number in range(12)}
+    (tmp_path / "d.json").write_text(dump([entity("Q1", codes | {"en": "a"}, {"x11": ["b"]}, [statement("C9000001")])]))
+    _, counts, metadata = read(tmp_path / "d.json")
+    shown = "x11, x00, x01, x02, x03, x04, x05, x06 and 4 more"
+    assert dict(counts.dropped) == {f"language unknown to xsap: {shown}": 13}
+    assert metadata["unknown_languages"] == dict.fromkeys(codes, 1) | {"x11": 2}
 
 
 # A query's result
@@ -217,7 +255,7 @@ ROWS_DROPPED = {
     "no identifier": 1,
     "not an identifier of umls": 1,
     "an item's number, not a name": 1,
-    "language unknown to xsap": 1,
+    "language unknown to xsap: nds": 1,
 }
 RESULT = {"head": {"vars": FIELDS}, "results": {"bindings": BINDINGS}}
 # As the servers write it: Blazegraph pretty, Virtuoso with a head on the first line.
@@ -298,10 +336,11 @@ def naive(found):
                     dropped["deprecated statement"] += 1
                 elif not good:
                     dropped["malformed"] += 1
-                elif code not in ISO:
+                elif code not in ISO and code != "mul":
                     dropped["language"] += 1
                 else:
-                    rows[value, ISO[code], normalize(name, TextPolicy()), one["id"], precedence] += 1
+                    language = ISO.get(code, "mul" if "en" in (one["labels"] or {}) else "en")
+                    rows[value, language, normalize(name, TextPolicy()), one["id"], precedence] += 1
     return rows, dropped
 
 
@@ -417,28 +456,9 @@ def test_truncated_wikidata_dump_is_refused(tmp_path):
         read(tmp_path / "x.json.bz2")
 
 
-def places(value, path=()):
-    yield path
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(inner, (*path, key))
-
-
-def replaced(value, path, new):
-    if not path:
-        return new
-    items = dict(value) if isinstance(value, dict) else list(value)
-    items[path[0]] = replaced(value[path[0]], path[1:], new)
-    return items
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
-    lambda x: st.lists(x) | st.dictionaries(st.text(max_size=3), x),
-    max_leaves=4,
-)
 whole = st.sampled_from([ENTITIES[1], RESULT, BINDINGS, FLAT])
-hurt = whole.flatmap(lambda value: st.tuples(st.just(value), st.sampled_from(list(places(value))), json_values)).map(
-    lambda parts: replaced(*parts)
+hurt = whole.flatmap(lambda value: st.tuples(st.just(value), st.sampled_from(list(paths_in(value))), JSON_VALUES)).map(
+    lambda parts: replace_at(*parts)
 )
 
 
@@ -465,7 +485,7 @@ def test_wikidata_dump_needs_memory_for_one_line(tmp_path):
     rows, _, _ = read(tmp_path / "x.json.gz")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert peak < 3_000_000  # of 18 million bytes
 
 
@@ -476,13 +496,15 @@ def test_wikidata_command(tmp_path):
         [*words, "--key", "umls", "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().splitlines()[:7] == [
+    assert done.stdout.decode().splitlines()[:9] == [
         f"{tmp_path}/out: 4 concepts",
+        "names for all languages (mul): 1 kept as Multiple languages",
+        "",
         "names in                         18",
-        "kept                             12",
-        "dropped                           6",
+        "kept                             13",
+        "dropped                           5",
         "  deprecated statement            2",
-        "  language unknown to xsap        2",
+        "  language unknown to xsap: nds   1",
         "  not an identifier of umls       1",
     ]
     saved = Terminology.load(tmp_path / "out")
@@ -502,7 +524,7 @@ def test_wikidata_concept_without_english_name(tmp_path):
     with Assembly() as assembly:
         counts, metadata = read_wikidata(tmp_path / "d.json", assembly, key="umls", languages={"pt", "de"})
         summary, after = assembly.save(tmp_path / "out", counts, metadata)
-    assert (summary.names, summary.concepts, after.rows_in) == (2, 1, 18)
+    assert (summary.names, summary.concepts, after.rows_in) == (3, 1, 18)
     assert Terminology.load(tmp_path / "out").concepts["preferred_name"].to_pylist() == ["febre inventada"]
 
 
