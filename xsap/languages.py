@@ -219,7 +219,7 @@ _TAG = re.compile(
     "([a-z]{2,3})(-[a-z]{3}){0,3}(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?(-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*(-[a-z0-9](-[a-z0-9]{1,8})+)*"
 )
 _ENCODING = re.compile(r"[.@].*")  # the end of a locale of POSIX: de_DE.UTF-8
-_QUALIFIER = re.compile(r"\s*[(（].*")  # English (United States)
+_QUALIFIER = re.compile(r"[(（].*")  # English (United States)
 _OTHER_LANGUAGE = re.compile("ancient|classical|old|middle|sign|creole|[0-9]")  # Greek (ancient) is not Greek
 
 
@@ -252,7 +252,7 @@ def named_language(name: str) -> str | None:
     folded = fold_accents(name)
     if found := _ISO_OF_NAME.get(folded):
         return found
-    return None if _OTHER_LANGUAGE.search(folded) else _ISO_OF_NAME.get(_QUALIFIER.sub("", folded))
+    return None if _OTHER_LANGUAGE.search(folded) else _ISO_OF_NAME.get(_QUALIFIER.sub("", folded).rstrip())
 
 
 def to_umls(code: str) -> str:

@@ -25,6 +25,9 @@ from xsap.errors import ConfigError, DataError, XsapError
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_TARGET_MISSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+# what would move the cursor, change colors or reorder text, in names and files that somebody else wrote
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_MAX_LINE_CHARS = 2000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b", re.IGNORECASE)
 
 
@@ -184,7 +187,7 @@ def _fail(message: str, code: int) -> NoReturn:
     """Print one line `error: …`, with color on a terminal, and exit."""
     colored = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     prefix = typer.style("error:", fg=typer.colors.RED, bold=True) if colored else "error:"
-    print(prefix, " ".join(message.split()), file=sys.stderr)
+    print(prefix, _as_line(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)
 
 
@@ -274,9 +277,15 @@ def show_progress(*, results_on_stdout: bool = False) -> bool:
     return sys.stderr.isatty() and not (results_on_stdout and sys.stdout.isatty())
 
 
+def _as_line(message: str) -> str:
+    """A message as one line of bounded length, without control characters."""
+    line = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", " ".join(message.splitlines()))
+    return line if len(line) <= _MAX_LINE_CHARS else f"{line[:_MAX_LINE_CHARS]}…"
+
+
 def log(message: str) -> None:
     """One line on stderr."""
-    _Messages().write(" ".join(message.splitlines()) + "\n")
+    _Messages().write(_as_line(message) + "\n")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import time
 import pytest
 from tqdm import tqdm
 
-from xsap.errors import ConfigError
+from xsap.errors import ConfigError, DataError
 from xsap.terminal import announce_wait, check_stdout, exit_codes, log, parse_size, show_progress
 
 
@@ -122,3 +122,21 @@ def test_failures_of_the_system_name_the_file(capsys, tmp_path, name):
     assert re.fullmatch(
         rf"error: {tmp_path}/{name}: (Is a directory|No such file or directory)\n", capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J\x1b]0;title\x07", "\x9b31m", "\u202eabc", "\x00\x08\x7f", "a\u2028b\x85c\x0cd", "\u2066x"]
+)
+def test_errors_and_messages_print_no_control_characters(text, capsys):
+    log(f"read {text}")
+    with pytest.raises(SystemExit), exit_codes("xsap"):
+        raise DataError(f"found '{text}'")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2
+    assert all(sign.isprintable() for sign in err.replace("\n", ""))
+
+
+def test_long_messages_are_cut(capsys):
+    with pytest.raises(SystemExit), exit_codes("xsap"):
+        raise DataError("x" * 10_000_000)
+    assert len(capsys.readouterr().err) < 2100

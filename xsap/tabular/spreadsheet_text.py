@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:[.,][0-9]+)*|[.,][0-9]+)(?:[eE][+-]?[0-9
 _LONGEST = 40  # characters of what Excel takes for a number, a date or a time
 _SHOWN_DIGITS = 11  # of a number with more digits Excel shows 1.2E+11
 _PLAIN = {sign: re.compile(rf"-?(?:0|[1-9][0-9]*)(?:{re.escape(sign)}[0-9]*[1-9])?") for sign in ".,"}
-_DIGITS_AND_SIGNS = re.compile(r"[(+-]?[0-9.,:/'’ -]*[0-9][0-9.,:/'’ -]*(?:[eE][+-]?[0-9]+)?\)?")
+_DIGITS_AND_SIGNS = re.compile(r"[(+-]?(?=[.,:/'’ -]*[0-9])[0-9.,:/'’ -]+(?:[eE][+-]?[0-9]+)?\)?")
 _TIME = re.compile(r"[0-9]{1,4}(?::[0-9]{1,2}){0,2} *[ap]m?", re.IGNORECASE)
 _MONTHS = (  # in English and other languages of Europe
     "jan|january|januar|janvier|janv|enero|ene|gennaio|gen|janeiro|januari|feb|february|februar|février|févr|febrero|febbraio|"

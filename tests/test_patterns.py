@@ -1,0 +1,114 @@
+"""Regular expressions: none takes time that grows with the square of a line's length, whatever is in the line."""
+
+import importlib
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.fixtures.commands import ROOT
+
+PIECES = [
+    *"a\"\\ {}[]()|*_`<&1.,+-:/@>%=~#;!'x\t",
+    *(
+        '\\"',
+        "} ",
+        '"a',
+        " {",
+        "&#",
+        "1,",
+        "C1 ",
+        "C1 + ",
+        "0 0;",
+        "A:",
+        "__",
+        "\u200d",
+        "e\u0301",
+        "%%",
+        "1.1",
+        ", ",
+        " EXACT",
+    ),
+]
+CHARS = 20_000
+SECONDS = 0.25  # of the processor; a pattern of linear time takes a hundredth of it
+USED_ON_SHORT_TEXT = {"xsap.terminal._SIZE", "benchmarks.accuracy.systems._LABEL"}  # options of a command line
+
+
+METHODS: dict[str, Callable[["re.Pattern[str]", str], object]] = {
+    "search": re.Pattern.search,
+    "match": re.Pattern.match,
+    "fullmatch": re.Pattern.fullmatch,
+    "sub": lambda pattern, line: pattern.sub("", line),
+    "subn": lambda pattern, line: pattern.subn("", line),
+    "split": re.Pattern.split,
+    "findall": re.Pattern.findall,
+    "finditer": lambda pattern, line: list(pattern.finditer(line)),
+}
+
+
+class TooSlowError(Exception):
+    """A pattern took too long."""
+
+
+def patterns() -> Iterator[tuple[str, "re.Pattern[str]", list[str]]]:
+    """Every compiled pattern of a module: its name, the pattern, and the methods that are called on it."""
+    files = [file for package in ("xsap", "data_prep", "benchmarks") for file in sorted((ROOT / package).rglob("*.py"))]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    for file, text in texts.items():
+        if file.name == "__main__.py" or "re.compile(" not in text:
+            continue
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for key, value in vars(importlib.import_module(name)).items():
+            values = list(value.values()) if isinstance(value, dict) else [value]
+            for pattern in values:
+                if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str) and f"{key} = " in text:
+                    used = set(re.findall(rf"\b{key}\.({'|'.join(METHODS)})\b", "".join(texts.values())))
+                    used = used or set(re.findall(rf"\bpattern\.({'|'.join(METHODS)})\(", text))
+                    yield f"{name}.{key}", pattern, sorted(used) or ["fullmatch", "search"]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time of the processor that some work takes; it is stopped when it takes too long."""
+
+    def stop(*_: object) -> None:
+        raise TooSlowError
+
+    before, start = signal.signal(signal.SIGVTALRM, stop), time.process_time()
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)
+    try:
+        work()
+    except TooSlowError:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    return time.process_time() - start
+
+
+def slowest(pattern: "re.Pattern[str]", methods: list[str]) -> tuple[float, str, str]:
+    """The longest time, the method, and the repeated piece of the line that took it."""
+    worst = (0.0, "", "")
+    for piece in PIECES:
+        for start in ("", '"'):
+            line = start + piece * (CHARS // len(piece)) + "\n\n"
+            for method in methods:
+                taken = seconds(lambda method=method, line=line: METHODS[method](pattern, line))  # type: ignore[misc]
+                worst = max(worst, (taken, method, piece))
+            if worst[0] > SECONDS:
+                return worst
+    return worst
+
+
+def test_slow_patterns_are_told_from_fast_ones():
+    assert slowest(re.compile(r"\s+x"), ["search"])[0] > SECONDS
+    assert slowest(re.compile(r'"(?:[^"\\]|\\.)*"'), ["match"])[0] < SECONDS
+
+
+@pytest.mark.parametrize(("name", "pattern", "methods"), [pytest.param(*each, id=each[0]) for each in patterns()])
+def test_pattern_takes_linear_time(name, pattern, methods):
+    if name not in USED_ON_SHORT_TEXT:
+        taken, method, piece = slowest(pattern, methods)
+        assert taken < SECONDS, f"{method} on {piece!r} repeated: {taken:.2f} s"
