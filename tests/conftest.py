@@ -35,7 +35,7 @@ def run(template: Template) -> Run:
     def call(
         *words: object, cwd: Path | None = None, fresh: bool = False, **options: object
     ) -> subprocess.CompletedProcess[str]:
-        ours = words[0] == "-m" and words[1] in LIBRARIES or isinstance(words[0], Path)
+        ours = words[0] == "-m" and words[1].partition(".")[0] in LIBRARIES or isinstance(words[0], Path)
         if ours and not fresh and not options:
             return template.run(words, cwd, [{}])
         command = [sys.executable, *map(str, words)]

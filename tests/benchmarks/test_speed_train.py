@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import fields, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.__main__ import main
 from benchmarks.speed import ablations, harness, reference, train
 from benchmarks.speed.ablations import Optimizations, StepMemory
+from tests.fixtures.commands import ROOT
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packing import tokenize_names
@@ -302,26 +304,42 @@ def test_figures_follow_from_the_clock(sample_folder, fixed_memory, monkeypatch)
     assert "optimization" not in text
 
 
-def test_train_command_times_measures_and_plots(sample_folder, run, tmp_path):
+@pytest.fixture
+def memory_in_forks(monkeypatch, template):
+    """The memory of all implementations but the first is measured in a fork, which need not import torch."""
+    first, start = iter([True]), subprocess.run
+
+    def run(command, **options):
+        if command[1:3] != ["-m", "benchmarks.speed.ablations"] or next(first, False):
+            return start(command, **options)
+        done = template.run(command[1:], ROOT, [{}])
+        done.check_returncode()
+        return done
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_train_command_times_measures_and_plots(sample_folder, memory_in_forks, tmp_path, capsys):
     options = ["--size", "small", "--pairs", 8, "--steps", 1, "--ablations", "--cached-pairs", 16]
     outputs = ["--json", tmp_path / "train.json", "--plot", tmp_path / "train.png"]
-    done = run(
-        "-m", "benchmarks", "speed", "train", "--terminology", sample_folder, "--device", "cpu", *options, *outputs
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["speed", "train", "--terminology", sample_folder, "--device", "cpu", *options, *outputs]
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0
     result = json.loads((tmp_path / "train.json").read_text())
     for name, each in result["implementations"].items():
         # weights, gradients and two moments, of four bytes; what torch loads is some 100 MB
         memory = each["memory"]
         assert 16 * each["parameters"] < memory["bytes"] < 16 * each["parameters"] + 500e6
         assert memory["process_bytes"] > memory["bytes"]
-        row = re.search(rf"\| {name} .*", done.stdout)[0].split("|")
+        row = re.search(rf"\| {name} .*", printed)[0].split("|")
         assert float(row[2]) == pytest.approx(each["seconds"], abs=0.001)
         assert float(row[6]) == pytest.approx(memory["bytes"] / 1e9, abs=0.01)
     assert result["cached"]["pairs"] == 16
     assert list(result["ablations"]) == [ablations.COMPLETE, *ablations.ABLATIONS]
     assert result["ablations"][ablations.COMPLETE]["slowdown"] == 1
-    assert all(name in done.stdout for name in result["ablations"])
+    assert all(name in printed for name in result["ablations"])
     assert (tmp_path / "train.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

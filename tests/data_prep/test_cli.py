@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.__main__ import main
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 
@@ -22,22 +21,6 @@ def run(*words: object) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "data_prep", *map(str, words)], cwd=ROOT, capture_output=True, check=False, timeout=60
     )
-
-
-@pytest.fixture
-def prepare(monkeypatch, capsys):
-    """The same in this process: (exit code, stdout, stderr)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["xsap-prepare", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def meta(folder: Path, text: str | bytes = LINE, announced: str = "") -> Path:

@@ -1,7 +1,5 @@
 import gzip
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.__main__ import main
 from data_prep.omop import find_files, read_omop
+from tests.fixtures.commands import assert_refused
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
 
-ROOT = Path(__file__).parents[2]
 HEADERS = {
     "CONCEPT": "concept_id concept_name domain_id vocabulary_id concept_class_id standard_concept concept_code valid_start_date "
     "valid_end_date invalid_reason",
@@ -219,39 +216,10 @@ RELATIONS = [
 ]
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    words = (sys.executable, "-m", "data_prep", "omop", *map(str, words))
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.fixture
-def prepare(monkeypatch, capsys):
-    """The same in this process: (exit code, stdout, stderr)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["xsap-prepare", "omop", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def refused(done: tuple[int, str, str], message: str) -> None:
-    code, out, err = done
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.count("\n") == 1
-
-
 @pytest.mark.parametrize("packed", [False, True])
-def test_omop_command_reads_download(tmp_path, packed):
+def test_omop_command_reads_download(tmp_path, run, packed):
     folder = write(tmp_path / "athena", CONCEPTS, SYNONYMS, RELATIONS, packed=packed)
-    done = run(folder, "--out", tmp_path / "out", "--max-memory", "500MB")
+    done = run("-m", "data_prep", "omop", folder, "--out", tmp_path / "out", "--max-memory", "500MB")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/out: 6 concepts",
@@ -299,7 +267,16 @@ def test_omop_command_reads_download(tmp_path, packed):
 def test_omop_invalid_choice_is_refused(tmp_path, prepare):
     folder = write(tmp_path / "athena", CONCEPTS, SYNONYMS, RELATIONS)
     code, out, err = prepare(
-        folder, "--out", tmp_path / "out", "--languages", "ENG", "--vocabularies", "ICD10CM", "--domains", "Condition"
+        "omop",
+        folder,
+        "--out",
+        tmp_path / "out",
+        "--languages",
+        "ENG",
+        "--vocabularies",
+        "ICD10CM",
+        "--domains",
+        "Condition",
     )
     assert (code, err) == (0, "")
     terminology = Terminology.load(tmp_path / "out")
@@ -311,8 +288,8 @@ def test_omop_invalid_choice_is_refused(tmp_path, prepare):
         ("--domains", "Conditions", "has no domain 'Conditions'; did you mean 'Condition'?"),
         ("--max-memory", "much", "expected an amount of memory such as 4GB or 500MB, found 'much'"),
     ):
-        refused(prepare(folder, "--out", tmp_path / "no", option, value), message)
-    refused(prepare(folder, "--out", tmp_path / "out"), "exists already")
+        assert_refused(prepare("omop", folder, "--out", tmp_path / "no", option, value), message)
+    assert_refused(prepare("omop", folder, "--out", tmp_path / "out"), "exists already")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["athena", "out"]
 
 

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,13 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.__main__ import main
 from data_prep.snomed import find_files, read_snomed
+from tests.fixtures.commands import assert_refused
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
 
-ROOT = Path(__file__).parents[2]
 FSN, SYNONYM, DEFINITION = "900000000000003001", "900000000000013009", "900000000000550004"
 PREFERRED, ACCEPTABLE = "900000000000548007", "900000000000549004"
 SAME_AS, REPLACED_BY, POSSIBLY, MOVED = (
@@ -257,35 +254,6 @@ def summary_lines(out: str) -> list[str]:
     return [" ".join(line.split()) for line in out.splitlines()]
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    words = (sys.executable, "-m", "data_prep", "snomed", *map(str, words))
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.fixture
-def prepare(monkeypatch, capsys):
-    """The same in this process: (exit code, stdout, stderr)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["xsap-prepare", "snomed", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def refused(done: tuple[int, str, str], message: str) -> None:
-    code, out, err = done
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.count("\n") == 1
-
-
 @pytest.fixture
 def both(tmp_path):
     release = write(tmp_path / "International", INTERNATIONAL)
@@ -298,8 +266,15 @@ def both(tmp_path):
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_snomed_command_reads_release_and_extension(both, apart):
-    done = run(*([both / "International", both / "Spanish"] if apart else [both]), "--out", both / "out")
+def test_snomed_command_reads_release_and_extension(both, run, apart):
+    done = run(
+        "-m",
+        "data_prep",
+        "snomed",
+        *([both / "International", both / "Spanish"] if apart else [both]),
+        "--out",
+        both / "out",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert summary_lines(done.stdout) == [
         f"{both}/out: 2 concepts",
@@ -338,11 +313,11 @@ def test_snomed_command_reads_release_and_extension(both, apart):
 
 
 def test_snomed_invalid_choice_is_refused(both, prepare):
-    code, out, err = prepare(both, "--out", both / "out", "--refsets", US, "--languages", "en")
+    code, out, err = prepare("snomed", both, "--out", both / "out", "--refsets", US, "--languages", "en")
     assert (code, err) == (0, "")
     assert "in no language reference set chosen" not in out
     assert "language not chosen 3" in summary_lines(out)
-    code, out, err = prepare(both, "--out", both / "es", "--refsets", ES)
+    code, out, err = prepare("snomed", both, "--out", both / "es", "--refsets", ES)
     assert "in no language reference set chosen 5" in summary_lines(out)
     assert Terminology.load(both / "es").names["name"].to_pylist() == ["Fiebre de prueba"]
     assert Terminology.load(both / "es").concepts["semantic_types"].to_pylist() == [["finding"]]
@@ -350,27 +325,28 @@ def test_snomed_invalid_choice_is_refused(both, prepare):
         ("--languages", "fr", "has no names in French; it has English, Spanish"),
         ("--refsets", "448879005", "has no language reference set '448879005'; did you mean '448879004'?"),
     ):
-        refused(prepare(both, "--out", both / "no", option, value), message)
-    refused(
-        prepare(both, both / "Spanish", "--out", both / "no"),
+        assert_refused(prepare("snomed", both, "--out", both / "no", option, value), message)
+    assert_refused(
+        prepare("snomed", both, both / "Spanish", "--out", both / "no"),
         "expected each release once, found der2_cRefset_AssociationSpanishExtensionSnapshot",
     )
-    refused(
-        prepare(both / "Spanish" / "SpanishExtensionSnapshot" / "Refset", "--out", both / "no"),
+    assert_refused(
+        prepare("snomed", both / "Spanish" / "SpanishExtensionSnapshot" / "Refset", "--out", both / "no"),
         "expected a sct2_Concept_…Snapshot… file",
     )
-    refused(
-        prepare(both / "International" / "Full", "--out", both / "no"),
+    assert_refused(
+        prepare("snomed", both / "International" / "Full", "--out", both / "no"),
         "found none in it. Full and Delta files are not read",
     )
-    refused(
-        prepare(both / "nothing", "--out", both / "no"), "nothing: expected a folder with snapshot files of SNOMED CT"
+    assert_refused(
+        prepare("snomed", both / "nothing", "--out", both / "no"),
+        "nothing: expected a folder with snapshot files of SNOMED CT",
     )
     assert not (both / "no").exists()
 
 
 def test_snomed_extension_without_release_is_refused(both, prepare):
-    code, out, err = prepare(both / "Spanish", "--out", both / "out")
+    code, out, err = prepare("snomed", both / "Spanish", "--out", both / "out")
     assert "concept in no concept file 2" in summary_lines(out)
     assert "kept 1" in summary_lines(out)
 
