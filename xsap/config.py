@@ -176,6 +176,10 @@ class Settings(_Section):
     max_length: Annotated[int, Field(ge=3)] | None = Field(
         default=None, description="Maximum tokens per name; by default what the base model states, else 25."
     )
+    prompt: str | None = Field(
+        default=None, description="Text before every name, such as 'query: '; by default what the base model states."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a base model on the hub.")
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="Mixed precision; fp16 needs a GPU."
     )

@@ -37,6 +37,7 @@ from xsap.text import TextPolicy, normalize_all
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 _TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_BLANK_PIECES = " \u2581\u0120\u010a"  # what tokenizers write for a blank: SentencePiece ▁, byte-level BPE Ġ and Ċ
 TOKENS_PER_BATCH = 8192
 TOKENS_PER_INT8_BATCH = 1024  # intermediate results then stay in the processor's cache
 POOLS: dict[str, Callable[[Transformer, PackedBatch], Tensor]] = {"cls": packed_first, "mean": packed_mean}
@@ -68,6 +69,7 @@ class Encoder(nn.Module):
         self.config = config
         self.dtype: Dtype = "float32"
         self.content_hash: str | None = None
+        self._known_ids: NDArray[np.bool_] | None = None  # by token id: neither special nor a blank
         self._packs = can_pack(transformer) and self.pooling in POOLS
 
     def __repr__(self) -> str:
@@ -225,6 +227,24 @@ class Encoder(nn.Module):
                 bar.update(len(rows))
         self.train(training)
         return vectors
+
+    def knows(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether the vocabulary has any part of each name; the vectors of all names of which it has none are much the same.
+
+        Args:
+            names: n names, as a terminology or text has them.
+
+        Returns:
+            (n,) bool.
+        """
+        if self._known_ids is None or len(self._known_ids) < len(self.tokenizer):
+            pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+            known = np.array([bool(piece and piece.strip(_BLANK_PIECES)) for piece in pieces])
+            known[list(self.tokenizer.all_special_ids)] = False
+            self._known_ids = known
+        tokens = tokenize_names(normalize_all(names, self.policy), self.tokenizer, self.max_length)
+        rows = np.repeat(np.arange(len(tokens)), tokens.lengths)
+        return np.bincount(rows, self._known_ids[tokens.ids], len(tokens)) > 0
 
     def _autocast(self, device: torch.device) -> Any:
         return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()

@@ -147,7 +147,7 @@ def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
         ConfigError: The tokenizer is not Unigram, WordPiece or BPE, or has no tokenizer.json.
     """
     document = _tokenizer_json(encoder.tokenizer)
-    kept = _kept_ids(encoder, document, normalize_all(names, encoder.policy))
+    kept = _kept_ids(encoder, document, [*encoder.prompts, *normalize_all(names, encoder.policy)])
     transformer = copy.deepcopy(
         encoder.transformer, {id(weights): weights for weights in encoder.transformer.parameters()}
     )
@@ -159,7 +159,7 @@ def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
         setattr(transformer.config, key, new_ids[value])
     transformer.config.vocab_size = len(kept)
     tokenizer = _rebuild(encoder.tokenizer, transformer.config, _cut(document, new_ids))
-    smaller = Encoder(transformer, tokenizer, encoder.config).train(encoder.training)
+    smaller = Encoder(transformer, tokenizer, encoder.config, encoder.dense).train(encoder.training)
     smaller.dtype = encoder.dtype
     if not (unchanged := unchanged_texts(encoder, smaller, names)).all():
         raise AssertionError(f"'{names[int(np.argmin(unchanged))]}' has other pieces in the smaller model")

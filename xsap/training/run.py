@@ -225,7 +225,14 @@ def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
     policy = TextPolicy(case=settings.text.case, unicode=settings.text.unicode) if settings.text else None
     if settings.base != "scratch":
         return Encoder.from_pretrained(
-            settings.base, pooling=settings.pooling, max_length=settings.max_length, policy=policy, device="cpu"
+            settings.base,
+            pooling=settings.pooling,
+            max_length=settings.max_length,
+            policy=policy,
+            prompt=settings.prompt,
+            revision=settings.revision,
+            override=True,  # another model is made, which may differ from its base
+            device="cpu",
         )
     config = EncoderConfig(settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy())
     return from_scratch(name_set.names, config, **settings.scratch.model_dump(), seed=settings.seed)
@@ -241,7 +248,8 @@ def _tokenize(settings: Settings, accelerator: Accelerator, name_set: NameSet, e
     folder = settings.output / "tokens"
     folder.mkdir(parents=True, exist_ok=True)  # on another machine the folder may not exist
     file = folder / f"{accelerator.process_index}.arrow"
-    return tokenize_to_disk(name_set.names, encoder.tokenizer, encoder.max_length, file)
+    names = [encoder.prompts[0] + name for name in name_set.names]
+    return tokenize_to_disk(names, encoder.tokenizer, encoder.max_length, file)
 
 
 def _sampler(settings: Settings, name_set: NameSet) -> Sampler:
