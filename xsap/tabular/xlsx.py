@@ -12,6 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from xml.parsers import expat
@@ -99,7 +100,7 @@ def number_of(text: str) -> int | float:
     if _INTEGER.fullmatch(text):
         return int(text)
     number = float(text)
-    return int(number) if number.is_integer() and abs(number) < 2**63 else number
+    return int(Decimal(text)) if number.is_integer() and abs(number) < 2**63 else number
 
 
 class XlsxBook:
@@ -221,7 +222,10 @@ class XlsxBook:
             inside = inside and tag != "cellXfs"
 
         if "styles" in self._parts:
-            self._parse(self._parts["styles"], start, end)
+            try:
+                self._parse(self._parts["styles"], start, end)
+            except (expat.ExpatError, DataError):
+                return []
         return kinds
 
     def _relations(self, part: str) -> dict[str, tuple[str, str]]:
