@@ -135,9 +135,9 @@ def test_epoch_of_groups_has_each_concept_once_with_distinct_names(
 
 
 def test_every_name_of_a_concept_is_drawn_equally_often() -> None:
-    """In 30 epochs of 30 concepts."""
-    sampler = GroupSampler(Concepts(np.repeat(np.arange(30), 9)), names_per_concept=3, names=90, seed=5)
-    drawn = Counter(row % 9 for epoch in range(30) for row in sampler.batch(epoch, 0).rows.tolist())
+    """In three epochs of 300 concepts."""
+    sampler = GroupSampler(Concepts(np.repeat(np.arange(300), 9)), names_per_concept=3, names=900, seed=5)
+    drawn = Counter(row % 9 for epoch in range(3) for row in sampler.batch(epoch, 0).rows.tolist())
     assert set(drawn) == set(range(9))
     assert 240 < min(drawn.values()) <= max(drawn.values()) < 360  # 300 expected, six standard deviations are 85
 
