@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fixtures.commands import ROOT, Run
+from tests.fixtures.commands import ROOT, Launch
 from tests.fixtures.encoders import save_one_layer_model
 from tests.fixtures.training import read_losses, read_weights, set_options
 from xsap import Encoder
@@ -255,13 +255,11 @@ def test_run_in_chunks_encodes_at_most_a_chunk_at_a_time(
 
 
 def test_two_processes_in_chunks_match_one_without(
-    sample_folder: Path, base: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, unchunked: Path
+    sample_folder: Path, base: Path, tmp_path: Path, launch: Launch, unchunked: Path
 ) -> None:
     """One process has two chunks, the other one: see COMMON."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = set_options(settings(sample_folder, base, tmp_path / "run", "batch.chunk=16"))
-    done = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, ROOT / "xsap" / "train.py", *words)
+    done = launch(2, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-5" / "manifest.json").read_text())
     assert manifest["identity"]["processes"] == 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.fixtures.commands import ROOT, Run
+from tests.fixtures.commands import ROOT, Launch
 from tests.fixtures.encoders import save_one_layer_model
 from tests.fixtures.training import read_losses, read_weights, set_options
 from xsap import Encoder, Terminology
@@ -246,13 +246,11 @@ def test_resumed_run_has_the_same_hard_negatives(
 
 
 def test_two_processes_have_the_hard_negatives_of_one(
-    homonyms: Path, bases: dict[float, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    homonyms: Path, bases: dict[float, Path], tmp_path: Path, launch: Launch
 ) -> None:
     train(load_settings(None, settings(homonyms, bases[0.0], tmp_path / "one")))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = set_options(settings(homonyms, bases[0.0], tmp_path / "two"))
-    done = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, ROOT / "xsap" / "train.py", *words)
+    done = launch(2, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "two" / "checkpoints" / "step-10" / "manifest.json").read_text())
     assert manifest["identity"]["processes"] == 2

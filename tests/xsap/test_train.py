@@ -21,7 +21,7 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from tests.fixtures.commands import ROOT, Run
+from tests.fixtures.commands import ROOT, Launch, Run
 from tests.fixtures.encoders import copy_without_config
 from tests.fixtures.training import SMALL, assert_same_weights, read_losses, read_steps, read_weights, set_options
 from xsap import Encoder, Terminology
@@ -38,24 +38,6 @@ from xsap.training.run import train
 from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 from xsap.training.sampling import Names, PairSampler
 from xsap.training.trainer import Trainer
-
-LAUNCH = (
-    "-m",
-    "accelerate.commands.launch",
-    "--cpu",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-)
-TORCHRUN = (
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc_per_node",
-)  # Accelerate launches several processes on GPUs only
 
 
 def settings(terminology: Path, output: Path, *more: str) -> list[str]:
@@ -151,18 +133,10 @@ def test_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tm
         "scratch.dropout=0.0",
     ]
     words = set_options(more)
-    done = run(
-        *LAUNCH,
-        "--num_processes",
-        "1",
-        ROOT / "xsap/train.py",
-        "--config",
-        ROOT / "configs/train/small.toml",
-        *words,
-        cwd=tmp_path,
-    )
+    done = run(ROOT / "xsap/train.py", "--config", ROOT / "configs/train/small.toml", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "run" / "model")
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (line["evaluation"] for line in lines if "evaluation" in line)
     assert after["mean"]["acc@1"] > before["mean"]["acc@1"] + 0.1
@@ -178,7 +152,7 @@ def test_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tm
     assert not list(tmp_path.glob("run/.*"))
 
 
-def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path, tmp_path: Path, run: Run) -> None:
     common = [
         "max_steps=60",
         "checkpoint.save_steps=7",
@@ -200,7 +174,7 @@ def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "killed" / "model").exists()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    done = run(ROOT / "xsap" / "train.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
     whole, killed = read_steps(tmp_path / "whole"), read_steps(tmp_path / "killed")
@@ -211,8 +185,7 @@ def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path
 def test_several_processes_match_one(
     sample_folder: Path,
     tmp_path: Path,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
+    launch: Launch,
     mode: str,
     processes: int,
     pairs: int,
@@ -230,9 +203,7 @@ def test_several_processes_match_one(
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "one", *common)))
     words = set_options(settings(sample_folder, tmp_path / "several", *common))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    done = run(*TORCHRUN, processes, ROOT / "xsap" / "train.py", *words)
+    done = launch(processes, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "several" / "checkpoints" / "step-4" / "manifest.json").read_text())
     assert manifest["identity"]["processes"] == processes  # a launcher may silently start fewer
