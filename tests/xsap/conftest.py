@@ -1,9 +1,16 @@
 """Fixtures for all tests of xsap."""
 
+import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_tokenizers: dict[tuple[tuple[str, ...], int], "PreTrainedTokenizerBase"] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +20,29 @@ def fresh_accelerate() -> Iterator[None]:
     if state := sys.modules.get("accelerate.state"):
         state.AcceleratorState._reset_state(reset_partial_state=True)
         state.PartialState._reset_state()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_training(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In modules that train: no run draws a report, and equal names and sizes get a copy of one tokenizer.
+
+    Charts are half of the time of such small runs, and the vocabulary is a quarter. Runs on the command line do all.
+    """
+    if not hasattr(request.module, "train"):
+        yield
+        return
+    from xsap.encoding import vocabulary
+    from xsap.training import run
+
+    train_tokenizer = vocabulary.train_tokenizer
+
+    def train_once(names: Sequence[str], vocabulary_size: int) -> "PreTrainedTokenizerBase":
+        key = (tuple(names), vocabulary_size)
+        if key not in _tokenizers:
+            _tokenizers[key] = train_tokenizer(names, vocabulary_size)
+        return copy.deepcopy(_tokenizers[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "train_tokenizer", train_once)
+        patch.setattr(run, "write_report", lambda output: None)
+        yield
