@@ -111,7 +111,7 @@ def test_unknown_languages_are_counted_and_linked_as_no_language(tmp_path):
             unknown[code] += 1
     assert [query for call in linker.calls for query in call] == expected
     assert counts.unknown_languages == unknown
-    assert f"; {unknown.total()} rows of a language that is not known ('qqq': 3, 'Klingon': 1, " in counts.summary()
+    assert f"; rows of a language that is not known: {unknown.total()} ('qqq': 3, 'Klingon': 1, " in counts.summary()
     assert counts.rows.rows_in == counts.rows.kept == len(codes)
 
 
@@ -121,7 +121,7 @@ def test_unknown_languages_are_counted_by_name_up_to_a_limit():
     assert len(counts.unknown_languages) == 1001
     assert counts.unknown_languages.total() == 3000
     assert counts.summary().endswith(
-        "3,000 rows of a language that is not known (others: 1,000, 'language 0': 2, 'language 1': 2, 'language 2': 2, 'language 3': 2, …)"
+        "rows of a language that is not known: 3,000 (others: 1,000, 'language 0': 2, 'language 1': 2, 'language 2': 2, 'language 3': 2, …)"
     )
 
 

@@ -4,22 +4,23 @@ import re
 
 import pytest
 
-from xsap.tabular.answers import Answer
+from xsap.tabular.answers import CANDIDATE, Answer
 from xsap.tabular.text_table import text_table
 
-TWO = Answer(
-    [
-        ["C1", "Fever", "-pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:2"), 0.9, 0.876],
-        ["C22", "Cold", "Cold", "en", "S", (), (), -0.5, None],
-    ],
-    None,
-)
+
+def row(concept, name, matched, language, score, confidence=None):
+    """The fields of a candidate that a table shows, among all others."""
+    given = {"concept_id": concept, "name": name, "matched_name": matched, "language": language}
+    return [(given | {"score": score, "confidence": confidence}).get(field) for field in CANDIDATE]
+
+
+TWO = Answer([row("C1", "Fever", "-pyrexia", "fr", 0.9, 0.876), row("C22", "Cold", "Cold", "en", -0.5)], None)
 BLANK = Answer([], "the mention is blank")
-UNCERTAIN = Answer([["C9000001", "Cold", "Cold", "en", "S", (), (), 0.123, 0.05]], "unsure")
+UNCERTAIN = Answer([row("C9000001", "Cold", "Cold", "en", 0.123, 0.05)], "unsure")
 
 
 def candidate(name, matched, language="he", concept="C1"):
-    return Answer([[concept, name, matched, language, "S", (), (), 1.0, None]], None)
+    return Answer([row(concept, name, matched, language, 1.0)], None)
 
 
 def shown(mentions, answers):
@@ -79,6 +80,6 @@ CONTROLS = [
 def test_no_character_moves_the_cursor_or_turns_the_text_around():
     for control in CONTROLS:
         text = f"a{control}[31mb"
-        answers = [Answer([[text, text, text + "c", "en", "S", (), (), 1.0, None]], text)]
+        answers = [Answer([row(text, text, text + "c", "en", 1.0)], text)]
         for line in shown([text], answers):
             assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]", line), control

@@ -137,11 +137,10 @@ class LinkCounts:
         if self.resumed:
             parts.append(f"{self.resumed:,} rows resumed from an interrupted run")
         if self.unknown_languages:
-            parts.append(
-                f"{self.unknown_languages.total():,} rows of a language that is not known ({_examples(self.unknown_languages)})"
-            )
+            count = self.unknown_languages.total()
+            parts.append(f"rows of a language that is not known: {count:,} ({_examples(self.unknown_languages)})")
         if self.cut:
-            parts.append(f"{self.cut:,} cells cut to {MAX_CELL:,} characters, the most that Excel holds")
+            parts.append(f"cells cut to the {MAX_CELL:,} characters that Excel holds: {self.cut:,}")
         if self.written >= MAX_ROWS:
             parts.append(f"a spreadsheet can open only {MAX_ROWS:,} rows")
         return "; ".join(parts)
