@@ -407,3 +407,24 @@ def test_terminology_with_hostile_tables_is_refused(tmp_path):
         reseal(folder)
         assert_refused(lambda folder=folder: Terminology.load(folder))
         assert_refused(lambda folder=folder: NameSource.from_folder(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["index", "terminology"])
+def test_every_changed_byte_of_a_small_folder_is_found(whole_index, tmp_path, kind):
+    folder = tmp_path / kind
+    if kind == "index":
+        shutil.copytree(whole_index, folder)
+    else:
+        terminology(("C1", "en", "one"), ("C2", "de", "zwei")).save(folder)
+    for file in sorted(folder.iterdir()):
+        before = file.read_bytes()
+        for at in range(len(before)):
+            file.write_bytes(before[:at] + bytes([before[at] ^ (1 << at % 8)]) + before[at + 1 :])
+            with pytest.raises(ArtifactError):
+                open_artifact(folder, kind)
+            file.write_bytes(before[:at])
+            with pytest.raises(ArtifactError):
+                open_artifact(folder, kind)
+        file.write_bytes(before)
+    open_artifact(folder, kind)
