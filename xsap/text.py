@@ -1,7 +1,11 @@
-"""Normalization of names (letter case, Unicode, white space) and the script that a name is written in.
+"""Normalization of names (letter case, Unicode, white space), forms of a name that exact look-up compares, and the script of a name.
 
 The text policy is part of a model and is saved with it. It is applied to the names of a dictionary and to the mentions that are linked to
 it, so that both are always normalized the same way. No other module changes case or composes Unicode.
+
+Exact look-up compares names in several forms, each of which makes more names equal than the one before: as they are written (`CASED`),
+without letter case by the rules of a language (`fold_case`), without letter case by the rules of all languages at once, and without accents
+(`fold_accents`, or `expand_umlauts` for ä written as ae). `look_up_key` is equal wherever one of these forms is.
 """
 
 import re
@@ -20,9 +24,18 @@ if TYPE_CHECKING:
 Case = Literal["cased", "lower"]
 Form = Literal["none", "NFC", "NFKC"]
 
-# Invisible and without meaning inside a term: byte-order mark, zero-width space, word joiner, soft hyphen. The zero-width
-# (non-)joiners stay: they carry meaning in Persian and in Indic scripts.
-_INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad]")
+# Invisible and without meaning inside a term: Unicode's property Default_Ignorable_Code_Point (DerivedCoreProperties.txt), which has the soft
+# hyphen, controls of writing direction, isolates, zero-width spaces, the byte-order mark, fillers and variation selectors, and the marks of
+# interlinear annotation. The zero-width joiner and non-joiner stay where they are part of the spelling: between two characters of a script whose
+# letters join or form conjuncts (Persian, Kurdish, Indic scripts, …). Anywhere else they too are invisible.
+_IGNORABLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_INVISIBLE = re.compile(f"[{_IGNORABLE}]")
+_JOINING = "\u0600-\u061b\u061d-\u08ff\u0900-\u109f\u1700-\u17b3\u17b6-\u180a\u1810-\u18af\u1a20-\u1aad\u1b00-\u1c4f\ua800-\uaaff"
+_JOINING += "\uabc0-\uabff\ufb50-\ufdff\ufe70-\ufefc"
+_STRAY_JOINERS = re.compile(f"(?<![{_JOINING}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINING}])")
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
@@ -75,7 +88,19 @@ class TextPolicy:
 
 
 EXACT_MATCH = TextPolicy(case="lower", unicode="NFKC")
-"""The policy under which two strings count as the same name."""
+"""The policy under which two strings count as the same name where they are counted or compared, outside of an index."""
+
+CASED = TextPolicy()
+"""The policy under which two strings are written in the same way."""
+
+
+def drop_invisible(text: str) -> str:
+    """A text without invisible characters; joiners stay where they are part of the spelling.
+
+    >>> drop_invisible("\u202afever\u202c"), len(drop_invisible("می\u200cخواهم"))
+    ('fever', 8)
+    """
+    return _STRAY_JOINERS.sub("", _INVISIBLE.sub("", text))
 
 
 def normalize(name: str, policy: TextPolicy) -> str:
@@ -87,8 +112,8 @@ def normalize(name: str, policy: TextPolicy) -> str:
     if policy.unicode != "none":
         if not name.isascii():
             name = unicodedata.normalize(
-                policy.unicode, _INVISIBLE.sub("", name)
-            )  # in this order: they keep an accent from its letter
+                policy.unicode, drop_invisible(name)
+            )  # first, for they keep an accent from its letter
         if not name.isprintable():  # no control is printable, so most names skip the substitution
             name = _CONTROL.sub(" ", name)
         name = " ".join(name.split())
@@ -115,6 +140,116 @@ def normalize_column(names: "pa.ChunkedArray", policy: TextPolicy) -> "pa.Array"
 def normalize_all(names: Iterable[str], policy: TextPolicy) -> list[str]:
     """`normalize` for each name, in order."""
     return [normalize(name, policy) for name in names]
+
+
+# Forms of a name that exact look-up compares
+
+_DASHES = "\u00ad\u058a\u05be\u1806\u2010-\u2015\u2043\u2212\u2e3a\u2e3b\ufe31\ufe32\ufe58\ufe63\uff0d"
+_SINGLE_QUOTES = (
+    "`\u00b4\u1fef\u1ffd\u02b9-\u02bf\u02c8\u02ca\u02cb\u2018-\u201b\u2032\u2035\u2039\u203a\uff07\uff40\ua78b\ua78c"
+)
+_DOUBLE_QUOTES = "\u00ab\u00bb\u02ba\u02dd\u02ee\u201c-\u201f\u2033\u2036\u301d-\u301f\uff02"
+_UNWRITTEN = "\u0640\u200c\u200d"  # the stretching of Arabic letters, and joiners, which keyboards often lack
+
+
+_PLANE = "".join(map(chr, range(0x10000)))
+_PUNCTUATION: dict[int, str] = {
+    ord(character): plain
+    for ranges, plain in ((_DASHES, "-"), (_SINGLE_QUOTES, "'"), (_DOUBLE_QUOTES, '"'), (_UNWRITTEN, ""))
+    for character in re.findall(f"[{ranges}]", _PLANE)
+}
+_TURKIC = frozenset({"az", "tr"})  # languages whose capital of i is İ and whose small letter of I is ı
+_DOT = "\u0307"  # the dot that İ leaves in lower case, and that Lithuanian keeps on i and j under an accent
+_SOFT_DOTS = re.compile(f"(?<=[ij\u012f]){_DOT}")
+_GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
+_GREEK_ACCENTS = re.compile("(?<=[\u0370-\u03ff])[\u0300-\u036f]+")  # capitals are written without
+# Accents, and the points of Hebrew and vowel signs of Arabic; not the marks of kana and of Indic scripts, which are letters of their own.
+_ACCENTS = re.compile(
+    "[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u0655\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"
+    "\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+)
+_BASE_LETTERS = str.maketrans(
+    dict(zip("øđłħŧðŋıəɛɔɨ", "odlhtdnieeoi", strict=True)) | {"æ": "ae", "œ": "oe", "þ": "th"}
+)
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
+_SQUASHED = (("a[ae]+", "a"), ("oe+", "o"), ("ue+", "u"))  # what `fold_accents` and `expand_umlauts` may differ in
+
+
+def fold_case(name: str, language: str | None = None) -> str:
+    """A name without differences of letter case, width, ligatures, white space and kinds of dashes and quotes.
+
+    Args:
+        name: The name.
+        language: By whose rules letters change case: i and ı are two letters in Turkish and Azeri. None for the rules of all languages at
+            once: I, İ, i and ı are one letter, and Greek letters have no accents, for capitals have none.
+
+    >>> fold_case("GÖĞÜS AĞRISI", "tr"), fold_case("göğüs ağrısı"), fold_case("Fußschmerz – ΠΌΝΟΣ")
+    ('göğüs ağrısı', 'göğüs ağrisi', 'fussschmerz - πονοσ')
+    """
+    if language in _TURKIC:
+        name = unicodedata.normalize("NFC", name).replace("I", "ı").replace("İ", "i")
+    if name.isascii():
+        folded = name.lower().replace("`", "'")
+    else:
+        folded = unicodedata.normalize("NFKC", drop_invisible(name).translate(_PUNCTUATION)).casefold()
+        folded = _SOFT_DOTS.sub("", unicodedata.normalize("NFKC", folded)).translate(_PUNCTUATION)
+        folded = unicodedata.normalize("NFKC", folded)
+        if language is None:
+            folded = folded.replace("ı", "i")
+        if language in (None, "el") and _GREEK.search(folded):
+            folded = _GREEK_ACCENTS.sub("", unicodedata.normalize("NFD", folded))
+            folded = unicodedata.normalize("NFKC", folded.replace("ς", "σ"))
+    if not folded.isprintable():
+        folded = _CONTROL.sub(" ", folded)
+    return " ".join(folded.split())
+
+
+def fold_accents(name: str) -> str:
+    """`fold_case` by the rules of all languages, and without accents: é is e, ö and ø are o, ł is l, æ is ae.
+
+    >>> fold_accents("Hépatomégalie"), fold_accents("smørebrød Ödem")
+    ('hepatomegalie', 'smorebrod odem')
+    """
+    return _strip_accents(fold_case(name))
+
+
+def expand_umlauts(name: str) -> str:
+    """`fold_accents`, but ä, ö and ü become ae, oe and ue, ø becomes oe and å becomes aa, as they are written where keyboards lack them.
+
+    >>> expand_umlauts("Ödem"), expand_umlauts("Oedem"), expand_umlauts("Épiglottite")
+    ('oedem', 'oedem', 'epiglottite')
+    """
+    return _strip_accents(fold_case(name).translate(_UMLAUTS))
+
+
+def look_up_key(name: str) -> str:
+    """A string that is equal for two names wherever `fold_case` (of any language), `fold_accents` or `expand_umlauts` is."""
+    key = fold_accents(name)
+    for pattern, plain in _SQUASHED:
+        key = re.sub(pattern, plain, key)
+    return key
+
+
+def look_up_keys(names: "pa.ChunkedArray") -> "pa.Array":
+    """`look_up_key` for an Arrow column of strings without nulls; ASCII names, which most are, never become Python objects."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+    word = r"[\x21-\x7e]+"
+    others = pc.invert(pc.match_substring_regex(column, f"^{word}(?: {word})*$"))
+    folded = [fold_accents(name) for name in column.filter(others).to_pylist()]
+    keys = pc.replace_with_mask(pc.ascii_lower(column), others, pa.array(folded, pa.string()))
+    keys = pc.replace_substring(keys, "`", "'")
+    for pattern, plain in _SQUASHED:
+        keys = pc.replace_substring_regex(keys, pattern, plain)
+    return keys
+
+
+def _strip_accents(folded: str) -> str:
+    return (
+        folded if folded.isascii() else _ACCENTS.sub("", unicodedata.normalize("NFKD", folded)).translate(_BASE_LETTERS)
+    )
 
 
 def script_of(text: str) -> str:

@@ -11,7 +11,6 @@ from xsap.errors import ArtifactError, DataError
 from xsap.linking.dictionary import (
     INDEX_CONCEPTS_SCHEMA,
     INDEX_NAMES_SCHEMA,
-    Keys,
     NameSource,
     _deduplicate,
     build_dictionary,
@@ -20,7 +19,7 @@ from xsap.linking.dictionary import (
 )
 from xsap.linking.dictionary_files import open_dictionary, write_dictionary
 from xsap.terms.terminology import Terminology
-from xsap.text import EXACT_MATCH, TextPolicy, normalize
+from xsap.text import TextPolicy, normalize
 
 POLICIES = [TextPolicy(), TextPolicy("lower", "NFC"), TextPolicy("lower", "NFKC"), TextPolicy("cased", "none")]
 CHOICES = st.sampled_from([None, ("en",), ("de", "en"), ("fi",)])
@@ -91,7 +90,7 @@ def test_dictionary_matches_plain_loop(rows, types, references, languages, polic
     dictionary = build(source, languages, policy, rows_per_batch=batch)
     assert describe(dictionary) == expected
     assert (dictionary.names.schema, dictionary.concepts.schema) == (INDEX_NAMES_SCHEMA, INDEX_CONCEPTS_SCHEMA)
-    assert sorted(dictionary.keys.rows) == list(range(dictionary.names.num_rows))
+    assert set(dictionary.keys.entries["row"]) == set(range(dictionary.names.num_rows))
 
 
 @given(
@@ -145,7 +144,7 @@ def test_tables_are_written_in_batches_of_equal_size(tmp_path):
     assert open_dictionary(tmp_path, {}).names == dictionary.names
 
 
-@pytest.mark.parametrize("array", ["starts", "name_concepts", "hashes", "rows"])
+@pytest.mark.parametrize("array", ["starts", "name_concepts", "preferences", "hashes", "entries"])
 def test_open_dictionary_rejects_files_that_do_not_fit_together(tmp_path, array):
     write_dictionary(tmp_path, build(terminology_of_rows([("C1", "en", "a", "A", None), ("C2", "en", "b", "A", None)])))
     np.save(tmp_path / f"{array}.npy", np.load(tmp_path / f"{array}.npy")[:-1])
@@ -158,22 +157,6 @@ def test_names_of_other_concepts_are_rejected():
     for concepts in (good.concepts.slice(1), good.concepts.take([1, 0]), good.concepts.slice(0, 1)):
         with pytest.raises(ArtifactError, match="names and concepts do not match"):
             build(Terminology(good.names, concepts))
-
-
-@given(
-    names=st.lists(st.text(max_size=4) | st.sampled_from(TERM_NAMES), min_size=1, max_size=20),
-    mention=st.sampled_from(TERM_NAMES) | st.text(max_size=4),
-)
-def test_exact_look_up_matches_plain_loop(names, mention):
-    column = pa.chunked_array([names[:7], names[7:]], pa.string())
-    keys = Keys.from_names(column, rows_per_batch=3)
-    wanted = normalize(mention, EXACT_MATCH)
-    expected = [row for row, name in enumerate(names) if wanted and normalize(name, EXACT_MATCH) == wanted]
-    assert keys.find(mention, column) == expected
-
-
-def test_lone_surrogate_matches_no_name():
-    assert Keys.from_names(pa.chunked_array([["a"]])).find("\ud800", pa.chunked_array([["a"]])) == []
 
 
 @given(names=st.lists(st.sampled_from(TERM_NAMES), max_size=30), policy=st.sampled_from(POLICIES))

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import FusedSearch, fuse, grams, string_similarity
 from xsap.linking.ranking import rank_concepts
-from xsap.text import EXACT_MATCH, normalize_all
+from xsap.text import fold_case
 
 texts = st.text("ab AB\u00e9-1\t\u0130\u200b\u3000発熱🫀\ud83e", max_size=9)
 names_like = st.text("ab ", min_size=1, max_size=5)
@@ -28,7 +28,9 @@ def column(names):
 def scikit(mentions, names):
     """(q, n) cosines of which n-grams there are, in float64."""
     vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), binary=True, lowercase=False)
-    bags = vectorizer.fit_transform(normalize_all([*mentions, *names, "any"], EXACT_MATCH)).toarray().astype(np.float64)
+    bags = (
+        vectorizer.fit_transform([fold_case(text) for text in [*mentions, *names, "any"]]).toarray().astype(np.float64)
+    )
     bags /= np.maximum(np.linalg.norm(bags, axis=1, keepdims=True), 1e-9)
     return bags[: len(mentions)] @ bags[len(mentions) : -1].T
 

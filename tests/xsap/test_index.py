@@ -90,7 +90,9 @@ def test_build_rejects_vectors_that_are_not_finite():
         Index.build(COLDS, Broken())
 
 
-FILES = {"names.arrow", "concepts.arrow", "starts.npy", "name_concepts.npy", "hashes.npy", "rows.npy", "bounds.npy"}
+FILES = {"names.arrow", "concepts.arrow", "bounds.npy"} | {
+    f"{name}.npy" for name in ("starts", "name_concepts", "preferences", "hashes", "entries")
+}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,8 @@ def test_loaded_index_equals_saved_index(tmp_path, vector_dtype, files):
         built.languages,
         built.dictionary.dropped,
     )
-    assert loaded.dictionary.keys.find("COMMON COLD", loaded.names["name"]) == [1]
+    hits = loaded.dictionary.keys.find("COMMON COLD", "und", loaded.names, loaded.concepts)
+    assert [(hit.row, hit.match) for hit in hits] == [(1, "case")]
     assert (loaded.vectors.vector_dtype, loaded.path) == (vector_dtype, tmp_path / "index")
     assert loaded.content_hash
     assert {p.name for p in (tmp_path / "index").iterdir()} == {"manifest.json"} | FILES | files
@@ -229,7 +232,7 @@ def test_load_rejects_a_manifest_that_does_not_fit(folder, change):
         Index.load(folder)
 
 
-@pytest.mark.parametrize("name", ["vectors", "bounds", "starts", "name_concepts", "hashes", "rows"])
+@pytest.mark.parametrize("name", ["vectors", "bounds", "starts", "name_concepts", "preferences", "hashes", "entries"])
 def test_load_rejects_files_of_other_sizes_with_a_valid_manifest(folder, name):
     array = np.load(folder / f"{name}.npy")
     np.save(folder / f"{name}.npy", array[:-1])

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.dictionaries import keys_of
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import linker as linker_module
-from xsap.linking.dictionary import INDEX_CONCEPTS_SCHEMA, INDEX_NAMES_SCHEMA, Dictionary, Keys, NameConcepts
+from xsap.linking.dictionary import INDEX_CONCEPTS_SCHEMA, INDEX_NAMES_SCHEMA, Dictionary, NameConcepts
 from xsap.linking.encoder_spec import EncoderSpec
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
@@ -60,7 +61,7 @@ def make_index(vectors, concepts_of_names):
         names,
         concepts,
         NameConcepts.from_ids(lists, concepts["concept_id"].combine_chunks()),
-        Keys.from_names(names["name"]),
+        keys_of(names, concepts, [sorted(row) for row in concepts_of_names]),
         {},
     )
     model = EncoderSpec(
@@ -201,19 +202,19 @@ def test_a_name_of_a_concept_that_is_not_listed_is_refused():
         NameConcepts.from_ids(pa.array([["A"], ["B"]]), pa.array(["B"]))
 
 
-def test_concepts_of_an_exact_name_come_first_with_their_own_score():
-    """`NAME 2` is farthest from its query, and first all the same; its score stays the cosine."""
+def test_concepts_of_an_exact_name_come_first_with_the_score_one():
+    """`NAME 2` is farthest from its query, and first all the same."""
     concepts_of_names = [{"A"}, {"B"}, {"D", "C"}]
     linker = Linker(
         TableEncoder({"NAME 2": [1.0, 0.0], "other": [1.0, 0.0]}),
         make_index([[1, 0], [0.6, 0.8], [0, 1]], concepts_of_names),
     )
     exact, other = linker.link(["NAME 2", "other"], 4)
-    assert [(c.concept_id, c.score) for c in exact.candidates] == [
-        ("C", 0),
-        ("D", 0),
-        ("A", 1),
-        ("B", pytest.approx(0.6)),
+    assert [(c.concept_id, c.score, c.match) for c in exact.candidates] == [
+        ("C", 1, "case"),
+        ("D", 1, "case"),
+        ("A", 1, "similar"),
+        ("B", pytest.approx(0.6), "similar"),
     ]
     assert [c.concept_id for c in other.candidates] == ["A", "B", "C", "D"]
     assert [c.concept_id for c in linker.link(["NAME 2"], 1)[0].candidates] == ["C"]
@@ -310,6 +311,7 @@ def test_results_and_candidates_become_dictionaries():
         "semantic_types": ("T184",),
         "codes": ("T:C1",),
         "confidence": 0.9,
+        "match": "similar",
     }
     assert candidate.to_dict() == fields
     found, none = Result("a", (candidate,)), Result("", (), "the mention is empty")
@@ -549,3 +551,56 @@ def test_threads_get_the_answers_of_one_thread(many, search, request):
     for expected, which in ((alone, 0), (filtered, 1)):
         found = {result.mention: result for pair in both for result in pair[which]}
         assert [found[mention] for mention in mentions] == list(expected)
+
+
+class ScoreAsConfidence:
+    """A calibration whose confidence is the score of the first candidate."""
+
+    def confidence(self, features, languages):
+        return features[:, 0]
+
+    def threshold_for(self, precision):
+        return precision - 0.05
+
+
+@pytest.mark.parametrize("option", [{"min_confidence": 0.7}, {"min_precision": 0.75}])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_uncertain_candidates_are_kept_apart_from_answers(option, top_k):
+    """They are exactly the candidates without a limit; what counts as linked is what has candidates."""
+    queries = {"sure": [0.9, 0.5, 0.1], "unsure": [0.6, 0.5, 0.1]}
+    index = replace(make_index(np.eye(3), [{"A"}, {"B"}, {"C"}]), calibration=ScoreAsConfidence())
+    linker = Linker(TableEncoder(queries), index)
+    without = linker.link(["sure", "unsure", ""], top_k)
+    sure, unsure, blank = linker.link(["sure", "unsure", ""], top_k, **option)
+    assert sure == without[0]
+    assert (unsure.candidates, unsure.uncertain) == ((), without[1].candidates)
+    assert len(unsure.uncertain) == top_k
+    assert unsure.reason.startswith("the confidence of the first candidate, 0.600, is below 0.700")
+    assert (blank.candidates, blank.uncertain) == ((), ())
+    assert unsure.to_dict()["uncertain"] == without[1].to_dict()["candidates"]
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 3.5, 3.0, "3", None, [3], float("nan")])
+def test_top_k_is_a_whole_number_of_at_least_one(value):
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    with pytest.raises(ConfigError, match=r"^top_k must be (at least 1|a whole number, at least 1[;])"):
+        linker.link(["q"], value)
+    assert len(linker.link(["q"], np.int64(1))[0].candidates) == 1
+
+
+@pytest.mark.parametrize("option", ["min_confidence", "min_precision"])
+@pytest.mark.parametrize("value", ["0.9", [0.9], {}, object(), "x"])
+def test_limits_of_another_type_are_refused_in_one_line(option, value):
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    with pytest.raises(ConfigError, match=rf"^{option} must be a number between 0 and 1, found "):
+        linker.link(["q"], **{option: value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["en", 5, ["en"], {"languages": 5}, {"languages": [5]}, {"sources": {"A": 1}}, {"language": ["en"]}, {5: ["en"]}],
+)
+def test_filters_of_another_type_are_refused_in_one_line(value):
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    with pytest.raises(ConfigError, match="filter"):
+        linker.link(["q"], filter=value)

@@ -27,7 +27,7 @@ from xsap.text import (
 
 POLICIES = [TextPolicy(case, form) for case in ("cased", "lower") for form in ("none", "NFC", "NFKC")]
 COMPOSING = [policy for policy in POLICIES if policy.unicode != "none"]
-INVISIBLE = "\ufeff\u200b\u2060\u00ad"
+INVISIBLE = "\ufeff\u200b\u2060\u00ad\u200e\u200f\u061c\u202a\u202e\u2066\u2069\u034f\u3164\ufe0f\U000e0101\u115f"
 
 awkward = st.sampled_from(
     "aeijAEJHΣσςİıßẞÅﬁ①℃ﾊﾞ゙が각ᄀ\u0301\u030c\u0331\u0307\u0327\u0323 \t\n\r\x00\x1f\x7f\x85\u00a0\u2028\u3000\u200c\u200d"

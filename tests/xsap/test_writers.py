@@ -41,8 +41,8 @@ BLANK = Answer([], "the mention is blank")
 FEVER = Candidate("C1", "Fever", "pyrexia", 0.9, "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.123456789)
 COLD = Candidate("C2", "Cold", "Cold", 1 / 3, "en", "S")
 BOTH = [
-    ["C1", "Fever", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457],
-    ["C2", "Cold", "Cold", "en", "S", (), (), 0.333333, None],
+    ["C1", "Fever", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457, "similar"],
+    ["C2", "Cold", "Cold", "en", "S", (), (), 0.333333, None, "similar"],
 ]
 
 
@@ -176,7 +176,7 @@ def test_csv_tsv_and_jsonl_have_a_row_for_each_candidate():
     given = (["term"], [["a\tb", " "]], [TWO, BLANK])
     assert written(*given, OutputFormat("csv"))[1] == 3
     assert text(*given, OutputFormat("csv")).split("\n") == [
-        "term,rank,concept_id,name,matched_name,language,source,semantic_types,codes,score,confidence,reason",
+        "term,rank,concept_id,name,matched_name,language,source,semantic_types,codes,score,confidence,match,reason",
         "a\tb,1,C1,Fever,'-pyrexia,fr,S2,Finding|Sign,S:1|T:2,0.9,0.876,",
         "a\tb,2,C22,Cold,Cold,en,S,,,-0.5,,",
         " ,,,,,,,,,,,the mention is blank",

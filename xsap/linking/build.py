@@ -38,7 +38,7 @@ from xsap.search.vectors import Floats, Rows, VectorDtype, check_finite
 TIMEOUT = timedelta(hours=24)  # how long a process waits for others that still encode
 MIN_BATCH = 64  # names; in smaller batches the rounding of a matrix product depends on their number
 _FIXED_BYTES = 100_000_000  # memory for reading any terminology, and for libraries that are loaded late
-_NAME_BYTES = 100  # for hashes, numbers and lists of a name
+_NAME_BYTES = 150  # for hashes, numbers and lists of a name
 _BYTES_PER_TEXT_BYTE = 2.0  # of names and codes: what was read, and what is made of it
 _COMPONENT_BYTES = 8192 * 48  # for each component of a vector, while 8,192 tokens are encoded
 _HNSW_NAME_BYTES = 200  # for the links of a name in the HNSW index

@@ -3,8 +3,9 @@
 One row is one name, distinct under the text policy of the model; a name that several concepts have keeps them all.
 The terminology is read as a stream of whole concepts, of which only the names (in Arrow) and a few integers for each
 are kept, so nine million names take some gigabytes. Names are compared by the XXH3-128 of the normalized string: among
-ten million names a collision has a probability of 10⁻²⁵. Tables are uncompressed Arrow files, so that they can be
-memory-mapped, in record batches of a fixed size, so that equal dictionaries are equal files.
+ten million names a collision has a probability of 10⁻²⁵. Keys for exact look-up are made in
+name_keys.py. Tables are uncompressed Arrow files, so that they can be memory-mapped, in record batches of a fixed size,
+so that equal dictionaries are equal files.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from xsap.artifacts import manifest_hash, open_artifact, read_unchanged
 from xsap.errors import ArtifactError, DataError
+from xsap.linking.name_keys import EntryCollector, Keys, pair_preferences
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, Terminology
-from xsap.text import EXACT_MATCH, TextPolicy, normalize, normalize_column
+from xsap.text import TextPolicy, normalize_column
 
 _TEXT, _TEXTS = pa.field("", pa.string(), nullable=False), pa.field("", pa.list_(pa.string()), nullable=False)
 INDEX_NAMES_SCHEMA = pa.schema(
@@ -32,41 +34,9 @@ INDEX_CONCEPTS_SCHEMA = pa.schema(
     [*map(_TEXT.with_name, ("concept_id", "preferred_name")), *map(_TEXTS.with_name, ("semantic_types", "codes"))]
 )
 ROWS_PER_BATCH = 1 << 16
-_NAME_COLUMNS = ["concept_id", "language", "name", "source", "code"]
+_NAME_COLUMNS = ["concept_id", "language", "name", "kind", "source", "code"]
 _CONCEPT_COLUMNS = ["concept_id", "preferred_name", "semantic_types", "cross_references"]
 _CODE = "^[^:]+:."  # a cross-reference that names its source
-
-
-class Keys(NamedTuple):
-    """Names by their form under EXACT_MATCH.
-
-    Attributes:
-        hashes: (n,) XXH3-64 of the normalized names, sorted.
-        rows: (n,) the row of the name that each hash belongs to.
-    """
-
-    hashes: NDArray[np.uint64]
-    rows: NDArray[np.int32]
-
-    @classmethod
-    def from_names(cls, names: pa.ChunkedArray, *, rows_per_batch: int = ROWS_PER_BATCH) -> "Keys":
-        """The keys of a column of names, in the order of their rows."""
-        hashes = np.empty(len(names), np.uint64)
-        for start in range(0, len(names), rows_per_batch):
-            strings = normalize_column(names.slice(start, rows_per_batch), EXACT_MATCH).to_pylist()
-            hashes[start : start + rows_per_batch] = [xxhash.xxh3_64_intdigest(string.encode()) for string in strings]
-        order = np.argsort(hashes, kind="stable")
-        return cls(hashes[order], order.astype(np.int32))
-
-    def find(self, mention: str, names: pa.ChunkedArray) -> list[int]:
-        """The rows of all names that equal a mention under EXACT_MATCH, ascending."""
-        string = normalize(mention, EXACT_MATCH)
-        if not string:
-            return []
-        key = np.uint64(xxhash.xxh3_64_intdigest(string.encode("utf-8", "surrogatepass")))
-        first, last = np.searchsorted(self.hashes, key, "left"), np.searchsorted(self.hashes, key, "right")
-        rows = sorted(self.rows[first:last].tolist())
-        return [row for row in rows if normalize(names[row].as_py(), EXACT_MATCH) == string]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +47,13 @@ class NameConcepts:
         starts: (names + 1,) int64; the concepts of name i are `concepts[starts[i] : starts[i + 1]]`.
         concepts: Row numbers in the table of concepts, ascending for each name.
         count: Number of rows of that table.
+        preferences: Of each pair of a name and one of its concepts: how far that is the concept's preferred name, the highest first.
     """
 
     starts: NDArray[np.int64]
     concepts: NDArray[np.int64]
     count: int
+    preferences: NDArray[np.uint8]
 
     @classmethod
     def from_ids(cls, concept_ids: pa.ListArray, known: pa.Array) -> "NameConcepts":
@@ -92,7 +64,7 @@ class NameConcepts:
             known: The ids of all concepts, sorted.
 
         Returns:
-            The concepts of each name by their positions in `known`.
+            The concepts of each name by their positions in `known`, all with the same preference.
 
         Raises:
             ArtifactError: A name has an id that is not among the known ones.
@@ -101,7 +73,8 @@ class NameConcepts:
         numbers = pc.index_in(concept_ids.flatten(), known)
         if numbers.null_count:
             raise ArtifactError("the index has a name of a concept that it doesn't list; it is damaged, make it again")
-        return cls(np.concatenate([[0], np.cumsum(counts)]), numbers.to_numpy().astype(np.int64), len(known))
+        starts, concepts = np.concatenate([[0], np.cumsum(counts)]), numbers.to_numpy().astype(np.int64)
+        return cls(starts, concepts, len(known), np.zeros(len(concepts), np.uint8))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -221,14 +194,11 @@ def build_dictionary(
     starts, concepts_of_names = _distinct_by_row(numbers, rows, int(used.sum()), int(first.sum()))
     names = _names_table(collector, first, rows)
     concepts = _concepts_table(source.batches("concepts", _CONCEPT_COLUMNS, rows_per_batch), used, collector.codes)
+    keys, entries = collector.entries.keys(rows, numbers, concepts["preferred_name"])
+    preferences = pair_preferences(entries, starts, concepts_of_names, concepts.num_rows)
+    name_concepts = NameConcepts(starts, concepts_of_names.astype(np.int64), concepts.num_rows, preferences)
     pa.default_memory_pool().release_unused()
-    return Dictionary(
-        names,
-        concepts,
-        NameConcepts(starts, concepts_of_names.astype(np.int64), concepts.num_rows),
-        Keys.from_names(names["name"], rows_per_batch=rows_per_batch),
-        {"empty name": collector.empty} if collector.empty else {},
-    )
+    return Dictionary(names, concepts, name_concepts, keys, {"empty name": collector.empty} if collector.empty else {})
 
 
 def hash_names(
@@ -254,6 +224,7 @@ class _NameCollector:
         self.labels: dict[str, list[NDArray[np.int32]]] = {"language": [], "source": []}
         self.values: dict[str, dict[str, int]] = {"language": {}, "source": {}}  # and the code of each
         self.codes: list[pa.ListArray] = []  # of each concept that has a name here
+        self.entries = EntryCollector()
 
     def add(self, block: pa.Table, ids: pa.ChunkedArray) -> None:
         """Add the names of the next whole concepts; `ids` are those of all concepts."""
@@ -277,7 +248,11 @@ class _NameCollector:
         self.numbers.append(numbers[chosen].astype(np.int32))
         for column, known in self.values.items():
             self.labels[column].append(_encode_labels(block[column].chunk(0).filter(mask), known))
-        self.codes.append(_codes_of_names(block, numbers - numbers[0], _distinct(numbers[chosen]) - numbers[0]))
+        wanted = _distinct(numbers[chosen]) - numbers[0]
+        self.codes.append(_codes_of_names(block, numbers - numbers[0], wanted))
+        self.entries.add(
+            block.select(["name", "language", "kind"]).filter(mask), new.take(pa.array(wanted)), self.codes[-1]
+        )
 
 
 def _whole_concepts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -4,7 +4,7 @@ Memory-mapped Arrow data is used as it is, so an offset out of its buffer would 
 and number is checked once, in batches that are unmapped afterwards: a folder with the right hashes but the wrong content is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from xsap.errors import ArtifactError
 from xsap.linking.dictionary import (
     INDEX_CONCEPTS_SCHEMA,
     INDEX_NAMES_SCHEMA,
     ROWS_PER_BATCH,
     Dictionary,
-    Keys,
     NameConcepts,
 )
+from xsap.linking.name_keys import ENTRY, Keys
 
 _SCHEMAS = {"names": INDEX_NAMES_SCHEMA, "concepts": INDEX_CONCEPTS_SCHEMA}
-_DTYPES = {"starts": np.int64, "name_concepts": np.int32, "hashes": np.uint64, "rows": np.int32}
+_DTYPES: dict[str, Any] = {
+    "starts": np.int64,
+    "name_concepts": np.int32,
+    "preferences": np.uint8,
+    "hashes": np.uint64,
+    "entries": ENTRY,
+}
 DICTIONARY_FILES = (*(f"{name}.arrow" for name in _SCHEMAS), *(f"{name}.npy" for name in _DTYPES))
+DICTIONARY_FORMAT = 2
+"""Version of these files, and of the normalization and look-up keys of names; a folder of another version has to be made again."""
 _VALUES_PER_CHECK = 1 << 20
 
 
@@ -37,8 +46,8 @@ def write_dictionary(folder: Path, dictionary: Dictionary, *, rows_per_batch: in
                 writer.write_table(
                     rows.take(np.arange(len(rows))).combine_chunks()
                 )  # a slice would be written with its own offsets
-    starts, concepts = dictionary.name_concepts.starts, dictionary.name_concepts.concepts.astype(np.int32)
-    arrays: list[NDArray[Any]] = [starts, concepts, *dictionary.keys]
+    pairs = dictionary.name_concepts
+    arrays: list[NDArray[Any]] = [pairs.starts, pairs.concepts.astype(np.int32), pairs.preferences, *dictionary.keys]
     for name, array in zip(_DTYPES, arrays, strict=True):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
@@ -46,17 +55,33 @@ def write_dictionary(folder: Path, dictionary: Dictionary, *, rows_per_batch: in
 def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
     """Memory-map a dictionary's files. Raises ValueError if they don't fit together, and what pyarrow and numpy raise."""
     names, concepts = (_open_table(folder, name) for name in _SCHEMAS)
-    starts, numbers, hashes, rows = (_open_array(folder, name) for name in _DTYPES)
-    n = names.num_rows
-    if not len(hashes) == len(rows) == n or len(starts) != n + 1 or (starts[0], starts[-1]) != (0, len(numbers)):
+    starts, numbers, preferences, hashes, entries = (_open_array(folder, name) for name in _DTYPES)
+    n, pairs = names.num_rows, len(numbers)
+    sound = len(hashes) == len(entries) and len(starts) == n + 1 and len(preferences) == pairs
+    if not sound or (starts[0], starts[-1]) != (0, pairs):
         raise ValueError("the tables of an index don't fit together")
     _check_table(folder, "names")
     _check_table(folder, "concepts")
     _check_array(folder, "starts", 0, len(numbers) + 1, ascending=True)
     _check_array(folder, "name_concepts", 0, concepts.num_rows)
     _check_array(folder, "hashes", 0, 1 << 64, ascending=True)
-    _check_array(folder, "rows", 0, n)
-    return Dictionary(names, concepts, NameConcepts(starts, numbers, concepts.num_rows), Keys(hashes, rows), dropped)
+    for part in _parts(entries):
+        if min(part["row"].min(), part["concept"].min()) < 0 or part["row"].max() >= n:
+            raise ValueError("entries.npy has a number out of its range")
+        if part["concept"].max() >= concepts.num_rows:
+            raise ValueError("entries.npy has a number out of its range")
+    name_concepts = NameConcepts(starts, numbers, concepts.num_rows, preferences)
+    return Dictionary(names, concepts, name_concepts, Keys(hashes, entries), dropped)
+
+
+def check_dictionary_format(manifest: Mapping[str, Any], path: Path) -> None:
+    """Raise ArtifactError for a folder whose dictionary is of another version."""
+    found = manifest.get("dictionary_format", 1)
+    if found != DICTIONARY_FORMAT:
+        raise ArtifactError(
+            f"{path}: expected names with look-up keys of version {DICTIONARY_FORMAT}, found version {found}; "
+            "make it again: xsap index MODEL TERMINOLOGY --out INDEX --overwrite"
+        )
 
 
 def _open_table(folder: Path, name: str) -> pa.Table:
@@ -67,7 +92,10 @@ def _open_table(folder: Path, name: str) -> pa.Table:
 
 
 def _open_array(folder: Path, name: str) -> NDArray[Any]:
-    array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header raises whatever Python's parser does
+        raise ValueError(f"{name}.npy is no array") from error
     if not isinstance(array, np.ndarray) or (array.dtype, array.ndim) != (_DTYPES[name], 1):
         raise ValueError(f"{name}.npy is not an array of {np.dtype(_DTYPES[name])}")
     return array

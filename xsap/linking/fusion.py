@@ -16,7 +16,7 @@ import pyarrow as pa
 from xsap.linking.dictionary import values_at
 from xsap.linking.ranking import NameSearch
 from xsap.search.vectors import Floats, Rows
-from xsap.text import EXACT_MATCH, normalize
+from xsap.text import fold_case
 
 NGRAM_SIZES = (
     2,
@@ -28,7 +28,7 @@ MENTIONS_PER_PART = 256  # mentions for whose names n-grams are held at once
 
 def grams(name: str) -> frozenset[str]:
     """All runs of SIZES characters of a name's words, each word with a space on both sides; none of a blank name."""
-    words = [f" {word} " for word in normalize(name, EXACT_MATCH).split(" ") if word]
+    words = [f" {word} " for word in fold_case(name).split(" ") if word]
     return frozenset(
         word[start : start + size] for word in words for size in NGRAM_SIZES for start in range(len(word) - size + 1)
     )

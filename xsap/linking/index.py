@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, 
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.calibration import Calibration
 from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
-from xsap.linking.dictionary_files import DICTIONARY_FILES, open_dictionary, write_dictionary
+from xsap.linking.dictionary_files import (
+    DICTIONARY_FILES,
+    DICTIONARY_FORMAT,
+    check_dictionary_format,
+    open_dictionary,
+    write_dictionary,
+)
 from xsap.linking.encoder_spec import LOCATION, Embedder, EncoderSpec, check_model_saved, short_hash
 from xsap.search.approximate import HnswIndex, check_usearch_installed
 from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vectors
@@ -27,7 +34,7 @@ from xsap.terms.terminology import Terminology
 INDEX_KIND, CALIBRATION, FUSION, HNSW_FILE = "index", "calibration.json", "fusion.json", "hnsw.usearch"
 VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
 # what reading files of any content raises
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     LookupError,
     TypeError,
@@ -179,6 +186,7 @@ class Index:
     @classmethod
     def _load(cls, path: Path, *, ann: bool) -> "Index":
         manifest = open_artifact(path, INDEX_KIND)
+        check_dictionary_format(manifest, path)
         files = (*FILES, *DICTIONARY_FILES, *([HNSW_FILE] if ann else []))
         if unnamed := [file for file in files if (path / file).exists() and file not in manifest["files"]]:
             raise ArtifactError(f"{path / unnamed[0]}: not listed in the manifest, so it can't be checked; remove it")
@@ -202,11 +210,18 @@ class Index:
             shape = (len(vectors), vectors.dimension, vectors.vector_dtype)
             stated = tuple(manifest[key] for key in ("count", "dimension", "vector_dtype"))
             sound = shape == stated and len(vectors) == dictionary.names.num_rows and 0 <= fusion_weight <= 1
-        except (*_UNREADABLE, pa.ArrowException):
+        except (*UNREADABLE, pa.ArrowException):
             sound = False
         if not sound:
             raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged, make it again")
         return index._with_hnsw(manifest.get("hnsw")) if ann else index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by reference: path and content hash. Unpickling opens the folder anew; ArtifactError if its content has changed."""
+        if self.path is None:
+            raise ConfigError("an index in memory can't be pickled; save it, and open it with Index.load")
+        in_memory = {"calibration": self.calibration, "fusion_weight": self.fusion_weight}
+        return _reopen_index, (str(self.path.absolute()), self.content_hash, self.hnsw is not None, in_memory)
 
     def with_calibration(self, calibration: Calibration) -> "Index":
         """The index with a calibration, which is stored in its folder.
@@ -270,6 +285,23 @@ class Index:
         return replace(self, hnsw=hnsw)
 
 
+def _reopen_index(path: str, content_hash: str, ann: bool, in_memory: dict[str, Any]) -> Index:
+    """An index that was pickled by reference."""
+    return replace(_load_once(path, content_hash, ann), **in_memory)
+
+
+@lru_cache(maxsize=1)
+def _load_once(path: str, content_hash: str, ann: bool) -> Index:
+    """An index of the given content; a process keeps the one that it unpickled last."""
+    index = Index.load(path, ann=ann)
+    if index.content_hash != content_hash:
+        found, expected = short_hash(index.content_hash), short_hash(content_hash)
+        raise ArtifactError(
+            f"{path} is another index ({found}) than when it was pickled ({expected}); open and pickle it again"
+        )
+    return index
+
+
 def index_hash(manifest: dict[str, Any]) -> str:
     """An index's content hash: of its files, and of how its model was used, because answers depend on both."""
     spec = {key: value for key, value in manifest["model"].items() if key not in LOCATION}
@@ -317,6 +349,7 @@ def write_index(
         "terminology_hash": terminology_hash,
         "languages": languages,
         "dropped": dictionary.dropped,
+        "dictionary_format": DICTIONARY_FORMAT,
     }
     with publish(path, INDEX_KIND, metadata, overwrite=overwrite) as folder:
         write_dictionary(folder, dictionary)
@@ -333,4 +366,9 @@ def write_index(
 
 def _read_json(folder: Path, file: str | None) -> Any:
     """The content of a JSON file that was added to an index's folder; None if there is none."""
-    return None if file is None else json.loads((folder / file).read_text(encoding="utf-8"))
+    if file is None:
+        return None
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is no JSON object")
+    return content

@@ -1,31 +1,34 @@
 """From mentions to ranked concepts.
 
-A mention that equals a name of the index under EXACT_MATCH means that name's concepts: they come first, ordered by score like all others after
-them. A score is the cosine of mention and name or, where the index has a fusion weight, the weighted mean of cosine and string similarity.
+A mention that is a name or a code of the index means that name's concepts: they come first, in the order of name_keys.py and with the score 1, or
+where accents differ with that of all others. That is the cosine of mention and name or, where the index has a fusion weight, the weighted mean of
+cosine and string similarity. A mention that is not in the index and is no term, or of which the model's vocabulary has no part, has no answer.
 How likely an answer is right is its confidence, where the index is calibrated. Which concepts follow from which names is decided in
 ranking.py; how names are searched, in search/approximate.py. Linkers may be used by many threads at once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from numbers import Real
+from functools import lru_cache, partial
+from itertools import compress
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from xsap.encoding.encoder import Dtype, device_for
+from xsap.encoding.encoder import Dtype, Encoder, device_for
+from xsap.encoding.forks import ForkSafeLock
 from xsap.errors import ArtifactError, ConfigError
-from xsap.languages import UNKNOWN, to_iso
+from xsap.linking.arguments import check_number, languages_of, validate_mentions
 from xsap.linking.calibration import abstention_reason, features_of
 from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
-from xsap.linking.fusion import FusedSearch
+from xsap.linking.fusion import FusedSearch, string_similarity
 from xsap.linking.index import Index
+from xsap.linking.name_keys import ACCENTS, CODE, Hit
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
     NO_CONCEPT,
@@ -38,73 +41,40 @@ from xsap.linking.ranking import (
     put_exact_first,
     rank_concepts,
 )
+from xsap.linking.rejection import UNKNOWN_TEXT, non_term_reason, rejection_reason
 from xsap.linking.results import Candidate, Result, Results, validate_top_k
 from xsap.search.approximate import Searcher, search_device
 from xsap.search.exact import exact_scores
 from xsap.search.vectors import Floats, Rows
-from xsap.text import EXACT_MATCH, normalize
 
-LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
 FILTERS_KEPT = 8  # filters whose names a linker remembers
 
 Mention = tuple[str, str]  # its text and its language
 
 
-def validate_mentions(mentions: Iterable[str | None]) -> list[str]:
-    """Mentions as a list of strings, "" where one is missing. Raises ConfigError for what is not a list or a column of strings."""
-    if isinstance(mentions, str):
-        raise ConfigError(
-            f"link takes a list of mentions, found the single string '{mentions[:40]}'; put it into a list"
-        )
-    if not isinstance(mentions, Iterable):
-        raise ConfigError(f"link takes a list of mentions, found {mentions!r:.40}")
-    if hasattr(mentions, "columns"):  # iterating over a data frame gives the names of its columns
-        raise ConfigError(
-            f"link takes one column of mentions, found a whole {type(mentions).__name__}; choose its column of mentions"
-        )
-    return ["" if mention is None or is_missing(mention) else mention for mention in mentions]
+@runtime_checkable
+class KnowsVocabulary(Protocol):
+    """An encoder that can tell of which names its vocabulary has no part."""
+
+    def knows(self, names: Sequence[str]) -> NDArray[np.bool_]: ...  # noqa: D102
 
 
-def languages_of(given: Sequence[str | None] | None, n: int) -> list[str]:
-    """The ISO 639 codes of n mentions, UNKNOWN where none is given. Raises ConfigError for another number of them, DataError for an unknown one."""
-    if given is None:
-        return [UNKNOWN] * n
-    if isinstance(given, str):
-        raise ConfigError(
-            f"languages takes a language for each mention, found the single string '{given[:40]}'; put it into a list"
-        )
-    given = list(given)  # a column may give another NaN each time it is read
-    if len(given) != n:
-        raise ConfigError(f"expected a language for each mention, found {len(given):,} for {n:,}")
-    known = {code: UNKNOWN if is_missing(code) or not code else to_iso(str(code)) for code in set(given)}
-    return [known[code] for code in given]
-
-
-def is_missing(value: object) -> bool:
-    """Whether a value is None, or what tables of pandas have instead: NaN, NA, NaT."""
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
-
-
-def rejection_reason(mention: object) -> str | None:
-    """Why a mention cannot be linked; None if it can. Raises ConfigError if it is not a string."""
-    if not isinstance(mention, str):
-        raise ConfigError(f"a mention must be text, found {mention!r} ({type(mention).__name__})")
-    if len(mention) > LONGEST_MENTION:
-        return f"the mention has {len(mention):,} characters; a term has at most {LONGEST_MENTION:,}"
-    if not mention:
-        return "the mention is empty"
-    if not normalize(mention, EXACT_MATCH):
-        return "the mention is blank"
-    if any("\ud800" <= character <= "\udfff" for character in mention):
-        return "the mention is not valid Unicode: it has half of a surrogate pair"
-    return None
-
-
-def _check_number(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, Real):
-        raise ConfigError(f"{name} must be a number between 0 and 1, found {value!r:.40} ({type(value).__name__})")
+def _filter_hit(hit: Hit, kept: FilteredDictionary) -> Hit | None:
+    """A hit that a filter keeps; one of a code may be shown by another name of its concept."""
+    assert kept.rows is not None
+    starts, concepts = kept.name_concepts.starts, kept.name_concepts.concepts
+    at = int(np.searchsorted(kept.rows, hit.row))
+    if (
+        at < len(kept.rows)
+        and kept.rows[at] == hit.row
+        and hit.concept in concepts[starts[hit.row] : starts[hit.row + 1]]
+    ):
+        return hit
+    if hit.match != CODE:
+        return None
+    rows = np.searchsorted(starts, np.flatnonzero(concepts == hit.concept), "right") - 1
+    rows = rows[np.isin(rows, kept.rows)]
+    return hit._replace(row=int(rows[0])) if len(rows) else None
 
 
 class Linker:
@@ -138,7 +108,9 @@ class Linker:
         self.searcher = Searcher(index.vectors, index.hnsw, search_device(encoder))
         self.mentions_per_batch, self.names_per_search = mentions_per_batch, names_per_search
         self._filtered: dict[Filter, FilteredDictionary] = {}
-        self._lock = Lock()  # a tokenizer can be used by one thread at a time
+        self._model: str | None = None  # where `load` was told that the model is
+        self._device: str | None = None  # as given to `load`
+        self._lock = ForkSafeLock()  # a tokenizer can be used by one thread at a time
 
     @classmethod
     def load(
@@ -166,7 +138,23 @@ class Linker:
         """
         device_found = device_for(dtype, device)
         index = Index.load(index_path, ann=ann)
-        return cls(open_encoder(index.model, index_path, model, device_found, dtype), index)
+        linker = cls(open_encoder(index.model, index_path, model, device_found, dtype), index)
+        linker._model, linker._device = None if model is None else str(model), device
+        return linker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by reference, to be sent to another process: the paths of the index and its model, never their content.
+
+        Unpickling opens both anew and checks their hashes; ArtifactError if they are no longer the same. A process keeps the linker that it
+        unpickled last, so that many tasks with one linker open it once. ConfigError if the index or the model is in memory only.
+        """
+        model = self._model or self.index.model.path
+        if self.index.path is None or model is None or not isinstance(self.encoder, Encoder):
+            raise ConfigError(
+                "only a linker of a saved index and its model can be pickled; save the index, and open it with Linker.load"
+            )
+        sizes = self.mentions_per_batch, self.names_per_search
+        return _reopen, (self.index, model, self._device, self.encoder.dtype, *sizes)
 
     def __repr__(self) -> str:
         return f"Linker({self.index!r}, search={'exact' if self.index.hnsw is None else 'hnsw'})"
@@ -176,37 +164,65 @@ class Linker:
         """The ids of all concepts that can be an answer."""
         return frozenset(self.index.concepts["concept_id"].to_pylist())
 
+    @overload
+    def link(  # type: ignore[overload-overlap]  # a string is a sequence of strings, too
+        self,
+        mentions: str,
+        top_k: int = 5,
+        *,
+        languages: str | None = None,
+        filter: Filter | Mapping[str, Strings] | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
+        progress: bool = False,
+    ) -> Result: ...
+    @overload
     def link(
         self,
         mentions: Iterable[str | None],
         top_k: int = 5,
         *,
         languages: Sequence[str | None] | None = None,
+        filter: Filter | Mapping[str, Strings] | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
+        progress: bool = False,
+    ) -> Results: ...
+    def link(
+        self,
+        mentions: str | Iterable[str | None],
+        top_k: int = 5,
+        *,
+        languages: str | Sequence[str | None] | None = None,
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
         progress: bool = False,
-    ) -> Results:
+    ) -> Result | Results:
         """Link mentions to concepts. Equal mentions are linked once.
 
         Args:
-            mentions: A list, or a column of pandas, polars or `datasets`.
+            mentions: A list, or a column of pandas, polars or `datasets`; or one string.
             top_k: How many concepts to return for each mention, at most.
-            languages: The language of each mention, where it is known.
+            languages: The language of each mention, where it is known; for one string, its language.
             filter: What may be an answer: a `Filter`, or its arguments as a dictionary, such as `{"sources": ["SNOMEDCT_US"], "languages": "en"}`.
             min_confidence: Abstain where the confidence is below this; 0 to 1.
             min_precision: Abstain unless this precision is guaranteed; instead of `min_confidence`.
             progress: Whether to show a progress bar on stderr.
 
         Returns:
-            A result for each mention, in their order. A mention that is missing, blank or longer than LONGEST_MENTION has no candidates, but
-            a reason.
+            A result for each mention, in their order; for one string its result alone. A mention that is missing, blank, longer than LONGEST_MENTION, no term, or of
+            which the model knows no part has no candidates, but a reason.
 
         Raises:
-            ConfigError: `mentions` is a single string, `top_k` is below 1, the filter has an unknown key, or `min_confidence` or
+            ConfigError: `mentions` is a whole table, `top_k` is below 1, the filter has an unknown key, or `min_confidence` or
                 `min_precision` is given without a calibration or out of range.
             DataError: The filter leaves nothing, or a language is unknown.
         """
+        if isinstance(mentions, str):
+            language = languages if languages is None or isinstance(languages, str) else languages_of(languages, 1)[0]
+            options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
+            return self.link([mentions], top_k, languages=[language], progress=progress, **options)[0]  # type: ignore[arg-type]
         top_k = validate_top_k(top_k)
         texts = validate_mentions(mentions)
         threshold = self._threshold(min_confidence, min_precision)
@@ -237,8 +253,8 @@ class Linker:
         """The confidence that an answer must have; None for any."""
         if min_confidence is None and min_precision is None:
             return None
-        _check_number("min_confidence", min_confidence)
-        _check_number("min_precision", min_precision)
+        check_number("min_confidence", min_confidence)
+        check_number("min_precision", min_precision)
         if min_confidence is not None and min_precision is not None:
             raise ConfigError(
                 f"expected min_confidence or min_precision, found both: {min_confidence:g} and {min_precision:g}"
@@ -261,33 +277,58 @@ class Linker:
     ) -> list[Result]:
         mentions, languages = [text for text, _ in batch], [language for _, language in batch]
         calibration = self.index.calibration
-        found = self._candidates(mentions, max(top_k, 2) if calibration else top_k, kept)
+        found = self._candidates(batch, max(top_k, 2) if calibration else top_k, kept)
         if calibration is None:
-            return [Result(mention, candidates) for mention, candidates in zip(mentions, found, strict=True)]
+            return [Result(mention, *answer) for mention, answer in zip(mentions, found, strict=True)]
         scores = np.full((len(found), 2), np.nan)  # a confidence depends on the second score too
-        for i, candidates in enumerate(found):
+        for i, (candidates, _) in enumerate(found):
             scores[i, : len(candidates)] = [candidate.score for candidate in candidates[:2]]
+        scores[np.isnan(scores[:, 0]), 0] = 0  # without candidates, so its confidence is not used
         confidences = calibration.confidence(features_of(scores[:, 0], scores[:, 1]), languages).tolist()
         results = []
-        for mention, candidates, confidence in zip(mentions, found, confidences, strict=True):
+        for mention, (candidates, no_answer), confidence in zip(mentions, found, confidences, strict=True):
+            if no_answer:
+                results.append(Result(mention, (), no_answer))
+                continue
             reason = None if threshold is None else abstention_reason(confidence, threshold, min_precision)
             if candidates:
                 candidates = (replace(candidates[0], confidence=confidence), *candidates[1:top_k])
             results.append(Result(mention, (), reason, candidates) if reason else Result(mention, candidates))
         return results
 
-    def _candidates(self, mentions: list[str], top_k: int, kept: FilteredDictionary) -> list[tuple[Candidate, ...]]:
-        """The best concepts of each mention: those of exact names first."""
-        queries, weight = self._encode(mentions), self.index.fusion_weight
+    def _candidates(
+        self, batch: list[Mention], top_k: int, kept: FilteredDictionary
+    ) -> list[tuple[tuple[Candidate, ...], str | None]]:
+        """The best concepts of each mention, those of exact names first, or why there are none."""
+        hits = self._exact_hits(batch, kept)
+        reasons = [
+            None if any(hit.match != ACCENTS for hit in own) else non_term_reason(mention)
+            for (mention, _), own in zip(batch, hits, strict=True)
+        ]
+        asked = [i for i, reason in enumerate(reasons) if reason is None]
+        answers: list[tuple[tuple[Candidate, ...], str | None]] = [((), reason) for reason in reasons]
+        if not asked:
+            return answers
+        mentions, hits = [batch[i][0] for i in asked], [hits[i] for i in asked]
+        queries = self._encode(mentions)
+        ranked = self._rank(mentions, queries, top_k, kept)
+        unknown = (
+            ~self.encoder.knows(mentions) if isinstance(self.encoder, KnowsVocabulary) else np.zeros(len(asked), bool)
+        )
+        ranked.concepts[unknown] = NO_CONCEPT
+        matches = put_exact_first(ranked, hits, self._exact_scores(mentions, queries, hits))
+        for i, candidates in zip(asked, self._describe(ranked, matches), strict=True):
+            answers[i] = candidates, None if candidates else UNKNOWN_TEXT
+        return answers
+
+    def _rank(self, mentions: list[str], queries: Floats, top_k: int, kept: FilteredDictionary) -> Ranked:
         search: NameSearch = partial(self._search, queries, kept.rows)
-        if weight:
-            search = FusedSearch(search, mentions, self.index.names["name"], weight)
+        if self.index.fusion_weight:
+            search = FusedSearch(search, mentions, self.index.names["name"], self.index.fusion_weight)
         total = len(self.index.vectors) if kept.rows is None else len(kept.rows)
-        ranked = rank_concepts(
+        return rank_concepts(
             search, kept.name_concepts, len(mentions), top_k, total=total, names_per_search=self.names_per_search
         )
-        put_exact_first(ranked, *self._exact_names(mentions, queries, kept.rows), kept.name_concepts)
-        return self._describe(ranked)
 
     def _encode(self, mentions: list[str]) -> Floats:
         prompts = self.index.model.prompts
@@ -303,19 +344,29 @@ class Linker:
     def _search(self, queries: Floats, kept: Rows | None, part: Rows, k: int) -> tuple[Floats, Rows]:
         return self.searcher.search(queries[part], k, kept)
 
-    def _exact_names(self, mentions: list[str], queries: Floats, kept: Rows | None) -> tuple[Rows, Floats, Rows]:
-        """The names that equal a mention: the number of the mention, the score and the row of each, three arrays (m,)."""
-        dictionary, weight = self.index.dictionary, np.float32(self.index.fusion_weight)
-        found = [dictionary.keys.find(mention, dictionary.names["name"]) for mention in mentions]
-        query = np.repeat(np.arange(len(mentions)), [len(rows) for rows in found])
-        row = np.array([row for rows in found for row in rows], np.int64)
-        if kept is not None:
-            inside = np.isin(row, kept)
-            query, row = query[inside], row[inside]
-        scores = exact_scores(self.index.vectors, queries, query, row)
-        return query, (1 - weight) * scores + weight, row  # the string similarity of an exact name is 1
+    def _exact_hits(self, batch: list[Mention], kept: FilteredDictionary) -> list[list[Hit]]:
+        """The concepts that each mention names exactly, without those that a filter excludes."""
+        dictionary = self.index.dictionary
+        found = [dictionary.keys.find(*mention, dictionary.names, dictionary.concepts) for mention in batch]
+        if kept.rows is None:
+            return found
+        return [[filtered for hit in own if (filtered := _filter_hit(hit, kept)) is not None] for own in found]
 
-    def _describe(self, ranked: Ranked) -> list[tuple[Candidate, ...]]:
+    def _exact_scores(self, mentions: list[str], queries: Floats, hits: list[list[Hit]]) -> list[list[float]]:
+        """The score of each hit: 1, or where accents differ what any other name has."""
+        scores, weight = [[1.0] * len(own) for own in hits], self.index.fusion_weight
+        places = [(i, j) for i, own in enumerate(hits) for j, hit in enumerate(own) if hit.match == ACCENTS]
+        query, row = np.array([i for i, _ in places], np.int64), np.array([hits[i][j].row for i, j in places], np.int64)
+        cosines = exact_scores(self.index.vectors, queries, query, row).tolist() if places else []
+        for (i, j), cosine in zip(places, cosines, strict=True):
+            rows = np.array([[hits[i][j].row]])
+            similarity = (
+                float(string_similarity([mentions[i]], rows, self.index.names["name"])[0, 0]) if weight else 0.0
+            )
+            scores[i][j] = (1 - weight) * cosine + weight * similarity
+        return scores
+
+    def _describe(self, ranked: Ranked, matches: list[list[str]]) -> list[tuple[Candidate, ...]]:
         found = ranked.concepts != NO_CONCEPT
         concepts, rows, scores = (array[found].tolist() for array in ranked)
         ids, preferred, types, codes = (
@@ -325,7 +376,34 @@ class Linker:
         names, languages, sources = (
             values_at(self.index.names[column], rows) for column in ("name", "language", "source")
         )
-        columns = ids, preferred, names, scores, languages, sources, map(tuple, types), map(tuple, codes)
+        how = [match for line, kept in zip(matches, found.tolist(), strict=True) for match in compress(line, kept)]
+        columns = (
+            ids,
+            preferred,
+            names,
+            scores,
+            languages,
+            sources,
+            map(tuple, types),
+            map(tuple, codes),
+            [None] * len(ids),
+            how,
+        )
         candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
         ends = np.cumsum(found.sum(1)).tolist()
         return [tuple(candidates[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _reopen(
+    index: Index, model: str, device: str | None, dtype: Dtype, mentions_per_batch: int, names_per_search: int
+) -> Linker:
+    """A linker that was pickled by reference."""
+    encoder = _open_encoder_once(index.model, str(index.path), model, device, dtype)
+    linker = Linker(encoder, index, mentions_per_batch=mentions_per_batch, names_per_search=names_per_search)
+    linker._model, linker._device = model, device
+    return linker
+
+
+@lru_cache(maxsize=1)
+def _open_encoder_once(spec: EncoderSpec, index_path: str, model: str, device: str | None, dtype: Dtype) -> Encoder:
+    return open_encoder(spec, index_path, model, device_for(dtype, device), dtype)

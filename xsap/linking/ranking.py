@@ -1,7 +1,7 @@
 """From ranked names to ranked concepts, and filters: which names and concepts may be answers.
 
-A concept counts once, with its best-scoring name. Higher scores come first, of equal scores the lower concept_id; among equally good names of
-one concept the lower row counts. Names are over-fetched, and fetched again more widely, until the answer cannot change any more: so k concepts
+A concept counts once, with its best-scoring name. Higher scores come first, of equal scores the concept whose preferred name it is, then the
+lower concept_id; among equally good names of one concept its preferred name counts, then the lower row. Names are over-fetched, and fetched again more widely, until the answer cannot change any more: so k concepts
 are found whenever the names have k, however many names each concept has. What searches the names (vectors, n-grams, a list) is the caller's
 choice.
 
@@ -10,7 +10,7 @@ semantic group is its types; a terminology from OMOP has domains as types) and a
 if one of its languages is wanted and one of its concepts is kept.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from xsap.errors import ConfigError, DataError, did_you_mean
 from xsap.languages import to_iso
 from xsap.linking.dictionary import Dictionary, NameConcepts
+from xsap.linking.name_keys import SIMILAR, Hit
 from xsap.search.vectors import Floats, Rows
 from xsap.terms.semantic_types import types_of
 
@@ -83,9 +84,8 @@ def rank_concepts(
             part = pending[start : start + queries_per_search]
             scores, rows = search(part, fetch)
             ranked, enough = _rank(scores, rows, name_concepts, wanted, min_score)
-            # a name that was not fetched scores at most as much as the last one fetched: at that score its concept may have the lower id
+            # a name that was not fetched scores at most as much as the last one fetched: at that score its concept may come first
             final = (enough & (scores[:, -1] < ranked.scores[:, -1])) | (scores[:, -1] <= min_score) | (fetch == total)
-            final |= enough & (wanted == name_concepts.count)
             best.concepts[part[final]] = ranked.concepts[final]
             best.rows[part[final]] = ranked.rows[final]
             best.scores[part[final]] = ranked.scores[final]
@@ -94,32 +94,34 @@ def rank_concepts(
     return best
 
 
-def put_exact_first(ranked: Ranked, query: Rows, scores: Floats, rows: Rows, name_concepts: NameConcepts) -> None:
-    """Put the concepts of exact names before all others, in place: the order is by (is exact, score, concept).
+def put_exact_first(
+    ranked: Ranked, hits: Sequence[Sequence[Hit]], scores: Sequence[Sequence[float]]
+) -> list[list[str]]:
+    """Put the concepts that a mention names exactly before all others, in place.
 
     Args:
         ranked: The best concepts of each query, by all names.
-        query: (m,) int64, ascending: the query that each exact name belongs to.
-        scores: (m,) float32: the score of each exact name.
-        rows: (m,) int64: the row of each exact name.
-        name_concepts: The concepts of each name.
+        hits: The concepts that each query names exactly, best first.
+        scores: The score of each of them.
+
+    Returns:
+        How each concept of each query was found: MATCHES.
     """
-    if not len(query):
-        return
     wanted = ranked.concepts.shape[1]
-    order = np.lexsort((rows, -scores, query))
-    queries, line = np.unique(query, return_inverse=True)
-    position = np.arange(len(query)) - np.searchsorted(query, query)
-    shape = len(queries), int(position.max()) + 1
-    padded_scores, padded_rows = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)
-    padded_scores[line, position], padded_rows[line, position] = scores[order], rows[order]
-    exact, _ = _rank(padded_scores, padded_rows, name_concepts, wanted, -np.inf)
-    for line_number, number in enumerate(queries.tolist()):
-        first = exact.concepts[line_number] != NO_CONCEPT
-        others = ~np.isin(ranked.concepts[number], exact.concepts[line_number][first])
-        for name in Ranked._fields:
-            own, all_of = getattr(exact, name)[line_number], getattr(ranked, name)[number]
-            all_of[:] = np.concatenate([own[first], all_of[others]])[:wanted]
+    matches = [[SIMILAR] * wanted for _ in hits]
+    for number, (own, own_scores) in enumerate(zip(hits, scores, strict=True)):
+        if not own:
+            continue
+        others = ~np.isin(ranked.concepts[number], [hit.concept for hit in own])
+        columns: list[tuple[NDArray[Any], Sequence[float]]] = [
+            (ranked.concepts[number], [hit.concept for hit in own]),
+            (ranked.rows[number], [hit.row for hit in own]),
+            (ranked.scores[number], own_scores),
+        ]
+        for line, values in columns:
+            line[:] = np.concatenate([np.array(values, line.dtype), line[others]])[:wanted]
+        matches[number] = [*(hit.match for hit in own), *matches[number]][:wanted]
+    return matches
 
 
 def _rank(
@@ -131,11 +133,14 @@ def _rank(
     counts = np.where(scores > min_score, starts[rows + 1] - starts[rows], 0).ravel()
     cell = np.repeat(np.arange(rows.size), counts)  # which of the q × fetch names each (name, concept) comes from
     within = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
-    concept = name_concepts.concepts[starts[rows.ravel()[cell]] + within]
+    position = starts[rows.ravel()[cell]] + within
+    concept, preference = name_concepts.concepts[position], name_concepts.preferences[position].astype(np.int64)
+    order = np.lexsort((cell, -preference, -scores.ravel()[cell], cell // fetch))
+    concept, cell, preference = concept[order], cell[order], preference[order]
     pairs = cell // fetch * name_concepts.count + concept  # (query, concept)
     first = np.unique(pairs, return_index=True)[1]  # the best name comes first, so the first of each pair is its best
-    concept, cell = concept[first], cell[first]
-    order = np.lexsort((concept, -scores.ravel()[cell], cell // fetch))
+    concept, cell, preference = concept[first], cell[first], preference[first]
+    order = np.lexsort((concept, -preference, -scores.ravel()[cell], cell // fetch))
     concept, cell = concept[order], cell[order]
     ends = np.searchsorted(cell // fetch, np.arange(q + 1))
     position = np.arange(len(cell)) - np.repeat(ends[:-1], np.diff(ends))
@@ -162,11 +167,15 @@ class Filter:
     Attributes:
         semantic_types: A concept has one of them.
         sources: A concept has a code or cross-reference in one of them.
+        codes: A concept has one of them as code or cross-reference: `ICD10:I10`, or `I10` in any source.
+        concepts: Ids of concepts.
         languages: A name is in one of them; ISO 639 codes.
     """
 
     semantic_types: frozenset[str] | None
     sources: frozenset[str] | None
+    codes: frozenset[str] | None
+    concepts: frozenset[str] | None
     languages: frozenset[str] | None
 
     def __init__(
@@ -175,6 +184,8 @@ class Filter:
         semantic_types: Strings = None,
         groups: Strings = None,
         sources: Strings = None,
+        codes: Strings = None,
+        concepts: Strings = None,
         languages: Strings = None,
     ) -> None:
         """Take lists, sets or single strings.
@@ -183,6 +194,8 @@ class Filter:
             semantic_types: Semantic types such as `T047`.
             groups: Semantic groups such as `DISO` or `Disorders`; their types are added to `semantic_types`.
             sources: Sources such as `SNOMEDCT_US`.
+            codes: Codes such as `ICD10:I10` or `I10`.
+            concepts: Ids of concepts.
             languages: Languages in any form: `de`, `GER`, `German`.
 
         Raises:
@@ -192,10 +205,12 @@ class Filter:
         types, of_groups = _strings("semantic_types", semantic_types), _strings("groups", groups)
         if of_groups is not None:
             types = (types or frozenset()).union(*map(types_of, of_groups))
-        codes = _strings("languages", languages)
+        spoken = _strings("languages", languages)
         object.__setattr__(self, "semantic_types", types)
         object.__setattr__(self, "sources", _strings("sources", sources))
-        object.__setattr__(self, "languages", None if codes is None else frozenset(map(to_iso, codes)))
+        object.__setattr__(self, "codes", _strings("codes", codes))
+        object.__setattr__(self, "concepts", _strings("concepts", concepts))
+        object.__setattr__(self, "languages", None if spoken is None else frozenset(map(to_iso, spoken)))
 
     @classmethod
     def from_dict(cls, conditions: "Filter | Mapping[str, Strings] | None") -> "Filter":
@@ -212,7 +227,7 @@ class Filter:
             return conditions
         if not isinstance(conditions, Mapping | None):
             raise ConfigError(f"a filter is a Filter or a dictionary with lists, found {conditions!r:.40}")
-        known = ("semantic_types", "groups", "sources", "languages")
+        known = ("semantic_types", "groups", "sources", "codes", "concepts", "languages")
         for key in conditions or ():
             if key not in known:
                 hint = did_you_mean(str(key), known, otherwise=f"a filter has {', '.join(known)}")
@@ -253,7 +268,7 @@ def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
         wanted: The filter.
 
     Raises:
-        DataError: Nothing is left, or the dictionary has none of the semantic types, sources or languages.
+        DataError: Nothing is left, or the dictionary has none of the semantic types, sources, codes, concepts or languages.
     """
     name_concepts = dictionary.name_concepts
     if wanted == Filter():
@@ -262,7 +277,11 @@ def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
     if wanted.semantic_types is not None:
         good &= _any_in(dictionary.concepts["semantic_types"], wanted.semantic_types, "semantic type")
     if wanted.sources is not None:
-        good &= _any_in(dictionary.concepts["codes"], wanted.sources, "source", before=":")
+        good &= _any_in(dictionary.concepts["codes"], wanted.sources, "source", [_before_colon])
+    if wanted.codes is not None:
+        good &= _any_in(dictionary.concepts["codes"], wanted.codes, "code", [lambda codes: codes, _after_colon])
+    if wanted.concepts is not None:
+        good &= _is_one_of(dictionary.concepts["concept_id"], wanted.concepts)
     pairs = good[name_concepts.concepts]
     names = np.repeat(np.arange(len(name_concepts)), np.diff(name_concepts.starts))[pairs]
     counts = np.bincount(names, minlength=len(name_concepts))
@@ -274,25 +293,52 @@ def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
             "the filter matches nothing in the index: each condition is met, but never all of them together; remove one"
         )
     starts = np.concatenate([[0], np.cumsum(counts)])
-    kept = name_concepts.concepts[pairs].astype(np.int64)
-    return FilteredDictionary(np.flatnonzero(rows), NameConcepts(starts, kept, name_concepts.count))
+    kept = NameConcepts(
+        starts,
+        name_concepts.concepts[pairs].astype(np.int64),
+        name_concepts.count,
+        np.asarray(name_concepts.preferences[pairs]),
+    )
+    return FilteredDictionary(np.flatnonzero(rows), kept)
 
 
-def _any_in(lists: pa.ChunkedArray, wanted: frozenset[str], what: str, before: str | None = None) -> NDArray[np.bool_]:
-    """(n,) whether a list has one of the values; before: compare only what precedes the first such character of each."""
-    found = np.zeros(len(lists), bool)
-    start, known = 0, set[str]()
+def _any_in(
+    lists: pa.ChunkedArray,
+    wanted: frozenset[str],
+    what: str,
+    forms: Sequence[Callable[[pa.Array], pa.Array]] = (lambda values: values,),
+) -> NDArray[np.bool_]:
+    """(n,) whether a list has one of the wanted values, in one of the forms that its values are compared in."""
+    found, start, sought = np.zeros(len(lists), bool), 0, pa.array(sorted(wanted), pa.string())
     for chunk in lists.chunks:
-        values = pc.list_flatten(chunk)
-        if before is not None:
-            values = pc.list_element(pc.split_pattern(values, before, max_splits=1), 0)
-        known.update(pc.unique(values).to_pylist())
-        hits = pc.is_in(values, pa.array(sorted(wanted), pa.string())).to_numpy(zero_copy_only=False).astype(bool)
-        found[start + pc.list_parent_indices(chunk).to_numpy()[hits]] = True
+        values, parents = pc.list_flatten(chunk), pc.list_parent_indices(chunk).to_numpy()
+        for form in forms:
+            hits = pc.is_in(form(values), sought).to_numpy(zero_copy_only=False).astype(bool)
+            found[start + parents[hits]] = True
         start += len(chunk)
-    if not known:
-        raise DataError(f"the index has no {what}s at all, so it cannot be filtered by them; remove that filter")
-    if wanted and not wanted & known:
-        shown = ", ".join(sorted(known)[:12]) + (", …" if len(known) > 12 else "")
-        raise DataError(f"the index has no {what} '{min(wanted)}'; it has {shown}")
+    if not found.any():
+        known = {value for chunk in lists.chunks for value in pc.unique(forms[0](pc.list_flatten(chunk))).to_pylist()}
+        if not known:
+            raise DataError(f"the index has no {what}s at all, so it cannot be filtered by them; remove that filter")
+        if wanted:
+            raise DataError(f"the index has no {what} '{min(wanted)}'; it has {_some_of(known)}")
     return found
+
+
+def _is_one_of(ids: pa.ChunkedArray, wanted: frozenset[str]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = pc.is_in(ids, pa.array(sorted(wanted), pa.string())).to_numpy().astype(bool)
+    if wanted and not found.any():
+        raise DataError(f"the index has no concept '{min(wanted)}'; it has {_some_of(set(ids.to_pylist()))}")
+    return found
+
+
+def _some_of(known: set[str]) -> str:
+    return ", ".join(sorted(known)[:12]) + (", …" if len(known) > 12 else "")
+
+
+def _before_colon(codes: pa.Array) -> pa.Array:
+    return pc.list_element(pc.split_pattern(codes, ":", max_splits=1), 0)
+
+
+def _after_colon(codes: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(codes, "^[^:]*:", "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from xsap.errors import ConfigError
 from xsap.languages import UNKNOWN
+from xsap.linking.name_keys import SIMILAR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,12 +38,16 @@ class Candidate:
         concept_id: Its id.
         name: Its preferred name.
         matched_name: Its name that is nearest to the mention.
-        score: The cosine of that name and the mention; with lexical fusion the weighted mean of cosine and string similarity.
+        score: 1 where the mention is a name or a code of the concept. Else the cosine of the matched name and the mention; with lexical fusion
+            the weighted mean of cosine and string similarity.
         language: Of the matched name, ISO 639.
         source: Of the matched name.
         semantic_types: Of the concept.
         codes: Of the concept, cross-references included, as SOURCE:code.
         confidence: The probability that this concept is right: of the first candidate of a calibrated index, else None.
+        match: How the matched name was found: `exact` where it is written as the mention is, `case` where it differs in letter case, width, or
+            kinds of dashes and quotes, `code` where the mention is the concept's identifier or code, `accents` where it differs in accents,
+            else `similar`.
     """
 
     concept_id: str
@@ -54,6 +59,7 @@ class Candidate:
     semantic_types: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     confidence: float | None = None
+    match: str = SIMILAR
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dictionary."""
@@ -122,12 +128,22 @@ class Results(Sequence[Result]):
         return rows
 
     def to_pandas(self) -> "pd.DataFrame":
-        """`to_dicts` as a data frame. Raises ConfigError without pandas."""
+        """`to_dicts` as a data frame, with NA for None: text as strings, lists joined by |, ranks as Int64, numbers as Float64.
+
+        Raises ConfigError without pandas.
+        """
         try:
             import pandas as pd
         except ModuleNotFoundError:
             raise ConfigError("to_pandas needs pandas; install it: pip install pandas") from None
-        return pd.DataFrame(self.to_dicts(), columns=["mention", "rank", *Candidate.__slots__, "reason"])
+        dtypes = {"rank": "Int64", "score": "Float64", "confidence": "Float64"}
+        rows = self.to_dicts()
+        columns: dict[str, Any] = {}
+        for column in ("mention", "rank", *Candidate.__slots__, "reason"):
+            cells = [row[column] for row in rows]
+            joined = ["|".join(cell) if isinstance(cell, tuple) else cell for cell in cells]
+            columns[column] = pd.array(joined, dtype=dtypes.get(column, "string"))
+        return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
         """The first results as a table, for a notebook."""

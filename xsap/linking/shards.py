@@ -13,6 +13,8 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,12 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from xsap.artifacts import open_artifact, publish, write_atomically
+from xsap.artifacts import open_artifact, publish, read_manifest, read_unchanged, write_atomically
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.dictionary import Dictionary, hash_names
-from xsap.linking.dictionary_files import open_dictionary, write_dictionary
+from xsap.linking.dictionary_files import DICTIONARY_FORMAT, check_dictionary_format, open_dictionary, write_dictionary
 from xsap.linking.encoder_spec import EncoderSpec
-from xsap.linking.index import Index
+from xsap.linking.index import INDEX_KIND, UNREADABLE, Index, index_hash
 from xsap.search.vectors import Floats, Rows, VectorDtype, Vectors
 
 PART_KIND = "index-shards"
@@ -46,6 +48,7 @@ class Plan:
     dimension: int
     rows_per_shard: int
     vector_dtype: VectorDtype
+    dictionary_format: int = DICTIONARY_FORMAT
 
     @property
     def shards(self) -> int:
@@ -154,7 +157,12 @@ class Reused:
         return cls(Path(path), index.content_hash, rows, reused, index.names.num_rows - reused)
 
     def take(self, rows: Rows) -> Floats:
-        """(m, dimension) vectors of its rows; opened each time, as a memory map keeps its pages until it is closed."""
+        """(m, dimension) vectors of its rows; opened each time, as a memory map keeps its pages until it is closed.
+
+        Raises ArtifactError if another index has taken its place.
+        """
+        if index_hash(read_manifest(self.path, INDEX_KIND)) != self.content_hash:
+            raise ArtifactError(f"{self.path} was replaced while its vectors were reused; run the command again")
         return Vectors.open(self.path).take(rows)
 
 
@@ -199,6 +207,7 @@ def publish_part(
         "shards": list(shards),
         "model_path": str(Path(path).resolve()) if path is not None and Path(path).exists() else path,
         "dropped": dictionary.dropped,
+        "dictionary_format": DICTIONARY_FORMAT,
     }
     with publish(out, PART_KIND, metadata, overwrite=overwrite) as folder:
         for shard in shards:
@@ -222,7 +231,7 @@ def open_parts(parts: Sequence[Path | str]) -> tuple[EncoderSpec, Plan, Dictiona
     """
     if not parts:
         raise ConfigError("merge needs the folders of all parts of an index, found none")
-    manifests = {Path(part): open_artifact(part, PART_KIND) for part in parts}
+    manifests = {Path(part): read_unchanged(part, partial(_open_part, Path(part))) for part in parts}
     if len(manifests) < len(parts):
         raise ConfigError("merge needs each part once, found one of the folders twice")
     (first, manifest), folders = next(iter(manifests.items())), dict[int, ShardFolder]()
@@ -237,14 +246,37 @@ def open_parts(parts: Sequence[Path | str]) -> tuple[EncoderSpec, Plan, Dictiona
             if shard in folders:
                 raise ArtifactError(f"{folder} and {folders[shard].path} both have shard {shard}; give each part once")
             folders[shard] = ShardFolder(folder, plan)
-    if absent := [shard for shard in range(plan.shards) if shard not in folders]:
+    if len(folders) < plan.shards:
         raise ArtifactError(
-            f"{len(absent):,} of {plan.shards:,} shards are in none of the parts; "
+            f"{plan.shards - len(folders):,} of {plan.shards:,} shards are in none of the parts; "
             f"add {_missing_parts(manifests, number)}"
         )
     home = folders[0].path
-    model = EncoderSpec.from_metadata(plan.model, manifests[home]["model_path"])
-    return model, plan, open_dictionary(home, manifests[home]["dropped"]), folders
+    try:
+        model = EncoderSpec.from_metadata(plan.model, manifests[home]["model_path"])
+        dictionary = open_dictionary(home, manifests[home]["dropped"])
+    except (*UNREADABLE, pa.ArrowException):
+        raise ArtifactError(
+            f"{home}: its files and manifest don't fit together; it is damaged, make it again"
+        ) from None
+    return model, plan, dictionary, folders
+
+
+def _open_part(path: Path) -> dict[str, Any]:
+    """The manifest of a part, after checks of every hash and of what `open_parts` reads of it. Raises ArtifactError."""
+    manifest = open_artifact(path, PART_KIND)
+    check_dictionary_format(manifest, path)
+    try:
+        plan, (part, number), shards = Plan(**manifest["plan"]), manifest["part"], manifest["shards"]
+        counts = (plan.names, plan.dimension, plan.rows_per_shard, part, number)
+        sound = all(type(count) is int and count > 0 for count in counts) and 0 < number <= 10**6
+        sound = sound and shards == list(islice(shards_of(plan, (part, number)), len(manifest["files"]) + 1))
+        sound = sound and {"model_path", "dropped"} <= manifest.keys()
+    except UNREADABLE:
+        sound = False
+    if not sound:
+        raise ArtifactError(f"{path}: its manifest is not that of a part of an index; it is damaged, make it again")
+    return manifest
 
 
 def _missing_parts(manifests: Mapping[Path, Mapping[str, Any]], number: int) -> str:

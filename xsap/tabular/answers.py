@@ -26,6 +26,7 @@ _TYPES = {
     "codes": pa.list_(pa.string()),
     "score": pa.float64(),
     "confidence": pa.float64(),
+    "match": pa.string(),  # how matched_name was found
     "reason": pa.string(),  # why there is no answer
 }
 ANSWER = tuple(_TYPES)
