@@ -44,7 +44,8 @@ def save_assembly(
 def save_terminology(terminology: Terminology, counts: RowCounts, out: Path, overwrite: bool) -> None:
     """Write a terminology that is in memory and print its report."""
     terminology.save(out, overwrite=overwrite)
-    print_lines(report_lines(Summary.from_terminology(terminology), counts, out, []))
+    remarks = terminology.metadata.get("remarks") or []
+    print_lines(report_lines(Summary.from_terminology(terminology), counts, out, [*remarks, ""] if remarks else []))
 
 
 def report_lines(summary: Summary, counts: RowCounts, out: Path, details: list[str]) -> list[str]:

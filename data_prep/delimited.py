@@ -99,7 +99,10 @@ def read_rrf(
     for unit, found, expected in zip(("rows", "bytes"), (rows, size), announced or (rows, size), strict=True):
         if found != expected:
             advice = "Is the file cut short?" if found < expected else "Does it belong to this release?"
-            raise DataError(f"{path}: {MRFILES} announces {expected:,} {unit}, found {found:,}. {advice}")
+            raise DataError(
+                f"{path}: {MRFILES} announces {expected:,} {unit}, found {found:,}. {advice} "
+                f"To read an extract, copy it to a folder without {MRFILES}"
+            )
 
 
 def read_tsv_blocks(

@@ -1,12 +1,14 @@
-"""A user's own list of names as a terminology: TSV, CSV, JSONL, or the `id||name` lines of the original SapBERT code, optionally .gz.
+"""A user's own list of names as a terminology: TSV, CSV, JSONL, a workbook, Parquet, or the `id||name` lines of the original SapBERT code.
 
 A list has one name per row. Its columns are named like the terminology's (xsap.terms.terminology), or mapped to them by `columns`; other columns
-and blank lines are ignored. TSV has no quoting, so quotes are data; CSV is quoted as in RFC 4180. A line of JSONL may also be a concept with
+and rows without any cell are ignored. A row without an identifier or in an unknown language is dropped and counted. A line of JSONL may also be a concept with
 all its names, as in the dictionaries of scispaCy (https://github.com/allenai/scispacy, `Entity` of its linking_utils) and xMEN
 (https://github.com/hpi-dhc/xmen, xmen/kb.py); each name then counts as a row. Definitions are ignored.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,11 +17,15 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.accounting import check_choice
+from data_prep.ontology_model import parse_language
 from xsap.artifacts import sha256_of
-from xsap.errors import DataError
+from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts, file_ending, numbered_lines, parse_json
 from xsap.languages import ENGLISH, to_iso
+from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.delimited_text import open_delimited
+from xsap.tabular.readers import open_table
+from xsap.tabular.workbooks import WORKBOOK_ENDINGS
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
@@ -27,6 +33,7 @@ ID, LANGUAGE_COLUMN, NAME, KIND_COLUMN, SOURCE_COLUMN = NAMES_SCHEMA.names[:5]
 LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns with several values, separated by a bar
 TYPES = LISTS[0]
 FIELDS = (*NAMES_SCHEMA.names, *LISTS)
+_ROWS_PER_CHUNK = 10_000
 NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
 # Keys of a JSON line that is a concept: scispaCy's and xMEN's, and those of dictionaries in the UMLS's terms.
@@ -42,27 +49,36 @@ def read_list(
     columns: Mapping[str, str] | None = None,
     language: str | None = None,
     source: str | None = None,
+    sheet: str | None = None,
+    encoding: str | None = None,
+    header_row: int = 1,
     names_per_batch: int = NAMES_PER_BATCH,
 ) -> tuple[Terminology, RowCounts]:
     """Read a list of names.
 
     Args:
-        path: A .tsv, .csv or .jsonl file, or one of `id||name` lines.
+        path: A .tsv, .csv, .jsonl, .parquet, .xlsx, .xlsm, .xlsb, .xls or .ods file, or one of `id||name` lines.
         columns: Field of FIELDS → the file's header for it, where they differ.
         language: The language of rows without one.
         source: The source of rows without one; by default the file's name.
+        sheet: The sheet of a workbook; the first visible one by default.
+        encoding: The encoding of a .tsv or .csv file, if it is not UTF-8.
+        header_row: The row of the header, from 1, in a .tsv or .csv file or a workbook.
         names_per_batch: Names held as Python objects at a time.
 
     Returns:
-        The terminology, and what happened to each row.
+        The terminology, and what happened to each row. `remarks` in its metadata says what was chosen and repaired.
 
     Raises:
         DataError: With file and line.
+        ConfigError: For an option that does not belong to the kind of file.
     """
     columns = columns or {}
     check_choice(columns, FIELDS, "field", "a terminology")
     headers = {field: columns.get(field, field) for field in FIELDS}
-    read = _reader(path, headers)
+    layout = Layout(sheet, encoding, header_row)
+    remarks: list[str] = []
+    read = _reader(path, headers, layout, remarks)
     if language is None and read is _read_id_names:
         language = ENGLISH  # the original code's dictionaries are English and do not say so
     defaults = {
@@ -71,11 +87,19 @@ def read_list(
         KIND_COLUMN: "synonym",
     }
     concepts: dict[str, dict[str, set[str]]] = {}
+    unusable, first_unusable = Counter[str](), 0
 
     def checked_rows() -> Iterator[dict[str, str | None]]:
+        nonlocal first_unusable
         for number, cells in read(path, sorted({headers[ID], headers[NAME], *columns.values()})):
+            if not any(cell.strip() for cell in cells.values()):
+                continue
             row = {field: cells.get(header, "").strip() or defaults.get(field, "") for field, header in headers.items()}
-            row = _check_row(row, f"{path}:{number}")
+            row, reason = _check_row(row, f"{path}:{number}")
+            if reason:
+                first_unusable = first_unusable or number
+                unusable[reason] += 1
+                continue
             for field in LISTS:
                 if values := {part.strip() for part in row[field].split("|") if part.strip()}:
                     concepts.setdefault(row[ID], {field: set() for field in LISTS})[field] |= values
@@ -86,51 +110,94 @@ def read_list(
         parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
     names = pa.concat_tables(parts)
     lists = {field: pa.array([sorted(c[field]) for c in concepts.values()], pa.list_(pa.string())) for field in LISTS}
-    metadata = {"reader": "table", "files": {path.name: sha256_of(path)}}
+    if unusable and not names.num_rows:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in unusable.items())
+        raise DataError(
+            f"{path}:{first_unusable}: expected rows with an identifier and a known language, found none ({reasons})"
+        )
+    metadata = {"reader": "table", "files": {path.name: sha256_of(path)}, "remarks": remarks}
     terminology, dropped = Terminology.build(
         names, pa.table({ID: pa.array(list(concepts), pa.string())} | lists), metadata
     )
-    return terminology, RowCounts(names.num_rows, terminology.names.num_rows, dropped)
+    rows_in = names.num_rows + unusable.total()
+    return terminology, RowCounts(rows_in, terminology.names.num_rows, dropped + unusable)
 
 
-def _check_row(row: dict[str, str], where: str) -> dict[str, str]:
-    """A row with normalized name and ISO language code. Raises DataError without concept or language, or for an unknown kind."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the rows of a table are found in its file: arguments of `xsap.tabular.readers.open_table`."""
+
+    sheet: str | None = None
+    encoding: str | None = None
+    header_row: int = 1
+
+
+def _check_row(row: dict[str, str], where: str) -> tuple[dict[str, str], str | None]:
+    """A row with normalized name and ISO language code, and why it is dropped, if it is.
+
+    Raises DataError without a language, or for an unknown kind.
+    """
     if not row[ID]:
-        raise DataError(f"{where}: expected a concept's identifier in '{ID}', found none")
+        return row, f"no identifier in '{ID}'"
     if not row[LANGUAGE_COLUMN]:
         raise DataError(
             f"{where}: expected a language in '{LANGUAGE_COLUMN}', found none; name the language of the whole file with --language"
         )
     try:
         check_choice([row[KIND_COLUMN]], NAME_KINDS, "kind", "a name")
-        return row | {LANGUAGE_COLUMN: to_iso(row[LANGUAGE_COLUMN]), NAME: normalize(row[NAME], TextPolicy())}
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+    language, unknown = parse_language(row[LANGUAGE_COLUMN])
+    return row | {LANGUAGE_COLUMN: language, NAME: normalize(row[NAME], TextPolicy())}, unknown
 
 
-def _reader(path: Path, headers: Mapping[str, str]) -> Callable[[Path, Sequence[str]], NumberedRows]:
+def _reader(
+    path: Path, headers: Mapping[str, str], layout: Layout, remarks: list[str]
+) -> Callable[[Path, Sequence[str]], NumberedRows]:
     """The reader for a file, by its suffix; for any other suffix that of `id||name` lines, if the first line is one."""
-    readers: dict[str, Callable[[Path, Sequence[str]], NumberedRows]] = {
-        ".tsv": read_tsv_rows,
-        ".csv": _read_csv_rows,
-        ".jsonl": partial(_read_jsonl_rows, headers),
-    }
-    if file_ending(path) in readers:
-        return readers[file_ending(path)]
+    ending = file_ending(path)
+    if ending in (".csv", ".tsv"):
+        if layout.sheet:
+            raise ConfigError(f"--sheet '{layout.sheet}' is for workbooks, found {path}; remove it")
+        return partial(_read_text_rows, layout, remarks)
+    if ending in (".parquet", *WORKBOOK_ENDINGS):
+        return partial(_read_table_rows, layout, remarks)
+    if layout != Layout():
+        raise ConfigError(
+            f"--sheet, --encoding and --header-row are for tables with columns, found {path}; remove them"
+        )
+    if ending == ".jsonl":
+        return partial(_read_jsonl_rows, headers)
     _, first = next(numbered_lines(path), (1, ""))
     if "||" not in first:
-        raise DataError(f"{path}: expected a .tsv, .csv or .jsonl file, or lines id||name; found '{first[:80]}'")
+        known = ".tsv, .csv, .jsonl, .parquet or workbook"
+        raise DataError(f"{path}: expected a {known} file, or lines id||name; found '{first[:80]}'")
     return _read_id_names
+
+
+def _read_text_rows(layout: Layout, remarks: list[str], path: Path, required: Sequence[str]) -> NumberedRows:
+    text = open_delimited(path, encoding=layout.encoding, header_row=layout.header_row)
+    yield from _with_header(path, text.rows, required)
+    remarks += [*text.notes, *(f"{reason}: {count:,}" for reason, count in text.repairs.items())]
+
+
+def _read_table_rows(layout: Layout, remarks: list[str], path: Path, required: Sequence[str]) -> NumberedRows:
+    table = open_table(path, sheet=layout.sheet, encoding=layout.encoding, header_row=layout.header_row)
+    columns = {name: table.column_index(name) for name in required}
+    columns |= {name: at for at, name in enumerate(table.header) if table.header.count(name) == 1}
+    number = layout.header_row
+    for chunk in table.chunks(_ROWS_PER_CHUNK):
+        cells = {name: list(map(to_text, to_cells(chunk.column(at)))) for name, at in columns.items()}
+        for row in zip(*cells.values(), strict=True):
+            number += 1
+            yield number, dict(zip(cells, row, strict=True))
+    remarks += table.remarks()
 
 
 def read_tsv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
     """The rows of a tab-separated file with a header; quotes are data. Raises DataError, also if a required column is missing."""
     cells = ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
     return _with_header(path, cells, required)
-
-
-def _read_csv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
-    return _with_header(path, open_delimited(path).rows, required)
 
 
 def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], required: Sequence[str]) -> NumberedRows:

@@ -154,8 +154,16 @@ def table(
     """
     check_can_write(out, overwrite=overwrite, kind="terminology")
     columns = dict(_parse_column(text) for text in column or [])
-    layout = {"sheet": sheet, "encoding": encoding, "header_row": header_row}
-    save_terminology(*read_list(file, columns=columns, language=language, source=source, **layout), out, overwrite)
+    read = read_list(
+        file,
+        columns=columns,
+        language=language,
+        source=source,
+        sheet=sheet,
+        encoding=encoding,
+        header_row=header_row,
+    )
+    save_terminology(*read, out, overwrite)
 
 
 def wikidata(

@@ -9,15 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.lists import read_tsv_rows
-from data_prep.ontology_model import LABEL, SCOPES, NameRecord, parse_language
+from data_prep.ontology_model import LABEL, NameRecord, expand, parse_language, scope_of
 from xsap.errors import DataError
+from xsap.languages import ENGLISH
 
 _NOT_TRANSLATED = "NOT_TRANSLATED"
 _STATUSES = {"OFFICIAL", "CANDIDATE", "UNDER_REVIEW", _NOT_TRANSLATED}
 _NO_NAME = {"", "NA", "N/A"}
-_SCOPE_OF = {LABEL: LABEL, "skos:prefLabel": LABEL}  # predicates of names → scope
-_SCOPE_OF |= {f"{ns}:has{scope.title()}Synonym": scope for ns in ("oboInOwl", "oio") for scope in SCOPES}
-_TEMPLATE = re.compile(r">*AL? (?P<predicate>\S+?)@(?P<language>[A-Za-z-]+)(?: SPLIT=(?P<split>.+))?")
+# A cell of a template row: LABEL, or an annotation, `A` or `AL`, with a property and perhaps a language, such as `AL rdfs:label@de SPLIT=|`.
+_TEMPLATE = re.compile(
+    r">*(?P<kind>LABEL|AL?[TI]? )\s*(?P<predicate>[^@]*?)\s*(?:@(?P<language>[A-Za-z-]+))?\s*(?:SPLIT=(?P<split>.+))?"
+)
+_LABELS = {
+    "label": LABEL,
+    "exact synonym": "EXACT",
+    "alternative term": "EXACT",
+    "alternative label": "EXACT",
+}  # of properties
+_LABELS |= {f"has_{scope.lower()}_synonym": scope for scope in ("EXACT", "NARROW", "RELATED", "BROAD")}
 _QUOTE_ENTITY = re.compile(
     r"&?quot;"
 )  # tables that went through HTML have quotes as entities, some without their ampersand
@@ -48,8 +57,8 @@ def _babelon(path: Path) -> Iterator[NameRecord]:
         "translation_value",
     )
     for _, row in read_tsv_rows(path, needed):
-        subject, status = row["subject_id"], row.get("translation_status") or None
-        scope = _SCOPE_OF.get(row["predicate_id"])
+        subject, status = row["subject_id"].strip(), row.get("translation_status") or None
+        scope = scope_of(expand(row["predicate_id"]))
         if scope == LABEL and row["source_value"]:
             yield _record(subject, row["source_language"], row["source_value"], LABEL, None)
         record = _record(subject, row["translation_language"], row["translation_value"], scope or "", status)
@@ -57,14 +66,11 @@ def _babelon(path: Path) -> Iterator[NameRecord]:
 
 
 def _robot(path: Path) -> Iterator[NameRecord]:
-    rows = iter(read_tsv_rows(path, ("subject_id",)))
+    rows = iter(read_tsv_rows(path, ()))
     _, template = next(rows, (2, {}))
-    columns = {
-        column: match
-        for column, cell in template.items()
-        if (match := _TEMPLATE.fullmatch(cell)) and match["predicate"] in _SCOPE_OF
-    }
-    if template.get("subject_id") != "ID" or not columns:
+    columns = {column: found for column, cell in template.items() if (found := _names_in(cell))}
+    identifiers = [column for column, cell in template.items() if cell.strip() == "ID"]
+    if len(identifiers) != 1 or not columns:
         raise DataError(
             f"{path}:2: expected a ROBOT template row such as 'ID', 'AL oboInOwl:hasExactSynonym@de SPLIT=|'; found none"
         )
@@ -73,10 +79,21 @@ def _robot(path: Path) -> Iterator[NameRecord]:
         status = next(
             (cell for c in ("translation_status", "status", "comment") if (cell := cells.get(c, "")) in _STATUSES), None
         )
-        for column, match in columns.items():
+        for column, (scope, language, separator) in columns.items():
             # Tables separate several names by a bar even where their template omits SPLIT=|.
-            for value in _unquote(row[column]).split(match["split"] or "|"):
-                yield _record(row["subject_id"], match["language"], value, _SCOPE_OF[match["predicate"]], status)
+            for value in _unquote(row[column]).split(separator):
+                yield _record(row[identifiers[0]].strip(), language, value, scope, status)
+
+
+def _names_in(cell: str) -> tuple[str, str, str] | None:
+    """(scope, language, separator) of a template cell whose column holds names; None for any other cell."""
+    match = _TEMPLATE.fullmatch(cell.strip())
+    if match is None:
+        return None
+    predicate = match["predicate"]
+    is_label = match["kind"] == "LABEL" and not predicate
+    scope = LABEL if is_label else scope_of(expand(predicate)) or _LABELS.get(predicate)
+    return (scope, match["language"] or ENGLISH, match["split"] or "|") if scope else None
 
 
 def _record(subject: str, language: str, value: str, scope: str, status: str | None) -> NameRecord:

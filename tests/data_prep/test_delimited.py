@@ -161,9 +161,21 @@ def test_gzipped_rrf_is_read_and_its_damage_reported(tmp_path):
     ("rows", "size", "message"),
     [
         ("1,234", "8", "MRFILES.RRF: expected numbers of rows and bytes for MRX.RRF, found '1,234' and '8'"),
-        ("3", "15", "MRX.RRF: MRFILES.RRF announces 3 rows, found 2. Is the file cut short?"),
-        ("1", "5", "MRX.RRF: MRFILES.RRF announces 1 rows, found 2. Does it belong to this release?"),
-        ("2", "11", "MRX.RRF: MRFILES.RRF announces 11 bytes, found 10. Is the file cut short?"),
+        (
+            "3",
+            "15",
+            "MRX.RRF: MRFILES.RRF announces 3 rows, found 2. Is the file cut short? To read an extract, copy it to a folder without MRFILES.RRF",
+        ),
+        (
+            "1",
+            "5",
+            "MRX.RRF: MRFILES.RRF announces 1 rows, found 2. Does it belong to this release? To read an extract, copy it to a folder without MRFILES.RRF",
+        ),
+        (
+            "2",
+            "11",
+            "MRX.RRF: MRFILES.RRF announces 11 bytes, found 10. Is the file cut short? To read an extract, copy it to a folder without MRFILES.RRF",
+        ),
     ],
 )
 def test_rrf_counts_must_match_mrfiles(tmp_path, rows, size, message):

@@ -4,12 +4,15 @@ import gzip
 import io
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.lists import read_list
 from xsap.errors import DataError
+from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
 
 ROWS = [
@@ -140,14 +143,19 @@ def test_id_name_lines_are_read(tmp_path_factory, pairs):
             {},
             ":2: expected a language in 'language', found none; name the language of the whole file with --language",
         ),
-        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\tenx\n", {}, ":2: unknown language 'enx'"),
+        (
+            "x.tsv",
+            "concept_id\tname\tlanguage\nA\tb\tenx\n",
+            {},
+            ":2: expected rows with an identifier and a known language, found none (language unknown to xsap: enx: 1)",
+        ),
         (
             "x.tsv",
             "concept_id\tname\tlanguage\n\tb\ten\n",
             {},
-            ":2: expected a concept's identifier in 'concept_id', found none",
+            ":2: expected rows with an identifier and a known language, found none (no identifier in 'concept_id': 1)",
         ),
-        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\n", {}, ":2: expected 3 field(s) as in the header, found 2"),
+        ("x.tsv", "concept_id\tname\tlanguage\nA\tb\n", {}, ":2: expected a language in 'language', found none"),
         (
             "x.tsv",
             "concept_id\tname\tlanguage\tkind\nA\tb\ten\tsynonim\n",
@@ -174,8 +182,8 @@ def test_id_name_lines_are_read(tmp_path_factory, pairs):
         ("x.jsonl", '{"concept_id": \n', {}, ":1: expected one JSON object per line"),
         ("x.txt", "A||b\nA||b||c\n", {}, ":2: expected id||name, found 3 field(s)"),
         ("x.txt", "A||b\n", {"columns": {"name": "term"}}, ": lines id||name have no headers"),
-        ("x.xlsx", "A b\n", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found 'A b'"),
-        ("x.txt", "", {}, ": expected a .tsv, .csv or .jsonl file, or lines id||name; found ''"),
+        ("x.xlsx", "A b\n", {}, ": expected a workbook, found text"),
+        ("x.txt", "", {}, ": expected a .tsv, .csv, .jsonl, .parquet or workbook file, or lines id||name; found ''"),
     ],
 )
 def test_malformed_list_error_names_line(tmp_path, name, text, options, message):
@@ -324,7 +332,10 @@ def test_jsonl_dictionaries_match_naive_reader(tmp_path_factory, lines):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"canonical_name": "x", "aliases": []}', ":1: expected a concept's identifier in 'concept_id', found none"),
+        (
+            '{"canonical_name": "x", "aliases": []}',
+            ":1: expected rows with an identifier and a known language, found none (no identifier in 'concept_id': 1)",
+        ),
         (
             '{"concept_id": "A", "canonical_name": {"x": 1}}',
             ":1: expected a text in 'canonical_name', found true, false, a list or an object",
@@ -383,3 +394,53 @@ def test_list_is_read_in_batches(tmp_path):
     terminology, counts = read_list(tmp_path / "x.txt", names_per_batch=2)
     assert {(row[0], row[2]) for row in names_of(terminology)} == {(f"C{i % 3}", f"name {i}") for i in range(7)}
     assert counts.rows_in == 7
+
+
+# Rows that are no names, and workbooks
+
+HEADER = ["concept_id", "name", "language"]
+ROWS = [["A:1", "fever", "en"], ["A:1", "febris", "la"], ["A:1", "nuqneH", "tlh"], ["", "", ""], ["A:2", "cough", "English"], ["", "x", "en"],
+        ["A:2", "", "en"], [" ", "", " "], ["A:3", "x", "Klingon"], ["", "", ""]]  # fmt: skip
+
+
+def write_rows(path):
+    """The rows in the format that a file's name says."""
+    if path.suffix == ".xlsx":
+        import xlsxwriter
+
+        with xlsxwriter.Workbook(path) as book:
+            sheet = book.add_worksheet()
+            for number, row in enumerate([HEADER, *ROWS]):
+                sheet.write_row(number, 0, row)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table(dict(zip(HEADER, map(list, zip(*ROWS, strict=True)), strict=True))), path)
+    else:
+        separator = "\t" if path.suffix == ".tsv" else ","
+        path.write_text("\n".join(separator.join(row) for row in [HEADER, *ROWS]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.xlsx", "x.parquet"])
+def test_blank_rows_are_no_rows_and_unusable_rows_are_counted(tmp_path, name):
+    write_rows(tmp_path / name)
+    terminology, counts = read_list(tmp_path / name)
+    names = terminology.names
+    assert set(zip(*(names[column].to_pylist() for column in HEADER), strict=True)) == {
+        ("A:1", "fever", "en"), ("A:1", "febris", "la"), ("A:2", "cough", "en"),
+    }  # fmt: skip
+    assert (counts.rows_in, counts.kept) == (7, 3)
+    assert {reason: n for reason, n in counts.dropped.items() if n} == {
+        "language unknown to xsap: tlh": 1,
+        "language unknown to xsap: Klingon": 1,
+        "no identifier in 'concept_id'": 1,
+        "empty name": 1,
+    }
+
+
+def test_encoding_and_header_row_of_a_text_table(tmp_path, prepare):
+    (tmp_path / "x.csv").write_bytes("Meine Liste\nconcept_id;name;language\nA:1;Übelkeit;Deutsch\n".encode("cp1252"))
+    options = ("--encoding", "cp1252", "--header-row", 2)
+    code, _, err = prepare("table", tmp_path / "x.csv", "--out", tmp_path / "t", *options)
+    assert (code, err) == (0, "")
+    assert Terminology.load(tmp_path / "t").names["name"].to_pylist() == ["Übelkeit"]
+    code, _, err = prepare("table", tmp_path / "x.csv", "--out", tmp_path / "u", "--sheet", "one")
+    assert (code, err.count("\n"), "--sheet 'one' is for workbooks" in err) == (2, 1, True)

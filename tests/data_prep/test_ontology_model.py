@@ -9,6 +9,8 @@ from data_prep.obo import read_obo, read_obographs
 from data_prep.ontology import read_ontology
 from data_prep.ontology_model import LABEL, OBO_IN_OWL, PREFIXES, SCOPES, expand, holds_names, scope_of
 from data_prep.owl import read_owl
+from data_prep.translations import read_translations
+from xsap.errors import DataError
 
 OWL, RDF = PREFIXES["owl"], "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 READ = {
@@ -151,3 +153,27 @@ alt_id: X\:2
     ]  # fmt: skip
     assert ontology.references == {"X:1": ["UMLS:C0000001", "http://x.org/a,b"]}
     assert ontology.merged == {"X:2": "X:1"}
+
+
+@pytest.mark.parametrize(
+    ("header", "template", "row", "names"),
+    [
+        ("ID\tlabel\tsyn", "ID\tLABEL\tAL oboInOwl:hasExactSynonym@de SPLIT=|", "X:1\tone\tEins|Erstes", "en:one de:Eins de:Erstes"),
+        ("a\tb\tc", "A rdfs:label\tID\tA oboInOwl:hasExactSynonym SPLIT=;", "one\t X:1 \tfirst;primary", "en:one en:first en:primary"),
+        ("id\tn\td", "ID\t>AL skos:altLabel@fr\tA IAO:0000115", "X:1\tun\ta definition", "fr:un"),
+        ("id\tn\tp", "ID\tA alternative term\tSC % SPLIT=|", "X:1\tfirst\tX:9", "en:first"),
+        ("id\tn\tp", "ID\tAL rdfs:label@es\tTYPE", "X:1\tuno\towl:Class", "es:uno"),
+    ],
+)  # fmt: skip
+def test_robot_template_is_read_by_its_second_row(tmp_path, header, template, row, names):
+    (tmp_path / "x.synonyms.tsv").write_text(f"{header}\n{template}\n{row}\n")
+    found = [f"{record.language}:{record.name}" for record in read_translations(tmp_path / "x.synonyms.tsv")]
+    assert found == names.split()
+    assert {record.concept_id for record in read_translations(tmp_path / "x.synonyms.tsv")} == {"X:1"}
+
+
+@pytest.mark.parametrize("template", ["X\tLABEL", "ID\tID", "ID\tA IAO:0000115", "ID\tSC %"])
+def test_robot_template_without_identifier_or_names_is_refused(tmp_path, template):
+    (tmp_path / "x.synonyms.tsv").write_text(f"a\tb\n{template}\nX:1\tone\n")
+    with pytest.raises(DataError, match=r"x\.synonyms\.tsv:2: expected a ROBOT template row"):
+        list(read_translations(tmp_path / "x.synonyms.tsv"))
