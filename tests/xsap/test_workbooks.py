@@ -2,6 +2,7 @@
 
 import datetime
 import random
+import struct
 import sys
 import zipfile
 from collections import Counter
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from xsap.errors import ConfigError, DataError
 from xsap.tabular.cells import to_cells
 from xsap.tabular.readers import open_table
-from xsap.tabular.workbooks import choose_sheet, open_workbook_file
+from xsap.tabular.workbooks import binary_extent, choose_sheet, open_workbook_file
 from xsap.tabular.xlsx import ERRORS_EMPTIED, decode_escapes, duration_text, format_kind, number_of, temporal_text
 
 
@@ -404,3 +405,63 @@ def test_without_calamine_the_error_says_what_to_install(tmp_path, monkeypatch):
         ConfigError, match=r"needs python-calamine, found none; install it: pip install 'xsap\[xlsx\]', or save"
     ):
         open_table(tmp_path / "x.xls")
+
+
+def record(kind, data=b""):
+    """A record of [MS-XLSB]: its kind and its size in seven bits a byte."""
+
+    def number(value):
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128, value >> 7])
+
+    return number(kind) + number(len(data)) + data
+
+
+def wide(text):
+    return struct.pack("<I", len(text)) + text.encode("utf-16-le")
+
+
+def binary_workbook(path, cells):
+    """An .xlsb workbook. cells: (row, column, text or number) in order."""
+    rows = b""
+    for row, column, value in cells:
+        rows += record(0, struct.pack("<IIHBBB", row, 0, 300, 0, 0, 0) + struct.pack("<I", 0))
+        place = struct.pack("<II", column, 0)
+        rows += (
+            record(6, place + wide(value)) if isinstance(value, str) else record(5, place + struct.pack("<d", value))
+        )
+    size = struct.pack("<IIII", 0, max(row for row, _, _ in cells), 0, max(column for _, column, _ in cells))
+    sheet = record(129) + record(148, size) + record(145) + rows + record(146) + record(130)
+    parts = {
+        **{name: text for name, text in BY_HAND.items() if "rels" not in name or name == "_rels/.rels"},
+        "xl/workbook.bin": record(131)
+        + record(143)
+        + record(156, struct.pack("<II", 0, 1) + wide("r1") + wide("S"))
+        + record(144)
+        + record(132),
+        "xl/_rels/workbook.bin.rels": BY_HAND["xl/_rels/workbook.xml.rels"].replace("s.xml", "sheet1.bin"),
+        "xl/worksheets/sheet1.bin": sheet,
+    }
+    del parts["xl/workbook.xml"]
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+    return sheet
+
+
+def test_binary_workbook_is_read(tmp_path):
+    sheet = binary_workbook(tmp_path / "x.xlsb", [(0, 0, "term"), (1, 0, "cough"), (2, 1, 7.0), (3, 0, 0.5)])
+    assert binary_extent(sheet) == (4, 2)
+    assert [[cell for cell in row if cell is not None] for row in read_sheet(tmp_path / "x.xlsb")] == [
+        ["term"],
+        ["cough"],
+        [7],
+        [0.5],
+    ]
+
+
+def test_binary_workbook_with_a_value_far_away_is_refused_and_not_allocated(tmp_path):
+    binary_workbook(tmp_path / "x.xlsb", [(0, 0, "term"), (1_048_575, 16_383, "far")])
+    with pytest.raises(
+        DataError, match=r"found one of 1,048,576 rows and 16,384 columns\. Delete what is far from the table"
+    ):
+        open_table(tmp_path / "x.xlsb")

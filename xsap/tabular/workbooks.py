@@ -2,7 +2,7 @@
 
 What a file is follows from its bytes and not from its name, because workbooks are often renamed. Office Open XML is read as a stream (xlsx.py);
 binary workbooks and OpenDocument by python-calamine, which loads the sheet into memory. It allocates a sheet with all of its empty cells, and
-ends the process if it can't, so the extent of a sheet is checked first where the format allows more than memory may hold.
+ends the process if it can't, so the extent of the sheets of an .xlsb workbook, which may have 16 billion cells, is checked first.
 """
 
 import re
@@ -22,6 +22,8 @@ from xsap.tabular.xlsx import ERRORS_EMPTIED, SheetInfo, XlsxBook, duration_text
 
 WORKBOOK_ENDINGS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MAX_CELLS = 1 << 26  # of a sheet that is loaded into memory, empty ones included
+_MAX_PART_BYTES = 1 << 30
+_ROW_HEADER, _CELLS = 0, range(2, 12)  # records of [MS-XLSB] 2.3.1: BrtRowHdr; BrtCellRk to BrtFmlaError
 _ERROR = re.compile(r"#(?:N/A|REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|SPILL!|CALC!|GETTING_DATA)|Err:[0-9]{3}")
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _PASSWORD = "expected a workbook without a password, found an encrypted one. Open it, remove the password and save it"
@@ -45,7 +47,11 @@ def open_workbook_file(path: Path) -> Iterator[Book]:
         stream.seek(0)
         if not start.startswith((b"PK", _COMPOUND_FILE, b"\x09\x08")):
             raise DataError(f"{path}: expected a workbook, found {_what_else(start)}")
-        names = zipfile.ZipFile(stream).namelist() if start.startswith(b"PK") else []
+        names: list[str] = []
+        if start.startswith(b"PK"):
+            archive = zipfile.ZipFile(stream)
+            names = archive.namelist()
+            _check_binary_sheets(archive, path)
         stream.seek(0)
         if names and "mimetype" not in names and not any(name.endswith("workbook.bin") for name in names):
             yield XlsxBook(stream, path)
@@ -87,6 +93,48 @@ def _workbook_errors(path: Path) -> Iterator[None]:
 
 
 # Workbooks read by python-calamine
+
+
+def _check_binary_sheets(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise DataError if a sheet of an .xlsb workbook, with its empty cells, is more than can be loaded."""
+    for info in archive.infolist():
+        if re.search(r"worksheets/[^/]*\.bin$", info.filename):
+            if info.file_size > _MAX_PART_BYTES:
+                raise DataError(
+                    f"{path}: expected sheets of at most {_MAX_PART_BYTES:,} bytes, found {info.file_size:,}. {_AS_XLSX}"
+                )
+            rows, columns = binary_extent(archive.read(info))
+            if rows * columns > _MAX_CELLS:
+                raise DataError(
+                    f"{path}: expected sheets of at most {_MAX_CELLS:,} cells, empty ones included, found one of {rows:,} rows and "
+                    f"{columns:,} columns. Delete what is far from the table, or save it as .xlsx"
+                )
+
+
+def binary_extent(data: bytes) -> tuple[int, int]:
+    """The number of rows and of columns of a sheet as [MS-XLSB] has it, up to the last cell with a value. Raises IndexError if it is damaged."""
+    rows = columns = row = at = 0
+    while at < len(data):
+        kind, at = _variable_integer(data, at, 2)
+        size, at = _variable_integer(data, at, 4)
+        if kind == _ROW_HEADER:
+            row = int.from_bytes(data[at : at + 4], "little")
+        elif kind in _CELLS:
+            rows, columns = max(rows, row + 1), max(columns, int.from_bytes(data[at : at + 4], "little") + 1)
+        at += size
+    return rows, columns
+
+
+def _variable_integer(data: bytes, at: int, most: int) -> tuple[int, int]:
+    """An integer of seven bits a byte, of at most so many bytes, and the position after it."""
+    value = 0
+    for shift in range(most):
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << 7 * shift
+        if byte < 128:
+            break
+    return value, at
 
 
 @contextmanager
