@@ -26,7 +26,7 @@ from xsap.artifacts import MANIFEST, manifest_hash, open_artifact, sha256_of
 from xsap.encoding.convert_weights import converted, has_pickled_weights_only
 from xsap.encoding.known_models import KnownModel, find_known_model
 from xsap.encoding.packing import Transformer
-from xsap.errors import ArtifactError, ConfigError
+from xsap.errors import ArtifactError, ConfigError, XsapError
 from xsap.text import TextPolicy
 
 logger = python_logging.getLogger(__name__)
@@ -125,8 +125,11 @@ def open_folder(
         with quiet():
             transformer, tokenizer = _open(folder)
         dense = _open_dense(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: transformers cannot open it as a model: {str(error).splitlines()[0]}") from None
+    except XsapError:
+        raise
+    except Exception as error:  # a folder of any content makes transformers raise errors of any kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"{path}: transformers cannot open it as a model: {reason}") from None
     longest = _positions(transformer) or config.max_length
     if max_length is not None and max_length > longest:
         raise ConfigError(
@@ -139,6 +142,8 @@ def open_folder(
 
 def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if (heads := getattr(config, "num_attention_heads", 1)) < 1:
+        raise ConfigError(f"{folder / 'config.json'}: num_attention_heads must be positive, found {heads}")
     # the pooler on top of [CLS] is a pre-training head that no pooling here uses
     options = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     extra = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
@@ -391,5 +396,5 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, transformer: Transformer
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: expected readable JSON, found: {error}") from None
