@@ -389,3 +389,84 @@ def test_reading_needs_the_memory_of_one_chunk(tmp_path, kind):
 
     small, large = peak(2_000), peak(24_000)
     assert large < 1.5 * small + 200_000
+
+
+# Similar column names, lists, and views
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["DIAGNO\u0301STICO texto", " Diagno\u0301stico texto", "Diagnóstico\u00a0texto ", "\ufeffdiagnóstico  texto"],
+)
+def test_similar_column_name_is_taken_if_there_is_only_one(tmp_path, name):
+    found = table_in(tmp_path, "x.csv", f"id,{name}\n1,a\n")
+    assert found.column_index("Diagnóstico texto") == 1
+    twice = table_in(tmp_path, "y.csv", f"{name},{name}x,{name.swapcase()} \n1,a,b\n")
+    with pytest.raises(
+        DataError, match=r"expected one column like 'Diagn\\xf3stico texto', found .* \(column 1\) and .* \(column 3\)"
+    ):
+        twice.column_index("Diagnóstico texto")
+    exact = table_in(tmp_path, "z.csv", f"{name},Diagnóstico texto\n1,a\n")
+    assert exact.column_index("Diagnóstico texto") == 1
+
+
+@pytest.mark.parametrize("cell", [["a", "b"], {"text": "a"}, []])
+@pytest.mark.parametrize("form", ["jsonl", "ndjson", "parquet"])
+def test_column_of_lists_or_objects_is_no_column_of_terms(tmp_path, cell, form):
+    path = tmp_path / f"x.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"id": [1], "of": [cell or [None]]}), path)
+    else:
+        path.write_text("\n".join(map(json.dumps, [{"id": 1, "of": "a"}, {"id": 2, "of": cell}])))
+    found = open_table(path)
+    assert found.column_index("id") == 0
+    assert found.column_index("of", lists=True) == 1
+    row = 1 if form == "parquet" else 2
+    with pytest.raises(
+        DataError, match=rf"each cell of the column 'of', found a list or an object in row {row}\. Write each"
+    ):
+        found.column_index("of")
+
+
+@pytest.mark.parametrize(
+    ("of", "plain", "values"),
+    [
+        (pa.string_view(), pa.string(), ["a", None, "a longer text than fits into a view"]),
+        (pa.binary_view(), pa.binary(), [b"a", None, b"\xff"]),
+        (pa.list_(pa.string_view()), pa.list_(pa.string()), [["a"], None, [None, "b"]]),
+        (pa.struct({"k": pa.string_view()}), pa.struct({"k": pa.string()}), [{"k": "a"}, None, {"k": None}]),
+        (pa.large_string(), pa.large_string(), ["a", None, "b"]),
+        (pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int32(), pa.string()), ["a", None, "a"]),
+        (pa.null(), pa.null(), [None, None, None]),
+        (pa.decimal128(5, 2), pa.decimal128(5, 2), [decimal.Decimal("1.50"), None, decimal.Decimal("0.01")]),
+        (pa.float16(), pa.float16(), [0.5, None, 1.0]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_parquet_columns_of_every_kind_are_taken_from(tmp_path, of, plain, values):
+    pq.write_table(pa.table({"of": pa.array(values, of)}), tmp_path / "x.parquet")
+    found = open_table(tmp_path / "x.parquet")
+    assert found.types == [plain]
+    chunks = list(found.chunks(2))
+    assert [chunk.schema.field(0).type for chunk in chunks] == [plain, plain]
+    assert pa.concat_tables(chunks).column(0).to_pylist() == values
+    assert chunks[0].take(pa.array([1, 0, 0])).column(0).to_pylist() == [values[1], values[0], values[0]]
+
+
+def test_options_belong_to_kinds_of_files(tmp_path):
+    pq.write_table(pa.table({"term": ["a"]}), tmp_path / "x.parquet")
+    for options in ({"encoding": "cp1252"}, {"header_row": 2}, {"sheet": "S"}):
+        with pytest.raises(ConfigError, match=r"^--.* is for .*, found .*x\.parquet; remove it$"):
+            open_table(tmp_path / "x.parquet", **options)
+    with pytest.raises(ConfigError, match=r"^--header-row must be at least 1, found 0$"):
+        open_table(tmp_path / "x.csv", header_row=0)
+
+
+def test_title_lines_are_named_in_the_error_about_the_column(tmp_path):
+    (tmp_path / "x.csv").write_text("Report;;\n;;\nid;term;n\n1;a;2\n")
+    with pytest.raises(
+        DataError, match=r"expected a column 'term', found Report, , \. Line 3 has it: add --header-row 3$"
+    ):
+        open_table(tmp_path / "x.csv").column_index("term")
+    found = open_table(tmp_path / "x.csv", header_row=3)
+    assert (found.header, found.rows) == (["id", "term", "n"], 1)
