@@ -70,6 +70,31 @@ def test_apply_filter_matches_a_plain_loop(rows, types, wanted_types, sources, l
     assert found.name_concepts.starts.dtype == found.name_concepts.concepts.dtype == np.int64
 
 
+@given(
+    rows=TERM_ROWS,
+    codes=st.none() | st.frozensets(st.sampled_from(["1", "2", "B:1", "AA:2", "C:3", "HP:1", "nothing"]), max_size=3),
+    concepts=st.none() | st.frozensets(st.sampled_from(["C1", "C2", "C3", "Z", "nothing"]), max_size=3),
+)
+def test_filters_by_code_and_concept_match_a_plain_loop(rows, codes, concepts):
+    fixed = [("Z", "en", "zz", "HPO", "HP:1"), ("C1", "en", "aa", "B", "1"), ("C2", "de", "bb", "AA", "2")]
+    dictionary = build_dictionary(NameSource.from_terminology(terminology_of_rows([*rows, *fixed])), None, TextPolicy())
+    _, described, of_names, _ = describe(dictionary)
+    good = {
+        c["concept_id"]
+        for c in described
+        if (codes is None or any(code in codes or code.split(":", 1)[1] in codes for code in c["codes"]))
+        and (concepts is None or c["concept_id"] in concepts)
+    }
+    wanted = Filter(codes=codes, concepts=concepts)
+    kept = [row for row, own in enumerate(of_names) if good & set(own)]
+    if not kept:
+        with pytest.raises(DataError, match="has no (code|concept) '|matches nothing"):
+            apply_filter(dictionary, wanted)
+        return
+    found = apply_filter(dictionary, wanted).rows
+    assert (list(range(len(of_names))) if found is None else found.tolist()) == kept
+
+
 def test_types_and_groups_add_up_and_languages_become_iso():
     found = Filter(semantic_types=["Anything"], groups=["Disorders"], languages=["GER", "en"])
     assert {"Anything", "T047"} <= set(found.semantic_types or ())
@@ -100,7 +125,10 @@ def test_from_dict_takes_a_filter_a_dictionary_or_nothing():
     ("given", "message"),
     [
         ({"source": ["X"]}, r"^unknown filter 'source'; did you mean 'sources'\?$"),
-        ({"x1": ["X"]}, r"^unknown filter 'x1'; a filter has semantic_types, groups, sources, languages$"),
+        (
+            {"x1": ["X"]},
+            r"^unknown filter 'x1'; a filter has semantic_types, groups, sources, codes, concepts, languages$",
+        ),
         ({3: ["X"]}, r"^unknown filter 3; a filter has semantic_types"),
         ({"sources": 5}, r"^the filter 'sources' takes a list of strings, found 5 \(int\)$"),
         ({"sources": {"X": 1}}, r"^the filter 'sources' takes a list of strings, found \{'X': 1\} \(dict\)$"),

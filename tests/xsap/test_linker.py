@@ -166,10 +166,7 @@ def test_wrong_arguments_are_refused_in_one_line():
     linker = Linker(TableEncoder({}), make_index(np.eye(2), [{"A"}, {"B"}]))
     assert linker.link([]) == []
     for arguments, message in [
-        (
-            ("fiebre alta",),
-            r"^link takes a list of mentions, found the single string 'fiebre alta'; put it into a list$",
-        ),
+        ((5,), r"^link takes a list of mentions, found 5$"),
         ((["x"], 0), "top_k must be at least 1, found 0"),
         (([3.5],), r"a mention must be text, found 3.5 \(float\)"),
     ]:
@@ -278,6 +275,36 @@ def test_columns_of_pandas_are_linked_and_missing_values_get_a_reason():
         match=r"^link takes one column of mentions, found a whole DataFrame; choose its column of mentions$",
     ):
         linker.link(pandas.DataFrame({"mention": ["q"]}))
+
+
+def test_one_string_has_one_result_and_a_list_has_a_list():
+    linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
+    (expected,) = linker.link(["q"], 1, languages=["de"])
+    for language in ("de", ["de"], None):
+        assert linker.link("q", 1, languages=language) == expected
+    assert linker.link("").reason == "the mention is empty"
+    assert linker.link("q", filter={"codes": "A", "concepts": ["A"]}).candidates == expected.candidates
+    with pytest.raises(ConfigError, match="expected a language for each mention, found 2 for 1"):
+        linker.link("q", languages=["de", "en"])
+
+
+def test_data_frames_have_numbers_and_strings_and_no_objects():
+    pandas = pytest.importorskip("pandas")
+    sure = Candidate("C1", "Fever", "fever", 0.5, "en", "T", ("T184", "T047"), ("T:C1",), 0.9)
+    results = Results([Result("a", (sure, Candidate("C2", "x", "y", 0.25))), Result("", (), "the mention is empty")])
+    for part, rows in ((results, 3), (results[:1], 2), (results[2:], 0), (Results([]), 0)):
+        frame = part.to_pandas()
+        numbers = {"rank": "Int64", "score": "Float64", "confidence": "Float64"}
+        assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
+            name: numbers.get(name, "string") for name in ["mention", "rank", *Candidate.__slots__, "reason"]
+        }
+        assert len(frame) == rows
+    frame = results.to_pandas()
+    assert frame["rank"].tolist() == [1, 2, pandas.NA]
+    assert frame["semantic_types"].tolist() == ["T184|T047", "", pandas.NA]
+    assert frame["mention"].tolist() == ["a", "a", ""]
+    assert frame["reason"].isna().tolist() == [True, True, False]
+    assert frame["confidence"].isna().tolist() == [False, True, True]
 
 
 def test_a_column_of_datasets_is_linked_and_a_dataset_refused():

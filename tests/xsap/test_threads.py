@@ -1,7 +1,11 @@
 """Linking from many threads and with many linkers: the same calls get the same answers, to the last bit."""
 
+import gc
+import multiprocessing
+import pickle  # of references, see Linker.__reduce__
+import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 from unittest.mock import patch
@@ -10,11 +14,13 @@ import numpy as np
 import pytest
 
 from xsap.encoding.encoder import Encoder
+from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
 from xsap.linking.results import Result
+from xsap.search.vectors import MIN_ROWS_WITH_CODES
 from xsap.terms.terminology import Terminology
 
 LONG = "pain " * 500  # no term
@@ -151,6 +157,140 @@ def test_linkers_with_the_same_encoder_do_not_interfere(folders, tiny_folder):
     alone = [[call.ask(linker) for call in own] for linker, own in zip(linkers, calls, strict=True)]
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(lambda linker, own: by_threads(linker, own, 3), linkers, calls)) == alone
+
+
+# In other processes
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_folder, sample_folder):
+    """An index as other processes open it, too: without the change of `folders`."""
+    with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", MIN_ROWS_WITH_CODES):
+        encoder = Encoder.from_pretrained(tiny_folder)
+        built = Index.build(Terminology.load(sample_folder), encoder, languages={"en", "de"}, model_path=tiny_folder)
+        built.save(tmp_path / "index")
+        yield tmp_path / "index"
+
+
+def link_here(linker: Linker, mentions: list[str]) -> list[Result]:
+    """A task for another process."""
+    return list(linker.link(mentions, 3))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_two_processes_at_once_get_the_answers_of_their_parent(folder, method):
+    linker = Linker.load(folder)
+    mentions = [mention for mention in linker.index.names["name"].to_pylist()[::37] if mention]
+    parts = [mentions[::2], mentions[1::2]]
+    expected = [link_here(linker, part) for part in parts]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        found = list(pool.map(link_here, [linker, linker], parts, timeout=200))
+    for answers, right in zip(found, expected, strict=True):
+        assert [[c.concept_id for c in r.candidates] for r in answers] == [
+            [c.concept_id for c in r.candidates] for r in right
+        ]
+        for answer, own in zip(answers, right, strict=True):
+            np.testing.assert_allclose(
+                [c.score for c in answer.candidates], [c.score for c in own.candidates], atol=1e-6
+            )
+
+
+FORK = """
+import os, signal, sys, threading, torch
+from xsap.linking.linker import Linker
+
+torch.set_num_threads(4)
+linker = Linker.load(sys.argv[1])
+mentions = [f"fever {i}" for i in range(200)]
+expected = [[c.concept_id for c in r.candidates] for r in linker.link(mentions)]
+done = threading.Event()
+
+def work():
+    while not done.is_set():
+        linker.link(mentions[:50])
+
+threads = [threading.Thread(target=work) for _ in range(3)]
+[thread.start() for thread in threads]
+children = []
+for _ in range(4):
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        found = [[c.concept_id for c in r.candidates] for r in linker.link(mentions)]
+        os._exit(0 if found == expected else 3)
+    children.append(child)
+codes = [os.waitpid(child, 0)[1] for child in children]
+done.set()
+[thread.join() for thread in threads]
+print(codes)
+"""
+
+
+def test_children_forked_while_threads_link_link_too(folder, run):
+    """Without a hook at fork a child waits forever: for threads of OpenMP, or for a lock that another thread held."""
+    done = run("-c", FORK, folder)
+    assert (done.stdout, done.returncode) == (f"{[0] * 4}\n", 0), done.stderr
+
+
+def test_a_pickled_linker_is_a_reference_and_opens_what_was_pickled(folders, tmp_path):
+    shutil.copytree(folders["float32"], tmp_path / "index")
+    linker = Linker.load(tmp_path / "index")
+    linker = Linker(linker.encoder, replace(linker.index, fusion_weight=0.3), mentions_per_batch=7)
+    data = pickle.dumps(linker)
+    assert len(data) < 2000
+    opened = pickle.loads(data)  # noqa: S301
+    mentions = linker.index.names["name"].to_pylist()[:50]
+    assert list(opened.link(mentions)) == list(linker.link(mentions))
+    assert (opened.mentions_per_batch, opened.index.fusion_weight) == (7, 0.3)
+    assert pickle.loads(data).encoder is opened.encoder  # noqa: S301  # opened once in a process
+
+
+def test_unpickling_refuses_an_index_that_was_replaced(folders, tmp_path):
+    shutil.copytree(folders["int8"], tmp_path / "index")
+    data = pickle.dumps(Linker.load(tmp_path / "index"))
+    shutil.rmtree(tmp_path / "index")
+    with pytest.raises(ArtifactError, match="found nothing there"):
+        pickle.loads(data)  # noqa: S301
+    shutil.copytree(folders["float32"], tmp_path / "index")
+    with pytest.raises(
+        ArtifactError, match=r"is another index \(.*…\) than when it was pickled \(.*…\); open and pickle it again$"
+    ):
+        pickle.loads(data)  # noqa: S301
+
+
+def test_a_linker_of_an_index_in_memory_is_not_pickled(tiny_folder, sample_folder):
+    encoder = Encoder.from_pretrained(tiny_folder)
+    index = Index.build(Terminology.load(sample_folder), encoder, languages={"fi"})
+    for value in (index, Linker(encoder, index)):
+        with pytest.raises(ConfigError, match="save "):
+            pickle.dumps(value)
+
+
+def test_opening_and_dropping_linkers_leaves_no_open_files(folders):
+    psutil = pytest.importorskip("psutil")
+    process = psutil.Process()
+
+    def opened(times: int) -> int:
+        for _ in range(times):
+            Linker.load(folders["float16"]).link(["fever"])
+        gc.collect()
+        return process.num_fds() + len(process.memory_maps(grouped=False))
+
+    before = opened(2)
+    assert opened(5) <= before + 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_calls_take_no_more_memory(folders):
+    psutil = pytest.importorskip("psutil")
+    linker, process = Linker.load(folders["float32"]), psutil.Process()
+    names = linker.index.names["name"].to_pylist()
+    for call in range(1000):
+        linker.link(f"{names[call % len(names)]} {call}")
+    before = process.memory_info().rss
+    for call in range(10_000):
+        linker.link(f"{names[call % len(names)]} {call}")
+    assert process.memory_info().rss - before < 8 << 20
 
 
 @pytest.mark.slow

@@ -11,12 +11,10 @@ the copy does not fit. Exact answers are the same on both, to the bit.
 """
 
 import mmap
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from xsap.encoding.forks import ForkSafeLock
 from xsap.errors import ArtifactError, ConfigError
 from xsap.search.exact import exact_scores, search_vectors, upload
 from xsap.search.vectors import Floats, Rows, Vectors, check_finite, quantize
@@ -56,7 +55,7 @@ class HnswIndex:
     usearch: Any
     ef: int
     recall: float
-    _lock: threading.Lock = field(default_factory=Lock, repr=False)  # all callers of usearch get the same buffers
+    _lock: ForkSafeLock = field(default_factory=ForkSafeLock, repr=False)  # all callers of usearch get the same buffers
 
     @classmethod
     def build(
@@ -296,7 +295,7 @@ class Searcher:
         """
         self.vectors, self.hnsw, self.device = vectors, hnsw, device
         self.device_copy: Tensor | None = None
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
 
     def search(self, queries: Floats, k: int, rows: Rows | None = None) -> tuple[Floats, Rows]:
         """The k nearest rows of each query, as `search_vectors`; the HNSW index may miss some.
