@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +223,6 @@ class Index:
         in_memory = {"calibration": self.calibration, "fusion_weight": self.fusion_weight}
         return _reopen_index, (str(self.path.absolute()), self.content_hash, self.hnsw is not None, in_memory)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by reference: path and content hash. Unpickling opens the folder anew; ArtifactError if its content has changed."""
-        if self.path is None:
-            raise ConfigError("an index in memory can't be pickled; save it, and open it with Index.load")
-        in_memory = {"calibration": self.calibration, "fusion_weight": self.fusion_weight}
-        return _reopen_index, (str(self.path.absolute()), self.content_hash, self.hnsw is not None, in_memory)
-
     def with_calibration(self, calibration: Calibration) -> "Index":
         """The index with a calibration, which is stored in its folder.
 
@@ -307,21 +299,6 @@ def _load_once(path: str, content_hash: str, ann: bool) -> Index:
         raise ArtifactError(
             f"{path} is another index ({found}) than when it was pickled ({expected}); open and pickle it again"
         )
-    return index
-
-
-def _reopen_index(path: str, content_hash: str, ann: bool, in_memory: dict[str, Any]) -> Index:
-    """An index that was pickled by reference."""
-    return replace(_load_once(path, content_hash, ann), **in_memory)
-
-
-@lru_cache(maxsize=1)
-def _load_once(path: str, content_hash: str, ann: bool) -> Index:
-    """An index of the given content; a process keeps the one that it unpickled last."""
-    index = Index.load(path, ann=ann)
-    if index.content_hash != content_hash:
-        found, expected = short_hash(index.content_hash), short_hash(content_hash)
-        raise ArtifactError(f"{path} is another index ({found}) than when it was pickled ({expected}); open and pickle it again")
     return index
 
 

@@ -177,36 +177,12 @@ class Linker:
         progress: bool = False,
     ) -> Result: ...
     @overload
-    @overload
-    def link(  # type: ignore[overload-overlap]  # a string is a sequence of strings, too
-        self,
-        mentions: str,
-        top_k: int = 5,
-        *,
-        languages: str | None = None,
-        filter: Filter | Mapping[str, Strings] | None = None,
-        min_confidence: float | None = None,
-        min_precision: float | None = None,
-        progress: bool = False,
-    ) -> Result: ...
-    @overload
     def link(
         self,
         mentions: Iterable[str | None],
         top_k: int = 5,
         *,
         languages: Sequence[str | None] | None = None,
-        filter: Filter | Mapping[str, Strings] | None = None,
-        min_confidence: float | None = None,
-        min_precision: float | None = None,
-        progress: bool = False,
-    ) -> Results: ...
-    def link(
-        self,
-        mentions: str | Iterable[str | None],
-        top_k: int = 5,
-        *,
-        languages: str | Sequence[str | None] | None = None,
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
@@ -243,10 +219,6 @@ class Linker:
                 `min_precision` is given without a calibration or out of range.
             DataError: The filter leaves nothing, or a language is unknown.
         """
-        if isinstance(mentions, str):
-            language = languages if languages is None or isinstance(languages, str) else languages_of(languages, 1)[0]
-            options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
-            return self.link([mentions], top_k, languages=[language], progress=progress, **options)[0]  # type: ignore[arg-type]
         if isinstance(mentions, str):
             language = languages if languages is None or isinstance(languages, str) else languages_of(languages, 1)[0]
             options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}

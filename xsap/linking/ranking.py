@@ -196,8 +196,6 @@ class Filter:
             sources: Sources such as `SNOMEDCT_US`.
             codes: Codes such as `ICD10:I10` or `I10`.
             concepts: Ids of concepts.
-            codes: Codes such as `ICD10:I10` or `I10`.
-            concepts: Ids of concepts.
             languages: Languages in any form: `de`, `GER`, `German`.
 
         Raises:
