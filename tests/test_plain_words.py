@@ -101,7 +101,7 @@ SAME_THING = {
     name: reason
     for reason, names in {
         "every program has one": "main app logger",
-        "command and library function": "evaluate calibrate tune_fusion link_file merge",
+        "command and library function": "evaluate calibrate tune_fusion link_file merge probe convert",
         "a result as text, as a table, as a plot": "to_text to_markdown plot",
         "type variables and aliases": "T R Values TerminologyFolder Case Dtype",
         "what each speed benchmark defines": "IMPLEMENTATIONS OURS TOLERANCE FLOAT32_TOLERANCE PRODUCT_ROWS VOCABULARY_SIZE "

@@ -78,6 +78,9 @@ DtypeOption = Annotated[
         help="Number format of the encoder's matrix products. On CPUs bfloat16 and int8 are faster; float16 is slow.",
     ),
 ]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a model on the Hugging Face hub, such as refs/pr/1.")
+]
 MovedModel = Annotated[str | None, typer.Option("--model", help="Folder of the index's model, if it was moved.")]
 Model = Annotated[str, typer.Argument(help="Model folder, or its id on the Hugging Face hub.")]
 TerminologyFolder = Annotated[Path, typer.Argument(help="Terminology folder, as xsap-prepare writes it.")]

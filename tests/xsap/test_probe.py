@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.fixtures.commands import Run
+from tests.fixtures.encoders import copy_without_config
 from xsap import Encoder
 from xsap.encoding.model_folder import POOLINGS
 from xsap.encoding.probe import SYNONYMS, open_for_probe, probe
@@ -36,3 +38,21 @@ def test_probe_puts_the_best_pooling_first_and_leaves_the_encoder_unchanged(tiny
 def test_synonyms_are_different_names() -> None:
     names = [name for pair in SYNONYMS for name in pair]
     assert len(set(names)) == len(names) == 40
+
+
+def test_probe_command_prints_every_pooling_best_first(tiny_folder: Path, run: Run) -> None:
+    done = run("-m", "xsap", "probe", tiny_folder)
+    assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert header.startswith("pooling")
+    assert sorted(row.split()[0] for row in rows) == sorted(POOLINGS)
+    assert [row.split()[0] for row in rows] == [result.pooling for result in probe(open_for_probe(tiny_folder))]
+
+
+def test_convert_command_keeps_vectors_and_states_the_pooling(tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+    bare = copy_without_config(tiny_folder, tmp_path / "bare")
+    done = run("-m", "xsap", "convert", bare, "--pooling", "cls", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    made = Encoder.from_pretrained(tmp_path / "out")
+    expected = Encoder.from_pretrained(bare, pooling="cls")
+    assert np.array_equal(made.encode(["fever", "Fieber"]), expected.encode(["fever", "Fieber"]))

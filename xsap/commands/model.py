@@ -1,7 +1,7 @@
-"""`xsap train`, `encode` and `shrink`: make a model, or work with a model alone."""
+"""`xsap train`, `encode`, `probe`, `convert` and `shrink`: make a model, or work with a model alone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,15 +17,14 @@ from xsap.terminal import (
     OutputFolder,
     Overwrite,
     Pooling,
+    Revision,
     TerminologyFolder,
     announce_wait,
     log,
+    output,
     show_progress,
     stdin_lines,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def train_model(context: typer.Context) -> None:
@@ -101,3 +100,48 @@ def shrink(
         changed = [text for text, same in zip(texts, unchanged, strict=True) if not same]
         examples = f"; changed: {', '.join(repr(text) for text in changed[:5])}" if changed else ""
         log(f"{mentions}: {100 * unchanged.mean():.1f} % of {len(texts):,} mentions are tokenized as before{examples}")
+
+
+def probe(model: Model, revision: Revision = None) -> None:
+    """Show which pooling finds synonyms best, for a model that states none.
+
+    Embeds twenty pairs of synonyms under each pooling. The best pooling comes
+    first: give it to the other commands as --pooling.
+    """
+    from xsap.encoding.known_models import find_known_model
+    from xsap.encoding.probe import SYNONYMS, open_for_probe
+    from xsap.encoding.probe import probe as probe_model
+
+    with announce_wait(f"loading {model}"):
+        results = probe_model(open_for_probe(model, revision))
+    known = find_known_model(model)
+    with output(None) as stream:
+        stream.write(f"pooling   synonym nearest (of {2 * len(SYNONYMS)})  margin\n")
+        for result in results:
+            nearest = round(result.nearest * 2 * len(SYNONYMS))
+            stream.write(f"{result.pooling:8}  {nearest:23}  {result.margin:+.4f}\n")
+    if known is not None:
+        log(known.describe())
+
+
+def convert(
+    model: Model,
+    out: OutputFolder,
+    revision: Revision = None,
+    pooling: Pooling = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Save any model as a folder that states how to use it.
+
+    The folder has safetensors, pooling, length, prompts and a manifest; it
+    opens here and in SentenceTransformer with the same vectors. Pickled
+    weights (.bin) are read as tensors alone; nothing in them is run.
+    """
+    check_can_write(out, overwrite=overwrite, kind="model")
+    from xsap.encoding.encoder import Encoder
+
+    with announce_wait(f"loading {model}"):
+        encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, revision=revision)
+    encoder.save_pretrained(out, overwrite=overwrite, metadata={"converted_from": encoder.content_hash})
+    log(f"{out}: {encoder.dimension} dimensions, pooling {encoder.pooling}, {encoder.max_length} tokens")
