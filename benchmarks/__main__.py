@@ -75,15 +75,35 @@ def compare(
         typer.Argument(metavar="NAME=FILE…", help="Names of systems and their results of xsap evaluate --json."),
     ],
     plot_to: Annotated[Path | None, typer.Option("--plot", help="Bar chart of Acc@1 to write, .png or .svg.")] = None,
+    csv_to: Annotated[Path | None, typer.Option("--csv", help="CSV file to write, a figure in each row.")] = None,
+    latex_to: Annotated[
+        Path | None, typer.Option("--latex", help="LaTeX table to write (package booktabs), the best scores in bold.")
+    ] = None,
 ) -> None:
     """Compare results of several systems. Prints a Markdown table; --plot draws a chart."""
-    from benchmarks.accuracy.compare import comparison_to_markdown, plot, read_systems
+    from benchmarks.accuracy.compare import (
+        comparison_figures,
+        comparison_table,
+        comparison_to_markdown,
+        plot,
+        read_systems,
+    )
+    from xsap.artifacts import write_atomically
+    from xsap.page import to_csv, to_latex
 
     check_plot(plot_to)
     systems = read_systems(results)
     if plot_to:
         plot(systems, plot_to)
         log(f"{plot_to}: bar chart of Acc@1")
+    caption = "Accuracy in percent by language; the mean gives each language equal weight."
+    for path, text in (
+        (csv_to, to_csv(comparison_figures(systems))),
+        (latex_to, to_latex(comparison_table(systems), caption)),
+    ):
+        if path:
+            with write_atomically(path) as stream:
+                stream.write(text)
     print(comparison_to_markdown(systems))
 
 

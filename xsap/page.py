@@ -5,10 +5,12 @@ reader's light or dark mode; every page of the project has its one stylesheet. A
 of terminologies, mentions and paths appear as they are. Charts need matplotlib; without it a page has its tables only.
 """
 
+import csv
 import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from xsap import plots
@@ -22,10 +24,30 @@ h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { margin-top: 2.4rem; bord
 p { max-width: 75ch; } .warning { font-weight: 700; border-left: 4px solid #d9730d; padding-left: .8rem; }
 .scroll { overflow-x: auto; margin: .6rem 0; } .scroll svg { display: block; max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { color: var(--soft); } .best { background: var(--tint); font-weight: 700; }
-.words td, .words th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; vertical-align: top; }
+th { color: var(--soft); white-space: normal; vertical-align: bottom; } .text { text-align: left; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); }
+.best, .best td:first-child { background: var(--tint); font-weight: 700; }
+.words .text { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 """
+_NUMBER = r"[+\-−]?\d[\d,]*(\.\d+)?(e-?\d+)?"
+_NUMERIC = re.compile(
+    rf"|–|(< )?{_NUMBER}( ?%)?( to {_NUMBER})?( ?\[[^\]\[]*\])?"
+)  # a figure, perhaps with its interval
+_LATEX_SYNTAX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "–": "--",
+        "−": "$-$",
+    }
+)
 _MARKDOWN_SYNTAX = re.compile(r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[]|~(?=~)")
 
 
@@ -47,11 +69,16 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells; the first row is the header. words: the cells are text, not numbers. best: the row that is marked, counted from 0."""
+    """Rows of cells; the first row is the header.
+
+    A column of figures is aligned to the right, one of text to the left. words: long text, whose lines are broken. best: the row that is marked,
+    counted from 0. bold: (row, column) of the cells in bold, rows counted from 0 below the header.
+    """
 
     rows: Sequence[Sequence[str]]
     words: bool = False
     best: int | None = None
+    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +129,14 @@ def to_markdown(blocks: Sequence[Block]) -> str:
                 parts.append(f"{'#' * level} {_literal(text)}")
             case Paragraph(text, warning):
                 parts.append(f"**{_literal(text)}**" if warning else _literal(text))
-            case Table(rows, words):
-                cells = [[_literal(cell) for cell in row] for row in rows]
+            case Table(rows, words, _, bold):
+                cells = [
+                    [
+                        f"**{_literal(cell)}**" if (number - 1, column) in bold and cell else _literal(cell)
+                        for column, cell in enumerate(row)
+                    ]
+                    for number, row in enumerate(rows)
+                ]
                 parts.append("\n".join(_unpadded(cells) if words else markdown(cells)))
     return "\n\n".join(parts) + "\n"
 
@@ -121,6 +154,77 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return [line(rows[0]), line(rule), *map(line, rows[1:])]
+
+
+def numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Whether each column has only figures, blanks and dashes under its header, and at least one figure."""
+    columns = list(zip(*rows[1:], strict=True)) or [()] * len(rows[0])
+    return [
+        all(_NUMERIC.fullmatch(cell) for cell in column) and any(cell not in ("", "–") for cell in column)
+        for column in columns
+    ]
+
+
+def best_cells(
+    rows: Sequence[Sequence[str]], columns: Sequence[int], groups: Sequence[object] | None = None
+) -> frozenset[tuple[int, int]]:
+    """Cells with the highest figure of their column, as it is shown: of several equal ones all are the best; of a single row none is.
+
+    Args:
+        rows: The header and the rows, as a `Table` has them.
+        columns: Columns with scores, of which the higher is the better; a cell's first figure counts.
+        groups: A label of each row below the header, where only rows with the same one are compared; by default all are.
+    """
+    labels = list(groups) if groups is not None else [None] * (len(rows) - 1)
+    best = set()
+    for column in columns:
+        for label in dict.fromkeys(labels):
+            chosen = [number for number, each in enumerate(labels) if each == label]
+            figures = {number: _figure(rows[number + 1][column]) for number in chosen}
+            known = [figure for figure in figures.values() if figure is not None]
+            if len(chosen) > 1 and known:
+                best |= {(number, column) for number, figure in figures.items() if figure == max(known)}
+    return frozenset(best)
+
+
+def _figure(cell: str) -> float | None:
+    match = re.match(_NUMBER, cell)
+    return float(match[0].replace(",", "").replace("−", "-")) if match else None
+
+
+def to_csv(rows: Sequence[Sequence[object]]) -> str:
+    """Rows of cells as CSV (RFC 4180); None is an empty cell."""
+    stream = StringIO()
+    csv.writer(stream).writerows(rows)
+    return stream.getvalue().encode("utf-8", "replace").decode()
+
+
+def to_latex(table: Table, caption: str) -> str:
+    """A table for LaTeX with the package booktabs: columns of text to the left, figures to the right, the bold cells in bold; all text escaped.
+
+    Args:
+        table: The table.
+        caption: What it shows, as plain text.
+    """
+
+    def line(number: int, row: Sequence[str]) -> str:
+        cells = [
+            rf"\textbf{{{latex_text(cell)}}}" if (number, column) in table.bold and cell else latex_text(cell)
+            for column, cell in enumerate(row)
+        ]
+        return f"{' & '.join(cells)} \\\\"
+
+    alignment = "".join("r" if numeric else "l" for numeric in numeric_columns(table.rows))
+    body = [line(number, row) for number, row in enumerate(table.rows[1:])]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(caption)}}}"]
+    lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", line(-1, table.rows[0]), r"\midrule", *body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Plain text for LaTeX on one line, with its syntax escaped; a bracket that would begin an argument of a line's end stands in braces."""
+    shown = " ".join(text.encode("utf-8", "replace").decode().split()).translate(_LATEX_SYNTAX)
+    return f"{{{shown[0]}}}{shown[1:]}" if shown[:1] in ("[", "*") else shown
 
 
 def percent(value: float | None) -> str:
@@ -150,15 +254,25 @@ def _html_of(block: Block) -> str:
             return f"<h{level}>{escape(text)}</h{level}>"
         case Paragraph(text, warning):
             return f"<p{' class=warning' if warning else ''}>{escape(text)}</p>"
-        case Table(rows, words, best):
-            lines = []
-            for number, row in enumerate(rows):
-                tag = "td" if number else "th"
-                mark = " class=best" if number and number - 1 == best else ""
-                lines.append(f"<tr{mark}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>")
-            return f'<div class="scroll"><table{" class=words" if words else ""}>{"".join(lines)}</table></div>'
+        case Table():
+            return _html_table(block)
         case Chart(svg):
             return f'<div class="scroll">{svg}</div>'
+
+
+def _html_table(table: Table) -> str:
+    numeric = numeric_columns(table.rows)
+    lines = []
+    for number, row in enumerate(table.rows):
+        tag = "td" if number else "th"
+        mark = " class=best" if number and number - 1 == table.best else ""
+        cells = ""
+        for column, cell in enumerate(row):
+            shown = f"<b>{escape(cell)}</b>" if (number - 1, column) in table.bold else escape(cell)
+            cells += f"<{tag}{'' if numeric[column] else ' class=text'}>{shown}</{tag}>"
+        lines.append(f"<tr{mark}>{cells}</tr>")
+    kind = " class=words" if table.words else ""
+    return f'<div class="scroll" tabindex="0"><table{kind}>{"".join(lines)}</table></div>'
 
 
 def _unpadded(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -23,7 +23,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.evaluation.metrics import hits
 from xsap.files import missing_file
 from xsap.languages import to_name
-from xsap.page import Table, markdown, percent, to_markdown
+from xsap.page import Table, best_cells, markdown, percent, to_markdown
 from xsap.plots import Bar, save, score_bars
 
 NO_DIFFERENCE, BETTER, WORSE, NOT_COMPARED = "no significant difference", "better", "worse", "not compared"
@@ -107,8 +107,9 @@ def _paired_interval(task: str, system: str, folders: _Folders) -> tuple[float, 
     return found.low, found.high
 
 
-def changes_to_markdown(changes: Sequence[Change], old: Path, new: Path) -> str:
-    """A table of changes."""
+def changes_to_markdown(changes: Sequence[Change], old: str, new: str) -> str:
+    """A table of changes. old, new: the names of the two folders."""
+    old, new = (f"{old} (older)", f"{new} (newer)") if old == new else (old, new)
     rows = [["task", "system", f"Acc@1 in {old}", f"in {new}", "difference", "verdict"]]
     for c in changes:
         gain = "" if c.old is None or c.new is None or c.verdict == NOT_COMPARED else f"{100 * (c.new - c.old):+.1f}"
@@ -187,14 +188,39 @@ def _check_comparable(one: Evaluation, other: Evaluation) -> None:
         raise DataError(f"{files}: expected the same mentions, found two files of different content; {advice}")
 
 
-def comparison_to_markdown(systems: Sequence[Evaluation]) -> str:
-    """A table of scores, after the protocol and before the gains over the first system and what each system is."""
+def comparison_rows(systems: Sequence[Evaluation]) -> list[list[str]]:
+    """The table of scores: a row for each language and the mean, a column for each system and score."""
     header = [f"{label} {system.name}" for label in CUT_LABELS.values() for system in systems]
     rows = [["language", "n", *header]]
     for code, first in systems[0].rows.items():
         rows.append(
             [code, f"{first['n']:,}", *(_cell(system.rows[code], cut) for cut in CUT_LABELS for system in systems)]
         )
+    return rows
+
+
+def comparison_table(systems: Sequence[Evaluation]) -> Table:
+    """Scores with a row for each system, a column for each language and the mean, and the best of each column in bold: for LaTeX."""
+    codes = list(systems[0].rows)
+    rows = [["system", *(f"{label} {code}" for label in CUT_LABELS.values() for code in codes)]]
+    rows += [
+        [system.name, *(percent(system.rows[code][cut]) for cut in CUT_LABELS for code in codes)] for system in systems
+    ]
+    return Table(rows, bold=best_cells(rows, range(1, len(rows[0]))))
+
+
+def comparison_figures(systems: Sequence[Evaluation]) -> list[list[object]]:
+    """All figures with a row for each system, language and score, as fractions: for CSV."""
+    rows: list[list[object]] = [["system", "language", "n", "metric", "value", "low", "high"]]
+    for system in systems:
+        for code, row in system.rows.items():
+            rows += [[system.name, code, row["n"], cut, *_bar(row, cut)] for cut in CUT_LABELS]
+    return rows
+
+
+def comparison_to_markdown(systems: Sequence[Evaluation]) -> str:
+    """A table of scores, after the protocol and before the gains over the first system and what each system is."""
+    rows = comparison_rows(systems)
     protocol = systems[0].report.get("protocol", "not stated")
     head = f"Protocol: {protocol}. Percent, with 95 % bootstrap intervals; the mean gives each language equal weight."
     notes = [f"- {line}" for line in [*_gains(systems), *map(_provenance, systems)]]

@@ -15,9 +15,7 @@ from xsap.artifacts import sha256_of
 from xsap.errors import DataError, XsapError
 
 TEST_FRACTION, TEST_STATUS = "0.2", "OFFICIAL"
-_LAYOUT = (
-    "a folder with an .obo file and a folder 'translations' of .tsv tables, such as `xsap-prepare fetch hpo` makes"
-)
+_LAYOUT = "a folder with an .obo file (or .obo.gz) and a folder 'translations' of .tsv tables, such as `xsap-prepare fetch hpo` makes"
 
 
 def prepare_hpo(*arguments: object) -> None:
@@ -43,7 +41,10 @@ def held_out_hpo(folder: Path, work: Path, *, prepare: Callable[..., None] = pre
     Raises:
         XsapError: If the folder has other files, or they cannot be read.
     """
-    ontologies, tables = sorted(folder.glob("*.obo")), sorted((folder / "translations").glob("*.tsv"))
+    ontologies, tables = (
+        sorted([*folder.glob("*.obo"), *folder.glob("*.obo.gz")]),
+        sorted((folder / "translations").glob("*.tsv")),
+    )
     if len(ontologies) != 1 or not tables:
         found = f"{len(ontologies)} .obo file(s) and {len(tables)} table(s)"
         raise DataError(f"{folder}: expected {_LAYOUT}; found {found}")

@@ -9,9 +9,10 @@ from benchmarks.accuracy.breakdowns import ERROR_KINDS, AblationCell, ErrorGroup
 from benchmarks.accuracy.published import published_for
 from benchmarks.accuracy.results import RunResults, TaskResults
 from benchmarks.accuracy.scores import MAX_RANK, MEAN_ROW, SEED, SystemComparison
+from xsap.artifacts import write_atomically
 from xsap.evaluation.metrics import RESAMPLES, Score, ScoreRow
 from xsap.languages import to_name
-from xsap.page import Block, Heading, Paragraph, Table, charts, percent, write_page
+from xsap.page import Block, Heading, Paragraph, Table, best_cells, charts, percent, to_csv, to_latex, write_page
 from xsap.plots import Bar, Line, line_chart, score_bars
 
 TITLE = "Linking results"
@@ -32,10 +33,43 @@ _BREAKDOWN_TITLES = {"seen": "what training has seen", "length": "length in char
 
 
 def write_pages(results: RunResults, folder: Path) -> None:
-    """Write `report.html` and `report.md`."""
+    """Write `report.html`, `report.md`, `report.csv` with all figures, and `report.tex` with a table for each task."""
     blocks = report_blocks(results)
     for name in ("report.html", "report.md"):
         write_page(blocks, folder / name, TITLE)
+    for name, text in (("report.csv", to_csv(figures(results))), ("report.tex", latex_tables(results))):
+        with write_atomically(folder / name) as stream:
+            stream.write(text)
+
+
+def figures(results: RunResults) -> list[list[object]]:
+    """Every score with a row of its own, as a fraction: task, system, protocol, language, n, metric, value and interval."""
+    rows: list[list[object]] = [["task", "system", "protocol", "language", "n", "metric", "value", "low", "high"]]
+    for task, scored in results.scores.items():
+        for system, protocols in scored.scores.items():
+            for protocol, by_language in protocols.items():
+                for code, row in by_language.items():
+                    rows += [
+                        [task, system, protocol, code, row.n, metric, *row.scores[metric]] for metric in row.scores
+                    ]
+    return rows
+
+
+def latex_tables(results: RunResults) -> str:
+    """A table for each task, under the concept protocol: a row for each system, the best score of each column in bold."""
+    tables = []
+    for task, scored in results.scores.items():
+        by_system = {system: protocols["concept"] for system, protocols in scored.scores.items()}
+        first = next(iter(by_system.values()))
+        codes = [code for code in first if code != MEAN_ROW]
+        rows = [["system", *map(_label, codes), "mean", "mean Acc@5", "mean MRR"]]
+        for system, by in by_system.items():
+            mean = by[MEAN_ROW].scores
+            cells = [percent(by[code].scores["acc@1"].value) for code in codes]
+            rows.append([system, *cells, *(percent(mean[metric].value) for metric in ("acc@1", "acc@5", "mrr"))])
+        caption = f"{task}: Acc@1 by language in percent, {first[MEAN_ROW].n:,} mentions; the mean gives each language equal weight."
+        tables.append(to_latex(Table(rows, bold=best_cells(rows, range(1, len(rows[0])))), caption))
+    return "\n".join(["% needs \\usepackage{booktabs}", *tables])
 
 
 def report_blocks(results: RunResults) -> list[Block]:
@@ -52,7 +86,7 @@ def _summary(results: RunResults) -> Table:
             cells = [_with_interval(concept.scores[metric]) for metric in ("acc@1", "acc@5", "mrr", _RECALL)]
             cells += [percent(reference.scores[metric].value) for metric in ("acc@1", "acc@5")]
             rows.append([task, system, f"{concept.n:,}", *cells])
-    return Table(rows)
+    return Table(rows, bold=best_cells(rows, range(3, len(rows[0])), [row[0] for row in rows[1:]]))
 
 
 def _task_blocks(name: str, results: RunResults) -> list[Block]:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,21 @@ RESULTS_FILE = "results.json"
 FORMAT = 2
 _ADVICE = "run `python -m benchmarks linking` again"
 _PACKAGES = ("xsap", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+
+
+def without_folder(word: str) -> str:
+    """A word of a command with a path in it reduced to its last part, since folders tell of people and machines; a hub id stays.
+
+    >>> without_folder("mantra=/home/ann/Mantra.zip"), without_folder("m=runs/x/model@cls"), without_folder("dmis-lab/biobert")
+    ('mantra=Mantra.zip', 'm=model@cls', 'dmis-lab/biobert')
+    """
+    prefix = re.match(r"(?:[\w. -]+=|mentions:|index:)*", word)
+    assert prefix is not None, "an empty prefix matches"
+    path = word[prefix.end() :]
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not Path(path).exists()
+    if is_hub_id or not re.search(r"[/\\]", path):
+        return word
+    return prefix[0] + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 @dataclass(frozen=True)
@@ -104,11 +120,11 @@ class RunResults:
 
     @classmethod
     def from_command(cls, command: Sequence[str]) -> Self:
-        """The results of a run that has no tasks and systems yet, with its provenance."""
+        """The results of a run that has no tasks and systems yet, with its provenance; paths in the command lose their folders."""
         packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
         return cls(
-            shlex.join(command),
+            shlex.join(map(without_folder, command)),
             datetime.now(UTC).isoformat(timespec="seconds"),
             {"python": platform.python_version(), **packages},
             {"processor": platform.machine(), "cores": cores},

@@ -22,7 +22,7 @@ TaskNames = Annotated[
     typer.Option(
         "--task",
         help="Mentions to link; repeatable: hpo, a corpus such as xlbel-v1 or mantra, bigbio:DATABASE:LANGUAGE, "
-        "or CORPUS-in-hpo. For an unknown name, the error lists all corpora.",
+        "CORPUS-in-hpo, or mentions:FILE, a table as xsap evaluate reads it. For an unknown name, the error lists all corpora.",
     ),
 ]
 SystemNames = Annotated[
@@ -41,6 +41,7 @@ DataPaths = Annotated[
         help="Files of a corpus, as hpo=FOLDER, xlbel=FOLDER or mantra=ZIP; training=FOLDER: the terminology trained on.",
     ),
 ]
+PAGES = ("report.html", "report.md", "report.csv", "report.tex")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -70,15 +71,16 @@ def linking(
         Path | None, typer.Option(help="Folder for vectors and trained models; by default a folder in --out.")
     ] = None,
 ) -> None:
-    """Measure systems on tasks, with intervals, and write a report (HTML, Markdown, JSON)."""
+    """Measure systems on tasks, with intervals, and write a report (HTML, Markdown, CSV, LaTeX, JSON)."""
     from benchmarks.accuracy.report import write_pages
     from benchmarks.accuracy.results import read_results, write_results
     from benchmarks.accuracy.systems import WorkDir
-    from benchmarks.accuracy.tasks import TRAINING, brings_dictionary, open_task
+    from benchmarks.accuracy.tasks import TRAINING, brings_dictionary, check_task_names, open_task
     from xsap.languages import parse_languages
 
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, found '{dtype}'")
+    check_task_names(task)
     chosen = parse_languages(languages)
     paths, work_folder = _parse_data(data or []), work or out / "work"
     if dictionary and all(map(brings_dictionary, task)):
@@ -92,7 +94,7 @@ def linking(
     results = _run(tasks, system, out, trained, ablation=ablation, examples=examples)
     write_results(results, out)
     write_pages(read_results(out), out)
-    log(f"{out}: report.html, report.md, results.json")
+    log(f"{out}: {', '.join(PAGES)}, results.json")
 
 
 def _run(
@@ -160,10 +162,10 @@ def report(
     new = read_results(results)
     if against is None:
         write_pages(new, results)
-        log(f"{results}: report.html, report.md")
+        log(f"{results}: {', '.join(PAGES)}")
         return
     changes = find_changes(read_results(against), new, against, results)
-    print(changes_to_markdown(changes, against, results))
+    print(changes_to_markdown(changes, against.absolute().name, results.absolute().name))
     if any(change.verdict == WORSE for change in changes):
         raise typer.Exit(EXIT_TARGET_MISSED)
 

@@ -171,7 +171,7 @@ def open_system(given: str, work: WorkDir) -> System:
         path = spec.removeprefix(_INDEX)
         metadata = {"kind": "index", "index": manifest_hash(read_manifest(path, "index"))}
         return System(label, metadata, lambda space: IndexLinker.load(path, space, vectors))
-    metadata = {"kind": "model", "given": spec}
+    metadata = {"kind": "model"} if Path(spec.partition("@")[0]).exists() else {"kind": "model", "given": spec}
     if spec.startswith(_RECIPE):
         recipe = spec.removeprefix(_RECIPE)
         _check_recipe(recipe)
@@ -193,7 +193,8 @@ def _parse(given: str) -> tuple[str, str]:
     if spec.startswith(_RECIPE):
         return f"{spec.removeprefix(_RECIPE)} recipe", spec
     path = Path(spec.removeprefix(_INDEX))
-    return path.absolute().name if spec.startswith(_INDEX) or spec.count("/") > 1 else spec, spec
+    is_path = spec.startswith(_INDEX) or spec.count("/") > 1 or Path(spec.partition("@")[0]).exists()
+    return path.absolute().name if is_path else spec, spec
 
 
 def _split_fusion(spec: str) -> tuple[str, str] | None:

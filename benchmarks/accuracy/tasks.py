@@ -1,12 +1,13 @@
 """A task = mentions + a dictionary + cut-offs; and the table of corpora.
 
-A corpus has mentions but no dictionary, which is an argument. Two kinds of task have their own dictionary: `hpo` (held-out names),
-and `CORPUS-in-hpo`, the mentions of a corpus whose gold CUI HPO cross-references. Mentions without a gold concept are
+A corpus has mentions but no dictionary, which is an argument; so has `mentions:FILE`, one's own table of mentions, which is named by the file's
+name alone. Two kinds of task have their own dictionary: `hpo` (held-out names), and `CORPUS-in-hpo`, the mentions of a corpus whose gold CUI HPO
+cross-references. Mentions without a gold concept are
 dropped, and counted; those whose gold is not in the dictionary stay and are misses, as in all published figures.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ from benchmarks.corpora.spanish import (
 )
 from benchmarks.corpora.xlbel import read_xlbel_version
 from xsap.errors import ConfigError, DataError, did_you_mean
+from xsap.evaluation.gold import check_gold
+from xsap.evaluation.protocols import read_queries
 from xsap.files import RowCounts
 from xsap.languages import ENGLISH
 from xsap.terms.mentions import read_mentions
@@ -43,6 +46,7 @@ from xsap.terms.terminology import Terminology
 
 CUTS = (1, 5, 64)  # the k of Acc@k and recall@k
 HPO, IN_HPO, TRAINING = "hpo", "-in-hpo", "training"
+OWN = "mentions:"  # a table of mentions, as `xsap evaluate` reads it
 BIGBIO = "bigbio:"  # a corpus by its database and language: bigbio:UMLS:es
 
 
@@ -164,7 +168,20 @@ def data_keys() -> list[str]:
 
 def brings_dictionary(task: str) -> bool:
     """Whether a task has its own dictionary: HPO's English names."""
-    return task == HPO or task.endswith(IN_HPO)
+    return task == HPO or (task.endswith(IN_HPO) and not task.startswith(OWN))
+
+
+def task_name(given: str) -> str:
+    """The name of a task in reports: without the folder of one's own mentions."""
+    return f"{OWN}{Path(given.removeprefix(OWN)).name}" if given.startswith(OWN) else given
+
+
+def check_task_names(given: Sequence[str]) -> None:
+    """Raise ConfigError if two different tasks would have one name in reports."""
+    for name in dict.fromkeys(map(task_name, given)):
+        same = [each for each in dict.fromkeys(given) if task_name(each) == name]
+        if len(same) > 1:
+            raise ConfigError(f"expected files of different names, found {' and '.join(same)}; rename one of them")
 
 
 def open_task(
@@ -179,7 +196,7 @@ def open_task(
     """Read the mentions and the dictionary of a task.
 
     Args:
-        name: `hpo`, a corpus (`corpus_of`), or a corpus with `-in-hpo`.
+        name: `hpo`, a corpus (`corpus_of`), a corpus with `-in-hpo`, or `mentions:FILE`.
         data: Where the files of each corpus are.
         work: Folder for files that are downloaded or derived.
         dictionary: As `open_search_space` takes it, for a task without its own.
@@ -193,13 +210,18 @@ def open_task(
     if brings_dictionary(name):
         hpo_corpus = None if name == HPO else corpus_of(name.removesuffix(IN_HPO))
         return _open_in_hpo(name, hpo_corpus, data, split_hpo(_given(data, HPO, name), work))
-    corpus = corpus_of(name)
+    corpus = None if name.startswith(OWN) else corpus_of(name)
     if dictionary is None:
         expected = "--dictionary, a terminology's folder or a file of id||name"
         raise ConfigError(f"task '{name}' needs something to link into: {expected}")
-    mentions, counts = keep_with_gold(corpus.read(_given(data, corpus.data, name)))
+    if corpus is None:
+        given, about, composite = read_queries(name.removeprefix(OWN)), "Own mentions", False
+    else:
+        given, about, composite = corpus.read(_given(data, corpus.data, name)), corpus.about, corpus.composite
+    mentions, counts = keep_with_gold(given)
     space = open_search_space(dictionary, work, languages)
-    return Task(name, corpus.about, mentions, space, counts, corpus.composite, data.get(TRAINING))
+    check_gold(mentions["concept_ids"].to_pylist(), frozenset(space.concepts), dictionary="dictionary")
+    return Task(task_name(name), about, mentions, space, counts, composite, data.get(TRAINING))
 
 
 def _open_in_hpo(name: str, corpus: CorpusSpec | None, data: Mapping[str, Path], split: Path) -> Task:

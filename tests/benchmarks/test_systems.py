@@ -91,7 +91,7 @@ def test_model_by_its_folder(tiny_folder, work):
     system = open_system(str(tiny_folder), work)
     assert system.label == "model"  # the folder's name
     assert open_system(f"tiny={tiny_folder}@mean", work).label == "tiny"
-    assert system.metadata == {"kind": "model", "given": str(tiny_folder)} | system.model.metadata()
+    assert system.metadata == {"kind": "model"} | system.model.metadata()
     assert isinstance(system.link_into(SPACE), NameLinker)
     assert system.model.cache == work.folder / "vectors"
     assert system.model.cache.is_dir()
@@ -371,7 +371,7 @@ def test_held_out_hpo_splits_once(hpo_folder, tmp_path):
 )
 def test_folder_without_hpo_files_is_reported(hpo_folder, tmp_path, change, found):
     change(hpo_folder)
-    with pytest.raises(DataError, match=f"^{hpo_folder}: expected a folder with an .obo file and .*; found {found}$"):
+    with pytest.raises(DataError, match=f"^{hpo_folder}: expected a folder with an .obo file .*; found {found}$"):
         held_out_hpo(hpo_folder, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 

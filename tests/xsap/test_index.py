@@ -5,6 +5,7 @@ import json
 import mmap
 import shutil
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.fixtures.builds import Ngrams, assert_same_files
 from tests.fixtures.dictionaries import ids_of_names, terminology
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.calibration import Calibration, LogisticModel, RiskCoverageCurve
+from xsap.linking.encoder_spec import record_location, resolve_location
 from xsap.linking.index import Index
 from xsap.search import vectors as vectors_module
 from xsap.search.approximate import HnswIndex
@@ -154,15 +156,32 @@ def test_save_rejects_an_unsaved_model(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_model_path_is_found_after_moving_the_index_alone_or_with_the_model(tmp_path):
+def test_model_path_is_found_after_moving_the_index_with_the_model_and_names_no_folder_above(tmp_path):
     (tmp_path / "a" / "model").mkdir(parents=True)
     Index.build(COLDS, Ngrams(), model_path=tmp_path / "a" / "model").save(tmp_path / "a" / "index")
     assert Index.load(tmp_path / "a" / "index").model.path == str(tmp_path / "a" / "model")
-    shutil.move(tmp_path / "a" / "index", tmp_path / "elsewhere")
-    assert Index.load(tmp_path / "elsewhere").model.path == str(tmp_path / "a" / "model")
-    shutil.move(tmp_path / "elsewhere", tmp_path / "a" / "index")
+    assert tmp_path.name not in (tmp_path / "a" / "index" / "manifest.json").read_text()
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert Index.load(tmp_path / "b" / "index").model.path == str(tmp_path / "b" / "model")
+
+
+def test_location_of_a_model_is_relative_or_below_home_or_absolute(tmp_path, monkeypatch):
+    for name in ("x/model", "home/ann/model"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "ann"))
+    model, other = str(tmp_path / "x" / "model"), str(tmp_path / "home" / "ann" / "model")
+    assert record_location(model, tmp_path / "x" / "index") == "../model"
+    assert record_location(model, Path("/srv/index")) == model
+    assert record_location(other, Path("/srv/index")) == "~/model"
+    assert record_location("hub/id", tmp_path) == "hub/id"
+    assert record_location(None, tmp_path) is None
+    for path, folder in (
+        (model, tmp_path / "x" / "index"),
+        (model, Path("/srv/i")),
+        (other, Path("/srv/i")),
+        ("hub/id", tmp_path),
+    ):
+        assert resolve_location(record_location(path, folder), folder) == path
 
 
 @pytest.fixture(scope="module")

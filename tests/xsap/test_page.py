@@ -1,5 +1,7 @@
 """Blocks as HTML and as Markdown: what is written is read back by a parser, whatever strings it holds."""
 
+import csv
+import io
 import re
 
 import pytest
@@ -13,11 +15,16 @@ from xsap.page import (
     Heading,
     Paragraph,
     Table,
+    best_cells,
     charts,
     escape,
+    latex_text,
     markdown,
+    numeric_columns,
     percent,
+    to_csv,
     to_html,
+    to_latex,
     to_markdown,
     with_interval,
     write_page,
@@ -125,6 +132,78 @@ def test_html_marks_the_best_row_and_warnings():
     page = Page(to_html([Paragraph("careful", warning=True), Table([["h"], ["a"], ["b"]], best=1)], "t"))
     assert page.best == [1]
     assert page.attributes_of("p") == [{"class": "warning"}]
+
+
+def test_columns_of_figures_are_aligned_to_the_right_and_text_to_the_left():
+    rows = [
+        ["what", "n", "score", "gain", "note", "empty"],
+        ["a", "1,234", "75.2 [73.6, 76.7]", "+1.0 [−2.0, +1.5]", "7 of 9", ""],
+    ]
+    rows.append(["10", "–", "< 0.001", "1.0 to 2.5", "", "–"])
+    assert numeric_columns(rows) == [False, True, True, True, False, False]
+    page = Page(to_html([Table(rows)], "t"))
+    for tag in ("th", "td"):
+        classes = [each.get("class") for each in page.attributes_of(tag)]
+        assert classes == ["text", None, None, None, "text", "text"] * (1 if tag == "th" else 2)
+    assert numeric_columns([["a", "b"]]) == [False, False]
+
+
+def test_best_cells_are_those_of_a_plain_loop_and_ties_are_both():
+    rows = [
+        ["task", "system", "a", "b"],
+        ["t", "x", "75.2 [70, 80]", "–"],
+        ["t", "y", "75.2", "1"],
+        ["u", "x", "9", "3"],
+    ]
+    rows.append(["u", "y", "10.0", "2"])
+    assert best_cells(rows, [2, 3], [row[0] for row in rows[1:]]) == {(0, 2), (1, 2), (1, 3), (3, 2), (2, 3)}
+    assert best_cells(rows, [2]) == {(0, 2), (1, 2)}
+    assert best_cells(rows[:2], [2]) == frozenset()
+    table = Table(rows, bold=frozenset({(1, 2)}))
+    assert "<td><b>75.2</b></td>" in to_html([table], "t")
+    assert " **75.2** |" in to_markdown([table])
+
+
+LATEX = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<"}
+LATEX |= {r"\textgreater{}": ">", r"\textbar{}": "|", r"\textquotedbl{}": '"'}
+
+
+@settings(max_examples=150)
+@given(text=texts)
+def test_latex_escapes_every_character_of_its_syntax(text):
+    written = latex_text(text)
+    commands = re.findall(r"\\[a-z]+\{\}", written)
+    assert set(commands) <= LATEX.keys()
+    left = re.sub(r"\\[a-z]+\{\}", "", written)
+    left = re.sub(r"\\[&%$#_{}]", "", left)
+    left = left.removeprefix("{[}").removeprefix("{*}").replace("$-$", "")
+    assert not set(left) & set("\\&%$#_{}~^")
+    plain = re.sub(r"^\{([\[*])\}", r"\1", written)
+    plain = re.sub(r"\\[a-z]+\{\}", lambda match: LATEX[match[0]], plain)
+    assert re.sub(r"\\([&%$#_{}])", r"\1", plain) == " ".join(text.split()).replace("–", "--").replace("−", "$-$")
+
+
+def test_latex_table_is_booktabs_with_the_best_in_bold():
+    rows = [["system", "Acc@1"], ["a_b & c", "75.2 [70.0, 80.0]"], ["d", "75.1"]]
+    assert to_latex(Table(rows, bold=frozenset({(0, 1)})), "100 %").splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{100 \%}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"system & Acc@1 \\",
+        r"\midrule",
+        r"a\_b \& c & \textbf{75.2 [70.0, 80.0]} \\",
+        r"d & 75.1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+@given(rows=tables)
+def test_csv_gives_back_every_cell(rows):
+    assert list(csv.reader(io.StringIO(to_csv(rows), newline=""))) == rows
 
 
 def test_lone_surrogates_of_a_path_are_replaced():

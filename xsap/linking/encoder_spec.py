@@ -13,6 +13,7 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.search.vectors import Floats
 from xsap.text import TextPolicy
 
+_UP = ".."  # with it begins what is relative to an index
 LOCATION = ("path", "relative_path")  # of the model, in a manifest
 
 
@@ -74,10 +75,10 @@ class EncoderSpec:
 
     @classmethod
     def from_manifest(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
-        """The inverse of `manifest_entry`, for an index that may have been moved, alone or together with its model."""
-        absolute, relative = (metadata[key] for key in LOCATION)
-        beside = (index.resolve() / relative).resolve() if relative else None
-        return cls.from_metadata(metadata, str(beside) if beside and beside.is_dir() else absolute)
+        """The inverse of `manifest_entry`, for an index that may have been moved together with its model."""
+        path, relative = (metadata[key] for key in LOCATION)
+        beside = resolve_location(relative, index)
+        return cls.from_metadata(metadata, resolve_location(path, index) if path and not _is_folder(beside) else beside)
 
     def metadata(self) -> dict[str, Any]:
         """All but the path, as JSON has it."""
@@ -91,12 +92,10 @@ class EncoderSpec:
         return values | ({"prompts": list(self.prompts)} if any(self.prompts) else {})
 
     def manifest_entry(self, index: Path) -> dict[str, Any]:
-        """`metadata`, and the model's path, absolute and relative to the index; a hub id as it is."""
-        location: tuple[str | None, str | None] = (self.path, None)
-        if self.path is not None and Path(self.path).exists():
-            absolute = Path(self.path).resolve()
-            location = str(absolute), os.path.relpath(absolute, index.resolve())
-        return self.metadata() | dict(zip(LOCATION, location, strict=True))
+        """`metadata`, and the model's location, see `record_location`: in `relative_path` if it is relative to the index, else in `path`."""
+        location = record_location(self.path, index)
+        is_relative = location is not None and location.startswith(_UP)
+        return self.metadata() | dict(zip(LOCATION, (None, location) if is_relative else (location, None), strict=True))
 
     def matches(self, other: "EncoderSpec") -> bool:
         """Whether an index of the one can be searched with the other: equal in all but path and dtype."""
@@ -106,6 +105,31 @@ class EncoderSpec:
         """What `matches` compares, in a few words."""
         text = f"{self.policy.case}, {self.policy.unicode}"
         return f"{short_hash(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {text})"
+
+
+def record_location(path: str | None, folder: Path) -> str | None:
+    """A model's location as a manifest in `folder` records it, so that both can be moved together and no user or machine is named in it.
+
+    It is relative to the folder (`../model`) unless the two have nothing but the root in common; then it is below the home folder (`~/model`), or
+    else absolute. A hub id stays.
+    """
+    if path is None or not Path(path).exists():
+        return path
+    model, folder = Path(path).resolve(), folder.resolve()
+    if Path(os.path.commonpath([model, folder])) != Path(model.anchor):
+        return os.path.relpath(model, folder)
+    return f"~/{model.relative_to(Path.home())}" if model.is_relative_to(Path.home()) else str(model)
+
+
+def resolve_location(location: str | None, folder: Path) -> str | None:
+    """The inverse of `record_location`."""
+    if location is None or not location.startswith((_UP, "~/")):
+        return location
+    return str(Path(os.path.normpath(folder.resolve() / Path(location).expanduser())))
+
+
+def _is_folder(path: str | None) -> bool:
+    return path is not None and Path(path).is_dir()
 
 
 def open_encoder(

@@ -27,7 +27,7 @@ from xsap.artifacts import open_artifact, publish, read_manifest, read_unchanged
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.dictionary import Dictionary, hash_names
 from xsap.linking.dictionary_files import DICTIONARY_FORMAT, check_dictionary_format, open_dictionary, write_dictionary
-from xsap.linking.encoder_spec import EncoderSpec
+from xsap.linking.encoder_spec import EncoderSpec, record_location, resolve_location
 from xsap.linking.index import INDEX_KIND, UNREADABLE, Index, index_hash
 from xsap.search.vectors import Floats, Rows, VectorDtype, Vectors
 
@@ -199,13 +199,12 @@ def publish_part(
     Raises:
         ArtifactError: The folder exists and may not be replaced.
     """
-    path = model.path
     shards = shards_of(source.plan, part)
     metadata = {
         "part": part,
         "plan": asdict(source.plan),
         "shards": list(shards),
-        "model_path": str(Path(path).resolve()) if path is not None and Path(path).exists() else path,
+        "model_path": record_location(model.path, Path(out)),
         "dropped": dictionary.dropped,
         "dictionary_format": DICTIONARY_FORMAT,
     }
@@ -253,7 +252,7 @@ def open_parts(parts: Sequence[Path | str]) -> tuple[EncoderSpec, Plan, Dictiona
         )
     home = folders[0].path
     try:
-        model = EncoderSpec.from_metadata(plan.model, manifests[home]["model_path"])
+        model = EncoderSpec.from_metadata(plan.model, resolve_location(manifests[home]["model_path"], home))
         dictionary = open_dictionary(home, manifests[home]["dropped"])
     except (*UNREADABLE, pa.ArrowException):
         raise ArtifactError(
