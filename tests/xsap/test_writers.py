@@ -90,7 +90,7 @@ def test_long_form_repeats_the_columns_of_each_row():
     assert rows_of(found) == [
         ("7", "fiebre", 1, *BOTH[0], None),
         ("7", "fiebre", 2, *BOTH[1], None),
-        ("8", " ", *[None] * 10, "the mention is blank"),
+        ("8", " ", *[None] * 11, "the mention is blank"),
         ("9", "x", 1, *BOTH[1], "unsure"),
     ]
     assert found.schema.types[:3] == [*table.schema.types, pa.int32()]
@@ -100,8 +100,8 @@ def test_wide_form_has_one_row_for_each_of_the_input():
     found = with_answers(pa.table({"name_2": ["a", "b"]}), [Answer(BOTH[:1], None), BLANK], wide=2)
     assert found.column_names == ["name_2", *(f"{field}_1" for field in CANDIDATE), "concept_id_2", "linked_name_2", *(f"{field}_2" for field in CANDIDATE[2:]), "reason"]  # fmt: skip
     assert rows_of(found) == [
-        ("a", *BOTH[0], *[None] * 9, None),
-        ("b", *[None] * 18, "the mention is blank"),
+        ("a", *BOTH[0], *[None] * 10, None),
+        ("b", *[None] * 20, "the mention is blank"),
     ]
 
 
@@ -117,7 +117,9 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
     most = wide or 3
     answers = []
     for row in range(count):
-        found = [[f"C{row}.{rank}", *[None] * 6, rank / 7, None] for rank in range(data.draw(st.integers(0, most)))]
+        found = [
+            [f"C{row}.{rank}", *[None] * 6, rank / 7, None, None] for rank in range(data.draw(st.integers(0, most)))
+        ]
         answers.append(Answer(found, None if found else "why"))
     table = pa.table([pa.array([f"t{row}" for row in range(count)], pa.string())], ["term"])
     rows = with_answers(table, answers, wide=wide).to_pylist()
@@ -143,8 +145,8 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
 
 TWO = Answer(
     [
-        ["C1", "Fever", "-pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:2"), 0.9, 0.876],
-        ["C22", "Cold", "Cold", "en", "S", (), (), -0.5, None],
+        ["C1", "Fever", "-pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:2"), 0.9, 0.876, "similar"],
+        ["C22", "Cold", "Cold", "en", "S", (), (), -0.5, None, "similar"],
     ],
     None,
 )
@@ -177,14 +179,14 @@ def test_csv_tsv_and_jsonl_have_a_row_for_each_candidate():
     assert written(*given, OutputFormat("csv"))[1] == 3
     assert text(*given, OutputFormat("csv")).split("\n") == [
         "term,rank,concept_id,name,matched_name,language,source,semantic_types,codes,score,confidence,match,reason",
-        "a\tb,1,C1,Fever,'-pyrexia,fr,S2,Finding|Sign,S:1|T:2,0.9,0.876,",
-        "a\tb,2,C22,Cold,Cold,en,S,,,-0.5,,",
-        " ,,,,,,,,,,,the mention is blank",
+        "a\tb,1,C1,Fever,'-pyrexia,fr,S2,Finding|Sign,S:1|T:2,0.9,0.876,similar,",
+        "a\tb,2,C22,Cold,Cold,en,S,,,-0.5,,similar,",
+        " ,,,,,,,,,,,,the mention is blank",
         "",
     ]
     assert (
         text(*given, OutputFormat("tsv")).split("\n")[1]
-        == "a b\t1\tC1\tFever\t'-pyrexia\tfr\tS2\tFinding|Sign\tS:1|T:2\t0.9\t0.876\t"
+        == "a b\t1\tC1\tFever\t'-pyrexia\tfr\tS2\tFinding|Sign\tS:1|T:2\t0.9\t0.876\tsimilar\t"
     )
     first, _, last = map(json.loads, text(*given, OutputFormat("jsonl")).splitlines())
     assert first["matched_name"] == "-pyrexia"
@@ -202,8 +204,8 @@ def test_excel_gets_a_byte_order_mark_and_the_delimiter_of_its_country():
         .decode("utf-8-sig")
         .split("\r\n")
     )
-    assert semicolons[1] == "é;1,5;C1;Fever;'-pyrexia;fr;S2;Finding|Sign;S:1|T:2;0,9;0,876;"
-    assert semicolons[2] == "x;10" + ";" * 9 + ";the mention is blank"
+    assert semicolons[1] == "é;1,5;C1;Fever;'-pyrexia;fr;S2;Finding|Sign;S:1|T:2;0,9;0,876;similar;"
+    assert semicolons[2] == "x;10" + ";" * 10 + ";the mention is blank"
     assert text(*given, OutputFormat("csv"), delimiter=";").startswith(
         "term,n,"
     )  # without --excel: commas and points, whatever the input has
