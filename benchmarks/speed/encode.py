@@ -44,7 +44,6 @@ from xsap.encoding.int8 import int8_is_faster
 from xsap.encoding.model_folder import quiet
 from xsap.encoding.packing import tokenize_names
 from xsap.evaluation.protocols import concept_ranks, read_queries
-from xsap.languages import ENGLISH
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.plots import save
@@ -378,11 +377,10 @@ def measure_accuracy(
     Returns:
         Accuracy by dtype, float32 first.
     """
-    queries, names = read_queries(mentions), Terminology.load(terminology)
-    found: dict[str, DtypeAccuracy] = {}
+    queries, names, found = read_queries(mentions), Terminology.load(terminology), dict[str, DtypeAccuracy]()
     for dtype in dict.fromkeys(["float32", *dtypes]):
         encoder = Encoder.from_pretrained(model, device=device, dtype=cast(Dtype, dtype))
-        ranks, results = concept_ranks(Linker(encoder, Index.build(names, encoder, languages={ENGLISH})), queries, 2)
+        ranks, results = concept_ranks(Linker(encoder, Index.build(names, encoder, languages={"en"})), queries, 2)
         first = [result.candidates[0].concept_id if result.candidates else None for result in results]
         if not found:
             expected = first
