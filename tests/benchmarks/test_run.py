@@ -1,11 +1,15 @@
 """`python -m benchmarks linking` and `report` as a user types them, on synthetic fragments: interrupted and resumed, repeated, and compared."""
 
+import getpass
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,7 +103,7 @@ def whole(folder, run):
 def test_linking_command_writes_results_and_report(folder, whole):
     assert whole.stderr.splitlines() == [
         *(f"[1/1] xlbel-v0 × {system}" for system in ("exact", "tfidf", "exact+tfidf", "tiny", "both")),
-        "whole: report.html, report.md, results.json",
+        "whole: report.html, report.md, report.csv, report.tex, results.json",
     ]
     results = content_of(folder / "whole")
     scores = results["scores"]["xlbel-v0"]["scores"]
@@ -186,7 +190,7 @@ def test_second_run_computes_nothing_and_gives_same_results(folder, whole, bench
     }
     for name in pages:
         (folder / "whole" / name).unlink()
-    assert bench("report", "whole") == (0, "", "whole: report.html, report.md\n")
+    assert bench("report", "whole") == (0, "", "whole: report.html, report.md, report.csv, report.tex\n")
     assert {
         name: (folder / "whole" / name).read_text(encoding="utf-8") for name in pages
     } == again  # out of results.json alone
@@ -334,6 +338,74 @@ def test_index_of_other_dictionary_is_rejected(folder, bench):
     code, out, err = bench(*COMMAND[:7], "--system", "index:index", "--out", "o")
     assert (code, out) == (2, "")
     assert err.splitlines()[1].startswith("error: index: expected a dictionary that is a terminology")
+
+
+def test_no_file_that_is_written_tells_of_folders_users_or_hosts(tmp_path, tiny_folder, sample_folder, bench, capsys):
+    """The whole path in a folder with a tell-tale name, given by absolute paths; every byte that is written is searched."""
+    home = tmp_path / "patients-of-dr-telltale"
+    shutil.copytree(tiny_folder, home / "model")
+    shutil.copytree(sample_folder, home / "terms")
+    (home / "made").mkdir()
+    names = Terminology.load(home / "terms").names.to_pylist()[:120]
+    rows = [f"{name['name']},{name['language']},{name['concept_id']}" for name in names if "," not in name["name"]]
+    own = home / "own mentions.csv"
+    own.write_text("\n".join(["mention,language,concept_ids", *rows, *(f"zzz{i},en," for i in range(40))]) + "\n")
+
+    def xsap(*words):
+        with pytest.raises(SystemExit) as stop:
+            run_app(xsap_app, "xsap", [*map(str, words)])
+        out, err = capsys.readouterr()
+        assert not stop.value.code, err
+        return out
+
+    index, made = home / "made" / "index", home / "made"
+    xsap("index", home / "model", home / "terms", "--out", index)
+    xsap("index", home / "model", home / "terms", "--out", made / "part", "--shard", "1/1")
+    (made / "evaluation.json").write_text(xsap("evaluate", own, "--index", index, "--json"))
+    xsap("calibrate", own, "--index", index, "--report", made / "calibration.html")
+    systems = ("--system", home / "model", "--system", f"i=index:{index}", "--system", "exact")
+    task = ("--task", f"mentions:{own}", "--dictionary", home / "terms", "--languages", "all")
+    code, _, err = bench("linking", *task, *systems, "--out", made / "results")
+    assert code == 0, err
+    results = json.loads((made / "results" / "results.json").read_text(encoding="utf-8"))
+    assert list(results["tasks"]) == ["mentions:own mentions.csv"]
+    assert results["scores"]["mentions:own mentions.csv"]["scores"]["exact"]["concept"]["mean"]["n"] == len(rows)
+    assert bench("report", made / "results", "--against", made / "results")[0] == 0
+    compared = ("--csv", made / "c.csv", "--latex", made / "c.tex", "--plot", made / "c.svg")
+    assert bench("compare", f"a={made / 'evaluation.json'}", f"b={made / 'evaluation.json'}", *compared)[0] == 0
+    telling = [home.name, str(tmp_path), socket.gethostname(), f"/home/{getpass.getuser()}", str(Path.home())]
+    written = [file for file in made.rglob("*") if file.is_file()]
+    assert {file.name for file in written} >= {
+        "report.html",
+        "report.tex",
+        "report.csv",
+        "manifest.json",
+        "calibration.html",
+        "c.tex",
+    }
+    parts = {word: re.compile(rb"(?<!\w)" + re.escape(word.encode()) + rb"(?!\w)") for word in telling}
+    binary = (".npy", ".arrow", ".parquet", ".shard")  # where a short host name may stand by chance
+    found = [
+        (file.relative_to(made).as_posix(), word)
+        for file in written
+        for word, pattern in parts.items()
+        if pattern.search(file.read_bytes()) and not (word == socket.gethostname() and file.suffix in binary)
+    ]
+    assert found == []
+    shutil.move(home, tmp_path / "moved")
+    assert "fever" in xsap("link", "fever", "--index", tmp_path / "moved" / "made" / "index", "--format", "csv")
+
+
+def test_own_mentions_need_a_dictionary_and_different_names(folder, bench, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.csv").write_text("mention,concept_ids\nfever,HP_0001945\n")
+    first, second = (f"mentions:{tmp_path / name / 'm.csv'}" for name in ("a", "b"))
+    (folder / "hp.txt").write_text("HP:0001945||fever\n")
+    words = ("linking", "--system", "exact", "--out", "o", "--dictionary", "hp.txt")
+    assert "expected files of different names" in bench(*words, "--task", first, "--task", second)[2]
+    assert "needs something to link into" in bench("linking", "--system", "exact", "--out", "o", "--task", first)[2]
+    assert "gold 'HP_0001945', dictionary 'HP:0001945'" in bench(*words, "--task", first)[2]
 
 
 def test_error_in_own_process_is_one_line(folder, run):
