@@ -3,7 +3,7 @@
 The text policy is part of a model and is saved with it. It is applied to the names of a dictionary and to the mentions that are linked to
 it, so that both are always normalized the same way. No other module changes case or composes Unicode.
 
-Exact look-up compares names in several forms, each of which makes more names equal than the one before: as they are written (`CASED`),
+Exact look-up compares names in several forms, each of which makes more names equal than the one before: as they are written (`AS_WRITTEN`),
 without letter case by the rules of a language (`fold_case`), without letter case by the rules of all languages at once, and without accents
 (`fold_accents`, or `expand_umlauts` for ä written as ae). `look_up_key` is equal wherever one of these forms is.
 """
@@ -90,7 +90,7 @@ class TextPolicy:
 EXACT_MATCH = TextPolicy(case="lower", unicode="NFKC")
 """The policy under which two strings count as the same name where they are counted or compared, outside of an index."""
 
-CASED = TextPolicy()
+AS_WRITTEN = TextPolicy()
 """The policy under which two strings are written in the same way."""
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
 
-from tests.fixtures.encoders import copy_without_config
+from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, tiny_encoder
 from xsap import Encoder
 from xsap.encoding.model_folder import check_tokenizer
 from xsap.encoding.packing import pack, tokenize_names, tokenize_to_disk
@@ -361,3 +361,13 @@ def test_repr_is_one_short_line(tiny_folder: Path) -> None:
     encoder = Encoder.from_pretrained(tiny_folder)
     assert repr(encoder) == f"Encoder({tiny_folder}, 64 dimensions, mean pooling, float32)"
     assert (encoder.dimension, encoder.dtype) == (64, "float32")
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece"])
+def test_names_of_which_the_vocabulary_has_no_part_are_known(kind):
+    names = ["fever", "high fever", "chest pain", "knee joint"]
+    encoder = tiny_encoder(TRAIN_TOKENIZER[kind](names), kind)
+    given = ["fever", "ज्वर", "😀 😀", "", "ज्वर fever", "§", "fever §"]
+    expected = [True, False, False, False, True, False, True]
+    assert encoder.knows(given).tolist() == expected
+    assert [encoder.knows([name]).tolist()[0] for name in given] == expected

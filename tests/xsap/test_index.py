@@ -385,3 +385,13 @@ def test_calibration_and_fusion_weight_keep_the_hnsw_index_open(hnsw_copy):
         for changed in (index.with_fusion_weight(0.5), index.with_calibration(calibration)):
             assert (changed.hnsw is not None) == ann
     assert Index.load(hnsw_copy, ann=True).calibration == calibration
+
+
+def test_an_index_of_older_look_up_keys_is_refused_with_the_way_to_make_it_again(tmp_path):
+    from xsap.linking.dictionary_files import check_dictionary_format
+
+    with pytest.raises(
+        ArtifactError,
+        match=r"index: expected names with look-up keys of version 2, found version 1; make it again: xsap index",
+    ):
+        check_dictionary_format({}, tmp_path / "index")

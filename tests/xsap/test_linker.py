@@ -631,3 +631,44 @@ def test_filters_of_another_type_are_refused_in_one_line(value):
     linker = Linker(TableEncoder({"q": [1.0]}), make_index([[1.0]], [{"A"}]))
     with pytest.raises(ConfigError, match="filter"):
         linker.link(["q"], filter=value)
+
+
+# Mentions that have no answer, though they are text
+
+
+class SmallVocabulary(TableEncoder):
+    """Knows names with an ASCII letter."""
+
+    def knows(self, names):
+        return np.array([any(c.isascii() and c.isalpha() for c in name) for name in names], bool)
+
+
+def test_a_mention_of_which_the_model_knows_nothing_has_a_reason_and_exact_names_answer_all_the_same():
+    index = make_index(np.eye(2), [{"A"}, {"B"}])
+    encoder = SmallVocabulary({name: [1.0, 0.0] for name in ("ज्वर", "q", "ＮＡＭＥ　１")})
+    linker = Linker(encoder, index)
+    mentions = ["ज्वर", "q", "ＮＡＭＥ　１"]
+    together, alone = linker.link(mentions, 2), [linker.link([mention], 2)[0] for mention in mentions]
+    assert list(together) == alone
+    assert (together[0].candidates, together[0].reason) == ((), "the model's vocabulary has no part of the mention")
+    assert [c.concept_id for c in together[1].candidates] == ["A", "B"]
+    assert [(c.concept_id, c.match) for c in together[2].candidates] == [("B", "case")]
+
+
+@pytest.mark.parametrize("mention", ["N/A", "-", "0", "R50.9"])
+def test_what_is_no_term_has_a_reason_and_is_not_encoded(mention):
+    encoder = TableEncoder({"q": [1.0, 0.0]})
+    linker = Linker(encoder, make_index(np.eye(2), [{"A"}, {"B"}]))
+    none, some = linker.link([mention, "q"])
+    assert none.candidates == ()
+    assert "term" in none.reason
+    assert some.candidates
+    assert encoder.asked == ["q"]
+
+
+def test_codes_are_exact_and_are_kept_by_a_filter_that_keeps_their_concept():
+    index = make_index(np.eye(2), [{"X:00001"}, {"X:00002"}])
+    linker = Linker(TableEncoder({"x:00002": [1.0, 0.0]}), index)
+    for wanted in (None, {"languages": "en"}, {"sources": "T"}):
+        first = linker.link(["x:00002"], 1, filter=wanted)[0].candidates[0]
+        assert (first.concept_id, first.match, first.score, first.matched_name) == ("X:00002", "code", 1.0, "name 1")

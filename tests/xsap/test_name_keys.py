@@ -11,17 +11,17 @@ from xsap.languages import UNKNOWN
 from xsap.linking.dictionary import NameSource, build_dictionary
 from xsap.linking.name_keys import ACCENTS, CASE, CODE, EXACT
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
-from xsap.text import CASED, TextPolicy, expand_umlauts, fold_accents, fold_case, normalize
+from xsap.text import AS_WRITTEN, TextPolicy, expand_umlauts, fold_accents, fold_case, normalize
 
 POLICIES = [TextPolicy(), TextPolicy("lower", "NFKC"), TextPolicy("cased", "none")]
 LETTERS = st.text(st.sampled_from("aAäÄeoöuüßsSSiIıİéÉσςΣø \u00ad-–'’"), min_size=1, max_size=5).filter(
-    lambda name: normalize(name, CASED) != ""
+    lambda name: normalize(name, AS_WRITTEN) != ""
 )
 ROWS = st.lists(
     st.tuples(
         st.sampled_from(["C1", "C2", "C3", "D"]),
         st.sampled_from(["en", "de", "tr"]),
-        LETTERS | st.sampled_from([name for name in TERM_NAMES if normalize(name, CASED)]),
+        LETTERS | st.sampled_from([name for name in TERM_NAMES if normalize(name, AS_WRITTEN)]),
         st.sampled_from(["AAA", "B"]),
         st.sampled_from([None, "I10", "12345", "7"]),
     ),
@@ -65,7 +65,7 @@ def test_names_that_are_found_are_those_of_a_plain_loop(rows, mention, policy, b
         if not normalize(row["name"], policy):
             continue
         forms = [
-            [normalize(text, CASED), fold_case(text), fold_accents(text), expand_umlauts(text)]
+            [normalize(text, AS_WRITTEN), fold_case(text), fold_accents(text), expand_umlauts(text)]
             for text in (row["name"], mention)
         ]
         if not forms[1][1]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from xsap.languages import UNKNOWN
 from xsap.text import (
-    CASED,
+    AS_WRITTEN,
     expand_umlauts,
     fold_accents,
     fold_case,
@@ -123,7 +123,7 @@ class _Comparison:
 
     def __init__(self, mention: str, language: str, names: pa.Table, concepts: pa.Table) -> None:
         self.mention, self.language, self.names, self.concepts = mention, language, names, concepts
-        self.spelling = spelling_hash(normalize(mention, CASED))
+        self.spelling = spelling_hash(normalize(mention, AS_WRITTEN))
         self.language_hash = spelling_hash(language)
         self._forms: dict[tuple[Callable[..., str], str | None], str] = {}
         self._ranks: dict[int, int | None] = {}
@@ -196,7 +196,7 @@ class EntryCollector:
             codes: SOURCE:code of each of these concepts.
         """
         self._hashes.append(key_hashes(names["name"]))
-        self._spellings.append(spelling_hashes(normalize_column(names["name"], CASED).to_pylist()))
+        self._spellings.append(spelling_hashes(normalize_column(names["name"], AS_WRITTEN).to_pylist()))
         languages = names["language"].combine_chunks().dictionary_encode()
         self._languages.append(spelling_hashes(languages.dictionary.to_pylist())[languages.indices.to_numpy()])
         self._preferred.append(pc.equal(names["kind"], "preferred").to_numpy().astype(bool))
@@ -227,7 +227,7 @@ class EntryCollector:
         names["row"], names["concept"] = rows, concepts
         names["spelling"], names["language"] = np.concatenate(self._spellings), np.concatenate(self._languages)
         names["preference"] = np.where(np.concatenate(self._preferred), PREFERRED, OTHER)
-        own = spelling_hashes(normalize_column(preferred_names, CASED).to_pylist())
+        own = spelling_hashes(normalize_column(preferred_names, AS_WRITTEN).to_pylist())
         names["preference"][names["spelling"] == own[concepts]] = PREFERRED_NAME
         row_of = rows[np.searchsorted(concepts, np.arange(len(own)))]
         is_own = names["preference"] == PREFERRED_NAME

@@ -8,7 +8,7 @@ the index is always a term, whatever its form.
 import re
 
 from xsap.errors import ConfigError
-from xsap.text import CASED, EXACT_MATCH, fold_case, normalize
+from xsap.text import AS_WRITTEN, EXACT_MATCH, fold_case, normalize
 
 LONGEST_MENTION = 2_000  # characters; a longer string is a document, not a term
 
@@ -72,7 +72,7 @@ def non_term_reason(mention: str) -> str | None:
         return NO_LETTER
     if _closed(fold_case(mention)) in _NULL_WORDS:
         return NULL_WORD
-    written = normalize(mention, CASED)
+    written = normalize(mention, AS_WRITTEN)
     return UNKNOWN_CODE if _CODES.fullmatch(written) and not _TERMS_LIKE_CODES.fullmatch(written) else None
 
 
