@@ -19,7 +19,7 @@ from xsap.artifacts import write_atomically
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1d2733; --soft: #57606a; --line: #dde2e7; --tint: #eef3fa; }
 @media (prefers-color-scheme: dark) { :root { --page: #15181c; --ink: #e8eaed; --soft: #a3abb5; --line: #343b44; --tint: #1f2a38; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; background: var(--page); color: var(--ink); }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; background: var(--page); color: var(--ink); }
 h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { margin-top: 2.4rem; border-bottom: 1px solid var(--line); } h3 { margin-bottom: .3rem; }
 p { max-width: 75ch; } .warning { font-weight: 700; border-left: 4px solid #d9730d; padding-left: .8rem; }
 .scroll { overflow-x: auto; margin: .6rem 0; } .scroll svg { display: block; max-width: 100%; height: auto; }

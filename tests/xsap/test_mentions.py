@@ -78,6 +78,16 @@ def test_tsv_gives_back_every_value_with_tabs_and_line_ends_as_spaces(tmp_path_f
     assert read_mentions(file).schema == SCHEMA
 
 
+@pytest.mark.parametrize(
+    "odd", ['"', '""', '"""', '"a"', '"a', 'a"', '"a" b', '"a""b"', '"x, y"', 'say "a"', '"a" or "b"']
+)
+def test_quotes_around_a_mention_come_back_from_tsv(tmp_path, odd):
+    write_mentions(build_mentions([odd, "b"], ["en", "en"], [["C"], ["D"]], context=[None, odd]), tmp_path / "m.tsv")
+    found = read_mentions(tmp_path / "m.tsv")
+    assert found["mention"].to_pylist() == [odd, "b"]
+    assert found["context"].to_pylist() == [None, odd]
+
+
 def test_start_and_end_still_point_at_the_mention_after_writing(tmp_path):
     context = "\r\n  Patient  has\u00a0no\t fever\n."
     start = context.index("fever")
@@ -276,7 +286,10 @@ def test_parquet_is_read_as_tsv_is(tmp_path):
     [
         ({"language": ["en"]}, "expected a column 'mention', found language"),
         ({"mention": ["a"], "start": ["x"]}, "expected a whole number in column 'start', found 'x' in row 1"),
-        ({"mention": ["a"], "context": [["x"]]}, "expected text in each cell of the column 'context', found a list or an object in row 1"),
+        (
+            {"mention": ["a"], "context": [["x"]]},
+            "expected text in each cell of the column 'context', found a list or an object in row 1",
+        ),
     ],
 )
 def test_a_parquet_file_of_something_else_is_refused_in_one_line(tmp_path, columns, message):

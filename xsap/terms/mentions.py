@@ -169,7 +169,7 @@ def _position(field: str, text: str, path: Path | str, row: int) -> int | None:
 def write_mentions(table: pa.Table, path: Path | str) -> None:
     """Write mentions as TSV (or Parquet, by the path's ending), all or nothing.
 
-    In TSV columns without a value are left out, and each tab, carriage return and newline becomes a space.
+    In TSV columns without a value are left out, each tab, carriage return and newline becomes a space, and what stands in quotes is quoted.
     """
     if Path(path).suffix == ".parquet":
         with write_atomically(path, binary=True) as stream:
@@ -188,7 +188,9 @@ def write_mentions(table: pa.Table, path: Path | str) -> None:
 
 def _format(value: object) -> str:
     text = "|".join(value) if isinstance(value, list) else "" if value is None else str(value)
-    return text.translate(_SPACES)  # one for one, so that start and end still point into the context
+    text = text.translate(_SPACES)  # one for one, so that start and end still point into the context
+    is_quoted = text.startswith('"') and text.endswith('"')  # a reader would take these quotes for those of the format
+    return '"' + text.replace('"', '""') + '"' if is_quoted else text
 
 
 class Pairs(NamedTuple):
