@@ -252,7 +252,10 @@ def named_language(name: str) -> str | None:
     folded = fold_accents(name)
     if found := _ISO_OF_NAME.get(folded):
         return found
-    return None if _OTHER_LANGUAGE.search(folded) else _ISO_OF_NAME.get(_QUALIFIER.sub("", folded).rstrip())
+    qualifier = _QUALIFIER.search(folded)
+    if qualifier is None or _OTHER_LANGUAGE.search(qualifier[0]):
+        return None
+    return _ISO_OF_NAME.get(folded[: qualifier.start()].rstrip())
 
 
 def to_umls(code: str) -> str:

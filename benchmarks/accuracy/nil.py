@@ -13,6 +13,7 @@ half and measured on the other. The table also shows a calibration that was fitt
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from xsap.evaluation.calibration_report import (
 from xsap.evaluation.protocols import MentionLinker
 from xsap.evaluation.tuning import CalibrationSample, link_sample
 from xsap.languages import UNKNOWN
-from xsap.linking.calibration import Calibration, codes_of, fit, risk_coverage
+from xsap.linking.calibration import Calibration, Values, codes_of, fit, risk_coverage
 from xsap.linking.results import Result
 from xsap.page import markdown
 from xsap.terms.mentions import build_mentions
@@ -199,9 +200,7 @@ def synthetic_mentions(language: str, count: int, *, half: int, seed: int) -> li
         words = [rows[i][column] for i in order]
         pairs = [
             separator.join((a, link, b))
-            for link in (links if kind == "general" else links[:1])
-            for a in words
-            for b in words
+            for link, a, b in product(links if kind == "general" else links[:1], words, words)
             if a != b
         ]
         remarked = [form.format(word, remark) for form in ("{}, {}", "{} ({})") for word in words for remark in remarks]
@@ -333,9 +332,8 @@ def _link_half(linker: MaskedLinker, mentions: pa.Table, half: int, seed: int) -
     ]
     for kind in MENTION_KINDS[2:]:
         chosen = [(each.mention, language) for each, language in synthetic if each.kind == kind]
-        parts[kind] = build_mentions(
-            [mention for mention, _ in chosen], [language for _, language in chosen], [[] for _ in chosen]
-        )
+        texts, languages = ([one[at] for one in chosen] for at in (0, 1))
+        parts[kind] = build_mentions(texts, languages, [[] for _ in chosen])
     samples = [link_sample(linker, parts[kind]) for kind in MENTION_KINDS]
     kinds = [kind for kind, each in zip(MENTION_KINDS, samples, strict=True) for _ in each.languages]
     joined = CalibrationSample(
@@ -365,14 +363,12 @@ def _variants(
     train: CalibrationSample,
     test: CalibrationSample,
     calibration: Calibration,
-    out_of_fold: NDArray[np.float64],
+    out_of_fold: Values,
     seed: int,
 ) -> dict[str, VariantScores]:
     """Scores of the calibration and of alternatives to it."""
 
-    def refitted(
-        features: Sequence[NDArray[np.float64]], languages: Sequence[Sequence[str | None]]
-    ) -> NDArray[np.float64]:
+    def refitted(features: Sequence[Values], languages: Sequence[Sequence[str | None]]) -> Values:
         fitted, _ = fit(features[0], train.right, languages[0], train.groups, seed=seed)
         return fitted.confidence(features[1], languages[1])
 
@@ -395,7 +391,7 @@ def _variants(
     }
 
 
-def isotonic(values: NDArray[np.float64], right: NDArray[np.bool_], at: NDArray[np.float64]) -> NDArray[np.float64]:
+def isotonic(values: Values, right: NDArray[np.bool_], at: Values) -> Values:
     """Isotonic regression by pooling adjacent violators (Ayer et al. 1955).
 
     Args:
@@ -415,11 +411,11 @@ def isotonic(values: NDArray[np.float64], right: NDArray[np.bool_], at: NDArray[
             block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
         blocks.append(block)
     fractions = np.concatenate([np.full(size, hits / n) for hits, n, size in blocks])
-    interpolated: NDArray[np.float64] = np.interp(at, unique, fractions)
+    interpolated: Values = np.interp(at, unique, fractions)
     return interpolated
 
 
-def _log_loss(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+def _log_loss(confidence: Values, right: NDArray[np.bool_]) -> float:
     """Mean log loss; confidences are kept from 0 and 1, which isotonic regression gives, by a thousandth."""
     inside = np.clip(confidence, 1e-3, 1 - 1e-3)
     return float(-np.mean(np.log(np.where(right, inside, 1 - inside))))
