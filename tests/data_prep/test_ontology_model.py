@@ -65,7 +65,7 @@ FORMATS = {"owl": (read_owl, write_owl), "obo": (read_obo, write_obo), "json": (
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_properties_of_names_are_read_alike_in_all_formats(tmp_path, ending):
+def test_properties_of_names_are_read_equally_in_all_formats(tmp_path, ending):
     read, write = FORMATS[ending]
     values = [(expand(name), f"name {number}") for number, name in enumerate(READ)]
     found = {

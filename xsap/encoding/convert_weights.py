@@ -16,13 +16,13 @@ from typing import Any
 from xsap.artifacts import sha256_of
 from xsap.errors import ArtifactError
 
-WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 KEPT = (".json", ".model", ".txt")  # configuration and tokenizer
 
 
 def has_pickled_weights_only(folder: Path) -> bool:
     """Whether a model folder has weights as `.bin` and none as `.safetensors`."""
-    return any((folder / name).is_file() for name in WEIGHTS) and not any(folder.glob("*.safetensors"))
+    return any((folder / name).is_file() for name in PICKLED_FILES) and not any(folder.glob("*.safetensors"))
 
 
 def cache_folder() -> Path:
@@ -118,9 +118,9 @@ def main(source: Path, target: Path) -> None:
 
 
 def _weight_files(source: Path) -> list[str]:
-    index = source / WEIGHTS[1]
+    index = source / PICKLED_FILES[1]
     if not index.is_file():
-        return [WEIGHTS[0]]
+        return [PICKLED_FILES[0]]
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     if any(Path(name).name != name for name in names):
         sys.exit(f"{index.name} with a path outside of the folder")

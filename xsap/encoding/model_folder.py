@@ -136,7 +136,7 @@ def open_folder(
             f"{path}: max_length must be at most {longest}, the number of positions of the model; found {max_length}"
         )
     config = replace(config, max_length=min(longest, config.max_length))
-    check_finite(transformer, str(path))
+    check_finite_weights(transformer, str(path))
     return Folder(transformer, tokenizer, config, content_hash, dense)
 
 
@@ -174,7 +174,7 @@ def _open_dense(folder: Path) -> nn.Sequential | None:
     return nn.Sequential(*layers) if layers else None
 
 
-def check_finite(transformer: nn.Module, where: str) -> None:
+def check_finite_weights(transformer: nn.Module, where: str) -> None:
     """Raise ArtifactError for weights that are not finite numbers."""
     bad = [name for name, weight in transformer.named_parameters() if not bool(torch.isfinite(weight.sum()))]
     bad = [name for name in bad if not bool(torch.isfinite(transformer.get_parameter(name)).all())]
