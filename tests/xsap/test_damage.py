@@ -205,7 +205,7 @@ def test_load_detects_sixty_flips_and_forty_truncations(small):
 
 
 def test_command_reports_a_damaged_index_in_one_line(small, capsys):
-    for damage in [*flips(small, 3, seed=2), *cuts(small, 30, seed=2)[-4:]]:
+    for damage in [*flips(small, 3, seed=2), *cuts(small, 36, seed=2)[-4:]]:
         with damaged(damage), pytest.raises(SystemExit) as stop:
             run(app, "xsap", ["link", "fever", "--index", str(small)])
         out, err = capsys.readouterr()
