@@ -23,8 +23,9 @@ from xsap.atomic import (
     check_replaceable,
     fsync_path,
     hold,
+    named_in_errors,
     release,
-    remove_leftovers,
+    remove_unfinished,
     replace_folder,
     resolve_target,
     temporary_folder,
@@ -114,7 +115,7 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
         files[file.relative_to(folder).as_posix()] = _entry(file)
         fsync_path(file)
     manifest_file = folder / MANIFEST
-    manifest_file.write_text(_sealed(manifest | {"files": files}), encoding="utf-8")
+    manifest_file.write_text(sealed_text(manifest | {"files": files}), encoding="utf-8")
     as_opened = {True: stat.S_IMODE(folder.stat().st_mode), False: stat.S_IMODE(manifest_file.stat().st_mode)}
     for entry in folder.rglob("*"):  # safetensors and tempfile make files that only their owner may read
         if stat.S_IMODE(entry.stat().st_mode) != as_opened[entry.is_dir()]:
@@ -151,7 +152,7 @@ def update_files(path: Path | str, kind: str, files: dict[str, str | None]) -> N
                     stream.write(content)
                 entries[named] = _entry(path / named)
         with write_atomically(path / MANIFEST) as stream:
-            stream.write(_sealed(manifest | {"files": entries}))
+            stream.write(sealed_text(manifest | {"files": entries}))
         for member in path.iterdir():  # what was replaced, and what an update that was killed left behind
             if member.name not in entries and any(_updated_name(member.name, file) for file in files):
                 member.unlink()
@@ -189,7 +190,7 @@ def _entry(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": sha256_of(file), "xxh3": _xxh3_of(file)}
 
 
-def _sealed(manifest: dict[str, Any]) -> str:
+def sealed_text(manifest: dict[str, Any]) -> str:
     """A manifest's text with its hash of itself."""
     text = json.dumps(manifest, indent=1, ensure_ascii=False).removesuffix("\n}")
     return f'{text},\n "{_SEAL}": "{_sha256(text)}"\n}}\n'
@@ -325,10 +326,11 @@ def write_atomically(path: Path | str, *, binary: bool = False) -> Iterator[IO[A
     """A single file, UTF-8 unless binary, written under a temporary name and renamed at the end of the block; nothing is left if it raises."""
     target = resolve_target(check_output_path(path, "a file"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
+    remove_unfinished(target)
     aside, lock = temporary_name(target), None
     try:
-        with aside.open("xb") if binary else aside.open("x", encoding="utf-8", newline="") as stream:
+        opened = aside.open("xb") if binary else aside.open("x", encoding="utf-8", newline="")
+        with named_in_errors(target), opened as stream:
             lock = hold(aside)
             yield stream
             stream.flush()

@@ -22,6 +22,7 @@ from xsap.errors import ArtifactError
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _WORKING_FOLDER = -100  # AT_FDCWD
 TAKEN, _NO_LOCKS = -2, -1  # instead of a lock
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -58,7 +59,7 @@ def temporary_name(target: Path) -> Path:
 def temporary_folder(target: Path) -> Iterator[Path]:
     """A new, empty, hidden folder beside a target. What has its name at the end of the block is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
+    remove_unfinished(target)
     while True:
         folder = temporary_name(target)
         folder.mkdir()
@@ -66,10 +67,22 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         if lock != TAKEN and folder.exists():
             break  # else another writer took it for a leftover in the moment before
     try:
-        yield folder
+        with named_in_errors(target):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         release(lock)
+
+
+@contextmanager
+def named_in_errors(target: Path) -> Iterator[None]:
+    """Name what is written in the error of a full disk: the system's own error has no path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL and error.filename is None:
+            error.filename = str(target)
+        raise
 
 
 def hold(path: Path) -> int:
@@ -94,7 +107,7 @@ def release(lock: int | None) -> None:
         os.close(lock)
 
 
-def remove_leftovers(target: Path) -> None:
+def remove_unfinished(target: Path) -> None:
     """Remove what killed writers of a target left beside it; an old folder that one of them had renamed away is put back."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+-[0-9a-f]{{8}}\.(new|old)")
     try:
@@ -141,7 +154,7 @@ def replace_folder(new: Path, target: Path, *, overwrite: bool) -> None:
     try:
         if not (overwrite and target.exists()):
             new.rename(target)
-        elif not _exchange(new, target):
+        elif not exchange_folders(new, target):
             _replace_in_two_steps(new, target)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or overwrite:
@@ -152,7 +165,7 @@ def replace_folder(new: Path, target: Path, *, overwrite: bool) -> None:
     fsync_path(target.parent)
 
 
-def _exchange(left: Path, right: Path) -> bool:
+def exchange_folders(left: Path, right: Path) -> bool:
     """Exchange the names of two folders in one step; False where the system or the file system can't."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2

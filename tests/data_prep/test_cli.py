@@ -249,7 +249,7 @@ def test_fetch_command_prints_license_and_files(tmp_path, prepare, monkeypatch):
     code, out, _ = prepare("fetch", "mine", "--out", tmp_path / "out")
     assert (code, out.splitlines()) == (
         0,
-        [f"{tmp_path}/out: Mine", "license: CC0", "from: https://example.org", "  x"],
+        [f"{tmp_path}/out: Mine", "license: CC0", "from: https://example.org", "  manifest.json", "  x"],
     )
 
 
@@ -258,11 +258,8 @@ def test_full_disk_exits_with_code_1(tmp_path, prepare, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    assert prepare("umls", meta(tmp_path / "META"), "--out", tmp_path / "out") == (
-        1,
-        "",
-        "error: [Errno 28] No space left on device\n",
-    )
+    code, out, err = prepare("umls", meta(tmp_path / "META"), "--out", tmp_path / "out")
+    assert (code, out, err) == (1, "", f"error: {tmp_path}/out: No space left on device\n")
     assert [p.name for p in tmp_path.iterdir()] == ["META"]
 
 

@@ -66,7 +66,7 @@ def thing(tmp_path):
 def in_one_step(request, monkeypatch):
     """Whether two folders can exchange their names in one system call; where they can't, two renames replace a folder."""
     if request.param == "two renames":
-        monkeypatch.setattr(atomic, "_exchange", lambda left, right: False)
+        monkeypatch.setattr(atomic, "exchange_folders", lambda left, right: False)
     return request.param == "exchange"
 
 
@@ -134,7 +134,7 @@ def test_publish_leaves_the_old_folder_after_metadata_that_is_not_json(thing):
 
 def test_old_folder_is_restored_after_an_exception_between_the_two_renames(thing, monkeypatch):
     rename = Path.rename
-    monkeypatch.setattr(atomic, "_exchange", lambda left, right: False)
+    monkeypatch.setattr(atomic, "exchange_folders", lambda left, right: False)
 
     def fail(self, target):
         if self.name.endswith(".new"):
@@ -158,7 +158,9 @@ def dies_at(nth, work):
             def counted(act):
                 return lambda *words: act(*words) if next(left, None) is not None else os._exit(9)
 
-            os.fsync, Path.rename, atomic._exchange = map(counted, (os.fsync, Path.rename, atomic._exchange))
+            os.fsync, Path.rename, atomic.exchange_folders = map(
+                counted, (os.fsync, Path.rename, atomic.exchange_folders)
+            )
             work()
         finally:
             os._exit(0)

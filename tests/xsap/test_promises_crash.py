@@ -177,16 +177,16 @@ def test_writer_without_overwrite_does_not_replace_what_appeared_meanwhile(tmp_p
 
 def test_two_updates_of_one_folder_do_not_lose_a_file(tmp_path, monkeypatch):
     save(tmp_path / "x", "old")
-    sealed, refused = artifacts._sealed, []
+    sealed, refused = artifacts.sealed_text, []
 
     def interrupted(manifest):
-        monkeypatch.setattr(artifacts, "_sealed", sealed)
+        monkeypatch.setattr(artifacts, "sealed_text", sealed)
         with pytest.raises(ConfigError, match="another process updates it") as error:
             update_files(tmp_path / "x", "thing", {"note.json": "theirs"})
         refused.append(error)
         return sealed(manifest)
 
-    monkeypatch.setattr(artifacts, "_sealed", interrupted)
+    monkeypatch.setattr(artifacts, "sealed_text", interrupted)
     update_files(tmp_path / "x", "thing", {"note.json": "mine"})
     assert refused
     (name,) = [name for name in open_artifact(tmp_path / "x", "thing")["files"] if name.startswith("note")]
@@ -215,7 +215,7 @@ def test_lock_of_a_file_that_was_removed_meanwhile_is_taken_again(tmp_path):
     assert removed
 
 
-def test_leftovers_of_killed_writers_are_removed_and_those_of_living_ones_stay(tmp_path):
+def test_unfinished_folders_of_killed_writers_are_removed_and_those_of_running_ones_stay(tmp_path):
     left = tmp_path / ".x.999999-0123abcd.new"
     (left / "deep").mkdir(parents=True)
     (tmp_path / ".x.notes.new").mkdir()

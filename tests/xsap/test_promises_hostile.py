@@ -34,7 +34,7 @@ def reseal(folder, change=lambda manifest: None):
         name: artifacts._entry(folder / name) for name in manifest["files"] if (folder / name).is_file()
     }
     change(manifest)
-    (folder / MANIFEST).write_text(artifacts._sealed(manifest), encoding="utf-8")
+    (folder / MANIFEST).write_text(artifacts.sealed_text(manifest), encoding="utf-8")
 
 
 def outcome(work):
