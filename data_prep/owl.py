@@ -2,15 +2,13 @@
 
 RDF/XML nests properties in their node (https://www.w3.org/TR/rdf-syntax-grammar/), and OWL tools write each node directly under rdf:RDF. So a
 file is a list of nodes with a list of properties each, and memory holds one node, not the tree. Axioms on axioms are skipped, except the type
-of a synonym, which marks abbreviations. Old files define namespaces as entities of an internal DTD. Such an entity is a short text; anything
-else in a DTD, which could expand without limit, is refused before parsing.
+of a synonym, which marks abbreviations.
 """
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
-from xml.parsers import expat
+from typing import NamedTuple
 
 from data_prep.ontology_model import (
     OBO_IN_OWL,
@@ -24,8 +22,8 @@ from data_prep.ontology_model import (
     kind_of_synonym,
     scope_of,
 )
+from data_prep.xml_events import xml_events
 from xsap.errors import DataError
-from xsap.files import open_bytes
 
 _RDF, _OWL, _XML = (
     "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -41,8 +39,6 @@ _ANNOTATED = tuple(f"{_OWL}annotated{part}" for part in ("Source", "Property", "
 _SYNONYM_TYPE = f"{OBO_IN_OWL}hasSynonymType"
 _WANTED = {*PROPERTIES, *_ANNOTATED, _SYNONYM_TYPE, _TYPE}
 _MAX_DEPTH = 1000  # class expressions nest some ten deep
-_MAX_ENTITY_CHARACTERS = 200  # a namespace is shorter
-_CHUNK_BYTES = 1 << 16
 
 
 class _Property(NamedTuple):
@@ -62,34 +58,31 @@ class _Node(NamedTuple):
 
 def read_owl(path: Path) -> Ontology:
     """Read the classes of an OWL file. Raises DataError with file and line."""
-    with open_bytes(path) as stream:
-        _check_dtd(stream, path)
     ontology, classes, abbreviations = Ontology(), set[str](), set[tuple[str, str, str]]()
     labels = dict[str, str]()  # of properties, which OWL tools write before the classes
 
     def is_wanted(iri: str) -> bool:
         return iri in _WANTED or holds_names(iri, labels.get(iri, ""))
 
-    with open_bytes(path) as stream:
-        for node in _nodes(stream, path, is_wanted):
-            if _AXIOM in node.types:
-                values = {one.iri: one.value for one in node.properties}
-                source, about, target = (values.get(iri, "") for iri in _ANNOTATED)
-                if (scope := scope_of(about)) and kind_of_synonym(values.get(_SYNONYM_TYPE, "")) == "abbreviation":
-                    abbreviations.add((identifier(source), scope, target.strip()))
-                continue
-            if not node.iri:
-                continue
-            concept_id = identifier(node.iri)
-            if node.types & _CLASS:
-                classes.add(concept_id)
-            if _DEPRECATED_CLASS in node.types:
-                ontology.obsolete.add(concept_id)
-            if node.types & _ANNOTATION_PROPERTY:
-                labels[node.iri] = next((one.value for one in node.properties if one.iri == f"{RDFS}label"), "")
-            for one in node.properties:
-                unread = {one.iri} if one.is_text and holds_names(one.iri, labels.get(one.iri, "")) else ()
-                add_property(ontology, concept_id, one.iri, one.value, language=one.language, unread=unread)
+    for node in _nodes(path, is_wanted):
+        if _AXIOM in node.types:
+            values = {one.iri: one.value for one in node.properties}
+            source, about, target = (values.get(iri, "") for iri in _ANNOTATED)
+            if (scope := scope_of(about)) and kind_of_synonym(values.get(_SYNONYM_TYPE, "")) == "abbreviation":
+                abbreviations.add((identifier(source), scope, target.strip()))
+            continue
+        if not node.iri:
+            continue
+        concept_id = identifier(node.iri)
+        if node.types & _CLASS:
+            classes.add(concept_id)
+        if _DEPRECATED_CLASS in node.types:
+            ontology.obsolete.add(concept_id)
+        if node.types & _ANNOTATION_PROPERTY:
+            labels[node.iri] = next((one.value for one in node.properties if one.iri == f"{RDFS}label"), "")
+        for one in node.properties:
+            unread = {one.iri} if one.is_text and holds_names(one.iri, labels.get(one.iri, "")) else ()
+            add_property(ontology, concept_id, one.iri, one.value, language=one.language, unread=unread)
     return _keep_classes(ontology, classes, abbreviations, path)
 
 
@@ -114,46 +107,30 @@ def _keep_classes(
     return Ontology(names, merged, ontology.replaced, obsolete, classes - obsolete, references)
 
 
-def _nodes(stream: IO[bytes], path: Path, is_wanted: Callable[[str], bool]) -> Iterator[_Node]:
+def _nodes(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[_Node]:
     """The nodes directly under rdf:RDF, with the properties that are wanted. Raises DataError."""
-    depth, base, iri = 0, "", ""
+    base, iri = "", ""
     languages = ["", ""]  # of the root and of the node; elements inside inherit it
-    try:
-        for event, element in ET.iterparse(stream, ("start", "end")):
-            if event == "start":
-                depth += 1
-                if depth == 1:
-                    _check_root(element, path)
-                    root, base, languages[0] = element, element.get(_BASE, ""), element.get(_LANGUAGE, "")
-                elif depth == 2:
-                    node, iri = element, _iri_of(element, base)
-                    languages[1] = element.get(_LANGUAGE, languages[0])
-                    # RDF/XML may write a property with a plain value as an attribute of its node.
-                    found = [
-                        _Property(_iri(key), value, languages[1])
-                        for key, value in element.attrib.items()
-                        if is_wanted(_iri(key))
-                    ]
-                elif depth > _MAX_DEPTH:
-                    raise DataError(
-                        f"{path}: expected RDF/XML, found elements nested {depth:,} deep. Is it the right file?"
-                    )
-            else:
-                depth -= 1
-                if depth == 2:
-                    if is_wanted(_iri(element.tag)):
-                        found.append(_property(element, languages[1]))
-                    node.clear()
-                elif depth == 1:
-                    yield _Node(iri, {_iri(element.tag), *(one.value for one in found if one.iri == _TYPE)}, found)
-                    root.clear()
-    except ET.ParseError as error:
-        line = error.position[0]
-        raise DataError(
-            f"{path}:{line}: expected OWL as RDF/XML: {error}. Is the file cut short, or of another syntax?"
-        ) from None
-    except (ValueError, LookupError) as error:  # an unknown encoding
-        raise DataError(f"{path}: expected OWL as RDF/XML: {error}") from None
+    for event, element, depth in xml_events(path, "OWL as RDF/XML", "robot convert", max_depth=_MAX_DEPTH):
+        if (event, depth) == ("start", 1):
+            _check_root(element, path)
+            root, base, languages[0] = element, element.get(_BASE, ""), element.get(_LANGUAGE, "")
+        elif (event, depth) == ("start", 2):
+            node, iri = element, _iri_of(element, base)
+            languages[1] = element.get(_LANGUAGE, languages[0])
+            # RDF/XML may write a property with a plain value as an attribute of its node.
+            found = [
+                _Property(_iri(key), value, languages[1])
+                for key, value in element.attrib.items()
+                if is_wanted(_iri(key))
+            ]
+        elif (event, depth) == ("end", 3):
+            if is_wanted(_iri(element.tag)):
+                found.append(_property(element, languages[1]))
+            node.clear()
+        elif (event, depth) == ("end", 2):
+            yield _Node(iri, {_iri(element.tag), *(one.value for one in found if one.iri == _TYPE)}, found)
+            root.clear()
 
 
 def _check_root(element: ET.Element, path: Path) -> None:
@@ -181,37 +158,3 @@ def _iri_of(element: ET.Element, base: str) -> str:
 def _iri(tag: str) -> str:
     """The IRI for a tag as the parser writes it: `{http://…#}label`."""
     return tag[1:].replace("}", "", 1) if tag.startswith("{") else tag
-
-
-def _check_dtd(stream: IO[bytes], path: Path) -> None:
-    """Read the DTD, up to the first element.
-
-    Raises DataError for an entity that refers to another, is long, or is in another file, and for a long default of an attribute.
-    """
-    at_root = False
-
-    def entity(name: str, is_parameter: bool, value: str | None, *_: object) -> None:
-        if value is None or is_parameter or "&" in value or len(value) > _MAX_ENTITY_CHARACTERS:
-            refuse(f"entity '{name}'")
-
-    def attribute(of: str, name: str, _: str, default: str | None, __: bool) -> None:
-        if default is not None and len(default) > _MAX_ENTITY_CHARACTERS:
-            refuse(f"attribute '{name}' of {of}")
-
-    def refuse(what: str) -> None:
-        raise DataError(
-            f"{path}:{parser.CurrentLineNumber}: expected a DTD of short texts such as namespaces, found the {what[:80]}, which could expand without limit; "
-            "write the file without it: robot convert"
-        )
-
-    def element(_: str, __: dict[str, str]) -> None:
-        nonlocal at_root
-        at_root = True
-
-    parser = expat.ParserCreate()
-    parser.EntityDeclHandler, parser.AttlistDeclHandler, parser.StartElementHandler = entity, attribute, element
-    try:
-        while not at_root and (chunk := stream.read(_CHUNK_BYTES)):
-            parser.Parse(chunk)
-    except (expat.ExpatError, ValueError, LookupError):
-        pass  # the main parser reaches the same position and reports the error

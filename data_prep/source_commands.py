@@ -22,6 +22,7 @@ from data_prep.command import (
     save_terminology,
 )
 from data_prep.download import SOURCES, download
+from data_prep.icd import read_icd
 from data_prep.lists import read_list
 from data_prep.omop import read_omop
 from data_prep.ontology import read_hpo, read_ontology
@@ -129,6 +130,24 @@ def ontology(
     check_can_write(out, overwrite=overwrite, kind="terminology")
     choices = {"statuses": parse_values(status), "scopes": parse_values(scopes), "prefixes": parse_values(prefixes)}
     save_terminology(*read_ontology(file, translations, source=source, **choices), out, overwrite)
+
+
+def icd(
+    file: Annotated[Path, typer.Argument(help="ICD-10-CM's tabular list, or an ICD-10 in ClaML: .xml or .xml.gz.")],
+    out: Out,
+    language: Annotated[
+        str | None, typer.Option(help="Language of names for which a ClaML file states none, such as de.")
+    ] = None,
+    source: SourceName = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read ICD-10-CM, or a national edition of ICD-10 in ClaML.
+
+    Codes with a seventh character or a modifier, which the files do not list,
+    are spelled out.
+    """
+    check_can_write(out, overwrite=overwrite, kind="terminology")
+    save_terminology(*read_icd(file, source=source, language=language), out, overwrite)
 
 
 def table(

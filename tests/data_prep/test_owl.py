@@ -512,7 +512,7 @@ def test_repeated_short_entities_need_limited_memory(tmp_path):
         (HEAD.encode() + b"&owl;</rdf:RDF>", ":6: expected OWL as RDF/XML: undefined entity"),
         (
             HEAD.encode() + b"<a>" * 100_000,
-            ": expected RDF/XML, found elements nested 1,001 deep. Is it the right file?",
+            ": expected OWL as RDF/XML, found elements nested 1,001 deep. Is it the right file?",
         ),
     ],
 )
