@@ -1,4 +1,4 @@
-"""Reports of readers: what the terminology contains, which records were malformed, which chosen values do not occur.
+"""Reports of readers: what the terminology contains, which rows were malformed, which chosen values do not occur.
 
 The row counts themselves are `xsap.files.RowCounts`.
 """
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from xsap.artifacts import write_atomically
 from xsap.errors import DataError, did_you_mean
-from xsap.files import aligned
+from xsap.files import RowCounts, aligned
 from xsap.languages import to_name
 from xsap.terms.terminology import Terminology
 
@@ -64,22 +64,27 @@ def count_by(column: pa.ChunkedArray) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: (-row["counts"], row["values"]))}
 
 
+MALFORMED = "malformed: see the file of rejects"
+
+
 @dataclass
 class Rejects:
-    """Malformed records, at most `limit` of them. A context manager: leaving it writes them to `file`, if there are any.
+    """Malformed rows, at most `limit` of them. A context manager: leaving it writes them to `file`, if there are any.
 
-    The file is tab-separated: file, line (from 1), byte offset of the line's start (in the uncompressed file), reason.
+    The file is tab-separated: file, line (from 1; or the JSONPath of a row in a document without lines), byte offset of the line's start
+    (in the uncompressed file; empty where it is not known), reason.
 
     Args:
-        file: Where the records are listed.
-        limit: How many malformed records are allowed.
-        excess: How many records beyond the limit are listed before reading stops: enough to see a pattern.
+        file: Where the rows are listed.
+        limit: How many malformed rows are allowed.
+        excess: How many rows beyond the limit are listed before reading stops: enough to see a pattern.
+        rows: The rows: file and line → byte offset and reason.
     """
 
     file: Path
     limit: int = 0
     excess: int = 100
-    rows: list[tuple[str, int, int, str]] = field(default_factory=list)
+    rows: dict[tuple[Path, int | str], tuple[int | None, str]] = field(default_factory=dict)
     _first: str = ""
 
     def __enter__(self) -> "Rejects":
@@ -91,22 +96,51 @@ class Rejects:
         if self.rows:
             with write_atomically(self.file) as stream:
                 stream.write("file\tline\toffset\treason\n")
-                stream.writelines(f"{name}\t{line}\t{offset}\t{reason}\n" for name, line, offset, reason in self.rows)
+                for (path, line), (offset, reason) in self.rows.items():
+                    cells = (path.name, str(line), "" if offset is None else str(offset), " ".join(reason.split()))
+                    stream.write("\t".join(cells) + "\n")
 
-    def add(self, path: Path, line: int, offset: int, reason: str) -> None:
-        """Add a record. Raises DataError when there are far too many."""
-        self.rows.append((path.name, line, offset, reason))
-        self._first = self._first or f"{path}:{line}: {reason}"
+    def add(self, path: Path, line: int | str, error: DataError, offset: int | None = None) -> None:
+        """Add a row, unless an earlier pass over its file did. Raises DataError when there are far too many."""
+        message = str(error)
+        self._first = self._first or message
+        self.rows.setdefault((path, line), (offset, message.removeprefix(f"{path}:{line}: ").removeprefix(f"{path}: ")))
         if len(self.rows) >= self.limit + self.excess:
             self.check(" so far")
 
     def check(self, so_far: str = "") -> None:
-        """Raise DataError, naming the first record, if there are more than the limit."""
+        """Raise DataError, naming the first row and the option that skips them, if there are more than the limit."""
         if (found := len(self.rows)) > self.limit:
-            records = f"{found:,} record{'s' if found > 1 else ''}{so_far} rejected"
-            raise DataError(
-                f"{self._first} ({records}, --max-rejects allows {self.limit:,}; all are listed in {self.file})"
-            )
+            rows = f"{found:,} malformed row{'s' if found > 1 else ''}{so_far}, all listed in {self.file}"
+            allowed = f"--max-rejects allows {self.limit:,}" if self.limit else ""
+            way_out = "skip up to N such rows with --max-rejects N"
+            raise DataError(f"{self._first} ({'; '.join(filter(None, (rows, allowed, way_out)))})")
+
+
+def reject(
+    rejects: Rejects | None, path: Path, line: int | str, error: DataError, *, offset: int | None = None
+) -> None:
+    """Skip a malformed row and remember why; without `rejects` its error is raised.
+
+    Args:
+        rejects: Collects malformed rows.
+        path: The file.
+        line: The row's line, or its JSONPath.
+        error: What is wrong with it.
+        offset: The byte at which its line begins, if that is known.
+    """
+    if rejects is None:
+        raise error
+    rejects.add(path, line, error, offset)
+
+
+def rejected_rows(rejects: Rejects | None, files: Collection[Path]) -> RowCounts:
+    """The malformed rows of some files, counted as dropped; raises DataError if there are more than allowed."""
+    if rejects is None:
+        return RowCounts()
+    rejects.check()
+    found = sum(path in files for path, _ in rejects.rows)
+    return RowCounts(found, 0, {MALFORMED: found} if found else {})
 
 
 def parse_values(text: str | None) -> frozenset[str] | None:

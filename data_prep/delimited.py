@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from data_prep.accounting import Rejects
+from data_prep.accounting import Rejects, reject
 from xsap.errors import DataError
 from xsap.files import invalid_text_reason, open_bytes, prefetch_map
 
@@ -82,10 +82,9 @@ def read_rrf(
                 fault = _rrf_fault(line, width, first=number == 1)
                 if fault is None:
                     good.append(line + b"\n")
-                elif rejects is None:
-                    raise DataError(f"{path}:{number}: {fault}{expectation}")
                 else:
-                    rejects.add(path, number, offset, fault + expectation)
+                    error = DataError(f"{path}:{number}: {fault}{expectation}")
+                    reject(rejects, path, number, error, offset=offset)
             table = _split_rrf(b"".join(good), columns, wanted)
             assert table is not None, f"{path}: valid lines of the block from line {rows + 1} on were refused"
         rows += lines
@@ -106,13 +105,19 @@ def read_rrf(
 
 
 def read_tsv_blocks(
-    path: Path, wanted: Sequence[str], *, block_bytes: int = BLOCK_BYTES, max_line_bytes: int = MAX_LINE_BYTES
+    path: Path,
+    wanted: Sequence[str],
+    *,
+    rejects: Rejects | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[pa.Table]:
     """The rows of a tab-separated file with a header, in order, as tables of strings with the columns `wanted`, and LINE (int64).
 
     Args:
         path: The file; `.gz` and `.bz2` are decompressed. A byte-order mark is skipped.
         wanted: The columns to read.
+        rejects: Collects malformed rows, which otherwise are an error.
         block_bytes: Bytes read at a time.
         max_line_bytes: The longest line, in bytes.
 
@@ -120,48 +125,71 @@ def read_tsv_blocks(
         DataError: With file and line, for anything that is not such a table, or has no header with these columns.
     """
     header: list[str] = []
-    number = 1
-    for block in _blocks(path, block_bytes, max_line_bytes):
+    number, offset = 1, 0
+    for raw in _blocks(path, block_bytes, max_line_bytes):
+        block = raw
         if not header:
-            first, _, block = block.removeprefix(_BYTE_ORDER_MARK).partition(b"\n")
+            first, _, block = raw.removeprefix(_BYTE_ORDER_MARK).partition(b"\n")
             header, number = _header(path, first, wanted), 2
+        offset += len(raw)
         ends = _field_ends(block, _TAB, len(header))
+        numbers = np.arange(number, number + (len(ends) if ends is not None else block.count(b"\n")))
+        number += len(numbers)
         if ends is None:
-            raise DataError(_first_tsv_fault(path, block, number, len(header)))
+            at = (int(numbers[0]) if len(numbers) else number, offset - len(block))
+            block, numbers = _good_tsv_rows(path, block, at, len(header), rejects)
+            ends = _field_ends(block, _TAB, len(header))
+            assert ends is not None, f"{path}: valid rows of the block up to line {number} were refused"
         if len(ends):
             table = _fields(block, ends, {name: header.index(name) for name in wanted})
-            yield table.append_column(LINE, pa.array(np.arange(number, number + len(ends))))
-        number += len(ends)
+            yield table.append_column(LINE, pa.array(numbers))
+    if rejects is not None:
+        rejects.check()
     if not header:
         raise DataError(
             f"{path}: expected a header with the column '{wanted[0]}', found an empty file. Was its transfer cut short?"
         )
 
 
-def whole_numbers(path: Path, rows: pa.Table, column: str) -> NDArray[np.int64]:
-    """Convert a column of digits to integers.
+def rows_with_numbers(path: Path, rows: pa.Table, columns: Sequence[str], rejects: Rejects | None) -> pa.Table:
+    """The rows whose cells in some columns are whole numbers of at most 18 digits; the others are malformed.
 
     Args:
-        path: The file that the rows come from, for the message.
-        rows: n rows that `read_tsv_blocks` gave.
-        column: The column to convert.
-
-    Returns:
-        (n,) numbers.
-
-    Raises:
-        DataError: With the line of the first value that is no whole number of at most 18 digits.
+        path: The file that the rows come from.
+        rows: Rows that `read_tsv_blocks` gave.
+        columns: The columns of numbers.
+        rejects: Collects the other rows; without it, one is an error.
     """
-    texts = rows[column].combine_chunks()
-    good = pc.and_(pc.utf8_is_decimal(texts), pc.less_equal(pc.binary_length(texts), 18))
-    if (at := pc.index(good, False).as_py()) >= 0:
-        raise DataError(
-            f"{path}:{rows[LINE][at].as_py()}: expected a whole number in '{column}', found '{texts[at].as_py()[:80]}'"
-        )
-    try:
-        return np.asarray(pc.cast(texts, pa.int64()), np.int64)
-    except pa.ArrowInvalid as error:  # digits, but not those of ASCII
-        raise DataError(f"{path}: expected whole numbers in '{column}', found other digits ({error})") from None
+    for column in columns:
+        texts = rows[column].combine_chunks()
+        good = pc.and_(pc.match_substring_regex(texts, "^[0-9]+$"), pc.less_equal(pc.binary_length(texts), 18))
+        rows = good_rows(path, rows, good, column, "a whole number", rejects)
+    return rows
+
+
+def good_rows(
+    path: Path, rows: pa.Table, good: pa.BooleanArray, column: str, expected: str, rejects: Rejects | None
+) -> pa.Table:
+    """The rows that are good; the others are malformed.
+
+    Args:
+        path: The file that the rows come from.
+        rows: Rows that `read_tsv_blocks` gave.
+        good: Whether each is good.
+        column: The column that decides.
+        expected: What is expected in it, for the message.
+        rejects: Collects the other rows; without it, one is an error.
+    """
+    bad = rows.filter(pc.invert(good))
+    for line, text in zip(bad[LINE].to_pylist(), bad[column].to_pylist(), strict=True):
+        error = DataError(f"{path}:{line}: expected {expected} in '{column}', found '{text[:80]}'")
+        reject(rejects, path, line, error)
+    return rows.filter(good) if bad.num_rows else rows
+
+
+def whole_numbers(rows: pa.Table, column: str) -> NDArray[np.int64]:
+    """(n,) a column of the n rows that `rows_with_numbers` gave, as integers."""
+    return np.asarray(pc.cast(rows[column].combine_chunks(), pa.int64()), np.int64)
 
 
 # Blocks and fields, the same in both formats
@@ -326,19 +354,32 @@ def _header(path: Path, line: bytes, wanted: Sequence[str]) -> list[str]:
     return header
 
 
-def _first_tsv_fault(path: Path, block: bytes, number: int, width: int) -> str:
-    """The error message for the first malformed row of a block that begins with line `number` of the file."""
-    *rows, rest = block.split(b"\n")
-    for at, row in enumerate(rows, start=number):
-        fields = row.count(b"\t") + 1
-        if fault := invalid_text_reason(row):
-            return f"{path}:{at}: {fault}"
-        if fields != width:
-            advice = (
-                "does a field contain a line feed, or is the file cut short?"
-                if fields < width
-                else "does a field contain a tab?"
-            )
-            return f"{path}:{at}: expected {width} fields as in the header, found {fields if row else 'an empty line'}; {advice}"
-    assert rest, f"{path}: a block from line {number} on was refused, but each of its rows is valid"
-    return f"{path}:{number + len(rows)}: expected a line feed after the last row, found none. Is the file cut short?"
+def _good_tsv_rows(
+    path: Path, block: bytes, at: tuple[int, int], width: int, rejects: Rejects | None
+) -> tuple[bytes, NDArray[np.int64]]:
+    """The rows of a block that are not malformed, and their lines. at: the line and the byte of the file that the block begins with."""
+    good, numbers = [], []
+    for number, offset, row in _numbered_lines(block, *at):
+        is_cut = offset + len(row) == at[1] + len(block)
+        no_end = "expected a line feed after the last row, found none. Is the file cut short?"
+        fault = no_end if is_cut else _tsv_fault(row, width)
+        if fault is None:
+            good.append(row + b"\n")
+            numbers.append(number)
+        else:
+            reject(rejects, path, number, DataError(f"{path}:{number}: {fault}"), offset=offset)
+    return b"".join(good), np.array(numbers, np.int64)
+
+
+def _tsv_fault(row: bytes, width: int) -> str | None:
+    """What is wrong with a row, for a message; None if it has `width` fields."""
+    if fault := invalid_text_reason(row):
+        return fault
+    fields = row.count(b"\t") + 1
+    if fields == width:
+        return None
+    is_short = fields < width
+    advice = (
+        "does a field contain a line feed, or is the file cut short?" if is_short else "does a field contain a tab?"
+    )
+    return f"expected {width} fields as in the header, found {fields if row else 'an empty line'}; {advice}"

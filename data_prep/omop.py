@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_prep.accounting import check_choice, listed
+from data_prep.accounting import Rejects, check_choice, listed, rejected_rows
 from data_prep.assemble import Assembly
-from data_prep.delimited import BLOCK_BYTES, find_file, read_tsv_blocks, whole_numbers
+from data_prep.delimited import BLOCK_BYTES, find_file, read_tsv_blocks, rows_with_numbers, whole_numbers
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts
@@ -87,6 +87,7 @@ def read_omop(
     languages: Collection[str] | None = None,
     sources: Collection[str] | None = None,
     domains: Collection[str] | None = None,
+    rejects: Rejects | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> tuple[RowCounts, dict[str, Any]]:
     """Add a download's names to a terminology.
@@ -97,6 +98,7 @@ def read_omop(
         languages: ISO codes; None for all.
         sources: Vocabularies that names may come from; None for all.
         domains: Domains of the standard concepts; None for all.
+        rejects: Collects malformed rows, which otherwise are an error.
         block_bytes: Bytes read at a time.
 
     Returns:
@@ -106,7 +108,7 @@ def read_omop(
         DataError: With file and line; also if a chosen value does not occur.
     """
     files = find_files(folder)
-    concepts = _read_concepts(files[CONCEPT], files[RELATIONSHIP], block_bytes)
+    concepts = _read_concepts(files[CONCEPT], files[RELATIONSHIP], rejects, block_bytes)
     check_choice(sources or (), concepts.vocabularies.dictionary.to_pylist(), "vocabulary", files[CONCEPT])
     check_choice(domains or (), concepts.domains.dictionary.to_pylist(), "domain", files[CONCEPT])
     selection = _Selection(languages, _is_chosen(concepts.vocabularies, sources), _is_chosen(concepts.domains, domains))
@@ -115,8 +117,9 @@ def read_omop(
         (CONCEPT, ("concept_id", "concept_name")),
         (SYNONYM, ("concept_id", "concept_synonym_name", _LANGUAGE_CONCEPT)),
     ):
-        for rows in read_tsv_blocks(files[file], columns, block_bytes=block_bytes):
-            names = _names(files[file], rows, rows[columns[1]], concepts, selection)
+        for rows in read_tsv_blocks(files[file], columns, rejects=rejects, block_bytes=block_bytes):
+            rows = rows_with_numbers(files[file], rows, columns[:1], rejects)
+            names = _names(rows, rows[columns[1]], concepts, selection)
             assembly.add_names(names)
             rows_in += rows.num_rows
             kept += names.num_rows
@@ -126,12 +129,13 @@ def read_omop(
         )
     _add_domains(concepts, assembly)
     metadata: dict[str, Any] = {"reader": "omop", "files": {file.name: sha256_of(file) for file in files.values()}}
-    metadata["vocabularies"] = _versions(files[VOCABULARY])
+    metadata["vocabularies"] = _versions(files[VOCABULARY], rejects)
     metadata |= {
         key: None if v is None else sorted(v)
         for key, v in (("languages", languages), ("sources", sources), ("domains", domains))
     }
-    return RowCounts(rows_in, kept, +selection.dropped), metadata
+    malformed = rejected_rows(rejects, [files[CONCEPT], files[SYNONYM]])
+    return RowCounts(rows_in, kept, +selection.dropped) + malformed, metadata
 
 
 def find_files(path: Path) -> dict[str, Path]:
@@ -147,14 +151,15 @@ def find_files(path: Path) -> dict[str, Path]:
     return found
 
 
-def _read_concepts(concept: Path, relationship: Path, block_bytes: int) -> _Concepts:
+def _read_concepts(concept: Path, relationship: Path, rejects: Rejects | None, block_bytes: int) -> _Concepts:
     ids: list[NDArray[np.int64]] = []
     standard: list[NDArray[np.bool_]] = []
     texts: dict[str, list[pa.Array]] = {"vocabulary_id": [], "domain_id": [], "concept_code": []}
     languages = {_ENGLISH: f"English{_LANGUAGE_SUFFIX}"}
     columns = ("concept_id", "concept_name", "standard_concept", "invalid_reason", *texts)
-    for rows in read_tsv_blocks(concept, columns, block_bytes=block_bytes):
-        ids.append(whole_numbers(concept, rows, "concept_id"))
+    for rows in read_tsv_blocks(concept, columns, rejects=rejects, block_bytes=block_bytes):
+        rows = rows_with_numbers(concept, rows, columns[:1], rejects)
+        ids.append(whole_numbers(rows, "concept_id"))
         standard.append(
             pc.and_(pc.equal(rows["standard_concept"], "S"), pc.equal(rows["invalid_reason"], "")).to_numpy()
         )
@@ -175,7 +180,7 @@ def _read_concepts(concept: Path, relationship: Path, block_bytes: int) -> _Conc
         raise DataError(
             f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads combined?"
         )
-    targets = _targets(relationship, sorted_ids, np.concatenate(standard)[order], block_bytes)
+    targets = _targets(relationship, sorted_ids, np.concatenate(standard)[order], rejects, block_bytes)
     at = pa.array(order)
     vocabularies, domains, codes = (
         pa.chunked_array(parts).unify_dictionaries().combine_chunks().take(at) for parts in texts.values()
@@ -183,13 +188,16 @@ def _read_concepts(concept: Path, relationship: Path, block_bytes: int) -> _Conc
     return _Concepts(sorted_ids, targets, vocabularies, domains, codes, languages)
 
 
-def _targets(path: Path, ids: NDArray[np.int64], standard: NDArray[np.bool_], block_bytes: int) -> NDArray[np.int64]:
+def _targets(
+    path: Path, ids: NDArray[np.int64], standard: NDArray[np.bool_], rejects: Rejects | None, block_bytes: int
+) -> NDArray[np.int64]:
     """`_Concepts.targets`, from the valid rows of CONCEPT_RELATIONSHIP.
 
     Args:
         path: CONCEPT_RELATIONSHIP.
         ids: (n,) sorted identifiers.
         standard: (n,) whether a concept is a standard one.
+        rejects: Collects malformed rows, which otherwise are an error.
         block_bytes: Bytes read at a time.
 
     Returns:
@@ -199,10 +207,11 @@ def _targets(path: Path, ids: NDArray[np.int64], standard: NDArray[np.bool_], bl
     smallest, largest = np.full(len(ids), np.iinfo(np.int64).max), np.full(len(ids), -1)
     with_value = np.zeros(len(ids), bool)
     columns = ("concept_id_1", "concept_id_2", "relationship_id", "invalid_reason")
-    for rows in read_tsv_blocks(path, columns, block_bytes=block_bytes):
+    for rows in read_tsv_blocks(path, columns, rejects=rejects, block_bytes=block_bytes):
         is_mapping = pc.is_in(rows["relationship_id"], pa.array([_MAPS_TO, _MAPS_TO_VALUE]))
         rows = rows.filter(pc.and_(is_mapping, pc.equal(rows["invalid_reason"], "")))
-        at, targets = _find(ids, whole_numbers(path, rows, "concept_id_1")), whole_numbers(path, rows, "concept_id_2")
+        rows = rows_with_numbers(path, rows, columns[:2], rejects)
+        at, targets = _find(ids, whole_numbers(rows, "concept_id_1")), whole_numbers(rows, "concept_id_2")
         maps = pc.equal(rows["relationship_id"], _MAPS_TO).to_numpy()
         with_value[at[(at >= 0) & ~maps]] = True
         maps = (at >= 0) & maps
@@ -222,10 +231,10 @@ def _find(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64
     return np.where(ids[at] == wanted, at, _UNKNOWN)
 
 
-def _names(path: Path, rows: pa.Table, texts: pa.ChunkedArray, concepts: _Concepts, selection: _Selection) -> pa.Table:
+def _names(rows: pa.Table, texts: pa.ChunkedArray, concepts: _Concepts, selection: _Selection) -> pa.Table:
     """The selected rows of CONCEPT or CONCEPT_SYNONYM as NAMES_SCHEMA with precedence. texts: the column of names."""
     are_synonyms = _LANGUAGE_CONCEPT in rows.column_names
-    own = _find(concepts.ids, whole_numbers(path, rows, "concept_id"))
+    own = _find(concepts.ids, whole_numbers(rows, "concept_id"))
     targets = np.where(own < 0, _UNKNOWN, concepts.targets[np.maximum(own, 0)])
     languages = rows[_LANGUAGE_CONCEPT].combine_chunks() if are_synonyms else pa.repeat(_ENGLISH, rows.num_rows)
     languages, wanted = _select_rows(own, targets, languages.dictionary_encode(), concepts, selection)
@@ -308,9 +317,8 @@ def _add_domains(concepts: _Concepts, assembly: Assembly) -> None:
     )
 
 
-def _versions(path: Path) -> dict[str, str]:
+def _versions(path: Path, rejects: Rejects | None) -> dict[str, str]:
     """Vocabulary → version, of those that have one. The vocabulary `None` has the version of the whole release."""
-    rows = [
-        row for block in read_tsv_blocks(path, ("vocabulary_id", "vocabulary_version")) for row in block.to_pylist()
-    ]
+    blocks = read_tsv_blocks(path, ("vocabulary_id", "vocabulary_version"), rejects=rejects)
+    rows = [row for block in blocks for row in block.to_pylist()]
     return {row["vocabulary_id"]: row["vocabulary_version"] for row in rows if row["vocabulary_version"]}

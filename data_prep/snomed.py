@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_prep.accounting import check_choice, listed
+from data_prep.accounting import Rejects, check_choice, listed, rejected_rows
 from data_prep.assemble import Assembly
-from data_prep.delimited import BLOCK_BYTES, LINE, read_tsv_blocks, whole_numbers
+from data_prep.delimited import BLOCK_BYTES, good_rows, read_tsv_blocks, rows_with_numbers, whole_numbers
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts
@@ -42,6 +42,7 @@ _FSN, _SYNONYM, _PREFERRED = "900000000000003001", "900000000000013009", "900000
 # The relation of a successor to a retired concept, by reference set: SAME AS, REPLACED BY, POSSIBLY EQUIVALENT TO. FHIR calls the first two
 # equal and equivalent, the third inexact (https://hl7.org/fhir/R4/snomedct.html).
 _SUCCESSOR_RELATIONS = {"900000000000527005": "same", "900000000000526001": "same", "900000000000523009": "related"}
+_DESCRIBED = ("conceptId", "languageCode", "typeId", "term")
 _TAGGED = r"^(?P<name>.*\S)\s*\((?P<tag>[^()]+)\)$"
 
 
@@ -51,6 +52,7 @@ def read_snomed(
     *,
     languages: Collection[str] | None = None,
     refsets: Collection[str] | None = None,
+    rejects: Rejects | None = None,
     block_bytes: int = BLOCK_BYTES,
     names_per_batch: int = NAMES_PER_BATCH,
 ) -> tuple[RowCounts, dict[str, Any]]:
@@ -62,6 +64,7 @@ def read_snomed(
         languages: ISO codes; None for all.
         refsets: Identifiers of language reference sets: only the descriptions in these are taken, and only these make a name preferred. None
             takes every description, and all sets count.
+        rejects: Collects malformed rows, which otherwise are an error.
         block_bytes: Bytes read at a time.
         names_per_batch: Names that are added at a time.
 
@@ -72,13 +75,13 @@ def read_snomed(
         DataError: With file and line; also if a chosen value does not occur.
     """
     files, where = find_files(folders), ", ".join(map(str, folders))
-    concepts, is_newest = _newest(files[CONCEPT], (), block_bytes)
+    concepts, is_newest = _newest(files[CONCEPT], (), rejects, block_bytes)
     concepts = concepts.filter(pa.array(is_newest))
-    acceptable = _members(files[LANGUAGE], "acceptabilityId", block_bytes)
+    acceptable = _members(files[LANGUAGE], "acceptabilityId", rejects, block_bytes)
     check_choice(refsets or (), pc.unique(acceptable["refsetId"]).to_pylist(), "language reference set", where)
     if refsets is not None:
         acceptable = acceptable.filter(pc.is_in(acceptable["refsetId"], _array(refsets)))
-    rows, is_newest = _newest(files[DESCRIPTION], ("conceptId", "languageCode", "typeId", "term"), block_bytes)
+    rows, is_newest = _newest(files[DESCRIPTION], _DESCRIBED, rejects, block_bytes)
     rows_in, dropped = rows.num_rows, Counter({"older version of a description": int((~is_newest).sum())})
     rows = rows.filter(pa.array(is_newest))
     codes = {code: _iso_code(code) for code in pc.unique(rows["languageCode"]).to_pylist()}
@@ -92,7 +95,8 @@ def read_snomed(
     preferred = acceptable["referencedComponentId"].filter(is_preferred).combine_chunks()
     for start in range(0, rows.num_rows, names_per_batch):
         assembly.add_names(_names(rows.slice(start, names_per_batch), codes, preferred))
-    assembly.add_retired(_retired(concepts, _members(files[ASSOCIATION], "targetComponentId", block_bytes)))
+    associations = _members(files[ASSOCIATION], "targetComponentId", rejects, block_bytes)
+    assembly.add_retired(_retired(concepts, associations))
     metadata: dict[str, Any] = {
         "reader": "snomed",
         "files": {file.name: sha256_of(file) for kind in files.values() for file in kind},
@@ -100,7 +104,7 @@ def read_snomed(
         "languages": None if languages is None else sorted(languages),
         "refsets": None if refsets is None else sorted(refsets),
     }
-    return RowCounts(rows_in, rows.num_rows, +dropped), metadata
+    return RowCounts(rows_in, rows.num_rows, +dropped) + rejected_rows(rejects, files[DESCRIPTION]), metadata
 
 
 def _validity(concepts: pa.Table) -> list[tuple[str, str, pa.Array]]:
@@ -162,15 +166,17 @@ def find_files(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return {kind: list(files.values()) for kind, files in found.items()}
 
 
-def _newest(files: Sequence[Path], columns: Sequence[str], block_bytes: int) -> tuple[pa.Table, NDArray[np.bool_]]:
+def _newest(
+    files: Sequence[Path], columns: Sequence[str], rejects: Rejects | None, block_bytes: int
+) -> tuple[pa.Table, NDArray[np.bool_]]:
     """All n rows with id, effectiveTime, active and `columns`; and (n,) whether each is the newest of its component."""
     wanted = ("id", "effectiveTime", "active", *columns)
     parts, times = [pa.table({name: pa.array([], pa.string()) for name in wanted})], [np.zeros(0, np.int64)]
     for file in files:
-        for rows in read_tsv_blocks(file, wanted, block_bytes=block_bytes):
-            if (at := pc.index(pc.is_in(rows["active"], _array("01")), False).as_py()) >= 0:
-                raise DataError(f"{file}:{rows[LINE][at]}: expected 0 or 1 in 'active', found '{rows['active'][at]}'")
-            times.append(whole_numbers(file, rows, "effectiveTime"))
+        for rows in read_tsv_blocks(file, wanted, rejects=rejects, block_bytes=block_bytes):
+            rows = good_rows(file, rows, pc.is_in(rows["active"], _array("01")), "active", "0 or 1", rejects)
+            rows = rows_with_numbers(file, rows, ["effectiveTime"], rejects)
+            times.append(whole_numbers(rows, "effectiveTime"))
             parts.append(rows.select(wanted))
     rows = pa.concat_tables(parts)
     ids = np.concatenate(
@@ -183,10 +189,10 @@ def _newest(files: Sequence[Path], columns: Sequence[str], block_bytes: int) -> 
     return rows, is_newest
 
 
-def _members(files: Sequence[Path], column: str, block_bytes: int) -> pa.Table:
+def _members(files: Sequence[Path], column: str, rejects: Rejects | None, block_bytes: int) -> pa.Table:
     """The active rows of reference sets: refsetId, referencedComponentId and one more column."""
     columns = ["refsetId", "referencedComponentId", column]
-    rows, is_newest = _newest(files, columns, block_bytes)
+    rows, is_newest = _newest(files, columns, rejects, block_bytes)
     is_active = pc.equal(rows["active"], "1")
     return rows.select(columns).filter(pc.and_(pa.chunked_array([pa.array(is_newest)]), is_active))
 

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.accounting import Rejects, check_choice, listed
+from data_prep.accounting import Rejects, check_choice, listed, rejected_rows
 from data_prep.assemble import Assembly
 from data_prep.delimited import find_file, read_rrf
 from xsap.artifacts import sha256_of
@@ -254,9 +254,7 @@ def _read_names(
             trade_names.collect(names)
     _check_selection(selection, occurring, files.mrconso)
     metadata: dict[str, Any] = {"releases": _releases(files, kept_sources, rejects)}
-    rejected = sum(row[0] == files.mrconso.name for row in rejects.rows) if rejects else 0
-    dropped += Counter({"no record: see the file of rejects": rejected})
-    counts = RowCounts(rows_in + rejected, kept, dropped)
+    counts = RowCounts(rows_in, kept, dropped) + rejected_rows(rejects, [files.mrconso])
     if trade_names is not None:
         added = trade_names.names()
         assembly.add_names(added)

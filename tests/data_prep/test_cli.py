@@ -159,7 +159,7 @@ def test_max_rejects_allows_malformed_lines(tmp_path, prepare):
     place = meta(tmp_path / "META", LINE + "no record\n" + LINE.replace("Fever", "Pyrexia"))
     code, out, _ = prepare("umls", place, "--out", tmp_path / "out", "--max-rejects", "1")
     assert code == 0
-    assert "no record: see the file of rejects  1" in out
+    assert "malformed: see the file of rejects  1" in out
     assert Terminology.load(tmp_path / "out").names["name"].to_pylist() == ["Fever", "Pyrexia"]
     expected = f"MRCONSO.RRF\t2\t{len(LINE)}\texpected 18 fields, found 1. Is the file cut short?"
     assert (tmp_path / "out.rejects.tsv").read_text().splitlines()[1] == expected

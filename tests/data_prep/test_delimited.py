@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.delimited import LINE, read_rrf, read_tsv_blocks, whole_numbers
+from data_prep.accounting import Rejects
+from data_prep.delimited import LINE, read_rrf, read_tsv_blocks, rows_with_numbers, whole_numbers
 from xsap.errors import DataError
 
 PIECES = [
@@ -317,18 +318,42 @@ def test_tsv_line_length_is_limited(tmp_path):
 
 def test_whole_numbers_of_ascii_digits(tmp_path):
     rows = pa.table({"n": ["7", "0", "999999999999999999"], LINE: [2, 3, 4]})
-    assert whole_numbers(tmp_path, rows, "n").tolist() == [7, 0, 999999999999999999]
-    assert whole_numbers(tmp_path, rows.slice(0, 0), "n").tolist() == []
+    assert whole_numbers(rows_with_numbers(tmp_path, rows, ["n"], None), "n").tolist() == [7, 0, 999999999999999999]
+    assert whole_numbers(rows_with_numbers(tmp_path, rows.slice(0, 0), ["n"], None), "n").tolist() == []
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1.0", " 1", "0x1F", "1e3", "1234567890123456789", "\\N", "1\r"])
+@pytest.mark.parametrize("text", ["", "-1", "1.0", " 1", "0x1F", "1e3", "1234567890123456789", "\\N", "1\r", "٣"])
 def test_invalid_whole_number_error_names_line(tmp_path, text):
-    rows = pa.table({"n": ["7", text], LINE: [2, 3]})
+    rows = pa.table({"n": ["7", text, "8"], LINE: [2, 3, 5]})
     with pytest.raises(DataError) as caught:
-        whole_numbers(tmp_path / "t", rows, "n")
+        rows_with_numbers(tmp_path / "t", rows, ["n"], None)
     assert str(caught.value) == " ".join(f"{tmp_path}/t:3: expected a whole number in 'n', found '{text}'".splitlines())
+    rejects = Rejects(tmp_path / "rejects.tsv", 1)
+    assert rows_with_numbers(tmp_path / "t", rows, ["n"], rejects)[LINE].to_pylist() == [2, 5]
+    assert list(rejects.rows) == [(tmp_path / "t", 3)]
 
 
-def test_whole_numbers_refuse_digits_of_other_scripts(tmp_path):
-    with pytest.raises(DataError, match="expected whole numbers in 'n', found other digits"):
-        whole_numbers(tmp_path / "t", pa.table({"n": ["٣"], LINE: [2]}), "n")
+@given(
+    st.lists(st.sampled_from([b"1\t2", b"", b"1", b"1\t2\t3", b"\t\xe8", b"\0\t", b"3\t\r"]), max_size=20),
+    st.integers(1, 60),
+    st.booleans(),
+)
+def test_malformed_tsv_rows_are_skipped_with_their_lines_and_offsets(tmp_path_factory, rows, block_bytes, ended):
+    path = tmp_path_factory.mktemp("tsv") / "t.csv"
+    raw = b"\n".join([b"\xef\xbb\xbfa\tb", *rows]) + (b"\n" if ended else b"")
+    path.write_bytes(raw)
+    good, bad, offset = [], [], len(b"\xef\xbb\xbfa\tb\n")
+    for line, row in enumerate(raw.split(b"\n")[1:], start=2):
+        if row.count(b"\t") == 1 and not {0, 0xE8} & set(row) and offset + len(row) < len(raw):
+            good.append((row.split(b"\t")[0].decode(), line))
+        elif row or offset < len(raw):
+            bad.append((line, offset))
+        offset += len(row) + 1
+    rejects = Rejects(path.with_name("rejects.tsv"), 100)
+    found = [
+        row
+        for block in read_tsv_blocks(path, ["a"], rejects=rejects, block_bytes=block_bytes)
+        for row in block.to_pylist()
+    ]
+    assert [(row["a"], row[LINE]) for row in found] == good
+    assert [(line, at) for (_, line), (at, _) in rejects.rows.items()] == bad

@@ -325,7 +325,8 @@ def test_umls_rejected_lines_are_listed_and_counted(tmp_path):
     with pytest.raises(DataError) as caught, Rejects(listing) as rejects:
         read(files, rejects=rejects)
     assert str(caught.value).startswith(f"{tmp_path}/MRCONSO.RRF:2: expected 18 fields, found 19.")
-    assert str(caught.value).endswith(f"(1 record rejected, --max-rejects allows 0; all are listed in {listing})")
+    way_out = f"(1 malformed row, all listed in {listing}; skip up to N such rows with --max-rejects N)"
+    assert str(caught.value).endswith(way_out)
     found = [text.split("\t") for text in listing.read_text().splitlines()]
     offset = (tmp_path / "MRCONSO.RRF").read_bytes().index(b"\n") + 1
     assert [cells[:3] for cells in found] == [
@@ -336,7 +337,7 @@ def test_umls_rejected_lines_are_listed_and_counted(tmp_path):
     with Rejects(listing, 1) as rejects:
         terminology, counts = read(files, rejects=rejects)
     assert terminology.names["name"].to_pylist() == ["one", "three"]
-    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (3, 2, {"no record: see the file of rejects": 1})
+    assert (counts.rows_in, counts.kept, dict(counts.dropped)) == (3, 2, {"malformed: see the file of rejects": 1})
     assert len(listing.read_text().splitlines()) == 2
 
 
