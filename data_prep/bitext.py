@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.accounting import Rejects, reject, rejected_rows
 from data_prep.assemble import Assembly
 from xsap.artifacts import sha256_of
 from xsap.errors import ConfigError, DataError
@@ -24,7 +25,12 @@ NAMES_PER_BATCH = 100_000
 
 
 def read_bitext(
-    files: Sequence[Path], assembly: Assembly, *, languages: str, source: str | None = None
+    files: Sequence[Path],
+    assembly: Assembly,
+    *,
+    languages: str,
+    source: str | None = None,
+    rejects: Rejects | None = None,
 ) -> tuple[RowCounts, dict[str, Any]]:
     """Add the pairs of files to a terminology; a pair of equal strings (under EXACT_MATCH) and a repeated pair are dropped.
 
@@ -33,6 +39,7 @@ def read_bitext(
         assembly: Takes the names.
         languages: Of the first and the second column, such as `en,de`.
         source: The source of the names; by default the file's name without suffix.
+        rejects: Collects malformed lines, which otherwise are an error.
 
     Returns:
         What happened to each name, and the manifest's metadata.
@@ -45,7 +52,7 @@ def read_bitext(
     rows_in, kept, dropped, known = 0, 0, Counter[str](), set[tuple[str, str]]()
     for file in files:
         rows: list[tuple[str, str, str]] = []
-        for number, pair in _pairs(file):
+        for number, pair in _pairs(file, rejects):
             names = tuple(normalize(name, TextPolicy()) for name in pair)
             key = (normalize(pair[0], EXACT_MATCH), normalize(pair[1], EXACT_MATCH))
             rows_in += 2
@@ -70,7 +77,7 @@ def read_bitext(
                 rows = []
         assembly.add_names(_table(rows, source or file.stem))
     metadata = {"reader": "bitext", "languages": [left, right], "files": {file.name: sha256_of(file) for file in files}}
-    return RowCounts(rows_in, kept, dropped), metadata
+    return RowCounts(rows_in, kept, dropped) + rejected_rows(rejects, files), metadata
 
 
 def _two_languages(languages: str) -> tuple[str, str]:
@@ -80,18 +87,19 @@ def _two_languages(languages: str) -> tuple[str, str]:
     return codes[0], codes[1]
 
 
-def _pairs(file: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+def _pairs(file: Path, rejects: Rejects | None) -> Iterator[tuple[int, tuple[str, str]]]:
     """(line number, (first name, second name)) of each line that is not blank. Raises DataError with line."""
     for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         parts = line.split("||") if "||" in line else line.split("\t") if "\t" in line else line.split()
         pair = parts[1:] if "||" in line and len(parts) == 3 else parts
-        if len(pair) != 2:
-            raise DataError(
-                f"{file}:{number}: expected two columns separated by a tab, a space or ||, found {len(parts)}; separate phrases by a tab"
-            )
-        yield number, (pair[0], pair[1])
+        if len(pair) == 2:
+            yield number, (pair[0], pair[1])
+        else:
+            expected = "expected two columns separated by a tab, a space or ||"
+            error = DataError(f"{file}:{number}: {expected}, found {len(parts)}; separate phrases by a tab")
+            reject(rejects, file, number, error)
 
 
 def _table(rows: list[tuple[str, str, str]], source: str) -> pa.Table:

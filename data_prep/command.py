@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from data_prep.accounting import Summary
+from data_prep.accounting import Rejects, Summary
 from data_prep.assemble import Assembly
 from data_prep.ontology import DEFAULT_SCOPES
 from xsap.files import RowCounts
@@ -23,9 +23,15 @@ Translations: TypeAlias = Annotated[
 Statuses: TypeAlias = Annotated[str, typer.Option(help="Translation statuses to keep, such as OFFICIAL; or all.")]
 Scopes: TypeAlias = Annotated[str, typer.Option(help="Synonym scopes to keep: EXACT,NARROW,RELATED,BROAD; or all.")]
 SourceName: TypeAlias = Annotated[str | None, typer.Option(help="Source of the names; by default the file's name.")]
+MaxRejects: TypeAlias = Annotated[int, typer.Option(min=0, help="Malformed rows to skip; OUT.rejects.tsv lists them.")]
 
 MEMORY = "1GB"
 SCOPES_TEXT = ",".join(DEFAULT_SCOPES)
+
+
+def rejects_of(out: Path, max_rejects: int) -> Rejects:
+    """The malformed rows of a source, listed beside the terminology folder."""
+    return Rejects(out.with_name(f"{out.name}.rejects.tsv"), max_rejects)
 
 
 def save_assembly(

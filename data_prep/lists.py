@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import check_choice
+from data_prep.accounting import Rejects, check_choice, reject, rejected_rows
 from data_prep.ontology_model import parse_language
 from xsap.artifacts import sha256_of
 from xsap.errors import ConfigError, DataError
@@ -52,6 +52,7 @@ def read_list(
     sheet: str | None = None,
     encoding: str | None = None,
     header_row: int = 1,
+    rejects: Rejects | None = None,
     names_per_batch: int = NAMES_PER_BATCH,
 ) -> tuple[Terminology, RowCounts]:
     """Read a list of names.
@@ -64,6 +65,7 @@ def read_list(
         sheet: The sheet of a workbook; the first visible one by default.
         encoding: The encoding of a .tsv or .csv file, if it is not UTF-8.
         header_row: The row of the header, from 1, in a .tsv or .csv file or a workbook.
+        rejects: Collects malformed rows, which otherwise are an error.
         names_per_batch: Names held as Python objects at a time.
 
     Returns:
@@ -78,8 +80,8 @@ def read_list(
     headers = {field: columns.get(field, field) for field in FIELDS}
     layout = Layout(sheet, encoding, header_row)
     remarks: list[str] = []
-    read = _reader(path, headers, layout, remarks)
-    if language is None and read is _read_id_names:
+    read, is_id_names = _reader(path, headers, layout, remarks, rejects)
+    if language is None and is_id_names:
         language = ENGLISH  # the original code's dictionaries are English and do not say so
     defaults = {
         LANGUAGE_COLUMN: to_iso(language) if language else "",
@@ -95,7 +97,13 @@ def read_list(
             if not any(cell.strip() for cell in cells.values()):
                 continue
             row = {field: cells.get(header, "").strip() or defaults.get(field, "") for field, header in headers.items()}
-            row, reason = _check_row(row, f"{path}:{number}")
+            try:
+                row, reason = _check_row(row, f"{path}:{number}")
+            except DataError as error:
+                if not row[LANGUAGE_COLUMN]:
+                    raise  # what is missing is an option
+                reject(rejects, path, number, error)
+                continue
             if reason:
                 first_unusable = first_unusable or number
                 unusable[reason] += 1
@@ -108,7 +116,7 @@ def read_list(
     rows, parts = checked_rows(), [NAMES_SCHEMA.empty_table()]
     while part := list(islice(rows, names_per_batch)):
         parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
-    names = pa.concat_tables(parts)
+    names, malformed = pa.concat_tables(parts), rejected_rows(rejects, [path])
     lists = {field: pa.array([sorted(c[field]) for c in concepts.values()], pa.list_(pa.string())) for field in LISTS}
     if unusable and not names.num_rows:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in unusable.items())
@@ -120,7 +128,8 @@ def read_list(
         names, pa.table({ID: pa.array(list(concepts), pa.string())} | lists), metadata
     )
     rows_in = names.num_rows + unusable.total()
-    return terminology, RowCounts(rows_in, terminology.names.num_rows, dropped + unusable)
+    counts = RowCounts(rows_in, terminology.names.num_rows, dropped + unusable)
+    return terminology, counts + malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +161,36 @@ def _check_row(row: dict[str, str], where: str) -> tuple[dict[str, str], str | N
 
 
 def _reader(
-    path: Path, headers: Mapping[str, str], layout: Layout, remarks: list[str]
-) -> Callable[[Path, Sequence[str]], NumberedRows]:
-    """The reader for a file, by its suffix; for any other suffix that of `id||name` lines, if the first line is one."""
+    path: Path, headers: Mapping[str, str], layout: Layout, remarks: list[str], rejects: Rejects | None
+) -> tuple[Callable[[Path, Sequence[str]], NumberedRows], bool]:
+    """The reader for a file, by its suffix, and whether it is that of `id||name` lines: for any other suffix, if the first line is one."""
     ending = file_ending(path)
     if ending in (".csv", ".tsv"):
         if layout.sheet:
             raise ConfigError(f"--sheet '{layout.sheet}' is for workbooks, found {path}; remove it")
-        return partial(_read_text_rows, layout, remarks)
+        return partial(_read_text_rows, layout, remarks, rejects), False
     if ending in (".parquet", *WORKBOOK_ENDINGS):
-        return partial(_read_table_rows, layout, remarks)
+        return partial(_read_table_rows, layout, remarks), False
     if layout != Layout():
         raise ConfigError(
             f"--sheet, --encoding and --header-row are for tables with columns, found {path}; remove them"
         )
     if ending == ".jsonl":
-        return partial(_read_jsonl_rows, headers)
+        return partial(_read_jsonl_rows, headers, rejects), False
     _, first = next(numbered_lines(path), (1, ""))
     if "||" not in first:
         known = ".tsv, .csv, .jsonl, .parquet or workbook"
         raise DataError(f"{path}: expected a {known} file, or lines id||name; found '{first[:80]}'")
-    return _read_id_names
+    return partial(_read_id_names, rejects), True
 
 
-def _read_text_rows(layout: Layout, remarks: list[str], path: Path, required: Sequence[str]) -> NumberedRows:
-    text = open_delimited(path, encoding=layout.encoding, header_row=layout.header_row)
-    yield from _with_header(path, text.rows, required)
+def _read_text_rows(
+    layout: Layout, remarks: list[str], rejects: Rejects | None, path: Path, required: Sequence[str]
+) -> NumberedRows:
+    text = open_delimited(
+        path, encoding=layout.encoding, header_row=layout.header_row, on_long_row=partial(reject, rejects, path)
+    )
+    yield from _with_header(path, text.rows, required, rejects)
     remarks += [*text.notes, *(f"{reason}: {count:,}" for reason, count in text.repairs.items())]
 
 
@@ -194,13 +207,15 @@ def _read_table_rows(layout: Layout, remarks: list[str], path: Path, required: S
     remarks += table.remarks()
 
 
-def read_tsv_rows(path: Path, required: Sequence[str]) -> NumberedRows:
+def read_tsv_rows(path: Path, required: Sequence[str], rejects: Rejects | None = None) -> NumberedRows:
     """The rows of a tab-separated file with a header; quotes are data. Raises DataError, also if a required column is missing."""
     cells = ((number, line.split("\t")) for number, line in numbered_lines(path) if line.strip())
-    return _with_header(path, cells, required)
+    return _with_header(path, cells, required, rejects)
 
 
-def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], required: Sequence[str]) -> NumberedRows:
+def _with_header(
+    path: Path, rows: Iterator[tuple[int, list[str]]], required: Sequence[str], rejects: Rejects | None
+) -> NumberedRows:
     at, header = next(rows, (1, []))
     missing = [column for column in required if column not in header]
     if missing:
@@ -208,12 +223,14 @@ def _with_header(path: Path, rows: Iterator[tuple[int, list[str]]], required: Se
             f"{path}:{at}: expected a header with the column '{missing[0]}', found {', '.join(header) or 'an empty file'}"
         )
     for number, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{path}:{number}: expected {len(header)} field(s) as in the header, found {len(row)}")
-        yield number, dict(zip(header, row, strict=True))
+        if len(row) == len(header):
+            yield number, dict(zip(header, row, strict=True))
+        else:
+            expected = f"expected {len(header)} field(s) as in the header"
+            reject(rejects, path, number, DataError(f"{path}:{number}: {expected}, found {len(row)}"))
 
 
-def _read_id_names(path: Path, required: Sequence[str]) -> NumberedRows:
+def _read_id_names(rejects: Rejects | None, path: Path, required: Sequence[str]) -> NumberedRows:
     if unknown := sorted(set(required) - {ID, NAME}):
         raise DataError(
             f"{path}: lines id||name have no headers, so there is no column '{unknown[0]}'; leave --column out"
@@ -221,24 +238,35 @@ def _read_id_names(path: Path, required: Sequence[str]) -> NumberedRows:
     for number, line in numbered_lines(path):
         if line.strip():
             parts = line.split("||")
-            if len(parts) != 2:
-                raise DataError(f"{path}:{number}: expected id||name, found {len(parts)} field(s)")
-            yield number, dict(zip((ID, NAME), parts, strict=True))
+            if len(parts) == 2:
+                yield number, dict(zip((ID, NAME), parts, strict=True))
+            else:
+                error = DataError(f"{path}:{number}: expected id||name, found {len(parts)} field(s)")
+                reject(rejects, path, number, error)
 
 
-def _read_jsonl_rows(headers: Mapping[str, str], path: Path, required: Sequence[str]) -> NumberedRows:
+def _read_jsonl_rows(
+    headers: Mapping[str, str], rejects: Rejects | None, path: Path, required: Sequence[str]
+) -> NumberedRows:
     for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        row = parse_json(line, where, "one JSON object per line")
-        is_concept = isinstance(row, dict) and _is_concept(row)
-        needed = set(required) - {headers[ID], headers[NAME]} if is_concept else required
-        if not isinstance(row, dict) or any(row.get(key) is None for key in needed):
-            raise DataError(f"{where}: expected a JSON object with {', '.join(required)}, found {line[:80]}")
-        cells = {h: (_text if h == headers[ID] else _cell)(row.get(h), h, where) for h in headers.values()}
-        for name_cells in _names_of_concept(row, headers, where) if is_concept else [{}]:
-            yield number, cells | name_cells
+        if line.strip():
+            try:
+                rows = _rows_of_json(line, headers, required, f"{path}:{number}")
+            except DataError as error:
+                reject(rejects, path, number, error)
+            else:
+                yield from ((number, cells) for cells in rows)
+
+
+def _rows_of_json(line: str, headers: Mapping[str, str], required: Sequence[str], where: str) -> list[dict[str, str]]:
+    """The rows in a line of JSON: one, or each name of a concept. Raises DataError."""
+    row = parse_json(line, where, "one JSON object per line")
+    is_concept = isinstance(row, dict) and _is_concept(row)
+    needed = set(required) - {headers[ID], headers[NAME]} if is_concept else required
+    if not isinstance(row, dict) or any(row.get(key) is None for key in needed):
+        raise DataError(f"{where}: expected a JSON object with {', '.join(required)}, found {line[:80]}")
+    cells = {h: (_text if h == headers[ID] else _cell)(row.get(h), h, where) for h in headers.values()}
+    return [cells | name_cells for name_cells in (_names_of_concept(row, headers, where) if is_concept else [{}])]
 
 
 def _is_concept(row: dict[str, Any]) -> bool:

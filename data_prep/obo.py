@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from data_prep.accounting import Rejects, reject
 from data_prep.ontology_model import (
     LABEL,
     OBO_IN_OWL,
@@ -45,13 +46,13 @@ _ESCAPE = re.compile(r"\\(.)")
 _UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 
 
-def read_obo(path: Path) -> Ontology:
-    """Read the terms of an OBO file. Raises DataError with file and line."""
+def read_obo(path: Path, rejects: Rejects | None = None) -> Ontology:
+    """Read the terms of an OBO file. rejects: collects malformed terms and synonyms. Raises DataError with file and line."""
     ontology, stanza, kind, prefixes = Ontology(), list[tuple[str, str, int]](), "", dict(PREFIXES)
     for number, line in chain(numbered_lines(path), [(0, "[End]")]):
         if line.startswith("["):
             if kind == "[Term]":
-                _add_term(ontology, stanza, prefixes, path)
+                _add_term(ontology, stanza, prefixes, path, rejects)
             stanza, kind = [], line.strip()
         elif ":" in line:
             tag, value = line.split(":", 1)
@@ -65,21 +66,32 @@ def read_obo(path: Path) -> Ontology:
     return ontology
 
 
-def _add_term(ontology: Ontology, stanza: list[tuple[str, str, int]], prefixes: Mapping[str, str], path: Path) -> None:
+def _add_term(
+    ontology: Ontology,
+    stanza: list[tuple[str, str, int]],
+    prefixes: Mapping[str, str],
+    path: Path,
+    rejects: Rejects | None,
+) -> None:
     """Add one stanza: its (tag, value, line number) in order."""
     ids = [_plain(value) for tag, value, _ in stanza if tag == "id" and _plain(value)]
     if len(ids) != 1:
-        raise DataError(f"{path}:{stanza[0][2] if stanza else 1}: expected one id in this [Term], found {len(ids)}")
+        line = stanza[0][2] if stanza else 1
+        error = DataError(f"{path}:{line}: expected one id in this [Term], found {len(ids)}")
+        reject(rejects, path, line, error)
+        return
     obsolete = any(tag == "is_obsolete" and _plain(value) in {"true", "True", "TRUE", "1"} for tag, value, _ in stanza)
     (ontology.obsolete if obsolete else ontology.living).add(ids[0])
     for tag, value, number in stanza:
         if tag == "name":
             ontology.names.append(NameRecord(ids[0], ENGLISH, _plain(value), LABEL, kind="preferred"))
-        elif tag == "synonym":
-            ontology.names.append(_synonym(ids[0], value, f"{path}:{number}"))
-        elif tag in _SCOPED_TAGS:
-            record = _synonym(ids[0], value, f"{path}:{number}")
-            ontology.names.append(record._replace(scope=_SCOPED_TAGS[tag]))
+        elif tag == "synonym" or tag in _SCOPED_TAGS:
+            try:
+                record = _synonym(ids[0], value, f"{path}:{number}")
+            except DataError as fault:
+                reject(rejects, path, number, fault)
+            else:
+                ontology.names.append(record._replace(scope=_SCOPED_TAGS.get(tag, record.scope)))
         elif tag == "property_value" and (match := _PROPERTY_VALUE.match(value)):
             iri = expand(_unescape(match["property"]), prefixes)
             unread = {iri} if holds_names(iri) else ()
@@ -114,8 +126,8 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda match: _UNESCAPED.get(match[1], match[1]), text)
 
 
-def read_obographs(path: Path) -> Ontology:
-    """Read the classes of an obographs file. Raises DataError with file and JSONPath."""
+def read_obographs(path: Path, rejects: Rejects | None = None) -> Ontology:
+    """Read the classes of an obographs file. rejects: collects malformed nodes. Raises DataError with file and JSONPath."""
     text = "\n".join(line for _, line in numbered_lines(path))
     document = check_json_type(parse_json(text, str(path), "an obographs document"), dict, f"{path}: $")
     if "graphs" not in document:
@@ -124,18 +136,23 @@ def read_obographs(path: Path) -> Ontology:
         )
     ontology = Ontology()
     nodes = [
-        (f"{path}: $.graphs[{g}].nodes[{n}]", node)
+        (f"$.graphs[{g}].nodes[{n}]", node)
         for g, graph in enumerate(_objects(document, "graphs", f"{path}: $"))
         for n, node in enumerate(_objects(graph, "nodes", f"{path}: $.graphs[{g}]"))
     ]
-    labels = {  # of properties
-        _get(node, "id", str, where, ""): _get(node, "lbl", str, where, "")
-        for where, node in nodes
-        if node.get("type") == "PROPERTY"
-    }
-    for where, node in nodes:
-        if node.get("type") == "CLASS":
-            _add_node(ontology, node, labels, where)
+    labels: dict[str, str] = {}  # of properties
+    for kind in ("PROPERTY", "CLASS"):
+        for place, node in nodes:
+            where, part = f"{path}: {place}", Ontology()
+            try:
+                if node.get("type") == kind == "PROPERTY":
+                    labels[_get(node, "id", str, where, "")] = _get(node, "lbl", str, where, "")
+                elif node.get("type") == kind:
+                    _add_node(part, node, labels, where)
+            except DataError as error:
+                reject(rejects, path, place, error)
+            else:
+                ontology.add(part)
     ontology.living -= ontology.obsolete
     if not ontology.living:
         raise DataError(

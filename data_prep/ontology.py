@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.accounting import check_choice
+from data_prep.accounting import Rejects, check_choice, rejected_rows
 from data_prep.obo import read_obo, read_obographs
 from data_prep.ontology_model import LABEL, SCOPES, NameRecord, Ontology
 from data_prep.owl import read_owl
@@ -27,7 +27,11 @@ from xsap.languages import ENGLISH
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
-READERS: dict[str, Callable[[Path], Ontology]] = {".obo": read_obo, ".owl": read_owl, ".json": read_obographs}
+READERS: dict[str, Callable[[Path, Rejects | None], Ontology]] = {
+    ".obo": read_obo,
+    ".owl": lambda path, _: read_owl(path),  # the parser cannot go on after a fault in XML
+    ".json": read_obographs,
+}
 DEFAULT_SCOPES = SCOPES[:3]  # a BROAD synonym names something wider than the concept, so it must not be linked to it
 MAX_REPLACEMENTS = 100  # identifiers, each replaced by the next
 
@@ -80,6 +84,7 @@ def read_hpo(
     *,
     statuses: Collection[str] | None = None,
     scopes: Collection[str] | None = DEFAULT_SCOPES,
+    rejects: Rejects | None = None,
 ) -> tuple[Terminology, RowCounts]:
     """Read the Human Phenotype Ontology: `read_ontology` without the concepts that it takes from other ontologies.
 
@@ -88,11 +93,14 @@ def read_hpo(
         translations: A folder of translation tables.
         statuses: Translation statuses that are kept; None for all.
         scopes: Synonym scopes that are kept; None for all.
+        rejects: Collects malformed rows, which otherwise are an error.
 
     Returns:
         The terminology, and what happened to each name.
     """
-    return read_ontology(file, translations, source="HPO", statuses=statuses, scopes=scopes, prefixes={"HP"})
+    return read_ontology(
+        file, translations, source="HPO", statuses=statuses, scopes=scopes, prefixes={"HP"}, rejects=rejects
+    )
 
 
 def read_ontology(
@@ -103,6 +111,7 @@ def read_ontology(
     statuses: Collection[str] | None = None,
     scopes: Collection[str] | None = DEFAULT_SCOPES,
     prefixes: Collection[str] | None = None,
+    rejects: Rejects | None = None,
 ) -> tuple[Terminology, RowCounts]:
     """Read an ontology and its translations.
 
@@ -113,6 +122,7 @@ def read_ontology(
         statuses: Translation statuses that are kept; None for all.
         scopes: Synonym scopes that are kept; None for all.
         prefixes: Prefixes of the identifiers that are kept; None for all.
+        rejects: Collects malformed rows, which otherwise are an error.
 
     Returns:
         The terminology, and what happened to each name.
@@ -127,9 +137,10 @@ def read_ontology(
     selection = NameSelection(statuses, SCOPES if scopes is None else scopes, prefixes)
     check_choice(selection.scopes, SCOPES, "synonym scope", "OBO")
     source = source or file.name.split(".")[0]
-    ontology = READERS[file_ending(file)](file)
+    ontology = READERS[file_ending(file)](file, rejects)
     tables = find_tables(translations) if translations else []
-    names = [*ontology.names, *(record for table in tables for record in read_translations(table))]
+    names = [*ontology.names, *(record for table in tables for record in read_translations(table, rejects))]
+    malformed = rejected_rows(rejects, [file, *tables])
     selection.check(names, ontology.living, file, translations)
     ontology.obsolete |= {
         record.concept_id for record in names if record.scope == LABEL and _OBSOLETE.match(record.name)
@@ -150,7 +161,8 @@ def read_ontology(
         metadata,
         _retired(ontology, merged, selection, file),
     )
-    return terminology, RowCounts(len(names), len(kept), dropped).then(terminology.names.num_rows, duplicates)
+    counts = RowCounts(len(names), len(kept), dropped).then(terminology.names.num_rows, duplicates)
+    return terminology, counts + malformed
 
 
 def _select_names(

@@ -82,6 +82,16 @@ class Ontology:
     living: set[str] = field(default_factory=set)
     references: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    def add(self, other: "Ontology") -> None:
+        """Add the content of another part of the file."""
+        self.names += other.names
+        self.merged |= other.merged
+        self.obsolete |= other.obsolete
+        self.living |= other.living
+        for own, found in ((self.replaced, other.replaced), (self.references, other.references)):
+            for concept_id, values in found.items():
+                own[concept_id] += values
+
 
 def expand(short: str, prefixes: Mapping[str, str] = PREFIXES) -> str:
     """The IRI of a property: skos:altLabel → http://www.w3.org/2004/02/skos/core#altLabel; an IRI is returned unchanged."""

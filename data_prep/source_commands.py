@@ -5,19 +5,21 @@ from typing import Annotated
 
 import typer
 
-from data_prep.accounting import Rejects, check_choice, parse_values
+from data_prep.accounting import check_choice, parse_values
 from data_prep.assemble import Assembly
 from data_prep.bitext import read_bitext
 from data_prep.command import (
     MEMORY,
     SCOPES_TEXT,
     Languages,
+    MaxRejects,
     Memory,
     Out,
     Scopes,
     SourceName,
     Statuses,
     Translations,
+    rejects_of,
     save_assembly,
     save_terminology,
 )
@@ -48,7 +50,7 @@ def umls(
     ] = "all",
     suppress: Annotated[str, typer.Option(help="SUPPRESS values to keep, or all; N: not suppressed.")] = "N",
     tradenames: Annotated[bool, typer.Option("--tradenames", help="Add trade names as names (needs MRREL).")] = False,
-    max_rejects: Annotated[int, typer.Option(min=0, help="Malformed lines to skip; OUT.rejects.tsv lists them.")] = 0,
+    max_rejects: MaxRejects = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
@@ -58,7 +60,7 @@ def umls(
     files = UmlsFiles.find(meta, mrsty=mrsty, mrrel=mrrel)
     choices = [parse_values(text) for text in (sources, term_types, types, suppress)]
     selection = RowSelection(parse_languages(languages), *choices)
-    with Assembly(memory) as assembly, Rejects(out.with_name(f"{out.name}.rejects.tsv"), max_rejects) as rejects:
+    with Assembly(memory) as assembly, rejects_of(out, max_rejects) as rejects:
         read = read_umls(files, assembly, selection, tradenames=tradenames, rejects=rejects)
         save_assembly(assembly, *read, out, overwrite)
 
@@ -69,18 +71,20 @@ def omop(
     languages: Languages = "all",
     vocabularies: Annotated[str, typer.Option(help="Vocabularies to keep, such as SNOMED,ICD10CM; or all.")] = "all",
     domains: Annotated[str, typer.Option(help="Domains of concepts to keep, such as Condition,Drug; or all.")] = "all",
+    max_rejects: MaxRejects = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """Read the OMOP Standardized Vocabularies: their standard concepts."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    with Assembly(parse_size(max_memory)) as assembly:
+    with Assembly(parse_size(max_memory)) as assembly, rejects_of(out, max_rejects) as rejects:
         read = read_omop(
             folder,
             assembly,
             languages=parse_languages(languages),
             sources=parse_values(vocabularies),
             domains=parse_values(domains),
+            rejects=rejects,
         )
         save_assembly(assembly, *read, out, overwrite)
 
@@ -92,13 +96,15 @@ def snomed(
     out: Out,
     languages: Languages = "all",
     refsets: Annotated[str, typer.Option(help="Identifiers of language reference sets to use; or all.")] = "all",
+    max_rejects: MaxRejects = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """Read SNOMED CT (RF2 snapshot files), with its extensions."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    with Assembly(parse_size(max_memory)) as assembly:
-        read = read_snomed(folders, assembly, languages=parse_languages(languages), refsets=parse_values(refsets))
+    with Assembly(parse_size(max_memory)) as assembly, rejects_of(out, max_rejects) as rejects:
+        codes, sets = parse_languages(languages), parse_values(refsets)
+        read = read_snomed(folders, assembly, languages=codes, refsets=sets, rejects=rejects)
         save_assembly(assembly, *read, out, overwrite)
 
 
@@ -108,11 +114,14 @@ def hpo(
     translations: Translations = None,
     status: Statuses = "all",
     scopes: Scopes = SCOPES_TEXT,
+    max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Read the Human Phenotype Ontology, with its translations."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    read = read_hpo(obo, translations, statuses=parse_values(status), scopes=parse_values(scopes))
+    choices = {"statuses": parse_values(status), "scopes": parse_values(scopes)}
+    with rejects_of(out, max_rejects) as rejects:
+        read = read_hpo(obo, translations, **choices, rejects=rejects)
     save_terminology(*read, out, overwrite)
 
 
@@ -124,12 +133,15 @@ def ontology(
     prefixes: Annotated[str, typer.Option(help="Prefixes of identifiers to keep, such as MONDO; or all.")] = "all",
     status: Statuses = "all",
     scopes: Scopes = SCOPES_TEXT,
+    max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Read any ontology (Mondo, DOID, ...), with its translations."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     choices = {"statuses": parse_values(status), "scopes": parse_values(scopes), "prefixes": parse_values(prefixes)}
-    save_terminology(*read_ontology(file, translations, source=source, **choices), out, overwrite)
+    with rejects_of(out, max_rejects) as rejects:
+        read = read_ontology(file, translations, source=source, **choices, rejects=rejects)
+    save_terminology(*read, out, overwrite)
 
 
 def icd(
@@ -164,6 +176,7 @@ def table(
     sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; the first visible one by default.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Encoding of a text file, such as cp1252.")] = None,
     header_row: Annotated[int, typer.Option(min=1, help="Row with the names of the columns, from 1.")] = 1,
+    max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Read your own list of names: columns concept_id, name, language, ...
@@ -173,15 +186,17 @@ def table(
     """
     check_can_write(out, overwrite=overwrite, kind="terminology")
     columns = dict(_parse_column(text) for text in column or [])
-    read = read_list(
-        file,
-        columns=columns,
-        language=language,
-        source=source,
-        sheet=sheet,
-        encoding=encoding,
-        header_row=header_row,
-    )
+    with rejects_of(out, max_rejects) as rejects:
+        read = read_list(
+            file,
+            columns=columns,
+            language=language,
+            source=source,
+            sheet=sheet,
+            encoding=encoding,
+            header_row=header_row,
+            rejects=rejects,
+        )
     save_terminology(*read, out, overwrite)
 
 
@@ -190,14 +205,15 @@ def wikidata(
     out: Out,
     key: Annotated[str, typer.Option(help=f"Vocabulary of the concept identifiers: {', '.join(WIKIDATA_PROPERTIES)}.")],
     languages: Languages = "all",
+    max_rejects: MaxRejects = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
     """Read Wikidata's labels and aliases, to merge into another terminology."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     check_choice([key], WIKIDATA_PROPERTIES, "key", "xsap-prepare wikidata")
-    with Assembly(parse_size(max_memory)) as assembly:
-        read = read_wikidata(file, assembly, key=Vocabulary(key), languages=parse_languages(languages))
+    with Assembly(parse_size(max_memory)) as assembly, rejects_of(out, max_rejects) as rejects:
+        read = read_wikidata(file, assembly, key=Vocabulary(key), languages=parse_languages(languages), rejects=rejects)
         found = read[1]["in_all_languages"]
         details = [f"names for all languages (mul): {n:,} kept as {to_name(code)}" for code, n in sorted(found.items())]
         save_assembly(assembly, *read, out, overwrite, details)
@@ -210,12 +226,14 @@ def bitext(
     languages: Annotated[str, typer.Option(help="Languages of the first and second column, such as en,de.")],
     out: Out,
     source: SourceName = None,
+    max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Read general-domain translations, as auxiliary training data."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
-    with Assembly() as assembly:
-        save_assembly(assembly, *read_bitext(files, assembly, languages=languages, source=source), out, overwrite)
+    with Assembly() as assembly, rejects_of(out, max_rejects) as rejects:
+        read = read_bitext(files, assembly, languages=languages, source=source, rejects=rejects)
+        save_assembly(assembly, *read, out, overwrite)
 
 
 def fetch(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_prep.accounting import Rejects
 from data_prep.lists import read_tsv_rows
 from data_prep.ontology_model import LABEL, NameRecord, expand, parse_language, scope_of
 from xsap.errors import DataError
@@ -42,12 +43,15 @@ def find_tables(folder: Path) -> list[Path]:
     return found
 
 
-def read_translations(path: Path) -> Iterator[NameRecord]:
-    """The names of a Babelon table or a ROBOT template, including those that the table rules out itself. Raises DataError."""
-    return _robot(path) if path.name.endswith(".synonyms.tsv") else _babelon(path)
+def read_translations(path: Path, rejects: Rejects | None = None) -> Iterator[NameRecord]:
+    """The names of a Babelon table or a ROBOT template, including those that the table rules out itself. Raises DataError.
+
+    rejects: collects malformed rows, which otherwise are an error.
+    """
+    return _robot(path, rejects) if path.name.endswith(".synonyms.tsv") else _babelon(path, rejects)
 
 
-def _babelon(path: Path) -> Iterator[NameRecord]:
+def _babelon(path: Path, rejects: Rejects | None) -> Iterator[NameRecord]:
     needed = (
         "subject_id",
         "predicate_id",
@@ -56,7 +60,7 @@ def _babelon(path: Path) -> Iterator[NameRecord]:
         "translation_language",
         "translation_value",
     )
-    for _, row in read_tsv_rows(path, needed):
+    for _, row in read_tsv_rows(path, needed, rejects):
         subject, status = row["subject_id"].strip(), row.get("translation_status") or None
         scope = scope_of(expand(row["predicate_id"]))
         if scope == LABEL and row["source_value"]:
@@ -65,8 +69,8 @@ def _babelon(path: Path) -> Iterator[NameRecord]:
         yield record if scope else record._replace(rejection_reason="a definition or comment, not a name")
 
 
-def _robot(path: Path) -> Iterator[NameRecord]:
-    rows = iter(read_tsv_rows(path, ()))
+def _robot(path: Path, rejects: Rejects | None) -> Iterator[NameRecord]:
+    rows = iter(read_tsv_rows(path, (), rejects))
     _, template = next(rows, (2, {}))
     columns = {column: found for column, cell in template.items() if (found := _names_in(cell))}
     identifiers = [column for column, cell in template.items() if cell.strip() == "ID"]

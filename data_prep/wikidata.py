@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from data_prep.accounting import Rejects, reject, rejected_rows
 from data_prep.assemble import Assembly
 from data_prep.ontology_model import parse_language
 from xsap.artifacts import sha256_of
@@ -85,6 +86,7 @@ def read_wikidata(
     *,
     key: Vocabulary,
     languages: Collection[str] | None = None,
+    rejects: Rejects | None = None,
     names_per_batch: int = NAMES_PER_BATCH,
 ) -> tuple[RowCounts, dict[str, Any]]:
     """Add the names of a dump or of a query's result to a terminology.
@@ -96,6 +98,7 @@ def read_wikidata(
         assembly: Takes the names.
         key: The vocabulary whose identifiers the concepts get.
         languages: ISO codes; None for all that xsap knows.
+        rejects: Collects malformed entities and rows, which otherwise are an error.
         names_per_batch: Names held as Python objects at a time.
 
     Returns:
@@ -107,7 +110,7 @@ def read_wikidata(
     names_in, dropped, unknown, in_all_languages = 0, Counter[str](), Counter[str](), Counter[str]()
     part: list[dict[str, Any]] = []
     policy = TextPolicy()
-    for one in _names(path, key):
+    for one in _names(path, key, rejects):
         names_in += 1
         language, is_unknown = parse_language(one.language)
         reason = one.rejection_reason
@@ -140,20 +143,24 @@ def read_wikidata(
         most = [code for code, _ in unknown.most_common(_CODES_SHOWN)]
         more = f" and {len(unknown) - len(most):,} more" if len(unknown) > len(most) else ""
         dropped[f"language unknown to xsap: {', '.join(most)}{more}"] = unknown.total()
-    return RowCounts(names_in, names_in - dropped.total(), dropped), metadata
+    counts = RowCounts(names_in, names_in - dropped.total(), dropped)
+    return counts + rejected_rows(rejects, [path]), metadata
 
 
-def _names(path: Path, key: Vocabulary) -> Iterator[_Name]:
+def _names(path: Path, key: Vocabulary, rejects: Rejects | None) -> Iterator[_Name]:
     """Every name of the file. Raises DataError if it has rows of a query, but none with an identifier and a name."""
     fields, identified, named = set[str](), False, False
-    for where, record in _records(path, WIKIDATA_PROPERTIES[key].encode()):
-        if _is_entity(record):
-            yield from _names_of_entity(record, key, where)
+    for line, record in _records(path, WIKIDATA_PROPERTIES[key].encode(), rejects):
+        where, is_entity = f"{path}:{line}: $" if isinstance(line, int) else f"{path}: {line}", _is_entity(record)
+        try:
+            found = list((_names_of_entity if is_entity else _names_of_row)(record, key, where))
+        except DataError as error:
+            reject(rejects, path, line, error)
             continue
-        fields |= record.keys()
-        for one in _names_of_row(record, key, where):
-            named, identified = True, identified or bool(one.concept_id)
-            yield one
+        if not is_entity:
+            fields |= record.keys()
+            named, identified = named or bool(found), identified or any(one.concept_id for one in found)
+        yield from found
     if fields and not (named and identified):
         expected = (*_IDENTIFIERS[key], *_ANY_IDENTIFIER) if named else (*_LABELS, *_ALIASES)
         raise DataError(
@@ -245,8 +252,8 @@ def _first(row: dict[str, Any], fields: Collection[str], where: str) -> tuple[st
     return "", ""
 
 
-def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(position, entity or row of a query); if the first is an entity, only those with `marker` in their line. Raises DataError."""
+def _records(path: Path, marker: bytes, rejects: Rejects | None) -> Iterator[tuple[int | str, dict[str, Any]]]:
+    """(line or JSONPath, entity or row of a query); if the first is an entity, only those with `marker` in their line. Raises DataError."""
     from tqdm import tqdm
 
     opened = closed = False
@@ -275,16 +282,21 @@ def _records(path: Path, marker: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
             return
         if entities and marker not in text:
             if not (text.startswith(b"{") and text.endswith(b"}")):
-                raise DataError(
+                part = DataError(
                     f"{where}: expected one JSON object per line, found a part of one. Is the file cut short?"
                 )
+                reject(rejects, path, number, part)
             continue
-        record = check_json_type(parse_json(decode(text, where), where, "one JSON object per line"), dict, where)
+        try:
+            record = check_json_type(parse_json(decode(text, where), where, "one JSON object per line"), dict, where)
+        except DataError as error:
+            reject(rejects, path, number, error)
+            continue
         if entities is None and "results" in record:
             yield from _bindings(record, where)
             return
         entities = _is_entity(record) if entities is None else entities
-        yield f"{where}: $", record
+        yield number, record
     if opened and not closed:
         raise DataError(f"{path}: expected the array to end in a line ], found none. Is the file cut short?")
     if entities is None and not opened:
@@ -298,22 +310,22 @@ def _is_object(text: bytes) -> bool:
         return False
 
 
-def _document(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _document(path: Path) -> Iterator[tuple[int | str, dict[str, Any]]]:
     """The records of a file that is one JSON value: a query's result, or a list of rows. Raises DataError."""
     text = decode(b"".join(raw for _, raw in byte_lines(path)), str(path))
     value = parse_json(text, str(path), "the rows of a query")
     if isinstance(value, list):
-        yield from ((f"{path}: $[{i}]", check_json_type(one, dict, f"{path}: $[{i}]")) for i, one in enumerate(value))
+        yield from ((f"$[{i}]", check_json_type(one, dict, f"{path}: $[{i}]")) for i, one in enumerate(value))
     else:
         yield from _bindings(check_json_type(value, dict, f"{path}: $"), str(path))
 
 
-def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _bindings(document: dict[str, Any], where: str) -> Iterator[tuple[int | str, dict[str, Any]]]:
     at = f"{where}: $.results.bindings"
     rows = check_json_type(
         check_json_type(document.get("results"), dict, f"{where}: $.results").get("bindings"), list, at
     )
-    yield from ((f"{at}[{i}]", check_json_type(row, dict, f"{at}[{i}]")) for i, row in enumerate(rows))
+    yield from ((f"$.results.bindings[{i}]", check_json_type(row, dict, f"{at}[{i}]")) for i, row in enumerate(rows))
 
 
 def _map(parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ a cell counts as quoted only if it begins and ends with a quote and each quote i
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -55,6 +55,7 @@ def open_delimited(
     header_row: int = 1,
     max_cell_chars: int = MAX_CELL_CHARS,
     max_line_bytes: int = MAX_LINE_BYTES,
+    on_long_row: Callable[[int, DataError], None] | None = None,
 ) -> DelimitedText:
     """Open a text table.
 
@@ -68,6 +69,7 @@ def open_delimited(
         header_row: The line of the header, from 1; lines before it are skipped, and blank ones after them.
         max_cell_chars: The longest cell; a longer one is most likely a quote left open.
         max_line_bytes: The longest line.
+        on_long_row: Called with the line and the error of a row with more cells than the header, which is then skipped.
 
     Raises:
         DataError: With file and line; for rows, while they are read.
@@ -94,7 +96,7 @@ def open_delimited(
         notes.append(f"cells separated by {DELIMITER_NAMES.get(delimiter, repr(delimiter))}")
     split = tab_rows(lines) if delimiter == "\t" else _csv_rows(lines, path, delimiter, max_cell_chars)
     repairs = Counter[str]()
-    return DelimitedText(delimiter, _equally_wide(split, path, repairs, header_row), repairs, notes)
+    return DelimitedText(delimiter, _equally_wide(split, path, repairs, header_row, on_long_row), repairs, notes)
 
 
 def detect_delimiter(sample: list[str], candidates: str, max_cell_chars: int = MAX_CELL_CHARS) -> str:
@@ -139,7 +141,11 @@ def _any_line_end(lines: Iterator[NumberedLine]) -> Iterator[NumberedLine]:
 
 
 def _equally_wide(
-    rows: Iterable[tuple[int, list[str]]], path: Path, repairs: Counter[str], header_row: int
+    rows: Iterable[tuple[int, list[str]]],
+    path: Path,
+    repairs: Counter[str],
+    header_row: int,
+    on_long_row: Callable[[int, DataError], None] | None,
 ) -> Iterator[tuple[int, list[str]]]:
     """Rows from the first one with text on, each with as many cells as that one; an empty list is a blank line."""
     width = 0
@@ -161,10 +167,13 @@ def _equally_wide(
             yield number, row[:width]
         else:
             hint = "" if header_row > 1 else " If the header is in a later line, add --header-row with its number"
-            raise DataError(
+            error = DataError(
                 f"{path}:{number}: expected {width} field(s) as in the header, found {len(row)}. "
                 f"Is there a delimiter in a cell without quotes?{hint}"
             )
+            if on_long_row is None:
+                raise error
+            on_long_row(number, error)
 
 
 def _csv_rows(
