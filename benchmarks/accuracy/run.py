@@ -22,7 +22,7 @@ TaskNames = Annotated[
     typer.Option(
         "--task",
         help="Mentions to link; repeatable: hpo, a corpus such as xlbel-v1 or mantra, bigbio:DATABASE:LANGUAGE, "
-        "CORPUS-in-hpo, or mentions:FILE, a table as xsap evaluate reads it. For an unknown name, the error lists all corpora.",
+        "CORPUS-in-hpo, codiesp-in-icd10cm, or mentions:FILE, a table as xsap evaluate reads it. For an unknown name, the error lists all corpora.",
     ),
 ]
 SystemNames = Annotated[
@@ -38,7 +38,8 @@ DataPaths = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Files of a corpus, as hpo=FOLDER, xlbel=FOLDER or mantra=ZIP; training=FOLDER: the terminology trained on.",
+        help="Files of a corpus, as hpo=FOLDER, xlbel=FOLDER or mantra=ZIP; icd10cm=FOLDER: the terminology of ICD-10-CM; "
+        "training=FOLDER: the terminology trained on.",
     ),
 ]
 PAGES = ("report.html", "report.md", "report.csv", "report.tex")

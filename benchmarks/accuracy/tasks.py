@@ -1,9 +1,10 @@
 """A task = mentions + a dictionary + cut-offs; and the table of corpora.
 
 A corpus has mentions but no dictionary, which is an argument; so has `mentions:FILE`, one's own table of mentions, which is named by the file's
-name alone. Two kinds of task have their own dictionary: `hpo` (held-out names), and `CORPUS-in-hpo`, the mentions of a corpus whose gold CUI HPO
-cross-references. Mentions without a gold concept are
-dropped, and counted; those whose gold is not in the dictionary stay and are misses, as in all published figures.
+name alone. Three kinds of task have their own dictionary: `hpo` (held-out names); `CORPUS-in-hpo`, the mentions of a corpus whose gold CUI HPO
+cross-references; and `codiesp-in-icd10cm`, CodiEsp's diagnoses whose code ICD-10-CM has. These leave out mentions whose gold is not in the
+dictionary, and count them. In all others such mentions stay and are misses, as in all published figures. Mentions without a gold concept are
+dropped, and counted.
 """
 
 import hashlib
@@ -46,6 +47,8 @@ from xsap.terms.terminology import Terminology
 
 CUTS = (1, 5, 64)  # the k of Acc@k and recall@k
 HPO, IN_HPO, TRAINING = "hpo", "-in-hpo", "training"
+ICD10CM = "icd10cm"  # the key of --data for the terminology that `xsap-prepare icd` makes of ICD-10-CM
+CODIESP_IN_ICD10CM = "codiesp-in-icd10cm"
 OWN = "mentions:"  # a table of mentions, as `xsap evaluate` reads it
 BIGBIO = "bigbio:"  # a corpus by its database and language: bigbio:UMLS:es
 
@@ -163,12 +166,12 @@ def corpus_of(name: str) -> CorpusSpec:
 
 def data_keys() -> list[str]:
     """The keys of --data."""
-    return [HPO, *dict.fromkeys(corpus.data for corpus in CORPORA.values()), "bigbio", TRAINING]
+    return [HPO, ICD10CM, *dict.fromkeys(corpus.data for corpus in CORPORA.values()), "bigbio", TRAINING]
 
 
 def brings_dictionary(task: str) -> bool:
-    """Whether a task has its own dictionary: HPO's English names."""
-    return task == HPO or (task.endswith(IN_HPO) and not task.startswith(OWN))
+    """Whether a task has its own dictionary: HPO's English names, or ICD-10-CM's."""
+    return task in (HPO, CODIESP_IN_ICD10CM) or (task.endswith(IN_HPO) and not task.startswith(OWN))
 
 
 def task_name(given: str) -> str:
@@ -196,7 +199,7 @@ def open_task(
     """Read the mentions and the dictionary of a task.
 
     Args:
-        name: `hpo`, a corpus (`corpus_of`), a corpus with `-in-hpo`, or `mentions:FILE`.
+        name: `hpo`, a corpus (`corpus_of`), a corpus with `-in-hpo`, `codiesp-in-icd10cm`, or `mentions:FILE`.
         data: Where the files of each corpus are.
         work: Folder for files that are downloaded or derived.
         dictionary: As `open_search_space` takes it, for a task without its own.
@@ -207,6 +210,8 @@ def open_task(
         ConfigError: If something is not given.
         DataError: If files cannot be read.
     """
+    if name == CODIESP_IN_ICD10CM:
+        return _open_in_icd10cm(name, data)
     if brings_dictionary(name):
         hpo_corpus = None if name == HPO else corpus_of(name.removesuffix(IN_HPO))
         return _open_in_hpo(name, hpo_corpus, data, split_hpo(_given(data, HPO, name), work))
@@ -235,6 +240,24 @@ def _open_in_hpo(name: str, corpus: CorpusSpec | None, data: Mapping[str, Path],
     mentions, counts = restrict(corpus.read(_given(data, corpus.data, name)), terminology)
     about = f"{corpus.about}: mentions whose concept HPO cross-references"
     return Task(name, about, mentions, space, counts, corpus.composite, training)
+
+
+def _open_in_icd10cm(name: str, data: Mapping[str, Path]) -> Task:
+    corpus, folder = CORPORA["codiesp-d"], _given(data, ICD10CM, name)
+    mentions, terminology = corpus.read(_given(data, corpus.data, name)), Terminology.load(folder)
+    space = SearchSpace.from_terminology(terminology, "ICD-10-CM, English names")
+    codes = [[with_icd_dot(code) for code in ids] for ids in mentions["concept_ids"].to_pylist()]
+    column = mentions.schema.get_field_index("concept_ids")
+    field = mentions.schema.field(column)
+    kept, counts = restrict(mentions.set_column(column, field, pa.array(codes, field.type)), terminology)
+    about = f"{corpus.about}: mentions whose code ICD-10-CM has"
+    return Task(name, about, kept, space, counts, corpus.composite, data.get(TRAINING, folder))
+
+
+def with_icd_dot(code: str) -> str:
+    """An ICD-10 code as classifications write it, in capitals and with a dot after three characters: q6211 → Q62.11."""
+    flat = code.upper().strip().replace(".", "")
+    return f"{flat[:3]}.{flat[3:]}" if len(flat) > 3 else flat
 
 
 def _given(data: Mapping[str, Path], key: str, task: str) -> Path:

@@ -28,8 +28,8 @@ it, `text_files`. No header; a line is document, DIAGNOSTICO or PROCEDIMIENTO, c
 lower-case: ICD-10-CM for diagnoses, ICD-10-PCS for procedures, cut to four characters where the text does not say more.
 testD.tsv and testP.tsv hold documents and codes without the words.
 
-Formats from the evaluation scripts and their samples (https://github.com/TeMU-BSC) and BigBIO's loaders. Tested on
-hand-written fragments in the published formats, not on the real files.
+Formats from the evaluation scripts and their samples (https://github.com/TeMU-BSC) and BigBIO's loaders. CodiEsp was
+tested on its real training and dev sets, the others on hand-written fragments in the published formats.
 """
 
 import re
@@ -69,6 +69,7 @@ _SYMPTEMIST = _Layout("symptemist_tsv_test_subtask2.tsv", "subtask1-ner/txt")
 _MEDPROCNER = _Layout("medprocner_tsv_test_subtask2.tsv", "txt")
 _MULTILINGUAL_LAYOUT = "symptemist_test/subtask3-experimental_multilingual/symptemist_task3_<language>_test.tsv"
 _CANTEMIST_LAYOUT = "test-set/cantemist-norm/<document>.ann with a .txt beside each"
+_CODIESP_FILES = {"testX.tsv", "devX.tsv", "trainX.tsv"}
 _CODIESP_LAYOUT = "final_dataset_v4_to_publish/test/testX.tsv, and the texts in text_files beside it"
 
 _COLUMNS = (
@@ -237,7 +238,8 @@ def read_codiesp(path: Path) -> pa.Table:
     """Mentions (terms.mentions' SCHEMA, and `groups`) of CodiEsp-X's test set, in order, none dropped; codes as written.
 
     Args:
-        path: The zip, the folder that it unpacks to, or a file such as devX.tsv (its texts are found beside it).
+        path: The zip, the folder that it unpacks to, or a file such as devX.tsv (its texts are found beside it). In a
+            folder without the test set, such as dev/, its only file of this format is read.
 
     Returns:
         A table with group DISO for diagnoses and PROC for procedures: two vocabularies. Separate words are joined by a
@@ -248,7 +250,9 @@ def read_codiesp(path: Path) -> pa.Table:
         DataError: With file and line.
     """
     with open_corpus(path, _CODIESP_LAYOUT) as files:
-        rows = _codiesp_rows(files, files.find("testX.tsv"))
+        found = {PurePosixPath(name).name for name in files.names} & _CODIESP_FILES
+        only = min(found) if len(found) == 1 else "testX.tsv"
+        rows = _codiesp_rows(files, files.find(only))
         check_rows(rows, files, "ICD-10 codes", with_texts=False)
     return to_table(rows, with_groups=True)
 

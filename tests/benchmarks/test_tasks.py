@@ -19,6 +19,7 @@ from benchmarks.accuracy.tasks import (
     keep_with_gold,
     of_group,
     open_task,
+    with_icd_dot,
 )
 from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts
@@ -266,3 +267,67 @@ def test_codiesp_groups(tmp_path):
     assert read == {"codiesp": ["tos", "tac", "fiebre"], "codiesp-d": ["tos", "fiebre"], "codiesp-p": ["tac"]}
     table = CORPORA["codiesp"].read(root.parents[1])
     assert of_group(table, "LIVB").num_rows == 0
+
+
+def test_codiesp_in_icd10cm(tmp_path):
+    codes = [("R05", "Cough"), ("R50.9", "Fever, unspecified"), ("S02.0XXA", "Fracture, initial encounter")]
+    columns = {name: [None] * len(codes) for name in NAMES_SCHEMA.names} | {
+        "concept_id": [code for code, _ in codes],
+        "language": ["en"] * len(codes),
+        "name": [name for _, name in codes],
+        "kind": ["preferred"] * len(codes),
+        "source": ["ICD10CM"] * len(codes),
+    }
+    Terminology.build(pa.table(columns, NAMES_SCHEMA))[0].save(tmp_path / "icd10cm")
+    lines = [
+        "d1\tDIAGNOSTICO\tr05\ttos\t0 3",
+        "d1\tPROCEDIMIENTO\tbw20\ttac\t4 7",
+        "d1\tDIAGNOSTICO\tR509\tfiebre\t8 14",
+        "d1\tDIAGNOSTICO\ts02.0xxa\tfractura\t15 23",
+        "d1\tDIAGNOSTICO\tz99.99\tcaida\t24 29",
+    ]
+    files = {"devX.tsv": "\n".join(lines) + "\n", "text_files/d1.txt": "tos tac fiebre fractura caida"}
+    data = {"codiesp": write(tmp_path / "dev", files), "icd10cm": tmp_path / "icd10cm"}
+    task = open_task("codiesp-in-icd10cm", data, tmp_path)
+    assert [(row["mention"], row["concept_ids"]) for row in task.mentions.to_pylist()] == [
+        ("tos", ["R05"]),
+        ("fiebre", ["R50.9"]),
+        ("fractura", ["S02.0XXA"]),
+    ]
+    assert task.row_counts == {"es": RowCounts(4, 3, {NOT_IN_TERMINOLOGY: 1})}
+    assert (sorted(task.space.rows.names), task.training) == (sorted(name for _, name in codes), tmp_path / "icd10cm")
+    assert brings_dictionary(task.name)
+    assert open_task(task.name, data | {"training": tmp_path}, tmp_path).training == tmp_path
+    for missing in data:
+        with pytest.raises(ConfigError, match=f"needs the files of {missing}: --data {missing}=PATH"):
+            open_task(task.name, {key: path for key, path in data.items() if key != missing}, tmp_path)
+
+
+def test_codes_are_written_as_icd_writes_them():
+    assert [with_icd_dot(code) for code in ("q62.11", "Q6211", "i10", " r05 ", "S02.0xxA", "R5")] == [
+        "Q62.11",
+        "Q62.11",
+        "I10",
+        "R05",
+        "S02.0XXA",
+        "R5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        (["devX.tsv"], "devX.tsv"),
+        (["trainX.tsv"], "trainX.tsv"),
+        (["devX.tsv", "testX.tsv", "trainX.tsv"], "testX.tsv"),
+    ],
+)
+def test_codiesp_reads_the_test_set_or_the_only_one(tmp_path, files, read):
+    root = write(tmp_path, {f"{name[:-5]}/{name}": f"d1\tDIAGNOSTICO\tr05\t{name}\t0 3\n" for name in files})
+    assert CORPORA["codiesp"].read(root)["mention"].to_pylist() == [read]
+
+
+def test_codiesp_of_several_sets_without_the_test_set_is_refused(tmp_path):
+    root = write(tmp_path, {f"{name}/{name}X.tsv": "d1\tDIAGNOSTICO\tr05\ttos\t0 3\n" for name in ("dev", "train")})
+    with pytest.raises(DataError, match=r"found no files called testX\.tsv"):
+        CORPORA["codiesp"].read(root)
