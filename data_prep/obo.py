@@ -49,11 +49,12 @@ _UNESCAPED = {"n": "\n", "t": "\t", "W": " "}
 def read_obo(path: Path, rejects: Rejects | None = None) -> Ontology:
     """Read the terms of an OBO file. rejects: collects malformed terms and synonyms. Raises DataError with file and line."""
     ontology, stanza, kind, prefixes = Ontology(), list[tuple[str, str, int]](), "", dict(PREFIXES)
+    begin = 0
     for number, line in chain(numbered_lines(path), [(0, "[End]")]):
         if line.startswith("["):
             if kind == "[Term]":
-                _add_term(ontology, stanza, prefixes, path, rejects)
-            stanza, kind = [], line.strip()
+                _add_term(ontology, stanza, begin, prefixes, path, rejects)
+            stanza, kind, begin = [], line.strip(), number
         elif ":" in line:
             tag, value = line.split(":", 1)
             stanza.append((tag, value.strip(), number))
@@ -69,16 +70,16 @@ def read_obo(path: Path, rejects: Rejects | None = None) -> Ontology:
 def _add_term(
     ontology: Ontology,
     stanza: list[tuple[str, str, int]],
+    begin: int,
     prefixes: Mapping[str, str],
     path: Path,
     rejects: Rejects | None,
 ) -> None:
-    """Add one stanza: its (tag, value, line number) in order."""
+    """Add one stanza: its (tag, value, line number) in order. begin: the line that it begins with."""
     ids = [_plain(value) for tag, value, _ in stanza if tag == "id" and _plain(value)]
     if len(ids) != 1:
-        line = stanza[0][2] if stanza else 1
-        error = DataError(f"{path}:{line}: expected one id in this [Term], found {len(ids)}")
-        reject(rejects, path, line, error)
+        error = DataError(f"{path}:{begin}: expected one id in this [Term], found {len(ids)}")
+        reject(rejects, path, begin, error)
         return
     obsolete = any(tag == "is_obsolete" and _plain(value) in {"true", "True", "TRUE", "1"} for tag, value, _ in stanza)
     (ontology.obsolete if obsolete else ontology.living).add(ids[0])

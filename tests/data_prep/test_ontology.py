@@ -173,8 +173,8 @@ def test_robot_template_separator_and_columns(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[Term]\nname: x\n", ":2: expected one id in this [Term], found 0"),
-        ("[Term]\nid: A\nid: B\n", ":2: expected one id in this [Term], found 2"),
+        ("[Term]\nname: x\n", ":1: expected one id in this [Term], found 0"),
+        ("[Term]\nid: A\nid: B\n", ":1: expected one id in this [Term], found 2"),
         ('[Term]\nid: A\nname: a\nsynonym: "open EXACT []\n', ':4: expected a synonym such as "name" EXACT [], found'),
         ("", ": expected an OBO file with [Term] stanzas, found none that is not obsolete. Is it the right file?"),
         ("[Term]\nid: A\nis_obsolete: true\n", ": expected an OBO file with [Term] stanzas"),
@@ -344,7 +344,7 @@ def test_compressed_ontology_gives_the_same_terminology(files, tmp_path):
             b"[Term]\nid: A\nname: fi\xe8vre\n",
             "x.obo:3: expected UTF-8, found byte 0xe8 at column 9 of the line; convert the file to UTF-8",
         ),
-        ("x.obo", b"[Term]\nid: \nname: x\n", "x.obo:2: expected one id in this [Term], found 0"),
+        ("x.obo", b"[Term]\nid: \nname: x\n", "x.obo:1: expected one id in this [Term], found 0"),
     ],
 )
 def test_unknown_ontology_format_is_refused(tmp_path, name, content, message):
