@@ -15,7 +15,7 @@ ORDER = [
     "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "terminal",
     "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
     "terms.semantic_types", "terms.terminology", "terms.mentions",
-    "encoding.forks", "encoding.int8", "encoding.packing", "encoding.convert_weights", "encoding.known_models", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary", "encoding.probe",
+    "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary", "encoding.probe",
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics",
     "linking.name_keys", "linking.arguments", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
@@ -255,7 +255,7 @@ def test_data_prep_stands_on_the_ground_and_the_terms_alone():
         assert not [name for name in own if not any(name == home or name.startswith(f"{home}.") for home in allowed)], (
             file
         )
-        tolerated = {"sentencepiece", "safetensors"} if file.name == "e5_small.py" else set()  # to write a model, without torch
+        tolerated = {"sentencepiece", "safetensors"} if str(file).endswith("e5_small.py") else set()  # to write a model, without torch
         assert foreign(tree, (HEAVY | {"benchmarks"}) - tolerated) == [], file
 
 
@@ -320,8 +320,8 @@ def test_no_pickle_and_no_code_from_a_models_folder():
 
 def test_names_are_folded_and_composed_in_one_place():
     allowed = {
-        "xsap/text.py": {"name.lower", "unicodedata"},
-        "xsap/languages.py": {"key.lower", "code.strip().lower", "text.strip().lower"},
+        "xsap/text.py": {"name.lower", "unicodedata", "unicodedata.normalize('NFKC', drop_invisible(name).translate(_PUNCTUATION)).casefold"},
+        "xsap/languages.py": {"code.lower", "code.strip().lower", "text.strip().lower"},
         "xsap/config.py": {"error['msg'][:1].lower", "str(value).lower"},
         "xsap/tabular/writers.py": {"out.suffix.lower"},
         "xsap/tabular/xlsx.py": {"part.casefold", "letters.casefold"},
@@ -331,7 +331,11 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/errors.py": {"choice.casefold", "text.strip().casefold"},
         "xsap/encoding/known_models.py": {"each.casefold", "model_id.casefold"},
         "xsap/files.py": {"path.name.lower", "path.suffix.lower"},
-        "data_prep/translations.py": {"column.lower"},
+        "data_prep/claml.py": {"value.strip().lower"},
+        "data_prep/obo.py": {"scope.lower"},
+        "data_prep/ontology_model.py": {"iri.lower"},
+        "data_prep/translations.py": {"column.lower", "scope.lower"},
+        "benchmarks/accuracy/tasks.py": {"code.upper"},
         "benchmarks/speed/notebook.py": {"cells[14].lower"},  # as the original does
         "benchmarks/speed/synthetic_umls.py": {"rng.choice(known).upper"},
     }
@@ -339,7 +343,8 @@ def test_names_are_folded_and_composed_in_one_place():
 
 
 def test_language_codes_are_compared_in_one_place():
-    assert found_in(codes_compared, PACKAGES, {}) == {}
+    allowed = {"data_prep/umls.py": {"LAT"}}  # a column of MRCONSO, not Latin
+    assert found_in(codes_compared, PACKAGES, allowed) == {}
 
 
 def test_files_are_written_aside_and_published():

@@ -1,7 +1,7 @@
 """Our training step, complete or with one optimization left out, and what a step costs in operations and in memory.
 
 An optimization is left out without changing xsap: another public function is called, the code of the reference is used,
-or, for dropout, a function of `packing` is replaced. Everything else is as in the trainer, so a step without an
+or, for dropout, a function of `packed_layers` is replaced. Everything else is as in the trainer, so a step without an
 optimization gives the same loss, and its extra time is the gain of this optimization on top of all others. The gain of
 several together is not the product of their gains. With the small size the embedding table has hardly a row to trim,
 because its tokenizer is trained on the same names, so that ablation shows only noise.
@@ -37,10 +37,11 @@ from benchmarks.speed.reference import (
     reference_loss,
     train_reference,
 )
-from xsap.encoding import packing
+from xsap.encoding import packed_layers
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import REFERENCE_LENGTH
-from xsap.encoding.packing import PackedBatch, Tokens, pack, packed_states
+from xsap.encoding.packed_layers import packed_states
+from xsap.encoding.packing import PackedBatch, Tokens, pack
 from xsap.terminal import log
 from xsap.training.embedding_table import trim
 from xsap.training.large_batch import cached_backward
@@ -296,10 +297,10 @@ def _encode_all_tokens(encoder: Encoder, names: PackedBatch) -> Tensor:
 
 
 def _torch_dropout() -> AbstractContextManager[object]:
-    def dropout(states: Tensor, module: nn.Dropout) -> Tensor:
-        return F.dropout(states, module.p, module.training)
+    def dropout(states: Tensor, rate: float) -> Tensor:
+        return F.dropout(states, rate)
 
-    return patch.object(packing, "_dropout", dropout)
+    return patch.object(packed_layers, "_dropout", dropout)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from xsap.artifacts import publish
 from xsap.encoding.int8 import int8_is_faster, to_int8
 from xsap.encoding.model_folder import EncoderConfig, open_folder, quiet, sentence_transformer_files
-from xsap.encoding.packing import (
-    PackedBatch,
-    Transformer,
-    can_pack,
-    pack,
-    packed_first,
-    packed_mean,
-    padded_states,
-    tokenize_names,
-)
+from xsap.encoding.packed_layers import can_pack, packed_first, packed_mean
+from xsap.encoding.packing import PackedBatch, Transformer, pack, padded_states, tokenize_names
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalize_all
 

@@ -1,16 +1,12 @@
-"""Token ids of names, and encoding them with a BERT-family model without padding.
+"""Token ids of names, and packing them into rows without padding.
 
 Training tokenizes its whole terminology once, before the first step, into two flat arrays from which any batch is a
 gather: a tokenizer handles tens of thousands of names per second, an encoder on a GPU more than that.
 
 Names have about 8 tokens; padded to 25, two thirds of the work is wasted. Here names are packed into rows of 64 tokens,
-longest first, shorter ones where room is left, so that about 1 % of the positions stay empty. Embeddings, layer norms
-and linear layers see the rows as they are; an attention mask per row keeps names from attending to one another. A row
-is a small dense product, which CPUs and GPUs do at full speed, and its shape does not depend on the names. Where only
-[CLS] is wanted, the last layer is computed for it alone.
-
-The layers are those of the Hugging Face model itself, so its weights, its `state_dict` and its `save_pretrained` are
-untouched.
+longest first, shorter ones where room is left, so that about 1 % of the positions stay empty. A row is a small dense
+product, which CPUs and GPUs do at full speed, and its shape does not depend on the names. `packed_layers` runs models on
+such rows; `padded_states` runs any other model with padding.
 """
 
 from bisect import bisect_right
@@ -21,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -29,7 +24,6 @@ from transformers import PreTrainedTokenizerBase
 Transformer = Any  # a Hugging Face model or a part of one: their attributes are made at run time
 NAMES_PER_BATCH = 10_000  # a tokenizer's output takes some 2 kB per name, forty times what is kept of it
 _ROW_LENGTH = 64  # tokens: wide enough for full speed, narrow enough that masked attention to other names costs little
-_FIRST_POSITION = {"bert": 0, "roberta": None, "xlm-roberta": None, "camembert": None}  # None: padding_idx + 1
 
 
 @dataclass(frozen=True)
@@ -235,66 +229,6 @@ def _bin_pack(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return out
 
 
-def can_pack(model: Transformer) -> bool:
-    """Whether `packed_states` supports the model's architecture; others take `padded_states`."""
-    config = model.config
-    kind = getattr(config, "position_embedding_type", "absolute") or "absolute"
-    return config.model_type in _FIRST_POSITION and kind == "absolute" and not getattr(config, "is_decoder", False)
-
-
-def packed_states(model: Transformer, batch: PackedBatch) -> Tensor:
-    """Run a batch through the model.
-
-    Args:
-        model: A Hugging Face model for which `can_pack` holds.
-        batch: n names in r rows of s positions.
-
-    Returns:
-        (r, s, hidden): the last layer's state at each position.
-    """
-    states = _embed(model.embeddings, batch, _FIRST_POSITION[model.config.model_type])
-    own = batch.segment_ids[:, None, :, None] == batch.segment_ids[:, None, None, :]
-    for layer in model.encoder.layer:
-        states = _layer(layer, states, states, own)
-    return states
-
-
-def packed_first(model: Transformer, batch: PackedBatch) -> Tensor:
-    """[CLS] pooling: the last layer's state of each name's first token; that layer is computed for these tokens alone.
-
-    Args:
-        model: A Hugging Face model for which `can_pack` holds.
-        batch: n names.
-
-    Returns:
-        (n, hidden), in the order that the names were given in.
-    """
-    states = _embed(model.embeddings, batch, _FIRST_POSITION[model.config.model_type])
-    own = batch.segment_ids[:, None, :, None] == batch.segment_ids[:, None, None, :]
-    *layers, last = model.encoder.layer
-    for layer in layers:
-        states = _layer(layer, states, states, own)
-    first = states.flatten(0, 1)[batch.starts]
-    own = torch.arange(batch.q, device=own.device)[:, None] == batch.segment_ids[:, None, None, :]
-    return _layer(last, first, states, own, batch.slots)
-
-
-def packed_mean(model: Transformer, batch: PackedBatch) -> Tensor:
-    """Mean pooling: the mean state over each name's tokens, special ones included.
-
-    Args:
-        model: A Hugging Face model for which `can_pack` holds.
-        batch: n names.
-
-    Returns:
-        (n, hidden), in the order that the names were given in.
-    """
-    states = packed_states(model, batch)
-    own = torch.arange(batch.q, device=states.device)[:, None] == batch.segment_ids[:, None, :]
-    sums = (own.to(states.dtype) @ states).flatten(0, 1)[batch.slots]
-    return sums / batch.lengths[:, None]
-
-
 def padded_states(model: Transformer, batch: PackedBatch, length: int, pad_id: int) -> Tensor:
     """Run a batch through the model with padding: for any architecture, and for pooling over padding.
 
@@ -312,73 +246,3 @@ def padded_states(model: Transformer, batch: PackedBatch, length: int, pad_id: i
     ids = batch.ids.flatten()[torch.where(mask, batch.starts[:, None] + positions, 0)].masked_fill(~mask, pad_id)
     states: Tensor = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return states
-
-
-def _embed(embeddings: Transformer, batch: PackedBatch, first_position: int | None) -> Tensor:
-    first = embeddings.position_embeddings.padding_idx + 1 if first_position is None else first_position
-    states = embeddings.word_embeddings(batch.ids) + embeddings.token_type_embeddings.weight[0]
-    states = states + embeddings.position_embeddings(batch.position_ids + first)
-    return _dropout(embeddings.LayerNorm(states), embeddings.dropout)
-
-
-def _layer(layer: Transformer, queries: Tensor, states: Tensor, own: Tensor, slots: Tensor | None = None) -> Tensor:
-    """One transformer layer.
-
-    Args:
-        layer: A BertLayer, or a layer of the same structure.
-        queries: (r, s, hidden), all states; or, with `slots`, (n, hidden), some of them.
-        states: (r, s, hidden).
-        own: (r, 1, s or q, s) bool, the attention mask.
-        slots: (n,) where each of the (n, hidden) queries lies among r · q.
-
-    Returns:
-        The shape of `queries`.
-    """
-    attention = layer.attention.self
-    query, key, value = attention.query(queries), attention.key(states), attention.value(states)
-    if slots is not None:
-        query = (
-            query.new_zeros(len(states) * own.shape[2], query.shape[-1])
-            .index_copy(0, slots, query)
-            .view(len(states), own.shape[2], -1)
-        )
-    query, key, value = (
-        part.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for part in (query, key, value)
-    )
-    attended = _attention(query, key, value, own, attention.dropout).transpose(1, 2).flatten(2)
-    if slots is not None:
-        attended = attended.flatten(0, 1)[slots]
-    attended = _add(layer.attention.output, attended, queries)
-    return _add(layer.output, layer.intermediate(attended), attended)
-
-
-def _add(output: Transformer, states: Tensor, residual: Tensor) -> Tensor:
-    """Same as BertOutput and BertSelfOutput."""
-    added: Tensor = output.LayerNorm(_dropout(output.dense(states), output.dropout) + residual)
-    return added
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, dropout: torch.nn.Dropout) -> Tensor:
-    """Scaled dot-product attention within each name, (r, heads, s or q, head size).
-
-    Written out for training on a CPU, where the backward pass of torch's kernel is several times slower than these
-    three products.
-    """
-    if query.is_cuda or not query.requires_grad:
-        return F.scaled_dot_product_attention(query, key, value, own, dropout.p if dropout.training else 0.0)
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
-    weights = scores.masked_fill(~own, torch.finfo(scores.dtype).min).softmax(-1)
-    attended: Tensor = _dropout(weights.to(value.dtype), dropout) @ value
-    return attended
-
-
-def _dropout(states: Tensor, dropout: torch.nn.Dropout) -> Tensor:
-    """Dropout. On a CPU its rate is rounded to a multiple of 2⁻¹⁶ and one 64-bit random number serves four elements.
-
-    torch draws one number per element there, which takes a tenth of a training step.
-    """
-    if states.is_cuda or not dropout.training or not dropout.p:
-        return F.dropout(states, dropout.p, dropout.training)
-    bits = torch.empty(states.numel() + 3 >> 2, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = bits[: states.numel()].view(states.shape) >= round(dropout.p * 2**16) - 2**15
-    return states * kept.to(states.dtype).mul_(1 / (1 - dropout.p))

@@ -1,0 +1,305 @@
+"""Packed models against the padded Hugging Face models, in vectors and gradients; int8, trimmed tables and smaller vocabularies on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    BertConfig,
+    BertModel,
+    CamembertConfig,
+    CamembertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    FNetConfig,
+    FNetModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from tests.fixtures.encoders import LOWER, TRAIN_TOKENIZER
+from xsap import Encoder
+from xsap.encoding.int8 import int8_is_faster, to_int8
+from xsap.encoding.model_folder import EncoderConfig
+from xsap.encoding.packed_layers import _dropout, can_pack, packed_first, packed_mean, packed_states
+from xsap.encoding.packing import Tokens, pack, padded_states, tokenize_names
+from xsap.encoding.vocabulary import shrink_to
+from xsap.text import normalize_all
+from xsap.training.embedding_table import trim, whole_table
+
+PIECES, POSITIONS = 50, 240
+HEADS = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+COMMON = HEADS | {"hidden_size": 32, "max_position_embeddings": POSITIONS}
+MODERN = COMMON | {"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
+DISTIL = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": POSITIONS}
+Model = torch.nn.Module
+
+
+def _bert_like(config: type, model: type, **more: object) -> Callable[..., Model]:
+    return lambda **changed: model(config(**{"vocab_size": PIECES} | COMMON | NO_DROPOUT | more | changed))
+
+
+# each takes settings that differ
+MODELS: dict[str, Callable[..., Model]] = {
+    "xlm-roberta": _bert_like(XLMRobertaConfig, XLMRobertaModel, type_vocab_size=1),
+    "roberta": _bert_like(RobertaConfig, RobertaModel, type_vocab_size=1),
+    "camembert": _bert_like(CamembertConfig, CamembertModel, type_vocab_size=1),
+    "bert": _bert_like(BertConfig, BertModel),
+    "electra": _bert_like(ElectraConfig, ElectraModel, embedding_size=32),
+    "electra-small": _bert_like(ElectraConfig, ElectraModel, embedding_size=16),
+    "mpnet": _bert_like(MPNetConfig, MPNetModel),
+    "distilbert": lambda **changed: DistilBertModel(
+        DistilBertConfig(**{"vocab_size": PIECES, "dropout": 0.0, "attention_dropout": 0.0} | DISTIL | changed)
+    ),
+    "modernbert": lambda **changed: ModernBertModel(
+        ModernBertConfig(**{"vocab_size": PIECES, "local_attention": 8} | MODERN | changed)
+    ),
+    "modernbert-biased": lambda **changed: ModernBertModel(
+        ModernBertConfig(
+            **{"vocab_size": PIECES, "attention_bias": True, "mlp_bias": True, "norm_bias": True} | MODERN | changed
+        )
+    ),
+}
+NEW = ("electra", "mpnet", "distilbert", "modernbert")  # one of each new structure
+names_of_tokens = st.lists(st.lists(st.integers(5, 49), min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+def make_tokens(rows: list[list[int]]) -> Tokens:
+    rows = [[0, *row, 2] for row in rows]
+    return Tokens(np.concatenate(rows).astype(np.int32), np.concatenate([[0], np.cumsum([len(row) for row in rows])]))
+
+
+def randomize(model: Model) -> Model:
+    """At the initial scale attention between names would hardly show, and no bias would."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+        if "norm" in name.lower() and name.endswith("weight"):
+            parameter.data += 1  # otherwise the last layers would add little
+    return model
+
+
+def make_model(kind: str, **changed: object) -> Model:
+    torch.manual_seed(0)
+    return randomize(MODELS[kind](**changed))
+
+
+def padded_pools(model: Model, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cls, mean) of the plain padded model."""
+    width = max(map(len, rows)) + 2
+    ids = torch.full((len(rows), width), model.config.pad_token_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row) + 2] = torch.tensor([0, *row, 2])
+        mask[i, : len(row) + 2] = 1
+    states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return states[:, 0], (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+POOLS = (packed_first, packed_mean)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", MODELS)
+@given(rows=names_of_tokens)
+@settings(max_examples=12, deadline=None)
+def test_packed_vectors_match_padded_ones(kind: str, training: bool, rows: list[list[int]]) -> None:
+    """In training mode without dropout, too."""
+    model = make_model(kind).train(training)
+    batch = pack(make_tokens(rows))
+    assert can_pack(model)
+    for grad in (False, True):  # two attention kernels
+        with torch.set_grad_enabled(grad):
+            for pool, padded in zip(POOLS, padded_pools(model, rows), strict=True):
+                assert_close(pool(model, batch), padded)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_packed_vectors_match_padded_ones_in_a_large_batch(kind: str) -> None:
+    random = np.random.default_rng(0)
+    rows = [random.integers(5, 50, size).tolist() for size in random.integers(1, 33, 200)]
+    model, batch = make_model(kind).eval(), pack(make_tokens(rows))
+    assert batch.ids.shape[1] == 2 * 34  # a row is twice the longest name here
+    with torch.no_grad():
+        for pool, padded in zip(POOLS, padded_pools(model, rows), strict=True):
+            assert_close(pool(model, batch), padded)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("kind", NEW)
+def test_long_texts_match_padded_ones(kind: str, layers: int) -> None:
+    """200 tokens: beyond ModernBERT's window of 64 to each side and MPNet's last exact distance, with any kind of last layer."""
+    random = np.random.default_rng(1)
+    rows = [random.integers(5, 50, size).tolist() for size in (198, 1, 64, 65, 63, 130, 5)]
+    changed = {"n_layers": layers} if kind == "distilbert" else {"num_hidden_layers": layers}
+    model = make_model(kind, **changed | ({"local_attention": 128} if kind == "modernbert" else {})).eval()
+    batch = pack(make_tokens(rows))
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            for pool, padded in zip(POOLS, padded_pools(model, rows), strict=True):
+                assert_close(pool(model, batch), padded)
+
+
+def test_local_window_has_an_effect_on_long_texts_only() -> None:
+    """Otherwise the test above would show nothing."""
+    narrow, wide = (make_model("modernbert", local_attention=width).eval() for width in (128, 512))
+    with torch.no_grad():
+        for size, same in ((62, True), (150, False)):
+            batch = pack(make_tokens([np.random.default_rng(0).integers(5, 50, size).tolist()]))
+            assert torch.allclose(packed_mean(narrow, batch), packed_mean(wide, batch), atol=1e-6) == same
+
+
+def gradients(model: Model, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a model in float64, because some are sums of zero: a key's bias adds the same to all scores of a query."""
+    model.zero_grad()
+    weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
+    (vectors * weights.to(vectors.dtype)).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(packed: dict[str, torch.Tensor], padded: dict[str, torch.Tensor]) -> None:
+    assert packed.keys() == padded.keys()
+    for name, gradient in padded.items():
+        scale = gradient.abs().max().item() or 1.0
+        assert (packed[name] - gradient).abs().max().item() <= 1e-5 * scale + 1e-6, name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("pool", [0, 1])
+def test_packed_gradients_match_padded_ones(kind: str, pool: int) -> None:
+    model = make_model(kind).train().double()
+    rows = [[7, 8, 9], [10], [11, 12, 13, 14, 15, 16], [7, 9, 8], [20, 21, 22]]
+    rows += [[5, 6, number] for number in range(8, 40)]
+    packed = gradients(model, POOLS[pool](model, pack(make_tokens(rows))))
+    assert_same_gradients(packed, gradients(model, padded_pools(model, rows)[pool]))
+
+
+@pytest.mark.parametrize("kind", NEW)
+@given(rows=names_of_tokens, pool=st.sampled_from([0, 1]))
+@settings(max_examples=8, deadline=None)
+def test_packed_gradients_match_padded_ones_for_any_names(kind: str, rows: list[list[int]], pool: int) -> None:
+    model = make_model(kind).train().double()
+    packed = gradients(model, POOLS[pool](model, pack(make_tokens(rows))))
+    assert_same_gradients(packed, gradients(model, padded_pools(model, rows)[pool]))
+
+
+def test_gradients_of_mpnet_biases_match_padded_ones_where_only_they_are_trained() -> None:
+    model = make_model("mpnet").eval().double()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "relative_attention_bias" in name
+    rows = [[7, 8, 9], [10], [11, 12, 13, 14, 15, 16], [20, 21]]
+    packed = gradients(model, packed_mean(model, pack(make_tokens(rows))))
+    padded = gradients(model, padded_pools(model, rows)[1])
+    assert len(padded) == 1
+    assert_same_gradients(packed, padded)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@given(rows=names_of_tokens, data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_vector_does_not_depend_on_order_and_neighbors(kind: str, rows: list[list[int]], data: st.DataObject) -> None:
+    model = make_model(kind).eval()
+    order = data.draw(st.permutations(range(len(rows))))
+    others = data.draw(names_of_tokens)
+    with torch.no_grad():
+        for pool in POOLS:
+            plain = pool(model, pack(make_tokens(rows)))
+            changed = pool(model, pack(make_tokens([*(rows[i] for i in order), *others])))
+            assert_close(changed[: len(rows)], plain[list(order)])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_parameter_changes_the_vectors(kind: str) -> None:
+    """So that the comparisons with the padded model would show a parameter that is left out."""
+    model = make_model(kind).eval().double()
+    batch = pack(make_tokens([[7, 8, 9, 10, 11, 12, 13], [10]]))
+    packed = gradients(model, packed_states(model, batch))
+    for name, _ in model.named_parameters():
+        if "pooler" not in name:  # that belongs to the padded model alone
+            assert packed[name].abs().max() > 1e-6 or name.endswith(("key.bias", "k.bias", "k_lin.bias")), name
+
+
+DROPOUTS = {
+    "xlm-roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "mpnet": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "distilbert": ("dropout", "attention_dropout"),
+    "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout"),
+}
+
+
+@pytest.mark.parametrize(("kind", "place"), [(kind, place) for kind, places in DROPOUTS.items() for place in places])
+def test_dropout_is_active_in_training_only(kind: str, place: str) -> None:
+    model = make_model(kind, **{place: 0.5}).train()
+    batch = pack(make_tokens([[7, 8, 9], [10, 11]]))
+    assert not torch.equal(packed_states(model, batch), packed_states(model, batch))
+    torch.testing.assert_close(packed_states(model.eval(), batch), packed_states(model, batch))
+
+
+@pytest.mark.parametrize("kind", DROPOUTS)
+def test_dropout_of_every_rate_is_where_the_padded_model_has_it(kind: str) -> None:
+    """The variance of each state over many draws, which a missing or a second dropout would change."""
+    places = DROPOUTS[kind]
+    layers = {"n_layers": 1} if kind == "distilbert" else {"num_hidden_layers": 1}
+    model = make_model(kind, **layers, **dict(zip(places, (0.2, 0.4, 0.6), strict=False))).train()
+    row, n = [7, 8, 9], 3000
+    torch.manual_seed(5)
+    with torch.no_grad():
+        packed = packed_mean(model, pack(make_tokens([row] * n))).double()
+        padded = padded_pools(model, [row] * n)[1].double()
+    assert packed.std(0).min() > 0.01
+    ratios = packed.std(0) / padded.std(0)
+    assert (ratios - 1).abs().max() < 6 / (2 * n) ** 0.5 * 2**0.5
+    errors = (packed.std(0) ** 2 / n + padded.std(0) ** 2 / n) ** 0.5
+    assert ((packed.mean(0) - padded.mean(0)).abs() < 5 * errors).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_has_its_rate_everywhere_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    states = torch.ones(1003, 401, dtype=dtype, requires_grad=True)
+    out = _dropout(states, rate)
+    dropped = (out == 0).double().flatten()
+    tolerance = 5 * (rate * (1 - rate) / (len(dropped) // 4)) ** 0.5
+    for lane in range(4):  # the four parts of each random number
+        assert abs(dropped[lane::4].mean().item() - rate) < tolerance
+    assert abs(torch.corrcoef(torch.stack([dropped[:-1], dropped[1:]]))[0, 1].item()) < 0.01
+    torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - rate)))
+    out.backward(torch.ones_like(out))
+    torch.testing.assert_close(states.grad, out.detach())
+
+
+def test_padded_states_support_other_architectures() -> None:
+    torch.manual_seed(0)
+    model = FNetModel(FNetConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, intermediate_size=64)).eval()
+    assert not can_pack(model)
+    other = MODELS["bert"](is_decoder=True)
+    assert not can_pack(other)
+
+
+def test_padded_states_pad_to_the_given_length() -> None:
+    for kind in ("xlm-roberta", "modernbert"):
+        model = make_model(kind).eval()
+        rows = [[7, 8, 9], [10]]
+        batch = pack(make_tokens(rows))
+        with torch.no_grad():
+            states = padded_states(model, batch, length=9, pad_id=1)
+            ids = torch.tensor([[0, 7, 8, 9, 2, 1, 1, 1, 1], [0, 10, 2, 1, 1, 1, 1, 1, 1]])
+            torch.testing.assert_close(states, model(input_ids=ids, attention_mask=(ids != 1).long()).last_hidden_state)
