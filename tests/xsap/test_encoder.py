@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -295,6 +296,23 @@ def test_damaged_model_is_rejected(tiny_folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(content)
     with pytest.raises(ArtifactError, match="damaged"):
         Encoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("lost", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias", "all"])
+def test_model_without_some_of_its_weights_is_rejected_by_their_name(
+    bare_folder: Path, tmp_path: Path, lost: str
+) -> None:
+    folder = shutil.copytree(bare_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if lost not in (name, "all")}
+    assert len(kept) < len(weights)
+    save_file(kept or {"another.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtifactError) as caught:
+        Encoder.from_pretrained(folder, pooling="cls")
+    more = f" and {len(weights) - 1:,} more" if lost == "all" else ""
+    name = r"embeddings\.LayerNorm\.bias" if lost == "all" else re.escape(lost)
+    expected = rf".*/model: expected all weights of the model in its \.safetensors, found no {name}{more}\. Is .*\?"
+    assert re.fullmatch(expected, str(caught.value))
 
 
 def test_missing_model_is_a_one_line_error(tmp_path: Path) -> None:

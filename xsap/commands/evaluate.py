@@ -17,6 +17,7 @@ from xsap.terminal import (
     MaxLength,
     MovedModel,
     Pooling,
+    announce_wait,
     log,
     output,
     show_progress,
@@ -78,19 +79,22 @@ def evaluate(
     Mentions without a concept (empty concept_ids) are no part of the scores; what became of them is counted apart.
     """
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
-    from xsap.encoding.encoder import Encoder
-    from xsap.evaluation import protocols
-    from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, to_text
-    from xsap.linking.linker import Linker
+    with announce_wait(f"loading {model or f'the model of {index}'}"):
+        from xsap.encoding.encoder import Encoder
+        from xsap.evaluation import protocols
+        from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, to_text
+        from xsap.linking.linker import Linker
 
-    queries = _read(mentions, column, sheet, header_row, encoding)
+        queries = _read(mentions, column, sheet, header_row, encoding)
+        if dictionary:
+            rows = ReferenceDictionary.read(dictionary)
+            encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
+        else:
+            linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
     if dictionary:
-        rows = ReferenceDictionary.read(dictionary)
-        encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
         report = evaluate_reference(encoder, rows, queries, progress=show_progress())
         metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
     else:
-        linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
         if protocol is Protocol.CONCEPT:
             report = protocols.evaluate(linker, queries)
         else:
@@ -141,11 +145,12 @@ def calibrate(
     """
     if report:
         check_new_file(report, overwrite=overwrite)
-    from xsap.evaluation.calibration_report import calibrate, to_page, to_text
-    from xsap.linking.linker import Linker
+    with announce_wait(f"loading the model of {index}"):
+        from xsap.evaluation.calibration_report import calibrate, to_page, to_text
+        from xsap.linking.linker import Linker
 
-    table = _read(mentions, column, sheet, header_row, encoding)
-    linker = Linker.load(index, model=model)
+        table = _read(mentions, column, sheet, header_row, encoding)
+        linker = Linker.load(index, model=model)
     found = calibrate(linker, table, seed=seed)
     linker.index.with_calibration(found.calibration)
     if report:
@@ -171,11 +176,12 @@ def tune_fusion(
 
     The weight is 0 unless a higher one is significantly better on held-out mentions.
     """
-    from xsap.evaluation.tuning import WEIGHTS, tune_fusion
-    from xsap.linking.linker import Linker
+    with announce_wait(f"loading the model of {index}"):
+        from xsap.evaluation.tuning import WEIGHTS, tune_fusion
+        from xsap.linking.linker import Linker
 
-    table = _read(mentions, column, sheet, header_row, encoding)
-    linker = Linker.load(index, model=model)
+        table = _read(mentions, column, sheet, header_row, encoding)
+        linker = Linker.load(index, model=model)
     choice = tune_fusion(linker, table, seed=seed)
     linker.index.with_fusion_weight(choice.weight)
     with output(None) as stream:

@@ -18,6 +18,7 @@ from xsap.terminal import (
     Pooling,
     TerminologyFolder,
     VectorFormat,
+    announce_wait,
     log,
     parse_size,
     show_progress,
@@ -79,7 +80,10 @@ def index(
         from xsap.cluster import connect, encode_groups
 
         cluster = connect(ray)
-    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, device=device, dtype=dtype.value)
+    with announce_wait(f"loading {model}"):
+        encoder = Encoder.from_pretrained(
+            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype.value
+        )
     summary = build_index(
         terminology,
         encoder,

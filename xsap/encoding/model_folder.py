@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import logging as python_logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,12 +147,24 @@ def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
     # the pooler on top of [CLS] is a pre-training head that no pooling here uses
     options = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     extra = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
-    transformer = AutoModel.from_pretrained(
-        folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **extra
+    extra |= {"use_safetensors": True, "output_loading_info": True}
+    transformer, loaded = AutoModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, trust_remote_code=False, **extra
     )
+    _check_complete(loaded["missing_keys"], folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_tokenizer(tokenizer, transformer, str(folder))
     return transformer, tokenizer
+
+
+def _check_complete(missing: Collection[str], folder: Path) -> None:
+    """Raise ArtifactError for weights that the folder lacks: transformers draws them at random. A pooler is not used."""
+    if lacking := sorted(name for name in missing if "pooler" not in name.split(".")):
+        more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+        raise ArtifactError(
+            f"{folder}: expected all weights of the model in its .safetensors, found no {lacking[0]}{more}. "
+            "Is the download complete, and config.json that of these weights?"
+        )
 
 
 def _open_dense(folder: Path) -> nn.Sequential | None:
