@@ -1,5 +1,6 @@
 """Packed models against the padded Hugging Face models, in vectors and gradients; int8, trimmed tables and smaller vocabularies on them."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertModel,
     CamembertConfig,
@@ -23,6 +26,8 @@ from transformers import (
     ModernBertModel,
     MPNetConfig,
     MPNetModel,
+    MPNetTokenizer,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
     XLMRobertaConfig,
@@ -31,7 +36,7 @@ from transformers import (
 
 from tests.fixtures.encoders import LOWER, TRAIN_TOKENIZER
 from xsap import Encoder
-from xsap.encoding.int8 import int8_is_faster, to_int8
+from xsap.encoding.int8 import to_int8
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packed_layers import _dropout, can_pack, packed_first, packed_mean, packed_states
 from xsap.encoding.packing import Tokens, pack, padded_states, tokenize_names
@@ -303,3 +308,108 @@ def test_padded_states_pad_to_the_given_length() -> None:
             states = padded_states(model, batch, length=9, pad_id=1)
             ids = torch.tensor([[0, 7, 8, 9, 2, 1, 1, 1, 1], [0, 10, 2, 1, 1, 1, 1, 1, 1]])
             torch.testing.assert_close(states, model(input_ids=ids, attention_mask=(ids != 1).long()).last_hidden_state)
+
+
+def train_mpnet(names: list[str]) -> MPNetTokenizer:
+    pieces = [piece for piece in TRAIN_TOKENIZER["WordPiece"](names).get_vocab() if piece[0] + piece[-1] != "[]"]
+    pieces = ["<s>", "<pad>", "</s>", "[UNK]", *sorted(pieces), "<mask>"]
+    return MPNetTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+
+
+TOKENIZERS: dict[str, Callable[[list[str]], PreTrainedTokenizerFast]] = {
+    "electra": TRAIN_TOKENIZER["WordPiece"],
+    "distilbert": TRAIN_TOKENIZER["WordPiece"],
+    "mpnet": train_mpnet,
+    "modernbert": TRAIN_TOKENIZER["BPE"],
+}
+
+
+@pytest.fixture(scope="module", params=NEW)
+def encoder(request: pytest.FixtureRequest, sample_names: list[str]) -> Encoder:
+    """One of each new architecture with a tokenizer of the type that its published models have."""
+    tokenizer = TOKENIZERS[request.param](normalize_all(sample_names, LOWER))
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls")}
+    changed = special | {"vocab_size": len(tokenizer)}
+    return Encoder(make_model(request.param, **changed), tokenizer, EncoderConfig("mean", 32, LOWER)).eval()
+
+
+def pooled(encoder: Encoder, pooling: str, dtype: str = "float32") -> Encoder:
+    other = Encoder(encoder.transformer, encoder.tokenizer, EncoderConfig(pooling, 32, LOWER)).eval()
+    other.dtype = dtype
+    return other
+
+
+def padded_vectors(encoder: Encoder, names: list[str]) -> np.ndarray:
+    """Unit vectors by transformers alone."""
+    rows = encoder.tokenizer(
+        normalize_all(names, LOWER),
+        padding="max_length" if encoder.pooling == "mean_all" else True,
+        truncation=True,
+        max_length=32,
+        return_tensors="pt",
+    )
+    mask = rows["attention_mask"]
+    with torch.no_grad():
+        states = encoder.transformer(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state
+    if encoder.pooling == "mean":
+        vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    else:
+        vectors = states[:, 0] if encoder.pooling == "cls" else states.mean(1)
+    return torch.nn.functional.normalize(vectors, dim=-1).numpy()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
+def test_encoded_names_match_the_padded_model(encoder: Encoder, pooling: str, sample_names: list[str]) -> None:
+    some, names = pooled(encoder, pooling), sample_names[:150]
+    np.testing.assert_allclose(some.encode(names), padded_vectors(some, names), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_int8_encoder_is_near_the_same_in_float32(encoder: Encoder, pooling: str, sample_names: list[str]) -> None:
+    """And packed names are near padded ones in int8: the codes of a token depend on this token alone."""
+    names = sample_names[:150]
+    rounded = pooled(copy.deepcopy(encoder), pooling, "int8")
+    to_int8(rounded.transformer)
+    vectors = rounded.encode(names)
+    assert np.einsum("ij,ij->i", vectors, pooled(encoder, pooling).encode(names)).min() > 0.99
+    assert np.einsum("ij,ij->i", vectors, padded_vectors(rounded, names)).min() > 0.999
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all"])
+def test_trimmed_embedding_table_gives_the_same_vectors_and_gradients(
+    encoder: Encoder, pooling: str, sample_names: list[str]
+) -> None:
+    whole, part = (pooled(copy.deepcopy(encoder), pooling) for _ in range(2))
+    tokens = tokenize_names(normalize_all(sample_names[:40], LOWER), encoder.tokenizer, 32)
+    before = whole.transformer.get_input_embeddings().weight.detach().clone()
+    table = trim(part.transformer, tokens, encoder.tokenizer.all_special_ids)
+    assert len(table.rows) < 0.5 * len(before)
+    for some, names in ((whole, tokens), (part, table.renumber(tokens))):
+        vectors = some(pack(names))
+        (vectors @ vectors.T).exp().sum().backward()
+    weights, trimmed = (some.transformer.get_input_embeddings().weight for some in (whole, part))
+    scale = weights.grad.abs().max()
+    assert (weights.grad[table.rows] - trimmed.grad).abs().max() <= 1e-5 * scale
+    others = dict(part.transformer.named_parameters())
+    for name, parameter in whole.transformer.named_parameters():
+        if parameter is not weights and parameter.grad is not None:
+            assert (parameter.grad - others[name].grad).abs().max() <= 1e-5 * scale, name
+    with whole_table(part.transformer, table, 1.0):
+        torch.testing.assert_close(part.transformer.get_input_embeddings().weight.detach(), before)
+        np.testing.assert_allclose(part.encode(sample_names), whole.encode(sample_names), atol=1e-5)
+
+
+def test_shrunk_and_saved_model_gives_the_same_vectors(
+    encoder: Encoder, sample_names: list[str], tmp_path: Path
+) -> None:
+    names = sample_names[:60]
+    smaller = shrink_to(encoder, names)
+    assert len(smaller.tokenizer) < 0.8 * len(encoder.tokenizer)
+    smaller.save_pretrained(tmp_path / "small")
+    reopened = Encoder.from_pretrained(tmp_path / "small")
+    assert can_pack(reopened.transformer)
+    np.testing.assert_allclose(reopened.encode(names), encoder.encode(names), atol=1e-5)
+    # by transformers alone
+    model, tokenizer = AutoModel.from_pretrained(tmp_path / "small"), AutoTokenizer.from_pretrained(tmp_path / "small")
+    plain = Encoder(model, tokenizer, smaller.config).eval()
+    np.testing.assert_allclose(padded_vectors(plain, names), encoder.encode(names), atol=1e-5)
