@@ -16,9 +16,36 @@ from xsap.files import open_bytes
 
 _MAX_ENTITY_CHARACTERS = 200  # a namespace is shorter
 _CHUNK_BYTES = 1 << 16
+MAX_TEXT_BYTES = 1 << 24
 
 
-def xml_events(path: Path, expected: str, without_dtd: str, *, max_depth: int) -> Iterator[tuple[str, ET.Element, int]]:
+class _BoundedStream:
+    """A stream for the parser, which keeps all that it reads until an element begins or ends.
+
+    Args:
+        stream: The bytes of the file.
+        path: The file, for the error.
+        limit: How many bytes may be read until `unread` is set to 0.
+    """
+
+    def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
+        self._stream, self._path, self._limit = stream, path, limit
+        self.unread = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes. Raises DataError if there were too many."""
+        self.unread += size
+        if self.unread > self._limit:
+            raise DataError(
+                f"{self._path}: expected XML, found over {self._limit:,} bytes in which no element begins or ends. "
+                "Is it the right file?"
+            )
+        return self._stream.read(size)
+
+
+def xml_events(
+    path: Path, expected: str, without_dtd: str, *, max_depth: int, max_text_bytes: int = MAX_TEXT_BYTES
+) -> Iterator[tuple[str, ET.Element, int]]:
     """The elements of a file as they begin and end.
 
     Args:
@@ -26,6 +53,7 @@ def xml_events(path: Path, expected: str, without_dtd: str, *, max_depth: int) -
         expected: What the file should be, for errors: "OWL as RDF/XML".
         without_dtd: How to write the file without its DTD, for errors.
         max_depth: How deep elements may be in each other; the root is 1 deep.
+        max_text_bytes: The longest text, comment or attribute, about.
 
     Yields:
         ("start" or "end", the element, its depth: 1 for the root). At the start, an element has its attributes only.
@@ -34,11 +62,13 @@ def xml_events(path: Path, expected: str, without_dtd: str, *, max_depth: int) -
         DataError: With file and line.
     """
     with open_bytes(path) as stream:
-        _check_dtd(stream, path, without_dtd)
+        _check_dtd(_BoundedStream(stream, path, max_text_bytes), path, without_dtd)
     depth = 0
     with open_bytes(path) as stream:
+        bounded = _BoundedStream(stream, path, max_text_bytes)
         try:
-            for event, element in ET.iterparse(stream, ("start", "end")):
+            for event, element in ET.iterparse(bounded, ("start", "end")):
+                bounded.unread = 0
                 if event == "start":
                     depth += 1
                     if depth > max_depth:
@@ -68,7 +98,7 @@ def text_of(element: ET.Element | None) -> str:
     return "" if element is None else " ".join("".join(element.itertext()).split())
 
 
-def _check_dtd(stream: IO[bytes], path: Path, without_dtd: str) -> None:
+def _check_dtd(stream: _BoundedStream, path: Path, without_dtd: str) -> None:
     """Read the DTD, up to the first element.
 
     Raises DataError for an entity that refers to another, is long, or is in another file, and for a long default of an attribute.

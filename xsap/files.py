@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 
 from xsap.errors import ConfigError, DataError
 
-MAX_LINE_BYTES = 1 << 28
+MAX_LINE_BYTES = 3 << 26
 MAX_CELL_CHARS = 1 << 24  # without a limit, one open quote would read the whole file into memory
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}

@@ -629,3 +629,32 @@ def test_obographs_value_of_wrong_type_is_read_or_refused(tmp_path_factory, plac
     except DataError as error:
         message = str(error)
     assert message.startswith(str(file))
+
+
+BOMBS = {
+    "text": b"<owl:Class rdf:about='http://x.org/A_1'><rdfs:label>%s</rdfs:label></owl:Class>",
+    "attribute": b"<owl:Class rdf:about='%s'/>",
+    "comment": b"<!-- %s -->",
+    "before the root": b"",
+}
+
+
+@pytest.mark.parametrize("place", BOMBS)
+def test_text_without_an_end_is_refused_in_bounded_memory(tmp_path, place):
+    root = (
+        b"<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#' xmlns:owl='http://www.w3.org/2002/07/owl#' "
+    )
+    root += b"xmlns:rdfs='http://www.w3.org/2000/01/rdf-schema#'>%s</rdf:RDF>"
+    before = b"<!-- %s -->" % (b"a" * (1 << 26)) if place == "before the root" else b""
+    path = tmp_path / "x.owl.gz"
+    path.write_bytes(gzip.compress(before + root % BOMBS[place].replace(b"%s", b"a" * (1 << 26)), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as caught:
+            read_owl(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value) == (
+        f"{path}: expected XML, found over 16,777,216 bytes in which no element begins or ends. Is it the right file?"
+    )
