@@ -371,6 +371,13 @@ def test_modifiers_apply_one_after_another(tmp_path):
         ),
         # a subdivision stated by the class above only
         ([class_of("I70", modified_by("M_5"), '<SubClass code="I70.2"/>'), class_of("I70.2")], []),
+        # a subdivision that the file does not have is none
+        ([class_of("I70.0", modified_by("M_5"), '<SubClass code="I70.00"/><SubClass code="I70.09"/>')], ["I70.00", "I70.01"]),
+        # without positions, that of the class above is first
+        (
+            [class_of("S02", modified_by("M")), class_of("S02.0", modified_by("O"), above="S02")],
+            ["S02.00", "S02.00a", "S02.01", "S02.01a"],
+        ),
         # only valid ones; `all` is said, or the list says it
         ([class_of("M00.0", modified_by("M_5", valid=["1"]))], ["M00.01"]),
         ([class_of("M00.0", modified_by("M_5", valid=["1"], all_="false"))], ["M00.01"]),
@@ -399,10 +406,14 @@ def test_modifier_makes_codes(tmp_path, elements, codes):
     modifiers = [modifier(name, {"0": "null", "1": "eins"}) for name in ("M", "M_4", "M_5")]
     given_codes = re.findall(r'<Class code="([^"]+)" kind="category"', "".join(elements))
     titled = [re.sub(r"(<Class [^>]*>)", rf"\1{rubric('preferred', 'Titel')}", one) for one in elements]
-    terminology, counts = read_text(tmp_path, claml(*titled, *modifiers, modifier("D_4", DIABETES)))
+    terminology, counts = read_text(
+        tmp_path, claml(*titled, *modifiers, modifier("D_4", DIABETES), modifier("O", {"a": "offen"}))
+    )
     found = dict(zip(terminology.concepts["concept_id"].to_pylist(), terminology.concepts["preferred_name"].to_pylist(), strict=True))  # fmt: skip
     assert sorted(found.keys() - set(given_codes)) == codes
-    assert {found[code] for code in codes} <= {"Titel: null", "Titel: eins"}
+    assert {found[code] for code in codes} <= {
+        f"Titel: {one}{two}" for one in ("null", "eins") for two in ("", ": offen")
+    }
     assert all(found[code] == "Titel" for code in given_codes)
     assert counts.rows_in == counts.kept + sum(counts.dropped.values())
 
