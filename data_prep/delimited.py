@@ -100,7 +100,7 @@ def read_rrf(
             advice = "Is the file cut short?" if found < expected else "Does it belong to this release?"
             raise DataError(
                 f"{path}: {MRFILES} announces {expected:,} {unit}, found {found:,}. {advice} "
-                f"To read an extract, copy it to a folder without {MRFILES}"
+                f"To read an extract, copy or link it to a folder without {MRFILES}"
             )
 
 

@@ -165,17 +165,17 @@ def test_gzipped_rrf_is_read_and_its_damage_reported(tmp_path):
         (
             "3",
             "15",
-            "MRX.RRF: MRFILES.RRF announces 3 rows, found 2. Is the file cut short? To read an extract, copy it to a folder without MRFILES.RRF",
+            "MRX.RRF: MRFILES.RRF announces 3 rows, found 2. Is the file cut short? To read an extract, copy or link it to a folder without MRFILES.RRF",
         ),
         (
             "1",
             "5",
-            "MRX.RRF: MRFILES.RRF announces 1 rows, found 2. Does it belong to this release? To read an extract, copy it to a folder without MRFILES.RRF",
+            "MRX.RRF: MRFILES.RRF announces 1 rows, found 2. Does it belong to this release? To read an extract, copy or link it to a folder without MRFILES.RRF",
         ),
         (
             "2",
             "11",
-            "MRX.RRF: MRFILES.RRF announces 11 bytes, found 10. Is the file cut short? To read an extract, copy it to a folder without MRFILES.RRF",
+            "MRX.RRF: MRFILES.RRF announces 11 bytes, found 10. Is the file cut short? To read an extract, copy or link it to a folder without MRFILES.RRF",
         ),
     ],
 )
