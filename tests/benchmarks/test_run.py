@@ -40,7 +40,8 @@ def folder(tmp_path_factory, tiny_folder, sample_folder):
     (folder / "tiny").symlink_to(tiny_folder)
     (folder / "sample").symlink_to(sample_folder)
     with pytest.raises(SystemExit) as stop:
-        run_app(xsap_app, "xsap", [*map(str, ("index", tiny_folder, sample_folder, "--out", folder / "index"))])
+        words = ("index", tiny_folder, sample_folder, "--languages", "en", "--out", folder / "index")
+        run_app(xsap_app, "xsap", [*map(str, words)])
     assert not stop.value.code
     return folder
 
