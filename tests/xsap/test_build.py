@@ -614,7 +614,7 @@ def small_model(tmp_path_factory, tiny_folder, sample_folder, codes):
     return tiny_folder, folder / "terminology", folder / "index"
 
 
-def test_index_command_embeds_all_languages_unless_told_otherwise(small_model, tmp_path):
+def test_index_command_embeds_all_languages_by_default(small_model, tmp_path):
     model, terms, _ = small_model
     for options in ([], ["--languages", "en"]):
         with pytest.raises(SystemExit) as stop:

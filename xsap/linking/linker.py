@@ -108,7 +108,7 @@ class Linker:
         self.searcher = Searcher(index.vectors, index.hnsw, search_device(encoder))
         self.mentions_per_batch, self.names_per_search = mentions_per_batch, names_per_search
         self._filtered: dict[Filter, FilteredDictionary] = {}
-        self._model: str | None = None  # where `load` was told that the model is
+        self._model: str | None = None  # the model path that `load` was given
         self._device: str | None = None  # as given to `load`
         self._lock = ForkSafeLock()  # a tokenizer can be used by one thread at a time
 
