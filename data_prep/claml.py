@@ -34,8 +34,8 @@ _EXCLUDED_AFTER = "excludeOnPrecedingModifier"
 _USAGE_MARKS = "†*!+"  # dagger, asterisk, optional: how a code may be combined with others
 _THREE = re.compile(r"[A-Z]\d\w")  # a code of three characters
 _POSITION = re.compile(r"_([4-9])$")
-_REFERENCE_AS_TEXT = re.compile(r"\s*\((?:[A-Z]\d\w(?:\.[\w-]+)?[†*+]\s*,?\s*)+\)")
-_EMPTY_BRACKETS = re.compile(r"\s*(?:\([\s,;–-]*\)|\[[\s,;–-]*\])")
+_REFERENCE_AS_TEXT = re.compile(r" ?\((?:[A-Z]\d\w(?:\.[\w-]+)?[†*+] ?,? ?)+\)")  # in text with single blanks
+_EMPTY_BRACKETS = re.compile(r" ?(?:\([ ,;–-]*\)|\[[ ,;–-]*\])")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from data_prep.retired import update_gold
 from data_prep.split import TERMINOLOGY, overlap_lines, split_terminology
 from data_prep.store import StoredTerminology
 from xsap.artifacts import check_can_write, sha256_of
+from xsap.errors import DataError
 from xsap.languages import parse_languages
 from xsap.output_paths import check_new_file
 from xsap.terminal import Overwrite, print_lines
@@ -153,7 +154,10 @@ def update_mentions(
     check_new_file(out, overwrite=overwrite)
     stored = StoredTerminology.open(terminology)
     living = stored.read("concepts", ["concept_id"])["concept_id"]
-    update = update_gold(read_mentions(mentions), stored.read("retired"), living)
+    gold = read_mentions(mentions)
+    if not any(map(len, gold["concept_ids"])):
+        raise DataError(f"{mentions}: expected gold concepts in the column 'concept_ids', found none")
+    update = update_gold(gold, stored.read("retired"), living)
     write_mentions(update.mentions, out)
     print_lines([f"{out}: {update.mentions.num_rows:,} mentions", *update.lines()])
 

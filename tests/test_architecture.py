@@ -255,7 +255,9 @@ def test_data_prep_stands_on_the_ground_and_the_terms_alone():
         assert not [name for name in own if not any(name == home or name.startswith(f"{home}.") for home in allowed)], (
             file
         )
-        tolerated = {"sentencepiece", "safetensors"} if str(file).endswith("e5_small.py") else set()  # to write a model, without torch
+        tolerated = (
+            {"sentencepiece", "safetensors"} if str(file).endswith("e5_small.py") else set()
+        )  # to write a model, without torch
         assert foreign(tree, (HEAVY | {"benchmarks"}) - tolerated) == [], file
 
 
@@ -320,7 +322,11 @@ def test_no_pickle_and_no_code_from_a_models_folder():
 
 def test_names_are_folded_and_composed_in_one_place():
     allowed = {
-        "xsap/text.py": {"name.lower", "unicodedata", "unicodedata.normalize('NFKC', drop_invisible(name).translate(_PUNCTUATION)).casefold"},
+        "xsap/text.py": {
+            "name.lower",
+            "unicodedata",
+            "unicodedata.normalize('NFKC', drop_invisible(name).translate(_PUNCTUATION)).casefold",
+        },
         "xsap/languages.py": {"code.lower", "code.strip().lower", "text.strip().lower"},
         "xsap/config.py": {"error['msg'][:1].lower", "str(value).lower"},
         "xsap/tabular/writers.py": {"out.suffix.lower"},
@@ -356,7 +362,11 @@ def test_files_are_written_aside_and_published():
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts
         "xsap/encoding/convert_weights.py": {"main"},  # into the folder that `convert` moves into its place
         "data_prep/assemble.py": {"add"},  # a temporary file
-        "data_prep/e5_small.py": {"write_model_folder", "_write_json", "_write_tokenizer"},  # into the folder that `download` publishes
+        "data_prep/e5_small.py": {
+            "write_model_folder",
+            "_write_json",
+            "_write_tokenizer",
+        },  # into the folder that `download` publishes
         "data_prep/download.py": {"_fetch"},  # into the folder that `download` publishes
         "data_prep/wheels.py": {"extract_from_wheel"},  # files that its caller publishes
     }

@@ -26,8 +26,8 @@ from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.evaluation.protocols import MentionLinker
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import NGRAM_SIZES
-from xsap.linking.rejection import rejection_reason
 from xsap.linking.ranking import NO_CONCEPT, NameSearch, rank_concepts
+from xsap.linking.rejection import rejection_reason
 from xsap.linking.results import Candidate, Result
 from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, TextPolicy, normalize_all

@@ -39,8 +39,8 @@ def folder(tmp_path_factory, tiny_folder, sample_folder):
     (folder / "dict.txt").write_text(DICTIONARY, encoding="utf-8")
     (folder / "tiny").symlink_to(tiny_folder)
     (folder / "sample").symlink_to(sample_folder)
+    words = ("index", tiny_folder, sample_folder, "--languages", "en", "--out", folder / "index")
     with pytest.raises(SystemExit) as stop:
-        words = ("index", tiny_folder, sample_folder, "--languages", "en", "--out", folder / "index")
         run_app(xsap_app, "xsap", [*map(str, words)])
     assert not stop.value.code
     return folder

@@ -232,6 +232,7 @@ def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run):
     assert held.metadata["held_out"]["of"] == Terminology.load(tmp_path / "t").content_hash
     assert list(held.metadata["held_out"]["files"]) == ["m.tsv"]
     assert built.names.num_rows == 6
+    (tmp_path / "l.tsv").unlink()
     done = run(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{tmp_path}/held exists already" in done.stderr

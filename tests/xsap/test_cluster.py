@@ -193,7 +193,7 @@ def test_invalid_addresses_and_terms_without_a_file_are_rejected(capsys, index):
             connect(address)
     with pytest.raises(SystemExit):
         run(app, "xsap", ["link", "--index", str(index), "--ray", "local", "fever"])
-    assert capsys.readouterr().err == "error: --ray needs --file, found none; remove --ray or add --file\n"
+    assert capsys.readouterr().err == "error: --ray 'local' needs --file, found none; remove it or add --file\n"
 
 
 # What goes wrong on the way

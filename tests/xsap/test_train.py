@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pytorch_metric_learning.losses import MultiSimilarityLoss
@@ -594,7 +595,10 @@ def test_evaluation_without_gold_or_english_names_is_rejected_at_once(
 ) -> None:
     mentions, dictionary = ROOT / "data_prep" / "sample" / "mentions.tsv", sample_folder
     if without == "gold":
-        write_mentions(read_mentions(mentions).slice(0, 0), tmp_path / "m.parquet")
+        table = read_mentions(mentions).slice(0, 3)
+        column = table.schema.get_field_index("concept_ids")
+        without_gold = pa.array([[]] * 3, table.schema.field(column).type)
+        write_mentions(table.set_column(column, table.schema.field(column), without_gold), tmp_path / "m.parquet")
         mentions = tmp_path / "m.parquet"
     else:
         Terminology.load(sample_folder).select(languages={"de"}).save(tmp_path / "german")

@@ -24,8 +24,8 @@ from xsap.linking.calibration import Calibration, Mask, features_of, fit
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL, fuse, string_similarity
 from xsap.linking.linker import Linker
-from xsap.linking.rejection import rejection_reason
 from xsap.linking.ranking import rank_concepts
+from xsap.linking.rejection import rejection_reason
 from xsap.search.exact import search_vectors
 from xsap.search.vectors import Floats, Rows
 
