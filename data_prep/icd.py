@@ -8,18 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from data_prep.claml import CLAML, read_claml
 from data_prep.classification import MAX_DEPTH, WITHOUT_DTD, ClassificationNames
 from data_prep.icd10cm import TABULAR, read_icd10cm
-from data_prep.ontology_model import NameRecord
+from data_prep.ontology_model import names_table
 from data_prep.xml_events import local_name, xml_events
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts, open_bytes
-from xsap.terms.terminology import NAMES_SCHEMA, Terminology
-from xsap.text import TextPolicy, normalize
+from xsap.terms.terminology import Terminology
 
 _ZIP = b"PK\x03\x04"
 
@@ -50,7 +47,8 @@ def read_icd(file: Path, *, source: str | None = None, language: str | None = No
         "files": {file.name: sha256_of(file)},
         "remarks": remarks,
     }
-    terminology, duplicates = Terminology.build(_names_table(kept, source), metadata=metadata)
+    names = names_table(kept, [source] * len(kept), codes=[record.concept_id for record in kept])
+    terminology, duplicates = Terminology.build(names, metadata=metadata)
     return terminology, counts.then(terminology.names.num_rows, duplicates)
 
 
@@ -65,17 +63,3 @@ def _read(file: Path, language: str | None) -> ClassificationNames:
     if local_name(root) == CLAML:
         return read_claml(file, language=language)
     raise DataError(f"{file}: expected {expected}, found {local_name(root)}")
-
-
-def _names_table(names: list[NameRecord], source: str) -> pa.Table:
-    policy = TextPolicy()
-    columns = {
-        "concept_id": [record.concept_id for record in names],
-        "language": [record.language for record in names],
-        "name": [normalize(record.name, policy) for record in names],
-        "kind": [record.kind for record in names],
-        "source": [source] * len(names),
-        "code": [record.concept_id for record in names],
-        "status": [None] * len(names),
-    }
-    return pa.table(columns, NAMES_SCHEMA)

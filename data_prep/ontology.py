@@ -17,15 +17,14 @@ import pyarrow as pa
 
 from data_prep.accounting import Rejects, check_choice, rejected_rows
 from data_prep.obo import read_obo, read_obographs
-from data_prep.ontology_model import LABEL, SCOPES, NameRecord, Ontology
+from data_prep.ontology_model import LABEL, SCOPES, NameRecord, Ontology, names_table
 from data_prep.owl import read_owl
 from data_prep.translations import find_tables, read_translations
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts, file_ending
 from xsap.languages import ENGLISH
-from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
-from xsap.text import TextPolicy, normalize
+from xsap.terms.terminology import RETIRED_SCHEMA, Terminology
 
 READERS: dict[str, Callable[[Path, Rejects | None], Ontology]] = {
     ".obo": read_obo,
@@ -156,7 +155,7 @@ def read_ontology(
         "prefixes": _sorted(prefixes),
     }
     terminology, duplicates = Terminology.build(
-        _names_table(kept, source),
+        names_table(kept, [f"{source}-translations" if record.translated else source for record in kept]),
         _references(ontology, merged),
         metadata,
         _retired(ontology, merged, selection, file),
@@ -181,20 +180,6 @@ def _select_names(
         demoted = other_label and record.language == ENGLISH and concept_id in ontology.living
         kept.append(record._replace(concept_id=concept_id, kind="synonym" if demoted else record.kind))
     return kept, dropped
-
-
-def _names_table(names: list[NameRecord], source: str) -> pa.Table:
-    policy = TextPolicy()
-    columns = {
-        "concept_id": [record.concept_id for record in names],
-        "language": [record.language for record in names],
-        "name": [normalize(record.name, policy) for record in names],
-        "kind": [record.kind for record in names],
-        "source": [f"{source}-translations" if record.translated else source for record in names],
-        "code": [None] * len(names),
-        "status": [record.status for record in names],
-    }
-    return pa.table(columns, NAMES_SCHEMA)
 
 
 def _references(ontology: Ontology, merged: dict[str, str]) -> pa.Table:

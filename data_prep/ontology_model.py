@@ -7,13 +7,17 @@ by their IRI (https://owlcollab.github.io/oboformat/doc/obo-syntax.html, section
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso
+from xsap.terms.terminology import NAMES_SCHEMA
+from xsap.text import TextPolicy, normalize
 
 SCOPES = ("EXACT", "NARROW", "RELATED", "BROAD")
 LABEL = "rdfs:label"  # the scope of a concept's label
@@ -209,3 +213,24 @@ _SCOPES |= {
         f"has{scope}Synonyms",
     )
 }
+
+
+def names_table(names: Sequence[NameRecord], sources: Sequence[str], codes: Sequence[str] | None = None) -> pa.Table:
+    """Names as NAMES_SCHEMA has them.
+
+    Args:
+        names: n names.
+        sources: (n,) the source of each.
+        codes: (n,) the code of each in its source; None for names without one.
+    """
+    policy = TextPolicy()
+    columns = {
+        "concept_id": [record.concept_id for record in names],
+        "language": [record.language for record in names],
+        "name": [normalize(record.name, policy) for record in names],
+        "kind": [record.kind for record in names],
+        "source": list(sources),
+        "code": [None] * len(names) if codes is None else list(codes),
+        "status": [record.status for record in names],
+    }
+    return pa.table(columns, NAMES_SCHEMA)

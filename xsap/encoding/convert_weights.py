@@ -1,8 +1,8 @@
 """Weights that were pickled by torch (`.bin`), converted to safetensors without running what a pickle could contain.
 
 `torch.load(weights_only=True)` reads tensors and plain containers and refuses everything else. It runs in a child process
-that this module is the program of, so that a damaged or hostile file can at worst end that process. The converted
-folder is kept in a cache under the SHA-256 of its files.
+that runs this module, so that a damaged or hostile file can at worst end that process. The converted folder is kept in a
+cache under the SHA-256 of the original files.
 """
 
 import json
@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xsap.artifacts import sha256_of
+from xsap.artifacts import MANIFEST, open_artifact, publish, sha256_of
 from xsap.errors import ArtifactError
 
 PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-KEPT = (".json", ".model", ".txt")  # configuration and tokenizer
+KEPT = (".json", ".model", ".txt", ".safetensors")  # configuration, tokenizer, and weights of modules after pooling
 
 
 def has_pickled_weights_only(folder: Path) -> bool:
@@ -31,23 +31,23 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xsap"
 
 
-def converted(folder: Path, content_hash: str, cache: Path | None = None) -> Path:
-    """A copy of a model folder with its weights as safetensors, made at the first call.
+def converted(folder: Path, content_hash: str) -> Path:
+    """A copy of a model folder with its weights as safetensors, made at the first call and checked at every other.
 
     Args:
         folder: A folder for which `has_pickled_weights_only` holds.
         content_hash: SHA-256 over its files, which names the copy.
-        cache: Folder of all copies; by default `cache_folder()`.
 
     Returns:
         The folder of the copy.
 
     Raises:
-        ArtifactError: The file contains anything but tensors, or it is damaged.
+        ArtifactError: The file contains anything but tensors, it is damaged, or the copy is.
     """
-    target = (cache or cache_folder()) / "converted" / content_hash
-    if not (target / "config.json").is_file():
+    target = cache_folder() / "converted" / content_hash
+    if not target.is_dir():
         convert(folder, target)
+    open_artifact(target, "model")
     return target
 
 
@@ -56,26 +56,19 @@ def convert(folder: Path, target: Path) -> None:
 
     Args:
         folder: A folder for which `has_pickled_weights_only` holds.
-        target: The folder to write; what is there already is replaced.
+        target: The folder to write; a copy that is there already is replaced.
 
     Raises:
         ArtifactError: The file contains anything but tensors, or it is damaged.
     """
-    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    metadata = {"converted": {file.name: sha256_of(file) for file in sorted(folder.glob("pytorch_model*"))}}
+    with publish(target, "model", metadata, overwrite=True) as aside:
         _run_child(folder, aside)
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and file.suffix in KEPT and not file.name.startswith("pytorch_model"):
-                shutil.copyfile(file, aside / file.name)
-        for part in ("1_Pooling", "2_Dense", "2_Normalize", "3_Normalize"):
-            if (folder / part).is_dir():
-                shutil.copytree(folder / part, aside / part)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.replace(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for file in sorted(folder.rglob("*")):  # with the folders of SentenceTransformer's modules
+            if file.is_file() and file.suffix in KEPT and file.name not in (MANIFEST, *PICKLED_FILES):
+                copy = aside / file.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
 
 
 def _run_child(folder: Path, aside: Path) -> None:
@@ -91,7 +84,7 @@ def _run_child(folder: Path, aside: Path) -> None:
         reason = (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
         raise ArtifactError(
             f"{folder}: expected weights that are tensors alone, found {reason}; nothing of the file was run. "
-            "Ask its authors for model.safetensors, or give --revision refs/pr/1 if the hub has it there"
+            "Ask its authors for model.safetensors; if the hub has it as refs/pr/1: xsap convert ID --revision refs/pr/1 --out FOLDER"
         )
 
 
@@ -113,8 +106,6 @@ def main(source: Path, target: Path) -> None:
         sys.exit(f"'{other[0]}', which is no tensor")
     copies = {str(key): value.detach().clone().contiguous() for key, value in tensors.items()}
     save_file(copies, target / "model.safetensors", metadata={"format": "pt"})
-    record = {name: sha256_of(source / name) for name in _weight_files(source)}
-    (target / "converted_from.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _weight_files(source: Path) -> list[str]:
