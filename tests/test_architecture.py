@@ -23,13 +23,14 @@ ORDER = [
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster",
+    "exchange.mapping",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
     "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run", "train",
     "commands.index", "commands.link", "commands.evaluate", "commands.model", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
     "encoding", "search", "linking", "evaluation", "tabular.answers", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
-    "tabular.link_file", "cluster", "training", "commands",
+    "tabular.link_file", "cluster", "exchange", "server", "training", "commands",
     "train", "cli", "__main__",
 }  # fmt: skip
 TORCH_FREE = [name for name in ORDER if not {name, name.split(".")[0]} & NEEDS_TORCH]
