@@ -3,7 +3,7 @@
 Every exchange format and the review store are views of `Mapping`, and every word that a format has for an equivalence comes from `CROSSWALK`
 (Usagi's MappingStatus and Equivalence, https://github.com/OHDSI/Usagi; FHIR R4 ConceptMapEquivalence and R5 ConceptMapRelationship,
 https://hl7.org/fhir/R5/valueset-concept-map-relationship.html; SKOS mapping predicates as in SSSOM, https://mapping-commons.github.io/sssom).
-A direction is always told from the concept's side: `wider` means that the concept is broader than the term.
+A direction is always given from the concept's side: `wider` means that the concept is broader than the term.
 """
 
 from collections.abc import Iterable
@@ -67,7 +67,7 @@ CROSSWALK: ReadOnlyDict[Equivalence, EquivalenceWords] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class MappedConcept:
     """A concept that a term is mapped to.
 
     Attributes:
@@ -120,7 +120,7 @@ class Mapping:
 
     source_code: str
     source_name: str
-    targets: tuple[Target, ...] = ()
+    targets: tuple[MappedConcept, ...] = ()
     status: Status = Status.UNREVIEWED
     equivalence: Equivalence = Equivalence.UNREVIEWED
     language: str = UNKNOWN
