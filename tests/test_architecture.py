@@ -23,10 +23,12 @@ ORDER = [
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster",
-    "exchange.mapping",
+    "exchange.mapping", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer",
+    "server.concepts", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
+    "server.reconciliation_routes", "server.link_route", "server.app", "server.listen",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
     "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run", "train",
-    "commands.index", "commands.link", "commands.evaluate", "commands.model", "cli", "__main__",
+    "commands.index", "commands.link", "commands.evaluate", "commands.model", "commands.serve", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
     "encoding", "search", "linking", "evaluation", "tabular.answers", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",

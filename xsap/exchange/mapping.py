@@ -6,9 +6,9 @@ https://hl7.org/fhir/R5/valueset-concept-map-relationship.html; SKOS mapping pre
 A direction is always given from the concept's side: `wider` means that the concept is broader than the term.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as ReadOnlyDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -86,6 +86,12 @@ class MappedConcept:
     domain: str = ""
     mapping_type: str = MAPS_TO
 
+    @classmethod
+    def from_candidate(cls, candidate: Candidate) -> "MappedConcept":
+        """The concept that a candidate is; its domain is its first semantic type."""
+        vocabulary, code = getattr(candidate, "vocabulary", ""), getattr(candidate, "code", "")
+        return cls(candidate.concept_id, candidate.name, vocabulary, code, (*candidate.semantic_types, "")[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -100,7 +106,7 @@ class Mapping:
     """A term of a source and what it is mapped to.
 
     Attributes:
-        source_code: The term's code in its source; together with `source_name` its key.
+        source_code: The term's code in its source; together with `source_name` its key. Empty if the source has no codes (`number_codes`).
         source_name: The term.
         targets: The concepts that it is mapped to; where it is unreviewed, the first candidate or none.
         status: What people have decided.
@@ -167,3 +173,48 @@ def find_repeated(mappings: Iterable[Mapping]) -> list[tuple[str, str]]:
             repeated[mapping.key] = None
         seen.add(mapping.key)
     return list(repeated)
+
+
+def number_codes(mappings: Sequence[Mapping]) -> list[Mapping]:
+    """The mappings with numbers as codes, if none of them has a code: 1, 2, … in the order of their distinct names and languages."""
+    if any(mapping.source_code for mapping in mappings):
+        return list(mappings)
+    numbers: dict[tuple[str, str], int] = {}
+    terms = ((mapping.source_name, mapping.language) for mapping in mappings)
+    codes = [str(numbers.setdefault(term, len(numbers) + 1)) for term in terms]
+    return [replace(mapping, source_code=code) for mapping, code in zip(mappings, codes, strict=True)]
+
+
+def unite_repeated(mappings: Sequence[Mapping]) -> list[Mapping]:
+    """The mappings, those of one key united where they agree, at the place of the first: their frequencies are added.
+
+    Two agree if their decisions are the same, or if one of them is unreviewed and the other is not, which then counts. Those that
+    don't agree stay apart: `find_repeated` finds them.
+    """
+    united: dict[tuple[str, str], list[Mapping]] = {}
+    places: list[tuple[tuple[str, str], int]] = []
+    for mapping in mappings:
+        same_key = united.setdefault(mapping.key, [])
+        at = next((at for at, first in enumerate(same_key) if _agree(first, mapping)), None)
+        if at is None:
+            places.append((mapping.key, len(same_key)))
+            same_key.append(mapping)
+        else:
+            same_key[at] = _united(same_key[at], mapping)
+    return [united[key][at] for key, at in places]
+
+
+def _agree(first: Mapping, second: Mapping) -> bool:
+    if (first.status is Status.UNREVIEWED) != (second.status is Status.UNREVIEWED):
+        return True
+    return _decision(first) == _decision(second)
+
+
+def _united(first: Mapping, second: Mapping) -> Mapping:
+    known = [each.frequency for each in (first, second) if each.frequency is not None]
+    kept = second if first.status is Status.UNREVIEWED and second.status is not Status.UNREVIEWED else first
+    return replace(kept, frequency=sum(known) if known else None)
+
+
+def _decision(mapping: Mapping) -> tuple[object, ...]:
+    return mapping.status, mapping.equivalence, {target.concept_id for target in mapping.targets}
