@@ -273,6 +273,12 @@ def speed_loss_curve(
 def speed_reference_run(
     terminology: TerminologyOption,
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained model to continue from, a folder or hub id; by default random weights of --size."
+        ),
+    ] = None,
     size: ModelSize = SizeName.SMALL,
     vocabulary_size: Annotated[int, typer.Option(min=100, max=250_000, help="Maximum pieces of the tokenizer.")] = 8000,
     pairs: PairsOption = 256,
@@ -280,12 +286,13 @@ def speed_reference_run(
     minutes: Annotated[float | None, typer.Option(min=0, help="Maximum minutes of training.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps.")] = None,
 ) -> None:
-    """Train a model by the original recipe. It starts from random weights, on the CPU."""
+    """Train a model by the original recipe, on the CPU."""
     from benchmarks.speed.reference import reference_run
 
     done, loss = reference_run(
         terminology,
         out,
+        base=base,
         size=_model_size(size),
         vocabulary_size=vocabulary_size,
         pairs=pairs,

@@ -61,6 +61,20 @@ KNOWN_MODELS = {
 }  # KeBioLM's weights are not on the hub (https://github.com/GanjinZero/KeBioLM): give their folder, with @cls
 
 
+def parse_model(given: str) -> tuple[str, str | None]:
+    """A folder or hub id, and a pooling if one is stated, of a model as it is given on the command line.
+
+    Args:
+        given: A name of KNOWN_MODELS, a folder or a hub id; `…@cls` (or mean, mean_all) states a pooling.
+    """
+    name, _, pooling = given.rpartition("@")
+    if not name or "/" in pooling:  # no pooling: a path may contain an @
+        name, pooling = given, ""
+    if known := KNOWN_MODELS.get(name):
+        name, pooling = known.hub_id, pooling or known.pooling or ""
+    return name, pooling or None
+
+
 @dataclass(frozen=True)
 class CachedEncoder:
     """An encoder with a cache for the vectors of its dictionaries."""
@@ -82,13 +96,8 @@ class CachedEncoder:
         Raises:
             XsapError: If there is no such model, or its pooling is unknown.
         """
-        name, _, pooling = given.rpartition("@")
-        if not name or "/" in pooling:  # no pooling: a path may contain an @
-            name, pooling = given, ""
-        known = KNOWN_MODELS.get(name)
-        if known:
-            name, pooling = known.hub_id, pooling or known.pooling or ""
-        return cls(Encoder.from_pretrained(name, pooling=pooling or None, dtype=dtype), cache, progress)
+        name, pooling = parse_model(given)
+        return cls(Encoder.from_pretrained(name, pooling=pooling, dtype=dtype), cache, progress)
 
     def metadata(self) -> dict[str, Any]:
         """What a report states about it."""

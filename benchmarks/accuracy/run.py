@@ -58,6 +58,12 @@ def linking(
         str, typer.Option(help="Languages of the dictionary's names, such as en,es; or 'all'.")
     ] = "en",
     minutes: Annotated[float, typer.Option(min=0, help="Training time of each recipe, in minutes.")] = 15,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained model that both recipes continue from, as after --system; by default random weights."
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help=f"Number format of models' matrix products: {', '.join(DTYPES)}.")
     ] = "float32",
@@ -91,7 +97,7 @@ def linking(
         open_task(name, paths, work_folder, dictionary=dictionary, languages=names) for name in dict.fromkeys(task)
     ]
     training = next((each.training for each in tasks if brings_dictionary(each.name)), paths.get(TRAINING))
-    trained = WorkDir(work_folder, training, minutes, dtype, show_progress())  # type: ignore[arg-type]
+    trained = WorkDir(work_folder, training, minutes, dtype, show_progress(), base)  # type: ignore[arg-type]
     results = _run(tasks, system, out, trained, ablation=ablation, examples=examples)
     write_results(results, out)
     write_pages(read_results(out), out)

@@ -5,9 +5,11 @@ name of models.KNOWN_MODELS, a folder or a hub id, with `@cls` or `@mean` if its
 `NAME=` before it names it in reports.
 
 The recipes are the original SapBERT's and ours, trained for the same time on one terminology, each by a command in its
-own process. Both start from random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on
-the same names. Ours is `configs/train/small.toml`, and resumes after an interruption; the original's cannot resume and
-starts again. Its learning rate is the best of those tried (LOG.md). For both, time is counted from when names are tokenized.
+own process. Both start from the pretrained model of --base, and ours is `configs/train/from_pretrained.toml`; without
+--base both start from random weights of one size (2 layers × 256) and train their vocabulary of 8,000 pieces on the same
+names, and ours is `configs/train/small.toml`. Ours resumes after an interruption; the original's cannot resume and starts
+again. Its learning rate is its published one from a pretrained model, and from random weights the best of those tried
+(LOG.md). For both, time is counted from when names are tokenized.
 """
 
 import hashlib
@@ -21,17 +23,17 @@ from typing import Any
 
 from benchmarks.accuracy.baselines import DictionaryLinker, FusedLinker, exact_linker, tfidf_linker
 from benchmarks.accuracy.dictionary import SearchSpace
-from benchmarks.accuracy.models import CachedEncoder, IndexLinker
+from benchmarks.accuracy.models import CachedEncoder, IndexLinker, parse_model
 from xsap.artifacts import manifest_hash, read_manifest
-from xsap.encoding.encoder import Dtype
+from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ConfigError, XsapError
 from xsap.terminal import log
 
 RECIPES = ("xsap", "reference")
-REFERENCE_LEARNING_RATE = 1e-3
+REFERENCE_LEARNING_RATE = {"scratch": 1e-3, "base": 2e-5}
 LEXICAL: Mapping[str, Callable[[SearchSpace], DictionaryLinker]] = {"exact": exact_linker, "tfidf": tfidf_linker}
 _ROOT = Path(__file__).resolve().parents[2]
-_CONFIG = _ROOT / "configs" / "train" / "small.toml"
+_CONFIGS = _ROOT / "configs" / "train"
 _INDEX, _RECIPE = "index:", "recipe:"
 _LABEL = re.compile(r"([\w. -]+)=(.+)")
 
@@ -45,7 +47,13 @@ def run_python(arguments: Sequence[str]) -> int:
 
 
 def train_recipe(
-    recipe: str, terminology: Path, minutes: float, work: Path, *, run_command: RunCommand = run_python
+    recipe: str,
+    terminology: Path,
+    minutes: float,
+    work: Path,
+    base: str | None = None,
+    *,
+    run_command: RunCommand = run_python,
 ) -> Path:
     """Train a model by a recipe, unless it is there already.
 
@@ -53,38 +61,40 @@ def train_recipe(
         recipe: One of RECIPES.
         terminology: Folder of the terminology to train on.
         minutes: Time of training.
-        work: Folder for the model; its name depends on all of the above.
+        work: Folder for the model; its name depends on all other arguments.
+        base: Model to continue from, as `parse_model` takes it; None for random weights.
         run_command: Runs Python with arguments and returns the exit code.
 
     Returns:
         The model's folder.
 
     Raises:
-        XsapError: If the training fails.
+        XsapError: If the base cannot be opened, or the training fails.
     """
     _check_recipe(recipe)
+    name, pooling = parse_model(base) if base else (None, None)
+    config = _CONFIGS / ("from_pretrained.toml" if name else "small.toml")
     inputs = (
-        f"{manifest_hash(read_manifest(terminology, 'terminology'))} {minutes} {_CONFIG.read_text(encoding='utf-8')}"
+        f"{manifest_hash(read_manifest(terminology, 'terminology'))} {minutes} {config.read_text(encoding='utf-8')}"
     )
+    if name:
+        inputs += f" {Encoder.from_pretrained(name, pooling=pooling).content_hash} {pooling}"
     out = work / f"recipe-{recipe}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
     model = out if recipe == "reference" else out / "model"
     if model.is_dir():
         return model
-    log(f"training by the recipe '{recipe}', {minutes:g} minutes")
+    log(f"training by the recipe '{recipe}', {minutes:g} minutes{f', from {base}' if base else ''}")
     if recipe == "reference":
-        options = {
-            "terminology": terminology,
-            "out": out,
-            "size": "small",
-            "learning-rate": REFERENCE_LEARNING_RATE,
-            "minutes": minutes,
-        }
+        options: dict[str, object] = {"terminology": terminology, "out": out, "minutes": minutes}
+        options |= {"base": name} if name else {"size": "small"}
+        options["learning-rate"] = REFERENCE_LEARNING_RATE["base" if name else "scratch"]
         arguments = ["-m", "benchmarks", "speed", "reference-run"]
-        arguments += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        arguments += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     else:
-        settings = {"terminology": terminology, "output": out, "max_minutes": minutes, "resume": "auto"}
-        arguments = [str(_ROOT / "xsap" / "train.py"), "--config", str(_CONFIG)]
-        arguments += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+        settings: dict[str, object] = {"terminology": terminology, "output": out, "max_minutes": minutes}
+        settings |= {"resume": "auto"} | ({"base": name} if name else {}) | ({"pooling": pooling} if pooling else {})
+        arguments = [str(_ROOT / "xsap" / "train.py"), "--config", str(config)]
+        arguments += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     code = run_command(arguments)
     if code:
         raise XsapError(f"training by the recipe '{recipe}' ended with exit code {code}; its own message is above")
@@ -106,6 +116,7 @@ class WorkDir:
         minutes: Time of training for each recipe.
         dtype: Number format of encoders' matrix products.
         progress: Whether to show progress bars.
+        base: Model that recipes continue from; None for random weights.
         train: Trains a recipe, as `train_recipe`.
     """
 
@@ -114,7 +125,8 @@ class WorkDir:
     minutes: float
     dtype: Dtype = "float32"
     progress: bool = False
-    train: Callable[[str, Path, float, Path], Path] = train_recipe
+    base: str | None = None
+    train: Callable[[str, Path, float, Path, str | None], Path] = train_recipe
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,9 @@ def open_system(given: str, work: WorkDir) -> System:
             expected = "give --data training=TERMINOLOGY, or a task of HPO"
             raise ConfigError(f"'{spec}' must be trained first, and there is no terminology for it; {expected}")
         metadata = {"kind": "recipe", "given": recipe, "minutes": work.minutes}
-        spec = str(work.train(recipe, work.training, work.minutes, work.folder))
+        if work.base:
+            metadata["base"] = Path(work.base).name
+        spec = str(work.train(recipe, work.training, work.minutes, work.folder, work.base))
     model = CachedEncoder.from_name(spec, vectors, dtype=work.dtype, progress=work.progress)
     return System(label, metadata | model.metadata(), model.link_into, model)
 

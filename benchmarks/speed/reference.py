@@ -6,8 +6,9 @@ without its code: names padded to 25 tokens; left and right names through the Hu
 unfused, at a constant rate; float32, or on CUDA float16 autocast with a gradient scaler. Attention is what transformers
 chooses.
 
-XLM-R's own tokenizer needs the Hugging Face hub, so one is trained on the terminology's names. The embedding table of
-the base size keeps XLM-R's 250,002 rows.
+A run continues from a given pretrained model with its tokenizer. Without one, weights are random; XLM-R's own tokenizer
+needs the Hugging Face hub, so one is trained on the terminology's names, and the embedding table of the base size keeps
+XLM-R's 250,002 rows.
 """
 
 import json
@@ -36,7 +37,7 @@ from xsap.encoding.vocabulary import train_tokenizer
 from xsap.errors import ConfigError
 from xsap.terminal import log
 from xsap.text import TextPolicy
-from xsap.training.dataset import distinct, from_terminology
+from xsap.training.dataset import NameSet, distinct, from_terminology
 from xsap.training.sampling import Concepts, FilePairs, Names, PairSampler
 
 LEARNING_RATE, WEIGHT_DECAY = 2e-5, 0.01
@@ -157,7 +158,39 @@ def prepare(terminology: Path, size: Size, vocabulary_size: int) -> Start:
     """The names of a terminology in all languages, unchanged, and a tokenizer of at most so many pieces for them."""
     log("reading names, training a tokenizer")
     names = distinct(from_terminology(terminology, None), ENCODER_CONFIG.policy, None)
-    tokenizer = train_tokenizer(names.names, vocabulary_size)
+    return _start(size, train_tokenizer(names.names, vocabulary_size), names)
+
+
+def prepare_from(terminology: Path, base: str) -> tuple[Encoder, Start]:
+    """A pretrained model as the original recipe continues from it, and the names of a terminology in its pieces.
+
+    Args:
+        terminology: Terminology folder; its names in all languages are used, unchanged.
+        base: A folder or hub id; its own pooling, maximum length, text policy and prompt do not count.
+
+    Raises:
+        XsapError: One of the two cannot be opened.
+    """
+    encoder = Encoder.from_pretrained(
+        base,
+        pooling=ENCODER_CONFIG.pooling,
+        max_length=ENCODER_CONFIG.max_length,
+        policy=ENCODER_CONFIG.policy,
+        prompt="",
+        override=True,
+        device="cpu",
+    )
+    if encoder.dense is not None:
+        raise ConfigError(f"{base}: the original recipe trains a transformer alone, found Dense layers after pooling")
+    config = encoder.transformer.config
+    heads, rows = int(config.num_attention_heads), int(config.vocab_size)
+    size = Size(Path(base).name, int(config.num_hidden_layers), int(config.hidden_size), heads, rows)
+    log("reading names")
+    names = distinct(from_terminology(terminology, None), ENCODER_CONFIG.policy, None)
+    return encoder.train(), _start(size, encoder.tokenizer, names)
+
+
+def _start(size: Size, tokenizer: PreTrainedTokenizerBase, names: NameSet) -> Start:
     return Start(size, tokenizer, tokenize_names(names.names, tokenizer, ENCODER_CONFIG.max_length), names.concepts)
 
 
@@ -225,6 +258,7 @@ def reference_run(
     terminology: Path,
     out: Path,
     *,
+    base: str | None = None,
     size: Size,
     vocabulary_size: int,
     pairs: int,
@@ -233,13 +267,14 @@ def reference_run(
     steps: int | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[int, float]:
-    """Train by the original recipe from random weights on the CPU, and save the model.
+    """Train by the original recipe on the CPU, and save the model.
 
     Args:
         terminology: Terminology folder; all its names are trained on.
         out: Model folder to write.
-        size: Size of the model.
-        vocabulary_size: The largest number of pieces of the tokenizer.
+        base: Pretrained model to continue from with its tokenizer, a folder or hub id; None for random weights.
+        size: Size of a model with random weights.
+        vocabulary_size: The largest number of pieces of its tokenizer.
         pairs: Pairs per step.
         learning_rate: Constant learning rate.
         minutes: Limit of the training time, which starts when the names are tokenized and includes padding.
@@ -251,13 +286,16 @@ def reference_run(
 
     Raises:
         ConfigError: Neither limit is given, or there are too few names.
-        ArtifactError: `out` cannot be written.
+        ArtifactError: `out` cannot be written, or `base` cannot be opened.
     """
     if minutes is None and steps is None:
         raise ConfigError("a run needs a limit; give --minutes, --steps, or both")
     check_can_write(out, overwrite=False)
-    start = prepare(terminology, size, vocabulary_size)
-    encoder = start.encoder()
+    if base is None:
+        start = prepare(terminology, size, vocabulary_size)
+        encoder = start.encoder()
+    else:
+        encoder, start = prepare_from(terminology, base)
     implementation = train_reference(encoder, dtype="float32", learning_rate=learning_rate)
     torch.manual_seed(SEED)
     done, loss, began = 0, math.nan, clock()

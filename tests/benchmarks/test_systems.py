@@ -166,7 +166,13 @@ def test_recipe_is_trained_on_given_terminology(terminology, work, tiny_folder, 
     )
     assert system.model is not None
     assert open_system("ours=recipe:reference", work).label == "ours"
-    assert trained == [(recipe, terminology, 0.02, work.folder) for recipe in ("xsap", "reference")]
+    assert trained == [(recipe, terminology, 0.02, work.folder, None) for recipe in ("xsap", "reference")]
+
+
+def test_recipes_continue_from_the_base(terminology, work, trained, tiny_folder):
+    system = open_system("recipe:xsap", replace(work, base=str(tiny_folder)))
+    assert system.metadata["base"] == "model"  # no folder in a report
+    assert trained == [("xsap", terminology, 0.02, work.folder, str(tiny_folder))]
 
 
 def test_open_systems_keeps_order_and_trains_recipes_last(index_folder, work, trained, tmp_path):
@@ -277,6 +283,41 @@ def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd):
     for folder in (terminology, tmp_path / "elsewhere"):  # the same names in another folder
         again = train_recipe(recipe, folder, 0.001, tmp_path, run_command=lambda _: pytest.fail("trained again"))
         assert again == model
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_continues_from_a_base(recipe, terminology, tiny_folder, tmp_path, capfd):
+    model = train_recipe(recipe, terminology, 0.001, tmp_path, str(tiny_folder))
+    assert f"training by the recipe '{recipe}', 0.001 minutes, from {tiny_folder}" in capfd.readouterr().err
+    base, trained = Encoder.from_pretrained(tiny_folder), Encoder.from_pretrained(model)
+    assert trained.tokenizer.get_vocab() == base.tokenizer.get_vocab()
+    assert (trained.pooling, trained.max_length) == (("mean", 32) if recipe == "xsap" else ("cls", 25))
+    assert trained.policy == (TextPolicy("lower", "NFKC") if recipe == "xsap" else TextPolicy("cased", "none"))
+    moved = [
+        float((after - before).detach().abs().max())
+        for after, before in zip(trained.transformer.parameters(), base.transformer.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 1e-2  # some steps of a small learning rate, from the base's weights
+    again = train_recipe(recipe, terminology, 0.001, tmp_path, str(tiny_folder), run_command=lambda _: 7)
+    assert again == model
+    with pytest.raises(XsapError, match="exit code 7"):
+        train_recipe(recipe, terminology, 0.001, tmp_path, run_command=lambda _: 7)  # another start
+
+
+def test_pooling_of_the_base_is_that_of_its_name(terminology, tiny_folder, tmp_path):
+    commands = []
+    shutil.copytree(tiny_folder, tmp_path / "bare")
+    for file in ("xsap.json", "manifest.json", "modules.json"):  # without them, a bare Hugging Face folder
+        (tmp_path / "bare" / file).unlink()
+    with pytest.raises(ArtifactError, match="its pooling is unknown"):
+        train_recipe("xsap", terminology, 1, tmp_path, str(tmp_path / "bare"), run_command=lambda _: 0)
+    for recipe in RECIPES:
+        base = f"{tmp_path / 'bare'}@mean"
+        train_recipe(recipe, terminology, 1, tmp_path, base, run_command=lambda words: commands.append(words) or 0)
+    ours, original = commands
+    assert {f"base={tmp_path / 'bare'}", "pooling=mean"} <= set(ours)
+    assert original[original.index("--base") + 1] == str(tmp_path / "bare")
+    assert original[original.index("--learning-rate") + 1] == "2e-05"
 
 
 def test_recipe_folder_depends_on_time_and_terminology_and_failure_is_one_line(terminology, tmp_path):

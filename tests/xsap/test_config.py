@@ -97,6 +97,8 @@ def test_recipes_exist():
         "en_syn.toml",
         "en_es_syn.toml",
         "small.toml",
+        "from_pretrained.toml",
+        "e5_small_cpu.toml",
     }
 
 
