@@ -36,6 +36,7 @@ _INVISIBLE = re.compile(f"[{_IGNORABLE}]")
 _JOINING = "\u0600-\u061b\u061d-\u08ff\u0900-\u109f\u1700-\u17b3\u17b6-\u180a\u1810-\u18af\u1a20-\u1aad\u1b00-\u1c4f\ua800-\uaaff"
 _JOINING += "\uabc0-\uabff\ufb50-\ufdff\ufe70-\ufefc"
 _STRAY_JOINERS = re.compile(f"(?<![{_JOINING}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINING}])")
+_SOME_INVISIBLE = re.compile(f"[{_IGNORABLE}\u200c\u200d]")  # one search, for most names have none
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
@@ -100,7 +101,7 @@ def drop_invisible(text: str) -> str:
     >>> drop_invisible("\u202afever\u202c"), len(drop_invisible("می\u200cخواهم"))
     ('fever', 8)
     """
-    return _STRAY_JOINERS.sub("", _INVISIBLE.sub("", text))
+    return _STRAY_JOINERS.sub("", _INVISIBLE.sub("", text)) if _SOME_INVISIBLE.search(text) else text
 
 
 def normalize(name: str, policy: TextPolicy) -> str:
@@ -158,6 +159,7 @@ _PUNCTUATION: dict[int, str] = {
     for ranges, plain in ((_DASHES, "-"), (_SINGLE_QUOTES, "'"), (_DOUBLE_QUOTES, '"'), (_UNWRITTEN, ""))
     for character in re.findall(f"[{ranges}]", _PLANE)
 }
+_SOME_PUNCTUATION = re.compile(f"[{_DASHES}{_SINGLE_QUOTES}{_DOUBLE_QUOTES}{_UNWRITTEN}]")
 _TURKIC = frozenset({"az", "tr"})  # languages whose capital of i is İ and whose small letter of I is ı
 _DOT = "\u0307"  # the dot that İ leaves in lower case, and that Lithuanian keeps on i and j under an accent
 _SOFT_DOTS = re.compile(f"(?<=[ij\u012f]){_DOT}")
@@ -191,8 +193,8 @@ def fold_case(name: str, language: str | None = None) -> str:
     if name.isascii():
         folded = name.lower().replace("`", "'")
     else:
-        folded = unicodedata.normalize("NFKC", drop_invisible(name).translate(_PUNCTUATION)).casefold()
-        folded = _SOFT_DOTS.sub("", unicodedata.normalize("NFKC", folded)).translate(_PUNCTUATION)
+        folded = unicodedata.normalize("NFKC", _plain_punctuation(drop_invisible(name))).casefold()
+        folded = _plain_punctuation(_SOFT_DOTS.sub("", unicodedata.normalize("NFKC", folded)))
         folded = unicodedata.normalize("NFKC", folded)
         if language is None:
             folded = folded.replace("ı", "i")
@@ -244,6 +246,10 @@ def look_up_keys(names: "pa.ChunkedArray") -> "pa.Array":
     for pattern, plain in _SQUASHED:
         keys = pc.replace_substring_regex(keys, pattern, plain)
     return keys
+
+
+def _plain_punctuation(text: str) -> str:
+    return text.translate(_PUNCTUATION) if _SOME_PUNCTUATION.search(text) else text
 
 
 def _strip_accents(folded: str) -> str:
