@@ -23,7 +23,7 @@ ORDER = [
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster",
-    "exchange.mapping", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer",
+    "exchange.mapping", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer", "exchange.review_workbook",
     "server.concepts", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
     "server.reconciliation_routes", "server.link_route", "server.app", "server.listen",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",

@@ -61,25 +61,39 @@ def open_workbook(out: IO[bytes], header: Sequence[str]) -> Iterator[WriteRows]:
         ConfigError: XlsxWriter is not installed, or there are more columns than a sheet has; and while rows are written, if there are more
             than a sheet has.
     """
+    with open_book(out) as (book, text):
+        if len(header) > MAX_COLUMNS:
+            raise ConfigError(
+                f"expected at most {MAX_COLUMNS:,} columns, as a workbook's sheet has, found {len(header):,}; "
+                f"use a smaller --top-k, {_INSTEAD}"
+            )
+        sheet = _Sheet(book.add_worksheet("linked"), text)
+        sheet.write([[_text(name)] for name in header])
+        yield sheet.write
+        sheet.finish()
+
+
+@contextmanager
+def open_book(out: IO[bytes]) -> Iterator[tuple[Any, Any]]:
+    """Yield an empty workbook of XlsxWriter and its format of text; it is written when the block ends, unless that raises.
+
+    Args:
+        out: As for `open_workbook`.
+
+    Raises:
+        ConfigError: XlsxWriter is not installed.
+    """
     try:
         import xlsxwriter
     except ImportError:
         raise ConfigError("writing .xlsx needs XlsxWriter, found none; install it: pip install 'xsap[xlsx]'") from None
-    if len(header) > MAX_COLUMNS:
-        raise ConfigError(
-            f"expected at most {MAX_COLUMNS:,} columns, as a workbook's sheet has, found {len(header):,}; "
-            f"use a smaller --top-k, {_INSTEAD}"
-        )
     name = getattr(out, "name", None)
     beside = Path(name).parent if isinstance(name, str) else None
     with tempfile.TemporaryDirectory(prefix=".xsap-", dir=beside) as folder:
         book = xlsxwriter.Workbook(out, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
         book.set_properties({"created": _MADE})
-        sheet = _Sheet(book.add_worksheet("linked"), book.add_format({"num_format": "@"}))
         try:
-            sheet.write([[_text(name)] for name in header])
-            yield sheet.write
-            sheet.finish()
+            yield book, book.add_format({"num_format": "@"})
             _close(book)
         finally:
             book.fileclosed = True  # after an error nothing more is written
@@ -119,24 +133,8 @@ class _Sheet:
         cut = 0
         for row, cells in enumerate(zip(*columns, strict=True), start=start):
             for column, cell in enumerate(cells):
-                cut += self._put(row, column, cell)
+                cut += put_cell(self._sheet, row, column, cell, self._text)
         return cut
-
-    def _put(self, row: int, column: int, cell: Any) -> bool:
-        """Write a cell, unless it is empty; whether it was cut."""
-        if isinstance(cell, bool):
-            self._sheet.write_boolean(row, column, cell)
-            return False
-        if isinstance(cell, int | float) and abs(cell) < _MAX_EXACT:
-            self._sheet.write_number(row, column, cell)
-            return False
-        whole = _text(cell)
-        text = _cut(whole)
-        if text.startswith(_RICH[0]) and text.endswith(_RICH[1]):  # in two runs it is text again
-            self._sheet.write_rich_string(row, column, text[:1], self._text, text[1:], self._text)
-        elif text:
-            self._sheet.write_string(row, column, text, self._text)
-        return text is not whole
 
     def finish(self) -> None:
         """What a sheet has besides its rows."""
@@ -148,12 +146,40 @@ class _Sheet:
         self._sheet.ignore_errors({"number_stored_as_text": f"A1:XFD{MAX_ROWS}"})
 
 
+def put_cell(sheet: Any, row: int, column: int, cell: Any, text_format: Any) -> bool:
+    """Write a cell of a sheet, unless it is empty; text stays text, whatever it looks like.
+
+    Args:
+        sheet: XlsxWriter's.
+        row: From 0.
+        column: From 0.
+        cell: As JSON has it, or an answer's list.
+        text_format: The format of cells of text.
+
+    Returns:
+        Whether it was cut.
+    """
+    if isinstance(cell, bool):
+        sheet.write_boolean(row, column, cell)
+        return False
+    if isinstance(cell, int | float) and abs(cell) < _MAX_EXACT:
+        sheet.write_number(row, column, cell)
+        return False
+    whole = _text(cell)
+    text = cut_to_cell(whole)
+    if text.startswith(_RICH[0]) and text.endswith(_RICH[1]):  # in two runs it is text again
+        sheet.write_rich_string(row, column, text[:1], text_format, text[1:], text_format)
+    elif text:
+        sheet.write_string(row, column, text, text_format)
+    return text is not whole
+
+
 def _text(cell: Any) -> str:
     """A cell as text; an answer's list with separators, as in CSV."""
     return escape_surrogates(LIST_SEPARATOR.join(cell) if isinstance(cell, tuple) else to_text(cell))
 
 
-def _cut(text: str) -> str:
+def cut_to_cell(text: str) -> str:
     """As much of a text as a cell holds, without half of a surrogate pair at its end."""
     if len(text) <= MAX_CELL // 2 or len(text.encode("utf-16-le")) // 2 <= MAX_CELL:
         return text
