@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.fixtures.commands import LIBRARIES, ROOT, Launch, Run, Template, environment, ranks
+from tests.fixtures.commands import ROOT, Launch, Run, Shell, Template, environment, ranks
+from tests.fixtures.template import LIBRARIES
 
 settings.register_profile("xsap", deadline=None)  # machines that run tests are busy
 settings.load_profile("xsap")
@@ -28,16 +29,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
 def run(template: Template) -> Run:
     """Run a command as a user would type it, from a folder outside the checkout, and return what it printed.
 
-    A program of this repository is a fork of the template; whatever else `python` is called with, and what asks for
-    `fresh`, is a new interpreter.
+    A program of this repository, code (`-c`) or a script is a fork of the template; whatever else `python` is called
+    with, and what asks for `fresh`, is a new interpreter.
     """
 
     def call(
         *words: object, cwd: Path | None = None, fresh: bool = False, **options: object
     ) -> subprocess.CompletedProcess[str]:
-        ours = words[0] == "-m" and words[1].partition(".")[0] in LIBRARIES or isinstance(words[0], Path)
-        if ours and not fresh and not options:
-            return template.run(words, cwd, [{}])
+        ours = words[0] == "-c" or words[0] == "-m" and words[1].partition(".")[0] in LIBRARIES
+        if (ours or isinstance(words[0], Path)) and not fresh and not options:
+            return template.run(words, cwd)
         command = [sys.executable, *map(str, words)]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=cwd or "/", env=environment(), timeout=300, **options
@@ -52,6 +53,19 @@ def launch(template: Template) -> Launch:
 
     def call(processes: int, *words: object) -> subprocess.CompletedProcess[str]:
         return template.run(words, None, ranks(processes))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shell(template: Template) -> Shell:
+    """Run a line of the shell in a folder, with `xsap`, `xsap-prepare` and `python` those of this checkout."""
+
+    def call(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        path = f"{template.programs()}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env=environment() | {"PATH": path}, timeout=600
+        )  # fmt: skip
 
     return call
 
