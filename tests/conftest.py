@@ -12,8 +12,10 @@ from hypothesis import settings
 from tests.fixtures.commands import ROOT, Launch, Run, Shell, Template, environment, ranks
 from tests.fixtures.template import LIBRARIES
 
-settings.register_profile("xsap", deadline=None)  # machines that run tests are busy
-settings.load_profile("xsap")
+# Machines that run tests are busy, so there are no deadlines. See fixtures/examples.py for tests that state a number of examples.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile("quick")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

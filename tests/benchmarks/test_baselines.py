@@ -21,6 +21,7 @@ from benchmarks.accuracy.baselines import (
     tfidf_linker,
 )
 from benchmarks.accuracy.dictionary import SearchSpace
+from tests.fixtures.examples import examples
 from xsap.evaluation.protocols import ReferenceDictionary
 from xsap.linking.ranking import NO_CONCEPT
 from xsap.linking.results import Candidate, Result
@@ -86,7 +87,7 @@ def test_unique_names_keep_all_concepts(rows, policy):
     assert names.concepts.count == len(known)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(row_lists, st.lists(texts | st.sampled_from(["", " \u200b"]), max_size=5), st.integers(1, 6), st.integers(1, 3))
 def test_exact_linker_matches_plain_loop(rows, mentions, k, batch):
     system = replace(exact_linker(space_of(rows)), mentions_per_batch=batch)
@@ -100,7 +101,7 @@ def test_exact_linker_matches_plain_loop(rows, mentions, k, batch):
         assert line == same + [NO_CONCEPT] * (min(k, len(rows)) - len(same))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(row_lists, st.lists(texts, max_size=5), st.integers(1, 6))
 def test_tfidf_linker_matches_plain_loop(rows, mentions, k):
     system = tfidf_linker(space_of(rows))
@@ -274,7 +275,7 @@ def all_cosines(lexicon, mentions):
     return lexicon.scores(mentions, np.tile(np.arange(lexicon.count), (len(mentions), 1)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(short_texts, min_size=1, max_size=12), st.lists(short_texts, max_size=7))
 def test_lexicon_cosines_match_scikit_learn(names, mentions):
     assume(any(normalize_all(names, EXACT_MATCH)))  # which it refuses
@@ -282,7 +283,7 @@ def test_lexicon_cosines_match_scikit_learn(names, mentions):
     np.testing.assert_allclose(all_cosines(small_lexicon(names), mentions), scikit(names, mentions), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(short_texts, min_size=1, max_size=40), st.lists(short_texts, min_size=1, max_size=4), st.integers(1, 50)
 )

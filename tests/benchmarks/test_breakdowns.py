@@ -34,6 +34,7 @@ from benchmarks.accuracy.breakdowns import (
 )
 from benchmarks.accuracy.scores import ANSWERS_SCHEMA, RankedAnswers
 from tests.fixtures.accuracy_tasks import task_of as any_task_of
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, DataError
 from xsap.evaluation.metrics import MISS
 from xsap.terms.mentions import build_mentions
@@ -86,7 +87,7 @@ strings = st.text(st.sampled_from("aAbﬁ é１1"), max_size=3)
 ids = st.sampled_from(["C1", "C2", "C3", "C4"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     names=st.lists(st.tuples(ids, st.sampled_from(["en", "de"]), strings), max_size=8),
     wanted=st.lists(st.tuples(strings, st.lists(ids, max_size=2)), max_size=8),
@@ -373,7 +374,7 @@ id_lists = st.sampled_from(["A", "B", "C", "D|E", "A|C"])
 golds = st.sets(st.sampled_from("ABCDE"), min_size=1, max_size=2)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     dictionary=st.lists(st.tuples(id_lists, name_texts), min_size=1, max_size=10),
     rows=st.lists(

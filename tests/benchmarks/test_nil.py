@@ -14,6 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from benchmarks import __main__ as command_line
 from benchmarks.accuracy import nil
 from benchmarks.accuracy.nil import MaskedLinker, evaluate_nil, isotonic, nil_table, synthetic_mentions, table_rows
+from tests.fixtures.examples import examples
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions, write_mentions
 
@@ -111,7 +112,7 @@ def test_language_without_words_gets_english_mentions():
     }
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     hidden=st.sets(st.integers(0, 39)),
     top_k=st.integers(1, 5),
@@ -140,7 +141,7 @@ def test_masked_linker_asks_for_more_where_all_near_concepts_are_hidden():
     assert len(masked.link(["3"], 5, languages=["es"])[0].candidates) == 3  # there are no more
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     rows=st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=50),
     at=st.lists(st.integers(-5, 25), max_size=5),

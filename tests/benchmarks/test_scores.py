@@ -26,6 +26,7 @@ from benchmarks.accuracy.scores import (
     scores_of,
 )
 from tests.fixtures.accuracy_tasks import TableLinker, task_of
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS, Score, ScoreRow
 
@@ -181,7 +182,7 @@ def _answers(ranks, reference=None):
 _rank = st.one_of(st.just(MISS), st.sampled_from([0, 1, 4, 5, MAX_RANK - 1]), st.integers(0, MAX_RANK - 1))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.tuples(st.sampled_from(["de", "es", "zh"]), _rank), min_size=1, max_size=30), st.randoms())
 def test_scores_match_plain_loop(rows, rng):
     task = task_of([("m", code, ["A"]) for code, _ in rows], DICTIONARY)
@@ -234,7 +235,7 @@ def test_compare_accuracy_by_hand():
     assert back["es"].mcnemar == found["es"].mcnemar
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=25), st.randoms())
 def test_difference_does_not_depend_on_order(pairs, rng):
     def found():
@@ -277,7 +278,7 @@ WORDS = [
 ]
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     rows=st.lists(
         st.tuples(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.accounting import Summary
 from data_prep.assemble import Assembly
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.files import RowCounts
 from xsap.terms.terminology import NAME_KINDS, NAMES_SCHEMA, PRECEDENCE, RETIRED_SCHEMA, Terminology
@@ -32,7 +33,7 @@ concept_data = st.tuples(
 SCHEMA = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int64()))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     rows=st.lists(row, min_size=1, max_size=40),
     metadata=st.lists(concept_data, max_size=8),

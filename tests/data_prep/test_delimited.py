@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from data_prep.accounting import Rejects
 from data_prep.delimited import LINE, read_rrf, read_tsv_blocks, rows_with_numbers, whole_numbers
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 
 PIECES = [
@@ -235,7 +236,7 @@ def naive_tsv(raw: bytes) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(tables, st.integers(1, 60), st.sampled_from(["", ".gz", ".bz2"]), st.booleans(), st.data())
 def test_tsv_cells_match_naive_reader(tmp_path_factory, table, block_bytes, packed, mark, data):
     width, rows = table

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from data_prep.describe import describe_terminology, description_lines, save_plot
 from data_prep.store import StoredTerminology
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.terms.terminology import NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, normalize
@@ -60,7 +61,7 @@ name_rows = st.tuples(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(names=st.lists(name_rows, min_size=1, max_size=14), types=st.dictionaries(st.sampled_from("ABCDE"), st.lists(st.sampled_from(["T1", "T2"]), unique=True)))  # fmt: skip
 def test_description_matches_counts_in_plain_python(tmp_path_factory, tokenizer, names, types):
     folder = tmp_path_factory.mktemp("describe")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.icd import read_icd
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 
 # ICD-10-CM
@@ -154,7 +155,7 @@ def expected_codes(tree, inherited=()):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(tree=code_trees())
 def test_tabular_list_is_what_a_recursive_reading_finds(tree, tmp_path_factory):
     terminology, counts = read_text(tmp_path_factory.mktemp("icd"), tabular(as_diag(tree)))
@@ -444,7 +445,7 @@ def test_modifier_names_are_in_the_languages_of_both(tmp_path):
 choice = st.lists(st.sampled_from("0123"), unique=True, min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     first=choice,
     second=choice,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_prep.assemble import Assembly
 from data_prep.leakage import LEDGER_SCHEMA, STATUSES, Neighborhood, build_ledger, hold_out, within_one_edit
 from data_prep.store import StoredTerminology
+from tests.fixtures.examples import examples
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RETIRED_SCHEMA, Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize
@@ -31,14 +32,14 @@ LETTERS = "aab \u0301\u0308éÉ熱発ｱア\U00020000\U0001f912ß'\u200b\u00ad"
 strings = st.text(st.sampled_from(LETTERS), max_size=5)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(left=st.lists(strings, unique=True, max_size=12), right=st.lists(strings, max_size=12))
 def test_neighborhood_pairs_match_textbook_edit_distance(left, right):
     expected = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if distance(a, b) <= 1]
     assert Neighborhood.from_strings(left).pairs(right) == expected
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(a=strings, b=strings)
 def test_within_one_edit_matches_textbook_edit_distance(a, b):
     assert within_one_edit(a, b) == (distance(a, b) <= 1)
@@ -109,7 +110,7 @@ def names_and_mentions(draw):
     return names, mentions
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(names_and_mentions())
 def test_ledger_matches_comparison_of_all_pairs(tmp_path_factory, drawn):
     names, mentions = drawn

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.lists import read_list
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
@@ -305,7 +306,7 @@ concept_lines = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(lines=st.lists(concept_lines, min_size=1, max_size=5))
 def test_jsonl_dictionaries_match_naive_reader(tmp_path_factory, lines):
     file = tmp_path_factory.mktemp("list") / "kb.jsonl"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.omop import find_files, read_omop
 from tests.fixtures.commands import assert_refused
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
@@ -160,7 +161,7 @@ choices = st.tuples(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(concepts_of, synonyms_of, relations_of, choices, st.integers(20, 400), st.booleans())
 def test_omop_names_and_reasons_match_naive_reader(
     tmp_path_factory, concepts, synonyms, relations, chosen, block_bytes, without_languages

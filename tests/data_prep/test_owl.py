@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data_prep.obo import read_obographs
 from data_prep.ontology import read_ontology
 from data_prep.owl import read_owl
+from tests.fixtures.examples import examples
 from tests.fixtures.json_damage import JSON_VALUES, paths_in, replace_at
 from xsap.errors import DataError
 from xsap.text import TextPolicy, normalize
@@ -427,7 +428,7 @@ def naive(ontology):
     return names, out
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(ontology=ontologies)
 def test_obo_owl_and_obographs_match_naive_reader(tmp_path_factory, ontology):
     folder = tmp_path_factory.mktemp("same")
@@ -618,7 +619,7 @@ def test_truncated_obographs_are_refused(tmp_path):
         refusal(read_obographs, tmp_path / "x.json")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(place=st.sampled_from(sorted(paths_in(GRAPHS), key=str)), new=JSON_VALUES)
 def test_obographs_value_of_wrong_type_is_read_or_refused(tmp_path_factory, place, new):
     file = tmp_path_factory.mktemp("kinds") / "x.json"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.retired import CIRCULAR, DELETED, NOT_THE_SAME, Successors, update_gold
+from tests.fixtures.examples import examples
 from xsap.terms.mentions import build_mentions, read_mentions, write_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, RELATIONS, RETIRED_SCHEMA, Terminology
 
@@ -76,7 +77,7 @@ ids = st.sampled_from(list("ABCDEFGH"))
 rows_of = st.lists(st.tuples(ids, st.none() | ids, st.sampled_from(RELATIONS)), max_size=14)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(rows=rows_of, alive=st.sets(ids, max_size=3), gold=st.lists(st.lists(ids, max_size=3), min_size=1, max_size=4))
 def test_update_gold_matches_walk_over_the_table(rows, alive, gold):
     mentions = build_mentions(

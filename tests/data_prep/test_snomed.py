@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_prep.snomed import find_files, read_snomed
 from tests.fixtures.commands import assert_refused
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
@@ -188,7 +189,7 @@ releases_of = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(releases_of, st.booleans(), st.sampled_from([None, None, {US}, {US, ES}]), st.integers(30, 600))
 def test_snomed_names_and_reasons_match_naive_reader(tmp_path_factory, releases, choose, refsets, block_bytes):
     top = tmp_path_factory.mktemp("releases")

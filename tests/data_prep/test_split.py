@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.split import is_held_out, overlap_lines, split_terminology
+from tests.fixtures.examples import examples
 from xsap.artifacts import read_manifest
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.files import RowCounts
@@ -39,7 +40,7 @@ row_lists = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=row_lists,
     fraction=st.sampled_from([0.1, 0.5, 0.9]),

@@ -12,6 +12,7 @@ from data_prep.accounting import Rejects
 from data_prep.assemble import Assembly
 from data_prep.umls import MRCONSO, RowSelection, UmlsFiles, read_umls
 from tests.fixtures.commands import ROOT
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.languages import to_iso
 from xsap.terms.semantic_types import types_of
@@ -153,7 +154,7 @@ rows_of = st.lists(
 ids = st.sampled_from(["C1", "C2", "C3", "C4"])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(
     rows=rows_of,
     languages=st.sampled_from([None, {"en"}, {"es", "ja"}]),

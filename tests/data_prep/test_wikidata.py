@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data_prep.assemble import Assembly
 from data_prep.wikidata import read_wikidata
+from tests.fixtures.examples import examples
 from tests.fixtures.json_damage import JSON_VALUES, paths_in, replace_at
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
@@ -344,7 +345,7 @@ def naive(found):
     return rows, dropped
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(found=st.lists(entities, min_size=1, max_size=5), as_lines=st.booleans())
 @example(
     found=[
@@ -462,7 +463,7 @@ hurt = whole.flatmap(lambda value: st.tuples(st.just(value), st.sampled_from(lis
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(value=hurt)
 def test_wikidata_value_of_wrong_type_is_read_or_refused(tmp_path_factory, value):
     file = tmp_path_factory.mktemp("kinds") / "x.json"

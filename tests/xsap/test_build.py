@@ -30,6 +30,7 @@ from tests.fixtures.builds import (
 )
 from tests.fixtures.commands import ROOT
 from tests.fixtures.dictionaries import terminology
+from tests.fixtures.examples import examples
 from xsap.cli import app
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.build import (
@@ -352,7 +353,7 @@ TEXTS = st.lists(
 
 
 @given(before=TEXTS, after=TEXTS, vector_dtype=st.sampled_from(["float32", "float16", "int8"]), lower=st.booleans())
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 def test_build_with_reuse_equals_a_new_build(before, after, vector_dtype, lower, tmp_path_factory):
     folder = tmp_path_factory.mktemp("update")
     encoder = RecordingNgrams(policy=TextPolicy("lower" if lower else "cased", "NFC"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.languages import UNKNOWN
 from xsap.linking.calibration import (
@@ -124,7 +125,7 @@ def test_single_language_gets_no_correction():
     assert fitted(features, right, languages)[0].model.corrections["es"] == pytest.approx(0, abs=1e-6)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     score=st.floats(-1, 1),
     second=st.floats(-1, 1),
@@ -230,7 +231,7 @@ def test_threshold_of_a_calibration_is_its_curves(calibration):
     assert calibration.threshold_for(0.8) == calibration.curve.threshold_for(0.8)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     seed=st.integers(0, 1000),
     sizes=st.dictionaries(st.sampled_from(["es", "ja", "tr", "und"]), st.integers(60, 300), min_size=1),
@@ -343,7 +344,7 @@ def naive_effect(residuals, groups):
     return max(1.0, total / independent) if independent else 1.0
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=outcomes)
 def test_curve_matches_a_plain_loop(rows):
     confidence, right, groups = arrays(rows)
@@ -358,7 +359,7 @@ def test_curve_matches_a_plain_loop(rows):
         assert effect == pytest.approx(naive_effect([r - c for c, r, _ in inside], [g for _, _, g in inside]), abs=1e-8)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(n=st.integers(201, 2000), ties=st.integers(1, 3000), seed=st.integers(0, 99))
 def test_long_curve_is_thinned_to_correct_rows(n, ties, seed):
     rng = np.random.default_rng(seed)
@@ -414,7 +415,7 @@ def naive_threshold(curve, precision):
     return found
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     n=st.integers(100, 3000),
     slope=st.floats(0.5, 8),
@@ -538,7 +539,7 @@ def test_impossible_curves_are_an_error(change):
         RiskCoverageCurve(**sound | change)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=outcomes)
 def test_risk_and_coverage_average_over_ties(rows):
     """Expected risk of the k most confident: whole blocks of ties, and of the last block its mean."""

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from tests.fixtures.examples import examples
 from tests.fixtures.html_page import Page
 from tests.fixtures.table_linker import TableLinker
 from xsap import plots
@@ -46,7 +47,7 @@ def naive_bins(confidence, right, bins):
     return [(sum(c for c, _ in row) / len(row), sum(r for _, r in row) / len(row), len(row)) for row in rows if row]
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=pairs, bins=st.integers(1, 15))
 def test_bins_and_error_match_a_plain_loop(rows, bins):
     confidence, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])

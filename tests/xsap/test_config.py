@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tests.fixtures.commands import ROOT
+from tests.fixtures.examples import examples
 from xsap.config import OTHER_NAMES, Settings, describe_settings, load_settings, setting_names
 from xsap.errors import ConfigError
 
 RECIPES = sorted((ROOT / "configs" / "train").glob("*.toml"))
 NEEDED = ["output=out", "terminology=names"]
-steady = trials(max_examples=60, deadline=None)
+steady = trials(max_examples=examples(60), deadline=None)
 
 
 def settings(*overrides):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError, DataError
 from xsap.files import read_jsonl
 from xsap.tabular.delimited_text import BLANK_LINES, LONG_ROWS, SHORT_ROWS, open_delimited
@@ -106,7 +107,7 @@ def naive_csv(text):
     return [(row + [""] * width)[:width] for row in rows]
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(header=st.sampled_from(["x,y\n", "x\n", "\n,\nx,y,z\r\n"]), text=st.text('ab",\r\n', max_size=14))
 def test_csv_rows_equal_those_of_a_naive_reader(tmp_path_factory, header, text):
     folder, text = tmp_path_factory.getbasetemp(), header + text
@@ -120,7 +121,7 @@ def test_csv_rows_equal_those_of_a_naive_reader(tmp_path_factory, header, text):
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(rows=st.lists(st.tuples(cells, cells), max_size=4), packed=st.booleans(), delimiter=st.sampled_from(",;"))
 def test_csv_reads_back_what_the_csv_module_writes(tmp_path_factory, rows, packed, delimiter):
     stream = io.StringIO()
@@ -200,7 +201,7 @@ def test_tab_separated_cell_is_quoted_only_if_it_is_so_as_a_whole(tmp_path, text
     assert read(tmp_path, "x.tsv", text) == rows
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     rows=st.lists(
         st.lists(st.one_of(st.text('ab" \n,', max_size=5), st.text('ab"\t', max_size=5)), min_size=2, max_size=2),
@@ -216,7 +217,7 @@ def test_tab_separated_text_of_excel_and_r_is_read_back(tmp_path_factory, rows, 
     assert read(tmp_path_factory.getbasetemp(), "excel.tsv", stream.getvalue()) == rows
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(rows=st.lists(st.lists(st.text('ab"', max_size=4), min_size=2, max_size=2), max_size=5))
 def test_unquoted_tab_separated_text_keeps_every_row_and_stray_quote(tmp_path_factory, rows):
     def plain(cell):

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.search import exact as module
 from xsap.search.exact import (
@@ -122,7 +123,7 @@ def log(caplog):
     return read
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     kind=st.sampled_from(sorted(NAME_KINDS)),
     vector_dtype=st.sampled_from(VECTOR_DTYPES),
@@ -144,7 +145,7 @@ def test_exact_search_matches_brute_force(kind, vector_dtype, n, q, d, k, block,
     assert_same(vectors, queries, k, rows=rows, scores_per_block=block, device_copy=device_copy)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     n=st.integers(1, 700),
     q=st.integers(1, 6),
@@ -460,7 +461,7 @@ def test_nearest_row_that_its_codes_hide_is_found(log, n, k):
     assert search(vectors, query, 1)[0][0, 0] == np.float32(best)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 10**6), d=st.integers(2, 24), n=st.integers(2, 300), k=st.integers(1, 20))
 def test_rows_at_the_edge_of_the_bound_on_rounding_match_brute_force(seed, d, n, k):
     rng = np.random.default_rng(seed)

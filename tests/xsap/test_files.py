@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError, DataError
 from xsap.files import (
     RowCounts,
@@ -231,7 +232,7 @@ plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(lines=st.lists(plain, max_size=5), end=st.sampled_from(["\n", "\r\n"]), bom=st.sampled_from(["", "\ufeff"]))
 def test_read_lines_returns_written_lines_for_any_line_end(tmp_path_factory, lines, end, bom):
     file = tmp_path_factory.getbasetemp() / "lines.txt"

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
+from tests.fixtures.examples import examples
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import FusedSearch, fuse, grams, string_similarity
 from xsap.linking.ranking import rank_concepts
@@ -50,7 +51,7 @@ def test_string_similarity_is_that_computed_by_hand():
     assert found.dtype == np.float32
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(texts, max_size=8),
     st.lists(texts.filter(str.isprintable), min_size=1, max_size=12),
@@ -88,7 +89,7 @@ def plain_loop(cosines, similarity, concepts_of_names, weight, wanted):
     ][:wanted]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(names_like, min_size=1, max_size=30), names_like, weights, st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_fused_search_gives_the_concepts_of_a_plain_loop(names, mention, weight, wanted, seed):
     """Cosines and names tie often, concepts share names, and the search must widen beyond the pool."""
@@ -106,7 +107,7 @@ def test_fused_search_gives_the_concepts_of_a_plain_loop(names, mention, weight,
         assert list(zip(*(array[query][filled].tolist() for array in ranked), strict=True)) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(names_like, min_size=1, max_size=20),
     st.lists(names_like, min_size=1, max_size=5),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding import encoder as encoder_module
 from xsap.encoding import int8
@@ -19,7 +20,7 @@ from xsap.errors import ConfigError
 fast = pytest.mark.skipif(not int8_is_faster(), reason="this processor has no fast int8 products")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     st.integers(1, 40),
     st.integers(2, 70),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap import languages
 from xsap.errors import DataError
 from xsap.languages import UNKNOWN, named_language, parse_languages, to_iso, to_name, to_umls
@@ -29,7 +30,7 @@ BY_THREE = {
     "ell": "el",
     "eus": "eu",
 }
-PROPERTY = settings(max_examples=60, deadline=None)
+PROPERTY = settings(max_examples=examples(60), deadline=None)
 
 
 @pytest.mark.parametrize("lat", UMLS)

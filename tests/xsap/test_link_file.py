@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.commands import ROOT
+from tests.fixtures.examples import examples
 from tests.fixtures.linkers import (
     FIVE_ANSWERS,
     IDENTITY,
@@ -267,7 +268,7 @@ def test_interrupted_run_resumes_and_writes_the_same_bytes(tmp_path, name, fail_
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "x.csv"])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     mentions=st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40),
     deaths=st.lists(st.integers(1, 4), max_size=3),
@@ -466,7 +467,7 @@ def test_local_linker_is_not_remote():
     assert not isinstance(StandInLinker(), RemoteLinkers)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     mentions=st.lists(st.sampled_from("abcdefghij"), max_size=40),
     held=st.integers(0, 4),

@@ -23,6 +23,7 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.fixtures.examples import examples
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.mining import all_pairs, triplet_margin
 
@@ -94,7 +95,7 @@ each_edge = pytest.mark.parametrize(("vectors", "concepts"), edges().values(), i
 
 
 @given(batch=batches(), margin=st.sampled_from([0.0, 0.2, 0.7]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_triplet_margin_keeps_the_pairs_of_every_hard_triplet(batch: tuple[Tensor, Tensor], margin: float) -> None:
     vectors, concepts = batch
     similarity = vectors @ vectors.T
@@ -184,7 +185,7 @@ def looped(loss: Callable[..., Tensor], parameters: dict[str, float], vectors: T
 
 @each_loss
 @given(batch=batches(), masks=st.sampled_from(["all", "mined", "any", "unopposed"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_losses_match_loops_over_pairs(
     loss: Callable[..., Tensor], parameters: dict[str, float], batch: tuple[Tensor, Tensor], masks: str
 ) -> None:
@@ -292,7 +293,7 @@ def assert_equal_to_theirs(
 
 @each_compared
 @given(batch=batches())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_losses_and_gradients_match_pytorch_metric_learning(
     loss: Callable[..., Tensor], parameters: dict[str, float], pairs: str, batch: tuple[Tensor, Tensor]
 ) -> None:

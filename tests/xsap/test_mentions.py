@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError, DataError
 from xsap.terms.mentions import (
     SCHEMA,
@@ -30,7 +31,7 @@ rows = st.lists(
     min_size=1,
     max_size=5,
 )
-steady = settings(max_examples=60, deadline=None)
+steady = settings(max_examples=examples(60), deadline=None)
 
 
 def table(rows):

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from tests.fixtures.examples import examples
 from xsap.errors import DataError
 from xsap.evaluation.metrics import (
     MISS,
@@ -173,7 +174,7 @@ groups_of_pairs = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(pairs=groups_of_pairs, seed=st.integers(0, 99), level=st.sampled_from([0.8, 0.95]))
 @example(
     pairs=[[(0.0, 1.0)] + [(0.0, 0.0)] * 9, [(0.0, 1.0)] * 2 + [(0.0, 0.0)] * 8, [(1.0, 0.0)] * 3 + [(0.0, 0.0)] * 7],
@@ -268,7 +269,7 @@ def test_mcnemar_by_hand(gained, lost, p):
     assert mcnemar(*discordant(gained, lost, agreed=20)) == pytest.approx(p, rel=1e-12)
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(gained=st.integers(0, 400), lost=st.integers(0, 400))
 def test_mcnemar_is_the_binomial_test_of_the_discordant(gained, lost):
     expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.dictionaries import TERM_NAMES, terminology_of_rows
+from tests.fixtures.examples import examples
 from xsap.languages import UNKNOWN
 from xsap.linking.dictionary import NameSource, build_dictionary
 from xsap.linking.name_keys import ACCENTS, CASE, CODE, EXACT
@@ -54,7 +55,7 @@ def named(*rows, kind="preferred"):
     return Terminology.build(pa.Table.from_pylist(names, NAMES_SCHEMA))[0]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     rows=ROWS, mention=LETTERS | st.sampled_from(TERM_NAMES), policy=st.sampled_from(POLICIES), batch=st.integers(1, 9)
 )
@@ -99,7 +100,7 @@ def test_of_equal_names_the_same_spelling_then_the_preferred_name_then_the_ident
         assert [concept for concept, _ in find(dictionary, "cOLD")] == ["A:3", "A:1", "A:4", "A:5"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_a_label_gives_its_own_concept_first_whatever_else_has_it_as_a_synonym(data):
     labels = data.draw(

@@ -35,6 +35,7 @@ from transformers import (
 )
 
 from tests.fixtures.encoders import LOWER, TRAIN_TOKENIZER
+from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding.int8 import to_int8
 from xsap.encoding.model_folder import EncoderConfig
@@ -124,7 +125,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
 @given(rows=names_of_tokens)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_packed_vectors_match_padded_ones(kind: str, training: bool, rows: list[list[int]]) -> None:
     """In training mode without dropout, too."""
     model = make_model(kind).train(training)
@@ -198,7 +199,7 @@ def test_packed_gradients_match_padded_ones(kind: str, pool: int) -> None:
 
 @pytest.mark.parametrize("kind", NEW)
 @given(rows=names_of_tokens, pool=st.sampled_from([0, 1]))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 def test_packed_gradients_match_padded_ones_for_any_names(kind: str, rows: list[list[int]], pool: int) -> None:
     model = make_model(kind).train().double()
     packed = gradients(model, POOLS[pool](model, pack(make_tokens(rows))))
@@ -218,7 +219,7 @@ def test_gradients_of_mpnet_biases_match_padded_ones_where_only_they_are_trained
 
 @pytest.mark.parametrize("kind", MODELS)
 @given(rows=names_of_tokens, data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 def test_vector_does_not_depend_on_order_and_neighbors(kind: str, rows: list[list[int]], data: st.DataObject) -> None:
     model = make_model(kind).eval()
     order = data.draw(st.permutations(range(len(rows))))

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.encoding.packing import Tokens, drop_tokens, pack
 
 names_of_tokens = st.lists(st.lists(st.integers(5, 49), min_size=1, max_size=12), min_size=1, max_size=12)
@@ -15,7 +16,7 @@ def make_tokens(rows: list[list[int]]) -> Tokens:
 
 
 @given(rows=names_of_tokens)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_pack_keeps_every_token_once_at_the_stated_position(rows: list[list[int]]) -> None:
     tokens = make_tokens(rows)
     batch = pack(tokens)

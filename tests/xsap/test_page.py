@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from tests.fixtures.html_page import Page
 from xsap import plots
 from xsap.page import (
@@ -71,7 +72,7 @@ tables = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(rows=tables, words=st.booleans(), heading=texts, paragraph=texts)
 def test_html_and_markdown_give_back_any_text(rows, words, heading, paragraph):
     blocks = [Heading(2, heading), Paragraph(paragraph), Table(rows, words)]
@@ -89,7 +90,7 @@ def test_html_and_markdown_give_back_any_text(rows, words, heading, paragraph):
     assert unescape(written[0][3:].replace("\\\\", "\0")) == " ".join(heading.split())
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=tables, words=st.booleans())
 def test_markdown_parser_reads_the_same_table_without_markup(rows, words):
     parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -168,7 +169,7 @@ LATEX = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircu
 LATEX |= {r"\textgreater{}": ">", r"\textbar{}": "|", r"\textquotedbl{}": '"'}
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(text=texts)
 def test_latex_escapes_every_character_of_its_syntax(text):
     written = latex_text(text)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError
 from xsap.evaluation.metrics import MISS
 from xsap.evaluation.protocols import ReferenceDictionary, concept_ranks, reference_ranks
@@ -69,7 +70,7 @@ def concepts_of(lists, known):
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     data=st.data(),
     names=st.integers(1, 60),
@@ -180,7 +181,7 @@ def test_a_search_returns_no_more_names_than_names_per_search():
         assert found(ranked, query) == plain_loop(scores[query].tolist(), lists, 4)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     data=st.data(),
     names=st.integers(1, 30),
@@ -270,7 +271,7 @@ mention_lists = st.lists(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(table=answers, given=mention_lists, k=st.integers(1, 4), composite=st.booleans())
 def test_concept_ranks_against_plain_loops(table, given, k, composite):
     texts = ["|".join(whole) for whole, _ in given]
@@ -310,7 +311,7 @@ rows_of = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     table=rows_of,
     dictionary=st.lists(st.lists(ids, min_size=1, max_size=2, unique=True), min_size=5, max_size=5),

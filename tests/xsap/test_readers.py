@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError, DataError
 from xsap.tabular.cells import (
     MixedType,
@@ -343,7 +344,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     lines=st.lists(st.dictionaries(st.sampled_from("abc"), values, min_size=1), min_size=1, max_size=5),
     size=st.integers(1, 6),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
 from xsap.exchange.review_workbook import read_identity, read_workbook, write_workbook
@@ -91,7 +92,7 @@ MAPPINGS = st.lists(
 
 
 @given(MAPPINGS)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
 def test_workbook_that_nobody_edited_gives_back_the_mappings(tmp_path, mappings):
     file = written(tmp_path, mappings, index="1a2b", file="terms.xlsx")
     assert read_workbook(file) == mappings
@@ -103,7 +104,7 @@ WORDS = {status: status.value.replace("_", " ") for status in Status}
 
 
 @given(st.lists(st.tuples(st.sampled_from(CODES), st.sampled_from(["approve", "second", "other", "none", "flag", "note", "nothing"])), min_size=1, max_size=12), st.randoms())  # fmt: skip
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 def test_decisions_of_a_person_are_read_whatever_the_order_of_rows(tmp_path, actions, chance):
     """The oracle is the list of actions; rows are put into any order, a column is moved to the end, another is added."""
     mappings = [term(code, f"term {i} {code}", columns={"ward": code}) for i, (code, _) in enumerate(actions)]

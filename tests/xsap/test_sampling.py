@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from tests.fixtures.training import SMALL, assert_same_weights, read_weights
 from xsap import Terminology
 from xsap.config import load_settings
@@ -377,7 +378,7 @@ def hard_sampler(concepts: int, hard: int, groups: int, nearest: np.ndarray | No
     epoch=st.integers(0, 50),
     known=st.booleans(),
 )
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 def test_epoch_has_each_concept_once_with_its_hard_negatives(
     concepts: int, hard: int, groups: int, epoch: int, known: bool
 ) -> None:

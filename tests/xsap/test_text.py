@@ -10,6 +10,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap import text
 from xsap.errors import ConfigError
 from xsap.text import (
@@ -34,7 +35,7 @@ awkward = st.sampled_from(
     + INVISIBLE
 )
 names = st.text(awkward | st.characters(exclude_categories=["Cs"]), max_size=12)
-PROPERTY = settings(max_examples=60, deadline=None)
+PROPERTY = settings(max_examples=examples(60), deadline=None)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)

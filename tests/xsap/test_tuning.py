@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from tests.fixtures.table_linker import TableLinker
 from xsap.errors import DataError
 from xsap.evaluation.tuning import MIN_MENTIONS, WEIGHTS, choose_weight, link_sample, tune_fusion
@@ -49,7 +50,7 @@ def loop_accuracy(cases, weight):
     return right
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40))
 def test_accuracies_and_weight_match_plain_loops(seed, n):
     rng = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, DataError
 from xsap.search.vectors import Vectors, quantize, write_vectors
 
@@ -34,7 +35,7 @@ def test_quantize_gives_the_codes_computed_by_hand():
     assert scales.dtype == np.float32
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     values=st.lists(
         st.lists(st.floats(-1, 1, width=32) | st.sampled_from([0, 1e-30, 1e-45, -1]), min_size=3, max_size=3),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError
 from xsap.tabular import workbook_writer
 from xsap.tabular.workbook_writer import MAX_CELL, MAX_ROWS, check_row_count, open_workbook
@@ -184,7 +185,7 @@ texts = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=4), size=st.integers(1, 4))
 def test_other_programs_read_the_cells_back(rows, size):
     columns = [list(column) for column in zip(*rows, strict=True)]
