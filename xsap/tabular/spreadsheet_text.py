@@ -51,6 +51,13 @@ def escape_for_excel(cell: str, decimal_sign: str = ".") -> str:
     return f'="{cell}"' if _changes_in_excel(cell, decimal_sign) else escape_formula(cell)
 
 
+def unescape_cell(cell: str) -> str:
+    """The text that `escape_formula` or `escape_for_excel` wrote as this cell; another cell as it is."""
+    if cell.startswith('="') and cell.endswith('"') and len(cell) > len('=""'):
+        return cell[2:-1]
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
+
+
 def _changes_in_excel(cell: str, decimal_sign: str) -> bool:
     if len(cell) > _LONGEST or not any("0" <= character <= "9" for character in cell) or any(c < " " for c in cell):
         return False
