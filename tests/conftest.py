@@ -1,5 +1,6 @@
 """What several tests share: the sample terminology, and small encoders made on the spot."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -45,6 +46,23 @@ def run(template: Template) -> Run:
         return subprocess.run(
             command, capture_output=True, text=True, cwd=cwd or "/", env=environment(), timeout=300, **options
         )
+
+    return call
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run` for `-m xsap`, `data_prep` or `benchmarks`, in this process."""
+
+    def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        _, module, *rest = map(str, words)
+        main = importlib.import_module("xsap.cli" if module == "xsap" else f"{module}.__main__").main
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd or "/")
+            patch.setattr(sys, "argv", [module, *rest])
+            with pytest.raises(SystemExit) as stop:
+                main()
+        return subprocess.CompletedProcess(words, int(stop.value.code or 0), *capsys.readouterr())
 
     return call
 

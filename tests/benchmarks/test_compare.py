@@ -166,9 +166,9 @@ def test_changes_to_markdown():
     ]
 
 
-def test_report_command_against_older_folder(tmp_path, run):
+def test_report_command_against_older_folder(tmp_path, run_here):
     old, new = write(tmp_path / "old", OLD), write(tmp_path / "new", {name: NEW[name] for name in ("down", "even")})
-    done = run("-m", "benchmarks", "report", "new", "--against", "old", cwd=tmp_path)
+    done = run_here("-m", "benchmarks", "report", "new", "--against", "old", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (3, "")
     head, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in done.stdout.splitlines()]
     assert head == ["task", "system", "Acc@1 in old", "in new", "difference", "verdict"]
@@ -266,15 +266,15 @@ def test_plot_shows_scores_and_names_of_all_systems(tmp_path):
         plot(systems, tmp_path / "chart.pdf")
 
 
-def test_compare_command(tmp_path, run):
+def test_compare_command(tmp_path, run_here):
     _write(tmp_path, before=_results(), after=_results(0.5))
-    done = run(
+    done = run_here(
         "-m", "benchmarks", "compare", "before=before.json", "after=after.json", "--plot", "linking.png", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "| mean     | 1,225 |" in done.stdout
     assert (tmp_path / "linking.png").read_bytes().startswith(b"\x89PNG")
     for wrong in (["x=gone.json"], ["before"], []):
-        done = run("-m", "benchmarks", "compare", *wrong, cwd=tmp_path)
+        done = run_here("-m", "benchmarks", "compare", *wrong, cwd=tmp_path)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
         assert done.stderr.startswith("error: ")

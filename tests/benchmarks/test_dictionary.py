@@ -299,11 +299,11 @@ def test_restrict_without_any_match_is_an_error():
         restrict(build_mentions(["a"], ["de"], [["C9"]]), _referencing_terminology())
 
 
-def test_mentions_command_writes_mentions_and_row_counts(tmp_path, run):
+def test_mentions_command_writes_mentions_and_row_counts(tmp_path, run_here):
     _referencing_terminology().save(tmp_path / "hp")
     file = tmp_path / "de_1k_test_query.txt"
     file.write_text("C0000001||eins\nC0000004||vier\n")
-    done = run(
+    done = run_here(
         "-m", "benchmarks", "mentions", "xlbel", file, "--out", tmp_path / "m.tsv", "--terminology", tmp_path / "hp"
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -312,7 +312,7 @@ def test_mentions_command_writes_mentions_and_row_counts(tmp_path, run):
     assert cells[2:] == [["de German", "2", "1", "1"], ["all", "2", "1", "1"]]
     assert read_mentions(tmp_path / "m.tsv").to_pylist()[0]["concept_ids"] == ["HP:1", "HP:2"]
     file.write_text("C0000001|eins\n")
-    done = run("-m", "benchmarks", "mentions", "xlbel", file, "--out", tmp_path / "other.tsv")
+    done = run_here("-m", "benchmarks", "mentions", "xlbel", file, "--out", tmp_path / "other.tsv")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert done.stderr.startswith(f"error: {file}:1: expected an XL-BEL line")
     assert not (tmp_path / "other.tsv").exists()

@@ -94,14 +94,14 @@ def test_seed_decides_every_byte_of_a_release(tmp_path):
         generate(tmp_path / "a", rows=1)
 
 
-def test_notebook_and_ours_give_the_same_pairs(meta, tmp_path, run: Run):
+def test_notebook_and_ours_give_the_same_pairs(meta, tmp_path, run_here: Run):
     """For concepts with so few names that neither draws at random; the notebook keeps white space, so names are normalized."""
     theirs = defaultdict(set)
     for line in training_pairs(meta, tradenames=False):
         concept, left, right = line.split("||")
         theirs[concept].add(frozenset((normalize(left, EXACT_MATCH), normalize(right, EXACT_MATCH))))
-    assert run("-m", "data_prep", "umls", meta, "--suppress", "all", "--out", tmp_path / "t").returncode == 0
-    assert run("-m", "data_prep", "export", tmp_path / "t", "--out", tmp_path / "pairs.txt").returncode == 0
+    assert run_here("-m", "data_prep", "umls", meta, "--suppress", "all", "--out", tmp_path / "t").returncode == 0
+    assert run_here("-m", "data_prep", "export", tmp_path / "t", "--out", tmp_path / "pairs.txt").returncode == 0
     ours = defaultdict(set)
     for line in (tmp_path / "pairs.txt").read_text(encoding="utf-8").split("\n")[:-1]:
         concept, left, right = line.split("||")
@@ -149,10 +149,10 @@ def test_table_has_medians_and_their_ratios():
     assert [cell.strip() for cell in alone[2].split("|")[1:-1]] == [OURS, "2.0", "", "1.00", ""]
 
 
-def test_commands_write_a_release_and_time_ours_alone(tmp_path, run: Run):
-    done = run("-m", "benchmarks", "synthetic-umls", "--out", tmp_path / "META", "--rows", 50, "--relations", 5)
+def test_commands_write_a_release_and_time_ours_alone(tmp_path, run_here: Run):
+    done = run_here("-m", "benchmarks", "synthetic-umls", "--out", tmp_path / "META", "--rows", 50, "--relations", 5)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'META'}: 50 rows of MRCONSO, 5 of MRREL\n")
     words = ["--meta", tmp_path / "META", "--no-notebook", "--json", tmp_path / "r.json"]
-    done = run("-m", "benchmarks", "speed", "prepare", *words)
+    done = run_here("-m", "benchmarks", "speed", "prepare", *words)
     assert done.returncode == 0, done.stderr
     assert list(json.loads((tmp_path / "r.json").read_text())["implementations"]) == ["xsap-prepare umls"]

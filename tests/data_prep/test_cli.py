@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.commands import assert_refused
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 
@@ -140,13 +141,13 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_malformed_umls_file_is_one_error_line_and_leaves_nothing(tmp_path, fault):
+def test_malformed_umls_file_is_one_error_line_and_leaves_nothing(tmp_path, prepare, fault):
     text, announced, message = FAULTS[fault]
     place = meta(tmp_path / "META", text or "", announced)
     if text is None:
         (place / "MRCONSO.RRF").unlink()
         place = place / "MRCONSO.RRF"
-    refused(run("umls", place, "--out", tmp_path / "out"), message)
+    assert_refused(prepare("umls", place, "--out", tmp_path / "out"), message)
     left = sorted(p.name for p in tmp_path.iterdir())
     if re.search(r"RRF:\d+:", message) or "cut within" in fault:
         assert left == ["META", "out.rejects.tsv"]
@@ -177,14 +178,6 @@ def test_bitext_and_export_commands(tmp_path, prepare):
         == "policy: cased, unordered pairs of each concept's different names, at most 50 per concept, seed 0"
     )
     assert (tmp_path / "pairs.txt").read_text() == "en-de:1||Fieber||fever\n"
-
-
-def refused(done: subprocess.CompletedProcess[bytes], message: str) -> None:
-    text = done.stderr.decode()
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert text.startswith("error: ")
-    assert message in text
-    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -223,11 +216,9 @@ def test_existing_output_is_refused_before_the_work(tmp_path, prepare):
 
 def test_terminology_without_english_cannot_be_split(tmp_path, prepare):
     assert prepare("umls", meta(tmp_path / "META", LINE.replace("ENG", "SPA")), "--out", tmp_path / "es")[0] == 0
-    refused(run("split", tmp_path / "es", "--out", tmp_path / "parts"), "the terminology has no English name")
-    refused(
-        run("split", tmp_path / "nothing", "--out", tmp_path / "parts"),
-        "expected a terminology folder, found nothing there",
-    )
+    words = ["--out", tmp_path / "parts"]
+    assert_refused(prepare("split", tmp_path / "es", *words), "the terminology has no English name")
+    assert_refused(prepare("split", tmp_path / "nothing", *words), "expected a terminology folder, found nothing there")
     assert not (tmp_path / "parts").exists()
 
 
@@ -266,7 +257,7 @@ def test_full_disk_exits_with_code_1(tmp_path, prepare, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks into /proc to see when the file is read")
 def test_interrupted_command_exits_with_130_and_leaves_nothing(tmp_path):
     file = meta(tmp_path / "META") / "MRCONSO.RRF"
-    file.write_text(LINE * 1_000_000)
+    file.write_text(LINE * 300_000)
     words = [sys.executable, "-m", "data_prep", "umls", str(tmp_path / "META"), "--out", str(tmp_path / "out")]
     program = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not _reads(program.pid, file):

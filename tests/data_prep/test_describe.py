@@ -131,7 +131,7 @@ def test_token_lengths_of_a_sample_are_reproducible(tmp_path, tokenizer):
     assert describe_terminology(stored, tokenizer, sample_size=100) == first
 
 
-def test_describe_command_prints_tables_and_json(tmp_path, run, tokenizer):
+def test_describe_command_prints_tables_and_json(tmp_path, run_here, tokenizer):
     names = [
         ("A", "en", "Fever", "preferred", "S"),
         ("A", "de", "Fieber", "preferred", "T"),
@@ -139,7 +139,9 @@ def test_describe_command_prints_tables_and_json(tmp_path, run, tokenizer):
         ("B", "en", "Hay fever", "preferred", "S"),
     ]
     built = terminology(tmp_path / "t", names, {"A": ["T184", "T047"]})
-    done = run("-m", "data_prep", "describe", tmp_path / "t", "--tokenizer", tokenizer, "--plot", tmp_path / "p.png")
+    done = run_here(
+        "-m", "data_prep", "describe", tmp_path / "t", "--tokenizer", tokenizer, "--plot", tmp_path / "p.png"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/t: 4 names of 2 concepts, 0 retired identifiers",
@@ -180,7 +182,7 @@ def test_describe_command_prints_tables_and_json(tmp_path, run, tokenizer):
         "de          1       8     8     8        8",
     ]
     assert imread(tmp_path / "p.png").shape[1] == 1800
-    done = run("-m", "data_prep", "describe", tmp_path / "t", "--json")
+    done = run_here("-m", "data_prep", "describe", tmp_path / "t", "--json")
     described = json.loads(done.stdout)
     assert described["content_hash"] == Terminology.load(tmp_path / "t").content_hash
     assert described["by_language"]["en"] == {"names": 3, "concepts": 2}
@@ -241,8 +243,8 @@ def test_unreadable_tokenizer_is_a_data_error(tmp_path):
         assert str(caught.value).startswith(f"{name}: ")
 
 
-def test_plot_of_unknown_format_is_refused_before_the_work(tmp_path, run):
-    done = run("-m", "data_prep", "describe", tmp_path / "nothing", "--plot", tmp_path / "p.pdf")
+def test_plot_of_unknown_format_is_refused_before_the_work(tmp_path, run_here):
+    done = run_here("-m", "data_prep", "describe", tmp_path / "nothing", "--plot", tmp_path / "p.pdf")
     assert (done.returncode, done.stderr) == (
         2,
         f"error: a plot is written as PNG or SVG: expected a file that ends in .png or .svg, found {tmp_path}/p.pdf\n",

@@ -175,7 +175,7 @@ MENTIONS = [
 ]
 
 
-def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run):
+def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run_here):
     built = terminology(tmp_path / "t", NAMES, [("R", "A", "same")])
     write_mentions(
         build_mentions([m[0] for m in MENTIONS], [m[1] for m in MENTIONS], [m[2] for m in MENTIONS]), tmp_path / "m.tsv"
@@ -191,7 +191,7 @@ def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run):
         "--hold-out",
         tmp_path / "held",
     ]
-    done = run(*words)
+    done = run_here(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/m.tsv in {tmp_path}/t",
@@ -234,15 +234,15 @@ def test_leakage_command_prints_ledger_and_holds_out_names(tmp_path, run):
     assert list(held.metadata["held_out"]["files"]) == ["m.tsv"]
     assert built.names.num_rows == 6
     (tmp_path / "l.tsv").unlink()
-    done = run(*words)
+    done = run_here(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{tmp_path}/held exists already" in done.stderr
 
 
-def test_holding_out_all_names_is_refused(tmp_path, run):
+def test_holding_out_all_names_is_refused(tmp_path, run_here):
     terminology(tmp_path / "t", [("A", "en", "Fever", "preferred")])
     (tmp_path / "m.tsv").write_text("mention\tconcept_ids\nfever\tA\n")
-    done = run("-m", "data_prep", "leakage", tmp_path / "t", tmp_path / "m.tsv", "--hold-out", tmp_path / "held")
+    done = run_here("-m", "data_prep", "leakage", tmp_path / "t", tmp_path / "m.tsv", "--hold-out", tmp_path / "held")
     assert done.returncode == 2
     assert "a terminology needs at least one name" in done.stderr
     assert not (tmp_path / "held").exists()

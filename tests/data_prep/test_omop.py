@@ -218,9 +218,9 @@ RELATIONS = [
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_omop_command_reads_download(tmp_path, run, packed):
+def test_omop_command_reads_download(tmp_path, run_here, packed):
     folder = write(tmp_path / "athena", CONCEPTS, SYNONYMS, RELATIONS, packed=packed)
-    done = run("-m", "data_prep", "omop", folder, "--out", tmp_path / "out", "--max-memory", "500MB")
+    done = run_here("-m", "data_prep", "omop", folder, "--out", tmp_path / "out", "--max-memory", "500MB")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/out: 6 concepts",

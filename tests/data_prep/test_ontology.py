@@ -1,9 +1,6 @@
 import gzip
-import subprocess
-import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +8,6 @@ from data_prep.ontology import read_hpo, read_obo, read_ontology, read_translati
 from data_prep.ontology_model import identifier
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
-
-ROOT = Path(__file__).parents[2]
 
 OBO = r"""format-version: 1.2
 ontology: hp
@@ -391,35 +386,17 @@ def test_empty_cross_reference_is_ignored(tmp_path):
     assert read_ontology(tmp_path / "y.obo")[0].concepts["cross_references"].to_pylist() == [[]]
 
 
-def test_ontology_command_reads_any_ontology(files, tmp_path):
-    words = [
-        sys.executable,
-        "-m",
-        "data_prep",
-        "ontology",
-        str(files[0]),
-        "--translations",
-        str(files[1]),
-        "--source",
-        "mine",
-    ]
-    done = subprocess.run(
-        [*words, "--out", str(tmp_path / "out"), "--scopes", "all", "--prefixes", "HP"],
-        capture_output=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().splitlines()[0] == f"{tmp_path}/out: 4 concepts"
+def test_ontology_command_reads_any_ontology(files, tmp_path, prepare):
+    words = ["ontology", files[0], "--translations", files[1], "--source", "mine"]
+    code, out, err = prepare(*words, "--out", tmp_path / "out", "--scopes", "all", "--prefixes", "HP")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"{tmp_path}/out: 4 concepts"
     saved = Terminology.load(tmp_path / "out")
     expected, _ = read_ontology(*files, source="mine", scopes=None, prefixes={"HP"})
     assert (saved.names, saved.concepts, saved.retired) == (expected.names, expected.concepts, expected.retired)
     assert saved.retired.num_rows == 3
-    done = subprocess.run(
-        [*words, "--out", str(tmp_path / "out2"), "--prefixes", "MP"], capture_output=True, cwd=ROOT, check=False
-    )
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.decode() == f"error: {files[0]} has no identifiers that begin with 'MP'; did you mean 'HP'?\n"
+    message = f"error: {files[0]} has no identifiers that begin with 'MP'; did you mean 'HP'?\n"
+    assert prepare(*words, "--out", tmp_path / "out2", "--prefixes", "MP") == (2, "", message)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_update_gold_matches_walk_over_the_table(rows, alive, gold):
     assert sum(n for outcome, n in found.items() if outcome.startswith("removed: ")) == outcomes["gone"]
 
 
-def test_update_mentions_command(tmp_path, run):
+def test_update_mentions_command(tmp_path, run_here):
     names = pa.Table.from_pylist(
         [dict(zip(NAMES_SCHEMA.names, (c, "en", "x", "synonym", "S", None, None), strict=True)) for c in "AB"]
     )
@@ -127,7 +127,7 @@ def test_update_mentions_command(tmp_path, run):
     write_mentions(
         build_mentions(list("abcde"), ["de", "fr", "de", "en", "zh"], gold, context=contexts), tmp_path / "m.tsv"
     )
-    done = run(
+    done = run_here(
         "-m",
         "data_prep",
         "update-mentions",
@@ -159,13 +159,13 @@ def test_update_mentions_command(tmp_path, run):
     assert written["context"].to_pylist() == ["the first", None, None, "with a tab"]
 
 
-def test_update_mentions_without_retired_table_changes_nothing(tmp_path, run):
+def test_update_mentions_without_retired_table_changes_nothing(tmp_path, run_here):
     names = pa.Table.from_pylist(
         [dict(zip(NAMES_SCHEMA.names, ("A", "en", "x", "synonym", "S", None, None), strict=True))]
     )
     Terminology.build(names)[0].save(tmp_path / "t")
     (tmp_path / "m.tsv").write_text("mention\tconcept_ids\nfever\tA|Z\n")
-    done = run(
+    done = run_here(
         "-m",
         "data_prep",
         "update-mentions",
@@ -181,14 +181,14 @@ def test_update_mentions_without_retired_table_changes_nothing(tmp_path, run):
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "m.tsv: expected a file, found nothing there"), ("mention\tgold\nx\ty\n", "m.tsv: expected gold concepts in the column")])  # fmt: skip
-def test_malformed_mentions_are_one_error_line(tmp_path, run, text, message):
+def test_malformed_mentions_are_one_error_line(tmp_path, run_here, text, message):
     names = pa.Table.from_pylist(
         [dict(zip(NAMES_SCHEMA.names, ("A", "en", "x", "synonym", "S", None, None), strict=True))]
     )
     Terminology.build(names)[0].save(tmp_path / "t")
     if text:
         (tmp_path / "m.tsv").write_text(text)
-    done = run(
+    done = run_here(
         "-m",
         "data_prep",
         "update-mentions",

@@ -267,8 +267,8 @@ def both(tmp_path):
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_snomed_command_reads_release_and_extension(both, run, apart):
-    done = run(
+def test_snomed_command_reads_release_and_extension(both, run_here, apart):
+    done = run_here(
         "-m",
         "data_prep",
         "snomed",

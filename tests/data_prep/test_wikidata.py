@@ -3,11 +3,8 @@
 import bz2
 import gzip
 import json
-import subprocess
-import sys
 import tracemalloc
 from collections import Counter
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -21,8 +18,6 @@ from tests.fixtures.json_damage import JSON_VALUES, paths_in, replace_at
 from xsap.errors import DataError
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize
-
-ROOT = Path(__file__).parents[2]
 
 
 class Collected:
@@ -490,14 +485,12 @@ def test_wikidata_dump_needs_memory_for_one_line(tmp_path):
     assert peak < 3_000_000  # of 18 million bytes
 
 
-def test_wikidata_command(tmp_path):
+def test_wikidata_command(tmp_path, prepare):
     (tmp_path / "latest-all.json.bz2").write_bytes(FORMS["latest-all.json.bz2"])
-    words = [sys.executable, "-m", "data_prep", "wikidata", str(tmp_path / "latest-all.json.bz2")]
-    done = subprocess.run(
-        [*words, "--key", "umls", "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().splitlines()[:9] == [
+    words = ["wikidata", tmp_path / "latest-all.json.bz2"]
+    code, out, err = prepare(*words, "--key", "umls", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:9] == [
         f"{tmp_path}/out: 4 concepts",
         "names for all languages (mul): 1 kept as Multiple languages",
         "",
@@ -511,13 +504,8 @@ def test_wikidata_command(tmp_path):
     saved = Terminology.load(tmp_path / "out")
     called = dict(zip(*(saved.concepts[c].to_pylist() for c in ("concept_id", "preferred_name")), strict=True))
     assert called == {"C9000001": "made-up fever", "C9000002": "cough", "C9000003": "cough", "C9000005": "sneeze"}
-    done = subprocess.run(
-        [*words, "--key", "ulms", "--out", str(tmp_path / "other")], cwd=ROOT, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr.decode()) == (
-        2,
-        "error: xsap-prepare wikidata has no key 'ulms'; did you mean 'umls'?\n",
-    )
+    message = "error: xsap-prepare wikidata has no key 'ulms'; did you mean 'umls'?\n"
+    assert prepare(*words, "--key", "ulms", "--out", tmp_path / "other") == (2, "", message)
 
 
 def test_wikidata_concept_without_english_name(tmp_path):
