@@ -7,11 +7,11 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "pip>=25.1,<26"
-	$(PIP) --editable ".[plot,xlsx]"
+	$(PIP) --editable ".[plot,xlsx,serve]"
 	@touch $@
 
 .venv/test: .venv/base
-	$(PIP) --editable ".[plot,xlsx,ann]" --group test
+	$(PIP) --editable ".[plot,xlsx,ann,serve]" --group test
 	@touch $@
 
 .venv/slow: .venv/test

@@ -12,10 +12,10 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 
 # A module imports only modules above it.
 ORDER = [
-    "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "terminal",
+    "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "progress", "terminal",
     "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
-    "terms.semantic_types", "terms.terminology", "terms.mentions",
-    "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_folder", "encoding.encoder", "encoding.vocabulary", "encoding.probe",
+    "terms.semantic_types", "terms.source_licenses", "terms.terminology", "terms.mentions",
+    "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_card", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.vocabulary", "encoding.probe",
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics",
     "linking.name_keys", "linking.arguments", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
@@ -23,12 +23,14 @@ ORDER = [
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster",
-    "exchange.mapping", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer", "exchange.review_workbook",
+    "exchange.mapping", "exchange.linked_table", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer", "exchange.review_workbook",
     "server.concepts", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
     "server.reconciliation_routes", "server.link_route", "server.app", "server.listen",
+    "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
+    "server.review_input", "server.review_routes",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table",
     "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run", "train",
-    "commands.index", "commands.link", "commands.evaluate", "commands.model", "commands.serve", "cli", "__main__",
+    "commands.index", "commands.link", "commands.evaluate", "commands.model", "commands.serve", "commands.review", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
     "encoding", "search", "linking", "evaluation", "tabular.answers", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",

@@ -10,6 +10,8 @@ from xsap.commands.evaluate import calibrate, evaluate, tune_fusion
 from xsap.commands.index import index, merge
 from xsap.commands.link import link
 from xsap.commands.model import convert, encode, probe, shrink, train_model
+from xsap.commands.review import review
+from xsap.commands.serve import serve
 from xsap.terminal import create_app, run
 
 app = create_app("Link clinical and biomedical terms in any language to the concepts of a terminology.")
@@ -19,7 +21,7 @@ unparsed = {
     "help_option_names": [],
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
-for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink):
+for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, review, serve):
     app.command()(command)
 
 
