@@ -100,7 +100,7 @@ function listItem(row) {
     node("span", {}, isolated(row.name, { className: "cut name", lang: row.language }), row.noted ? node("span", { className: "number", textContent: "✎", title: "has a note", role: "img", "aria-label": "has a note" }) : null,
       row.frequency >= 0 ? node("span", { className: "number", textContent: `×${count(row.frequency)}`, title: "frequency" }) : null),
     node("span", {}, isolated(shown || (row.candidates ? "—" : "no candidates"), { className: "cut to" }), node("span", { className: "number", textContent: number, title: row.confidence >= 0 ? "confidence" : "score" }),
-      node("span", { className: `status ${row.status}`, textContent: STATUS[row.status] + (row.confirmer ? " ✓✓" : "") })));
+      node("span", { className: row.status === "unreviewed" ? "hidden" : `status ${row.status}`, textContent: STATUS[row.status] + (row.confirmer ? " ✓✓" : "") })));
   button.addEventListener("click", () => enqueue(() => open(row.term)));
   const item = node("li", {}, check, button);
   item.dataset.term = row.term;
@@ -179,7 +179,7 @@ function showDetail() {
   $("search-text").value = "";
   $("note").value = detail.comment;
   showSelection();
-  $("detail").scrollTop = 0;
+  $("found").scrollTop = $("term-head").scrollTop = 0;
 }
 
 function showState() {
@@ -194,7 +194,7 @@ function showState() {
   $("equivalence").replaceChildren(...words.map((word) => node("option", { value: word, textContent: EQUIVALENCE[word] })));
   $("equivalence").value = shownEquivalence();
   $("equivalence").disabled = detail.status === "no_match" || detail.status === "rejected";
-  document.querySelector("[data-act=confirm]").disabled = !["approved", "no_match", "rejected"].includes(detail.status) || by === reviewer;
+  document.querySelector("[data-act=confirm]").hidden = !["approved", "no_match", "rejected"].includes(detail.status) || by === reviewer || second !== "";
 }
 
 function shownEquivalence() { return pendingEquivalence ?? (detail.status === "unreviewed" ? "equivalent" : detail.equivalence); }
@@ -205,7 +205,7 @@ function linked(concept) {
 }
 
 function candidateItem(candidate, number) {
-  const types = candidate.semantic_types ?? [], codes = (candidate.codes ?? []).filter((code) => !code.endsWith(candidate.concept_id));
+  const types = candidate.semantic_types ?? [], codes = (candidate.codes ?? []).filter((code) => code !== candidate.concept_id && code !== `${candidate.vocabulary}:${candidate.code}`);
   const matched = candidate.matched_name ?? "", name = candidate.name || candidate.concept_id;
   const meter = node("div", { className: "meter" });
   const value = candidate.confidence ?? candidate.score;
@@ -300,6 +300,7 @@ async function search(text) {
   $("search-state").textContent = found.candidates.length ? `${found.candidates.length} concepts` : `No concept found: ${found.reason ?? "no name is similar"}`;
   $("results").replaceChildren(...found.candidates.map((candidate) => candidateItem(candidate, 0)));
   showSelection();
+  $("found").scrollTop = 0;
   $("results").querySelector("button")?.focus();
 }
 
