@@ -389,3 +389,22 @@ def test_names_of_which_the_vocabulary_has_no_part_are_known(kind):
     expected = [True, False, False, False, True, False, True]
     assert encoder.knows(given).tolist() == expected
     assert [encoder.knows([name]).tolist()[0] for name in given] == expected
+
+
+@pytest.mark.parametrize("prompt", ["", "query: ", "q", "§ "])
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece"])
+def test_mentions_are_tokenized_once_for_their_vectors_and_whether_they_are_known(kind, prompt, monkeypatch):
+    names = ["fever", "high fever", "chest pain", "knee joint", "query: fever", "qf"]
+    encoder = tiny_encoder(TRAIN_TOKENIZER[kind](names), kind)
+    given = ["fever", "ज्वर", "😀 😀", "", "ज्वर fever", "§", "fever §", "f"]
+    vectors, known = encoder.encode_mentions(given, prompt=prompt)
+    assert vectors.tobytes() == encoder.encode(given, prompt=prompt).tobytes()
+    assert known.tolist() == encoder.knows(given).tolist()
+    texts = []
+    monkeypatch.setattr(
+        "xsap.encoding.encoder.tokenize_names",
+        lambda names, *options: texts.extend(names) or tokenize_names(names, *options),
+    )
+    encoder.encode_mentions(given[:1], prompt=prompt)
+    assert texts.count(f"{prompt}fever") == 1
+    assert set(texts) <= {f"{prompt}fever", prompt}

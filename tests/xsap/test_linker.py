@@ -84,7 +84,7 @@ def plain_loop(vectors, concepts_of_names, query, top_k):
                 best[concept] = score, row
     ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:top_k]
     return tuple(
-        Candidate(c, f"concept {c}", f"name {row}", score, "en", "T", ("T047",), (f"T:{c}",))
+        Candidate(c, f"concept {c}", f"name {row}", score, "en", "T", ("T047",), (f"T:{c}",), vocabulary="T", code=c)
         for c, (score, row) in ranked
     )
 
@@ -639,8 +639,9 @@ def test_filters_of_another_type_are_refused_in_one_line(value):
 class SmallVocabulary(TableEncoder):
     """Knows names with an ASCII letter."""
 
-    def knows(self, names):
-        return np.array([any(c.isascii() and c.isalpha() for c in name) for name in names], bool)
+    def encode_mentions(self, mentions, prompt=None):
+        known = np.array([any(c.isascii() and c.isalpha() for c in name) for name in mentions], bool)
+        return self.encode(mentions), known
 
 
 def test_a_mention_of_which_the_model_knows_nothing_has_a_reason_and_exact_names_answer_all_the_same():

@@ -23,7 +23,8 @@ from xsap.artifacts import publish
 from xsap.encoding.int8 import int8_is_faster, to_int8
 from xsap.encoding.model_folder import EncoderConfig, open_folder, quiet, sentence_transformer_files
 from xsap.encoding.packed_layers import can_pack, packed_first, packed_mean
-from xsap.encoding.packing import PackedBatch, Transformer, pack, padded_states, tokenize_names
+from xsap.encoding.packing import PackedBatch, Tokens, Transformer, pack, padded_states, tokenize_names
+from xsap.encoding.threads import threads_for
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalize_all
 
@@ -175,7 +176,6 @@ class Encoder(nn.Module):
         real = torch.arange(length, device=states.device)[:, None] < batch.lengths[:, None, None]
         return states.masked_fill(~real, 0).sum(1) / batch.lengths[:, None]
 
-    @torch.inference_mode()
     def encode(
         self,
         names: Sequence[str],
@@ -205,17 +205,47 @@ class Encoder(nn.Module):
         if isinstance(names, str):
             raise ConfigError(f"expected a list of names, found a single string '{names[:40]}'; put it into a list")
         prompt = self.config.name_prompt if prompt is None else prompt
-        texts = [prompt + name for name in normalize_all(names, policy or self.policy)]
-        tokens = tokenize_names(texts, self.tokenizer, self.max_length)
+        tokens = self._tokenize(normalize_all(names, policy or self.policy), prompt)
+        return self._encode_tokens(tokens, unit=unit, progress=progress, tokens_per_batch=tokens_per_batch)
+
+    def encode_mentions(
+        self, mentions: Sequence[str], *, prompt: str | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """`encode` and `knows` at once: mentions are tokenized a single time.
+
+        Args:
+            mentions: n mentions, as text has them; they are normalized here.
+            prompt: Text before each mention; by default the model's `name_prompt`, as in `encode`.
+
+        Returns:
+            (n, dimension) float32 unit vectors, and (n,) bool.
+        """
+        texts, prompt = normalize_all(mentions, self.policy), self.config.name_prompt if prompt is None else prompt
+        tokens = self._tokenize(texts, prompt)
+        pieces = self._known_pieces(tokens)
+        known = pieces > (self._known_pieces(self._tokenize([""], prompt))[0] if prompt else 0)
+        if prompt and not known.all():  # pieces of the prompt may have merged with the mention's first
+            at = np.flatnonzero(~known)
+            known[at] = self._known_pieces(self._tokenize([texts[i] for i in at], "")) > 0
+        return self._encode_tokens(tokens), known
+
+    def _tokenize(self, texts: Sequence[str], prompt: str) -> Tokens:
+        return tokenize_names([prompt + text for text in texts], self.tokenizer, self.max_length)
+
+    @torch.inference_mode()
+    def _encode_tokens(
+        self, tokens: Tokens, *, unit: bool = True, progress: bool = False, tokens_per_batch: int | None = None
+    ) -> NDArray[np.float32]:
         # packed batches fill best with names of all lengths, padded ones with names of one length
-        order = np.arange(len(names)) if self._packs else np.argsort(tokens.lengths, kind="stable")[::-1]
-        vectors = np.empty((len(names), self.dimension), np.float32)
+        order = np.arange(len(tokens)) if self._packs else np.argsort(tokens.lengths, kind="stable")[::-1]
+        vectors = np.empty((len(tokens), self.dimension), np.float32)
         training, device = self.training, next(self.transformer.parameters()).device
         size = tokens_per_batch or (TOKENS_PER_INT8_BATCH if self.dtype == "int8" else TOKENS_PER_BATCH)
         self.eval()
-        with self._autocast(device), tqdm(total=len(names), desc="encode", unit=" names", disable=not progress) as bar:
+        with self._autocast(device), tqdm(total=len(tokens), desc="encode", unit=" names", disable=not progress) as bar:
             for rows in _batches(order, tokens.lengths, size):
-                vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
+                with threads_for(tokens.count(rows)):
+                    vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
                 bar.update(len(rows))
         self.train(training)
         return vectors
@@ -229,14 +259,18 @@ class Encoder(nn.Module):
         Returns:
             (n,) bool.
         """
+        return self._known_pieces(self._tokenize(normalize_all(names, self.policy), "")) > 0
+
+    def _known_pieces(self, tokens: Tokens) -> NDArray[np.float64]:
+        """How many tokens of each name are neither special nor a blank."""
         if self._known_ids is None or len(self._known_ids) < len(self.tokenizer):
             pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
             known = np.array([bool(piece and piece.strip(_BLANK_PIECES)) for piece in pieces])
             known[list(self.tokenizer.all_special_ids)] = False
             self._known_ids = known
-        tokens = tokenize_names(normalize_all(names, self.policy), self.tokenizer, self.max_length)
         rows = np.repeat(np.arange(len(tokens)), tokens.lengths)
-        return np.bincount(rows, self._known_ids[tokens.ids], len(tokens)) > 0
+        counts: NDArray[np.float64] = np.bincount(rows, self._known_ids[tokens.ids].astype(np.float64), len(tokens))
+        return counts
 
     def _autocast(self, device: torch.device) -> Any:
         return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()

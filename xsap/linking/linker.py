@@ -53,10 +53,12 @@ Mention = tuple[str, str]  # its text and its language
 
 
 @runtime_checkable
-class KnowsVocabulary(Protocol):
-    """An encoder that can tell of which names its vocabulary has no part."""
+class MentionEncoder(Protocol):
+    """An encoder that tells, with the vectors of mentions, of which ones its vocabulary has any part."""
 
-    def knows(self, names: Sequence[str]) -> NDArray[np.bool_]: ...  # noqa: D102
+    def encode_mentions(  # noqa: D102
+        self, mentions: Sequence[str], *, prompt: str | None = None
+    ) -> tuple[Floats, NDArray[np.bool_]]: ...
 
 
 def _filter_hit(hit: Hit, kept: FilteredDictionary) -> Hit | None:
@@ -310,12 +312,9 @@ class Linker:
         if not asked:
             return answers
         mentions, hits = [batch[i][0] for i in asked], [hits[i] for i in asked]
-        queries = self._encode(mentions)
+        queries, known = self._encode(mentions)
         ranked = self._rank(mentions, queries, top_k, kept)
-        unknown = (
-            ~self.encoder.knows(mentions) if isinstance(self.encoder, KnowsVocabulary) else np.zeros(len(asked), bool)
-        )
-        ranked.concepts[unknown] = NO_CONCEPT
+        ranked.concepts[~known] = NO_CONCEPT
         matches = put_exact_first(ranked, hits, self._exact_scores(mentions, queries, hits))
         for i, candidates in zip(asked, self._describe(ranked, matches), strict=True):
             answers[i] = candidates, None if candidates else UNKNOWN_TEXT
@@ -330,16 +329,23 @@ class Linker:
             search, kept.name_concepts, len(mentions), top_k, total=total, names_per_search=self.names_per_search
         )
 
-    def _encode(self, mentions: list[str]) -> Floats:
+    def _encode(self, mentions: list[str]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Vectors of mentions, and of which ones the model's vocabulary has any part."""
         prompts = self.index.model.prompts
         prompt: dict[str, Any] = {"prompt": prompts[1]} if any(prompts) else {}  # most models have none
+
+        def encode() -> tuple[Floats, NDArray[np.bool_]]:
+            if isinstance(self.encoder, MentionEncoder):
+                return self.encoder.encode_mentions(mentions, **prompt)
+            return self.encoder.encode(mentions, **prompt), np.ones(len(mentions), bool)
+
         with self._lock:
             try:
-                return self.encoder.encode(mentions, **prompt)
+                return encode()
             except torch.OutOfMemoryError:  # the copy of the vectors leaves too little memory for long mentions
                 if not self.searcher.release():
                     raise
-            return self.encoder.encode(mentions, **prompt)
+            return encode()
 
     def _search(self, queries: Floats, kept: Rows | None, part: Rows, k: int) -> tuple[Floats, Rows]:
         return self.searcher.search(queries[part], k, kept)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from xsap import __version__
 from xsap.errors import DataError
@@ -58,8 +58,10 @@ class PropertyOf02(BaseModel):
 class QueryOf02(BaseModel):
     """A query in version 0.2."""
 
+    model_config = ConfigDict(extra="forbid")
     query: str | None = None
     type: str | list[str] | None = None
+    type_strict: Literal["any", "should", "all"] | None = None  # a type never excludes anything
     limit: float | None = None
     properties: list[PropertyOf02] | None = None
 
@@ -77,10 +79,12 @@ class ConditionOf10(BaseModel):
 class QueryOf10(BaseModel):
     """A query in version 1.0-draft."""
 
+    model_config = ConfigDict(extra="forbid")
     conditions: list[ConditionOf10]
     type: str | None = None
     limit: float | None = None
     lang: str | None = None
+    dir: str | None = None  # the direction of writing makes no difference here
 
 
 class BatchOf10(BaseModel):
