@@ -23,6 +23,7 @@ from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
 from xsap.files import RowCounts, prefetch_map
 from xsap.terms.terminology import (
+    CONCEPT_LISTS,
     CONCEPTS_SCHEMA,
     NAMES_SCHEMA,
     PRECEDENCE,
@@ -34,9 +35,8 @@ from xsap.terms.terminology import (
 MAX_MEMORY = 1_000_000_000  # bytes that sorting may take before it goes to disk
 
 _KEY = "concept_id"
-_LISTS = CONCEPTS_SCHEMA.names[2:]
 _NAMES = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int32(), nullable=False))
-_CONCEPTS = pa.schema([CONCEPTS_SCHEMA.field(0), *(CONCEPTS_SCHEMA.field(name) for name in _LISTS)])
+_CONCEPTS = pa.schema([CONCEPTS_SCHEMA.field(0), *(CONCEPTS_SCHEMA.field(name) for name in CONCEPT_LISTS)])
 
 
 class Assembly:
@@ -77,7 +77,7 @@ class Assembly:
 
     def add_concepts(self, rows: pa.Table) -> None:
         """Add data of concepts: concept_id with lists of semantic_types, cross_references or both. A concept may be in several rows."""
-        for name in _LISTS:
+        for name in CONCEPT_LISTS:
             if name not in rows.column_names:
                 empty = pa.array([[]], pa.list_(pa.string()))
                 rows = rows.append_column(name, empty.take(pa.repeat(0, rows.num_rows)))

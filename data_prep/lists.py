@@ -26,13 +26,12 @@ from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.delimited_text import open_delimited
 from xsap.tabular.readers import open_table
 from xsap.tabular.workbooks import WORKBOOK_ENDINGS
-from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
+from xsap.terms.terminology import CONCEPT_LISTS, NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
 ID, LANGUAGE_COLUMN, NAME, KIND_COLUMN, SOURCE_COLUMN = NAMES_SCHEMA.names[:5]
-LISTS = tuple(CONCEPTS_SCHEMA.names[2:])  # the columns with several values, separated by a bar
-TYPES = LISTS[0]
-FIELDS = (*NAMES_SCHEMA.names, *LISTS)
+TYPES = CONCEPT_LISTS[0]
+FIELDS = (*NAMES_SCHEMA.names, *CONCEPT_LISTS)
 _ROWS_PER_CHUNK = 10_000
 NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
@@ -108,16 +107,18 @@ def read_list(
                 first_unusable = first_unusable or number
                 unusable[reason] += 1
                 continue
-            for field in LISTS:
+            for field in CONCEPT_LISTS:
                 if values := {part.strip() for part in row[field].split("|") if part.strip()}:
-                    concepts.setdefault(row[ID], {field: set() for field in LISTS})[field] |= values
+                    concepts.setdefault(row[ID], {field: set() for field in CONCEPT_LISTS})[field] |= values
             yield {f.name: row[f.name] or (None if f.nullable else "") for f in NAMES_SCHEMA}
 
     rows, parts = checked_rows(), [NAMES_SCHEMA.empty_table()]
     while part := list(islice(rows, names_per_batch)):
         parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
     names, malformed = pa.concat_tables(parts), rejected_rows(rejects, [path])
-    lists = {field: pa.array([sorted(c[field]) for c in concepts.values()], pa.list_(pa.string())) for field in LISTS}
+    lists = {
+        field: pa.array([sorted(c[field]) for c in concepts.values()], pa.list_(pa.string())) for field in CONCEPT_LISTS
+    }
     if unusable and not names.num_rows:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in unusable.items())
         raise DataError(

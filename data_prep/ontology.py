@@ -155,7 +155,11 @@ def read_ontology(
         "prefixes": _sorted(prefixes),
     }
     terminology, duplicates = Terminology.build(
-        names_table(kept, [f"{source}-translations" if record.translated else source for record in kept]),
+        names_table(
+            kept,
+            [f"{source}-translations" if record.translated else source for record in kept],
+            [None if record.translated else record.concept_id for record in kept],
+        ),
         _references(ontology, merged),
         metadata,
         _retired(ontology, merged, selection, file),

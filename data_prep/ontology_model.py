@@ -215,7 +215,9 @@ _SCOPES |= {
 }
 
 
-def names_table(names: Sequence[NameRecord], sources: Sequence[str], codes: Sequence[str] | None = None) -> pa.Table:
+def names_table(
+    names: Sequence[NameRecord], sources: Sequence[str], codes: Sequence[str | None] | None = None
+) -> pa.Table:
     """Names as NAMES_SCHEMA has them.
 
     Args:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xsap.artifacts import manifest_hash, open_artifact
-from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, RETIRED_SCHEMA
+from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, RETIRED_SCHEMA, check_terminology_format
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,6 +40,7 @@ class StoredTerminology:
     def open(cls, folder: Path, *, rows_per_batch: int = ROWS_PER_BATCH) -> "StoredTerminology":
         """Open a folder and check every hash. Raises ArtifactError."""
         manifest = open_artifact(folder, "terminology")
+        check_terminology_format(manifest, folder)
         return cls(folder, manifest_hash(manifest), manifest.get("metadata", {}), rows_per_batch)
 
     def origin(self) -> dict[str, Any]:

@@ -141,7 +141,8 @@ def _terminology(folder):
         },
     ]
     built, _ = Terminology.build(
-        pa.Table.from_pylist(rows, NAMES_SCHEMA), pa.Table.from_pylist(concepts, CONCEPTS_SCHEMA)
+        pa.Table.from_pylist(rows, NAMES_SCHEMA),
+        pa.Table.from_pylist(concepts, CONCEPTS_SCHEMA).drop_columns(["vocabulary", "code"]),
     )
     built.save(folder / "terminology")
 

@@ -324,7 +324,7 @@ def test_merge_accepts_paths_with_quotes_and_stars(tmp_path):
     assert written.metadata["of"][0]["metadata"] == {"made": "it's [a] *"}
 
 
-def test_merge_map_and_diff_commands(tmp_path, run):
+def test_merge_map_and_diff_commands(tmp_path, run_here):
     first = [("H:1", "en", "Fever", "preferred", "H"), ("H:1", "de", "Fieber", "synonym", "H"), ("H:2", "en", "Cough", "preferred", "H"), ("H:3", "en", "Rash", "preferred", "H")]  # fmt: skip
     second = [
         ("H:1", "en", "Fever", "synonym", "K"),
@@ -334,7 +334,7 @@ def test_merge_map_and_diff_commands(tmp_path, run):
     metadata = [("H:1", ["T184"], ["UMLS:C1"]), ("H:2", [], ["UMLS:C1", "UMLS:C2"])]
     terminology(tmp_path / "a", first, metadata, [("H:0", "H:1", "same"), ("H:4", "H:3", "same")])
     terminology(tmp_path / "b", second)
-    done = run("-m", "data_prep", "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    done = run_here("-m", "data_prep", "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[:11] == [
         f"{tmp_path}/c: 4 concepts",
@@ -353,22 +353,22 @@ def test_merge_map_and_diff_commands(tmp_path, run):
     assert merged.concepts["preferred_name"].to_pylist() == ["Fever", "Cough", "Rash", "Itch"]
     assert merged.retired.to_pylist() == [{"retired_id": "H:0", "concept_id": "H:1", "relation": "same"}]
 
-    done = run("-m", "data_prep", "map", tmp_path / "c", "--to", "UMLS", "--out", tmp_path / "u")
+    done = run_here("-m", "data_prep", "map", tmp_path / "c", "--to", "UMLS", "--out", tmp_path / "u")
     assert (done.returncode, done.stderr) == (0, "")
     assert "  with several         1" in done.stdout.splitlines()
     assert "  concept with several references to UMLS  1" in done.stdout.splitlines()
     mapped = Terminology.load(tmp_path / "u")
-    assert mapped.concepts.to_pylist() == [{"concept_id": "C1", "preferred_name": "Fever", "semantic_types": ["T184"], "cross_references": ["H:1"]}]  # fmt: skip
+    assert mapped.concepts.to_pylist() == [{"concept_id": "C1", "preferred_name": "Fever", "vocabulary": "A", "code": "1", "semantic_types": ["T184"], "cross_references": ["H:1"]}]  # fmt: skip
     assert mapped.retired.to_pylist() == [
         {"retired_id": one, "concept_id": "C1", "relation": "same"} for one in ("H:0", "H:1")
     ]
-    done = run(
+    done = run_here(
         "-m", "data_prep", "map", tmp_path / "c", "--to", "UMLS", "--ambiguous", "all", "--out", tmp_path / "all"
     )
     assert "1 of the names in are copies, for concepts with several references" in done.stdout.splitlines()
     assert Terminology.load(tmp_path / "all").names.num_rows == 5
 
-    done = run("-m", "data_prep", "diff", tmp_path / "a", tmp_path / "u", "--out", tmp_path / "changes.tsv")
+    done = run_here("-m", "data_prep", "diff", tmp_path / "a", tmp_path / "u", "--out", tmp_path / "changes.tsv")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[:4] == [
@@ -382,9 +382,9 @@ def test_merge_map_and_diff_commands(tmp_path, run):
     assert "concept moved\tH:1\t\tFever\tC1" in (tmp_path / "changes.tsv").read_text(encoding="utf-8").splitlines()
 
 
-def test_user_error_is_one_line(tmp_path, run):
+def test_user_error_is_one_line(tmp_path, run_here):
     terminology(tmp_path / "a", [("A", "en", "x", "synonym", "S")])
     for words in (["merge", tmp_path / "a", "--out", tmp_path / "c"], ["diff", tmp_path / "a", tmp_path / "b"]):
-        done = run("-m", "data_prep", *words)
+        done = run_here("-m", "data_prep", *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert done.stderr.startswith("error: ")

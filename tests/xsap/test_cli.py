@@ -131,7 +131,7 @@ def test_link_writes_the_format_of_the_ending(xsap, tmp_path, index_folder):
     assert (code, out) == (0, "")
     lines = (tmp_path / "linked.tsv").read_text().split("\n")
     assert lines[0].split("\t") == [
-        "mention", "rank", "concept_id", "name", "matched_name", "language", "source", "semantic_types", "codes", "score", "confidence", "match", "reason",
+        "mention", "rank", "concept_id", "name", "vocabulary", "code", "matched_name", "language", "source", "semantic_types", "codes", "score", "confidence", "match", "reason",
     ]  # fmt: skip
     assert len(lines) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["linked.tsv"]

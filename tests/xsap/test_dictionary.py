@@ -58,7 +58,9 @@ def describe_plainly(source, languages, policy):
         owners.setdefault(key, set()).add(row["concept_id"])
     concepts = [
         {
-            **{c: row[c] for c in ("concept_id", "preferred_name", "semantic_types")},
+            **{c: row[c] for c in ("concept_id", "preferred_name", "vocabulary")},
+            "code": row["code"] or "",
+            "semantic_types": row["semantic_types"],
             "codes": sorted(
                 {
                     f"{r['source']}:{r['code']}"

@@ -49,7 +49,14 @@ def make_index(vectors, concepts_of_names):
         for i in range(len(concepts_of_names))
     ]
     named = [
-        {"concept_id": c, "preferred_name": f"concept {c}", "semantic_types": ["T047"], "codes": [f"T:{c}"]}
+        {
+            "concept_id": c,
+            "preferred_name": f"concept {c}",
+            "vocabulary": "T",
+            "code": c,
+            "semantic_types": ["T047"],
+            "codes": [f"T:{c}"],
+        }
         for c in ids
     ]
     names, concepts = (
@@ -221,7 +228,8 @@ def test_a_filter_is_exact_over_what_it_keeps():
     index = make_index(np.eye(3), [{"A"}, {"B", "A"}, {"C"}])
     linker = Linker(TableEncoder({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
     types = pa.array([["T047"], ["T184"], ["T121"]])
-    table = index.concepts.set_column(2, INDEX_CONCEPTS_SCHEMA.field(2), types)
+    at = INDEX_CONCEPTS_SCHEMA.get_field_index("semantic_types")
+    table = index.concepts.set_column(at, INDEX_CONCEPTS_SCHEMA.field(at), types)
     linker.index = replace(index, dictionary=replace(index.dictionary, concepts=table))
 
     def ids(mention, **wanted):
@@ -339,6 +347,8 @@ def test_results_and_candidates_become_dictionaries():
         "codes": ("T:C1",),
         "confidence": 0.9,
         "match": "similar",
+        "vocabulary": "",
+        "code": "",
     }
     assert candidate.to_dict() == fields
     found, none = Result("a", (candidate,)), Result("", (), "the mention is empty")

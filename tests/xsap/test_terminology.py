@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsap.artifacts import manifest_hash, open_artifact
+from xsap.artifacts import manifest_hash, open_artifact, publish
 from xsap.errors import ArtifactError, DataError
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
 
@@ -62,9 +62,9 @@ def plainly_built(rows, concepts):
     found = []
     for concept in sorted({row[0] for row in names}):
         own = [row for row in names if row[0] == concept]
-        called = min(own, key=lambda row: (row[1] != "en", NAME_KINDS.index(row[3]), row[1], row[2]))[2]
+        best_name = min(own, key=lambda row: (row[1] != "en", NAME_KINDS.index(row[3]), row[1], row[2]))
         types, others = concepts.get(concept, ([], []))
-        found.append((concept, called, sorted(set(types)), sorted(set(others))))
+        found.append((concept, best_name[2], best_name[4], best_name[5], sorted(set(types)), sorted(set(others))))
     empty = sum(not row[2] for row in rows)
     return names, found, {"empty name": empty, "same name of the same concept": len(rows) - empty - len(names)}
 
@@ -157,7 +157,27 @@ def test_an_unknown_kind_is_refused():
 
 def test_concepts_may_lack_types_and_references():
     bare = pa.table({"concept_id": ["C"]})
-    assert as_rows(Terminology.build(table([row("C", "en", "a")]), bare)[0].concepts) == [("C", "a", [], [])]
+    assert as_rows(Terminology.build(table([row("C", "en", "a")]), bare)[0].concepts) == [("C", "a", "A", None, [], [])]
+
+
+def test_a_concept_has_the_vocabulary_and_code_of_its_preferred_name():
+    rows = [
+        row("C", "de", "Fieber", "preferred", "A", "7"),
+        row("C", "en", "fever", "synonym", "B", "8"),
+        row("D", "ja", "痛み"),
+    ]
+    concepts = built(*rows).concepts
+    assert concepts.select(["vocabulary", "code"]).to_pylist() == [
+        {"vocabulary": "B", "code": "8"},
+        {"vocabulary": "A", "code": None},
+    ]
+
+
+def test_a_folder_of_an_older_format_is_refused(tmp_path):
+    with publish(tmp_path / "old", "terminology", {"metadata": {}}) as folder:
+        (folder / "names.parquet").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"expected a terminology of format 2, .*, found format 1; make it again"):
+        Terminology.load(tmp_path / "old")
 
 
 @settings(steady, max_examples=20)
@@ -243,7 +263,7 @@ def test_selecting_keeps_what_plain_loops_keep(rows, concepts, languages, source
     whole = Terminology(whole.names, pa.concat_tables([whole.concepts.slice(0, 0), *parts]), whole.metadata)
     part = whole.select(languages=languages, sources=sources, semantic_types=types)
 
-    typed = {c[0] for c in as_rows(whole.concepts) if types is None or set(c[2]) & types}
+    typed = {c[0] for c in as_rows(whole.concepts) if types is None or set(c[4]) & types}
     names = [
         row
         for row in as_rows(whole.names)

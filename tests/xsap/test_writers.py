@@ -38,11 +38,23 @@ BLANK = Answer([], "the mention is blank")
 # Answers
 
 
-FEVER = Candidate("C1", "Fever", "pyrexia", 0.9, "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.123456789)
+FEVER = Candidate(
+    "C1",
+    "Fever",
+    "pyrexia",
+    0.9,
+    "fr",
+    "S2",
+    ("Finding", "Sign"),
+    ("S:1", "T:é\n2"),
+    0.123456789,
+    vocabulary="S",
+    code="1",
+)
 COLD = Candidate("C2", "Cold", "Cold", 1 / 3, "en", "S")
 BOTH = [
-    ["C1", "Fever", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457, "similar"],
-    ["C2", "Cold", "Cold", "en", "S", (), (), 0.333333, None, "similar"],
+    ["C1", "Fever", "S", "1", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457, "similar"],
+    ["C2", "Cold", "", "", "Cold", "en", "S", (), (), 0.333333, None, "similar"],
 ]
 
 
@@ -90,7 +102,7 @@ def test_long_form_repeats_the_columns_of_each_row():
     assert rows_of(found) == [
         ("7", "fiebre", 1, *BOTH[0], None),
         ("7", "fiebre", 2, *BOTH[1], None),
-        ("8", " ", *[None] * 11, "the mention is blank"),
+        ("8", " ", *[None] * 13, "the mention is blank"),
         ("9", "x", 1, *BOTH[1], "unsure"),
     ]
     assert found.schema.types[:3] == [*table.schema.types, pa.int32()]
@@ -100,8 +112,8 @@ def test_wide_form_has_one_row_for_each_of_the_input():
     found = with_answers(pa.table({"name_2": ["a", "b"]}), [Answer(BOTH[:1], None), BLANK], wide=2)
     assert found.column_names == ["name_2", *(f"{field}_1" for field in CANDIDATE), "concept_id_2", "linked_name_2", *(f"{field}_2" for field in CANDIDATE[2:]), "reason"]  # fmt: skip
     assert rows_of(found) == [
-        ("a", *BOTH[0], *[None] * 10, None),
-        ("b", *[None] * 20, "the mention is blank"),
+        ("a", *BOTH[0], *[None] * 12, None),
+        ("b", *[None] * 24, "the mention is blank"),
     ]
 
 
@@ -118,7 +130,7 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
     answers = []
     for row in range(count):
         found = [
-            [f"C{row}.{rank}", *[None] * 6, rank / 7, None, None] for rank in range(data.draw(st.integers(0, most)))
+            [f"C{row}.{rank}", *[None] * 8, rank / 7, None, None] for rank in range(data.draw(st.integers(0, most)))
         ]
         answers.append(Answer(found, None if found else "why"))
     table = pa.table([pa.array([f"t{row}" for row in range(count)], pa.string())], ["term"])
@@ -145,8 +157,8 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
 
 TWO = Answer(
     [
-        ["C1", "Fever", "-pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:2"), 0.9, 0.876, "similar"],
-        ["C22", "Cold", "Cold", "en", "S", (), (), -0.5, None, "similar"],
+        ["C1", "Fever", "S", "1", "-pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:2"), 0.9, 0.876, "similar"],
+        ["C22", "Cold", "", "", "Cold", "en", "S", (), (), -0.5, None, "similar"],
     ],
     None,
 )
@@ -178,15 +190,15 @@ def test_csv_tsv_and_jsonl_have_a_row_for_each_candidate():
     given = (["term"], [["a\tb", " "]], [TWO, BLANK])
     assert written(*given, OutputFormat("csv"))[1] == 3
     assert text(*given, OutputFormat("csv")).split("\n") == [
-        "term,rank,concept_id,name,matched_name,language,source,semantic_types,codes,score,confidence,match,reason",
-        "a\tb,1,C1,Fever,'-pyrexia,fr,S2,Finding|Sign,S:1|T:2,0.9,0.876,similar,",
-        "a\tb,2,C22,Cold,Cold,en,S,,,-0.5,,similar,",
-        " ,,,,,,,,,,,,the mention is blank",
+        "term,rank,concept_id,name,vocabulary,code,matched_name,language,source,semantic_types,codes,score,confidence,match,reason",
+        "a\tb,1,C1,Fever,S,1,'-pyrexia,fr,S2,Finding|Sign,S:1|T:2,0.9,0.876,similar,",
+        "a\tb,2,C22,Cold,,,Cold,en,S,,,-0.5,,similar,",
+        " ,,,,,,,,,,,,,,the mention is blank",
         "",
     ]
     assert (
         text(*given, OutputFormat("tsv")).split("\n")[1]
-        == "a b\t1\tC1\tFever\t'-pyrexia\tfr\tS2\tFinding|Sign\tS:1|T:2\t0.9\t0.876\tsimilar\t"
+        == "a b\t1\tC1\tFever\tS\t1\t'-pyrexia\tfr\tS2\tFinding|Sign\tS:1|T:2\t0.9\t0.876\tsimilar\t"
     )
     first, _, last = map(json.loads, text(*given, OutputFormat("jsonl")).splitlines())
     assert first["matched_name"] == "-pyrexia"
@@ -204,8 +216,8 @@ def test_excel_gets_a_byte_order_mark_and_the_delimiter_of_its_country():
         .decode("utf-8-sig")
         .split("\r\n")
     )
-    assert semicolons[1] == "é;1,5;C1;Fever;'-pyrexia;fr;S2;Finding|Sign;S:1|T:2;0,9;0,876;similar;"
-    assert semicolons[2] == "x;10" + ";" * 10 + ";the mention is blank"
+    assert semicolons[1] == "é;1,5;C1;Fever;S;1;'-pyrexia;fr;S2;Finding|Sign;S:1|T:2;0,9;0,876;similar;"
+    assert semicolons[2] == "x;10" + ";" * 12 + ";the mention is blank"
     assert text(*given, OutputFormat("csv"), delimiter=";").startswith(
         "term,n,"
     )  # without --excel: commas and points, whatever the input has

@@ -89,8 +89,8 @@ class MappedConcept:
     @classmethod
     def from_candidate(cls, candidate: Candidate) -> "MappedConcept":
         """The concept that a candidate is; its domain is its first semantic type."""
-        vocabulary, code = getattr(candidate, "vocabulary", ""), getattr(candidate, "code", "")
-        return cls(candidate.concept_id, candidate.name, vocabulary, code, (*candidate.semantic_types, "")[0])
+        domain = candidate.semantic_types[0] if candidate.semantic_types else ""
+        return cls(candidate.concept_id, candidate.name, candidate.vocabulary, candidate.code, domain)
 
 
 @dataclass(frozen=True, slots=True)

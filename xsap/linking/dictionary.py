@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from xsap.artifacts import manifest_hash, open_artifact, read_unchanged
 from xsap.errors import ArtifactError, DataError
 from xsap.linking.name_keys import EntryCollector, Keys, pair_preferences
-from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, Terminology
+from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, Terminology, check_terminology_format
 from xsap.text import TextPolicy, normalize_column
 
 _TEXT, _TEXTS = pa.field("", pa.string(), nullable=False), pa.field("", pa.list_(pa.string()), nullable=False)
@@ -31,11 +31,14 @@ INDEX_NAMES_SCHEMA = pa.schema(
     [*map(_TEXT.with_name, ("name", "language", "source")), *map(_TEXTS.with_name, ("languages", "sources"))]
 )
 INDEX_CONCEPTS_SCHEMA = pa.schema(
-    [*map(_TEXT.with_name, ("concept_id", "preferred_name")), *map(_TEXTS.with_name, ("semantic_types", "codes"))]
+    [
+        *map(_TEXT.with_name, ("concept_id", "preferred_name", "vocabulary", "code")),
+        *map(_TEXTS.with_name, ("semantic_types", "codes")),
+    ]
 )
 ROWS_PER_BATCH = 1 << 16
 _NAME_COLUMNS = ["concept_id", "language", "name", "kind", "source", "code"]
-_CONCEPT_COLUMNS = ["concept_id", "preferred_name", "semantic_types", "cross_references"]
+_CONCEPT_COLUMNS = ["concept_id", "preferred_name", "vocabulary", "code", "semantic_types", "cross_references"]
 _CODE = "^[^:]+:."  # a cross-reference that names its source
 
 
@@ -86,7 +89,8 @@ class Dictionary:
 
     Attributes:
         names: NAMES_SCHEMA: a name as its first source writes it, that source and its language, all that have it.
-        concepts: CONCEPTS_SCHEMA, sorted by id. codes: SOURCE:code, of its names and cross-references, sorted.
+        concepts: CONCEPTS_SCHEMA, sorted by id. vocabulary, code: the concept's own, empty if it has none. codes: SOURCE:code, of its
+            names and cross-references, sorted.
         name_concepts: The concepts of each name.
         keys: For exact look-up.
         dropped: How many names of the terminology were left out, by reason.
@@ -136,6 +140,7 @@ class NameSource(NamedTuple):
     @classmethod
     def _from_folder(cls, folder: Path) -> "NameSource":
         manifest = open_artifact(folder, "terminology")
+        check_terminology_format(manifest, folder)
         try:
             files = {table: pq.ParquetFile(folder / f"{table}.parquet") for table in ("names", "concepts")}
             sound = files["names"].schema_arrow == NAMES_SCHEMA and files["concepts"].schema_arrow == CONCEPTS_SCHEMA
@@ -376,7 +381,11 @@ def _concepts_table(batches: Iterator[pa.RecordBatch], used: NDArray[np.bool_], 
         while len(pending) < own.num_rows:
             pending = pa.concat_arrays([pending, next(blocks)])
         both = _with_references(pending.slice(0, own.num_rows), own["cross_references"])
-        tables.append(pa.RecordBatch.from_arrays([*own.columns[:-1], both], [*_CONCEPT_COLUMNS[:-1], "codes"]))
+        columns = [
+            pc.fill_null(column, "") if name == "code" else column
+            for name, column in zip(_CONCEPT_COLUMNS, own.columns, strict=True)
+        ]
+        tables.append(pa.RecordBatch.from_arrays([*columns[:-1], both], [*_CONCEPT_COLUMNS[:-1], "codes"]))
         pending = pending.slice(own.num_rows)
     return pa.Table.from_batches(tables).cast(INDEX_CONCEPTS_SCHEMA)
 

@@ -31,8 +31,8 @@ _DTYPES: dict[str, Any] = {
     "entries": ENTRY,
 }
 DICTIONARY_FILES = (*(f"{name}.arrow" for name in _SCHEMAS), *(f"{name}.npy" for name in _DTYPES))
-DICTIONARY_FORMAT = 2
-"""Version of these files, and of the normalization and look-up keys of names; a folder of another version has to be made again."""
+DICTIONARY_FORMAT = 3
+"""Version of these files, of concepts' columns, and of the normalization and look-up keys of names; a folder of another version has to be made again."""
 _VALUES_PER_CHECK = 1 << 20
 
 
@@ -79,7 +79,7 @@ def check_dictionary_format(manifest: Mapping[str, Any], path: Path) -> None:
     found = manifest.get("dictionary_format", 1)
     if found != DICTIONARY_FORMAT:
         raise ArtifactError(
-            f"{path}: expected names with look-up keys of version {DICTIONARY_FORMAT}, found version {found}; "
+            f"{path}: expected names, concepts and look-up keys of version {DICTIONARY_FORMAT}, found version {found}; "
             "make it again: xsap index MODEL TERMINOLOGY --out INDEX --overwrite"
         )
 

@@ -375,9 +375,9 @@ class Linker:
     def _describe(self, ranked: Ranked, matches: list[list[str]]) -> list[tuple[Candidate, ...]]:
         found = ranked.concepts != NO_CONCEPT
         concepts, rows, scores = (array[found].tolist() for array in ranked)
-        ids, preferred, types, codes = (
+        ids, preferred, types, codes, vocabularies, own_codes = (
             values_at(self.index.concepts[column], concepts)
-            for column in ("concept_id", "preferred_name", "semantic_types", "codes")
+            for column in ("concept_id", "preferred_name", "semantic_types", "codes", "vocabulary", "code")
         )
         names, languages, sources = (
             values_at(self.index.names[column], rows) for column in ("name", "language", "source")
@@ -394,6 +394,8 @@ class Linker:
             map(tuple, codes),
             [None] * len(ids),
             how,
+            vocabularies,
+            own_codes,
         )
         candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
         ends = np.cumsum(found.sum(1)).tolist()

@@ -48,6 +48,8 @@ class Candidate:
         match: How the matched name was found: `exact` where it is written as the mention is, `case` where it differs in letter case, width, or
             kinds of dashes and quotes, `code` where the mention is the concept's identifier or code, `accents` where it differs in accents,
             else `similar`.
+        vocabulary: The vocabulary that the concept's own code comes from, such as SNOMED: the source of its preferred name.
+        code: The concept's own code there; empty if it has none.
     """
 
     concept_id: str
@@ -60,6 +62,8 @@ class Candidate:
     codes: tuple[str, ...] = ()
     confidence: float | None = None
     match: str = SIMILAR
+    vocabulary: str = ""
+    code: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dictionary."""

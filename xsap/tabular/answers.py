@@ -19,6 +19,8 @@ _TYPES = {
     "rank": pa.int32(),
     "concept_id": pa.string(),
     "name": pa.string(),  # the preferred English one
+    "vocabulary": pa.string(),  # that the concept's own code comes from
+    "code": pa.string(),
     "matched_name": pa.string(),
     "language": pa.string(),  # of matched_name
     "source": pa.string(),  # of matched_name

@@ -8,7 +8,7 @@ parts, by `write_terminology`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,8 @@ CONCEPTS_SCHEMA = pa.schema(
     [
         pa.field("concept_id", pa.string(), nullable=False),
         pa.field("preferred_name", pa.string(), nullable=False),
+        pa.field("vocabulary", pa.string(), nullable=False),  # source of the preferred name
+        pa.field("code", pa.string()),  # of the preferred name in that source
         pa.field("semantic_types", pa.list_(pa.string()), nullable=False),
         pa.field("cross_references", pa.list_(pa.string()), nullable=False),
     ]
@@ -56,6 +58,9 @@ RETIRED_SCHEMA = pa.schema(
         pa.field("relation", pa.string(), nullable=False),  # of the concept to the retired one: one of RELATIONS
     ]
 )
+CONCEPT_LISTS = ("semantic_types", "cross_references")  # the columns of concepts that have several values
+TERMINOLOGY_FORMAT = 2
+"""Version of the tables; a folder of another version has to be made again."""
 PRECEDENCE = "precedence"  # the extra column of rows whose source ranks its names: the highest is best
 RELATIONS = ("same", "broader", "narrower", "related", "deleted")
 _KEY = ["concept_id", "language", "name"]
@@ -92,7 +97,7 @@ class Terminology:
         """A terminology from rows in any order, and the number of rows dropped, by reason.
 
         The preferred name of a concept is its first preferred English name, else its first English name, else its first name; "first" is by
-        kind, then by the highest precedence, then alphabetical.
+        kind, then by the highest precedence, then alphabetical. Its source and code are the concept's own vocabulary and code.
 
         Args:
             names: The columns of NAMES_SCHEMA, and `precedence` (integers) if the source ranks names.
@@ -151,6 +156,7 @@ class Terminology:
     @classmethod
     def _load(cls, path: Path) -> "Terminology":
         manifest = open_artifact(path, "terminology")
+        check_terminology_format(manifest, path)
         tables = {table: _read_table(path, table, schema, manifest["files"]) for table, schema in _TABLES.items()}
         if not isinstance(manifest.get("metadata"), dict):
             raise ArtifactError(
@@ -230,7 +236,7 @@ def write_terminology(
     """
     languages, counts = Counter[str](), Counter[str]()
     last = ""
-    manifest: dict[str, Any] = {"metadata": metadata}
+    manifest: dict[str, Any] = {"terminology_format": TERMINOLOGY_FORMAT, "metadata": metadata}
     with publish(path, "terminology", manifest, overwrite=overwrite) as folder, ExitStack() as open_files:
         writers: dict[str, pq.ParquetWriter] = {}
 
@@ -259,6 +265,16 @@ def write_terminology(
             )
         by_size = dict(sorted(languages.items(), key=lambda item: (-item[1], item[0])))
         manifest |= {"names": counts["names"], "concepts": counts["concepts"], "languages": by_size}
+
+
+def check_terminology_format(manifest: Mapping[str, Any], path: Path | str) -> None:
+    """Raise ArtifactError for a folder whose tables are of another version."""
+    found = manifest.get("terminology_format", 1)
+    if found != TERMINOLOGY_FORMAT:
+        raise ArtifactError(
+            f"{path}: expected a terminology of format {TERMINOLOGY_FORMAT}, whose concepts have a vocabulary and a code, found format {found}; "
+            "make it again with the xsap-prepare command that made it"
+        )
 
 
 def _read_table(folder: Path, table: str, schema: pa.Schema, listed: Collection[str]) -> pa.Table:
@@ -300,13 +316,12 @@ def _concepts(names: pa.Table, extra: pa.Table | None) -> pa.Table:
     best = names.append_column("foreign", foreign).sort_by(order)
     best = (
         best.filter(_starts(best, ["concept_id"]))
-        .select(["concept_id", "name"])
-        .rename_columns(["concept_id", "preferred_name"])
+        .select(["concept_id", "name", "source", "code"])
+        .rename_columns(["concept_id", "preferred_name", "vocabulary", "code"])
     )
-    lists = CONCEPTS_SCHEMA.names[2:]
     extra = CONCEPTS_SCHEMA.empty_table() if extra is None else extra
     at = pc.index_in(extra["concept_id"], best["concept_id"].combine_chunks())
-    for name in lists:
+    for name in CONCEPT_LISTS:
         known = extra[name] if name in extra.column_names else pa.chunked_array([], pa.list_(pa.string()))
         best = best.append_column(name, _sorted_sets(known.combine_chunks(), at.combine_chunks(), best.num_rows))
     return best.select(CONCEPTS_SCHEMA.names).cast(CONCEPTS_SCHEMA).combine_chunks()
