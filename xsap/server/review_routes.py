@@ -20,7 +20,7 @@ from xsap.exchange.code_systems import Vocabularies
 from xsap.exchange.mapping import MAPS_TO, Equivalence, MappedConcept, Signature, Status
 from xsap.languages import UNKNOWN
 from xsap.linking.results import Candidate, Result
-from xsap.server.requests import JSON, RequestError, parse_json, read_body, validated
+from xsap.server.requests import JSON, RequestError, json_value, read_body, validated
 from xsap.server.review_decisions import MAX_NOTE, Choice
 from xsap.server.review_list import (
     Cursor,
@@ -276,7 +276,7 @@ def _post(path: str, body_type: type[B], function: Callable[[B], dict[str, Any]]
     async def answer(request: Request) -> Response:
         try:
             body = await read_body(request, media_type=JSON, max_bytes=MAX_REQUEST_BYTES)
-            checked = validated(adapter, parse_json(body), "the request")
+            checked = validated(adapter, json_value(body), "the request")
             return JSONResponse(await run_in_threadpool(function, checked))
         except RequestError as error:
             return JSONResponse({"error": error.message}, error.status)
