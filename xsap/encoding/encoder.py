@@ -261,7 +261,7 @@ class Encoder(nn.Module):
         """
         return self._known_pieces(self._tokenize(normalize_all(names, self.policy), "")) > 0
 
-    def _known_pieces(self, tokens: Tokens) -> NDArray[np.float64]:
+    def _known_pieces(self, tokens: Tokens) -> NDArray[np.int64]:
         """How many tokens of each name are neither special nor a blank."""
         if self._known_ids is None or len(self._known_ids) < len(self.tokenizer):
             pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
@@ -269,8 +269,7 @@ class Encoder(nn.Module):
             known[list(self.tokenizer.all_special_ids)] = False
             self._known_ids = known
         rows = np.repeat(np.arange(len(tokens)), tokens.lengths)
-        counts: NDArray[np.float64] = np.bincount(rows, self._known_ids[tokens.ids].astype(np.float64), len(tokens))
-        return counts
+        return np.bincount(rows[self._known_ids[tokens.ids]], minlength=len(tokens))
 
     def _autocast(self, device: torch.device) -> Any:
         return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()
