@@ -4,8 +4,9 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -51,6 +52,22 @@ def run(template: Template) -> Run:
 
 
 @pytest.fixture
+def forked_python(monkeypatch: pytest.MonkeyPatch, template: Template) -> None:
+    """What the code under test runs in a Python of its own, with `subprocess.run`, is a fork of the template."""
+    start = subprocess.run
+
+    def run_in_fork(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] != sys.executable:
+            return start(command, **options)
+        done = template.run(command[1:], options.get("cwd") or Path.cwd(), [options.get("env", {})])
+        if options.get("check"):
+            done.check_returncode()
+        return done
+
+    monkeypatch.setattr(subprocess, "run", run_in_fork)
+
+
+@pytest.fixture
 def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`run` for `-m xsap`, `data_prep` or `benchmarks`, in this process."""
 
@@ -59,6 +76,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         main = importlib.import_module("xsap.cli" if module == "xsap" else f"{module}.__main__").main
         with monkeypatch.context() as patch:
             patch.chdir(cwd or "/")
+            patch.setenv("PYTHONPATH", str(ROOT))
             patch.setattr(sys, "argv", [module, *rest])
             with pytest.raises(SystemExit) as stop:
                 main()

@@ -37,10 +37,10 @@ class NumberLinker:
     def link(self, mentions, top_k, *, languages):
         pairs = zip(mentions, languages, strict=True)
         return [
-            Result(m, self._candidates(m, language)[:top_k], None if m.strip() else "blank") for m, language in pairs
+            Result(m, self._candidates(m, language, top_k), None if m.strip() else "blank") for m, language in pairs
         ]
 
-    def _candidates(self, mention, language):
+    def _candidates(self, mention, language, top_k):
         if not mention.strip():
             return ()
         rng = np.random.default_rng(zlib.crc32(f"{mention} {language}".encode()))
@@ -52,7 +52,8 @@ class NumberLinker:
             position, best = rng.integers(self.concepts), rng.normal(0.6, 0.05)
         distance = np.abs((np.arange(self.concepts) - position + self.concepts / 2) % self.concepts - self.concepts / 2)
         scores = best - 0.12 * distance**0.5
-        return tuple(candidate(f"C{i:03}", float(scores[i])) for i in np.lexsort((np.arange(self.concepts), -scores)))
+        best_first = np.lexsort((np.arange(self.concepts), -scores))[:top_k]
+        return tuple(candidate(f"C{i:03}", float(scores[i])) for i in best_first)
 
 
 def number_mentions(concepts=400):

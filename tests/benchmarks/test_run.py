@@ -7,14 +7,12 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import app
-from tests.fixtures.commands import ROOT
 from xsap.cli import app as xsap_app
 from xsap.terminal import run as run_app
 from xsap.terms.mentions import read_mentions
@@ -135,15 +133,16 @@ def test_linking_command_writes_results_and_report(folder, whole):
         assert f"\n{heading}\n" in report
 
 
-def test_linking_resumes_after_sigkill(folder, whole, bench):
-    words = [sys.executable, "-m", "benchmarks", *COMMAND, "--out", "cut"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as started:
-        for line in started.stderr:
+def test_linking_resumes_after_sigkill(folder, whole, bench, template):
+    read, write = os.pipe()
+    started = template.start(["-m", "benchmarks", *COMMAND, "--out", "cut"], folder, stderr=write)
+    os.close(write)
+    with os.fdopen(read) as lines:
+        for line in lines:
             if "× tiny" in line:
-                os.kill(started.pid, signal.SIGKILL)
+                started.kill(signal.SIGKILL)
                 break
-        assert started.wait(timeout=60) == -signal.SIGKILL
+    assert started.wait() == -signal.SIGKILL
     assert not (folder / "cut" / "results.json").exists()
     done = {
         file.name: file.stat().st_mtime_ns

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from dataclasses import fields, replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.__main__ import main
 from benchmarks.speed import ablations, harness, reference, train
 from benchmarks.speed.ablations import Optimizations, StepMemory
-from tests.fixtures.commands import ROOT
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packing import tokenize_names
@@ -304,22 +302,7 @@ def test_figures_follow_from_the_clock(sample_folder, fixed_memory, monkeypatch)
     assert "optimization" not in text
 
 
-@pytest.fixture
-def memory_in_forks(monkeypatch, template):
-    """The memory of all implementations but the first is measured in a fork, which need not import torch."""
-    first, start = iter([True]), subprocess.run
-
-    def run(command, **options):
-        if command[1:3] != ["-m", "benchmarks.speed.ablations"] or next(first, False):
-            return start(command, **options)
-        done = template.run(command[1:], ROOT, [{}])
-        done.check_returncode()
-        return done
-
-    monkeypatch.setattr(subprocess, "run", run)
-
-
-def test_train_command_times_measures_and_plots(sample_folder, memory_in_forks, tmp_path, capsys):
+def test_train_command_times_measures_and_plots(sample_folder, forked_python, tmp_path, capsys):
     options = ["--size", "small", "--pairs", 8, "--steps", 1, "--ablations", "--cached-pairs", 16]
     outputs = ["--json", tmp_path / "train.json", "--plot", tmp_path / "train.png"]
     words = ["speed", "train", "--terminology", sample_folder, "--device", "cpu", *options, *outputs]

@@ -275,7 +275,7 @@ def test_each_command_line_error_is_one_line(options, message, terminology, tmp_
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd):
+def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd, forked_python):
     model = train_recipe(recipe, terminology, 0.001, tmp_path)
     assert f"training by the recipe '{recipe}', 0.001 minutes" in capfd.readouterr().err
     assert Encoder.from_pretrained(model).encode(["arm pain"]).shape == (1, 256)
@@ -286,7 +286,7 @@ def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_continues_from_a_base(recipe, terminology, tiny_folder, tmp_path, capfd):
+def test_recipe_continues_from_a_base(recipe, terminology, tiny_folder, tmp_path, capfd, forked_python):
     model = train_recipe(recipe, terminology, 0.001, tmp_path, str(tiny_folder))
     assert f"training by the recipe '{recipe}', 0.001 minutes, from {tiny_folder}" in capfd.readouterr().err
     base, trained = Encoder.from_pretrained(tiny_folder), Encoder.from_pretrained(model)

@@ -4,7 +4,6 @@ import json
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -112,21 +111,16 @@ with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 20), patch("os.fsync", lam
 """
 
 
-def test_build_resumes_after_sigkill(source, tmp_path):
+def test_build_resumes_after_sigkill(source, tmp_path, template):
     """After some shards, one of which is then damaged: the names of the others are not encoded again."""
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_BUILD, str(ROOT), str(source), str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (tmp_path / "stderr").open("w") as errors:
+        started = template.start(["-c", SLOW_BUILD, ROOT, source, out], stderr=errors.fileno())
     folder, deadline = part_folder(out), time.monotonic() + 60
-    while len(list(folder.glob("*.shard"))) < 4 and process.poll() is None and time.monotonic() < deadline:
+    while len(list(folder.glob("*.shard"))) < 4 and started.is_running() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.stderr.read()
-    process.stderr.close()
+    started.kill(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text()
     complete = sorted(folder.glob("*.shard"))
     assert 4 <= len(complete) < 12
     assert not out.exists()
@@ -659,12 +653,13 @@ with patch("xsap.search.vectors.MIN_ROWS_WITH_CODES", 20), patch.object(ShardFol
 """
 
 
-def test_two_processes_build_one_index(small_model, tmp_path, run):
+@pytest.mark.parametrize("by", ["launch", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_two_processes_build_one_index(small_model, tmp_path, run, launch, by):
     """Two of five shards are complete, one of each process."""
     from xsap.encoding.encoder import Encoder
 
     model, source, built = small_model
-    script, out, third = tmp_path / "script.py", built.parent / "two", built.parent / "third"
+    script, out, third = tmp_path / "script.py", tmp_path / "two", tmp_path / "third"
     script.write_text(RECORD_SHARDS)
     encoder = Encoder.from_pretrained(model)
     build_index(source, encoder, third, languages=None, shard=(1, 3), sizes=SHARDS_OF_40)
@@ -672,7 +667,8 @@ def test_two_processes_build_one_index(small_model, tmp_path, run):
     ShardFolder(part_folder(out), plan).prepare()
     for shard in (0, 3):
         shutil.copy(ShardFolder(third, plan).file(shard), part_folder(out))
-    done = run(*TORCHRUN, 2, script, ROOT, tmp_path, "index", model, source, "--languages", "all", "--out", out)
+    words = [script, ROOT, tmp_path, "index", model, source, "--languages", "all", "--out", out]
+    done = launch(2, *words) if by == "launch" else run(*TORCHRUN, 2, *words)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(" names of ") == 1
     assert done.stderr.rstrip().endswith("; resumed with 80 encoded earlier")

@@ -2,11 +2,8 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -22,7 +19,7 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from tests.fixtures.commands import ROOT, Launch, Run
+from tests.fixtures.commands import ROOT, Launch, Run, Template
 from tests.fixtures.encoders import copy_without_config
 from tests.fixtures.training import SMALL, assert_same_weights, read_losses, read_steps, read_weights, set_options
 from xsap import Encoder, Terminology
@@ -153,7 +150,9 @@ def test_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tm
     assert not list(tmp_path.glob("run/.*"))
 
 
-def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path, tmp_path: Path, run: Run) -> None:
+def test_killed_and_resumed_run_matches_an_uninterrupted_one(
+    sample_folder: Path, tmp_path: Path, run: Run, template: Template
+) -> None:
     common = [
         "max_steps=60",
         "checkpoint.save_steps=7",
@@ -164,16 +163,16 @@ def test_killed_and_resumed_run_matches_an_uninterrupted_one(sample_folder: Path
     ]
     train(load_settings(None, settings(sample_folder, tmp_path / "whole", *common)))
     words = set_options(settings(sample_folder, tmp_path / "killed", *common, "resume=auto"))
-    command = [sys.executable, str(ROOT / "xsap" / "train.py"), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with (tmp_path / "stderr").open("w") as errors:
+        started = template.start([ROOT / "xsap" / "train.py", *words], tmp_path, [threads], stderr=errors.fileno())
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoints" / "step-14").exists():
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert started.is_running(), (tmp_path / "stderr").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    started.kill(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model").exists()
     done = run(ROOT / "xsap" / "train.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
