@@ -26,15 +26,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory, run: Run, sample_folder: Path
     return folder
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line of the shell as documented, with `xsap` and `python` those of this interpreter."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env=environment, timeout=600
-    )
-
-
 def blocks_with_output(language: str) -> list[tuple[str, str]]:
     """Blocks of a language that are followed by a block of their output."""
     found = BLOCK.findall(README)
@@ -61,7 +52,7 @@ def test_readme_python_block_prints_the_output_shown(demo, run, tmp_path):
     assert (done.stdout, done.returncode) == (shown, 0), done.stderr
 
 
-def test_readme_shell_block_prints_the_output_shown(demo):
+def test_readme_shell_block_prints_the_output_shown(demo, shell):
     [(code, shown)] = [(code, shown) for code, shown in blocks_with_output("sh") if code.startswith("xsap")]
     done = shell(code, demo)
     assert (done.stdout, done.returncode) == (shown, 0), done.stderr
@@ -105,7 +96,7 @@ def documented_options() -> list[tuple[str, str, str]]:
     return sorted(found)
 
 
-def test_documented_options_exist(run):
+def test_documented_options_exist(run_here):
     helps: dict[tuple[str, str], str] = {}
     unknown = []
     modules = {
@@ -115,7 +106,7 @@ def test_documented_options_exist(run):
     }
     for program, command, option in documented_options():
         if (program, command) not in helps:
-            done = run(*modules[program], *command.split(), "--help")
+            done = run_here(*modules[program], *command.split(), "--help")
             helps[program, command] = done.stdout
         if not re.search(rf"{option}\b", helps[program, command]):
             unknown.append((program, command, option))
@@ -131,7 +122,7 @@ def test_examples_link_column_prints_the_best_concept(demo, run, tmp_path):
     assert done.stdout.splitlines()[1].startswith("\t-\t")
 
 
-def test_examples_train_small_leaves_an_index(sample_folder, tmp_path):
+def test_examples_train_small_leaves_an_index(sample_folder, tmp_path, shell):
     sizes = "--set scratch.vocabulary_size=3000 --set scratch.hidden=32 --set scratch.heads=2 --set max_steps=2"
     command = f"{ROOT}/examples/train_small.sh {sample_folder} out {sizes} --set optim.warmup_steps=1"
     done = shell(command, tmp_path)
@@ -139,7 +130,7 @@ def test_examples_train_small_leaves_an_index(sample_folder, tmp_path):
     assert (tmp_path / "out" / "index" / "manifest.json").is_file()
 
 
-def test_examples_evaluate_xlbel_prints_scores(demo, sample_folder, tmp_path):
+def test_examples_evaluate_xlbel_prints_scores(demo, sample_folder, tmp_path, shell):
     file = tmp_path / "de_1k_test_query.txt"
     file.write_text("C9000001||Fieber\nC9000004||Brustschmerz\n", encoding="utf-8")
     command = f"{ROOT}/examples/evaluate_xlbel.sh {demo}/demo/index {sample_folder} {tmp_path}/out {file}"

@@ -1,9 +1,9 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -98,13 +98,15 @@ def test_link_of_a_dictionary_name_gives_its_concept(run, index_folder, sample_f
     assert len({row["concept_id"] for row in rows[:3]}) == 3
 
 
-def test_link_stops_quietly_when_stdout_is_closed(index_folder):
-    command = [sys.executable, "-m", "xsap.cli", "link", "--index", str(index_folder), "--format", "csv"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
-    process.stdout.close()
-    process.stdin.write(b"".join(b"fever %d\n" % i for i in range(3000)))
-    process.stdin.close()
-    assert (process.stderr.read(), process.wait()) == (b"", 0)
+def test_link_stops_quietly_when_stdout_is_closed(index_folder, tmp_path, template):
+    (tmp_path / "mentions").write_bytes(b"".join(b"fever %d\n" % i for i in range(3000)))
+    read, write = os.pipe()
+    with (tmp_path / "mentions").open() as mentions, (tmp_path / "stderr").open("w") as errors:
+        words = ["-m", "xsap.cli", "link", "--index", index_folder, "--format", "csv"]
+        started = template.start(words, stdin=mentions.fileno(), stdout=write, stderr=errors.fileno())
+    os.close(write)
+    os.close(read)
+    assert (started.wait(), (tmp_path / "stderr").read_text()) == (0, "")
 
 
 def test_link_file_keeps_all_other_columns(xsap, tmp_path, index_folder):

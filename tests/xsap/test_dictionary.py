@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.dictionaries import TERM_NAMES, TERM_ROWS, describe, terminology_of_rows
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, DataError
 from xsap.linking.dictionary import (
     INDEX_CONCEPTS_SCHEMA,
@@ -102,7 +103,7 @@ def test_dictionary_matches_plain_loop(rows, types, references, languages, polic
     batches=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     rows_written=st.integers(1, 9),
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_dictionary_from_disk_writes_equal_files_for_any_batch_size(
     rows, references, policy, batches, rows_written, tmp_path_factory
 ):

@@ -163,6 +163,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", ["code", "list", "number among tensors", "truncated", "text"])
+@pytest.mark.usefixtures("forked_python")
 def test_pickled_weights_that_are_not_tensors_alone_are_refused_and_run_nothing(
     bare_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:

@@ -432,15 +432,15 @@ def test_linking_needs_the_memory_of_a_chunk_and_the_cache(tmp_path, form):
             column="term",
             identity={},
             overwrite=True,
-            chunk_rows=200,
-            cache_bytes=100_000,
+            chunk_rows=50,
+            cache_bytes=25_000,
         )
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (counts.rows.rows_in, counts.written) == (count, 2 * count)
         return used
 
-    small, large = peak(1_000), peak(8_000)
+    small, large = peak(500), peak(4_000)
     assert large < 1.5 * small + 200_000
 
 

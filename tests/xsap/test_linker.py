@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.dictionaries import keys_of
+from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking import linker as linker_module
 from xsap.linking.dictionary import INDEX_CONCEPTS_SCHEMA, INDEX_NAMES_SCHEMA, Dictionary, NameConcepts
@@ -96,7 +97,7 @@ def plain_loop(vectors, concepts_of_names, query, top_k):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     rows=st.integers(1, 80),
     concepts=st.integers(1, 25),

@@ -369,7 +369,7 @@ def test_reading_needs_the_memory_of_one_chunk(tmp_path, kind):
         path = tmp_path / f"{count}.{kind}"
         data = {"id": list(map(str, range(count))), "term": [f"term {i} with some length to it" for i in range(count)]}
         if kind == "parquet":
-            pq.write_table(pa.table(data), path, row_group_size=1000)
+            pq.write_table(pa.table(data), path, row_group_size=500)
         else:
             write = json.dumps if kind == "jsonl" else ("\t" if kind == "tsv" else ",").join
             lines = ([write(["id", "term"])] if kind != "jsonl" else []) + [
@@ -380,7 +380,7 @@ def test_reading_needs_the_memory_of_one_chunk(tmp_path, kind):
         del data
         tracemalloc.start()
         found, arrow, before, seen = open_table(path), 0, pa.total_allocated_bytes(), 0
-        for chunk in found.chunks(500):
+        for chunk in found.chunks(250):
             seen += chunk.num_rows
             arrow = max(arrow, pa.total_allocated_bytes() - before)
         assert seen == count
@@ -388,7 +388,7 @@ def test_reading_needs_the_memory_of_one_chunk(tmp_path, kind):
         tracemalloc.stop()
         return used
 
-    small, large = peak(2_000), peak(24_000)
+    small, large = peak(1_000), peak(12_000)
     assert large < 1.5 * small + 200_000
 
 

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.artifacts import manifest_hash, open_artifact, publish
 from xsap.errors import ArtifactError, DataError
 from xsap.terms.terminology import CONCEPTS_SCHEMA, NAME_KINDS, NAMES_SCHEMA, Terminology
@@ -24,7 +25,7 @@ rows = st.lists(diverse | alike, max_size=20)
 extras = st.dictionaries(
     st.sampled_from(["C1", "C2", "C9"]), st.tuples(*[st.lists(st.sampled_from(["T1", "T2"]), max_size=3)] * 2)
 )
-steady = settings(max_examples=60, deadline=None)
+steady = settings(max_examples=examples(60), deadline=None)
 
 
 def table(rows, chunks=1):
@@ -180,7 +181,7 @@ def test_a_folder_of_an_older_format_is_refused(tmp_path):
         Terminology.load(tmp_path / "old")
 
 
-@settings(steady, max_examples=20)
+@settings(steady, max_examples=examples(20))
 @given(rows=rows.filter(lambda rows: any(row[2] for row in rows)), concepts=extras)
 def test_a_folder_gives_back_what_was_saved(tmp_path_factory, rows, concepts):
     folder = tmp_path_factory.getbasetemp() / "lr=1" / "terminology"

@@ -140,7 +140,7 @@ def test_linkers_used_at_the_same_time_do_not_interfere(folders):
 
     def work(vector_dtype: str) -> tuple[list[Call], list[list[Result]]]:
         linker = Linker.load(folders[vector_dtype])
-        calls = calls_of(linker, 600, seed=2)
+        calls = calls_of(linker, 250, seed=2)
         return calls, by_threads(linker, calls, 3)
 
     with ThreadPoolExecutor(6) as pool:
@@ -153,7 +153,7 @@ def test_linkers_used_at_the_same_time_do_not_interfere(folders):
 def test_linkers_with_the_same_encoder_do_not_interfere(folders, tiny_folder):
     encoder = Encoder.from_pretrained(tiny_folder)
     linkers = [Linker(encoder, Index.load(folder)) for folder in folders.values()] * 2
-    calls = [calls_of(linker, 400, seed=3) for linker in linkers]
+    calls = [calls_of(linker, 200, seed=3) for linker in linkers]
     alone = [[call.ask(linker) for call in own] for linker, own in zip(linkers, calls, strict=True)]
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(lambda linker, own: by_threads(linker, own, 3), linkers, calls)) == alone
@@ -177,7 +177,7 @@ def link_here(linker: Linker, mentions: list[str]) -> list[Result]:
     return list(linker.link(mentions, 3))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_two_processes_at_once_get_the_answers_of_their_parent(folder, method):
     linker = Linker.load(folder)
     mentions = [mention for mention in linker.index.names["name"].to_pylist()[::37] if mention]
@@ -201,13 +201,13 @@ from xsap.linking.linker import Linker
 
 torch.set_num_threads(4)
 linker = Linker.load(sys.argv[1])
-mentions = [f"fever {i}" for i in range(200)]
+mentions = [f"fever {i}" for i in range(60)]
 expected = [[c.concept_id for c in r.candidates] for r in linker.link(mentions)]
 done = threading.Event()
 
 def work():
     while not done.is_set():
-        linker.link(mentions[:50])
+        linker.link(mentions[:20])
 
 threads = [threading.Thread(target=work) for _ in range(3)]
 [thread.start() for thread in threads]

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from xsap.errors import ConfigError
 from xsap.linking.results import Candidate, Result
 from xsap.tabular.answers import (
@@ -372,7 +373,7 @@ cells = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=4),
     excel=st.booleans(),
@@ -407,7 +408,7 @@ def test_other_programs_read_the_csv_back(rows, excel, delimiter, size):
         ] == expected
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=st.lists(st.tuples(cells, cells), min_size=1, max_size=4), size=st.integers(1, 4))
 def test_other_programs_read_tsv_jsonl_and_parquet_back(rows, size):
     given = (["term", "note"], [list(column) for column in zip(*rows, strict=True)], [BLANK] * len(rows))
