@@ -56,6 +56,7 @@ def open_delimited(
     max_cell_chars: int = MAX_CELL_CHARS,
     max_line_bytes: int = MAX_LINE_BYTES,
     on_long_row: Callable[[int, DataError], None] | None = None,
+    standard_quotes: bool = False,
 ) -> DelimitedText:
     """Open a text table.
 
@@ -70,6 +71,7 @@ def open_delimited(
         max_cell_chars: The longest cell; a longer one is most likely a quote left open.
         max_line_bytes: The longest line.
         on_long_row: Called with the line and the error of a row with more cells than the header, which is then skipped.
+        standard_quotes: Whether quotes in tab-separated text are those of RFC 4180, too.
 
     Raises:
         DataError: With file and line; for rows, while they are read.
@@ -94,7 +96,8 @@ def open_delimited(
         )
     if delimiter not in _USUAL.get(ending, ",;") and any(delimiter in text for _, text in sample):
         notes.append(f"cells separated by {DELIMITER_NAMES.get(delimiter, repr(delimiter))}")
-    split = tab_rows(lines) if delimiter == "\t" else _csv_rows(lines, path, delimiter, max_cell_chars)
+    by_tabs = delimiter == "\t" and not standard_quotes
+    split = tab_rows(lines) if by_tabs else _csv_rows(lines, path, delimiter, max_cell_chars)
     repairs = Counter[str]()
     return DelimitedText(delimiter, _equally_wide(split, path, repairs, header_row, on_long_row), repairs, notes)
 
