@@ -1,248 +1,255 @@
-"""What `xsap link --file … --out …` writes, read as mappings: CSV, TSV, XLSX, JSONL and Parquet, one row per candidate or one per term.
+"""A table that `xsap link` wrote, long or wide, as mappings: the terms with their other columns, and the candidates as they were found.
 
-The columns of the answers come last, in a known order, so the columns of the source are those before them. A term is unreviewed: its target is the
-first candidate, or none if it was not linked; an uncertain one keeps its candidates. The columns with the term, its code, its frequency and its
-language are named by the caller or known by their usual names; all others are kept as they are.
+The columns of the answers are found by their names, wherever they are now; where a column of the input had the same name, that of the answer
+begins with `linked_`. A term's target is its first candidate, none where linking gave a reason why that is no answer. What CSV files have against formulas (see spreadsheet_text.py) is taken back.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from xsap.errors import ConfigError, DataError, did_you_mean
-from xsap.exchange.mapping import MappedConcept, Signature
-from xsap.exchange.mapping import Mapping as TermMapping
-from xsap.files import file_ending
+from xsap.errors import ConfigError, DataError
+from xsap.exchange.mapping import MappedConcept, Mapping, Signature
 from xsap.languages import UNKNOWN, to_iso
 from xsap.linking.results import Candidate
-from xsap.tabular.answers import ANSWER, CANDIDATE, LIST_SEPARATOR
+from xsap.tabular.answers import CANDIDATE, LIST_SEPARATOR
 from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.readers import InputTable
 from xsap.tabular.spreadsheet_text import unescape_cell
 from xsap.text import EXACT_MATCH, normalize
 
-TERM_FIELDS = ("name", "code", "frequency", "language")
-"""What a column of the source can be."""
-
+ROWS_PER_CHUNK = 4096
 _USUAL = {
-    "name": ("term", "mention", "sourceName", "source_name", "name"),
-    "code": ("sourceCode", "source_code", "code"),
-    "frequency": ("sourceFrequency", "source_frequency", "frequency", "count"),
+    "name": ("term", "mention", "source_name", "sourceName", "name"),
+    "code": ("source_code", "sourceCode", "code"),
     "language": ("language", "lang"),
+    "frequency": ("source_frequency", "sourceFrequency", "frequency", "count"),
 }
-_PREFIX = re.compile("^(?:linked_)*")
-_NEWER = {"vocabulary", "code"}  # columns that files of xsap before 2.0 lack
-_LISTS = ("semantic_types", "codes")
-_ROWS_PER_CHUNK = 1 << 13
+_RANK, _REASON = "rank", "reason"
+_NEEDED = ("concept_id", "matched_name", "score")
+_PREFIX = "linked_"
+_WIDE = re.compile(r"(?:linked_)*concept_id_([1-9][0-9]{0,3})")
+_LISTS, _NUMBERS = ("semantic_types", "codes"), ("score", "confidence")
+_ESCAPED = (".csv", ".tsv", ".txt")  # files in which formulas are escaped
 
 
-class AnswerPlaces(NamedTuple):
-    """Where the answers are in a row.
+@dataclass(frozen=True, slots=True)
+class TermColumns:
+    """Which columns of the input have what.
 
     Attributes:
-        start: The position of the first of their columns.
-        rank: The position of the rank; None where each term has one row.
-        candidates: For each candidate of a row the position of each field.
-        reason: The position of the reason.
+        name: The terms.
+        code: Their codes in the source; None if it has none.
+        language: Their languages.
+        frequency: How often each occurs.
     """
 
-    start: int
+    name: str
+    code: str | None = None
+    language: str | None = None
+    frequency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Where the answers are: (field → column) of each candidate of a wide row, or of the one of a long row; rank: None if wide."""
+
+    fields: list[dict[str, int]]
     rank: int | None
-    candidates: list[dict[str, int]]
-    reason: int
+    reason: int | None
+
+    def columns(self) -> set[int]:
+        """All columns that belong to answers."""
+        single = {at for at in (self.rank, self.reason) if at is not None}
+        return single.union(*(each.values() for each in self.fields))
 
 
-def find_answers(header: Sequence[str]) -> AnswerPlaces | None:
-    """Where a table's answers are; None if it is not what `xsap link` writes."""
-    last = len(header) - 1
-    if last < 0 or _plain(header[last]) != "reason":
-        return None
-    fields, start = _fields_before(header, last, CANDIDATE, "")
-    if fields and _plain(header[start - 1]) == ANSWER[0]:
-        return AnswerPlaces(start - 1, start - 1, [fields], last)
-    groups: list[dict[str, int]] = []
-    end = last
-    rank = re.fullmatch(r".*_([0-9]+)", header[last - 1]) if last else None
-    for number in range(int(rank[1]) if rank else 0, 0, -1):
-        fields, end = _fields_before(header, end, CANDIDATE, f"_{number}")
-        if not fields:
-            return None
-        groups.append(fields)
-    return AnswerPlaces(end, None, groups[::-1], last) if groups else None
-
-
-def _fields_before(header: Sequence[str], end: int, fields: Sequence[str], suffix: str) -> tuple[dict[str, int], int]:
-    """The positions of columns that stand one after another before `end`, and where they begin; none if they are not there."""
-    places: dict[str, int] = {}
-    at = end
-    for field in reversed(fields):
-        if at > 0 and _plain(header[at - 1]) == field + suffix:
-            at -= 1
-            places[field] = at
-        elif field not in _NEWER:
-            return {}, end
-    return places, at
-
-
-def _plain(name: str) -> str:
-    """The name of a column of the answers without what keeps it apart from columns of the source."""
-    return name[_PREFIX.match(name).end() :]  # type: ignore[union-attr]
-
-
-def read_linked_table(
-    table: InputTable, *, columns: Mapping[str, str] | None = None
-) -> tuple[list[TermMapping], list[str]]:
-    """Read the output of `xsap link`.
+def is_linked(header: Sequence[str]) -> bool:
+    """Whether a table has the columns that linking adds.
 
     Args:
-        table: As `open_table` gives it.
-        columns: Field of TERM_FIELDS → the column of the source, where its name is not a usual one.
+        header: The names of its columns.
+    """
+    return _find_answers(header) is not None
 
-    Returns:
-        The mappings, one for each row of the source; and remarks for a summary.
+
+def find_term_columns(table: InputTable, given: ReadOnlyDict[str, str]) -> TermColumns:
+    """Which columns of a linked table have what: those that are given, or else those with a usual name.
+
+    Args:
+        table: The table, which `is_linked`.
+        given: Field of `TermColumns` → column.
 
     Raises:
-        DataError: It is no such output, or has no such column.
-        ConfigError: A field is unknown.
+        ConfigError: A field is unknown, or the column of the terms is not known.
+        DataError: A column is missing.
     """
-    header = list(table.header)
-    if is_text := file_ending(table.path or Path("x.csv")) in (".csv", ".tsv", ".txt"):
-        header = [unescape_cell(name) for name in header]
-    answers = find_answers(header)
+    if unknown := sorted(set(given) - set(_USUAL)):
+        raise ConfigError(
+            f"expected --column FIELD=HEADER with a field out of {', '.join(_USUAL)}; found '{unknown[0]}'"
+        )
+    answers = _find_answers(table.header)
+    belongs = answers.columns() if answers else set()
+    source = [name for at, name in enumerate(table.header) if at not in belongs]
+    folded = {normalize(name, EXACT_MATCH): name for name in reversed(source)}
+    found = {
+        field: table.header[table.column_index(given[field])]
+        if field in given
+        else next((folded[key] for name in usual if (key := normalize(name, EXACT_MATCH)) in folded), None)
+        for field, usual in _USUAL.items()
+    }
+    name = found["name"] or (source[0] if len(source) == 1 else None)
+    if name is None:
+        raise ConfigError(
+            f"{table.where}: expected to know the column of the terms, found {', '.join(source[:20]) or 'no column of the input'}; "
+            "name it: --column name=HEADER"
+        )
+    return TermColumns(name, found["code"], found["language"], found["frequency"])
+
+
+def read_linked(table: InputTable, columns: TermColumns, *, chunk_rows: int = ROWS_PER_CHUNK) -> Iterator[Mapping]:
+    """The terms of a linked table, in order.
+
+    Args:
+        table: The table, which `is_linked`.
+        columns: Which of its columns have what.
+        chunk_rows: Rows in memory at once.
+
+    Raises:
+        DataError: A column is missing, or the candidates of a term do not follow one another.
+    """
+    answers = _find_answers(table.header)
     if answers is None:
         raise DataError(
-            f"{table.where}: expected what xsap link --file FILE --out OUT writes, whose last columns are {', '.join(ANSWER[1:4])}, … reason; "
-            f"found {', '.join(header[-5:])}"
+            f"{table.where}: expected a table that xsap link wrote, found none of its columns; link it first"
         )
-    places = _term_places(table.where, header[: answers.start], columns or {})
-    stamp = int(table.path.stat().st_mtime * 1000) if table.path else 0
-    reader = _Reader(answers, header[: answers.start], places, Signature("xsap", stamp), is_text, Counter())
-    mappings = list(reader.mappings(_rows(table)))
-    if not mappings:
-        raise DataError(f"{table.where}: expected at least one row under the header, found none")
-    remarks = [f"{field} from column '{header[place]}'" for field, place in places.items()]
-    return mappings, [*remarks, *table.remarks(), *(f"{what}: {n:,}" for what, n in reader.unread.items())]
-
-
-def _term_places(where: str, source: Sequence[str], columns: Mapping[str, str]) -> dict[str, int]:
-    """Field → the position of its column."""
-    if unknown := sorted(set(columns) - set(TERM_FIELDS)):
-        raise ConfigError(f"expected fields out of {', '.join(TERM_FIELDS)}, found '{unknown[0]}'")
-    folded = {normalize(name, EXACT_MATCH): at for at, name in reversed(list(enumerate(source)))}
-    places = {}
-    for field in TERM_FIELDS:
-        wanted = [columns[field]] if field in columns else _USUAL[field]
-        found = [folded[key] for name in wanted if (key := normalize(name, EXACT_MATCH)) in folded]
-        if found:
-            places[field] = found[0]
-        elif field in columns:
+    given = (columns.name, columns.code, columns.language, columns.frequency)
+    at = [None if column is None else table.column_index(column) for column in given]
+    reader = _RowReader(table, answers, at)
+    group: list[list[Any]] = []
+    for number, row in enumerate(_rows(table, chunk_rows), start=1):
+        rank = 1 if answers.rank is None else _whole(row[answers.rank])
+        if rank > 1 and rank != len(group) + 1:
+            found = f"rank {rank} after rank {len(group)}" if group else f"rank {rank} first"
             raise DataError(
-                f"{where}: expected a column '{columns[field]}'{did_you_mean(columns[field], list(source))}"
+                f"{table.where}: row {number:,}: expected the candidates of a term by rank, one after another, found {found}; "
+                "sort the table as it was, or link the terms again"
             )
-    if "name" not in places:
-        if len(source) != 1:
-            found_names = ", ".join(source[:20]) or "none"
-            raise DataError(f"{where}: which column has the terms? Found {found_names}; name it: --column name=HEADER")
-        places["name"] = 0
-    return places
+        if rank <= 1 and group:
+            yield reader.mapping(group)
+            group = []
+        group.append(row)
+    if group:
+        yield reader.mapping(group)
 
 
-def _rows(table: InputTable) -> Iterator[list[Any]]:
-    for chunk in table.chunks(_ROWS_PER_CHUNK):
+def _rows(table: InputTable, chunk_rows: int) -> Iterator[list[Any]]:
+    for chunk in table.chunks(chunk_rows):
         yield from map(list, zip(*(to_cells(column) for column in chunk.columns), strict=True))
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Rows as mappings. is_text: whether formulas are escaped. unread: counts cells that are not what their column has."""
+class _RowReader:
+    """Rows of a term as its mapping."""
 
-    answers: AnswerPlaces
-    source: Sequence[str]
-    places: Mapping[str, int]
-    created: Signature
-    is_text: bool
-    unread: Counter[str]
+    def __init__(self, table: InputTable, answers: _Answers, at: Sequence[int | None]) -> None:
+        self._answers, self._at, self._where = answers, at, table.where
+        self._created = Signature("xsap", int(table.path.stat().st_mtime * 1000) if table.path else 0)
+        escaped = table.path is not None and any(ending in table.path.suffixes for ending in _ESCAPED)
+        self._text: Callable[[object], str] = (lambda cell: unescape_cell(to_text(cell))) if escaped else to_text
+        known = answers.columns() | {position for position in at if position is not None}
+        self._others = [(name, position) for position, name in enumerate(table.header) if position not in known]
 
-    def mappings(self, rows: Iterator[list[Any]]) -> Iterator[TermMapping]:
-        """A mapping for each row of the source: a row begins where the rank is 1, or where there is none."""
-        rank, held = self.answers.rank, list[list[Any]]()
-        for row in rows:
-            if held and (rank is None or self._text(row[rank]) in ("", "1")):
-                yield self._mapping(held)
-                held = []
-            held.append(row)
-        if held:
-            yield self._mapping(held)
-
-    def _mapping(self, rows: list[list[Any]]) -> TermMapping:
-        first = rows[0]
-        candidates = [
-            self._candidate(row, fields)
-            for row in rows
-            for fields in self.answers.candidates
-            if self._text(row[fields["concept_id"]])
-        ]
-        linked = candidates and not self._text(first[self.answers.reason])
-        used = {self.places[field] for field in ("name", "code", "frequency") if field in self.places}
-        columns = {name: self._text(first[at]) for at, name in enumerate(self.source) if at not in used}
-        return TermMapping(
-            self._text(first[self.places["code"]]) if "code" in self.places else "",
-            self._text(first[self.places["name"]]),
-            (MappedConcept.from_candidate(candidates[0]),) if linked else (),
-            language=self._language(first),
-            frequency=self._frequency(first),
-            columns=columns,
-            score=candidates[0].score if candidates else None,
-            confidence=candidates[0].confidence if candidates else None,
-            candidates=tuple(candidates),
-            created=self.created,
-        )
-
-    def _candidate(self, row: list[Any], fields: Mapping[str, int]) -> Candidate:
-        values = {field: row[at] for field, at in fields.items()}
-        text = {field: self._text(cell) for field, cell in values.items() if field not in _LISTS}
-        lists = {field: self._list(values[field]) for field in _LISTS}
-        confidence = text["confidence"]
-        return Candidate(
-            text["concept_id"], text["name"], text["matched_name"], _number(text["score"]) or 0.0, text["language"] or UNKNOWN,
-            text["source"], lists["semantic_types"], lists["codes"], _number(confidence), text["match"],
-            text.get("vocabulary", ""), text.get("code", ""),
+    def mapping(self, rows: list[list[Any]]) -> Mapping:
+        """The mapping of a term's rows: one for each candidate, or a wide one."""
+        row, (name, code, language, frequency) = rows[0], self._at
+        pairs = [(each, fields) for each in rows for fields in self._answers.fields]
+        candidates = tuple(candidate for pair in pairs if (candidate := self._candidate(*pair)) is not None)
+        first = candidates[0] if candidates else None
+        assert name is not None
+        return Mapping(
+            self._cell(row, code), self._text(row[name]),
+            targets=() if first is None or self._cell(row, self._answers.reason) else (MappedConcept.from_candidate(first),),
+            language=_language(self._cell(row, language)), frequency=_count(self._cell(row, frequency)),
+            columns={column: self._text(row[position]) for column, position in self._others},
+            score=None if first is None else first.score, confidence=None if first is None else first.confidence, candidates=candidates, created=self._created,
         )  # fmt: skip
 
-    def _language(self, row: list[Any]) -> str:
-        text = self._text(row[self.places["language"]]) if "language" in self.places else ""
-        if not text.strip():
-            return UNKNOWN
-        try:
-            return to_iso(text)
-        except DataError:
-            self.unread["languages that are not known"] += 1
-            return UNKNOWN
+    def _cell(self, row: list[Any], position: int | None) -> str:
+        return "" if position is None else self._text(row[position])
 
-    def _frequency(self, row: list[Any]) -> int | None:
-        text = self._text(row[self.places["frequency"]]).strip() if "frequency" in self.places else ""
-        number = _number(text)
-        if text and (number is None or number != int(number) or number < 0):
-            self.unread["frequencies that are no whole numbers, left out"] += 1
+    def _candidate(self, row: list[Any], fields: dict[str, int]) -> Candidate | None:
+        found: dict[str, Any] = {}
+        for field, position in fields.items():
+            cell = row[position]
+            if field in _LISTS:
+                found[field] = _parts(cell if isinstance(cell, list) else self._text(cell))
+            elif field in _NUMBERS:
+                found[field] = self._number(cell)
+            else:
+                found[field] = self._text(cell)
+        if not found["concept_id"]:
             return None
-        return None if number is None else int(number)
+        if found["score"] is None:
+            raise DataError(
+                f"{self._where}: expected a score for the candidate {found['concept_id']}, found none; link the terms again"
+            )
+        return Candidate(**{"name": "", **{field: value for field, value in found.items() if value != ""}})
 
-    def _text(self, cell: Any) -> str:
-        text = to_text(cell)
-        return unescape_cell(text) if self.is_text else text
-
-    def _list(self, cell: Any) -> tuple[str, ...]:
-        if isinstance(cell, list | tuple):
-            return tuple(map(to_text, cell))
-        return tuple(part for part in self._text(cell).split(LIST_SEPARATOR) if part)
+    def _number(self, cell: object) -> float | None:
+        text = to_text(cell).strip().replace(",", ".")
+        try:
+            return float(text) if text else None
+        except ValueError:
+            raise DataError(f"{self._where}: expected a number as score or confidence, found '{text[:40]}'") from None
 
 
-def _number(text: str) -> float | None:
-    """A number with a decimal point or comma; None for what is none."""
+def _find_answers(header: Sequence[str]) -> _Answers | None:
+    reason = _place(header, _REASON)
+    numbers = sorted({int(found[1]) for name in header if (found := _WIDE.fullmatch(name))})
+    wide = [_places(header, f"_{number}") for number in numbers]
+    if wide and all(set(_NEEDED) <= set(each) for each in wide):
+        return _Answers(wide, None, reason)
+    rank, fields = _place(header, _RANK), _places(header, "")
+    return _Answers([fields], rank, reason) if rank is not None and set(_NEEDED) <= set(fields) else None
+
+
+def _places(header: Sequence[str], ending: str) -> dict[str, int]:
+    """Where the fields of a candidate are; those that older versions did not write only after its id, for other columns may have their names."""
+    found = {field: _place(header, field + ending) for field in CANDIDATE}
+    first = found["concept_id"]
+    return {
+        field: at
+        for field, at in found.items()
+        if at is not None and (field in _NEEDED or (first is not None and at > first))
+    }
+
+
+def _place(header: Sequence[str], name: str) -> int | None:
+    """Where the answers' column of this name is: of several, the one with the most prefixes, for the others were there before."""
+    found = [at for at, column in enumerate(header) if re.fullmatch(f"(?:{_PREFIX})*{re.escape(name)}", column)]
+    return max(found, key=lambda at: len(header[at])) if found else None
+
+
+def _parts(cell: Any) -> tuple[str, ...]:
+    return tuple(cell) if isinstance(cell, list) else tuple(cell.split(LIST_SEPARATOR)) if cell else ()
+
+
+def _whole(cell: object) -> int:
+    """A rank; 0 for none."""
+    text = to_text(cell).strip().removesuffix(".0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _count(text: str) -> int | None:
+    """A frequency; None for what is no number."""
+    digits = text.strip().removesuffix(".0").replace(",", "").replace(" ", "")
+    return int(digits) if digits.isdecimal() and len(digits) < 16 else None
+
+
+def _language(text: str) -> str:
     try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        return None
+        return to_iso(text) if text.strip() else UNKNOWN
+    except DataError:
+        return UNKNOWN

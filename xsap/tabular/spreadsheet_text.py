@@ -65,14 +65,3 @@ def _changes_in_excel(cell: str, decimal_sign: str) -> bool:
         return False
     text = cell.strip()
     return any(pattern.fullmatch(text) for pattern in (_DIGITS_AND_SIGNS, _TIME, _DATE))
-
-
-def unescape_cell(cell: str) -> str:
-    """The text that `escape_formula` or `escape_for_excel` made a cell of.
-
-    >>> [unescape_cell(cell) for cell in ("'=1+1", '="007"', "'s-Hertogenbosch", "fever")]
-    ['=1+1', '007', "'s-Hertogenbosch", 'fever']
-    """
-    if cell.startswith('="') and cell.endswith('"') and len(cell) > 3:
-        return cell[2:-1]
-    return cell[1:] if cell.startswith("'") and escape_formula(cell[1:]) == cell else cell
