@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from xsap import __version__
 from xsap.errors import DataError
 from xsap.languages import UNKNOWN, to_iso, to_name
-from xsap.linking.name_keys import ACCENTS, SIMILAR
+from xsap.linking.name_keys import ACCENTS, CODE, SIMILAR
 from xsap.linking.ranking import Filter
 from xsap.linking.results import Candidate, Result
 from xsap.server.concepts import ConceptEntry
@@ -51,6 +51,7 @@ PropertyValues = PropertyValue | list[PropertyValue]
 class PropertyOf02(BaseModel):
     """A property of a query in version 0.2."""
 
+    model_config = ConfigDict(strict=True)
     pid: str
     v: PropertyValues
 
@@ -58,7 +59,7 @@ class PropertyOf02(BaseModel):
 class QueryOf02(BaseModel):
     """A query in version 0.2."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     query: str | None = None
     type: str | list[str] | None = None
     type_strict: Literal["any", "should", "all"] | None = None  # a type never excludes anything
@@ -69,6 +70,7 @@ class QueryOf02(BaseModel):
 class ConditionOf10(BaseModel):
     """A condition of a query in version 1.0-draft."""
 
+    model_config = ConfigDict(strict=True)
     matchType: Literal["name", "id", "property"]  # noqa: N815
     propertyValue: PropertyValues  # noqa: N815
     propertyId: str | None = None  # noqa: N815
@@ -79,7 +81,7 @@ class ConditionOf10(BaseModel):
 class QueryOf10(BaseModel):
     """A query in version 1.0-draft."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     conditions: list[ConditionOf10]
     type: str | None = None
     limit: float | None = None
@@ -315,7 +317,13 @@ def candidates_by_id(query: ReconciliationQuery, find: Callable[[str], ConceptEn
     entries = [entry for entry in map(find, dict.fromkeys(query.concept_ids)) if entry is not None][: query.limit]
     candidates = [
         Candidate(
-            each.concept_id, each.name, each.name, 1.0, UNKNOWN, "", each.semantic_types, each.codes, match="code"
+            each.concept_id,
+            each.name,
+            each.name,
+            1.0,
+            semantic_types=each.semantic_types,
+            codes=each.codes,
+            match=CODE,
         )
         for each in entries
     ]
