@@ -93,14 +93,14 @@ def check_can_write(path: Path | str, *, overwrite: bool, kind: str | None = Non
         raise ArtifactError(
             f"{path} was not made by xsap (it has no {MANIFEST}), so it is not replaced; choose another path"
         )
-    if path.exists() and not empty and kind is not None and (found := _kind_of(path)) not in (kind, None):
+    if path.exists() and not empty and kind is not None and (found := read_kind(path)) not in (kind, None):
         raise ArtifactError(
             f"{path} is {_a(found or '')} folder, which {_a(kind)} folder doesn't replace; choose another path, or remove it"
         )
     check_replaceable(path, str(path / (kind or "new")))
 
 
-def _kind_of(folder: Path) -> str | None:
+def read_kind(folder: Path) -> str | None:
     """The kind that a folder's manifest states; None if it can't be read."""
     try:
         return str(json.loads((folder / MANIFEST).read_bytes())["kind"])
@@ -191,7 +191,8 @@ def _entry(file: Path) -> dict[str, Any]:
 
 
 def sealed_text(manifest: dict[str, Any]) -> str:
-    """A manifest's text with its hash of itself."""
+    """A manifest's text with its hash of itself, in place of one that it has already."""
+    manifest = {key: value for key, value in manifest.items() if key != _SEAL}
     text = json.dumps(manifest, indent=1, ensure_ascii=False).removesuffix("\n}")
     return f'{text},\n "{_SEAL}": "{_sha256(text)}"\n}}\n'
 

@@ -10,6 +10,7 @@ from xsap.commands.evaluate import calibrate, evaluate, tune_fusion
 from xsap.commands.index import index, merge
 from xsap.commands.link import link
 from xsap.commands.model import convert, encode, probe, shrink, train_model
+from xsap.commands.publish import push
 from xsap.commands.review import review
 from xsap.commands.serve import serve
 from xsap.terminal import create_app, run
@@ -21,7 +22,8 @@ unparsed = {
     "help_option_names": [],
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
-for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, review, serve):
+for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
+                review, serve):  # fmt: skip
     app.command()(command)
 
 

@@ -13,14 +13,14 @@ if __name__ == "__main__" and sys.path and Path(sys.path[0]).resolve() == Path(_
 from xsap import __version__
 from xsap.config import describe_settings, load_settings, recipe_names
 from xsap.errors import ConfigError
-from xsap.terminal import exit_codes
+from xsap.terminal import end_sentence, exit_codes, show_progress
 
 PROGRAM = "xsap train"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See {PROGRAM} --help")
+        raise ConfigError(f"{end_sentence(message)} See {PROGRAM} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from xsap.training.run import train
 
-        model = train(settings)
+        model = train(settings, progress_bar=show_progress())
         if PartialState().is_main_process:
             print(model)
 

@@ -43,7 +43,7 @@ def encode(
     names: Annotated[Path | None, typer.Option(help="Text file with one name per line; by default stdin.")] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.AUTO,
     overwrite: Overwrite = False,
 ) -> None:
     """Embed names, without an index."""
@@ -54,9 +54,13 @@ def encode(
     import numpy as np
 
     from xsap.encoding.encoder import Encoder
+    from xsap.encoding.precision import open_encoder_in
 
     with announce_wait(f"loading {model}"):
-        encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=dtype.value)
+        encoder = open_encoder_in(
+            dtype.value,
+            lambda each: Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=each),
+        )
     vectors = encoder.encode(lines, progress=show_progress())
     with write_atomically(out, binary=True) as stream:
         np.save(stream, vectors, allow_pickle=False)
@@ -80,7 +84,7 @@ def shrink(
     """
     check_can_write(out, overwrite=overwrite, kind="model")
     from xsap.encoding.encoder import Encoder
-    from xsap.encoding.vocabulary import shrink_to, shrunk_metadata, unchanged_texts
+    from xsap.encoding.vocabulary import shrink_to, unchanged_texts
     from xsap.evaluation.protocols import read_queries
     from xsap.terms.terminology import Terminology
 
@@ -88,7 +92,8 @@ def shrink(
     names = Terminology.load(terminology)
     encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length)
     smaller = shrink_to(encoder, names.names["name"].to_pylist())
-    smaller.save_pretrained(out, overwrite=overwrite, metadata=shrunk_metadata(encoder, names.content_hash))
+    shrunk = {"shrunk": {"model": encoder.content_hash, "terminology": names.content_hash}}
+    smaller.save_pretrained(out, overwrite=overwrite, metadata=shrunk)
     rows = [each.transformer.get_input_embeddings().num_embeddings for each in (encoder, smaller)]
     weights = [sum(weight.numel() for weight in each.transformer.parameters()) for each in (encoder, smaller)]
     log(

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from xsap.artifacts import publish
+from xsap.artifacts import publish, write_atomically
 from xsap.encoding.int8 import int8_is_faster, to_int8
+from xsap.encoding.model_card import README, CardEvaluation, model_card
 from xsap.encoding.model_folder import EncoderConfig, open_folder, quiet, sentence_transformer_files
 from xsap.encoding.packed_layers import can_pack, packed_first, packed_mean
 from xsap.encoding.packing import PackedBatch, Tokens, Transformer, pack, padded_states, tokenize_names
@@ -46,6 +47,7 @@ class Encoder(nn.Module):
         config: Pooling, maximum length and text policy.
         dtype: Number format of `encode`'s matrix products.
         content_hash: SHA-256 over the files of the folder that the model was opened from; None for a new model.
+        provenance: What is known of where the model comes from, such as `base_model` and `license`; saved in `xsap.json`.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Encoder(nn.Module):
         self.config = config
         self.dtype: Dtype = "float32"
         self.content_hash: str | None = None
+        self.provenance: dict[str, Any] = {}
         self._known_ids: NDArray[np.bool_] | None = None  # by token id: neither special nor a blank
         self._packs = can_pack(transformer) and self.pooling in POOLS
 
@@ -120,6 +123,7 @@ class Encoder(nn.Module):
         )
         encoder = cls(folder.transformer, folder.tokenizer, folder.config, folder.dense)
         encoder.content_hash, encoder.dtype = folder.content_hash, dtype
+        encoder.provenance = folder.provenance
         if dtype == "int8":
             to_int8(encoder.transformer)
         return encoder.to(device).eval()
@@ -275,16 +279,22 @@ class Encoder(nn.Module):
         return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()
 
     def save_pretrained(
-        self, path: Path | str, *, overwrite: bool = False, metadata: dict[str, Any] | None = None
+        self,
+        path: Path | str,
+        *,
+        overwrite: bool = False,
+        metadata: dict[str, Any] | None = None,
+        evaluation: CardEvaluation | None = None,
     ) -> None:
         """Write a Hugging Face folder that `from_pretrained` and SentenceTransformer open, with the same vectors.
 
-        SentenceTransformer has no pooling over padding, so its files are left out for `mean_all`.
+        SentenceTransformer has no pooling over padding, so its files are left out for `mean_all`. README.md, the model card, may be edited.
 
         Args:
             path: The folder to write.
             overwrite: Whether to replace an existing model folder.
-            metadata: Further keys of `xsap.json`, such as languages and the terminology's hash.
+            metadata: Further keys of `xsap.json`, such as languages and the terminology's hash, in addition to `provenance`.
+            evaluation: Scores for the model card.
 
         Raises:
             ArtifactError: The folder exists and `overwrite` is false, or it is not a model folder.
@@ -294,7 +304,7 @@ class Encoder(nn.Module):
             raise ConfigError(
                 "an int8 encoder can't be saved because its weights are rounded; open the model as float32 and save that"
             )
-        stated = self.config.to_dict() | (metadata or {})
+        stated = self.provenance | (metadata or {}) | self.config.to_dict()
         with publish(path, "model", {}, overwrite=overwrite) as folder:
             with quiet():
                 self.transformer.save_pretrained(folder)
@@ -307,6 +317,9 @@ class Encoder(nn.Module):
             for i, linear in enumerate(list(self.dense or ())[::2]):
                 weights = {f"linear.{name}": weight.detach() for name, weight in linear.state_dict().items()}
                 save_file(weights, folder / f"{i + 2}_Dense" / "model.safetensors")
+        parameters = sum(weight.numel() for weight in self.transformer.parameters())
+        with write_atomically(Path(path) / README) as stream:
+            stream.write(model_card(stated, dimension=self.dimension, parameters=parameters, evaluation=evaluation))
 
 
 def device_for(dtype: Dtype, device: str | torch.device | None) -> str | torch.device:

@@ -8,7 +8,6 @@ ones (`.bin`) are converted first (`convert_weights`).
 
 import hashlib
 import inspect
-import json
 import logging as python_logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from transformers.utils import logging
 from xsap.artifacts import MANIFEST, manifest_hash, open_artifact, sha256_of
 from xsap.encoding.convert_weights import converted, has_pickled_weights_only
 from xsap.encoding.known_models import KnownModel, find_known_model
+from xsap.encoding.model_card import read_model_json, read_provenance, read_stated
 from xsap.encoding.packing import Transformer
 from xsap.errors import ArtifactError, ConfigError, XsapError
 from xsap.text import TextPolicy
@@ -75,13 +75,17 @@ class EncoderConfig:
 
 
 class Folder(NamedTuple):
-    """An opened model; `content_hash` is the SHA-256 over its files, `dense` the layers after pooling, if there are any."""
+    """An opened model.
+
+    `content_hash` is the SHA-256 over its files, `dense` the layers after pooling, if there are any; `provenance` is from `read_provenance`.
+    """
 
     transformer: Transformer
     tokenizer: PreTrainedTokenizerBase
     config: EncoderConfig
     content_hash: str
     dense: nn.Sequential | None
+    provenance: dict[str, Any]
 
 
 def open_folder(
@@ -114,6 +118,7 @@ def open_folder(
     given = {"pooling": pooling, "max_length": max_length, "policy": policy}
     given |= {"name_prompt": prompt, "mention_prompt": prompt}
     config = _read_config(folder, given, known, override=override)
+    provenance = read_provenance(path, folder, read_stated(folder))
     if has_pickled_weights_only(folder):
         folder = converted(folder, content_hash)
         logger.info("%s: weights converted from .bin to safetensors, in %s", path, folder)
@@ -137,7 +142,7 @@ def open_folder(
         )
     config = replace(config, max_length=min(longest, config.max_length))
     check_finite_weights(transformer, str(path))
-    return Folder(transformer, tokenizer, config, content_hash, dense)
+    return Folder(transformer, tokenizer, config, content_hash, dense, provenance)
 
 
 def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
@@ -171,7 +176,7 @@ def _open_dense(folder: Path) -> nn.Sequential | None:
     """The Dense modules of a SentenceTransformer folder, in order."""
     layers: list[nn.Module] = []
     for path in [path for kind, path in _sentence_transformer_modules(folder) if kind == "Dense"]:
-        stated = _read_json(path / "config.json")
+        stated = read_model_json(path / "config.json")
         activation = str(stated.get("activation_function", "Identity")).rpartition(".")[2]
         if activation not in ACTIVATIONS:
             raise ConfigError(f"{path}: expected an activation of {', '.join(ACTIVATIONS)}; found '{activation}'")
@@ -270,7 +275,7 @@ def _read_xsap_config(folder: Path) -> dict[str, Any]:
     """From `xsap.json`, if there is one."""
     if not (folder / "xsap.json").is_file():
         return {}
-    stated = _read_json(folder / "xsap.json")
+    stated = read_model_json(folder / "xsap.json")
     try:
         policy = TextPolicy(**stated["text"])
         prompts = stated.get("prompts", {"name": "", "mention": ""})
@@ -297,7 +302,7 @@ def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{folder}: expected the modules Transformer, Pooling, Dense and Normalize; found {', '.join(modules)}"
         )
-    pooling = _read_json(modules["Pooling"] / "config.json")
+    pooling = read_model_json(modules["Pooling"] / "config.json")
     mode = pooling.get("pooling_mode") or "+".join(
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for key, on in pooling.items()
@@ -306,11 +311,11 @@ def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
     if mode not in ("cls", "mean"):
         raise ConfigError(f"{folder}: expected a SentenceTransformer that pools by cls or mean; found '{mode}'")
     transformer = folder / "sentence_bert_config.json"
-    stated = _read_json(transformer) if transformer.is_file() else {}
+    stated = read_model_json(transformer) if transformer.is_file() else {}
     policy = TextPolicy(case="lower" if stated.get("do_lower_case") else "cased")
     tokenizer = folder / "tokenizer_config.json"  # where newer releases keep the length
     length = stated.get("max_seq_length") or (
-        _read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+        read_model_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
     )
     known = isinstance(length, int) and length < 100_000  # transformers writes 10^30 for "any"
     stated = {"pooling": mode, "policy": policy} | ({"max_length": length} if known else {})
@@ -321,7 +326,7 @@ def _sentence_transformer_modules(folder: Path) -> list[tuple[str, Path]]:
     """(kind, folder) of each module that modules.json lists; none without that file."""
     if not (folder / "modules.json").is_file():
         return []
-    modules = _read_json(folder / "modules.json")
+    modules = read_model_json(folder / "modules.json")
     paths = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in modules]
     if outside := [path for _, path in paths if Path(path).is_absolute() or ".." in Path(path).parts]:
         raise ArtifactError(f"{folder / 'modules.json'}: expected paths inside of the folder, found '{outside[0]}'")
@@ -330,7 +335,7 @@ def _sentence_transformer_modules(folder: Path) -> list[tuple[str, Path]]:
 
 def _read_prompts(file: Path) -> dict[str, Any]:
     """The prompts of a SentenceTransformer: the default one for both sides, else those for queries and documents."""
-    stated = _read_json(file) if file.is_file() else {}
+    stated = read_model_json(file) if file.is_file() else {}
     prompts = {name: text for name, text in (stated.get("prompts") or {}).items() if isinstance(text, str)}
     default = prompts.get(stated.get("default_prompt_name") or "")
     name = default if default is not None else prompts.get("document", prompts.get("passage", ""))
@@ -365,7 +370,8 @@ def sentence_transformer_files(config: EncoderConfig, dimension: int, dense: nn.
             "max_seq_length": config.max_length,
             "do_lower_case": config.policy.case == "lower",
         },
-        "config_sentence_transformers.json": {
+        "config_sentence_transformers.json": {  # no version: a newer one than is installed would warn
+            "model_type": "SentenceTransformer",
             "prompts": prompts,
             "default_prompt_name": "document" if config.name_prompt else None,
             "similarity_fn_name": "cosine",
@@ -403,10 +409,3 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, transformer: Transformer
         raise ArtifactError(
             f"{where}: the tokenizer has {len(tokenizer):,} pieces, the model only {rows:,} embeddings for them"
         )
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file}: expected readable JSON, found: {error}") from None

@@ -10,7 +10,8 @@ such rows; `padded_states` runs any other model with padding.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from xsap.progress import track
 
 Transformer = Any  # a Hugging Face model or a part of one: their attributes are made at run time
 NAMES_PER_BATCH = 10_000  # a tokenizer's output takes some 2 kB per name, forty times what is kept of it
@@ -111,8 +114,9 @@ def tokenize_to_disk(
     file: Path,
     *,
     names_per_batch: int = NAMES_PER_BATCH,
+    progress_bar: bool = False,
 ) -> Tokens:
-    """`tokenize_names` with a progress bar and an Arrow file, so that memory holds the ids alone, 4 bytes per token.
+    """`tokenize_names` with an Arrow file, so that memory holds the ids alone, 4 bytes per token.
 
     Args:
         names: Normalized names.
@@ -120,28 +124,46 @@ def tokenize_to_disk(
         max_length: Tokens after which a name is truncated, special tokens included.
         file: The Arrow file to write.
         names_per_batch: Names per call of the tokenizer, which bounds memory.
+        progress_bar: Whether a progress bar is drawn; otherwise a line is logged once a minute.
     """
     from datasets import Dataset  # only training needs it, and it takes a second
 
-    def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
-        return {"ids": [np.asarray(row, np.int32) for row in _ids(batch["name"], tokenizer, max_length)]}
+    with track("tokenize", "names", len(names), bar=progress_bar) as advance, _without_bars():
 
-    dataset = Dataset.from_dict({"name": list(names)}).map(
-        convert,
-        batched=True,
-        batch_size=names_per_batch,
-        remove_columns=["name"],
-        cache_file_name=str(file),
-        load_from_cache_file=False,
-        new_fingerprint="tokens",  # otherwise datasets would pickle the tokenizer to hash it
-        desc="tokens",
-    )
+        def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
+            rows = [np.asarray(row, np.int32) for row in _ids(batch["name"], tokenizer, max_length)]
+            advance(len(rows), "")
+            return {"ids": rows}
+
+        dataset = Dataset.from_dict({"name": list(names)}).map(
+            convert,
+            batched=True,
+            batch_size=names_per_batch,
+            remove_columns=["name"],
+            cache_file_name=str(file),
+            load_from_cache_file=False,
+            new_fingerprint="tokens",  # otherwise datasets would pickle the tokenizer to hash it
+        )
     column = dataset.data.column("ids").combine_chunks()
     chunks = getattr(column, "chunks", [column])
     lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
     parts = [chunk.flatten().to_numpy() for chunk in chunks]
     ids = np.concatenate(parts) if len(parts) > 1 else parts[0]  # one part needs no copy
     return Tokens(ids.astype(np.int32, copy=False), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Turn off the progress bars of `datasets`, which it draws into files, too."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:

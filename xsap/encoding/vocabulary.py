@@ -160,7 +160,7 @@ def shrink_to(encoder: Encoder, names: Sequence[str]) -> Encoder:
     transformer.config.vocab_size = len(kept)
     tokenizer = _rebuild(encoder.tokenizer, transformer.config, _cut(document, new_ids))
     smaller = Encoder(transformer, tokenizer, encoder.config, encoder.dense).train(encoder.training)
-    smaller.dtype = encoder.dtype
+    smaller.dtype, smaller.provenance = encoder.dtype, encoder.provenance
     if not (unchanged := unchanged_texts(encoder, smaller, names)).all():
         raise AssertionError(f"'{names[int(np.argmin(unchanged))]}' has other pieces in the smaller model")
     tokenizer.backend_tokenizer.no_truncation()  # otherwise `unchanged_texts`'s truncation would be saved with it
@@ -187,19 +187,6 @@ def unchanged_texts(encoder: Encoder, smaller: Encoder, texts: Sequence[str]) ->
         part = texts[start : start + _NAMES_PER_COMPARISON]
         unchanged.append(_same_pieces(_tokenize_whole(encoder, part), _tokenize_whole(smaller, part), new_ids))
     return np.concatenate(unchanged)
-
-
-def shrunk_metadata(encoder: Encoder, terminology: str | None) -> Json:
-    """What `Encoder.save_pretrained` writes into a shrunk model's `xsap.json`: the original's further keys, and what it was shrunk to.
-
-    Args:
-        encoder: The original.
-        terminology: Hash of the terminology that the names are from.
-    """
-    file = Path(encoder.transformer.config.name_or_path) / "xsap.json"
-    stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    further = {key: value for key, value in stated.items() if key not in encoder.config.to_dict()}
-    return further | {"shrunk": {"model": encoder.content_hash, "terminology": terminology}}
 
 
 def _tokenize_whole(encoder: Encoder, texts: Sequence[str]) -> Tokens:

@@ -1,7 +1,9 @@
 """The names that a run trains on, from a terminology or a file of pairs: their strings, concepts and languages."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ from xsap.encoding.packing import Tokens
 from xsap.errors import ConfigError
 from xsap.languages import UNKNOWN
 from xsap.terms.mentions import read_pairs
+from xsap.terms.source_licenses import count_sources
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy, normalize_all
+
+PAIRS_SOURCE = "a file of pairs"  # its names have no source of their own
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class NameSet:
         is_pairs: Whether rows 2i and 2i + 1 are the names of pair i of a file, in its order.
         terminology: Where the names are from; None for a file of pairs.
         auxiliary_start: The first concept of the auxiliary source, whose rows come last; None without one.
+        sources: How many names each source has.
     """
 
     names: list[str]
@@ -35,6 +41,7 @@ class NameSet:
     is_pairs: bool
     terminology: Terminology | None = None
     auxiliary_start: int | None = None
+    sources: Mapping[str, int] = field(default_factory=dict)
 
     def split(self) -> tuple["NameSet", "NameSet"]:
         """The main source and the auxiliary one, each by itself."""
@@ -57,6 +64,7 @@ def with_auxiliary(main: NameSet, auxiliary: NameSet) -> NameSet:
         is_pairs=False,
         terminology=main.terminology,
         auxiliary_start=start,
+        sources=Counter(main.sources) + Counter(auxiliary.sources),
     )
 
 
@@ -78,7 +86,12 @@ def from_terminology(path: Path, languages: frozenset[str] | None) -> NameSet:
     concepts = pc.index_in(names["concept_id"], terminology.concepts["concept_id"].combine_chunks())
     numbers = concepts.to_numpy().astype(np.int64)
     return NameSet(
-        names["name"].to_pylist(), numbers, names["language"].to_pylist(), is_pairs=False, terminology=terminology
+        names["name"].to_pylist(),
+        numbers,
+        names["language"].to_pylist(),
+        is_pairs=False,
+        terminology=terminology,
+        sources=count_sources(names["source"]),
     )
 
 
@@ -87,7 +100,8 @@ def from_pairs(path: Path) -> NameSet:
     pairs = read_pairs(path)
     names = [name for pair in zip(pairs.left, pairs.right, strict=True) for name in pair]
     _, numbers = np.unique(pairs.concept_ids, return_inverse=True)
-    return NameSet(names, np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names), is_pairs=True)
+    concepts, languages = np.repeat(numbers.astype(np.int64), 2), [UNKNOWN] * len(names)
+    return NameSet(names, concepts, languages, is_pairs=True, sources={PAIRS_SOURCE: len(names)})
 
 
 def distinct(name_set: NameSet, policy: TextPolicy, anchor_language: str | None) -> NameSet:

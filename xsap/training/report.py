@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from xsap import plots
 from xsap.config import Settings
+from xsap.encoding.model_card import CardScore
 from xsap.errors import ArtifactError, DataError
 from xsap.languages import to_name
 from xsap.page import Block, Heading, Paragraph, Table, charts, write_page
@@ -24,6 +25,7 @@ from xsap.plots import POINTS_PER_LINE, Line, line_chart
 
 MEAN = "mean"
 EVALUATIONS_SHOWN = 100  # and the best
+_PATHS = {"base", "terminology", "auxiliary", "pairs", "evaluation.mentions", "evaluation.dictionary"}  # settings
 _FIELDS = ("loss", "lr", "seconds", "names", "tokens")
 
 
@@ -106,6 +108,15 @@ def read_log(file: Path) -> Log:
     steps = sorted(rows)
     table = np.array([rows[step] for step in steps], np.float64).reshape(-1, len(_FIELDS))
     return Log(np.array(steps, np.float64), dict(zip(_FIELDS, table.T, strict=True)), dict(sorted(evaluations.items())))
+
+
+def card_scores(log: Log) -> list[CardScore]:
+    """The last evaluation as rows of a model card: the mean first, then the languages; none without an evaluation."""
+    if not log.evaluations:
+        return []
+    scores = log.evaluations[max(log.evaluations)]
+    named = [("mean of the languages", MEAN), *((_name(code), code) for code in log.languages if code in scores)]
+    return [CardScore(name, scores[code].n, *scores[code][:3]) for name, code in named]
 
 
 def loss_lines(log: Log) -> list[Line]:
@@ -229,10 +240,10 @@ def _summary(run: Path, settings: Mapping[str, Any], log: Log) -> list[Block]:
 
 
 def _settings(settings: Mapping[str, Any]) -> list[Block]:
-    """The settings that differ from the defaults, except the output folder."""
+    """The settings that differ from the defaults, except the output folder; of files and folders the name alone, as a report may be shared."""
     defaults = _flat(Settings(output=Path()).model_dump(mode="json"))
     rows = [
-        [key, _plain(value), _plain(defaults.get(key))]
+        [key, _without_folders(value) if key in _PATHS else _plain(value), _plain(defaults.get(key))]
         for key, value in _flat(settings).items()
         if key != "output" and (key not in defaults or value != defaults[key])
     ]
@@ -245,6 +256,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
+
+
+def _without_folders(value: object) -> str:
+    """A path's last part; an id of the hub, `owner/name`, as it is."""
+    text = _plain(value)
+    is_id = text.count("/") == 1 and not text.startswith(("/", ".", "~")) and not Path(text).exists()
+    return text if is_id else PurePath(text).name
 
 
 def _plain(value: object) -> str:

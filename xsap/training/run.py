@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
+from xsap.artifacts import manifest_hash, read_manifest, sha256_of
 from xsap.config import LossSettings, Settings
 from xsap.encoding.encoder import Encoder
+from xsap.encoding.model_card import TRAINED_ON, VOCABULARY_FROM, CardEvaluation
 from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import Tokens, tokenize_to_disk
+from xsap.encoding.precision import bfloat16_is_slow
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ConfigError, DataError
 from xsap.evaluation.protocols import evaluate, read_queries
@@ -32,7 +34,7 @@ from xsap.training.dataset import NameSet, distinct, fingerprint, from_pairs, fr
 from xsap.training.embedding_table import trim, whole_table
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.mining import HardNegatives, triplet_margin
-from xsap.training.report import write_report
+from xsap.training.report import card_scores, read_log, write_report
 from xsap.training.run_folder import check_run_folder, make_run_folder
 from xsap.training.sampling import (
     Concepts,
@@ -66,11 +68,12 @@ _NEAREST_PER_HARD_NEGATIVE = 4  # a step draws its hard negatives from this many
 logger = logging.getLogger(__name__)
 
 
-def train(settings: Settings) -> Path:
+def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     """Train an encoder.
 
     Args:
         settings: All settings of the run.
+        progress_bar: Whether progress bars are drawn; otherwise a line is logged once a minute.
 
     Returns:
         The folder of the trained model.
@@ -87,7 +90,7 @@ def train(settings: Settings) -> Path:
     prepared = distinct(name_set, encoder.policy, _anchor_language(settings))
     sampler = _sampler(settings, prepared)
     _prepare_output(settings, accelerator)
-    tokens = _tokenize(settings, accelerator, prepared, encoder)
+    tokens = _tokenize(settings, accelerator, prepared, encoder, progress_bar=progress_bar)
     total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     data = fingerprint(tokens, prepared)
     table = trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
@@ -117,13 +120,13 @@ def train(settings: Settings) -> Path:
             settings, base=encoder.content_hash, data=data, steps=total, processes=accelerator.num_processes
         ),
         total_steps=total,
+        progress_bar=progress_bar,
     )
     steps = trainer.run(resume=resume)
     if accelerator.is_main_process:
-        content_hash = name_set.terminology.content_hash if name_set.terminology else None
-        metadata = {"languages": sorted(set(prepared.languages)), "terminology": content_hash, "steps": steps}
+        metadata, evaluation = _metadata(settings, prepared, steps), _card_evaluation(settings, name_set)
         with whole_table_after(steps):
-            encoder.save_pretrained(settings.output / "model", overwrite=True, metadata=metadata)
+            encoder.save_pretrained(settings.output / "model", overwrite=True, metadata=metadata, evaluation=evaluation)
         write_report(settings.output)
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -138,6 +141,40 @@ def _prepare_output(settings: Settings, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     if settings.tracker:
         accelerator.init_trackers("xsap")
+
+
+def _metadata(settings: Settings, name_set: NameSet, steps: int) -> dict[str, Any]:
+    """What `xsap.json` and the model card state of the run; no path, as a model may be shared."""
+    sampling, batch, loss, optim = settings.sampling, settings.batch, settings.loss, settings.optim
+    metadata: dict[str, Any] = {
+        "languages": sorted(set(name_set.languages)),
+        "terminology": name_set.terminology.content_hash if name_set.terminology else None,
+        "steps": steps,
+        TRAINED_ON: dict(name_set.sources),
+        "training": {
+            "steps": steps,
+            "sampling": sampling.mode,
+            "batch": f"{batch.names:,} names" if sampling.mode == "groups" else f"{batch.pairs:,} pairs",
+            "loss": loss.name,
+            "miner": loss.miner,
+            "hard_negatives": sampling.hard_negatives or None,
+            "learning_rate": optim.learning_rate,
+            "schedule": optim.schedule,
+            "mixed_precision": settings.mixed_precision,
+            "seed": settings.seed,
+        },
+    }
+    return metadata | ({VOCABULARY_FROM: dict(name_set.sources)} if settings.base == "scratch" else {})
+
+
+def _card_evaluation(settings: Settings, name_set: NameSet) -> CardEvaluation | None:
+    """The last evaluation of the run, for the model card."""
+    scores, path = card_scores(read_log(settings.output / "metrics.jsonl")), settings.evaluation.dictionary
+    if settings.evaluation.mentions is None or not scores:
+        return None
+    used = name_set.terminology.content_hash if name_set.terminology else None
+    dictionary = manifest_hash(read_manifest(path, "terminology")) if path else used
+    return CardEvaluation(scores, str(dictionary), sha256_of(settings.evaluation.mentions))
 
 
 def _identity(settings: Settings, *, base: str | None, **inputs: str | int) -> dict[str, Any]:
@@ -243,13 +280,21 @@ def _anchor_language(settings: Settings) -> str | None:
     return to_iso(code) if code else None
 
 
-def _tokenize(settings: Settings, accelerator: Accelerator, name_set: NameSet, encoder: Encoder) -> Tokens:
+def _tokenize(
+    settings: Settings, accelerator: Accelerator, name_set: NameSet, encoder: Encoder, *, progress_bar: bool
+) -> Tokens:
     """Every process tokenizes all names with its own file in the run's folder, so that none waits for another."""
     folder = settings.output / "tokens"
     folder.mkdir(parents=True, exist_ok=True)  # on another machine the folder may not exist
     file = folder / f"{accelerator.process_index}.arrow"
     names = [encoder.prompts[0] + name for name in name_set.names]
-    return tokenize_to_disk(names, encoder.tokenizer, encoder.max_length, file)
+    return tokenize_to_disk(
+        names,
+        encoder.tokenizer,
+        encoder.max_length,
+        file,
+        progress_bar=progress_bar and accelerator.is_main_process,
+    )
 
 
 def _sampler(settings: Settings, name_set: NameSet) -> Sampler:
@@ -297,20 +342,6 @@ def _concept_sampler(
         )
     pairs = round(batch.pairs * fraction)
     return PairSampler(concepts, pairs_per_concept=sampling.pairs_per_concept, pairs=pairs, seed=settings.seed)
-
-
-def bfloat16_is_slow(size: int = 256, rounds: int = 3) -> bool:
-    """Whether a bfloat16 matrix product takes longer than a float32 one here: CPUs without such instructions emulate it."""
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(size, size, dtype=dtype)
-        best = math.inf
-        for _ in range(rounds):
-            start = time.perf_counter()
-            matrix @ matrix
-            best = min(best, time.perf_counter() - start)
-        seconds.append(best)
-    return seconds[1] > seconds[0]
 
 
 def _report_once_per_minute(output: Path) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from xsap.artifacts import write_atomically
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import Tokens, drop_tokens, pack
 from xsap.errors import ConfigError
+from xsap.progress import SECONDS_BETWEEN_LINES, Advance, track
 from xsap.training.large_batch import cached_backward, gather
 from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
@@ -111,6 +112,7 @@ class Trainer:
         save_steps: Steps between checkpoints; 0 for none.
         save_total_limit: Checkpoints to keep.
         eval_steps: Steps between evaluations; 0 for those before the first and after the last step only.
+        progress_bar: Whether a progress bar is drawn; otherwise a line is logged once a minute.
     """
 
     accelerator: Accelerator
@@ -135,6 +137,7 @@ class Trainer:
     save_steps: int
     save_total_limit: int
     eval_steps: int
+    progress_bar: bool = False
     _state: TrainerState = field(init=False, repr=False)
 
     def run(self, *, resume: bool) -> int:
@@ -151,7 +154,7 @@ class Trainer:
             self._evaluate()
         state.flushed = time.monotonic()
         late = self._is_late(0)  # an earlier part of the run may have used up the time
-        with self._progress_bar() as bar:
+        with self._tracked() as advance:
             while state.steps < self.total_steps and not late:
                 if self.hard_negatives and state.steps and state.steps % self.hard_negatives.refresh_steps == 0:
                     self.hard_negatives.refresh(self.accelerator)
@@ -159,9 +162,7 @@ class Trainer:
                 loss, counts = self._step(state.steps)
                 state.steps += 1
                 state.pending.append((loss, {"step": state.steps, "lr": learning_rate, **counts}))
-                if len(state.pending) >= FLUSH_STEPS:
-                    bar.set_postfix(loss=f"{self._flush():.4f}", refresh=False)
-                bar.update()
+                advance(1, f"loss {self._flush():.4f}" if len(state.pending) >= FLUSH_STEPS else "")
                 late = self._is_late(state.steps)
                 last = late or state.steps == self.total_steps
                 if last or (self.eval_steps and state.steps % self.eval_steps == 0):
@@ -195,15 +196,10 @@ class Trainer:
         model, optimizer = self.accelerator.prepare(self.encoder, self.optimizer)
         return TrainerState(model, optimizer, checkpoint.step if checkpoint else 0, started)
 
-    def _progress_bar(self) -> Any:
-        return tqdm(
-            total=self.total_steps,
-            initial=self._state.steps,
-            desc="train",
-            unit=" steps",
-            disable=not self._is_main,
-            mininterval=0.5,
-        )
+    def _tracked(self) -> AbstractContextManager[Advance]:
+        """Shows the progress on the main process."""
+        bar, seconds = self.progress_bar and self._is_main, SECONDS_BETWEEN_LINES if self._is_main else math.inf
+        return track("train", "steps", self.total_steps, bar=bar, done=self._state.steps, seconds=seconds)
 
     @property
     def _is_main(self) -> bool:
