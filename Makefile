@@ -52,8 +52,8 @@ demo: .venv/base ## train, index, evaluate and link with the sample terminology,
 test: .venv/test ## run the tests; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/slow ## run the slow tests, minutes each: killed runs, flipped bits, 64 threads, a Ray cluster
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+test-slow: .venv/slow ## run the slow tests, minutes each, and properties on all their examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile thorough
 
 fuzz: .venv/test ## test every reader of data_prep on damaged files, for twenty minutes
 	PYTHONPATH=. $(BIN)/python tests/data_prep/fuzz_readers.py --minutes 20

@@ -19,6 +19,15 @@ settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("quick")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("XSAP_DTYPE", "float32")  # what --dtype auto is, on any processor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No test cuts the power. Those of what is written, in which order, put a function of their own here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
