@@ -26,7 +26,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 	$(PIP) --group docs
 	@touch $@
 
-.PHONY: help install demo test test-slow fuzz coverage check format docs clean
+.PHONY: help install demo test test-slow screenshots fuzz coverage check format docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,6 +54,9 @@ test: .venv/test ## run the tests; takes minutes
 
 test-slow: .venv/slow ## run the slow tests, minutes each, and properties on all their examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile thorough
+
+screenshots: .venv/test ## take the screenshots of docs/review.md again; needs chromium
+	XSAP_SCREENSHOTS=1 $(BIN)/python -m pytest tests/xsap/test_review_page.py -k screenshots
 
 fuzz: .venv/test ## test every reader of data_prep on damaged files, for twenty minutes
 	PYTHONPATH=. $(BIN)/python tests/data_prep/fuzz_readers.py --minutes 20

@@ -263,8 +263,13 @@ def review_app(page: ReviewPage) -> Starlette:
 def _file(path: str, name: str) -> Route:
     content = files("xsap.server").joinpath("static", name).read_bytes()
 
+    ending = name.rpartition(".")[2]
+    kept = (
+        {"Cache-Control": "max-age=86400"} if ending == "svg" else None
+    )  # browsers ask for an icon at each change of the address
+
     async def answer(_: Request) -> Response:
-        return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]])
+        return Response(content, media_type=MEDIA_TYPES[ending], headers=kept)
 
     return Route(path, answer)
 
