@@ -17,7 +17,7 @@ from xsap.linking.results import Candidate
 EMPTY = "\\e"  # an empty value, where the format's own slots would give another
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-CONCEPT_FIELDS = ("concept_id", "vocabulary", "code", "domain", "mapping_type")
+CONCEPT_FIELDS = ("concept_id", "name", "vocabulary", "code", "domain", "mapping_type")
 
 _WRITERS: dict[str, Callable[[TermMapping], str]] = {
     "source_code": lambda m: m.source_code,
@@ -76,7 +76,7 @@ def with_fields(mapping: TermMapping, texts: Mapping[str, str]) -> TermMapping:
 
 
 def missing_concept_fields(wanted: MappedConcept, found: MappedConcept) -> dict[str, str]:
-    """The fields in which a concept differs from what a reader would find; without its name."""
+    """The fields in which a concept differs from what a reader would find."""
     return {
         name: _escape(getattr(wanted, name)) for name in CONCEPT_FIELDS if getattr(wanted, name) != getattr(found, name)
     }

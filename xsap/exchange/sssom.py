@@ -130,7 +130,7 @@ def write_sssom(
     mappings = list(mappings)
     vocabularies = Vocabularies(prefixes, concept_vocabulary=vocabulary)
     kept = [mapping for mapping in mappings if any(mapping.key)]
-    coded = [[vocabularies.find(target) for target in mapping.targets] for mapping in kept]
+    coded = [[vocabularies.find(target) for target in _objects(mapping)] for mapping in kept]
     vocabularies.check_all_known("--prefix")
     known = {**_KNOWN_PREFIXES, **vocabularies.prefixes()}
     systems = Counter(each.system for line in coded for each in line if each)
@@ -139,7 +139,7 @@ def write_sssom(
     columns = _column_slots(kept)
     rows: list[SlotRow] = []
     for mapping, line in zip(kept, coded, strict=True):
-        objects = [(target, each.curie) for target, each in zip(mapping.targets, line, strict=True) if each]
+        objects = [(target, each.curie) for target, each in zip(_objects(mapping), line, strict=True) if each]
         rows += _rows(mapping, objects, vocabularies, columns, sought, version)
     _check_prefixes(rows, known)
     metadata = {
@@ -153,6 +153,11 @@ def write_sssom(
     write_slot_table(path, metadata, rows, known, extensions, version=version)
     dropped = {NO_CODE_OR_NAME: len(mappings) - len(kept)} if len(kept) < len(mappings) else {}
     return RowCounts(len(mappings), len(kept), dropped)
+
+
+def _objects(mapping: TermMapping) -> tuple[MappedConcept, ...]:
+    """The concepts that a mapping states: where people decided that there is none, none."""
+    return () if mapping.status is Status.NO_MATCH else mapping.targets
 
 
 def _content_id(rows: list[SlotRow]) -> str:
