@@ -1,0 +1,106 @@
+"""What is reviewed: tables that are linked or not, save files of Usagi, reviews; and when a review is made again."""
+
+import pytest
+
+from tests.fixtures.reviews import SearchLinker, mapping, new_review
+from xsap.errors import ConfigError, DataError
+from xsap.exchange.mapping import MappedConcept, Signature, Status
+from xsap.exchange.usagi_writer import write_usagi
+from xsap.linking.results import Result
+from xsap.server.review_decisions import Choice
+from xsap.server.review_input import ReviewInput, open_review, review_path
+from xsap.server.review_store import read_review
+
+
+class Linker(SearchLinker):
+    """Links tables, too."""
+
+    def link(self, mentions, top_k=5, *, languages=None, filter=None, min_confidence=None, min_precision=None):  # noqa: A002
+        if isinstance(mentions, str):
+            return super().link(mentions)
+        return [
+            super(Linker, self).link(each) if each != "nothing" else Result(each, (), "no term") for each in mentions
+        ]
+
+
+def no_linker():
+    raise AssertionError("nothing is to be linked")
+
+
+@pytest.fixture
+def terms(tmp_path):
+    file = tmp_path / "terms.csv"
+    file.write_text("code,term,ward\n1,Fieber,ER\n2,nothing,\n", encoding="utf-8")
+    return file
+
+
+def test_table_is_linked_once_and_the_review_is_opened_as_it_is_after_that(terms, tmp_path):
+    source = ReviewInput(terms, code_column="code")
+    store, line = open_review(source, None, "hash", Linker)
+    assert store.path == tmp_path / "terms.review.sqlite"
+    assert "2 rows, 2 terms" in line
+    store.decide({1: 0}, Choice(Status.APPROVED), "decide", Signature("Ann", 1))
+    store.close()
+    store, line = open_review(source, None, "hash", no_linker)
+    assert line == "2 terms, 1 to review"
+    store.close()
+    [first, second] = read_review(store.path)
+    assert (first.status, first.targets[0].name, dict(first.columns)) == (Status.APPROVED, "Fieber 0", {"ward": "ER"})
+    assert (second.candidates, second.targets) == ((), ())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["terms.csv", "terms.review.sqlite"]
+
+
+@pytest.mark.parametrize("change", ["table", "index", "option"])
+def test_changed_input_or_index_is_linked_anew_and_decisions_stay(terms, change):
+    store, _ = open_review(ReviewInput(terms, code_column="code"), None, "hash", Linker)
+    store.decide({1: 0}, Choice(Status.NO_MATCH), "decide", Signature("Ann", 1))
+    store.close()
+    if change == "table":
+        terms.write_text("code,term,ward\n3,new,ER\n1,Fieber,ICU\n", encoding="utf-8")
+    option = {"frequency_column": "ward"} if change == "option" else {}
+    store, line = open_review(
+        ReviewInput(terms, code_column="code", **option), None, "new" if change == "index" else "hash", Linker
+    )
+    assert "terms whose decisions were kept: 1" in line
+    assert {each.source_name: each.status for each in read_review(store.path)}["Fieber"] is Status.NO_MATCH
+    store.close()
+
+
+def test_save_file_of_usagi_keeps_its_decisions(tmp_path):
+    approved = mapping("a", "1", status=Status.APPROVED, frequency=1)
+    approved = approved.__class__(
+        "1", "a", (MappedConcept("7", "x"),), Status.APPROVED, frequency=1, decided=Signature("Ann", 5)
+    )
+    write_usagi([approved, mapping("b", "2", frequency=2)], tmp_path / "save.csv")
+    store, line = open_review(ReviewInput(tmp_path / "save.csv"), None, "hash", no_linker)
+    assert "terms with decisions in the input: 1" in line
+    first, second = read_review(store.path)
+    assert (first.status, first.targets[0].concept_id, first.decided.by) == (Status.APPROVED, "7", "Ann")
+    assert second.status is Status.UNREVIEWED
+    store.close()
+
+
+def test_review_is_opened_by_its_own_name_without_options_of_tables(tmp_path):
+    path = tmp_path / "x.review.sqlite"
+    new_review(path).close()
+    store, line = open_review(ReviewInput(path), None, "any", no_linker)
+    assert line == "9 terms, 9 to review"
+    store.close()
+    with pytest.raises(
+        ConfigError, match=r"--code-column is for tables, found the review .*x\.review\.sqlite; remove it"
+    ):
+        open_review(ReviewInput(path, code_column="code"), None, "any", no_linker)
+
+
+def test_missing_column_is_refused_before_anything_is_linked(terms, tmp_path):
+    with pytest.raises(DataError, match="expected a column 'frequency'"):
+        open_review(ReviewInput(terms, frequency_column="frequency"), None, "hash", no_linker)
+    assert [file.name for file in tmp_path.iterdir()] == ["terms.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.csv", "a.review.sqlite"), ("a.b.csv.gz", "a.b.review.sqlite"), ("a.xlsx", "a.review.sqlite")],
+)
+def test_review_is_kept_beside_its_table(tmp_path, name, expected):
+    assert review_path(tmp_path / name) == tmp_path / expected
