@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -148,7 +149,10 @@ class CachedEncoder:
         encoder = self.encoder
         names = UniqueNames.from_space(space, encoder.policy)
         unit = self.vectors(names.texts, unit=True, policy=encoder.policy)
-        raw = reference_vectors(space.rows.names, lambda names: self.vectors(names, unit=False, policy=CASED))
+
+        @cache
+        def raw() -> Floats:  # encoded only where the reference protocol is asked for
+            return reference_vectors(space.rows.names, lambda names: self.vectors(names, unit=False, policy=CASED))
 
         def concept_search(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions)
@@ -156,7 +160,7 @@ class CachedEncoder:
 
         def reference_search(mentions: Sequence[str]) -> NameSearch:
             queries = encoder.encode(mentions, unit=False, policy=CASED)
-            return lambda part, k: search_array(raw, queries[part], k)
+            return lambda part, k: search_array(raw(), queries[part], k)
 
         return NameLinker(space, names, concept_search, reference_search, -np.inf)
 

@@ -79,12 +79,17 @@ def report_blocks(results: RunResults) -> list[Block]:
 
 
 def _summary(results: RunResults) -> Table:
-    rows = [["task", "system", "n", "Acc@1", "Acc@5", "MRR", _RECALL, "reference Acc@1", "reference Acc@5"]]
+    scores = [protocols for scored in results.scores.values() for protocols in scored.scores.values()]
+    has_reference = any("reference" in protocols for protocols in scores)
+    rows = [["task", "system", "n", "Acc@1", "Acc@5", "MRR", _RECALL]]
+    rows[0] += ["reference Acc@1", "reference Acc@5"] if has_reference else []
     for task, scored in results.scores.items():
         for system, protocols in scored.scores.items():
-            concept, reference = (protocols[name][MEAN_ROW] for name in ("concept", "reference"))
+            concept = protocols["concept"][MEAN_ROW]
             cells = [_with_interval(concept.scores[metric]) for metric in ("acc@1", "acc@5", "mrr", _RECALL)]
-            cells += [percent(reference.scores[metric].value) for metric in ("acc@1", "acc@5")]
+            if has_reference:
+                reference = protocols["reference"][MEAN_ROW].scores if "reference" in protocols else None
+                cells += [percent(reference[metric].value) if reference else "" for metric in ("acc@1", "acc@5")]
             rows.append([task, system, f"{concept.n:,}", *cells])
     return Table(rows, bold=best_cells(rows, range(3, len(rows[0])), [row[0] for row in rows[1:]]))
 
@@ -101,7 +106,7 @@ def _task_blocks(name: str, results: RunResults) -> list[Block]:
         Heading(2, name),
         Paragraph(about),
         *_language_blocks(name, scored, "concept"),
-        *_language_blocks(name, scored, "reference"),
+        *(_language_blocks(name, scored, "reference") if _has_reference(scored) else []),
         *_curve_blocks(name, scored, results.curve),
         *_comparison_blocks(scored),
         *_breakdown_blocks(scored.breakdowns),
@@ -109,6 +114,11 @@ def _task_blocks(name: str, results: RunResults) -> list[Block]:
         *_error_blocks(scored.errors, mentions["n"]),
         *_published_blocks(name),
     ]
+
+
+def _has_reference(scored: TaskResults) -> bool:
+    """Whether all systems were ranked under the reference protocol."""
+    return all("reference" in protocols for protocols in scored.scores.values())
 
 
 def _with_interval(score: Score) -> str:

@@ -36,7 +36,6 @@ from benchmarks.accuracy.breakdowns import (
 )
 from benchmarks.accuracy.scores import (
     CURVE,
-    PROTOCOLS,
     RankedAnswers,
     SystemComparison,
     breakdown_of,
@@ -152,7 +151,7 @@ def results_of_task(task: Task, answers: Mapping[str, RankedAnswers], examples: 
     """
     return TaskResults(
         scores={
-            system: {protocol: scores_of(task, each, protocol) for protocol in PROTOCOLS}
+            system: {protocol: scores_of(task, each, protocol) for protocol in each.protocols}
             for system, each in answers.items()
         },
         curves={system: list(curve_of(task, each)) for system, each in answers.items()},

@@ -70,6 +70,13 @@ def linking(
     ablation: Annotated[
         bool, typer.Option(help="Also measure the effect of case and similarity on each model.")
     ] = True,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference/--no-reference",
+            help="Also rank under the reference protocol, for which each model encodes the dictionary a second time.",
+        ),
+    ] = True,
     examples: Annotated[
         int,
         typer.Option(min=0, help="Examples of each kind of error; with 0 the results have no text of the corpora."),
@@ -98,14 +105,21 @@ def linking(
     ]
     training = next((each.training for each in tasks if brings_dictionary(each.name)), paths.get(TRAINING))
     trained = WorkDir(work_folder, training, minutes, dtype, show_progress(), base)  # type: ignore[arg-type]
-    results = _run(tasks, system, out, trained, ablation=ablation, examples=examples)
+    results = _run(tasks, system, out, trained, ablation=ablation, examples=examples, reference=reference)
     write_results(results, out)
     write_pages(read_results(out), out)
     log(f"{out}: {', '.join(PAGES)}, results.json")
 
 
 def _run(
-    tasks: list["Task"], given: list[str], out: Path, work: "WorkDir", *, ablation: bool, examples: int
+    tasks: list["Task"],
+    given: list[str],
+    out: Path,
+    work: "WorkDir",
+    *,
+    ablation: bool,
+    examples: int,
+    reference: bool,
 ) -> "RunResults":
     from benchmarks.accuracy.breakdowns import cached_ablation
     from benchmarks.accuracy.results import RunResults, results_of_task
@@ -118,7 +132,7 @@ def _run(
     results.systems.update({each.label: each.metadata for each in systems})
     linkers: dict[tuple[str, str], DictionaryLinker] = {}
     for number, task in enumerate(tasks, start=1):
-        answers = _answers(task, systems, out / "answers", linkers, f"[{number}/{len(tasks)}]")
+        answers = _answers(task, systems, out / "answers", linkers, f"[{number}/{len(tasks)}]", reference=reference)
         trained = {"training": manifest_hash(read_manifest(task.training, "terminology"))} if task.training else {}
         results.tasks[task.name] = task.metadata() | trained
         results.scores[task.name] = results_of_task(task, answers, examples)
@@ -139,6 +153,8 @@ def _answers(
     folder: Path,
     linkers: dict[tuple[str, str], "DictionaryLinker"],
     progress: str,
+    *,
+    reference: bool,
 ) -> dict[str, "RankedAnswers"]:
     """Answers of all systems, kept or new. linkers: (system, dictionary) → linker, of the last dictionary only."""
     from benchmarks.accuracy.scores import answer, kept_answers, key_of
@@ -148,12 +164,14 @@ def _answers(
         del linkers[old]
     answers = {}
     for system in systems:
-        key = key_of(task, system.metadata)
+        key = key_of(task, system.metadata, reference=reference)
         kept = kept_answers(folder, key)
         log(f"{progress} {task.name} × {system.label}{': kept from an earlier run' if kept else ''}")
         if kept is None and (system.label, dictionary) not in linkers:
             linkers[system.label, dictionary] = system.link_into(task.space)
-        answers[system.label] = kept or answer(task, linkers[system.label, dictionary], folder, key)
+        answers[system.label] = kept or answer(
+            task, linkers[system.label, dictionary], folder, key, reference=reference
+        )
     return answers
 
 

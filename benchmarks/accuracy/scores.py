@@ -49,7 +49,7 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("mention", pa.string(), nullable=False),
         pa.field("language", pa.string(), nullable=False),
         pa.field("concept", pa.int16(), nullable=False),  # rank of the first right concept; metrics.MISS
-        pa.field("reference", pa.int16(), nullable=False),  # rank of the first right row
+        pa.field("reference", pa.int16()),  # rank of the first right row; null if this protocol was not asked for
         pa.field("found_id", pa.string()),  # the first candidate
         pa.field("found_name", pa.string()),
         pa.field("score", pa.float32()),
@@ -64,6 +64,11 @@ class RankedAnswers:
 
     table: pa.Table
     key: str
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols that they were ranked under."""
+        return tuple(name for name in PROTOCOLS if not self.table[name].null_count)
 
     def ranks(self, protocol: str) -> Ranks:
         """(n,) ranks of the gold under a protocol."""
@@ -103,10 +108,12 @@ class SystemComparison:
     rows: Mapping[str, AccuracyDifference]
 
 
-def key_of(task: Task, metadata: Mapping[str, Any]) -> str:
-    """One hash for a system's answers to a task."""
+def key_of(task: Task, metadata: Mapping[str, Any], *, reference: bool = True) -> str:
+    """One hash for a system's answers to a task; reference: whether they are also ranked under the reference protocol."""
     rows = [task.mentions[name].to_pylist() for name in ("mention", "language", "concept_ids")]
     inputs = {"task": task.metadata(), "rows": rows, "system": metadata, "version": _VERSION}
+    if not reference:
+        inputs["protocols"] = PROTOCOLS[:1]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -119,10 +126,12 @@ def kept_answers(folder: Path, key: str) -> RankedAnswers | None:
     return RankedAnswers(pq.read_table(answers / "answers.parquet", schema=ANSWERS_SCHEMA), key)
 
 
-def answer(task: Task, linker: DictionaryLinker, folder: Path, key: str) -> RankedAnswers:
-    """Link a task's mentions under both protocols, and keep the answers in `folder / key`."""
+def answer(task: Task, linker: DictionaryLinker, folder: Path, key: str, *, reference: bool = True) -> RankedAnswers:
+    """Link a task's mentions, and keep the answers in `folder / key`; reference: also under the reference protocol."""
     ranks, results = concept_ranks(linker, task.mentions, MAX_RANK, composite=task.composite)
-    rows, _ = reference_ranks(linker.dictionary_rows, task.space.rows, task.mentions, MAX_RANK)
+    rows: Sequence[int | None] | Ranks = [None] * len(ranks)
+    if reference:
+        rows, _ = reference_ranks(linker.dictionary_rows, task.space.rows, task.mentions, MAX_RANK)
     first = [result.candidates[0] if result.candidates else None for result in results]
     columns = [
         *(task.mentions[name].to_pylist() for name in ("mention", "language")),

@@ -39,7 +39,7 @@ from benchmarks.corpora.spanish import (
 from benchmarks.corpora.xlbel import read_xlbel_version
 from xsap.errors import ConfigError, DataError, did_you_mean
 from xsap.evaluation.gold import check_gold
-from xsap.evaluation.protocols import read_queries
+from xsap.exchange.mapping_files import read_gold
 from xsap.files import RowCounts
 from xsap.languages import ENGLISH
 from xsap.terms.mentions import read_mentions
@@ -220,7 +220,7 @@ def open_task(
         expected = "--dictionary, a terminology's folder or a file of id||name"
         raise ConfigError(f"task '{name}' needs something to link into: {expected}")
     if corpus is None:
-        given, about, composite = read_queries(name.removeprefix(OWN)), "Own mentions", False
+        given, about, composite = read_gold(name.removeprefix(OWN)), "Own mentions", False
     else:
         given, about, composite = corpus.read(_given(data, corpus.data, name)), corpus.about, corpus.composite
     mentions, counts = keep_with_gold(given)

@@ -99,6 +99,19 @@ def whole(folder, run):
     return done
 
 
+def test_reference_protocol_can_be_left_out(folder, whole, bench):
+    code, _, err = bench(*COMMAND, "--no-reference", "--no-ablation", "--out", "concept-only", "--work", "concept-work")
+    assert code == 0, err
+    full, part = (content_of(folder / name)["scores"]["xlbel-v0"]["scores"] for name in ("whole", "concept-only"))
+    assert {system: {"concept": each["concept"]} for system, each in full.items()} == part
+    assert "reference Acc@1" in (folder / "whole" / "report.md").read_text(encoding="utf-8")
+    report = (folder / "concept-only" / "report.md").read_text(encoding="utf-8")
+    assert "reference Acc@1" not in report
+    assert "by language, protocol reference" not in report
+    encoded = [path for path in (folder / "concept-work" / "vectors").iterdir() if path.is_dir()]
+    assert len(encoded) == 1  # the dictionary once, under the model's own text policy
+
+
 def test_linking_command_writes_results_and_report(folder, whole):
     assert whole.stderr.splitlines() == [
         *(f"[1/1] xlbel-v0 × {system}" for system in ("exact", "tfidf", "exact+tfidf", "tiny", "both")),
