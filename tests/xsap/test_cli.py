@@ -319,8 +319,10 @@ def test_dtype_end_to_end(xsap, refused, tmp_path, monkeypatch, mentions, sample
     assert xsap("index", tiny_folder, sample_folder, "--out", tmp_path / "index", *option)[0] == 0
     assert json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))["model"]["dtype"] == precision
     words = ("index", tiny_folder, sample_folder, "--out", tmp_path / "new", "--reuse", tmp_path / "index")
-    assert "was built with another model, or with other options of this one" in refused(*words)
+    assert "was built with another model, or with other options of this one" in refused(*words, "--dtype", "float32")
     assert ", encoded 0, " in xsap(*words, *option)[2]
+    assert ", encoded 0, " in xsap(*words, "--overwrite")[2]  # auto is the dtype of the older index
+    assert json.loads((tmp_path / "new" / "manifest.json").read_text(encoding="utf-8"))["model"]["dtype"] == precision
     reports = [
         json.loads(xsap("evaluate", mentions, "--index", tmp_path / "index", "--json", *more)[1])
         for more in ((), option)

@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,14 +36,17 @@ class Protocol(StrEnum):
 
 MentionsFile = Annotated[
     Path,
-    typer.Argument(help="Mentions with their concepts: CSV, TSV, XLSX, JSONL or Parquet; or lines id||mention."),
+    typer.Argument(
+        help="Mentions with their concepts: CSV, TSV, XLSX, JSONL or Parquet; lines id||mention; or what people decided: "
+        "a save file of Usagi, SSSOM, or a review."
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
         help="FIELD=HEADER for a column with another header, such as concept_ids=Code; HEADER alone: that of the "
-        "mentions. Repeatable.",
+        "mentions, such as ADD_INFO:original of a save file of Usagi. Repeatable.",
     ),
 ]
 Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")]
@@ -81,6 +84,7 @@ def evaluate(
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     with announce_wait(f"loading {model or f'the model of {index}'}"):
         from xsap.encoding.encoder import Encoder
+        from xsap.encoding.precision import open_encoder_in
         from xsap.evaluation import protocols
         from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference, to_text
         from xsap.linking.linker import Linker
@@ -88,9 +92,14 @@ def evaluate(
         queries = _read(mentions, column, sheet, header_row, encoding)
         if dictionary:
             rows = ReferenceDictionary.read(dictionary)
-            encoder = Encoder.from_pretrained(str(model), pooling=pooling, max_length=max_length, dtype=dtype.value)
+            options: dict[str, Any] = {"pooling": pooling, "max_length": max_length}
+            encoder = open_encoder_in(
+                dtype.value, lambda each: Encoder.from_pretrained(str(model), dtype=each, **options)
+            )
         else:
             linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
+            assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
+            encoder = linker.encoder
     if dictionary:
         report = evaluate_reference(encoder, rows, queries, progress=show_progress())
         metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
@@ -98,12 +107,11 @@ def evaluate(
         if protocol is Protocol.CONCEPT:
             report = protocols.evaluate(linker, queries)
         else:
-            assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
             rows = ReferenceDictionary.from_index(linker.index)
-            report = evaluate_reference(linker.encoder, rows, queries, progress=show_progress())
-        metadata = {"dictionary": linker.index.metadata(), "model": linker.encoder.content_hash}
+            report = evaluate_reference(encoder, rows, queries, progress=show_progress())
+        metadata = {"dictionary": linker.index.metadata(), "model": encoder.content_hash}
     of_mentions = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
-    result = report.to_dict() | metadata | {"dtype": dtype.value, "mentions": of_mentions}
+    result = report.to_dict() | metadata | {"dtype": encoder.dtype, "mentions": of_mentions}
     with output(None) as stream:
         stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
 
@@ -194,8 +202,8 @@ def tune_fusion(
 def _read(
     mentions: Path, columns: list[str] | None, sheet: str | None, header_row: int, encoding: str | None
 ) -> "pa.Table":
-    from xsap.evaluation.protocols import read_queries
+    from xsap.exchange.mapping_files import read_gold
     from xsap.terms.mentions import parse_columns
 
     named = parse_columns(columns or [])
-    return read_queries(mentions, columns=named, sheet=sheet, header_row=header_row, encoding=encoding)
+    return read_gold(mentions, columns=named, sheet=sheet, header_row=header_row, encoding=encoding)

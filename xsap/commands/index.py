@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xsap.artifacts import check_can_write
+from xsap.artifacts import check_can_write, read_manifest
 from xsap.languages import parse_languages
 from xsap.terminal import (
     Dtype,
@@ -16,6 +16,7 @@ from xsap.terminal import (
     OutputFolder,
     Overwrite,
     Pooling,
+    Revision,
     TerminologyFolder,
     VectorFormat,
     announce_wait,
@@ -25,6 +26,7 @@ from xsap.terminal import (
 )
 
 if TYPE_CHECKING:
+    from xsap.encoding.precision import DtypeChoice
     from xsap.linking.build import BuildSummary
 
 WithHnsw = Annotated[
@@ -53,9 +55,10 @@ def index(
     shard: Annotated[str | None, typer.Option(help="i/N: build only part i of N; join with merge.")] = None,
     ann: WithHnsw = False,
     ray: OnRay = None,
+    revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.AUTO,
     overwrite: Overwrite = False,
 ) -> None:
     """Build an index: embed the names of a terminology.
@@ -66,6 +69,7 @@ def index(
     check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
     allowed = parse_size(max_memory) if max_memory else None
     from xsap.encoding.encoder import Encoder
+    from xsap.encoding.precision import open_encoder_in
     from xsap.linking.build import build_index, process_group
     from xsap.linking.encoder_spec import EncoderSpec
     from xsap.linking.shards import parse_shard
@@ -80,9 +84,13 @@ def index(
         from xsap.cluster import connect, encode_groups
 
         cluster = connect(ray)
+    chosen_dtype = _dtype_of_all(dtype, reuse, apart=bool(shard or ray or group))
     with announce_wait(f"loading {model}"):
-        encoder = Encoder.from_pretrained(
-            model, pooling=pooling, max_length=max_length, device=device, dtype=dtype.value
+        encoder = open_encoder_in(
+            chosen_dtype,
+            lambda each: Encoder.from_pretrained(
+                model, pooling=pooling, max_length=max_length, revision=revision, device=device, dtype=each
+            ),
         )
     summary = build_index(
         terminology,
@@ -101,6 +109,14 @@ def index(
     )
     if summary is not None:
         _log_build(out if shard is None else f"{out}, part {shard}", summary, reused=reuse is not None)
+
+
+def _dtype_of_all(dtype: Dtype, reuse: Path | None, *, apart: bool) -> "DtypeChoice":
+    """`auto` stands for one dtype in all parts of an index: that of a reused index, or float32 where parts are made apart, on different processors."""
+    if dtype is Dtype.AUTO and reuse is not None:
+        stated = str(read_manifest(reuse, "index")["model"]["dtype"])
+        return Dtype(stated).value if stated in set(Dtype) else "float32"
+    return "float32" if dtype is Dtype.AUTO and apart else dtype.value
 
 
 def merge(

@@ -61,7 +61,7 @@ def link(
     ] = None,
     ann: Ann = False,
     ray: OnRay = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.AUTO,
     form: Annotated[
         Format | None, typer.Option("--format", help="Output format; by default that of --out, else table.")
     ] = None,
@@ -109,8 +109,8 @@ def link(
         from xsap.linking.ranking import Filter
 
         wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
-        linker, content_hash = _open_linker(index, ray, {"model": model, "ann": ann, "dtype": dtype.value})
-    identity = {"index": content_hash, "ann": ann, "dtype": dtype.value, **limits, **given}
+        linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann})
+    identity = {**used, "ann": ann, **limits, **given}
     with path_or_stdout(out) as target:
         counts = link_file(
             linker,
@@ -129,14 +129,17 @@ def link(
         log("; ".join([f"{file}: {counts.summary()}", *table.remarks()]))
 
 
-def _open_linker(index: Path, ray: str | None, options: dict[str, Any]) -> "tuple[Links | RemoteLinkers, str | None]":
-    """A linker here or on a cluster, and the content hash of its index."""
+def _open_linker(
+    index: Path, ray: str | None, dtype: Dtype, options: dict[str, Any]
+) -> "tuple[Links | RemoteLinkers, dict[str, Any]]":
+    """A linker here or on a cluster, and what its answers depend on: its index, and its dtype."""
     if ray:
         from xsap.cluster import RayLinkers, connect
 
-        linkers = RayLinkers(connect(ray), index, **options)
-        return linkers, linkers.content_hash
+        same = Dtype.FLOAT32 if dtype is Dtype.AUTO else dtype  # on all nodes, which may have different processors
+        linkers = RayLinkers(connect(ray), index, **options, dtype=same.value)
+        return linkers, {"index": linkers.content_hash, "dtype": same.value}
     from xsap.linking.linker import Linker
 
-    linker = Linker.load(index, **options)
-    return linker, linker.index.content_hash
+    linker = Linker.load(index, **options, dtype=dtype.value)
+    return linker, {"index": linker.index.content_hash, "dtype": linker.encoder.dtype}

@@ -16,7 +16,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
     model: MovedModel = None,
     ann: Ann = False,
-    dtype: DtypeOption = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.AUTO,
     max_batch: Annotated[int, typer.Option(min=1, help="Mentions that one request may have.")] = 256,
     max_queue: Annotated[
         int, typer.Option(min=1, help="Mentions that may wait for answers; past it requests get status 503.")

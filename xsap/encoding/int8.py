@@ -7,6 +7,7 @@ quantization for deep learning inference", 2020, § 3). Everything else stays in
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -34,13 +35,38 @@ def int8_is_faster() -> bool:
         return False
 
 
-def to_int8(model: nn.Module) -> None:
-    """Replace every linear layer by an `Int8Linear`."""
+@dataclass(frozen=True)
+class Replacement:
+    """A linear layer of a model and its `Int8Linear`, either of which can be the child `name` of `parent`."""
+
+    parent: nn.Module
+    name: str
+    linear: nn.Linear
+    quantized: "Int8Linear"
+
+    def use_int8(self) -> None:
+        """Put the int8 layer in place."""
+        setattr(self.parent, self.name, self.quantized)
+
+    def use_float(self) -> None:
+        """Put the layer itself in place."""
+        setattr(self.parent, self.name, self.linear)
+
+
+def int8_layers(model: nn.Module) -> list[Replacement]:
+    """An `Int8Linear` for every linear layer of a model, which is not changed."""
+    found = []
     for parent in list(model.modules()):
         linear = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
         quantize = CachedQuantizer() if len(linear) > 1 else quantize_rows
-        for name, child in linear.items():
-            setattr(parent, name, Int8Linear(child, quantize))
+        found += [Replacement(parent, name, child, Int8Linear(child, quantize)) for name, child in linear.items()]
+    return found
+
+
+def to_int8(model: nn.Module) -> None:
+    """Replace every linear layer by an `Int8Linear`."""
+    for each in int8_layers(model):
+        each.use_int8()
 
 
 def quantize_rows(states: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """How many threads a batch is computed with: few tokens take one, since others cost more than they help.
 
 A product of a few rows is bound by reading the weights, and threads that wait for one another spin: where cores are busy,
-a single mention takes many times as long with all threads as with one. torch's number of threads belongs to each thread of
+a single mention takes much longer with all threads than with one. torch's number of threads belongs to each thread of
 the process, but a thread that uses torch for the first time takes the number that was set last. So it is lowered under a
 lock that every batch takes, after which the thread that computes it has its own number.
 """

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from xsap.encoding.encoder import Dtype, Encoder, device_for
 from xsap.encoding.forks import ForkSafeLock
+from xsap.encoding.precision import DtypeChoice, open_encoder_in
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.arguments import check_number, languages_of, validate_mentions
 from xsap.linking.calibration import abstention_reason, features_of
@@ -121,7 +122,7 @@ class Linker:
         *,
         model: Path | str | None = None,
         device: str | None = None,
-        dtype: Dtype = "float32",
+        dtype: DtypeChoice = "float32",
         ann: bool = False,
     ) -> "Linker":
         """Open an index and its model.
@@ -130,7 +131,8 @@ class Linker:
             index_path: The folder of the index.
             model: Where the model is; by default where it was when the index was built. It must have the same content hash.
             device: Device of the model and of exact searches, as torch names it; by default a CUDA GPU if there is one.
-            dtype: Of the model's matrix products for mentions, whichever the index was built with.
+            dtype: Of the model's matrix products for mentions, whichever the index was built with; `auto` for the fastest one here that
+                gives the same answers.
             ann: Whether to search the HNSW index where there is no filter. It may miss a name, and confidences are those that were fitted to
                 exact answers.
 
@@ -138,9 +140,10 @@ class Linker:
             ArtifactError: The index is damaged, or its model is missing or another one.
             ConfigError: The index has no HNSW index, usearch is not installed, or `dtype` is not supported here.
         """
-        device_found = device_for(dtype, device)
+        device_found = device_for("float32" if dtype == "auto" else dtype, device)
         index = Index.load(index_path, ann=ann)
-        linker = cls(open_encoder(index.model, index_path, model, device_found, dtype), index)
+        encoder = open_encoder_in(dtype, lambda each: open_encoder(index.model, index_path, model, device_found, each))
+        linker = cls(encoder, index)
         linker._model, linker._device = None if model is None else str(model), device
         return linker
 
