@@ -25,7 +25,7 @@ ORDER = [
     "tabular.resume", "tabular.link_file", "cluster", "hub_upload",
     "exchange.mapping", "exchange.linked_table", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer", "exchange.athena", "exchange.omop", "exchange.review_workbook",
     "exchange.code_systems", "exchange.record_fields", "exchange.sssom_slots", "exchange.sssom_file", "exchange.sssom_rows", "exchange.sssom", "exchange.fhir",
-    "server.concepts", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
+    "server.concepts", "exchange.fhir_terminology", "exchange.fhir_capabilities", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
     "server.reconciliation_routes", "server.link_route", "server.app", "server.listen",
     "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
     "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.checks",
