@@ -1,5 +1,6 @@
 """Names → concepts, against a plain loop over all names; and the ranks of mentions, against plain loops over their parts."""
 
+import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.dictionaries import TERM_ROWS, describe, terminology_of_rows
 from tests.fixtures.examples import examples
-from xsap.errors import ArtifactError
+from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.metrics import MISS
 from xsap.evaluation.protocols import ReferenceDictionary, concept_ranks, reference_ranks
-from xsap.linking.dictionary import NameConcepts
+from xsap.linking.dictionary import NameConcepts, NameSource, build_dictionary
 from xsap.linking.name_keys import MATCHES, SIMILAR, Hit
-from xsap.linking.ranking import NO_CONCEPT, Ranked, put_exact_first, rank_concepts
+from xsap.linking.ranking import NO_CONCEPT, Filter, Ranked, apply_filter, put_exact_first, rank_concepts
+from xsap.linking.rejection import NO_LETTER, NULL_WORD, NULL_WORDS, UNKNOWN_CODE, non_term_reason, rejection_reason
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
+from xsap.text import TextPolicy
 
 LISTS = pa.list_(pa.string())
 
@@ -339,3 +343,213 @@ def test_reference_ranks_against_plain_loops(table, dictionary, given, sign):
         assert absent == (not any(set(names) & set(gold) for names in dictionary))
     assert len(asked) == 1
     assert asked[0][1] == 3
+
+
+# Filters against a plain loop over the rows of an index, and what users may give as one.
+
+
+some = st.none() | st.frozensets(st.sampled_from(["AAA", "B", "C", "AA"]), min_size=1, max_size=2)
+
+
+@given(
+    rows=TERM_ROWS,
+    types=st.lists(
+        st.tuples(st.sampled_from(["C1", "C2", "C3", "D"]), st.sampled_from(["T1", "T2", "T3"])), max_size=8
+    ),
+    wanted_types=st.none() | st.frozensets(st.sampled_from(["T1", "T2", "T3"]), min_size=1, max_size=2),
+    sources=some,
+    languages=st.none() | st.frozensets(st.sampled_from(["en", "de", "fi"]), min_size=1, max_size=2),
+)
+def test_apply_filter_matches_a_plain_loop(rows, types, wanted_types, sources, languages):
+    dictionary = build_dictionary(
+        NameSource.from_terminology(terminology_of_rows([*rows, ("Z", "en", "zz", "Z", None)], types)),
+        None,
+        TextPolicy("lower", "NFC"),
+    )
+    names, concepts, of_names, _ = describe(dictionary)
+    good = {
+        c["concept_id"]
+        for c in concepts
+        if (wanted_types is None or wanted_types & set(c["semantic_types"]))
+        and (sources is None or sources & {code.split(":")[0] for code in c["codes"]})
+    }
+    kept = [
+        row
+        for row, name in enumerate(names)
+        if good & set(of_names[row]) and (languages is None or languages & set(name["languages"]))
+    ]
+    absent = [
+        f"'{value}'" if known else "at all"
+        for wanted, known in (
+            (wanted_types, {t for c in concepts for t in c["semantic_types"]}),
+            (sources, {code.split(":")[0] for c in concepts for code in c["codes"]}),
+            (languages, {la for name in names for la in name["languages"]}),
+        )
+        if wanted is not None and not wanted & known
+        for value in sorted(wanted)
+    ]
+    wanted = Filter(semantic_types=wanted_types, sources=sources, languages=languages)
+    if absent or not kept:
+        with pytest.raises(DataError, match=f"has no .*{absent[0]}" if absent else "matches nothing"):
+            apply_filter(dictionary, wanted)
+        return
+    found = apply_filter(dictionary, wanted)
+    assert (list(range(len(names))) if found.rows is None else found.rows.tolist()) == kept
+    ids = [c["concept_id"] for c in concepts]
+    kept_concepts = [
+        [ids[c] for c in found.name_concepts.concepts[a:b]]
+        for a, b in zip(found.name_concepts.starts[:-1], found.name_concepts.starts[1:], strict=True)
+    ]
+    assert kept_concepts == [[c for c in row_concepts if c in good] for row_concepts in of_names]
+    assert found.name_concepts.count == len(ids)
+    assert found.name_concepts.starts.dtype == found.name_concepts.concepts.dtype == np.int64
+
+
+@given(
+    rows=TERM_ROWS,
+    codes=st.none() | st.frozensets(st.sampled_from(["1", "2", "B:1", "AA:2", "C:3", "HP:1", "nothing"]), max_size=3),
+    concepts=st.none() | st.frozensets(st.sampled_from(["C1", "C2", "C3", "Z", "nothing"]), max_size=3),
+)
+def test_filters_by_code_and_concept_match_a_plain_loop(rows, codes, concepts):
+    fixed = [("Z", "en", "zz", "HPO", "HP:1"), ("C1", "en", "aa", "B", "1"), ("C2", "de", "bb", "AA", "2")]
+    dictionary = build_dictionary(NameSource.from_terminology(terminology_of_rows([*rows, *fixed])), None, TextPolicy())
+    _, described, of_names, _ = describe(dictionary)
+    good = {
+        c["concept_id"]
+        for c in described
+        if (codes is None or any(code in codes or code.split(":", 1)[1] in codes for code in c["codes"]))
+        and (concepts is None or c["concept_id"] in concepts)
+    }
+    wanted = Filter(codes=codes, concepts=concepts)
+    kept = [row for row, own in enumerate(of_names) if good & set(own)]
+    if not kept:
+        with pytest.raises(DataError, match="has no (code|concept) '|matches nothing"):
+            apply_filter(dictionary, wanted)
+        return
+    found = apply_filter(dictionary, wanted).rows
+    assert (list(range(len(of_names))) if found is None else found.tolist()) == kept
+
+
+def test_types_and_groups_add_up_and_languages_become_iso():
+    found = Filter(semantic_types=["Anything"], groups=["Disorders"], languages=["GER", "en"])
+    assert {"Anything", "T047"} <= set(found.semantic_types or ())
+    assert found.languages == {"de", "en"}
+    assert Filter().semantic_types is None
+
+
+@pytest.mark.parametrize("given", [["A", "B"], ("B", "A"), {"A", "B"}, frozenset("AB"), {"A": 1, "B": 2}.keys()])
+def test_filters_of_lists_and_sets_are_equal_and_hashable(given):
+    assert Filter(sources=given) == Filter(sources=["A", "B"])
+    assert len({Filter(sources=given), Filter(sources=["B", "A"])}) == 1
+    assert Filter.from_dict({"sources": given}) == Filter(sources=given)
+
+
+def test_a_single_string_is_one_value():
+    assert Filter(sources="AB", languages="GER") == Filter(sources=["AB"], languages=["de"])
+
+
+def test_from_dict_takes_a_filter_a_dictionary_or_nothing():
+    wanted = Filter(languages="en")
+    assert Filter.from_dict(wanted) is wanted
+    assert Filter.from_dict(None) == Filter.from_dict({}) == Filter()
+    assert Filter.from_dict({"groups": "DISO", "languages": None}) == Filter(groups=["DISO"])
+    assert copy.deepcopy(wanted) == wanted  # as it is copied to workers of a cluster
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source": ["X"]}, r"^unknown filter 'source'; did you mean 'sources'\?$"),
+        (
+            {"x1": ["X"]},
+            r"^unknown filter 'x1'; a filter has semantic_types, groups, sources, codes, concepts, languages$",
+        ),
+        ({3: ["X"]}, r"^unknown filter 3; a filter has semantic_types"),
+        ({"sources": 5}, r"^the filter 'sources' takes a list of strings, found 5 \(int\)$"),
+        ({"sources": {"X": 1}}, r"^the filter 'sources' takes a list of strings, found \{'X': 1\} \(dict\)$"),
+        (
+            {"languages": ["en", None]},
+            r"^the filter 'languages' takes a list of strings, found None \(NoneType\) in it$",
+        ),
+        ("en", r"^a filter is a Filter or a dictionary with lists, found 'en'$"),
+        (["en"], r"^a filter is a Filter or a dictionary with lists, found \['en'\]$"),
+    ],
+)
+def test_wrong_filters_are_refused_in_one_line(given, message):
+    with pytest.raises(ConfigError, match=message):
+        Filter.from_dict(given)
+
+
+@pytest.mark.parametrize("given", [{"groups": ["Nonsense"]}, {"languages": "klingon"}])
+def test_an_unknown_group_or_language_is_refused(given):
+    with pytest.raises(DataError, match=r"unknown (semantic group 'Nonsense'|language 'klingon')"):
+        Filter(**given)
+
+
+def test_the_source_of_a_code_ends_at_its_first_colon():
+    dictionary = build_dictionary(
+        NameSource.from_terminology(
+            terminology_of_rows([("C1", "en", "a", "HPO", "HP:1"), ("C2", "en", "b", "HP", "2")])
+        ),
+        None,
+        TextPolicy(),
+    )
+    rows = apply_filter(dictionary, Filter(sources=["HP"])).rows
+    assert rows is not None
+    assert rows.tolist() == [1]
+
+
+def test_a_cross_reference_is_a_code_in_its_source():
+    source = terminology_of_rows(
+        [("C1", "en", "a", "HPO", None), ("C2", "en", "b", "HPO", "9")], references=[("C1", "MSH:D1")]
+    )
+    rows = apply_filter(
+        build_dictionary(NameSource.from_terminology(source), None, TextPolicy()), Filter(sources=["MSH"])
+    ).rows
+    assert rows is not None
+    assert rows.tolist() == [0]
+
+
+# Mentions without an answer: words for missing values, numbers and signs, codes; and what is a term although it looks like these.
+
+
+FORMS = (str, str.lower, str.upper, str.title, lambda word: f" {word} ", lambda word: word.replace(".", ". "))
+
+
+@pytest.mark.parametrize("language", NULL_WORDS)
+def test_words_for_missing_values_have_a_reason_in_any_case(language):
+    for word in NULL_WORDS[language].split("|"):
+        for form in FORMS:
+            assert non_term_reason(form(word)) == NULL_WORD, form(word)
+
+
+@pytest.mark.parametrize(
+    "mention", ["-", "--", "—", "0", "+++", ".", "?", "1/2", "37.5", "2026-01-31", "😀", "386661006", "①"]
+)
+def test_a_mention_without_a_letter_is_no_term(mention):
+    assert non_term_reason(mention) == NO_LETTER
+
+
+@pytest.mark.parametrize(
+    "mention",
+    ["I10", "J45", "R50.9", "S72.001A", "G40.9*", "HP:0001945", "HP_0001945", "MONDO:0005148", "C0015967", "D005334", "A10BA02",
+     "BA00.Z", "ICD10:I10", "ICD-10:R50.9"],
+)  # fmt: skip
+def test_a_code_is_no_term(mention):
+    assert non_term_reason(mention) == UNKNOWN_CODE
+
+
+@pytest.mark.parametrize(
+    "mention",
+    ["B12", "CD4", "IgG4", "H1N1", "p53", "P53", "T3", "Q10", "T12", "C14", "HbA1c", "COVID-19", "i10", "TP53", "S100", "IL-6", "5-HT",
+     "no", "unknown", "none of these", "o. B.", "L5", "mg", "発熱", "一", "null cell", "pH 7", "NAD", "Naevus", "47,XXY"],
+)  # fmt: skip
+def test_what_may_be_a_term_is_one(mention):
+    assert non_term_reason(mention) is None
+
+
+@pytest.mark.parametrize(
+    "mention", ["\u200e", "\u202a\u202c", "\ufeff\u2060", "\u200d", "\ufe0f", "\u2066\u2069 \u3164"]
+)
+def test_invisible_characters_alone_are_blank(mention):
+    assert rejection_reason(mention) == "the mention is blank"

@@ -6,9 +6,16 @@ import io
 import itertools
 import json
 import math
+import random
+import re
+import time
+import tracemalloc
+import zipfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -19,6 +26,7 @@ from hypothesis import strategies as st
 from tests.fixtures.examples import examples
 from xsap.errors import ConfigError
 from xsap.linking.results import Candidate, Result
+from xsap.tabular import workbook_writer
 from xsap.tabular.answers import (
     ANSWER,
     CANDIDATE,
@@ -31,6 +39,7 @@ from xsap.tabular.answers import (
 from xsap.tabular.cells import cell_kind, storage_type, to_column
 from xsap.tabular.readers import InputTable
 from xsap.tabular.spreadsheet_text import escape_for_excel, escape_formula
+from xsap.tabular.workbook_writer import MAX_CELL, MAX_ROWS, check_row_count, open_workbook
 from xsap.tabular.writers import FORMS, OutputFormat, open_writer, unique_names
 
 BLANK = Answer([], "the mention is blank")
@@ -419,3 +428,278 @@ def test_other_programs_read_tsv_jsonl_and_parquet_back(rows, size):
     assert [tuple(json.loads(line)[key] for key in ("term", "note")) for line in lines] == rows
     table = pq.read_table(io.BytesIO(written(*given, OutputFormat("parquet"), size=size)[0]))
     assert list(zip(table["term"].to_pylist(), table["note"].to_pylist(), strict=True)) == rows
+
+
+# Workbooks, which openpyxl, a second implementation, reads back.
+
+
+def workbook(header, *chunks):
+    """The bytes of a workbook, and how many cells of each chunk were cut."""
+    stream = io.BytesIO()
+    with open_workbook(stream, header) as write:
+        cut = [write(columns) for columns in chunks]
+    return stream.getvalue(), cut
+
+
+def cells_of(data):
+    """The cells of the only sheet, with their types and formats, as openpyxl reads them."""
+    [sheet] = openpyxl.load_workbook(io.BytesIO(data)).worksheets
+    return [[(cell.value, cell.data_type, cell.number_format) for cell in row] for row in sheet.iter_rows()]
+
+
+CODES = [
+    "007", "386661006386661006", "1/2", "=SUM(A1)", "+49 30 1234", "-1", "@x", "1E5", "MARCH1", "2024-01-01", "TRUE", "#N/A", "https://x.org",
+    "mailto:a@b.c", "{=1}", "<r>x</r>", "<r><t>x</t></r>", "<b>", "&amp;", "=HYPERLINK(\"http://x\")", "internal:A1", "'x", " x ", "1.50", "発熱",
+]  # fmt: skip
+
+
+def test_text_is_text_whatever_it_looks_like():
+    data, cut = workbook(["=code", "007"], [CODES, CODES[::-1]])
+    header, *rows = cells_of(data)
+    assert cut == [0]
+    assert header == [("=code", "s", "@"), ("007", "s", "@")]
+    assert rows == [[(a, "s", "@"), (b, "s", "@")] for a, b in zip(CODES, CODES[::-1], strict=True)]
+    sheet = zipfile.ZipFile(io.BytesIO(data)).read("xl/worksheets/sheet1.xml").decode()
+    assert not re.search("<f>|<hyperlink", sheet)
+
+
+def test_numbers_are_numbers_up_to_the_digits_that_excel_keeps():
+    cells = [1, -2.5, 0.123457, True, 10**15 - 1, 10**15, -(10**18), 1e300, float("nan"), float("inf"), None, ""]
+    data, _ = workbook(["n"], [cells])
+    assert [row[0][:2] for row in cells_of(data)[1:]] == [
+        (1, "n"), (-2.5, "n"), (0.123457, "n"), (True, "b"), (10**15 - 1, "n"), (str(10**15), "s"), (str(-(10**18)), "s"), ("1e+300", "s"),
+        (None, "n"), ("inf", "s"), (None, "n"), (None, "n"),
+    ][: len(cells_of(data)) - 1]  # fmt: skip
+
+
+def test_lists_of_answers_have_separators_and_other_lists_are_json():
+    data, _ = workbook(["a"], [[("S:1", "T:2"), ("=x",), (), [1, "x"], {"k": None}, "\udc80"]])
+    values = [row[0][0] for row in cells_of(data)]
+    assert values == ["a", "S:1|T:2", "=x", None, '[1, "x"]', '{"k": null}', "\\udc80"]
+
+
+def test_header_is_frozen_and_filtered_and_columns_fit():
+    data, _ = workbook(["a", "long", "wide"], [["x"], ["y" * 200], ["発熱" * 10]], [["x"], ["z"], ["z"]])
+    [sheet] = openpyxl.load_workbook(io.BytesIO(data)).worksheets
+    assert (sheet.title, sheet.freeze_panes, sheet.auto_filter.ref, sheet.dimensions) == (
+        "linked",
+        "A2",
+        "A1:C3",
+        "A1:C3",
+    )
+    widths = [sheet.column_dimensions[name].width for name in "ABC"]
+    assert [round(width) for width in widths] == [9, 61, 43]
+
+
+def test_longer_cells_than_excel_holds_are_cut_and_counted():
+    cells = [
+        "x" * MAX_CELL,
+        "x" * (MAX_CELL + 1),
+        "😀" * (MAX_CELL // 2),
+        "😀" * MAX_CELL,
+        "<r>" + "x" * MAX_CELL + "</r>",
+    ]
+    data, cut = workbook(["a"], [cells], [["x"]])
+    assert cut == [3, 0]
+    values = [row[0][0] for row in cells_of(data)[1:]]
+    assert values[0] == cells[0]
+    assert values[2] == cells[2]
+    assert all(whole.startswith(value) for whole, value in zip(cells, values, strict=False))
+    assert {len(value.encode("utf-16-le")) // 2 for value in values[:5]} <= {MAX_CELL, MAX_CELL - 1}
+
+
+def test_more_rows_than_a_sheet_has_are_refused(monkeypatch):
+    check_row_count(None, "x")
+    check_row_count(MAX_ROWS - 1, "x")
+    with pytest.raises(
+        ConfigError, match=r"^x.csv: expected at most 1,048,575 rows, as a workbook's sheet has, found 1,048,576; use"
+    ):
+        check_row_count(MAX_ROWS, "x.csv")
+    monkeypatch.setattr(workbook_writer, "MAX_ROWS", 4)
+    assert len(cells_of(workbook(["a"], [["x"]], [["y", "z"]])[0])) == 4
+    with pytest.raises(ConfigError, match="expected at most 3 rows, .* found more; use --wide or a smaller --top-k"):
+        workbook(["a"], [["x"]], [["x", "y", "z"]])
+
+
+def test_more_columns_than_a_sheet_has_are_refused():
+    assert len(cells_of(workbook(["a"] * (1 << 14))[0])[0]) == 1 << 14
+    with pytest.raises(ConfigError, match="expected at most 16,384 columns, .* found 16,385; use a smaller --top-k"):
+        workbook(["a"] * ((1 << 14) + 1))
+
+
+def test_equal_rows_give_equal_bytes_in_chunks_of_any_size():
+    cells = [f"t{i}" for i in range(10)]
+    whole = workbook(["a"], [cells])[0]
+    assert workbook(["a"], *([[cell]] for cell in cells))[0] == whole
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "xlsxwriter", None)
+    with pytest.raises(ConfigError, match=r"pip install 'xsap\[xlsx\]'"):
+        workbook(["a"])
+
+
+def test_rows_wait_in_a_temporary_folder_beside_the_file(tmp_path):
+    with (tmp_path / "x.xlsx").open("wb") as stream, open_workbook(stream, ["a"]) as write:
+        write([["x"]])
+        assert [each.name.startswith(".xsap-") for each in sorted(tmp_path.iterdir())] == [True, False]
+    assert [each.name for each in tmp_path.iterdir()] == ["x.xlsx"]
+    with (
+        pytest.raises(ZeroDivisionError),
+        (tmp_path / "y.xlsx").open("wb") as stream,
+        open_workbook(stream, ["a"]) as write,
+    ):
+        raise ZeroDivisionError
+    assert (tmp_path / "y.xlsx").read_bytes() == b""
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["x.xlsx", "y.xlsx"]
+
+
+def test_full_disk_is_a_failure_of_the_system():
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as stream:  # noqa: PTH123, SIM117
+        with open_workbook(io.BufferedWriter(Unnamed(stream)), ["a"]) as write:
+            write([["x"]])
+
+
+class Unnamed(io.RawIOBase):
+    """A stream without a name, which can't be sought."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        return self.stream.write(data)
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    def peak(chunks):
+        with (tmp_path / "x.xlsx").open("wb") as stream:
+            tracemalloc.start()
+            with open_workbook(stream, ["a", "b"]) as write:
+                for _ in range(chunks):
+                    write([["fever"] * 500, [0.5] * 500])
+            used = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return used
+
+    assert peak(20) < 1.5 * peak(2) + 200_000
+
+
+def unescaped(value):
+    """A cell's text, with `_x000D_` decoded (ECMA-376, 22.9.2.19), as Excel shows it."""
+    return re.sub("_x([0-9A-Fa-f]{4})_", lambda found: chr(int(found[1], 16)), value or "")
+
+
+texts = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+    st.text("=+-'\",;\r\n\t\x0b\x1b_x0D<>r/&\ufffe", max_size=8),
+    st.sampled_from(["_x000D_", "_x005F_", "<r>a</r>", "<r></r>"]),
+)
+
+
+@settings(max_examples=examples(150))
+@given(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=4), size=st.integers(1, 4))
+def test_other_programs_read_the_cells_back(rows, size):
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    data, _ = workbook(
+        ["term", "note"], *([column[i : i + size] for column in columns] for i in range(0, len(rows), size))
+    )
+    expected = [list(row) for row in rows]
+    found = [[unescaped(cell[0]) for cell in row] for row in cells_of(data)[1:]]
+    assert [row[:2] for row in found] + [["", ""]] * (len(rows) - len(found)) == expected
+
+
+# Text that spreadsheet programs would run or change.
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")
+@pytest.mark.parametrize(
+    "before", ["", " ", '"', "'", "\u00a0", "' \"", "\t", "\r\n", "\ufeff", "\0", "\x01", "\u200b"]
+)
+def test_formulas_get_an_apostrophe(sign, before):
+    for after in ("", "cmd", "1+1", " 1"):
+        assert escape_formula(f"{before}{sign}{after}") == f"'{before}{sign}{after}"
+
+
+@pytest.mark.parametrize("cell", ["\tx", "\rx", "\nx", "\0x", "\t", "'\tx", '"\tx'])
+def test_cells_that_begin_with_a_tab_or_line_end_get_an_apostrophe(cell):
+    assert escape_formula(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize(
+    "cell", ["-1.5", "+1", "-1,5", "-1.234,56", "+1e-5", "-5%", "-.5", "1-2", "a=b", "", "'", "fever", "(-)", "<5"]
+)
+def test_numbers_and_other_text_get_no_apostrophe(cell):
+    assert escape_formula(cell) == cell
+
+
+@pytest.mark.parametrize(
+    "cell", ["-1+2", "-1.5.", "-", "--1", "+1\n", "-1e", "-e5", "+49 30 1234", "-٣", "@SUM(1)", "-1|cmd", "＝1"]
+)
+def test_text_that_resembles_a_number_gets_an_apostrophe(cell):
+    assert escape_formula(cell) == f"'{cell}"
+
+
+@given(st.text("=+-@'\" \t\r\n1.,a%e＝\ufeff\0", max_size=6))
+def test_escaped_formulas_can_be_restored(cell):
+    """And nothing that is written begins a formula, except after blanks and quotes."""
+    found = escape_formula(cell)
+    assert (found[1:] if found.startswith("'") and escape_formula(found) != found else found) == cell
+    if not found.startswith("'") and found.strip('" \t\r\n\ufeff\0')[:1] in set("=+-@＝"):
+        assert set(found) <= set("+-0123456789.,eE%")
+        assert found == cell
+
+
+# What Excel takes for a number or a date: rules of its own in each country, so the examples are from Excel's documentation and from papers on
+# gene names (https://doi.org/10.1186/s13059-016-1044-7)
+CHANGED = [
+    "007", "0123", "00", "1.50", "123456789012", "386661006386661006", "-0012", "+49301234", "+1", "1/2", "3-4", "1-2-3", "01.02.2024",
+    "2024-01-02", "1.2.", "3 1/2", "10:30", "1:2:3", "2 pm", "12:00 am", "1E5", "2e10", "9E-2", "1 234", "1'234", "(5)", "( 7 )", "12,345.67",
+    "MARCH1", "SEPT2", "Sep-7", "1-Dec", "DEC1", "oct4", "5. Mai 2020", "Jan 2020", "mrz 3", "1. März", "12 août", "3 ene", " 007", "007 ",
+]  # fmt: skip
+UNCHANGED = [
+    "", "0", "7", "42", "-5", "1.5", "0.25", "-0.5", "12345678901", "fever", "I10", "C0015967", "HP:0001945", "250.00x", "grade 3", "type 2",
+    "March", "markers 2", "genotype 2", "SNOMEDCT_US:386661006", "1 mg", "5%", "x" * 99, "1" * 99, "T047|T184", "٣", "2 pmx",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CHANGED)
+def test_text_that_excel_would_change_is_a_formula_of_itself(cell):
+    assert escape_for_excel(cell) == f'="{cell}"'
+
+
+@pytest.mark.parametrize("cell", UNCHANGED)
+def test_text_that_excel_leaves_as_it_is_stays(cell):
+    assert escape_for_excel(cell) == cell
+
+
+def test_decimal_sign_is_that_of_the_country():
+    for sign, other in (".,", ",."):
+        assert escape_for_excel(f"12{sign}5", sign) == f"12{sign}5"
+        assert escape_for_excel(f"12{other}5", sign) == f'="12{other}5"'
+
+
+@given(st.integers(-(10**20), 10**20))
+def test_integers_stay_numbers_as_long_as_excel_shows_all_digits(number):
+    assert (escape_for_excel(str(number)) == str(number)) == (len(str(number)) <= 11)
+
+
+@given(st.text("=+-@'\" \t\r\n1.,a%e/:(＝\ufeff\0", max_size=6), st.sampled_from(".,"))
+def test_formulas_are_escaped_for_excel_too(cell, sign):
+    """What is not escaped by an apostrophe is a number, or a formula whose value is the text."""
+    found = escape_for_excel(cell, sign)
+    if found != escape_formula(cell):
+        assert found == f'="{cell}"'
+        assert not re.search('["\\x00-\\x1f]', cell)  # nothing that ends the text within the formula
+
+
+def test_long_cells_are_matched_in_linear_time():
+    """A pattern that backtracks would need hours."""
+    rng, start = random.Random(0), time.process_time()
+    for cell in ("1 " * 50_000, "1-" * 19 + "x", "jan" + " 1" * 18 + "x", "".join(rng.choices("1.,:/ -", k=39)) + "!"):
+        escape_for_excel(cell)
+    assert time.process_time() - start < 5
