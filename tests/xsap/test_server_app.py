@@ -369,6 +369,58 @@ def test_a_fault_of_the_service_is_status_500_without_a_traceback(caplog):
     assert "secret" in caplog.text
 
 
+# FHIR
+
+
+def test_fhir_operations_are_answered_by_get_and_by_post(client):
+    lookup = {"system": "http://hl7.org/fhir/sid/icd-10", "code": "J00"}
+    answer = client.get("/fhir/r4/CodeSystem/$lookup", params=lookup)
+    assert answer.headers["content-type"] == "application/fhir+json"
+    assert answer.json()["resourceType"] == "Parameters"
+    assert {"name": "display", "valueString": "Cold"} in answer.json()["parameter"]
+    parameters = [{"name": "system", "valueUri": lookup["system"]}, {"name": "code", "valueCode": "J00"}]
+    for kind in ("application/fhir+json", "application/json; charset=utf-8"):
+        body = json.dumps({"resourceType": "Parameters", "parameter": parameters})
+        posted = client.post("/fhir/r4/CodeSystem/$lookup", content=body, headers={"Content-Type": kind})
+        assert posted.json() == answer.json()
+    found = client.get("/fhir/r5/ValueSet/$expand", params={"filter": "Fieber", "count": "1"}).json()
+    assert [each["display"] for each in found["expansion"]["contains"]] == ["Fever"]
+    matches = client.get("/fhir/r5/ConceptMap/$translate", params={"sourceCode": "Fieber"}).json()["parameter"]
+    assert matches[0] == {"name": "result", "valueBoolean": True}
+    for path, kind in (
+        ("metadata", "CapabilityStatement"),
+        ("metadata?mode=terminology", "TerminologyCapabilities"),
+        ("CodeSystem", "Bundle"),
+    ):
+        for release in ("r4", "r5"):
+            assert client.get(f"/fhir/{release}/{path}").json()["resourceType"] == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("CodeSystem/$lookup", 400, "required"),
+        ("CodeSystem/$lookup?system=x&code=y", 404, "not-found"),
+        ("ValueSet/$expand?url=nowhere", 404, "not-found"),
+        ("ValueSet/$expand?filter=a&count=x", 400, "invalid"),
+        ("ConceptMap/$translate?code=x&reverse=true", 422, "not-supported"),
+    ],
+)
+def test_fhir_errors_are_outcomes(client, path, status, kind):
+    answer = client.get(f"/fhir/r4/{path}")
+    assert answer.status_code == status
+    assert answer.json()["resourceType"] == "OperationOutcome"
+    assert answer.json()["issue"][0]["code"] == kind
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: f"{body[:12]!r} {len(body)}")
+def test_bodies_that_are_no_parameters_are_refused(client, body):
+    for kind, status in (("application/fhir+json", 400), ("text/plain", 415)):
+        answer = client.post("/fhir/r4/ValueSet/$expand", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == status
+        assert answer.json()["resourceType"] == "OperationOutcome"
+
+
 # Health and metrics
 
 

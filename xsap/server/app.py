@@ -25,15 +25,23 @@ from xsap import __version__
 from xsap.errors import XsapError
 from xsap.linking.index import Index
 from xsap.server.concepts import ConceptTable
+from xsap.server.fhir_routes import FHIR_PREFIX, fhir_routes
 from xsap.server.link_queue import BatchLinker, LinkQueue, QueueFullError
 from xsap.server.link_route import describe_results, read_link_body
 from xsap.server.metrics import CONTENT_TYPE, ServiceMetrics
 from xsap.server.reconciliation_routes import PREFIX, Reconciliation
-from xsap.server.requests import JSON, RequestError, json_value, read_body
+from xsap.server.requests import JSON, RETRY_AFTER, RequestError, json_value, read_body
 
 MAX_BATCH, MAX_QUEUE = 256, 4096  # mentions
-RETRY_AFTER = 2  # seconds
-ROUTES = ("/link", "/health", "/metrics", "/fhir", f"{PREFIX}0.2", f"{PREFIX}1.0")  # by which requests are counted
+ROUTES = (
+    "/link",
+    "/health",
+    "/metrics",
+    f"{FHIR_PREFIX}r4",
+    f"{FHIR_PREFIX}r5",
+    f"{PREFIX}0.2",
+    f"{PREFIX}1.0",
+)  # by which requests are counted
 WARM_UP = ("fever", "fièvre aiguë", "头痛", "chronic obstructive pulmonary disease with acute exacerbation")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _CORS = (
@@ -85,7 +93,11 @@ def create_service(
         await asyncio.to_thread(queue.close)  # all requests have their answers by now
 
     app = Starlette(
-        routes=[*_own_routes(queue, index, table, metrics), *reconciliation.routes()],
+        routes=[
+            *_own_routes(queue, index, table, metrics),
+            *reconciliation.routes(),
+            *fhir_routes(queue, index, table),
+        ],
         lifespan=lifespan,
         exception_handlers={
             RequestError: _on_request_error,
@@ -104,7 +116,7 @@ def warm_up(linker: BatchLinker) -> None:
 
 def _own_routes(queue: LinkQueue, index: Index, table: ConceptTable, metrics: ServiceMetrics) -> list[BaseRoute]:
     async def link(request: Request) -> Response:
-        asked = read_link_body(json_value(await read_body(request, media_type=JSON)), queue.max_batch)
+        asked = read_link_body(json_value(await read_body(request, media_types=[JSON])), queue.max_batch)
         results = await asyncio.wrap_future(queue.submit([asked])[0])
         return JSONResponse(describe_results(results, index.content_hash))
 

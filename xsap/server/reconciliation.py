@@ -392,7 +392,8 @@ def manifest(version: ApiVersion, base: str, name: str, types: Sequence[str], ba
         return common | {
             "versions": ["1.0-draft"],
             "view": {"url": f"{base}/view/{{id}}"},
-            "preview": {"width": PREVIEW_WIDTH, "height": PREVIEW_HEIGHT},
+            # the draft needs no url, but its test bench shows previews by it
+            "preview": {"url": f"{base}/preview?id={{{{id}}}}", "width": PREVIEW_WIDTH, "height": PREVIEW_HEIGHT},
             "suggest": {"entity": True, "property": True, "type": True},
             "extend": {"proposeProperties": True, "propertySettings": []},
             "standardizedScore": True,

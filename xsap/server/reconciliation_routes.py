@@ -103,7 +103,7 @@ class Reconciliation:
     async def _root_of_02(self, version: ApiVersion, request: Request) -> Response:
         fields = dict(request.query_params)
         if request.method == "POST":
-            fields |= parse_form(await read_body(request, media_type=FORM))
+            fields |= parse_form(await read_body(request, media_types=[FORM]))
         callback = fields.get("callback")
         if "queries" in fields:
             queries = read_batch_of_02(json_value(fields["queries"]))
@@ -116,12 +116,12 @@ class Reconciliation:
         return await self._manifest(version, request)
 
     async def _match(self, version: ApiVersion, request: Request) -> Response:
-        queries = read_batch_of_10(json_value(await read_body(request, media_type=JSON)))
+        queries = read_batch_of_10(json_value(await read_body(request, media_types=[JSON])))
         return _answer(version, None, {"results": [{"candidates": each} for each in await self.reconcile(queries)]})
 
     async def _extend_of_10(self, version: ApiVersion, request: Request) -> Response:
         return _answer(
-            version, None, await self._extended(version, json_value(await read_body(request, media_type=JSON)))
+            version, None, await self._extended(version, json_value(await read_body(request, media_types=[JSON])))
         )
 
     async def _extended(self, version: ApiVersion, query: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What arrives over HTTP: bodies of bounded size, JSON and forms, each checked; and errors with the status that they are answered with."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 MAX_BODY_BYTES = 4 << 20
 BODY_SECONDS = 30.0  # for a body to arrive
 MAX_FIELDS = 20  # of a form
+RETRY_AFTER = 2  # seconds after which a request that was refused for want of room may come again
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 T = TypeVar("T")
@@ -30,13 +32,13 @@ class RequestError(Exception):
 
 
 async def read_body(
-    request: Request, *, media_type: str, max_bytes: int = MAX_BODY_BYTES, seconds: float = BODY_SECONDS
+    request: Request, *, media_types: Sequence[str], max_bytes: int = MAX_BODY_BYTES, seconds: float = BODY_SECONDS
 ) -> bytes:
     """The body of a request.
 
     Args:
         request: The request.
-        media_type: That its Content-Type must state.
+        media_types: One of them must be its Content-Type.
         max_bytes: The longest body that is read.
         seconds: How long it may take to arrive.
 
@@ -44,8 +46,9 @@ async def read_body(
         RequestError: The body is longer (413), slower (408), or of another type (415).
     """
     given = request.headers.get("content-type", "")
-    if given.partition(";")[0].strip() != media_type:
-        raise RequestError(415, f"expected a body with Content-Type {media_type}, found {given[:80] or 'none'}")
+    if given.partition(";")[0].strip() not in media_types:
+        wanted = " or ".join(media_types)
+        raise RequestError(415, f"expected a body with Content-Type {wanted}, found {given[:80] or 'none'}")
     too_long = RequestError(413, f"expected a body of at most {max_bytes:,} bytes; split the batch")
     stated = request.headers.get("content-length", "0")
     if stated.isdecimal() and int(stated) > max_bytes:
