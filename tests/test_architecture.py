@@ -28,7 +28,7 @@ ORDER = [
     "server.concepts", "exchange.fhir_terminology", "exchange.fhir_capabilities", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
     "server.reconciliation_routes", "server.link_route", "server.fhir_routes", "server.app", "server.listen",
     "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
-    "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.checks",
+    "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.decided_mentions", "exchange.checks",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table", "training.frozen_layers",
     "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run", "train",
     "commands.index", "commands.link", "commands.evaluate", "commands.model", "commands.publish", "commands.serve", "commands.review", "commands.exchange", "cli", "__main__",

@@ -7,6 +7,7 @@ options answer at once.
 from collections.abc import Sequence
 
 from xsap.commands.evaluate import calibrate, evaluate, tune_fusion
+from xsap.commands.exchange import check, export
 from xsap.commands.index import index, merge
 from xsap.commands.link import link
 from xsap.commands.model import convert, encode, probe, shrink, train_model
@@ -23,7 +24,7 @@ unparsed = {
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
 for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
-                review, serve):  # fmt: skip
+                review, serve, export, check):  # fmt: skip
     app.command()(command)
 
 

@@ -39,7 +39,7 @@ from benchmarks.corpora.spanish import (
 from benchmarks.corpora.xlbel import read_xlbel_version
 from xsap.errors import ConfigError, DataError, did_you_mean
 from xsap.evaluation.gold import check_gold
-from xsap.exchange.mapping_files import read_gold
+from xsap.exchange.decided_mentions import read_gold
 from xsap.files import RowCounts
 from xsap.languages import ENGLISH
 from xsap.terms.mentions import read_mentions

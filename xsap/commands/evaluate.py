@@ -202,7 +202,7 @@ def tune_fusion(
 def _read(
     mentions: Path, columns: list[str] | None, sheet: str | None, header_row: int, encoding: str | None
 ) -> "pa.Table":
-    from xsap.exchange.mapping_files import read_gold
+    from xsap.exchange.decided_mentions import read_gold
     from xsap.terms.mentions import parse_columns
 
     named = parse_columns(columns or [])

@@ -55,6 +55,12 @@ MAPPING_TYPES = {
 CONFIDENCE, CONFIRMED_BY, CONFIRMED_ON = "confidence", "confirmed_by", "confirmed_on"  # ADD_INFO columns of xsap
 LANGUAGE_COLUMNS = ("language", "lang")
 
+_VOCABULARY, _CODE = "targetVocabularyId", "targetConceptCode"
+_EXPORTED = {
+    "targetConceptId": "conceptId",
+    "targetConceptName": "conceptName",
+    "targetDomainId": "domainId",
+}  # by Export for review
 _CANDIDATE = re.compile(r"(\S+) (.*) \((-?[0-9.]+)\)", re.DOTALL)
 _CANDIDATE_COLUMN = re.compile(r"candidate_([0-9]+)")
 
@@ -69,6 +75,8 @@ class SavedTarget:
     mapping_type: str = MAPS_TO
     created_by: str = ""
     created_on: int = 0
+    vocabulary: str = ""  # of an export for review alone
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +100,8 @@ class SavedMapping:
 
 
 def is_usagi_header(header: Sequence[str]) -> bool:
-    """Whether a table with these columns is a save file, or misses few of its columns."""
-    return {"sourceName", "mappingStatus", "conceptId"} <= set(header)
+    """Whether a table with these columns is a save file, or misses few of its columns; or an export for review."""
+    return "sourceName" in header and ({"mappingStatus", "conceptId"} <= set(header) or "targetConceptId" in header)
 
 
 def read_usagi(path: Path | str, *, encoding: str | None = None) -> tuple[list[Mapping], Repairs]:
@@ -118,6 +126,11 @@ def read_saved_mappings(path: Path | str, *, encoding: str | None = None) -> tup
     path, repairs = Path(path), Repairs()
     records = read_records(path, repairs, encoding=encoding)
     _, header = next(records)
+    is_export = "targetConceptId" in header
+    header = [_EXPORTED.get(name, name) for name in header]
+    if is_export and "mappingStatus" not in header:  # so it has approved mappings alone
+        header = [*header, "mappingStatus"]
+        records = ((number, [*cells, "APPROVED"]) for number, cells in records)
     if missing := [name for name in REQUIRED_COLUMNS if name not in header]:
         raise DataError(
             f"{path}: expected the columns of Usagi's save file, found no '{missing[0]}'{did_you_mean(missing[0], header)}"
@@ -215,6 +228,8 @@ class _Line:
             MAPPING_TYPES[mapping_type],
             self.cells.get("createdBy", ""),
             self.time("createdOn"),
+            self.cells.get(_VOCABULARY, ""),
+            self.cells.get(_CODE, ""),
         )
 
     def _whole(self, column: str, blank: int, meaning: str) -> int:
@@ -260,7 +275,9 @@ def to_mapping(saved: SavedMapping) -> Mapping:
     if saved.auto_ids:
         columns[AUTO_IDS] = ";".join(map(str, saved.auto_ids))
     targets = [
-        MappedConcept(str(each.concept_id), each.concept_name, domain=each.domain_id, mapping_type=each.mapping_type)
+        MappedConcept(
+            str(each.concept_id), each.concept_name, each.vocabulary, each.code, each.domain_id, each.mapping_type
+        )
         for each in saved.targets
     ]
     confirmed_on = saved.add_info.get(CONFIRMED_ON, "")

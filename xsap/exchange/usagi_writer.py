@@ -32,13 +32,14 @@ from xsap.exchange.usagi import (
     UNKNOWN_FREQUENCY,
 )
 from xsap.exchange.usagi_text import encode_record
+from xsap.files import RowCounts
 from xsap.languages import UNKNOWN
 
 _WRITTEN = {Status.UNREVIEWED: "UNCHECKED", Status.APPROVED: "APPROVED", Status.NO_MATCH: "APPROVED"}  # others: FLAGGED
 _CENT = Decimal("0.01")
 
 
-def write_usagi(mappings: Sequence[Mapping], path: Path | str) -> None:
+def write_usagi(mappings: Sequence[Mapping], path: Path | str) -> RowCounts:
     """Write a save file that Usagi opens, all or nothing.
 
     Equal terms are united and their frequencies added; terms without a code are numbered.
@@ -47,10 +48,15 @@ def write_usagi(mappings: Sequence[Mapping], path: Path | str) -> None:
         mappings: The mappings; targets are concepts of OMOP.
         path: The file.
 
+    Returns:
+        How many mappings were written, and how many were united with others.
+
     Raises:
         DataError: Usagi could not read a value, or would take two terms for one.
     """
+    rows = len(mappings)
     mappings = unite_repeated(number_codes(mappings))
+    united = {"equal terms, united": rows - len(mappings)} if rows > len(mappings) else {}
     check_usagi(mappings)
     names, width = _add_info_columns(mappings)
     with write_atomically(path) as stream:
@@ -59,6 +65,7 @@ def write_usagi(mappings: Sequence[Mapping], path: Path | str) -> None:
             info = _add_info(mapping, width)
             extra = [info.get(name, "") for name in names]
             stream.writelines(encode_record(cells) for cells in _records(mapping, extra))
+    return RowCounts(rows, len(mappings), united)
 
 
 def check_usagi(mappings: Sequence[Mapping]) -> None:
@@ -66,7 +73,7 @@ def check_usagi(mappings: Sequence[Mapping]) -> None:
     faults = [(mapping, fault) for mapping in mappings for fault in list(usagi_faults(mapping))[:1]]
     if faults:
         mapping, (column, expected, found) = faults[0]
-        more = f"; in all {len(faults):,} rows have a value that Usagi can't read" if len(faults) > 1 else ""
+        more = f"; {len(faults):,} rows have a value that Usagi can't read" if len(faults) > 1 else ""
         way_out = "; map the index's concepts to OMOP's with --athena FOLDER" if column == "conceptId" else ""
         raise DataError(
             f"expected {expected} as {column} of '{mapping.source_name:.50}' (code '{mapping.source_code:.50}'), "
