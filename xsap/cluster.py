@@ -216,6 +216,7 @@ class EncodeWorker:
     def _opened(self) -> tuple[Encoder, pa.ChunkedArray]:
         node, spec, device = f"on node {socket.gethostname()}", self._spec, self._workers.start_worker()
         options: dict[str, Any] = {"pooling": spec.pooling, "max_length": spec.max_length, "policy": spec.policy}
+        options["revision"] = spec.revision
         encoder = Encoder.from_pretrained(self._model, device=device, **options | {"dtype": spec.dtype})
         if encoder.content_hash != spec.content_hash:
             found, expected = short_hash(encoder.content_hash), short_hash(spec.content_hash)

@@ -1,20 +1,25 @@
 """Model cards, and what a saved model says of where it comes from; no path of this machine, and no user, is named in anything that may be shared."""
 
+import base64
 import getpass
 import json
 import shutil
 import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from tests.fixtures.commands import assert_refused
 from tests.fixtures.training import SMALL
-from xsap import Encoder
+from xsap import Encoder, Linker
 from xsap.artifacts import manifest_hash, open_artifact
 from xsap.config import load_settings
 from xsap.encoding.model_card import CardEvaluation, CardScore, model_card, read_provenance
+from xsap.hub_upload import plan_upload, upload
 from xsap.terms.source_licenses import license_of, restricted
 from xsap.training import run as training_run
 
@@ -319,3 +324,88 @@ def test_push_of_another_folder_is_refused(sample_folder, tmp_path, cli, hub):
         "expected a model or an index that xsap saved, found a folder of kind 'terminology'",
     )
     assert_refused(cli("push", tmp_path, "me/x"), "found another folder. Save the model first: xsap convert")
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """What the hub's client needs of the hub to make a repository and commit files to it."""
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append((self.path, self.headers.get("Authorization"), body))
+        if self.path == "/api/repos/create":
+            answer = {"url": f"http://{self.headers['Host']}/me/model", "name": "me/model"}
+        elif "/preupload/" in self.path:
+            wanted = [file["path"] for file in json.loads(body)["files"]]
+            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in wanted]}
+        else:
+            answer = {
+                "commitUrl": f"http://{self.headers['Host']}/me/model/commit/1",
+                "commitOid": "1",
+                "hookOutput": "",
+            }
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self):
+        self.do_POST()
+
+
+@pytest.fixture
+def stand_in():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    server.requests = []
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_client_of_the_hub_sends_the_files_to_a_server(trained, stand_in, monkeypatch):
+    from huggingface_hub import HfApi
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    api = HfApi(endpoint=f"http://127.0.0.1:{stand_in.server_port}", token="hf_stand-in")
+    plan = plan_upload(trained / "model")
+    upload(plan, "me/model", api)
+    made = next(json.loads(body) for path, _, body in stand_in.requests if path == "/api/repos/create")
+    assert (made["organization"], made["name"], made["visibility"]) == ("me", "model", "private")
+    [commit] = [body for path, _, body in stand_in.requests if "/commit/" in path]
+    lines = [json.loads(line)["value"] for line in commit.splitlines() if json.loads(line)["key"] == "file"]
+    sent = {line["path"]: base64.b64decode(line["content"]) for line in lines}
+    assert set(sent) == set(plan.files)
+    assert sent["README.md"] == (trained / "model" / "README.md").read_bytes()
+    assert {authorization for _, authorization, _ in stand_in.requests} == {"Bearer hf_stand-in"}
+
+
+def test_index_remembers_the_revision_of_a_model_of_the_hub(trained, sample_folder, tmp_path, cli, monkeypatch):
+    """The stand-in for the hub has another model at each revision."""
+    other = Encoder.from_pretrained(trained / "model", device="cpu")
+    with torch.no_grad():
+        next(other.transformer.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "other")
+    asked = []
+
+    def snapshot_download(repo_id, *, revision=None, **_):
+        asked.append((repo_id, revision))
+        return str(tmp_path / "other" if revision == "v2" else trained / "model")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    code, _, err = cli(
+        "index", "me/model", sample_folder, "--revision", "v2", "--dtype", "float32", "--out", tmp_path / "index"
+    )
+    assert code == 0, err
+    asked.clear()
+    linker = Linker.load(tmp_path / "index", device="cpu")
+    assert set(asked) == {("me/model", "v2")}
+    assert linker.link("fever").candidates[0].name == "fever"
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["model"]["path"], manifest["model"]["revision"]) == ("me/model", "v2")

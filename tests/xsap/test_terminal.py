@@ -10,7 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from xsap.errors import ConfigError, DataError
-from xsap.terminal import announce_wait, check_stdout, exit_codes, log, parse_size, show_progress
+from xsap.terminal import announce_wait, check_stdout, end_sentence, exit_codes, log, parse_size, show_progress
 
 
 @pytest.mark.parametrize(
@@ -140,3 +140,19 @@ def test_long_messages_are_cut(capsys):
     with pytest.raises(SystemExit), exit_codes("xsap"):
         raise DataError("x" * 10_000_000)
     assert len(capsys.readouterr().err) < 2100
+
+
+@pytest.mark.parametrize("end", ["", ".", "?", "!", "…", ". ", "?\n"])
+def test_sentence_before_another_ends_with_one_mark(end):
+    assert end_sentence(f"no such command{end}") == f"no such command{end.strip() or '.'}"
+
+
+@pytest.mark.parametrize("words", [["lnik"], ["link", "--indx", "x"], ["link", "--top-k", "many"], ["--no-such-option"]])
+def test_errors_about_options_have_no_mark_twice(words, capsys):
+    from xsap.cli import main
+
+    with pytest.raises(SystemExit):
+        main(words)
+    line = capsys.readouterr().err
+    assert line.endswith(" See xsap --help\n")
+    assert not re.search(r"[.?!][.?!]|[.?!] [.?!]|[^.?!] See xsap", line), line

@@ -41,6 +41,7 @@ def encode(
     model: Model,
     out: Annotated[Path, typer.Option(help="The .npy file to write: float32 unit vectors (names, dimension).")],
     names: Annotated[Path | None, typer.Option(help="Text file with one name per line; by default stdin.")] = None,
+    revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     dtype: DtypeOption = Dtype.AUTO,
@@ -59,7 +60,9 @@ def encode(
     with announce_wait(f"loading {model}"):
         encoder = open_encoder_in(
             dtype.value,
-            lambda each: Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, dtype=each),
+            lambda each: Encoder.from_pretrained(
+                model, pooling=pooling, max_length=max_length, revision=revision, dtype=each
+            ),
         )
     vectors = encoder.encode(lines, progress=show_progress())
     with write_atomically(out, binary=True) as stream:
@@ -74,6 +77,7 @@ def shrink(
     mentions: Annotated[
         Path | None, typer.Option(help="Mentions, as for evaluate, to report how many are tokenized as before.")
     ] = None,
+    revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     overwrite: Overwrite = False,
@@ -90,7 +94,7 @@ def shrink(
 
     texts = read_queries(mentions)["mention"].to_pylist() if mentions else []
     names = Terminology.load(terminology)
-    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length)
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, revision=revision)
     smaller = shrink_to(encoder, names.names["name"].to_pylist())
     shrunk = {"shrunk": {"model": encoder.content_hash, "terminology": names.content_hash}}
     smaller.save_pretrained(out, overwrite=overwrite, metadata=shrunk)

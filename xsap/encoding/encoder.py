@@ -47,6 +47,7 @@ class Encoder(nn.Module):
         config: Pooling, maximum length and text policy.
         dtype: Number format of `encode`'s matrix products.
         content_hash: SHA-256 over the files of the folder that the model was opened from; None for a new model.
+        revision: The branch, tag or commit of the hub's repository that it was opened at; None for the hub's main one, and for a folder.
         provenance: What is known of where the model comes from, such as `base_model` and `license`; saved in `xsap.json`.
     """
 
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
         self.config = config
         self.dtype: Dtype = "float32"
         self.content_hash: str | None = None
+        self.revision: str | None = None
         self.provenance: dict[str, Any] = {}
         self._known_ids: NDArray[np.bool_] | None = None  # by token id: neither special nor a blank
         self._packs = can_pack(transformer) and self.pooling in POOLS
@@ -123,7 +125,7 @@ class Encoder(nn.Module):
         )
         encoder = cls(folder.transformer, folder.tokenizer, folder.config, folder.dense)
         encoder.content_hash, encoder.dtype = folder.content_hash, dtype
-        encoder.provenance = folder.provenance
+        encoder.provenance, encoder.revision = folder.provenance, None if Path(path).is_dir() else revision
         if dtype == "int8":
             to_int8(encoder.transformer)
         return encoder.to(device).eval()

@@ -74,10 +74,10 @@ def read_provenance(path: Path | str, folder: Path, stated: Mapping[str, Any]) -
     base = next((each for each in bases if isinstance(each, str) and _HUB_ID.fullmatch(each)), None)
     licenses = [*_texts(front.get(LICENSE)), *_texts(stated.get(LICENSE))]
     license_id = next((each for each in licenses if _LICENSE_ID.fullmatch(each) and each != UNKNOWN_LICENSE), None)
-    found: dict[str, Any] = {BASE_MODEL: base, LICENSE: license_id}
+    known_facts: dict[str, Any] = {BASE_MODEL: base, LICENSE: license_id}
     languages = [code for code in _texts(front.get("language")) if _LANGUAGE.fullmatch(code)]
-    found["languages"] = stated.get("languages") or languages or None
-    return dict(stated) | {key: value for key, value in found.items() if value is not None}
+    known_facts["languages"] = stated.get("languages") or languages or None
+    return dict(stated) | {key: value for key, value in known_facts.items() if value is not None}
 
 
 def _front_matter(file: Path) -> Mapping[str, Any]:

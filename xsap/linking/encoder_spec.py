@@ -15,6 +15,7 @@ from xsap.text import TextPolicy
 
 _UP = ".."  # with it begins what is relative to an index
 LOCATION = ("path", "relative_path")  # of the model, in a manifest
+REVISION = "revision"  # in a manifest, if it is not the main one
 
 
 class Embedder(Protocol):
@@ -54,6 +55,7 @@ class EncoderSpec:
     policy: TextPolicy
     dtype: str = "float32"  # of the matrix products that made the vectors; mentions may be encoded in another one
     prompts: tuple[str, str] = ("", "")  # text before each name, and before each mention
+    revision: str | None = None  # of the hub's repository
 
     @classmethod
     def from_encoder(cls, encoder: Embedder, path: Path | str | None = None) -> "EncoderSpec":
@@ -61,7 +63,14 @@ class EncoderSpec:
         location = None if path is None else str(path)
         prompts = getattr(encoder, "prompts", ("", ""))
         return cls(
-            encoder.content_hash, location, encoder.pooling, encoder.max_length, encoder.policy, encoder.dtype, prompts
+            encoder.content_hash,
+            location,
+            encoder.pooling,
+            encoder.max_length,
+            encoder.policy,
+            encoder.dtype,
+            prompts,
+            getattr(encoder, "revision", None),
         )
 
     @classmethod
@@ -71,7 +80,8 @@ class EncoderSpec:
         name_prompt, mention_prompt = metadata.get("prompts", ("", ""))
         prompts = (str(name_prompt), str(mention_prompt))
         content_hash, pooling, max_length = (metadata[key] for key in ("content_hash", "pooling", "max_length"))
-        return cls(content_hash, path, pooling, max_length, text, metadata["dtype"], prompts)
+        revision = metadata.get(REVISION)
+        return cls(content_hash, path, pooling, max_length, text, metadata["dtype"], prompts, revision)
 
     @classmethod
     def from_manifest(cls, metadata: Mapping[str, Any], index: Path) -> "EncoderSpec":
@@ -95,11 +105,14 @@ class EncoderSpec:
         """`metadata`, and the model's location, see `record_location`: in `relative_path` if it is relative to the index, else in `path`."""
         location = record_location(self.path, index)
         is_relative = location is not None and location.startswith(_UP)
-        return self.metadata() | dict(zip(LOCATION, (None, location) if is_relative else (location, None), strict=True))
+        revision = {} if self.revision is None else {REVISION: self.revision}
+        found = (None, location) if is_relative else (location, None)
+        return self.metadata() | revision | dict(zip(LOCATION, found, strict=True))
 
     def matches(self, other: "EncoderSpec") -> bool:
-        """Whether an index of the one can be searched with the other: equal in all but path and dtype."""
-        return replace(self, path=None, dtype="") == replace(other, path=None, dtype="")
+        """Whether an index of the one can be searched with the other: equal in all but path, revision and dtype."""
+        elsewhere: dict[str, Any] = {"path": None, "revision": None, "dtype": ""}
+        return replace(self, **elsewhere) == replace(other, **elsewhere)
 
     def describe(self) -> str:
         """What `matches` compares, in a few words."""
@@ -156,10 +169,18 @@ def open_encoder(
         raise ArtifactError(
             f"{index_path}: its model ({short_hash(spec.content_hash)}) is no longer at {path}; give --model"
         )
-    rebuild = f"Rebuild it: xsap index {path} TERMINOLOGY --out {index_path} --overwrite"
+    revision = spec.revision if model is None else None
+    at = f" --revision {revision}" if revision else ""
+    rebuild = f"Rebuild it: xsap index {path}{at} TERMINOLOGY --out {index_path} --overwrite"
     try:
         encoder = Encoder.from_pretrained(
-            path, pooling=spec.pooling, max_length=spec.max_length, policy=spec.policy, device=device, dtype=dtype
+            path,
+            pooling=spec.pooling,
+            max_length=spec.max_length,
+            policy=spec.policy,
+            revision=revision,
+            device=device,
+            dtype=dtype,
         )
     except ConfigError as error:
         raise ArtifactError(f"{index_path} was built with another model than {path} ({error}). {rebuild}") from None

@@ -26,7 +26,7 @@ from xsap.linking.dictionary_files import (
     open_dictionary,
     write_dictionary,
 )
-from xsap.linking.encoder_spec import LOCATION, Embedder, EncoderSpec, check_model_saved, short_hash
+from xsap.linking.encoder_spec import LOCATION, REVISION, Embedder, EncoderSpec, check_model_saved, short_hash
 from xsap.search.approximate import HnswIndex, check_usearch_installed
 from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
@@ -304,7 +304,7 @@ def _load_once(path: str, content_hash: str, ann: bool) -> Index:
 
 def index_hash(manifest: dict[str, Any]) -> str:
     """An index's content hash: of its files, and of how its model was used, because answers depend on both."""
-    spec = {key: value for key, value in manifest["model"].items() if key not in LOCATION}
+    spec = {key: value for key, value in manifest["model"].items() if key not in (*LOCATION, REVISION)}
     return hashlib.sha256(f"{manifest_hash(manifest)}\0{json.dumps(spec, sort_keys=True)}".encode()).hexdigest()
 
 
