@@ -14,7 +14,7 @@ from fhir.resources.R4B.conceptmap import ConceptMap as ConceptMapR4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fixtures.mappings import FEVER, OMOP_FEVER, distinct, mappings_of
+from tests.fixtures.mappings import FEVER, OMOP_FEVER, distinct, mappings_of, without_gains
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.fhir import CONDITIONS, UNKNOWN_EQUIVALENCES, UNMAPPED_RULES, read_concept_map, write_concept_map
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
@@ -113,7 +113,7 @@ def test_targets_of_several_systems_are_in_several_groups(tmp_path):
     ]
     assert "targetUri" not in resource
     [read], counts, _ = read_concept_map(tmp_path / "map.json")
-    assert read.targets == both.targets
+    assert without_gains([read], [both]) == [both]
     assert counts.rows_in == 2
 
 
@@ -134,7 +134,7 @@ def test_terms_without_codes_are_numbered_and_come_back_without(tmp_path):
     mappings = [replace(FEVER, source_code=""), Mapping("", "b")]
     resource = written(tmp_path, mappings)
     assert [element["code"] for element in resource["group"][0]["element"]] == ["1", "2"]
-    assert distinct(read_concept_map(tmp_path / "map.json")[0]) == distinct(mappings)
+    assert without_gains(read_concept_map(tmp_path / "map.json")[0], mappings) == distinct(mappings)
 
 
 def test_some_terms_without_codes_get_codes_that_are_free(tmp_path):
@@ -164,7 +164,7 @@ def test_round_trip_loses_nothing(tmp_path_factory, mappings, release):
     path = tmp_path_factory.mktemp("fhir") / "map.json"
     write_concept_map(mappings, path, release=release, target_systems=SYSTEMS, vocabulary="OMOP")
     read, counts, repairs = read_concept_map(path)
-    assert distinct(read) == distinct(mappings)
+    assert without_gains(read, mappings) == distinct(mappings)
     assert (counts.dropped, repairs) == ({}, Counter())
 
 
@@ -246,4 +246,4 @@ def test_who_and_when_come_back(tmp_path):
         FEVER, status=Status.APPROVED, decided=Signature("A", 1_700_000_000_123), confirmed=Signature("B", 1)
     )
     written(tmp_path, [mapping], "r5")
-    assert read_concept_map(tmp_path / "map.json")[0] == [mapping]
+    assert without_gains(read_concept_map(tmp_path / "map.json")[0], [mapping]) == [mapping]

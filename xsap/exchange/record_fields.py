@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from xsap.exchange.code_systems import CODE_SYSTEMS
 from xsap.exchange.mapping import Equivalence, MappedConcept, Signature, Status
 from xsap.exchange.mapping import Mapping as TermMapping
 from xsap.linking.results import Candidate
@@ -76,10 +77,13 @@ def with_fields(mapping: TermMapping, texts: Mapping[str, str]) -> TermMapping:
 
 
 def missing_concept_fields(wanted: MappedConcept, found: MappedConcept) -> dict[str, str]:
-    """The fields in which a concept differs from what a reader would find."""
-    return {
-        name: _escape(getattr(wanted, name)) for name in CONCEPT_FIELDS if getattr(wanted, name) != getattr(found, name)
-    }
+    """The fields in which a concept differs from what a reader would find; a vocabulary and a code that it lacks are not."""
+    gained = {name for name in ("vocabulary", "code") if not getattr(wanted, name)}
+    known = CODE_SYSTEMS.get(wanted.vocabulary)
+    if len(gained) < 2 and not (known and known.prefix == found.vocabulary):
+        gained = set()
+    names = [name for name in CONCEPT_FIELDS if name not in gained]
+    return {name: _escape(getattr(wanted, name)) for name in names if getattr(wanted, name) != getattr(found, name)}
 
 
 def with_concept_fields(concept: MappedConcept, texts: Mapping[str, str]) -> MappedConcept:
