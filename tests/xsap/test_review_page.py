@@ -153,13 +153,18 @@ def test_journey_of_forty_keys_is_in_the_file_and_shown_again_after_reload(brows
         assert (list_of(page), page.locator("#term-state").text_content(), shown_name(page)) == shown
 
 
-def test_keys_pressed_without_waiting_act_on_one_term_each(browser, tmp_path):
+def test_keys_pressed_without_waiting_act_on_one_term_each_and_reach_the_next_page(browser, tmp_path):
     store = new_review(tmp_path / "r.sqlite", sample_mappings(60))
     with served(store) as address, opened(browser, address) as page:
-        press(page, *("0f" * 26))
-        message(page, sample_mappings(60)[51].source_name)
+        page.locator("#list .term").nth(44).click()
+        page.wait_for_function(
+            "name => document.getElementById('term-name').textContent === name", arg=sample_mappings(60)[44].source_name
+        )
+        press(page, *("0f" * 4))
+        message(page, f"{sample_mappings(60)[51].source_name}: flagged")
+        assert page.locator("#page-number").text_content() == "page 2"
         statuses = [each.status for each in read_review(store.path)]
-    assert statuses == [Status.NO_MATCH, Status.FLAGGED] * 26 + [Status.UNREVIEWED] * 8
+    assert statuses == [Status.UNREVIEWED] * 44 + [Status.NO_MATCH, Status.FLAGGED] * 4 + [Status.UNREVIEWED] * 8
     store.close()
 
 

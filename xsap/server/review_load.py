@@ -1,6 +1,5 @@
 """Terms into a review: a new one, or one that exists, whose decisions stay with the code and name of their terms."""
 
-import json
 from collections.abc import Iterable
 from collections.abc import Mapping as ReadOnlyDict
 from contextlib import closing
@@ -13,7 +12,7 @@ from xsap import __version__
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
 from xsap.server.review_decisions import State
 from xsap.server.review_file import connect, new_store, transaction
-from xsap.server.review_store import Change, candidate_to_json, concepts_to_json, write_decisions
+from xsap.server.review_store import COMPACT_JSON, Change, candidate_to_json, concepts_to_json, write_decisions
 from xsap.text import EXACT_MATCH, normalize
 
 UNKNOWN_NUMBER = (
@@ -136,8 +135,8 @@ def _add(connection: Connection, mapping: Mapping, loading: _Loading) -> None:
     proposal = mapping.targets if undecided else ()
     proposal = proposal or tuple(map(MappedConcept.from_candidate, candidates[:1]))
     (term,) = connection.execute(_UPSERT, [
-        *mapping.key, mapping.language, mapping.frequency, json.dumps(dict(mapping.columns), ensure_ascii=False),
-        json.dumps([candidate_to_json(each) for each in candidates], ensure_ascii=False), concepts_to_json(proposal),
+        *mapping.key, mapping.language, mapping.frequency, COMPACT_JSON.encode(dict(mapping.columns)),
+        COMPACT_JSON.encode([candidate_to_json(each) for each in candidates]), concepts_to_json(proposal),
         mapping.score, mapping.confidence, mapping.created.by, mapping.created.on, mapping.assigned_reviewer,
     ]).fetchone()  # fmt: skip
     loading.positions[term] = len(loading.positions) + 1

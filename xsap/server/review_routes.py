@@ -280,7 +280,7 @@ def _post(path: str, body_type: type[B], function: Callable[[B], dict[str, Any]]
 
     async def answer(request: Request) -> Response:
         try:
-            body = await read_body(request, media_type=JSON, max_bytes=MAX_REQUEST_BYTES)
+            body = await read_body(request, media_types=[JSON], max_bytes=MAX_REQUEST_BYTES)
             checked = validated(adapter, json_value(body), "the request")
             return JSONResponse(await run_in_threadpool(function, checked))
         except RequestError as error:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as ReadOnlyDict
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ SELECT s.term, s.decision, s.effective, t.proposal, d.status, d.equivalence, d.t
 FROM state s JOIN terms t USING (term) LEFT JOIN decisions d ON d.decision = s.decision
 """
 _CONCEPT = tuple(field.name for field in fields(MappedConcept))
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+COMPACT_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Change(NamedTuple):
 
 def concepts_to_json(concepts: Iterable[MappedConcept]) -> str:
     """Concepts as JSON: a list of their fields, in order."""
-    return _COMPACT.encode([[getattr(concept, name) for name in _CONCEPT] for concept in concepts])
+    return COMPACT_JSON.encode([[getattr(concept, name) for name in _CONCEPT] for concept in concepts])
 
 
 def concepts_from_json(text: str) -> tuple[MappedConcept, ...]:
@@ -227,7 +227,8 @@ def read_review(path: Path | str) -> list[Mapping]:
 
 def candidate_to_json(candidate: Candidate) -> dict[str, Any]:
     """A candidate's fields, without those that are empty."""
-    return {name: value for name, value in asdict(candidate).items() if value not in (None, "", ())}
+    fields_of_candidate = ((name, getattr(candidate, name)) for name in Candidate.__slots__)
+    return {name: value for name, value in fields_of_candidate if value not in (None, "", ())}
 
 
 def _candidate(stored: dict[str, Any]) -> Candidate:
