@@ -51,7 +51,7 @@ def check_mapping_file(file: MappingFile, targets: OmopTargets | None = None) ->
         found += [
             Finding(
                 BY_USAGI,
-                f"{reason} of this download, which its index made of it takes for invalid",
+                f"{reason} of this download, which Usagi takes for invalid",
                 n,
                 targets.examples[reason],
             )
@@ -63,8 +63,8 @@ def check_mapping_file(file: MappingFile, targets: OmopTargets | None = None) ->
         *((BY_FINOMOP, *fault, mapping) for mapping in mappings for fault in finomop_faults(mapping)),
         *((BY_DATABASE, *fault, mapping) for mapping in mappings for fault in _database_faults(mapping)),
     ]  # fmt: skip
-    counts = Counter((by, f"{column}: expected {must}") for by, column, must, _, _ in faults)
-    first = {(by, f"{column}: expected {must}"): (value, of) for by, column, must, value, of in reversed(faults)}
+    counts = Counter((by, _rule(column, must)) for by, column, must, _, _ in faults)
+    first = {(by, _rule(column, must)): (value, of) for by, column, must, value, of in reversed(faults)}
     for key, count in counts.items():
         value, mapping = first[key]
         found.append(Finding(*key, count, f"found {_short(value)} in {_shown(mapping)}"))
@@ -117,6 +117,10 @@ def _repeated(mappings: list[Mapping]) -> Iterator[Finding]:
     if several:
         what = "codes with several names, which Apply previous mapping takes for one"
         yield Finding(BY_USAGI, what, len(several), f"code '{several[0]}'")
+
+
+def _rule(column: str, must: str) -> str:
+    return f"{column}: expected {must.rstrip(',')}"
 
 
 def _without_blank(codes: Iterable[str]) -> list[str]:
