@@ -6,6 +6,8 @@ the table (`csv`) and of the metadata (YAML with its types).
 
 import csv
 import io
+import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import takewhile
@@ -16,8 +18,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.commands import ROOT
 from tests.fixtures.mappings import FEVER, OMOP_FEVER, distinct, mappings_of, without_gains
 from xsap.errors import ConfigError, DataError
+from xsap.exchange.fhir import write_concept_map
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
 from xsap.exchange.sssom import JUSTIFICATIONS, read_sssom, write_sssom
 from xsap.exchange.sssom_file import (
@@ -32,6 +36,7 @@ from xsap.exchange.sssom_file import (
     split_values,
 )
 from xsap.exchange.sssom_slots import MULTIVALUED, ONLY_1_1, PROPAGATED, REFERENCES, SET_ONLY_1_1, SET_SLOTS, SLOTS
+from xsap.exchange.usagi import read_usagi
 from xsap.linking.results import Candidate
 
 BUILT_IN = {"owl", "rdf", "rdfs", "semapv", "skos", "sssom", "xsd", "linkml"}
@@ -448,3 +453,17 @@ def test_candidates_come_back_as_they_were(tmp_path):
     mapping = replace(FEVER, candidates=(candidate, *FEVER.candidates))
     [read_back], _, _ = read_sssom(written(tmp_path, [mapping]))
     assert read_back.candidates == mapping.candidates
+
+
+def test_documented_output_is_what_comes(tmp_path):
+    page = (ROOT / "docs" / "sssom.md").read_text(encoding="utf-8")
+    (tmp_path / "terms.csv").write_text(re.findall(r"```csv\n(.*?)```", page, re.DOTALL)[0], encoding="utf-8")
+    mappings, _ = read_usagi(tmp_path / "terms.csv")
+    path = written(tmp_path, mappings, vocabulary="OMOP")
+    assert re.findall(r"```text\n(.*?)```", page, re.DOTALL) == [path.read_text(encoding="utf-8")]
+    element = json.loads(re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "fhir.md").read_text("utf-8"), re.DOTALL)[0])
+    write_concept_map(mappings, tmp_path / "terms.json", vocabulary="OMOP")
+    found = json.loads((tmp_path / "terms.json").read_text("utf-8"))["group"][0]["element"][0]
+    for each in (found, *found["target"]):
+        each.pop("extension")
+    assert found == element

@@ -76,7 +76,7 @@ def slots_of(mapping: TermMapping, curie: str, label: str) -> SlotRow:
         row |= _people("reviewer", [each.by for each in reviewers])
         row["review_date"] = date_text(reviewers[-1].on)
         row["reviewer_agreement"] = "1"
-    if found and (justification != MANUAL or not mapping.candidates):
+    if found and justification != MANUAL:  # the score is not that of what a person chose
         row |= _numbers(mapping)
     if justification != MANUAL and mapping.candidates:
         row |= {"mapping_tool": "xsap", "mapping_tool_version": __version__}
