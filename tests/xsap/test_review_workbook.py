@@ -38,7 +38,7 @@ COUGH = Candidate("HP:2", "=Cough\n1", "x", 0.5)
 
 
 def term(code="1", name="Fieber", **fields):
-    concept = (MappedConcept("HP:1", "Fever", "HP", "HP:1"),)
+    concept = (MappedConcept("HP:1", "Fever", "HP", "HP:1", "T184"),)
     return Mapping(code, name, **{"targets": concept, "candidates": (FEVER, COUGH), "score": 0.97, **fields})
 
 
@@ -137,7 +137,7 @@ def test_decisions_of_a_person_are_read_whatever_the_order_of_rows(tmp_path, act
 
     edited = edit(written(tmp_path, mappings), change)
     saved = int(edited.stat().st_mtime * 1000)
-    fever, cough = mappings[0].targets[0], MappedConcept("HP:2", "=Cough\n1")
+    fever, cough = mappings[0].targets[0], MappedConcept.from_candidate(COUGH)
     by = Signature("ann", saved)
     results = {
         "approve": {"status": Status.APPROVED, "equivalence": Equivalence.EQUAL, "decided": by},
@@ -318,3 +318,17 @@ def test_workbook_is_the_same_for_equal_mappings(tmp_path):
     (tmp_path / "b").mkdir()
     mappings = [term(str(random.Random(i).random()), f"term {i}") for i in range(20)]
     assert written(tmp_path, mappings).read_bytes() == written(tmp_path / "b", mappings).read_bytes()
+
+
+def test_candidate_that_is_chosen_brings_its_vocabulary_and_code(tmp_path):
+    cough = replace(COUGH, vocabulary="HP", code="HP:2", semantic_types=("T184", "T033"))
+    [read] = read_workbook(
+        edit(written(tmp_path, [term(candidates=(FEVER, cough))]), lambda sheet, put: put(2, "chosen", 2))
+    )
+    assert read.targets == (MappedConcept("HP:2", "=Cough\n1", "HP", "HP:2", "T184"),)
+    assert read.status is Status.UNREVIEWED
+
+
+def test_another_ending_than_xlsx_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"must end in \.xlsx, found .*w\.csv"):
+        write_workbook([term()], tmp_path / "w.csv")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xsap.artifacts import sha256_of
 from xsap.errors import ConfigError
 from xsap.output_paths import check_new_file
 from xsap.terminal import EXIT_TARGET_MISSED, Overwrite, announce_wait, log, output
@@ -115,6 +116,8 @@ def export(
         given["prefixes"] = _uris(prefix, "--prefix")
     elif to in fhir:
         given |= {"url": url, "source_system": source_system, "target_systems": _uris(target_system, "--target-system")}
+    elif to is ExchangeFormat.WORKBOOK:
+        given = {"identity": {"input_sha256": sha256_of(file)}}
     options = {name: value for name, value in given.items() if value is not None}
     with announce_wait(f"reading {file}"):
         mappings, remarks = _read(file, column, encoding)
@@ -186,11 +189,11 @@ def _writer(to: ExchangeFormat) -> "Callable[..., RowCounts]":
     return _write_workbook
 
 
-def _write_workbook(mappings: "Sequence[Mapping]", out: Path) -> "RowCounts":
+def _write_workbook(mappings: "Sequence[Mapping]", out: Path, *, identity: dict[str, str]) -> "RowCounts":
     from xsap.exchange.review_workbook import write_workbook
     from xsap.files import RowCounts
 
-    write_workbook(mappings, out)
+    write_workbook(mappings, out, identity=identity)
     return RowCounts(len(mappings), len(mappings))
 
 

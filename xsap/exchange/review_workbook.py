@@ -21,6 +21,7 @@ from xsap import __version__
 from xsap.artifacts import write_atomically
 from xsap.errors import ConfigError, DataError, did_you_mean
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
+from xsap.files import file_ending
 from xsap.linking.results import Candidate
 from xsap.tabular.cells import escape_surrogates, to_cells, to_text
 from xsap.tabular.readers import open_table
@@ -82,8 +83,10 @@ def write_workbook(mappings: Sequence[Mapping], out: Path, *, identity: ReadOnly
         identity: What the mappings come from, such as hashes of the input and of the index; kept in the workbook for `read_identity`.
 
     Raises:
-        ConfigError: XlsxWriter is not installed, or there are more rows or columns than a sheet has.
+        ConfigError: The file does not end in .xlsx, XlsxWriter is not installed, or there are more rows or columns than a sheet has.
     """
+    if file_ending(out) != ".xlsx":
+        raise ConfigError(f"a workbook for review must end in .xlsx, found {out}; give it that ending")
     check_row_count(len(mappings), out)
     candidates = max((len(mapping.candidates) for mapping in mappings), default=0)
     further = list(dict.fromkeys(name for mapping in mappings for name in mapping.columns))
@@ -399,7 +402,9 @@ def _targets(mapping: Mapping, found: _Decision, changed: set[str]) -> tuple[Map
             f"expected a candidate in 'chosen' or a concept in 'other_concept_id', found both ('{_short(other)}'); empty one"
         )
     if other and (not choice or "other_concept_id" in changed):
-        known = {each.concept_id: each for each in (*map(_target, mapping.candidates), *mapping.targets)}
+        known = {
+            each.concept_id: each for each in (*map(MappedConcept.from_candidate, mapping.candidates), *mapping.targets)
+        }
         ids = [part.strip() for part in other.split(_ID_SEPARATOR) if part.strip()]
         return tuple(known.get(each, MappedConcept(each)) for each in ids)
     if not choice:
@@ -410,11 +415,7 @@ def _targets(mapping: Mapping, found: _Decision, changed: set[str]) -> tuple[Map
         raise DataError(
             f"expected {expected} in 'chosen', found '{_short(choice)}'; write the id of any other concept into 'other_concept_id'"
         )
-    return (_target(mapping.candidates[int(rank) - 1]),)
-
-
-def _target(candidate: Candidate) -> MappedConcept:
-    return MappedConcept(candidate.concept_id, candidate.name)
+    return (MappedConcept.from_candidate(mapping.candidates[int(rank) - 1]),)
 
 
 def _consistent(
