@@ -109,6 +109,10 @@ class OptimSettings(_Section):
     max_grad_norm: _Amount = Field(
         default=0.0, description="Maximum norm of the gradient, which is clipped; 0: no clipping."
     )
+    frozen_layers: _NotNegative | None = Field(
+        default=None,
+        description="Lowest layers that are not trained, with the embeddings; 0: embeddings alone; by default all is trained.",
+    )
 
 
 class CheckpointSettings(_Section):
@@ -180,8 +184,9 @@ class Settings(_Section):
         default=None, description="Text before every name, such as 'query: '; by default what the base model states."
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a base model on the hub.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
-        default="no", description="Mixed precision; fp16 needs a GPU."
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = Field(
+        default="no",
+        description="Mixed precision; fp16 needs a GPU; auto: bf16 where the processor or GPU has instructions for it, else no.",
     )
     epochs: _Positive = Field(default=1, description="Epochs to train.")
     max_steps: _NotNegative | None = Field(
@@ -217,6 +222,7 @@ OTHER_NAMES = {
     "optim.weight_decay": ["decay", "wd"],
     "optim.schedule": ["scheduler", "lr_scheduler", "lr_scheduler_type"],
     "optim.warmup_steps": ["warmup", "warmup_ratio"],
+    "optim.frozen_layers": ["freeze_layers", "freeze", "num_frozen_layers"],
     "optim.max_grad_norm": ["clip", "grad_clip", "clip_grad_norm", "gradient_clipping", "max_norm"],
     "checkpoint.save_steps": ["checkpoint_step", "checkpoint_steps", "save_every", "save_checkpoint_all"],
     "checkpoint.save_total_limit": ["keep", "max_checkpoints"],

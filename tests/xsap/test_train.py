@@ -650,3 +650,14 @@ def test_bfloat16_run_warns_on_a_cpu_that_emulates_it(
     monkeypatch.setattr(logging.getLogger("xsap"), "propagate", True)
     train(load_settings(None, settings(sample_folder, tmp_path / "run", "max_steps=0", "mixed_precision=bf16")))
     assert ("set mixed_precision=no" in caplog.text) == slow
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_mixed_precision_auto_is_bf16_where_it_is_fast(
+    sample_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    monkeypatch.setattr("xsap.training.run.bfloat16_is_slow", lambda: slow)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    train(load_settings(None, settings(sample_folder, tmp_path / "run", "max_steps=0", "mixed_precision=auto")))
+    stated = json.loads((tmp_path / "run" / "model" / "xsap.json").read_text(encoding="utf-8"))
+    assert stated["training"]["mixed_precision"] == ("no" if slow else "bf16")

@@ -48,10 +48,9 @@ def trim(transformer: Transformer, tokens: Tokens, special: Collection[int]) -> 
     padding = max(special, default=0) if table.padding_idx is None else table.padding_idx
     used = np.concatenate([tokens.ids, np.arange(padding + 1), np.array([*special], np.int64)])
     rows = np.unique(used).astype(np.int64)
-    whole = table.weight.detach().to("cpu")
-    _set_embeddings(
-        transformer, nn.Parameter(table.weight.detach()[torch.from_numpy(rows).to(table.weight.device)].clone())
-    )
+    whole, trained = table.weight.detach().to("cpu"), table.weight.requires_grad
+    kept = table.weight.detach()[torch.from_numpy(rows).to(table.weight.device)].clone()
+    _set_embeddings(transformer, nn.Parameter(kept, requires_grad=trained))
     return TrimmedEmbedding(whole, rows)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 from xsap.training.dataset import NameSet, distinct, fingerprint, from_pairs, from_terminology, with_auxiliary
 from xsap.training.embedding_table import trim, whole_table
+from xsap.training.frozen_layers import freeze
 from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
 from xsap.training.mining import HardNegatives, triplet_margin
 from xsap.training.report import card_scores, read_log, write_report
@@ -81,7 +83,7 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     Raises:
         XsapError: A setting or an input is not usable; raised before anything is computed, wherever that can be known.
     """
-    resume = settings.resume == "auto"
+    resume, settings = settings.resume == "auto", _with_mixed_precision(settings)
     check_run_folder(settings.output, resume=resume, overwrite=settings.overwrite)
     accelerator = _accelerator(settings)
     name_set = _name_set(settings)
@@ -97,10 +99,11 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     tokens = table.renumber(tokens)
     encoder.to(accelerator.device)
     optim = settings.optim
+    decay = optim.weight_decay if optim.frozen_layers is None else 0.0  # of embeddings that are not in training
     rate = schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total)
 
     def whole_table_after(steps: int) -> AbstractContextManager[None]:
-        factors = (1 - optim.learning_rate * rate(step) * optim.weight_decay for step in range(steps))
+        factors = (1 - optim.learning_rate * rate(step) * decay for step in range(steps))
         return whole_table(encoder.transformer, table, math.prod(factors))
 
     def scores_after(steps: int) -> dict[str, Any]:
@@ -204,6 +207,14 @@ def _trainer(settings: Settings, *, encoder: Encoder, **parts: Any) -> Trainer:
     )
 
 
+def _with_mixed_precision(settings: Settings) -> Settings:
+    """The settings with what `mixed_precision = auto` stands for here."""
+    if settings.mixed_precision != "auto":
+        return settings
+    slow = not torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bfloat16_is_slow()
+    return settings.model_copy(update={"mixed_precision": "no" if slow else "bf16"})
+
+
 def _accelerator(settings: Settings) -> Accelerator:
     try:
         timeout = InitProcessGroupKwargs(
@@ -261,7 +272,7 @@ def _name_set(settings: Settings) -> NameSet:
 def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
     policy = TextPolicy(case=settings.text.case, unicode=settings.text.unicode) if settings.text else None
     if settings.base != "scratch":
-        return Encoder.from_pretrained(
+        encoder = Encoder.from_pretrained(
             settings.base,
             pooling=settings.pooling,
             max_length=settings.max_length,
@@ -271,8 +282,13 @@ def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
             override=True,  # another model is made, which may differ from its base
             device="cpu",
         )
-    config = EncoderConfig(settings.pooling or "cls", settings.max_length or REFERENCE_LENGTH, policy or TextPolicy())
-    return from_scratch(name_set.names, config, **settings.scratch.model_dump(), seed=settings.seed)
+    else:
+        length = settings.max_length or REFERENCE_LENGTH
+        config = EncoderConfig(settings.pooling or "cls", length, policy or TextPolicy())
+        encoder = from_scratch(name_set.names, config, **settings.scratch.model_dump(), seed=settings.seed)
+    if settings.optim.frozen_layers is not None:
+        freeze(encoder, settings.optim.frozen_layers)
+    return encoder
 
 
 def _anchor_language(settings: Settings) -> str | None:

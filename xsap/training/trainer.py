@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019), fused, with weight decay on every parameter, as in the SapBERT recipe."""
-    return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    """AdamW (Loshchilov and Hutter, ICLR 2019), fused, with weight decay on every trained parameter, as in the SapBERT recipe."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
