@@ -13,11 +13,11 @@ from xsap.exchange.fhir_capabilities import capability_statement, code_systems, 
 from xsap.exchange.fhir_terminology import (
     IndexTerminology,
     OperationError,
-    expand,
-    lookup,
+    expand_value_set,
+    lookup_code,
     operation_outcome,
     request_parameters,
-    translate,
+    translate_term,
 )
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
@@ -73,26 +73,28 @@ def values(resource, name):
 
 
 def test_expand_finds_a_name_of_any_language(terminology):
-    found = contained(valid(terminology, expand(terminology, {"filter": "Fieber", "count": "2"})))
+    found = contained(valid(terminology, expand_value_set(terminology, {"filter": "Fieber", "count": "2"})))
     assert found[0] == (HPO, "HP:0001945", "Fever")
     assert len(found) == 2
 
 
 def test_expand_displays_names_in_the_language_asked_for(terminology):
     asked = {"filter": "Fever", "count": "1", "displayLanguage": "de-AT,en", "includeDesignations": "true"}
-    resource = valid(terminology, expand(terminology, asked))
+    resource = valid(terminology, expand_value_set(terminology, asked))
     [entry] = resource["expansion"]["contains"]
     assert entry["display"] == "Fieber"
     assert {(each["language"], each["value"]) for each in entry["designation"]} == {("en", "Fever"), ("de", "Fieber")}
 
 
 def test_expand_of_one_system_has_its_concepts_alone(terminology):
-    found = contained(valid(terminology, expand(terminology, {"url": f"{SNOMED}?fhir_vs", "filter": "chest"})))
+    found = contained(
+        valid(terminology, expand_value_set(terminology, {"url": f"{SNOMED}?fhir_vs", "filter": "chest"}))
+    )
     assert found == [(SNOMED, "29857009", "Chest pain")]
 
 
 def test_pages_of_an_expansion_together_are_all_concepts_once(terminology):
-    pages = [valid(terminology, expand(terminology, {"count": "2", "offset": str(at)})) for at in (0, 2, 4)]
+    pages = [valid(terminology, expand_value_set(terminology, {"count": "2", "offset": str(at)})) for at in (0, 2, 4)]
     assert [page["expansion"]["total"] for page in pages] == [4, 4, 4]
     assert sorted(code for page in pages for _, code, _ in contained(page)) == [
         "29857009",
@@ -114,7 +116,7 @@ def test_pages_of_an_expansion_together_are_all_concepts_once(terminology):
 )
 def test_what_expand_can_not_do_is_an_outcome(terminology, parameters, kind):
     with pytest.raises(OperationError) as error:
-        expand(terminology, {"filter": "x"} | parameters)
+        expand_value_set(terminology, {"filter": "x"} | parameters)
     assert error.value.kind == kind
     assert 400 <= error.value.status < 500
     valid(terminology, error.value.outcome())
@@ -122,7 +124,7 @@ def test_what_expand_can_not_do_is_an_outcome(terminology, parameters, kind):
 
 @pytest.mark.parametrize(("system", "code"), [(HPO, "HP:0001945"), (f"{URL}/CodeSystem/index", "HP:0001945")])
 def test_lookup_has_names_types_and_codes(terminology, system, code):
-    resource = valid(terminology, lookup(terminology, {"system": system, "code": code}))
+    resource = valid(terminology, lookup_code(terminology, {"system": system, "code": code}))
     assert values(resource, "display") == ["Fever"]
     assert {"language": "de", "value": "Fieber"} in values(resource, "designation")
     assert values(resource, "property") == [
@@ -132,7 +134,7 @@ def test_lookup_has_names_types_and_codes(terminology, system, code):
 
 
 def test_lookup_finds_a_code_that_is_not_the_concepts_id(terminology):
-    resource = valid(terminology, lookup(terminology, {"system": SNOMED, "code": "29857009"}))
+    resource = valid(terminology, lookup_code(terminology, {"system": SNOMED, "code": "29857009"}))
     assert values(resource, "display") == ["Chest pain"]
 
 
@@ -147,14 +149,14 @@ def test_lookup_finds_a_code_that_is_not_the_concepts_id(terminology):
 )
 def test_lookup_of_nothing_is_an_outcome(terminology, parameters, kind):
     with pytest.raises(OperationError) as error:
-        lookup(terminology, parameters)
+        lookup_code(terminology, parameters)
     assert error.value.kind == kind
 
 
 def test_translate_links_a_term_with_the_names_of_the_release(terminology):
     resource = valid(
         terminology,
-        translate(
+        translate_term(
             terminology, {"code": "Fieber", "system": "http://ontoserver.csiro.au/fhir/CodeSystem/codesystem-terms"}
         ),
     )
@@ -167,21 +169,23 @@ def test_translate_links_a_term_with_the_names_of_the_release(terminology):
 
 def test_translate_to_a_system_has_its_concepts_alone(terminology):
     asked = {"sourceCode": "chest pain", "targetSystem": SNOMED}
-    assert {each["concept"]["system"] for each in values(translate(terminology, asked), "match")} == {SNOMED}
-    nothing = valid(terminology, translate(terminology, asked | {"targetSystem": "http://loinc.org"}))
+    assert {each["concept"]["system"] for each in values(translate_term(terminology, asked), "match")} == {SNOMED}
+    nothing = valid(terminology, translate_term(terminology, asked | {"targetSystem": "http://loinc.org"}))
     assert values(nothing, "result") == [False]
     assert values(nothing, "message") == ["no concept found for 'chest pain'"]
 
 
 def test_translate_of_a_code_gives_its_cross_references(terminology):
-    resource = valid(terminology, translate(terminology, {"code": "HP:0001945", "system": HPO, "targetsystem": UMLS}))
+    resource = valid(
+        terminology, translate_term(terminology, {"code": "HP:0001945", "system": HPO, "targetsystem": UMLS})
+    )
     assert [each["concept"] for each in values(resource, "match")] == [{"system": UMLS, "code": "C0015967"}]
 
 
 def test_translate_without_a_term_and_in_reverse_is_an_outcome(terminology):
     for parameters, kind in (({}, "required"), ({"code": "x", "reverse": "true"}, "not-supported")):
         with pytest.raises(OperationError) as error:
-            translate(terminology, parameters)
+            translate_term(terminology, parameters)
         assert error.value.kind == kind
 
 

@@ -31,7 +31,7 @@ from xsap.exchange.record_fields import (
 from xsap.files import RowCounts, check_json_type, decode, open_bytes, parse_json
 
 Release = Literal["r4", "r5"]
-Json = dict[str, Any]
+FhirJson = dict[str, Any]
 RELEASES = ("r4", "r5")
 MAPPING_EXTENSION = (
     "http://xsap.invalid/fhir/mapping"  # of an element; the host is reserved for addresses that do not exist
@@ -110,8 +110,8 @@ def write_concept_map(
     kept = [mapping for mapping in given if any(mapping.key)]
     own = {target.vocabulary for mapping in kept for target in mapping.targets if "://" in target.vocabulary}
     vocabularies = Vocabularies({**{uri: uri for uri in own}, **(target_systems or {})}, concept_vocabulary=vocabulary)
-    groups: dict[str, list[Json]] = {}
-    lost: list[Json] = []  # of no group: terms without a concept
+    groups: dict[str, list[FhirJson]] = {}
+    lost: list[FhirJson] = []  # of no group: terms without a concept
     for mapping, code in zip(kept, _codes(kept), strict=True):
         for system, element in _elements(mapping, code, vocabularies, release):
             (lost if system is None else groups.setdefault(system, [])).append(element)
@@ -129,14 +129,14 @@ def write_concept_map(
 
 
 def _resource(
-    groups: Mapping[str, list[Json]], release: Release, source: str, url: str | None, texts: Mapping[str, str]
-) -> Json:
+    groups: Mapping[str, list[FhirJson]], release: Release, source: str, url: str | None, texts: Mapping[str, str]
+) -> FhirJson:
     listed = [
         {"source": source, **({"target": system} if system else {}), "element": groups[system]}
         for system in sorted(groups)
     ]
     content = sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
-    resource: Json = {
+    resource: FhirJson = {
         "resourceType": "ConceptMap",
         "url": url or f"urn:uuid:{uuid5(NAMESPACE_URL, content)}",
         **{key: text for key, text in texts.items() if text},
@@ -170,20 +170,20 @@ def _codes(mappings: Sequence[TermMapping]) -> list[str]:
 
 def _elements(
     mapping: TermMapping, code: str, vocabularies: Vocabularies, release: Release
-) -> list[tuple[str | None, Json]]:
+) -> list[tuple[str | None, FhirJson]]:
     """The elements of a term, one for each code system of its targets: system and element."""
     concepts, role = [] if mapping.status is Status.NO_MATCH else list(mapping.targets), ""
     if mapping.status is Status.REJECTED and not concepts:
         concepts, role = [MappedConcept.from_candidate(candidate) for candidate in mapping.candidates], _CANDIDATE
     coded = [(concept, vocabularies.find(concept, required=not role)) for concept in concepts]
-    by_system: dict[str, list[tuple[int, MappedConcept, Json]]] = {}
+    by_system: dict[str, list[tuple[int, MappedConcept, FhirJson]]] = {}
     for at, (concept, each) in enumerate(coded):
         if each is not None:
             by_system.setdefault(each.system.uri, []).append(
                 (at, concept, _target(mapping, concept, each, release, alone=len(concepts) == 1))
             )
     base = {"code": code} | ({"display": name} if (name := _allowed(mapping.source_name)) else {})
-    elements: list[tuple[str | None, Json]] = [
+    elements: list[tuple[str | None, FhirJson]] = [
         (system, base | {"target": [target for _, _, target in by_system[system]]}) for system in sorted(by_system)
     ]
     if not elements:
@@ -204,7 +204,7 @@ def _elements(
     return [(system, ({"extension": extensions} if extensions else {}) | element) for system, element in elements]
 
 
-def _target(mapping: TermMapping, concept: MappedConcept, coded: Coded, release: Release, *, alone: bool) -> Json:
+def _target(mapping: TermMapping, concept: MappedConcept, coded: Coded, release: Release, *, alone: bool) -> FhirJson:
     """A target of an element. alone: whether the term has no other, which the score could be of."""
     if mapping.status is Status.REJECTED:
         word = _REJECTED[release]
@@ -212,7 +212,7 @@ def _target(mapping: TermMapping, concept: MappedConcept, coded: Coded, release:
         unsaid = {Status.FLAGGED: Equivalence.UNREVIEWED}.get(mapping.status, mapping.equivalence)
         words = CROSSWALK[Equivalence.INEXACT if unsaid is Equivalence.UNMATCHED else unsaid]
         word = words.r4 if release == "r4" else words.r5
-    target: Json = {"code": " ".join(_allowed(coded.code).split()) or "-"}
+    target: FhirJson = {"code": " ".join(_allowed(coded.code).split()) or "-"}
     if name := _allowed(concept.name):
         target["display"] = name
     target[_WORD[release]] = word
@@ -230,7 +230,7 @@ def _is_decimal(value: float | None) -> bool:
     return value is not None and abs(value) < 1e6
 
 
-def _without_concept(mapping: TermMapping, release: Release) -> Json:
+def _without_concept(mapping: TermMapping, release: Release) -> FhirJson:
     """What an element has that has no target; one that nobody has decided has nothing."""
     if mapping.status is not Status.NO_MATCH:
         return {}
@@ -240,7 +240,7 @@ def _without_concept(mapping: TermMapping, release: Release) -> Json:
     return {"target": [{"equivalence": CROSSWALK[Equivalence.UNMATCHED].r4, **comment}]}
 
 
-def _extension(url: str, texts: Mapping[str, str]) -> Json:
+def _extension(url: str, texts: Mapping[str, str]) -> FhirJson:
     return {"url": url, "extension": [{"url": name, "valueString": _encoded(text)} for name, text in texts.items()]}
 
 
@@ -251,8 +251,8 @@ class _Found(NamedTuple):
     """A target as a file has it. system: of its group. target: None for an element without one."""
 
     system: str
-    element: Json
-    target: Json | None
+    element: FhirJson
+    target: FhirJson | None
 
 
 def read_concept_map(path: Path | str) -> tuple[list[TermMapping], RowCounts, Counter[str]]:
@@ -291,7 +291,7 @@ def read_concept_map(path: Path | str) -> tuple[list[TermMapping], RowCounts, Co
     return mappings, RowCounts(total, total - sum(dropped.values()), dict(dropped)), +repairs
 
 
-def _concept_maps(resource: Json, path: Path) -> list[Json]:
+def _concept_maps(resource: FhirJson, path: Path) -> list[FhirJson]:
     kind = resource.get("resourceType")
     entries = resource.get("entry", []) if kind == "Bundle" else [{"resource": resource}]
     found = [entry.get("resource") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
@@ -303,7 +303,7 @@ def _concept_maps(resource: Json, path: Path) -> list[Json]:
     return maps
 
 
-def _targets(maps: list[Json], path: Path, repairs: Counter[str]) -> Iterable[_Found]:
+def _targets(maps: list[FhirJson], path: Path, repairs: Counter[str]) -> Iterable[_Found]:
     for concept_map in maps:
         for group in _dicts(concept_map, "group", path):
             repairs[UNMAPPED_RULES] += "unmapped" in group
@@ -318,23 +318,23 @@ def _targets(maps: list[Json], path: Path, repairs: Counter[str]) -> Iterable[_F
                     yield _Found(_text(group, "target"), element, None)
 
 
-def _dicts(parent: Json, key: str, path: Path) -> list[Json]:
+def _dicts(parent: FhirJson, key: str, path: Path) -> list[FhirJson]:
     listed = check_json_type(parent.get(key, []), list, f"{path}: {key}")
     return [check_json_type(each, dict, f"{path}: {key}") for each in listed]
 
 
-def _inner(parent: Json, key: str) -> list[Json]:
+def _inner(parent: FhirJson, key: str) -> list[FhirJson]:
     """The objects in a list; none if it is no list."""
     listed = parent.get(key)
     return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
-def _text(parent: Json, key: str) -> str:
+def _text(parent: FhirJson, key: str) -> str:
     value = parent.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _is_unmatched(target: Json | None) -> bool:
+def _is_unmatched(target: FhirJson | None) -> bool:
     return target is not None and target.get("equivalence") == CROSSWALK[Equivalence.UNMATCHED].r4
 
 
@@ -354,7 +354,7 @@ def _record_key(found: _Found) -> str:
     )
 
 
-def _equivalence(target: Json) -> Equivalence | None:
+def _equivalence(target: FhirJson) -> Equivalence | None:
     word, older = target.get("relationship"), target.get("equivalence")
     found = equivalence_from(str(word), "r5") if word is not None else equivalence_from(str(older), "r4")
     return found or _OTHER_WORDS.get(str(word if word is not None else older))
@@ -415,13 +415,13 @@ def _with_extensions(record: list[_Found], repairs: Counter[str]) -> TermMapping
     return replace(mapping, columns={"" if name == "\\e" else name: value for name, value in named.items()})
 
 
-def _texts(parent: Json, url: str) -> dict[str, str]:
+def _texts(parent: FhirJson, url: str) -> dict[str, str]:
     """The texts of a complex extension."""
     own = [each for each in _inner(parent, "extension") if each.get("url") == url]
     return _parts(own[0]) if own else {}
 
 
-def _parts(extension: Json) -> dict[str, str]:
+def _parts(extension: FhirJson) -> dict[str, str]:
     values = {_text(each, "url"): each.get("valueString") for each in _inner(extension, "extension")}
     return {name: _decoded(text) for name, text in values.items() if isinstance(text, str)}
 

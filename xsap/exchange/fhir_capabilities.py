@@ -1,16 +1,16 @@
 """What a FHIR terminology service on an index says of itself: its capabilities, and the code systems of its concepts."""
 
 from xsap import __version__
-from xsap.exchange.fhir import Json
+from xsap.exchange.fhir import FhirJson
 from xsap.exchange.fhir_terminology import IndexTerminology, system_name
 
 FHIR_VERSIONS = {"r4": "4.0.1", "r5": "5.0.0"}
 
 
-def capability_statement(terminology: IndexTerminology) -> Json:
+def capability_statement(terminology: IndexTerminology) -> FhirJson:
     """What `metadata` answers."""
     operations = (("CodeSystem", "lookup"), ("ValueSet", "expand"), ("ConceptMap", "translate"))
-    resources: list[Json] = [
+    resources: list[FhirJson] = [
         {
             "type": kind,
             "operation": [{"name": name, "definition": f"http://hl7.org/fhir/OperationDefinition/{kind}-{name}"}],
@@ -37,7 +37,7 @@ def capability_statement(terminology: IndexTerminology) -> Json:
     }
 
 
-def terminology_capabilities(terminology: IndexTerminology) -> Json:
+def terminology_capabilities(terminology: IndexTerminology) -> FhirJson:
     """What `metadata?mode=terminology` answers."""
     content = {} if terminology.release == "r4" else {"content": "complete"}
     names = ("filter", "count", "offset", "includeDesignations", "displayLanguage")
@@ -57,7 +57,7 @@ def terminology_capabilities(terminology: IndexTerminology) -> Json:
     }
 
 
-def code_systems(terminology: IndexTerminology, url: str | None = None) -> Json:
+def code_systems(terminology: IndexTerminology, url: str | None = None) -> FhirJson:
     """What a search of CodeSystems answers: a Bundle. url: of the one that is sought; None for all."""
     found = [system for system in terminology.systems if url is None or url.startswith(system)]
     resources = [

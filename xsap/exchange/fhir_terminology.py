@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from xsap.errors import DataError
 from xsap.exchange.code_systems import CODE_SYSTEMS, Coded, Vocabularies, system_of_uri
-from xsap.exchange.fhir import Json, Release
+from xsap.exchange.fhir import FhirJson, Release
 from xsap.exchange.mapping import CROSSWALK, Equivalence, MappedConcept
 from xsap.languages import to_iso
 from xsap.linking.dictionary import Dictionary, values_at
@@ -52,12 +52,12 @@ class OperationError(Exception):
         """The status of the HTTP response."""
         return STATUS_CODES[self.kind]
 
-    def outcome(self) -> Json:
+    def outcome(self) -> FhirJson:
         """The body of the HTTP response."""
         return operation_outcome(self.kind, str(self))
 
 
-def operation_outcome(kind: str, message: str) -> Json:
+def operation_outcome(kind: str, message: str) -> FhirJson:
     """An OperationOutcome with one error.
 
     Args:
@@ -196,7 +196,7 @@ def _system_of_value_set(terminology: IndexTerminology, url: str) -> str | None:
 # Operations
 
 
-def expand(terminology: IndexTerminology, parameters: Mapping[str, str]) -> Json:
+def expand_value_set(terminology: IndexTerminology, parameters: Mapping[str, str]) -> FhirJson:
     """`ValueSet/$expand`: the concepts that a filter means, best first; without one all concepts.
 
     Args:
@@ -213,7 +213,7 @@ def expand(terminology: IndexTerminology, parameters: Mapping[str, str]) -> Json
     count = _whole(parameters, "count", DEFAULT_EXPANSION, MAX_EXPANSION)
     offset = _whole(parameters, "offset", 0, len(terminology.table))
     language, designations = _language(parameters), parameters.get("includeDesignations") == "true"
-    expansion: Json = {"timestamp": terminology.now(), "offset": offset}
+    expansion: FhirJson = {"timestamp": terminology.now(), "offset": offset}
     if text:
         [result] = terminology.linker.link([text], min(offset + count, MAX_EXPANSION) or 1)
         found: list[tuple[MappedConcept, Candidate | None]] = [
@@ -249,10 +249,10 @@ def _contained(
     candidate: Candidate | None,
     language: str | None,
     designations: bool,
-) -> Json:
+) -> FhirJson:
     system, code = terminology.coding(concept)
     names = _names(terminology, concept.concept_id) if designations or language else []
-    entry: Json = {"system": system, "code": code, "display": _display(concept, names, language)}
+    entry: FhirJson = {"system": system, "code": code, "display": _display(concept, names, language)}
     if candidate is not None:
         entry = {"extension": [{"url": SCORE_EXTENSION, "valueDecimal": round(candidate.score, 6)}], **entry}
     return entry | (
@@ -271,7 +271,7 @@ def _display(concept: MappedConcept, names: Sequence[tuple[str, str]], language:
     return next((name for of, name in names if of == language), concept.name)
 
 
-def lookup(terminology: IndexTerminology, parameters: Mapping[str, str]) -> Json:
+def lookup_code(terminology: IndexTerminology, parameters: Mapping[str, str]) -> FhirJson:
     """`CodeSystem/$lookup`: the names of a concept by language, its semantic types and its codes.
 
     Args:
@@ -293,7 +293,7 @@ def lookup(terminology: IndexTerminology, parameters: Mapping[str, str]) -> Json
         known = "" if system in terminology.systems else f"; the systems are {', '.join(terminology.systems)}"
         raise OperationError("not-found", f"no code '{code[:80]}' in the system '{system[:200]}'{known}")
     names = _names(terminology, concept.concept_id)
-    listed: list[Json] = [
+    listed: list[FhirJson] = [
         {"name": "name", "valueString": system_name(terminology, system)},
         {"name": "version", "valueString": terminology.version},
         {"name": "display", "valueString": _display(concept, names, _language(parameters))},
@@ -316,7 +316,7 @@ def system_name(terminology: IndexTerminology, system: str) -> str:
     return known.prefix if known and system != terminology.own_system else "index"
 
 
-def translate(terminology: IndexTerminology, parameters: Mapping[str, str]) -> Json:
+def translate_term(terminology: IndexTerminology, parameters: Mapping[str, str]) -> FhirJson:
     """`ConceptMap/$translate`: the concepts that a term, sent as a code or a text, is linked to; of a code of the index its cross-references.
 
     Args:
@@ -347,7 +347,7 @@ def translate(terminology: IndexTerminology, parameters: Mapping[str, str]) -> J
         matches = [(*terminology.coding(each), each.name) for each in found]
         message = result.reason or ""
     kept = [match for match in matches if not target or match[0] == target]
-    listed: list[Json] = [{"name": "result", "valueBoolean": bool(kept)}]
+    listed: list[FhirJson] = [{"name": "result", "valueBoolean": bool(kept)}]
     if message or not kept:
         listed.append({"name": "message", "valueString": message or f"no concept found for '{term[:80]}'"})
     older = terminology.release == "r4"
