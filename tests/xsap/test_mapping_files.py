@@ -272,7 +272,7 @@ def test_check_says_what_usagi_and_the_database_would_refuse(xsap, tmp_path, sav
     ]
     athena = write_athena(tmp_path / "a", [(1, "c", "Condition", "SNOMED", "S", "5", "")])
     assert (
-        "Usagi: concepts not in CONCEPT of this download, which Usagi takes for invalid: 2"
+        "Usagi: concepts not in CONCEPT in this download, which it sets to INVALID_TARGET: 2"
         in xsap("check", saved, "--athena", athena)[1]
     )
 

@@ -284,7 +284,7 @@ def with_semicolons(text):
         lambda text: text.replace("\n", "\r\n"),
     ],
 )
-def test_files_saved_by_a_spreadsheet_program_are_read_alike(tmp_path, change):
+def test_files_saved_by_a_spreadsheet_program_are_read_as_before(tmp_path, change):
     file = save(tmp_path, {}, {"sourceCode": "B", "matchScore": "0.5"})
     expected = read_usagi(file)[0]
     file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8", newline="")

@@ -2,7 +2,7 @@
 
 A concept is found by its vocabulary and code in CONCEPT, and its standard concepts by the valid `Maps to` rows of CONCEPT_RELATIONSHIP between
 valid concepts, as Usagi does it. Several are several targets of one term. A concept of the UMLS has codes in many vocabularies: its own one counts
-first, then those of the first of PREFERRED that has any. The files are tab-separated and unquoted
+first, then those of the first of VOCABULARY_ORDER that has any. The files are tab-separated and unquoted
 (https://ohdsi.github.io/CommonDataModel/cdm54.html#Vocabulary_Tables); they are read as a stream, and only rows that are asked for are kept.
 """
 
@@ -20,7 +20,7 @@ from xsap.errors import DataError
 from xsap.exchange.mapping import MappedConcept, Mapping, Status
 from xsap.files import open_bytes
 
-PREFERRED = ("SNOMED", "LOINC", "RxNorm", "RxNorm Extension", "UCUM", "ATC", "ICD10CM", "ICD10", "MeSH")
+VOCABULARY_ORDER = ("SNOMED", "LOINC", "RxNorm", "RxNorm Extension", "UCUM", "ATC", "ICD10CM", "ICD10", "MeSH")
 """OMOP vocabularies in the order in which a concept's further codes are looked up; others come after them."""
 NOT_IN_CONCEPT, NO_TARGET, AMBIGUOUS = (
     "not in CONCEPT",
@@ -141,7 +141,7 @@ def _keys_of(target: MappedConcept, mapping: Mapping) -> list[Key]:
     codes = next((each.codes for each in mapping.candidates if each.concept_id == target.concept_id), ())
     others = [(vocabulary, code) for vocabulary, _, code in (each.partition(":") for each in codes)]
     first, *more = [(_OMOP_NAMES.get(vocabulary, vocabulary), code) for vocabulary, code in [*own, *others]]
-    more.sort(key=lambda key: PREFERRED.index(key[0]) if key[0] in PREFERRED else len(PREFERRED))
+    more.sort(key=lambda key: VOCABULARY_ORDER.index(key[0]) if key[0] in VOCABULARY_ORDER else len(VOCABULARY_ORDER))
     return list(dict.fromkeys([first, *more]))
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from xsap.exchange.athena import OmopTargets
+from xsap.exchange.athena import NOT_IN_CONCEPT, OmopTargets
 from xsap.exchange.mapping import Mapping, Status, find_repeated, number_codes, unite_repeated
 from xsap.exchange.mapping_files import MappingFile
 from xsap.exchange.omop import (
@@ -47,16 +47,10 @@ def check_mapping_file(file: MappingFile, targets: OmopTargets | None = None) ->
         Finding(BY_USAGI, remark.rpartition(": ")[0], int(remark.rpartition(": ")[2].replace(",", "")), f"line {line}")
         for remark, line in zip(file.remarks, file.refused.values(), strict=False)
     ]
-    if targets is not None:
-        found += [
-            Finding(
-                BY_USAGI,
-                f"{reason} of this download, which Usagi takes for invalid",
-                n,
-                targets.examples[reason],
-            )
-            for reason, n in targets.unmapped.items()
-        ]
+    unmapped, examples = (targets.unmapped, targets.examples) if targets else ({}, {})
+    for reason, number in unmapped.items():
+        by, note = (BY_USAGI, ", which it sets to INVALID_TARGET") if NOT_IN_CONCEPT in reason else (BY_DATABASE, "")
+        found.append(Finding(by, f"{reason} in this download{note}", number, examples[reason]))
     mappings = unite_repeated(number_codes(file.mappings))
     faults = [
         *((BY_USAGI, column, must, value, mapping) for mapping in mappings for column, must, value in usagi_faults(mapping)),

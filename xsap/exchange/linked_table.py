@@ -20,7 +20,7 @@ from xsap.tabular.readers import InputTable
 from xsap.tabular.spreadsheet_text import unescape_cell
 from xsap.text import EXACT_MATCH, normalize
 
-ROWS_PER_CHUNK = 4096
+_ROWS_PER_CHUNK = 4096
 _USUAL = {
     "name": ("term", "mention", "source_name", "sourceName", "name"),
     "code": ("source_code", "sourceCode", "code"),
@@ -109,7 +109,7 @@ def find_term_columns(table: InputTable, given: ReadOnlyDict[str, str]) -> TermC
     return TermColumns(name, found["code"], found["language"], found["frequency"])
 
 
-def read_linked(table: InputTable, columns: TermColumns, *, chunk_rows: int = ROWS_PER_CHUNK) -> Iterator[Mapping]:
+def read_linked(table: InputTable, columns: TermColumns, *, chunk_rows: int = _ROWS_PER_CHUNK) -> Iterator[Mapping]:
     """The terms of a linked table, in order.
 
     Args:

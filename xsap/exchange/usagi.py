@@ -37,7 +37,7 @@ MAPPING_COLUMNS = (
 )  # fmt: skip
 REQUIRED_COLUMNS = (*SOURCE_COLUMNS, "mappingStatus", "conceptId")
 UNKNOWN_FREQUENCY, MAX_INTEGER, MAX_LONG = -1, 2**31 - 1, 2**63 - 1
-STATUSES = {
+USAGI_STATUSES = {
     "APPROVED": Status.APPROVED,
     "UNCHECKED": Status.UNREVIEWED,
     "AUTO_MAPPED": Status.UNREVIEWED,
@@ -156,7 +156,7 @@ def _saved(lines: list["_Line"]) -> SavedMapping:
         first.auto_ids(),
         {name.removeprefix(ADD_INFO): text for name, text in first.cells.items() if name.startswith(ADD_INFO)},
         first.score(),
-        first.choice("mappingStatus", STATUSES, "UNCHECKED"),
+        first.choice("mappingStatus", USAGI_STATUSES, "UNCHECKED"),
         first.choice("equivalence", [words.usagi for words in CROSSWALK.values()], "UNREVIEWED"),
         first.cells.get("statusSetBy", ""),
         first.time("statusSetOn"),
@@ -259,7 +259,7 @@ def to_mapping(saved: SavedMapping) -> Mapping:
     """What a saved mapping means. Candidates and what else `write_usagi` puts into ADD_INFO columns are read from them."""
     equivalence = equivalence_from(saved.equivalence, "usagi")
     assert equivalence is not None, f"{saved.equivalence} was checked when it was read"
-    status = STATUSES[saved.mapping_status]
+    status = USAGI_STATUSES[saved.mapping_status]
     if status is Status.APPROVED and not saved.targets:
         status = Status.NO_MATCH
     elif status is Status.APPROVED and equivalence is Equivalence.UNMATCHED:
