@@ -304,7 +304,7 @@ def test_losses_and_gradients_match_pytorch_metric_learning(
 def test_losses_and_gradients_match_pytorch_metric_learning_in_edge_cases_and_single_precision(
     loss: Callable[..., Tensor], parameters: dict[str, float], pairs: str
 ) -> None:
-    numbers = [np.random.default_rng(seed) for seed in range(20)]
+    numbers = [np.random.default_rng(seed) for seed in range(6)]
     generated = [
         (unit(torch.from_numpy(rng.normal(size=(12, 8)))), torch.from_numpy(rng.integers(0, 5, 12))) for rng in numbers
     ]
