@@ -19,7 +19,7 @@ from xsap import Encoder, Linker
 from xsap.artifacts import manifest_hash, open_artifact
 from xsap.config import load_settings
 from xsap.encoding.model_card import CardEvaluation, CardScore, model_card, read_provenance
-from xsap.hub_upload import plan_upload, upload
+from xsap.hub_upload import plan_upload, upload_folder
 from xsap.terms.source_licenses import license_of, restricted
 from xsap.training import run as training_run
 
@@ -375,7 +375,7 @@ def test_client_of_the_hub_sends_the_files_to_a_server(trained, stand_in, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     api = HfApi(endpoint=f"http://127.0.0.1:{stand_in.server_port}", token="hf_stand-in")
     plan = plan_upload(trained / "model")
-    upload(plan, "me/model", api)
+    upload_folder(plan, "me/model", api)
     made = next(json.loads(body) for path, _, body in stand_in.requests if path == "/api/repos/create")
     assert (made["organization"], made["name"], made["visibility"]) == ("me", "model", "private")
     [commit] = [body for path, _, body in stand_in.requests if "/commit/" in path]

@@ -93,7 +93,7 @@ MAPPINGS = st.lists(
 
 @given(MAPPINGS)
 @settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
-def test_workbook_that_nobody_edited_gives_back_the_mappings(tmp_path, mappings):
+def test_workbook_without_edits_gives_back_the_mappings(tmp_path, mappings):
     file = written(tmp_path, mappings, index="1a2b", file="terms.xlsx")
     assert read_workbook(file) == mappings
     assert read_workbook(edit(file, lambda sheet, put: None)) == mappings

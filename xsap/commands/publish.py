@@ -29,11 +29,11 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    from xsap.hub_upload import plan_upload, upload
+    from xsap.hub_upload import plan_upload, upload_folder
     from xsap.terms.source_licenses import describe_sources
 
     plan = plan_upload(folder)
-    address = upload(plan, repo_id, HfApi(), public=public, include_restricted=include_restricted)
+    address = upload_folder(plan, repo_id, HfApi(), public=public, include_restricted=include_restricted)
     if plan.restricted:
         log(f"uploaded as asked, though not known to be open: {describe_sources(plan.restricted)}")
     log(f"{folder}: {len(plan.files):,} files, {plan.size / 1e6:,.1f} MB")

@@ -74,10 +74,10 @@ def read_provenance(path: Path | str, folder: Path, stated: Mapping[str, Any]) -
     base = next((each for each in bases if isinstance(each, str) and _HUB_ID.fullmatch(each)), None)
     licenses = [*_texts(front.get(LICENSE)), *_texts(stated.get(LICENSE))]
     license_id = next((each for each in licenses if _LICENSE_ID.fullmatch(each) and each != UNKNOWN_LICENSE), None)
-    known_facts: dict[str, Any] = {BASE_MODEL: base, LICENSE: license_id}
+    known_values: dict[str, Any] = {BASE_MODEL: base, LICENSE: license_id}
     languages = [code for code in _texts(front.get("language")) if _LANGUAGE.fullmatch(code)]
-    known_facts["languages"] = stated.get("languages") or languages or None
-    return dict(stated) | {key: value for key, value in known_facts.items() if value is not None}
+    known_values["languages"] = stated.get("languages") or languages or None
+    return dict(stated) | {key: value for key, value in known_values.items() if value is not None}
 
 
 def _front_matter(file: Path) -> Mapping[str, Any]:
@@ -108,7 +108,7 @@ def model_card(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    opens_elsewhere = stated["pooling"] != "mean_all"
+    has_modules = stated["pooling"] != "mean_all"
     title = _title(stated)
     results = [
         EvalResult(
@@ -127,8 +127,8 @@ def model_card(
     front = ModelCardData(
         language=[code for code in stated.get("languages", ()) if code != UNKNOWN] or None,
         license=stated.get(LICENSE, UNKNOWN_LICENSE),
-        library_name="sentence-transformers" if opens_elsewhere else "transformers",
-        pipeline_tag="sentence-similarity" if opens_elsewhere else "feature-extraction",
+        library_name="sentence-transformers" if has_modules else "transformers",
+        pipeline_tag="sentence-similarity" if has_modules else "feature-extraction",
         base_model=stated.get(BASE_MODEL),
         tags=["xsap", "biomedical", "clinical", "entity-linking"],
         model_name=title if results else None,
@@ -138,7 +138,7 @@ def model_card(
         f"---\n{front.to_yaml().rstrip()}\n---\n",
         f"# {title}\n",
         *_introduction(stated, dimension, parameters),
-        *_use(stated, opens_elsewhere=opens_elsewhere),
+        *_use(stated, has_modules=has_modules),
         *_data(stated),
         *_training(stated),
         *_evaluation(evaluation),
@@ -173,24 +173,24 @@ def _introduction(stated: Mapping[str, Any], dimension: int, parameters: int) ->
         f"get similar vectors. {made}"
     )
     policy = stated["text"]
-    facts = [
+    lines = [
         f"- {parameters:,} weights, vectors of {dimension:,} components",
         f"- pooling: {stated['pooling']}; at most {stated['max_length']} tokens of a name",
         f"- text: {policy['case']}, Unicode {policy['unicode']}",
     ]
     if prompts := stated.get("prompts"):
-        facts.append(f"- text before each name: `{prompts['name']}`; before each mention: `{prompts['mention']}`")
-    return [f"{text.rstrip()}\n", *facts, ""]
+        lines.append(f"- text before each name: `{prompts['name']}`; before each mention: `{prompts['mention']}`")
+    return [f"{text.rstrip()}\n", *lines, ""]
 
 
-def _use(stated: Mapping[str, Any], *, opens_elsewhere: bool) -> list[str]:
+def _use(stated: Mapping[str, Any], *, has_modules: bool) -> list[str]:
     lines = [
         "## Use\n",
         "`MODEL` is this folder, or its id on the Hugging Face hub.\n",
         "```sh\nxsap index MODEL TERMINOLOGY --out index/\nxsap link --index index/ Fieber 発熱\n```\n",
         '```python\nfrom xsap import Encoder\n\nvectors = Encoder.from_pretrained("MODEL").encode(["Fieber", "fever"])\n```\n',
     ]
-    if not opens_elsewhere:
+    if not has_modules:
         return [*lines, "SentenceTransformer has no pooling over padding, so it does not open this model.\n"]
     policy = stated["text"]
     same = f"The vectors are the same for text that is in Unicode {policy['unicode']} already; xsap normalizes it.\n"

@@ -111,8 +111,8 @@ class EncoderSpec:
 
     def matches(self, other: "EncoderSpec") -> bool:
         """Whether an index of the one can be searched with the other: equal in all but path, revision and dtype."""
-        elsewhere: dict[str, Any] = {"path": None, "revision": None, "dtype": ""}
-        return replace(self, **elsewhere) == replace(other, **elsewhere)
+        location: dict[str, Any] = {"path": None, "revision": None, "dtype": ""}
+        return replace(self, **location) == replace(other, **location)
 
     def describe(self) -> str:
         """What `matches` compares, in a few words."""
