@@ -210,7 +210,8 @@ def test_a_rejected_proposal_is_not_a_match(tmp_path):
 
 @pytest.mark.parametrize("status", [Status.UNREVIEWED, Status.FLAGGED])
 def test_what_is_undecided_has_neither_reviewer_nor_author(tmp_path, status):
-    mapping = replace(FEVER, status=status, decided=Signature("A", 5), equivalence=Equivalence.UNREVIEWED)
+    people = {"decided": Signature("A", 5), "confirmed": Signature("B", 6)}
+    mapping = replace(FEVER, status=status, equivalence=Equivalence.UNREVIEWED, **people)
     [row] = check(written(tmp_path, [mapping]))
     assert row["predicate_id"] == "skos:closeMatch"
     assert not {"reviewer_label", "author_label"} & set(row)
