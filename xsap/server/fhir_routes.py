@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -10,16 +11,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from xsap.errors import XsapError
-from xsap.exchange.fhir import RELEASES, Json, Release
+from xsap.exchange.fhir import RELEASES, Release
 from xsap.exchange.fhir_capabilities import capability_statement, code_systems, terminology_capabilities
 from xsap.exchange.fhir_terminology import (
     IndexTerminology,
     OperationError,
-    expand,
-    lookup,
+    expand_value_set,
+    lookup_code,
     operation_outcome,
     request_parameters,
-    translate,
+    translate_term,
 )
 from xsap.linking.index import Index
 from xsap.linking.results import Result
@@ -32,7 +33,7 @@ FHIR_JSON = "application/fhir+json"
 BASES_KEPT = 8  # addresses of the service, by which clients call it
 _KINDS = {404: "not-found", 405: "not-supported", 408: "timeout", 413: "too-long", 415: "not-supported"}
 
-Operation = Callable[[IndexTerminology, Mapping[str, str]], Json]
+Operation = Callable[[IndexTerminology, Mapping[str, str]], dict[str, Any]]
 
 
 class QueuedLinker:
@@ -91,16 +92,16 @@ def fhir_routes(queue: LinkQueue, index: Index, table: ConceptTable) -> list[Bas
         each
         for release in RELEASES
         for each in (
-            route(release, "ValueSet/$expand", expand, both),
-            route(release, "CodeSystem/$lookup", lookup, both),
-            route(release, "ConceptMap/$translate", translate, both),
+            route(release, "ValueSet/$expand", expand_value_set, both),
+            route(release, "CodeSystem/$lookup", lookup_code, both),
+            route(release, "ConceptMap/$translate", translate_term, both),
             route(release, "CodeSystem", lambda terminology, given: code_systems(terminology, given.get("url"))),
             route(release, "metadata", _metadata),
         )
     ]
 
 
-def _metadata(terminology: IndexTerminology, parameters: Mapping[str, str]) -> Json:
+def _metadata(terminology: IndexTerminology, parameters: Mapping[str, str]) -> dict[str, Any]:
     if parameters.get("mode") == "terminology":
         return terminology_capabilities(terminology)
     return capability_statement(terminology)
@@ -110,5 +111,5 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _resource(content: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def _resource(content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse(content, status, headers, media_type=FHIR_JSON)
