@@ -7,7 +7,7 @@ options answer at once.
 from collections.abc import Sequence
 
 from xsap.commands.evaluate import calibrate, evaluate, tune_fusion
-from xsap.commands.exchange import check, export
+from xsap.commands.exchange import check, export_mappings
 from xsap.commands.index import index, merge
 from xsap.commands.link import link
 from xsap.commands.model import convert, encode, probe, shrink, train_model
@@ -24,8 +24,9 @@ unparsed = {
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
 for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
-                review, serve, export, check):  # fmt: skip
+                review, serve, check):  # fmt: skip
     app.command()(command)
+app.command("export")(export_mappings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

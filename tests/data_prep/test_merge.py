@@ -359,7 +359,7 @@ def test_merge_map_and_diff_commands(tmp_path, run_here):
     assert "  with several         1" in done.stdout.splitlines()
     assert "  concept with several references to UMLS  1" in done.stdout.splitlines()
     mapped = Terminology.load(tmp_path / "u")
-    assert mapped.concepts.to_pylist() == [{"concept_id": "C1", "preferred_name": "Fever", "vocabulary": "A", "code": "1", "semantic_types": ["T184"], "cross_references": ["H:1"]}]  # fmt: skip
+    assert mapped.concepts.to_pylist() == [{"concept_id": "C1", "preferred_name": "Fever", "vocabulary": "H", "code": None, "semantic_types": ["T184"], "cross_references": ["H:1"]}]  # fmt: skip
     assert mapped.retired.to_pylist() == [
         {"retired_id": one, "concept_id": "C1", "relation": "same"} for one in ("H:0", "H:1")
     ]

@@ -58,7 +58,7 @@ MappingsEncoding = Annotated[
 _FHIR = (ExchangeFormat.FHIR_R4, ExchangeFormat.FHIR_R5)
 
 
-def export(
+def export_mappings(
     file: MappingsFile,
     to: Annotated[ExchangeFormat, typer.Option(help="Format to write.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
