@@ -17,7 +17,7 @@ from benchmarks.accuracy.run import linking, report
 from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
 from xsap.errors import ConfigError
 from xsap.plots import check_plot
-from xsap.terminal import Overwrite, create_app, log, parse_size
+from xsap.terminal import Dtype, DtypeOption, Overwrite, create_app, log, parse_size
 from xsap.terminal import run as run_app
 
 if TYPE_CHECKING:
@@ -330,6 +330,26 @@ def speed_encode(
         accuracy = measure_accuracy(model, terminology, mentions, ours, chosen)
         result = result.with_accuracy(accuracy, on_cpu=device == DeviceName.CPU)
     finish(result, to_text, json_to=json_to, plot_to=plot_to, plot=plot, targets=result.targets)
+
+
+@speed_app.command("serve")
+def speed_serve(
+    index: Annotated[Path, typer.Option(help="Index folder.")],
+    model: Annotated[str | None, typer.Option(help="Folder of the index's model, if it was moved.")] = None,
+    mentions: Annotated[int, typer.Option(min=1, help="Mentions of a round.")] = 2000,
+    clients: Annotated[int, typer.Option(min=1, help="Clients that send at the same time.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Mentions in a request.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    json_to: JsonTo = None,
+) -> None:
+    """Compare xsap serve under load with Linker.link, on the CPU. Exit code 3 for a missed target."""
+    from benchmarks.speed.serve import compare_serving, to_text
+
+    result = compare_serving(
+        index, model=model, mentions=mentions, clients=clients, batch=batch, rounds=rounds, dtype=dtype
+    )
+    finish(result, to_text, json_to=json_to, targets=result.targets)
 
 
 @speed_app.command("search")

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -220,7 +221,7 @@ def test_the_command_serves_an_index_until_it_is_stopped(tiny_folder, sample_fol
     from xsap.terms.terminology import Terminology
 
     encoder = Encoder.from_pretrained(tiny_folder)
-    Index.build(Terminology.load(sample_folder), encoder, languages={"en"}, model_path=tiny_folder).save(
+    Index.build(Terminology.load(sample_folder), encoder, languages={"en", "de"}, model_path=tiny_folder).save(
         tmp_path / "index"
     )
     command = [sys.executable, "-m", "xsap", "serve", "--index", tmp_path / "index", "--port", "0", "--host", "0.0.0.0"]
@@ -234,8 +235,31 @@ def test_the_command_serves_an_index_until_it_is_stopped(tiny_folder, sample_fol
             status, _, answer = post(port, "/link", {"mentions": ["fever"], "top_k": 1})
             assert (status, answer["results"][0]["candidates"][0]["concept_id"]) == (200, "C9000001")
             assert answer["index"] == Index.load(tmp_path / "index").content_hash
+            page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+            body = json.loads(re.search(r"--data '(.*)'", page)[1])
+            shown = json.loads(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+            assert post(port, "/link", body)[2] == shown | {"index": answer["index"]}
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+def test_the_image_runs_without_rights_offline_and_is_watched():
+    """The image is not built here; what it must have is read from its recipe."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    last = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM")) :]
+    users = [line.split()[1] for line in last if line.startswith("USER")]
+    assert users
+    assert "root" not in users
+    assert any("HF_HUB_OFFLINE=1" in line for line in last if line.startswith("ENV"))
+    assert any("/health" in line for line in last if line.startswith("HEALTHCHECK"))
+    assert any(line.startswith("ENTRYPOINT") and '"serve"' in line for line in last)
+    assert any("whl/cpu" in line for line in lines)
+    copied = [word for line in lines if line.startswith("COPY") and "--from" not in line for word in line.split()[1:-1]]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    kept = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
+    assert kept == set(copied)
