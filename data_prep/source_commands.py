@@ -34,7 +34,7 @@ from data_prep.wikidata import WIKIDATA_PROPERTIES, Vocabulary, read_wikidata
 from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
 from xsap.languages import parse_languages, to_name
-from xsap.terminal import Overwrite, parse_size, print_lines
+from xsap.terminal import HeaderRow, Overwrite, Sheet, TextEncoding, parse_size, print_lines
 
 
 def umls(
@@ -173,9 +173,9 @@ def table(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language of rows without one, such as en.")] = None,
     source: SourceName = None,
-    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; the first visible one by default.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of a text file, such as cp1252.")] = None,
-    header_row: Annotated[int, typer.Option(min=1, help="Row with the names of the columns, from 1.")] = 1,
+    sheet: Sheet = None,
+    encoding: TextEncoding = None,
+    header_row: HeaderRow = 1,
     max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:

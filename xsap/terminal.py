@@ -85,6 +85,12 @@ Revision = Annotated[
 ]
 MovedModel = Annotated[str | None, typer.Option("--model", help="Folder of the index's model, if it was moved.")]
 Model = Annotated[str, typer.Argument(help="Model folder, or its id on the Hugging Face hub.")]
+Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")]
+HeaderRow = Annotated[int, typer.Option(min=1, help="Row of the table with the column names, from 1.")]
+TextEncoding = Annotated[
+    str | None,
+    typer.Option("--encoding", help="Encoding of a text file, such as cp1252; by default UTF-8."),
+]
 TerminologyFolder = Annotated[Path, typer.Argument(help="Terminology folder, as xsap-prepare writes it.")]
 OutputFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]

@@ -14,9 +14,12 @@ from xsap.terminal import (
     Ann,
     Dtype,
     DtypeOption,
+    HeaderRow,
     MaxLength,
     MovedModel,
     Pooling,
+    Sheet,
+    TextEncoding,
     announce_wait,
     log,
     output,
@@ -49,9 +52,6 @@ Columns = Annotated[
         "mentions, such as ADD_INFO:original of a save file of Usagi. Repeatable.",
     ),
 ]
-Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")]
-HeaderRow = Annotated[int, typer.Option(help="Row with the column names.")]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of the mentions, such as cp1252; by default UTF-8.")]
 
 
 def evaluate(
@@ -74,7 +74,7 @@ def evaluate(
     column: Columns = None,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
-    encoding: Encoding = None,
+    encoding: TextEncoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals.
@@ -143,7 +143,7 @@ def calibrate(
     column: Columns = None,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
-    encoding: Encoding = None,
+    encoding: TextEncoding = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into folds.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it exists.")] = False,
 ) -> None:
@@ -177,7 +177,7 @@ def tune_fusion(
     column: Columns = None,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
-    encoding: Encoding = None,
+    encoding: TextEncoding = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
 ) -> None:
     """Choose the weight of string similarity in scores and store it in the index.

@@ -11,9 +11,12 @@ from xsap.terminal import (
     Dtype,
     DtypeOption,
     Format,
+    HeaderRow,
     MovedModel,
     OnRay,
     Overwrite,
+    Sheet,
+    TextEncoding,
     announce_wait,
     check_stdout,
     log,
@@ -36,11 +39,9 @@ def link(
     column: Annotated[str | None, typer.Option(help="Column of --file with the terms; by default 'term'.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column of --file with the terms' languages.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a language that is not known.")] = False,
-    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")] = None,
-    header_row: Annotated[
-        int | None, typer.Option(help="Row of --file with the column names; by default the first.")
-    ] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of --file, such as cp1252; by default UTF-8.")] = None,
+    sheet: Sheet = None,
+    header_row: HeaderRow = 1,
+    encoding: TextEncoding = None,
     model: MovedModel = None,
     top_k: Annotated[int, typer.Option(help="Number of concepts per term.")] = 5,
     semantic_types: Annotated[
@@ -85,7 +86,7 @@ def link(
         "--language-column": language_column,
         "--encoding": encoding,
     }
-    of_file |= {"--header-row": header_row, "--ray": ray}
+    of_file |= {"--header-row": None if header_row == 1 else header_row, "--ray": ray}
     for option, value in of_file.items():
         if value is not None and not file:
             raise ConfigError(f"{option} '{value}' needs --file, found none; remove it or add --file")
@@ -97,7 +98,7 @@ def link(
     else:
         check_link_output(out, file, overwrite=overwrite)
     if file:
-        table = open_table(file, sheet=sheet, encoding=encoding, header_row=1 if header_row is None else header_row)
+        table = open_table(file, sheet=sheet, encoding=encoding, header_row=header_row)
     else:
         table = table_of_terms(terms or stdin_lines(), "stdin")
     column = column or ("term" if file else "mention")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xsap.errors import ConfigError
-from xsap.terminal import MovedModel, log
+from xsap.terminal import HeaderRow, MovedModel, Sheet, TextEncoding, log
 
 if TYPE_CHECKING:
     from xsap.linking.linker import Linker
@@ -30,11 +30,9 @@ def review(
     code_column: Annotated[str | None, typer.Option(help="Column with the terms' codes in their source.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column with the terms' languages.")] = None,
     frequency_column: Annotated[str | None, typer.Option(help="Column that says how often a term occurs.")] = None,
-    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")] = None,
-    header_row: Annotated[
-        int | None, typer.Option(help="Row of the table with the column names; by default the first.")
-    ] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of a text file, such as cp1252.")] = None,
+    sheet: Sheet = None,
+    header_row: HeaderRow = 1,
+    encoding: TextEncoding = None,
     out: Annotated[
         Path | None, typer.Option(help="File of the review; by default beside the table, NAME.review.sqlite.")
     ] = None,
@@ -64,7 +62,7 @@ def review(
         language_column,
         frequency_column,
         sheet,
-        1 if header_row is None else header_row,
+        header_row,
         encoding,
     )
     with reserved_port(HOST, port) as reserved:
