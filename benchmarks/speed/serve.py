@@ -34,7 +34,7 @@ CLIENTS_TOO_MANY = 4 * QUEUE_LIMIT // BATCH_LIMIT
 TOP_K, SEED = 5, 0
 TARGET_SPEED = 100.0  # mentions a second
 SCORE_TOLERANCE = 1e-3  # rounding depends on what is encoded together
-TIMEOUT = 300  # seconds for one request
+REQUEST_SECONDS = 300  # seconds for one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def service_process(index: Path, model: str | None, dtype: Dtype) -> Iterator[in
             yield int(ready.partition("/reconcile")[0].rpartition(":")[2])
         finally:
             process.terminate()
-            process.wait(TIMEOUT)
+            process.wait(REQUEST_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def _send_all(port: int, parts: Sequence[Sequence[str]], clients: int) -> list[_
 
 def _send(port: int, mentions: Sequence[str]) -> _Sent:
     start = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS)
     try:
         body = json.dumps({"mentions": mentions, "top_k": TOP_K})
         connection.request("POST", "/link", body, {"Content-Type": "application/json"})
