@@ -392,6 +392,6 @@ def test_an_index_of_older_look_up_keys_is_refused_with_the_way_to_make_it_again
 
     with pytest.raises(
         ArtifactError,
-        match=r"index: expected names with look-up keys of version 2, found version 1; make it again: xsap index",
+        match=r"index: expected names, concepts and look-up keys of version 3, found version 1; make it again: xsap index",
     ):
         check_dictionary_format({}, tmp_path / "index")

@@ -29,6 +29,7 @@ from xsap.linking.results import Result
 from xsap.tabular.answers import Answer
 from xsap.tabular.readers import open_table
 from xsap.tabular.writers import OutputFormat, open_writer
+from xsap.terms.mentions import SCHEMA
 
 DECIDED = [
     replace(OMOP_FEVER, columns={"original": "Fieber", "lang": "de"}, language="de"),
@@ -162,6 +163,7 @@ def rows(table):
 
 
 def test_approved_mappings_are_mentions_and_undecided_ones_are_not(saved):
+    assert read_gold(saved).schema == SCHEMA
     assert rows(read_gold(saved)) == [("fièvre", "de", ["437663"]), ("two", "de", ["1", "2"]), ("none", "de", [])]
 
 
