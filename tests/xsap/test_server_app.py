@@ -1,15 +1,18 @@
 """The service over HTTP in this process: a recorded session of OpenRefine, errors, and hostile requests."""
 
+import asyncio
 import json
 import re
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tests.fixtures.reconciliation_schemas import judge
 from tests.fixtures.service import ODD_ID, SCRIPT, mentions_of, small_linker
+from xsap.errors import ConfigError
 from xsap.server.app import ServiceLimits, create_service
-from xsap.server.requests import MAX_BODY_BYTES
+from xsap.server.requests import MAX_BODY_BYTES, RequestError, read_body
 
 BASE = "http://localhost:8000"
 
@@ -181,6 +184,26 @@ def test_other_hosts_are_refused_on_this_computer_alone(linker):
         assert public.get("/reconcile/0.2", headers={"Host": "x/?<script>"}).status_code == 400
 
 
+def test_behind_a_proxy_the_service_states_its_public_address(linker):
+    url = "https://linker.example.org/xsap/"
+    with TestClient(create_service(linker, linker.index, public_url=url), base_url=BASE) as behind:
+        for host in ("linker.example.org", "localhost:8000"):
+            found = behind.get("/reconcile/0.2", headers={"Host": host}).json()
+            assert found["preview"]["url"] == "https://linker.example.org/xsap/reconcile/0.2/preview/{{id}}"
+            stated = behind.get("/fhir/r4/metadata", headers={"Host": host}).json()["implementation"]["url"]
+            assert stated == "https://linker.example.org/xsap/fhir/r4"
+        assert behind.get("/health", headers={"Host": "other.example.org"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["linker.example.org", "ftp://x", "https://", "https://a b", "https://x/?q", "https://u:p@x", "javascript://x y"],
+)
+def test_an_address_that_is_none_is_refused(linker, url):
+    with pytest.raises(ConfigError, match="expected --public-url to be an address"):
+        create_service(linker, linker.index, public_url=url)
+
+
 # POST /link
 
 
@@ -277,6 +300,16 @@ def test_long_bodies_are_refused_before_they_are_read_whole(client):
     assert answer.status_code == 413
     answer = client.post("/link", content=endless(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
+
+
+def test_a_body_that_does_not_arrive_is_given_up():
+    async def receive():
+        await asyncio.sleep(60)
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(read_body(Request(scope, receive), media_types=["application/json"], seconds=0.01))
+    assert caught.value.status == 408
 
 
 def test_forms_are_bounded_and_unicode(client):

@@ -14,6 +14,9 @@ def serve(
     index: Annotated[Path, typer.Option(help="Index folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this computer.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
+    public_url: Annotated[
+        str | None, typer.Option(help="Address that clients use, if a proxy stands before the service.")
+    ] = None,
     model: MovedModel = None,
     ann: Ann = False,
     dtype: DtypeOption = Dtype.AUTO,
@@ -38,7 +41,7 @@ def serve(
             linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value)
             local_only = is_loopback(host)
             limits = ServiceLimits(max_batch, max_queue)
-            app = create_service(linker, linker.index, limits=limits, local_only=local_only)
+            app = create_service(linker, linker.index, limits=limits, local_only=local_only, public_url=public_url)
             warm_up(linker)
         if not local_only:
             log(

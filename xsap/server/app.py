@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xsap import __version__
-from xsap.errors import XsapError
+from xsap.errors import ConfigError, XsapError
 from xsap.linking.index import Index
 from xsap.server.concepts import ConceptTable
 from xsap.server.fhir_routes import FHIR_PREFIX, fhir_routes
@@ -67,7 +67,12 @@ class ServiceLimits:
 
 
 def create_service(
-    linker: BatchLinker, index: Index, *, limits: ServiceLimits = ServiceLimits(), local_only: bool = True
+    linker: BatchLinker,
+    index: Index,
+    *,
+    limits: ServiceLimits = ServiceLimits(),
+    local_only: bool = True,
+    public_url: str | None = None,
 ) -> ASGIApp:
     """The ASGI application of an index; its thread starts here, and ends with the application.
 
@@ -75,16 +80,18 @@ def create_service(
         linker: Links mentions to the concepts of the index.
         index: The index.
         limits: What may wait.
-        local_only: Whether requests must name this computer as their host.
+        local_only: Whether requests must name this computer, or the host of `public_url`, as their host.
+        public_url: The address that clients use, where the service stands behind another one.
 
     Raises:
-        ConfigError: The limits do not fit together.
+        ConfigError: The limits do not fit together, or the address is none.
     """
+    hosts = None if not local_only else frozenset([host_of(public_url)] if public_url else [])
     metrics = ServiceMetrics()
     queue = LinkQueue(linker, max_batch=limits.max_batch, max_waiting=limits.max_queue, on_batch=metrics.observe_batch)
     table = ConceptTable(index.dictionary)
     called = f"xsap {index.path.name}" if index.path is not None else "xsap"
-    reconciliation = Reconciliation(queue, table, f"{called}: {len(table):,} concepts")
+    reconciliation = Reconciliation(queue, table, f"{called}: {len(table):,} concepts", public_url)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -96,7 +103,7 @@ def create_service(
         routes=[
             *_own_routes(queue, index, table, metrics),
             *reconciliation.routes(),
-            *fhir_routes(queue, index, table),
+            *fhir_routes(queue, index, table, public_url),
         ],
         lifespan=lifespan,
         exception_handlers={
@@ -106,7 +113,7 @@ def create_service(
             HTTPException: _on_http_error,
         },
     )
-    return _observed(_guarded(app, local_only), metrics)
+    return _observed(_guarded(app, hosts), metrics)
 
 
 def warm_up(linker: BatchLinker) -> None:
@@ -188,8 +195,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _guarded(app: ASGIApp, local_only: bool) -> ASGIApp:
-    """Check the host, answer preflight requests of the reconciliation API, add headers, and turn what is not expected into an error 500."""
+def host_of(url: str) -> str:
+    """The host of an address, with its port if it states one. Raises ConfigError if it is no address of a service."""
+    scheme, _, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    if scheme not in ("http", "https") or not _HOST.fullmatch(host) or set(rest) & set("?#@ "):
+        raise ConfigError(
+            f"expected --public-url to be an address such as https://linker.example.org, found '{url[:80]}'"
+        )
+    return host
+
+
+def _guarded(app: ASGIApp, hosts: frozenset[str] | None) -> ASGIApp:
+    """Check the host (one of these or this computer; None for any), answer preflight requests of the reconciliation API, add headers, and turn what is not expected into an error 500."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -207,7 +225,7 @@ def _guarded(app: ASGIApp, local_only: bool) -> ASGIApp:
             await send(message)
 
         host = _HOST.fullmatch(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-        if host is None or (local_only and not is_loopback(host[1].strip("[]"))):
+        if host is None or not (hosts is None or host[0] in hosts or is_loopback(host[1].strip("[]"))):
             refused = _error(400, "expected the host of this service, such as localhost, found another one")
             await refused(scope, receive, send)
         elif shared and scope["method"] == "OPTIONS":

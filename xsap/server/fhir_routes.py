@@ -26,7 +26,7 @@ from xsap.linking.index import Index
 from xsap.linking.results import Result
 from xsap.server.concepts import ConceptTable
 from xsap.server.link_queue import LinkOptions, LinkQueue, LinkRequest, QueueFullError
-from xsap.server.requests import JSON, RETRY_AFTER, RequestError, json_value, read_body
+from xsap.server.requests import JSON, RETRY_AFTER, RequestError, json_value, read_body, service_address
 
 FHIR_PREFIX = "/fhir/"
 FHIR_JSON = "application/fhir+json"
@@ -50,13 +50,14 @@ class QueuedLinker:
         return self._queue.submit([LinkRequest(mentions, spoken, LinkOptions(top_k))])[0].result()
 
 
-def fhir_routes(queue: LinkQueue, index: Index, table: ConceptTable) -> list[BaseRoute]:
+def fhir_routes(queue: LinkQueue, index: Index, table: ConceptTable, public_url: str | None = None) -> list[BaseRoute]:
     """All routes of both releases.
 
     Args:
         queue: Links terms.
         index: The index.
         table: Its concepts.
+        public_url: The address of the service, where that is not the one of a request.
     """
     linker = QueuedLinker(queue)
     version = (index.content_hash or "unsaved")[:12]
@@ -72,7 +73,7 @@ def fhir_routes(queue: LinkQueue, index: Index, table: ConceptTable) -> list[Bas
                 if request.method == "POST":
                     body = await read_body(request, media_types=(FHIR_JSON, JSON))
                     parameters |= request_parameters(json_value(body))
-                url = f"{str(request.base_url).rstrip('/')}{FHIR_PREFIX}{release}"
+                url = f"{service_address(request, public_url)}{FHIR_PREFIX}{release}"
                 found = await run_in_threadpool(operation, terminology_at(url, release), parameters)
             except OperationError as error:
                 return _resource(error.outcome(), error.status)

@@ -41,7 +41,16 @@ from xsap.server.reconciliation_data import (
     suggest_properties,
     suggest_types,
 )
-from xsap.server.requests import FORM, JSON, RequestError, json_value, parse_form, read_body, whole_number
+from xsap.server.requests import (
+    FORM,
+    JSON,
+    RequestError,
+    json_value,
+    parse_form,
+    read_body,
+    service_address,
+    whole_number,
+)
 
 DEFAULT_SUGGESTIONS, MOST_SUGGESTIONS = 10, 100
 PREFIX = "/reconcile/"
@@ -53,15 +62,16 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Reconciliation:
     """The service behind the routes: an index's concepts and the queue of the linker."""
 
-    def __init__(self, queue: LinkQueue, table: ConceptTable, name: str) -> None:
+    def __init__(self, queue: LinkQueue, table: ConceptTable, name: str, public_url: str | None = None) -> None:
         """Nothing is loaded here.
 
         Args:
             queue: Links terms.
             table: The concepts of the index.
             name: Of the service, in its manifest.
+            public_url: Its address, where that is not the one of a request.
         """
-        self.queue, self.table, self.name = queue, table, name
+        self.queue, self.table, self.name, self.public_url = queue, table, name, public_url
 
     def routes(self) -> list[BaseRoute]:
         """All routes of both versions."""
@@ -96,7 +106,7 @@ class Reconciliation:
         ]
 
     async def _manifest(self, version: ApiVersion, request: Request) -> Response:
-        base = f"{str(request.base_url).rstrip('/')}{PREFIX}{version}"
+        base = f"{service_address(request, self.public_url)}{PREFIX}{version}"
         answer = manifest(version, base, self.name, self.table.types, self.queue.max_batch)
         return _answer(version, request.query_params.get("callback"), answer)
 

@@ -107,6 +107,16 @@ def parse_form(body: bytes) -> dict[str, str]:
     return dict(fields)
 
 
+def service_address(request: Request, public_url: str | None) -> str:
+    """The address at which clients find the service, without a slash at its end.
+
+    Args:
+        request: A request, whose host is used unless the address is stated.
+        public_url: The address, where the service stands behind another one.
+    """
+    return (public_url or str(request.base_url)).rstrip("/")
+
+
 def whole_number(text: str | None, name: str, *, default: int, least: int, most: int) -> int:
     """A number in a URL.
 
