@@ -33,21 +33,8 @@ help: ## list the targets
 
 install: .venv/base ## create .venv and install xsap in it
 
-demo: .venv/base ## train, index, evaluate and link with the sample terminology, in a few minutes
-	rm -rf demo
-	$(BIN)/xsap-prepare umls data_prep/sample --out demo/terminology
-	$(BIN)/xsap train --config small --set terminology=demo/terminology \
-	    --set output=demo/untrained --set scratch.vocabulary_size=4000 --set max_steps=0
-	$(BIN)/xsap train --config small --set terminology=demo/terminology \
-	    --set output=demo/trained --set scratch.vocabulary_size=4000 --set max_steps=300 --set optim.warmup_steps=20
-	$(BIN)/xsap index demo/untrained/model demo/terminology --out demo/index-before
-	$(BIN)/xsap index demo/trained/model demo/terminology --out demo/index
-	$(BIN)/xsap evaluate data_prep/sample/mentions.tsv --index demo/index-before --json > demo/before.json
-	$(BIN)/xsap evaluate data_prep/sample/mentions.tsv --index demo/index --json > demo/after.json
-	$(BIN)/python -m benchmarks compare before=demo/before.json after=demo/after.json --plot demo/linking.png
-	$(BIN)/xsap link "fiebre alta" "Brustschmerzen" 胸痛 "douleurs abdominales" "yüksek tansiyon" "korkea verenpaine" \
-	    "частый жидкий стул" "속이 메스꺼움" 子宫切除手术 ใส่เครื่องช่วยหายใจ --index demo/index --top-k 1
-	@printf '%s\n' "The chart is demo/linking.png. Link a term of your own:" '$(BIN)/xsap link "dolor de cabeza" --index demo/index'
+demo: .venv/base ## continue training a small pretrained model on the sample terminology, and link terms
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
 test: .venv/test ## run the tests; takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
