@@ -68,7 +68,7 @@ def test_linked_file_of_any_format_comes_back_as_it_was_linked(table, tmp_path, 
         assert (each.score, each.confidence) == ((None, None) if row[1] == "no answer" else (1.0, 0.975))
 
 
-def test_table_that_is_not_linked_is_told_apart(table):
+def test_table_that_is_not_linked_is_refused(table):
     assert not is_linked(HEADER)
     assert not is_linked(["rank", "name", "score", "code"])
     with pytest.raises(DataError, match="expected a table that xsap link wrote"):

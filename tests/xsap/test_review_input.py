@@ -1,8 +1,17 @@
 """What is reviewed: tables that are linked or not, save files of Usagi, reviews; and when a review is made again."""
 
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
 import pytest
 
+from tests.fixtures.commands import assert_refused, environment
 from tests.fixtures.reviews import SearchLinker, mapping, new_review
+from xsap.artifacts import publish
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.mapping import MappedConcept, Signature, Status
 from xsap.exchange.usagi_writer import write_usagi
@@ -104,3 +113,78 @@ def test_missing_column_is_refused_before_anything_is_linked(terms, tmp_path):
 )
 def test_review_is_kept_beside_its_table(tmp_path, name, expected):
     assert review_path(tmp_path / name) == tmp_path / expected
+
+
+# The command
+
+
+@pytest.fixture
+def index(tmp_path):
+    """A folder that states that it is an index; no model is loaded before somebody searches."""
+    with publish(tmp_path / "index", "index", {}):
+        pass
+    return tmp_path / "index"
+
+
+def test_command_prints_an_address_that_answers_until_it_is_stopped(index, tmp_path):
+    new_review(tmp_path / "x.review.sqlite").close()
+    words = [
+        sys.executable,
+        "-m",
+        "xsap",
+        "review",
+        tmp_path / "x.review.sqlite",
+        "--index",
+        index,
+        "--reviewer",
+        "Ann",
+        "--no-browser",
+    ]
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert process.stderr.readline() == f"{tmp_path}/x.review.sqlite: 9 terms, 9 to review\n"
+    address, _, rest = process.stderr.readline().partition("  ")
+    assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/\?token=[\w-]{43}", address)
+    assert rest == "reviewed by Ann; Ctrl+C stops\n"
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    assert b"<title>xsap review</title>" in opener.open(address, timeout=60).read()
+    home = address.partition("?")[0]
+    headers = {"Origin": home[:-1], "Content-Type": "application/json"}
+    body = b'{"versions": [[1, 0]], "status": "no_match"}'
+    opener.open(urllib.request.Request(f"{home}api/decide", body, headers), timeout=60).read()
+    with pytest.raises(urllib.error.HTTPError):
+        opener.open(urllib.request.Request(f"{home}api/search", b'{"text": "x"}', headers), timeout=60)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["index", "x.review.sqlite"]
+    assert read_review(tmp_path / "x.review.sqlite")[0].decided.by == "Ann"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--index", "nowhere"], "nowhere: expected an index folder, found nothing there"),
+        (
+            ["--index", "index", "--reviewer", " "],
+            "expected --reviewer to be a name of at most 100 characters, found ''",
+        ),
+        (["--index", "index", "--column", "x"], "expected a column 'x', found code, term, ward"),
+        (["--index", "index", "--sheet", "x"], "--sheet 'x' is for workbooks"),
+    ],
+)
+def test_command_refuses_in_one_line_before_it_listens(terms, index, monkeypatch, capsys, options, message):
+    from xsap.cli import main
+
+    monkeypatch.chdir(terms.parent)
+    with pytest.raises(SystemExit) as stop:
+        main(["review", "terms.csv", "--no-browser", *options])
+    captured = capsys.readouterr()
+    assert_refused((stop.value.code, captured.out, captured.err), message)
+    assert not (terms.parent / "terms.review.sqlite").exists()

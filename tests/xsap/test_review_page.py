@@ -179,7 +179,7 @@ def test_key_that_is_held_down_decides_once(browser, store):
     assert [each.status for each in read_review(store.path)].count(Status.NO_MATCH) == 1
 
 
-def test_keys_do_nothing_while_somebody_types(browser, store):
+def test_keys_do_nothing_while_a_person_types(browser, store):
     with served(store) as address, opened(browser, address) as page:
         for field in ("#filter-text", "#search-text", "#note"):
             page.locator(field).focus()

@@ -205,7 +205,7 @@ def test_decision_answers_with_the_row_and_the_next_term_and_is_in_the_file(stor
     assert (found.status, found.targets[0].concept_id, found.decided.by) == (Status.APPROVED, "A:101", "Ann")
 
 
-def test_decision_on_what_somebody_else_changed_is_a_conflict_with_its_state(store, client):
+def test_decision_on_an_older_version_is_answered_with_the_new_state(store, client):
     ben = client_of(store, "Ben")
     assert post(ben, "decide", {"versions": [[1, 0]], "status": "no_match"}).json()["changed"] == 1
     answer = post(client, "decide", {"versions": [[1, 0]], "status": "approved", "following": 1}).json()

@@ -45,7 +45,7 @@ CREATE TRIGGER decisions_are_kept BEFORE DELETE ON decisions BEGIN SELECT RAISE(
 """
 
 
-def connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
+def open_review_file(path: Path, *, new: bool = False) -> sqlite3.Connection:
     """Open a review's file.
 
     Args:
@@ -116,7 +116,7 @@ def new_store(path: Path) -> Iterator[sqlite3.Connection]:
     check_output_path(path, "a file")
     aside = temporary_name(path.absolute())
     try:
-        with closing(connect(aside, new=True)) as connection:
+        with closing(open_review_file(aside, new=True)) as connection:
             yield connection
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         fsync_path(aside)

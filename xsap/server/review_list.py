@@ -176,7 +176,7 @@ def listed_terms(store: ReviewStore, terms: Sequence[int]) -> list[ListedTerm]:
 def count_terms(store: ReviewStore, wanted: ReviewFilter) -> int:
     """How many terms a filter keeps."""
     condition, parameters = wanted.condition()
-    return int(store.query(f"SELECT count(*) FROM state s WHERE {condition}", parameters)[0][0])
+    return int(store.count(f"SELECT count(*) FROM state s WHERE {condition}", parameters)[0][0])
 
 
 def count_facets(store: ReviewStore, wanted: ReviewFilter) -> dict[str, list[tuple[Any, int]]]:
@@ -189,14 +189,14 @@ def count_facets(store: ReviewStore, wanted: ReviewFilter) -> dict[str, list[tup
     facets: dict[str, list[tuple[Any, int]]] = {}
     for name, column in (*_TEXT_COLUMNS.items(), ("candidates", "candidates"), ("confirmed", "confirmer != ''")):
         condition, parameters = wanted.condition(name)
-        facets[name] = store.query(
+        facets[name] = store.count(
             f"SELECT s.{column} AS value, count(*) FROM state s WHERE {condition} GROUP BY value ORDER BY 2 DESC LIMIT {MAX_VALUES}",
             parameters,
         )
     for name, bands in (("confidence", _CONFIDENCE_BANDS), ("margin", _MARGIN_BANDS)):
         condition, parameters = wanted.condition(name)
         cases = " ".join(f"WHEN s.{name} >= {low} THEN {low}" for low in reversed(bands))
-        facets[name] = store.query(
+        facets[name] = store.count(
             f"SELECT CASE {cases} END AS value, count(*) FROM state s WHERE {condition} AND s.{name} >= 0 GROUP BY value ORDER BY 1 DESC",
             parameters,
         )
@@ -240,7 +240,7 @@ def bulk_condition(wanted: ReviewFilter, status: Status, min_confidence: float |
 def bulk_effect(store: ReviewStore, wanted: ReviewFilter, status: Status, min_confidence: float | None) -> BulkEffect:
     """What an action on a filter would do; the arguments are those of `bulk_condition`."""
     condition, parameters = bulk_condition(wanted, status, min_confidence)
-    ((rows, wrong, least),) = store.query(
+    ((rows, wrong, least),) = store.count(
         f"SELECT count(*), total(1 - s.confidence), min(s.confidence) FROM state s WHERE {condition}", parameters
     )
     calibrated = status is Status.APPROVED and least is not None and least >= 0

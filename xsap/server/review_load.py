@@ -11,8 +11,8 @@ from typing import Any
 from xsap import __version__
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
 from xsap.server.review_decisions import State
-from xsap.server.review_file import connect, new_store, transaction
-from xsap.server.review_store import COMPACT_JSON, Change, candidate_to_json, concepts_to_json, write_decisions
+from xsap.server.review_file import new_store, open_review_file, transaction
+from xsap.server.review_store import COMPACT_JSON, NewState, candidate_to_json, concepts_to_json, write_decisions
 from xsap.text import EXACT_MATCH, normalize
 
 UNKNOWN_NUMBER = (
@@ -76,7 +76,7 @@ def load_review(path: Path, mappings: Iterable[Mapping], settings: ReadOnlyDict[
         DataError: The file is no review, or can't be read or written.
     """
     if path.exists():
-        with closing(connect(path)) as connection, transaction(connection):
+        with closing(open_review_file(path)) as connection, transaction(connection):
             return _load(connection, mappings, settings)
     with new_store(path) as connection, transaction(connection):
         return _load(connection, mappings, settings)
@@ -107,7 +107,7 @@ def _load(connection: Connection, mappings: Iterable[Mapping], settings: ReadOnl
         "confirmer = d.confirmed_by FROM decisions d WHERE d.decision = ? AND state.term = ?",
         [(last[term], term) for term in kept],
     )
-    imported = [Change(term, 0, None, state) for term, state in loading.own.items() if term not in last]
+    imported = [NewState(term, 0, None, state) for term, state in loading.own.items() if term not in last]
     if imported:
         write_decisions(connection, "import", Signature(), imported)
     counts.kept, counts.imported, counts.set_aside = len(kept), len(imported), len(last) - len(kept)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
 from xsap.linking.results import Candidate
 from xsap.server.review_decisions import Choice, State, apply_choice
-from xsap.server.review_file import connect, readable, transaction
+from xsap.server.review_file import open_review_file, readable, transaction
 
 _STATE_OF = """
 SELECT s.term, s.decision, s.effective, t.proposal, d.status, d.equivalence, d.targets, d.comment, d.decided_by, d.decided_on,
@@ -57,7 +57,7 @@ class Outcome:
     conflicts: tuple[int, ...] = ()
 
 
-class Change(NamedTuple):
+class NewState(NamedTuple):
     """A new state of a term. previous: its version before; effective: the decision that is restored (0 for none), None for a new decision."""
 
     term: int
@@ -88,18 +88,27 @@ class ReviewStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock, self._reader_lock = threading.Lock(), threading.Lock()
-        self._writer, self._reader = connect(path), connect(path)
+        self._lock, self._reader_lock, self._counter_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._writer, self._reader, self._counter = (
+            open_review_file(path),
+            open_review_file(path),
+            open_review_file(path),
+        )
 
     def close(self) -> None:
         """Close the file."""
-        for connection in (self._writer, self._reader):
+        for connection in (self._writer, self._reader, self._counter):
             connection.close()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a SELECT, on a connection of its own that no decision waits for."""
         with self._reader_lock, readable(self.path):
             return self._reader.execute(sql, parameters).fetchall()
+
+    def count(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """As `query`, for what reads all terms: it takes a while, for which no list and no term waits."""
+        with self._counter_lock, readable(self.path):
+            return self._counter.execute(sql, parameters).fetchall()
 
     def settings(self) -> dict[str, str]:
         """What was recorded of the input: its name and hash, the hash of the index, the names of the columns."""
@@ -130,7 +139,7 @@ class ReviewStore:
             if gone or conflicts:
                 return Outcome(0, (), (*gone, *conflicts))
             changed = [
-                Change(term, version, None, apply_choice(state, choice, signature, proposal))
+                NewState(term, version, None, apply_choice(state, choice, signature, proposal))
                 for term, version, _, state, proposal in found
             ]
             return Outcome(write_decisions(writer, kind, signature, changed), tuple(seen))
@@ -147,7 +156,7 @@ class ReviewStore:
         with self._transaction() as writer:
             terms = [term for (term,) in writer.execute(f"SELECT s.term FROM state s WHERE {where}", parameters)]
             changed = [
-                Change(term, version, None, apply_choice(state, choice, signature, proposal))
+                NewState(term, version, None, apply_choice(state, choice, signature, proposal))
                 for term, version, _, state, proposal in _states(writer, terms)
             ]
             return Outcome(write_decisions(writer, "bulk", signature, changed) if changed else 0, tuple(terms))
@@ -172,7 +181,7 @@ class ReviewStore:
             for term, version, effective, _, proposal in _states(writer, list(undone)):
                 decision, previous = undone[term]
                 if effective == decision:
-                    changed.append(Change(term, version, *_restored(writer, previous, proposal)))
+                    changed.append(NewState(term, version, *_restored(writer, previous, proposal)))
             restored = tuple(change.term for change in changed)
             conflicts = tuple(term for term in undone if term not in set(restored))
             return Outcome(write_decisions(writer, "undo", signature, changed, undoes=last), restored, conflicts)
@@ -221,7 +230,7 @@ def read_review(path: Path | str) -> list[Mapping]:
         DataError: It is missing, is no review, or is damaged.
     """
     path = Path(path)
-    with closing(connect(path)) as connection, readable(path):
+    with closing(open_review_file(path)) as connection, readable(path):
         return [each.mapping for each in read_terms(connection)]
 
 
@@ -274,7 +283,7 @@ def write_decisions(
     connection: sqlite3.Connection,
     kind: str,
     signature: Signature,
-    changes: Sequence[Change],
+    changes: Sequence[NewState],
     *,
     undoes: int | None = None,
 ) -> int:
