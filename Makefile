@@ -26,7 +26,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 	$(PIP) --group docs
 	@touch $@
 
-.PHONY: help install demo test test-slow screenshots fuzz coverage check format docs clean
+.PHONY: help install demo test test-slow test-real screenshots fuzz coverage check format docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -41,6 +41,10 @@ test: .venv/test ## run the tests; takes minutes
 
 test-slow: .venv/slow ## run the slow tests, minutes each, and properties on all their examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile thorough
+
+test-real: .venv/test ## run the tests on a real model: MODEL=FOLDER, optionally TERMINOLOGY=FOLDER MENTIONS=FILE
+	XSAP_REAL_MODEL="$(MODEL)" XSAP_REAL_TERMINOLOGY="$(TERMINOLOGY)" XSAP_REAL_MENTIONS="$(MENTIONS)" \
+	    $(BIN)/python -m pytest -m real -rsP tests/test_real_model.py
 
 screenshots: .venv/test ## take the screenshots of docs/review.md again; needs chromium
 	XSAP_SCREENSHOTS=1 $(BIN)/python -m pytest tests/xsap/test_review_page.py -k screenshots
