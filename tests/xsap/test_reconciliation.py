@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fixtures.builds import Ngrams
+from tests.fixtures.dictionaries import terminology
 from tests.fixtures.reconciliation_schemas import judge
 from tests.fixtures.service import ODD_ID, ROWS, SCRIPT, TYPES, small_linker
 from xsap.languages import UNKNOWN
+from xsap.linking.index import Index
 from xsap.linking.ranking import Filter
 from xsap.linking.results import Candidate, Result
 from xsap.server.concepts import ConceptTable
@@ -321,6 +324,24 @@ def test_every_concept_is_found_by_its_id_with_its_names_and_no_other(table):
     for other in ("", "HP", "HP:10", "HP:0", "zzz", ODD_ID + " ", "\ud800"):
         assert table.find(other) is None
     assert len(table) == len({row[0] for row in ROWS})
+
+
+def test_a_name_of_two_concepts_belongs_to_both_and_preferred_names_come_first():
+    rows = [
+        ("A", "en", "shared"),
+        ("A", "en", "zeta"),
+        ("M", "en", "middle"),
+        ("Z", "en", "last"),
+        ("Z", "en", "shared"),
+    ]
+    found = ConceptTable(Index.build(terminology(*rows), Ngrams()).dictionary)
+    names = {each: [name.text for name in found.names_of(found.find(each))] for each in "AMZ"}
+    assert {key: sorted(texts) for key, texts in names.items()} == {
+        "A": ["shared", "zeta"],
+        "M": ["middle"],
+        "Z": ["last", "shared"],
+    }
+    assert all(texts[0] == found.find(key).name for key, texts in names.items())
 
 
 @given(st.text(max_size=4) | st.sampled_from(["fi", "FIE", "cold", "Finding number 1", "hig", "حم", ".*", "(", "o|c"]))
