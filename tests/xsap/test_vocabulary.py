@@ -181,6 +181,7 @@ def test_shrunk_folder_has_no_other_vocabulary_file(folders: tuple[Path, Path, s
         "model.safetensors",
         "modules.json",
         "sentence_bert_config.json",
+        "README.md",
         "xsap.json",
     }
     assert {file.name for file in small.iterdir() if file.is_file()} == described | {
