@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.browser import SIZE, OwnHostOnly, open_browser
+from tests.fixtures.browser import SIZE, OwnHostOnly, open_browser, skip_or_fail
 from tests.fixtures.commands import ROOT
 from tests.fixtures.reviews import candidate, mapping, new_review, sample_mappings, served, served_by_process
 from xsap.exchange.mapping import Equivalence, Signature, Status
@@ -432,7 +432,11 @@ def test_twenty_kills_lose_no_decision(browser, tmp_path):
 
 
 def violations(page):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ModuleNotFoundError:
+        skip_or_fail("checks of accessibility need axe-playwright-python (pip install axe-playwright-python)")
+    axe = Axe()
     found = axe.run(
         page,
         options={
