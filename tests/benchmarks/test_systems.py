@@ -287,8 +287,8 @@ def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd, forked_pyt
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_continues_from_a_base(recipe, terminology, tiny_folder, tmp_path, capfd, forked_python):
-    model = train_recipe(recipe, terminology, 0.001, tmp_path, str(tiny_folder))
-    assert f"training by the recipe '{recipe}', 0.001 minutes, from {tiny_folder}" in capfd.readouterr().err
+    model = train_recipe(recipe, terminology, 0.01, tmp_path, str(tiny_folder))
+    assert f"training by the recipe '{recipe}', 0.01 minutes, from {tiny_folder}" in capfd.readouterr().err
     base, trained = Encoder.from_pretrained(tiny_folder), Encoder.from_pretrained(model)
     assert trained.tokenizer.get_vocab() == base.tokenizer.get_vocab()
     assert (trained.pooling, trained.max_length) == (("mean", 32) if recipe == "xsap" else ("cls", 25))
@@ -298,10 +298,10 @@ def test_recipe_continues_from_a_base(recipe, terminology, tiny_folder, tmp_path
         for after, before in zip(trained.transformer.parameters(), base.transformer.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 1e-2  # some steps of a small learning rate, from the base's weights
-    again = train_recipe(recipe, terminology, 0.001, tmp_path, str(tiny_folder), run_command=lambda _: 7)
+    again = train_recipe(recipe, terminology, 0.01, tmp_path, str(tiny_folder), run_command=lambda _: 7)
     assert again == model
     with pytest.raises(XsapError, match="exit code 7"):
-        train_recipe(recipe, terminology, 0.001, tmp_path, run_command=lambda _: 7)  # another start
+        train_recipe(recipe, terminology, 0.01, tmp_path, run_command=lambda _: 7)  # another start
 
 
 def test_pooling_of_the_base_is_that_of_its_name(terminology, tiny_folder, tmp_path):
