@@ -15,6 +15,7 @@ import typer
 
 from benchmarks.accuracy.run import linking, report
 from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
+from benchmarks.speed.mentions import speed_mentions
 from xsap.errors import ConfigError
 from xsap.plots import check_plot
 from xsap.terminal import Dtype, DtypeOption, Overwrite, create_app, log, parse_size
@@ -34,6 +35,7 @@ app.command("linking")(linking)
 app.command("report")(report)
 app.add_typer(mentions_app, name="mentions")
 app.add_typer(speed_app, name="speed")
+speed_app.command("mentions")(speed_mentions)
 
 
 class SizeName(StrEnum):
