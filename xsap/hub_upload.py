@@ -96,7 +96,9 @@ def _vocabulary_sources(folder: Path) -> dict[str, int]:
     return {} if BASE_MODEL in stated else {_UNRECORDED: 0}
 
 
-def upload_folder(plan: Upload, repo_id: str, api: HubApi, *, public: bool = False, include_restricted: bool = False) -> str:
+def upload_folder(
+    plan: Upload, repo_id: str, api: HubApi, *, public: bool = False, include_restricted: bool = False
+) -> str:
     """Upload a folder in one commit; the repository is made if there is none.
 
     Args:

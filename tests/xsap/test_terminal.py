@@ -147,7 +147,9 @@ def test_sentence_before_another_ends_with_one_mark(end):
     assert end_sentence(f"no such command{end}") == f"no such command{end.strip() or '.'}"
 
 
-@pytest.mark.parametrize("words", [["lnik"], ["link", "--indx", "x"], ["link", "--top-k", "many"], ["--no-such-option"]])
+@pytest.mark.parametrize(
+    "words", [["lnik"], ["link", "--indx", "x"], ["link", "--top-k", "many"], ["--no-such-option"]]
+)
 def test_errors_about_options_have_no_mark_twice(words, capsys):
     from xsap.cli import main
 

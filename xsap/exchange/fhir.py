@@ -32,7 +32,7 @@ from xsap.files import RowCounts, check_json_type, decode, open_bytes, parse_jso
 
 Release = Literal["r4", "r5"]
 FhirJson = dict[str, Any]
-RELEASES = ("r4", "r5")
+RELEASES: tuple[Release, ...] = ("r4", "r5")
 MAPPING_EXTENSION = (
     "http://xsap.invalid/fhir/mapping"  # of an element; the host is reserved for addresses that do not exist
 )

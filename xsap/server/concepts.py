@@ -85,7 +85,7 @@ class ConceptTable:
         self.languages: tuple[str, ...] = _distinct_of_lists(dictionary.names["languages"])
 
     def __len__(self) -> int:
-        return self._dictionary.concepts.num_rows
+        return int(self._dictionary.concepts.num_rows)
 
     def find(self, concept_id: str) -> ConceptEntry | None:
         """The concept of an id; None if there is none."""

@@ -23,7 +23,7 @@ from xsap.server.link_queue import LinkOptions
 from xsap.server.requests import RequestError, validated
 from xsap.terms.semantic_types import GROUPS, group_of
 
-VERSIONS = ("0.2", "1.0")
+VERSIONS: tuple["ApiVersion", ...] = ("0.2", "1.0")
 ApiVersion = Literal["0.2", "1.0"]
 DEFAULT_LIMIT, MOST_CANDIDATES = 5, 50
 CANDIDATES_COMPARED = 25  # at least, where wished properties change their order
