@@ -331,7 +331,7 @@ def test_names_are_folded_and_composed_in_one_place():
         "xsap/text.py": {
             "name.lower",
             "unicodedata",
-            "unicodedata.normalize('NFKC', drop_invisible(name).translate(_PUNCTUATION)).casefold",
+            "unicodedata.normalize('NFKC', _plain_punctuation(drop_invisible(name))).casefold",
         },
         "xsap/languages.py": {"code.lower", "code.strip().lower", "text.strip().lower"},
         "xsap/config.py": {"error['msg'][:1].lower", "str(value).lower"},

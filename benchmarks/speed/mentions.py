@@ -21,7 +21,7 @@ from benchmarks.speed.harness import (
 from xsap.errors import ConfigError
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
-WARM_UP, SEED = 2, 0
+WARM_UP_BATCHES, SEED = 2, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,9 @@ def compare_threads(model: str, terminology: Path, *, rounds: int, pooling: str 
         batch = pack(tokens.take(np.arange(count)))
         seconds = time_interleaved(
             {"one": lambda each: with_threads(1, each), "all": lambda each: with_threads(threads, each)},
-            [batch] * (WARM_UP + rounds),
+            [batch] * (WARM_UP_BATCHES + rounds),
             device,
-            warm_up=WARM_UP,
+            warm_up=WARM_UP_BATCHES,
             report=lambda took, _, n=count: f"{n} mentions in {1000 * took:,.1f} ms",  # type: ignore[misc]
         )
         total = tokens.count(np.arange(count))

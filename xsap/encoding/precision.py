@@ -99,7 +99,7 @@ def use_fastest_dtype(encoder: Encoder, *, seconds: float = TRIAL_SECONDS) -> Dt
             results = try_dtypes(encoder, candidates, seconds=seconds)
             chosen = fastest(results)
             _write(file, chosen, results)
-            logger.info("--dtype auto: %s", describe(chosen, results))
+            logger.info("--dtype auto: %s", describe_choice(chosen, results))
         else:
             chosen = kept
             logger.debug("--dtype auto: %s, from %s", chosen, file)
@@ -179,7 +179,7 @@ def fastest(results: dict[Dtype, DtypeTrial]) -> Dtype:
     return chosen
 
 
-def describe(chosen: Dtype, results: dict[Dtype, DtypeTrial]) -> str:
+def describe_choice(chosen: Dtype, results: dict[Dtype, DtypeTrial]) -> str:
     """One line: the chosen dtype and what each does."""
     parts = []
     for dtype, result in results.items():
