@@ -17,6 +17,8 @@ COMMANDS = {
     "mentions mantra",
     "mentions corpus",
     "speed train",
+    "speed serve",
+    "speed mentions",
     "speed loss-curve",
     "speed reference-run",
     "speed encode",
@@ -43,7 +45,7 @@ def outcome(capsys, *words):
 
 def test_help_starts_without_torch_and_pyarrow(run):
     modules = "{'torch', 'transformers', 'matplotlib', 'pyarrow'}"
-    done = run("-c", f"import sys, benchmarks.__main__; print({modules} & set(sys.modules))")
+    done = run("-c", f"import sys, benchmarks.__main__; print({modules} & set(sys.modules))", fresh=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "set()"
 

@@ -299,9 +299,10 @@ def test_snomed_command_reads_release_and_extension(both, run_here, apart):
         ("101009", "es", "Fiebre de prueba", "preferred", "SNOMEDCT", "101009"),
         ("105000", "es", "Gripe de prueba", "synonym", "SNOMEDCT", "105000"),
     ]
-    assert [tuple(row.values())[:3] for row in terminology.concepts.to_pylist()] == [
-        ("101009", "Fever of the test", ["finding"]),
-        ("105000", "Gripe de prueba", ["hallazgo"]),
+    columns = ("concept_id", "preferred_name", "vocabulary", "code", "semantic_types")
+    assert [tuple(row[name] for name in columns) for row in terminology.concepts.to_pylist()] == [
+        ("101009", "Fever of the test", "SNOMEDCT", "101009", ["finding"]),
+        ("105000", "Gripe de prueba", "SNOMEDCT", "105000", ["hallazgo"]),
     ]
     assert [tuple(row.values()) for row in terminology.retired.to_pylist()] == [
         ("102002", "101009", "same"),
