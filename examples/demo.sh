@@ -13,7 +13,7 @@ if [ -n "${BASE:-}" ] || reason=$(PIP_RETRIES=${PIP_RETRIES:-1} PIP_TIMEOUT=${PI
     before=$base
     xsap train --config from_pretrained --set base="$base" --set terminology=demo/terminology --set output=demo/trained \
         --set batch.names=256 --set sampling.hard_negatives=0 --set optim.warmup_steps=5 --set max_steps=50 \
-        --set max_minutes=1.5 --set checkpoint.save_steps=0 "$@"
+        --set max_minutes=1 --set checkpoint.save_steps=0 "$@"
 else
     echo "multilingual-e5-small is not available, so a small model is trained from scratch: $(tail -n 1 <<< "${reason##*error: }")" >&2
     before=demo/untrained/model
