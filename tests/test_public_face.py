@@ -69,15 +69,15 @@ PUBLIC = {
 }
 
 
-def test_dir_shows_the_public_names_and_nothing_else(tmp_path):
+def test_dir_shows_the_public_names_and_nothing_else(run, tmp_path):
     assert set(dir(xsap)) == {*PUBLIC, "__version__"}
     used = "import xsap, xsap.linking.linker; xsap.Linker; print(sorted(dir(xsap)) == sorted([*xsap.__all__, '__version__']))"
-    assert python(used, tmp_path).stdout == "True\n"
+    assert run("-c", used, cwd=tmp_path).stdout == "True\n"
 
 
-def test_the_public_names_are_the_objects_themselves_and_all_that_a_star_imports(tmp_path):
+def test_the_public_names_are_the_objects_themselves_and_all_that_a_star_imports(run, tmp_path):
     code = "from xsap import *; [print(name, value.__module__) for name, value in sorted(vars().items()) if name[0] != '_' and name != 'sys']"
-    assert dict(line.split() for line in python(code, tmp_path).stdout.splitlines()) == PUBLIC
+    assert dict(line.split() for line in run("-c", code, cwd=tmp_path).stdout.splitlines()) == PUBLIC
 
 
 @pytest.mark.parametrize("name", ["linker", "Result_", "torch", "import_module", "_import", "Any"])

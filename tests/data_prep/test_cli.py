@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.commands import assert_refused
+from tests.fixtures.commands import assert_refused, heed_interrupts
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 
@@ -259,7 +259,9 @@ def test_interrupted_command_exits_with_130_and_leaves_nothing(tmp_path):
     file = meta(tmp_path / "META") / "MRCONSO.RRF"
     file.write_text(LINE * 300_000)
     words = [sys.executable, "-m", "data_prep", "umls", str(tmp_path / "META"), "--out", str(tmp_path / "out")]
-    program = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
+    )
     while not _reads(program.pid, file):
         assert program.poll() is None
     program.send_signal(signal.SIGINT)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from tests.fixtures.commands import heed_interrupts
 from tests.fixtures.failing_disk import has_compiler, run_work
 from xsap import artifacts, atomic
 from xsap.artifacts import (
@@ -238,6 +239,7 @@ def test_signal_during_publish_leaves_the_old_folder(thing, how):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": root},
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout.readline() == b"now\n"
         process.send_signal(how)
