@@ -74,6 +74,7 @@ def test_demo_starts_from_a_model_in_a_wheel(tiny_folder, fetch_from, shell, tmp
     assert trained["hidden_size"] == json.loads((tiny_folder / "config.json").read_text())["hidden_size"]
 
 
+@pytest.mark.slow
 def test_demo_starts_from_a_given_model(tiny_folder, shell, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "mine")
     done = shell(f"BASE=mine {ROOT}/examples/demo.sh {SHORT}", tmp_path)

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import os
 import re
 import shutil
 import signal
@@ -147,14 +146,9 @@ def test_linking_command_writes_results_and_report(folder, whole):
 
 
 def test_linking_resumes_after_sigkill(folder, whole, bench, template):
-    read, write = os.pipe()
-    started = template.start(["-m", "benchmarks", *COMMAND, "--out", "cut"], folder, stderr=write)
-    os.close(write)
-    with os.fdopen(read) as lines:
-        for line in lines:
-            if "× tiny" in line:
-                started.kill(signal.SIGKILL)
-                break
+    with template.reading("stderr", ["-m", "benchmarks", *COMMAND, "--out", "cut"], folder) as started:
+        assert any("× tiny" in line for line in started.output)
+        started.kill(signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL
     assert not (folder / "cut" / "results.json").exists()
     done = {

@@ -1,12 +1,9 @@
 """Progress of long work: a bar on a terminal, else few lines in the log."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.fixtures.commands import environment
 from xsap import progress
 from xsap.progress import track
 
@@ -47,15 +44,13 @@ def test_bar_shows_count_and_note(capfd):
     assert "loss 0.5" in shown
 
 
-def test_tokenizing_draws_no_bar_into_a_file(tmp_path):
+def test_tokenizing_draws_no_bar_into_a_file(run, tmp_path):
     code = (
         "import sys; from pathlib import Path; from xsap.encoding.vocabulary import train_tokenizer; "
         "from xsap.encoding.packing import tokenize_to_disk; names = ['fever', 'chest pain', 'cough and cold'] * 9; "
         "tokenize_to_disk(names, train_tokenizer(names, 60), 9, Path(sys.argv[1]), names_per_batch=2); "
         "import datasets; print(datasets.are_progress_bars_disabled())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "t.arrow"], capture_output=True, text=True, env=environment()
-    )
+    done = run("-c", code, tmp_path / "t.arrow")
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
     assert done.stderr == ""

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.commands import ROOT
+from tests.fixtures.examples import examples
 from tests.fixtures.mappings import FEVER, OMOP_FEVER, distinct, mappings_of, without_gains
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.fhir import write_concept_map
@@ -294,7 +295,7 @@ def test_values_are_split_as_in_the_specification():
 # Round trip
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(mappings=mappings_of(), version=st.sampled_from(["1.0", "1.1"]))
 def test_round_trip_loses_nothing(tmp_path_factory, mappings, version):
     path = tmp_path_factory.mktemp("sssom") / "x.sssom.tsv"
