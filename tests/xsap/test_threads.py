@@ -129,7 +129,7 @@ def assert_varied(answers: list[list[Result]]) -> None:
 
 def test_eight_threads_get_the_answers_of_one(folders):
     linker = Linker.load(folders["float16"])
-    calls = calls_of(linker, 3000, seed=1)
+    calls = calls_of(linker, 1800, seed=1)
     alone = [call.ask(linker) for call in calls]
     assert by_threads(Linker.load(folders["float16"]), calls, 8) == alone
     assert_varied(alone)
