@@ -397,7 +397,8 @@ def test_trimmed_embedding_table_gives_the_same_vectors_and_gradients(
             assert (parameter.grad - others[name].grad).abs().max() <= 1e-5 * scale, name
     with whole_table(part.transformer, table, 1.0):
         torch.testing.assert_close(part.transformer.get_input_embeddings().weight.detach(), before)
-        np.testing.assert_allclose(part.encode(sample_names), whole.encode(sample_names), atol=1e-5)
+        some = sample_names[::10]
+        np.testing.assert_allclose(part.encode(some), whole.encode(some), atol=1e-5)
 
 
 def test_shrunk_and_saved_model_gives_the_same_vectors(

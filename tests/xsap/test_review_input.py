@@ -2,14 +2,12 @@
 
 import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 
 import pytest
 
-from tests.fixtures.commands import assert_refused, environment
+from tests.fixtures.commands import assert_refused
 from tests.fixtures.reviews import SearchLinker, mapping, new_review
 from xsap.artifacts import publish
 from xsap.errors import ConfigError, DataError
@@ -126,10 +124,9 @@ def index(tmp_path):
     return tmp_path / "index"
 
 
-def test_command_prints_an_address_that_answers_until_it_is_stopped(index, tmp_path):
+def test_command_prints_an_address_that_answers_until_it_is_stopped(index, tmp_path, tmp_path_factory, template):
     new_review(tmp_path / "x.review.sqlite").close()
     words = [
-        sys.executable,
         "-m",
         "xsap",
         "review",
@@ -140,29 +137,22 @@ def test_command_prints_an_address_that_answers_until_it_is_stopped(index, tmp_p
         "Ann",
         "--no-browser",
     ]
-    process = subprocess.Popen(
-        [str(word) for word in words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        cwd=tmp_path,
-    )
-    assert process.stderr.readline() == f"{tmp_path}/x.review.sqlite: 9 terms, 9 to review\n"
-    address, _, rest = process.stderr.readline().partition("  ")
-    assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/\?token=[\w-]{43}", address)
-    assert rest == "reviewed by Ann; Ctrl+C stops\n"
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    assert b"<title>xsap review</title>" in opener.open(address, timeout=60).read()
-    home = address.partition("?")[0]
-    headers = {"Origin": home[:-1], "Content-Type": "application/json"}
-    body = b'{"versions": [[1, 0]], "status": "no_match"}'
-    opener.open(urllib.request.Request(f"{home}api/decide", body, headers), timeout=60).read()
-    with pytest.raises(urllib.error.HTTPError):
-        opener.open(urllib.request.Request(f"{home}api/search", b'{"text": "x"}', headers), timeout=60)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert (process.returncode, out) == (0, "")
+    stdout = tmp_path_factory.mktemp("stdout") / "stdout"
+    with stdout.open("w") as stream, template.reading("stderr", words, tmp_path, stdout=stream.fileno()) as started:
+        assert started.output.readline() == f"{tmp_path}/x.review.sqlite: 9 terms, 9 to review\n"
+        address, _, rest = started.output.readline().partition("  ")
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/\?token=[\w-]{43}", address)
+        assert rest == "reviewed by Ann; Ctrl+C stops\n"
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        assert b"<title>xsap review</title>" in opener.open(address, timeout=60).read()
+        home = address.partition("?")[0]
+        headers = {"Origin": home[:-1], "Content-Type": "application/json"}
+        body = b'{"versions": [[1, 0]], "status": "no_match"}'
+        opener.open(urllib.request.Request(f"{home}api/decide", body, headers), timeout=60).read()
+        with pytest.raises(urllib.error.HTTPError):
+            opener.open(urllib.request.Request(f"{home}api/search", b'{"text": "x"}', headers), timeout=60)
+        started.kill(signal.SIGTERM)
+        assert (started.wait(), stdout.read_text()) == (0, "")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["index", "x.review.sqlite"]
     assert read_review(tmp_path / "x.review.sqlite")[0].decided.by == "Ann"
 
