@@ -63,8 +63,9 @@ def press(page, *keys):
 
 
 def press_and_wait(page, key, name):
-    """Press a key, and wait until a term is shown."""
+    """Press a key, and wait until it is done and a term is shown: at the end of the list, the name alone says nothing."""
     page.keyboard.press(key)
+    page.wait_for_selector("main[aria-busy=false]")
     page.wait_for_function("name => document.getElementById('term-name').textContent === name", arg=name)
 
 

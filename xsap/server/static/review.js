@@ -22,7 +22,7 @@ const FACET_VALUES = 7; // that are shown at first
 const view = { filter: {}, sort: "position", cursors: [null], current: null };
 let rows = [], following = null, detail = null, reviewer = "", total = 0, pendingEquivalence = null;
 const selected = new Map(), expanded = new Set(); // term → version; facets that are shown whole
-let work = Promise.resolve(), facetTimer, messageTimer, lastChecked = null;
+let work = Promise.resolve(), waiting = 0, facetTimer, messageTimer, lastChecked = null;
 
 async function api(path, body = {}) {
   const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
@@ -33,7 +33,10 @@ async function api(path, body = {}) {
 
 // One thing at a time, in the order of the keys: what is pressed while a decision is saved acts on the term that comes after it.
 function enqueue(task) {
-  work = work.then(task).catch((error) => say(error instanceof TypeError ? "The server does not answer: nothing was saved. Is xsap review still running?" : error.message, true));
+  waiting += 1;
+  document.querySelector("main").setAttribute("aria-busy", "true");
+  work = work.then(task).catch((error) => say(error instanceof TypeError ? "The server does not answer: nothing was saved. Is xsap review still running?" : error.message, true))
+    .finally(() => { waiting -= 1; document.querySelector("main").setAttribute("aria-busy", String(waiting > 0)); });
   return work;
 }
 
