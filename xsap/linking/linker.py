@@ -29,6 +29,7 @@ from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.fusion import FusedSearch, string_similarity
 from xsap.linking.index import Index
+from xsap.linking.mention_context import Context, MentionContext, contexts_of
 from xsap.linking.name_keys import ACCENTS, CODE, Hit
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
@@ -51,6 +52,7 @@ from xsap.search.vectors import Floats, Rows
 FILTERS_KEPT = 8  # filters whose names a linker remembers
 
 Mention = tuple[str, str]  # its text and its language
+_Asked = tuple[str, str, MentionContext | None]  # and its context, where that can change the answer
 
 
 @runtime_checkable
@@ -165,6 +167,11 @@ class Linker:
         return f"Linker({self.index!r}, search={'exact' if self.index.hnsw is None else 'hnsw'})"
 
     @property
+    def uses_context(self) -> bool:
+        """Whether answers depend on the contexts of mentions."""
+        return False
+
+    @property
     def concept_ids(self) -> frozenset[str]:
         """The ids of all concepts that can be an answer."""
         return frozenset(self.index.concepts["concept_id"].to_pylist())
@@ -176,6 +183,7 @@ class Linker:
         top_k: int = 5,
         *,
         languages: str | None = None,
+        context: Context = None,
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
@@ -188,6 +196,7 @@ class Linker:
         top_k: int = 5,
         *,
         languages: Sequence[str | None] | None = None,
+        context: Sequence[Context] | None = None,
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
@@ -199,17 +208,20 @@ class Linker:
         top_k: int = 5,
         *,
         languages: str | Sequence[str | None] | None = None,
+        context: Context | Sequence[Context] = None,
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
         progress: bool = False,
     ) -> Result | Results:
-        """Link mentions to concepts. Equal mentions are linked once.
+        """Link mentions to concepts. Equal mentions are linked once, or once in each context where that can change the answer.
 
         Args:
             mentions: A list, or a column of pandas, polars or `datasets`; or one string.
             top_k: How many concepts to return for each mention, at most.
             languages: The language of each mention, where it is known; for one string, its language.
+            context: The text that each mention was found in, where it is known: a string, or `MentionContext` with the mention's position.
+                It is used where the linker re-ranks candidates by it.
             filter: What may be an answer: a `Filter`, or its arguments as a dictionary, such as `{"sources": ["SNOMEDCT_US"], "languages": "en"}`.
             min_confidence: Abstain where the confidence is below this; 0 to 1.
             min_precision: Abstain unless this precision is guaranteed; instead of `min_confidence`.
@@ -220,22 +232,26 @@ class Linker:
             which the model knows no part has no candidates, but a reason.
 
         Raises:
-            ConfigError: `mentions` is a whole table, `top_k` is below 1, the filter has an unknown key, or `min_confidence` or
-                `min_precision` is given without a calibration or out of range.
+            ConfigError: `mentions` is a whole table, `top_k` is below 1, there is not a context for each mention, the filter has an unknown
+                key, or `min_confidence` or `min_precision` is given without a calibration or out of range.
             DataError: The filter leaves nothing, or a language is unknown.
         """
         if isinstance(mentions, str):
             language = languages if languages is None or isinstance(languages, str) else languages_of(languages, 1)[0]
             options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
-            return self.link([mentions], top_k, languages=[language], progress=progress, **options)[0]  # type: ignore[arg-type]
+            single: Any = None if context is None else context if isinstance(context, list) else [context]
+            return self.link([mentions], top_k, languages=[language], context=single, progress=progress, **options)[0]  # type: ignore[arg-type]
         top_k = validate_top_k(top_k)
         texts = validate_mentions(mentions)
         threshold = self._threshold(min_confidence, min_precision)
-        given = list(zip(texts, languages_of(languages, len(texts)), strict=True))
+        contexts = contexts_of(context, len(texts))  # type: ignore[arg-type]
+        if not self.uses_context:
+            contexts = [None] * len(texts)
+        given: list[_Asked] = list(zip(texts, languages_of(languages, len(texts)), contexts, strict=True))
         reasons = [rejection_reason(text) for text in texts]
         unique = list(dict.fromkeys(mention for mention, reason in zip(given, reasons, strict=True) if reason is None))
         kept = self._apply_filter(Filter.from_dict(filter))
-        results: dict[Mention, Result] = {}
+        results: dict[_Asked, Result] = {}
         with tqdm(total=len(unique), desc="link", unit=" mentions", disable=not progress) as bar:
             for start in range(0, len(unique), self.mentions_per_batch):
                 batch = unique[start : start + self.mentions_per_batch]
@@ -274,15 +290,16 @@ class Linker:
 
     def _link(
         self,
-        batch: list[Mention],
+        batch: list[_Asked],
         top_k: int,
         kept: FilteredDictionary,
         threshold: float | None,
         min_precision: float | None,
     ) -> list[Result]:
-        mentions, languages = [text for text, _ in batch], [language for _, language in batch]
+        mentions, languages, _ = (list(column) for column in zip(*batch, strict=True))
         calibration = self.index.calibration
-        found = self._candidates(batch, max(top_k, 2) if calibration else top_k, kept)
+        asked = [(mention, language) for mention, language, _ in batch]
+        found = self._candidates(asked, max(top_k, 2) if calibration else top_k, kept)
         if calibration is None:
             return [Result(mention, *answer) for mention, answer in zip(mentions, found, strict=True)]
         scores = np.full((len(found), 2), np.nan)  # a confidence depends on the second score too

@@ -1,0 +1,84 @@
+"""The context of a mention: the text that it was found in, and where it stands there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xsap.errors import ConfigError
+from xsap.linking.arguments import is_missing
+
+
+class MentionContext(NamedTuple):
+    """A text in which a mention occurs.
+
+    Attributes:
+        text: The text, such as a sentence or a note.
+        start: Where the mention begins in it, in characters (code points); None if that is not known.
+        end: Where it ends.
+    """
+
+    text: str
+    start: int | None = None
+    end: int | None = None
+
+
+Context = str | MentionContext | None
+"""What users give as the context of a mention; a string alone is searched for the mention."""
+
+
+class ContextParts(NamedTuple):
+    """A context cut at its mention: what stands before the mention, and what stands after it."""
+
+    left: str
+    right: str
+
+
+def contexts_of(given: Sequence[Context] | None, n: int) -> list[MentionContext | None]:
+    """The contexts of n mentions, None where there is none.
+
+    Args:
+        given: One for each mention: a string, a `MentionContext`, a tuple like it, or what a table has where a value is missing.
+        n: The number of mentions.
+
+    Raises:
+        ConfigError: There is another number of them, or one is something else.
+    """
+    if given is None:
+        return [None] * n
+    if isinstance(given, str | MentionContext):
+        raise ConfigError(f"context takes one for each mention, found the single one {given!r:.60}; put it into a list")
+    given = list(given)
+    if len(given) != n:
+        raise ConfigError(f"expected a context for each mention, found {len(given):,} for {n:,}")
+    return [_context(each) for each in given]
+
+
+def _context(given: object) -> MentionContext | None:
+    if isinstance(given, str):
+        return MentionContext(given) if given.strip() else None
+    if isinstance(given, tuple) and len(given) in (1, 2, 3) and isinstance(given[0], str):
+        start, end = (None if is_missing(part) else int(part) for part in (*given[1:], None, None)[:2])
+        return MentionContext(given[0], start, end) if given[0].strip() else None
+    if is_missing(given):
+        return None
+    raise ConfigError(f"a context is a text, or (text, start, end); found {given!r:.40} ({type(given).__name__})")
+
+
+def split_context(mention: str, context: MentionContext | None) -> ContextParts:
+    """What stands before and after a mention in its context.
+
+    The offsets count where they lie in the text, whatever they mark: text may be normalized differently than a list of mentions. Without
+    offsets, or with others, the first occurrence of the mention counts; where there is none, the whole text is taken to follow the mention.
+
+    Args:
+        mention: The mention.
+        context: Its context; None for none.
+    """
+    if context is None:
+        return ContextParts("", "")
+    text, start, end = context
+    if start is None or end is None or not 0 <= start < end <= len(text):
+        start = text.find(mention.strip()) if mention.strip() else -1
+        if start < 0:
+            return ContextParts("", text)
+        end = start + len(mention.strip())
+    return ContextParts(text[:start], text[end:])
