@@ -17,7 +17,7 @@ ORDER = [
     "terms.semantic_types", "terms.source_licenses", "terms.terminology", "terms.mentions",
     "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_card", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.vocabulary", "encoding.probe", "encoding.precision",
     "search.vectors", "search.exact", "search.approximate",
-    "evaluation.gold", "evaluation.metrics", "evaluation.folds",
+    "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
     "linking.encoder_spec", "linking.index", "linking.shards", "linking.build", "linking.rejection", "linking.linker",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
