@@ -39,7 +39,7 @@ from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding.int8 import to_int8
 from xsap.encoding.model_folder import EncoderConfig
-from xsap.encoding.packed_layers import _dropout, can_pack, packed_first, packed_mean, packed_states
+from xsap.encoding.packed_layers import Between, _dropout, can_pack, packed_first, packed_mean, packed_states
 from xsap.encoding.packing import Tokens, drop_tokens, pack, padded_states, tokenize_names
 from xsap.encoding.vocabulary import shrink_to
 from xsap.text import normalize_all
@@ -499,3 +499,19 @@ def test_count_and_take_match_plain_loops(names: list[Name], data: st.DataObject
     assert tokens.count(at) == sum(len(names[row]) for row in rows)
     assert as_lists(tokens.take(at)) == [[token for token, _ in names[row]] for row in rows]
     assert type(tokens.count(at)) is int  # it goes into JSON
+
+
+LAYER_LISTS = {"distilbert": "transformer.layer", "modernbert": "layers", "modernbert-biased": "layers"}
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("kind", MODELS)
+def test_change_between_layers_matches_a_hook_on_the_padded_model(kind: str, layers: int) -> None:
+    model, rows = make_model(kind).eval(), [[7, 8, 9], [10], [11, 12, 13, 14, 15, 16], [20, 21]]
+    batch = pack(make_tokens(rows))
+    with torch.no_grad():
+        states = packed_states(model, batch, Between(layers, lambda states: states * 1.5 + 0.25))
+        layer = model.get_submodule(f"{LAYER_LISTS.get(kind, 'encoder.layer')}.{layers}")
+        layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 1.5 + 0.25, *inputs[1:]))
+        first = padded_pools(model, rows)[0]
+    assert_close(states.flatten(0, 1)[batch.starts], first)

@@ -53,6 +53,18 @@ class _Visible(NamedTuple):
     first: PackedBatch | None = None
 
 
+class Between(NamedTuple):
+    """A change of the states between two layers, such as what an entity memory adds to them.
+
+    Attributes:
+        layers: How many layers lie below it; at least 0 and fewer than the model has.
+        change: (r, s, hidden) → (r, s, hidden).
+    """
+
+    layers: int
+    change: Callable[[Tensor], Tensor]
+
+
 def can_pack(model: Transformer) -> bool:
     """Whether `packed_states` supports the model's architecture; others take `padded_states`."""
     config = model.config
@@ -60,17 +72,18 @@ def can_pack(model: Transformer) -> bool:
     return config.model_type in _ARCHITECTURES and kind == "absolute" and not getattr(config, "is_decoder", False)
 
 
-def packed_states(model: Transformer, batch: PackedBatch) -> Tensor:
+def packed_states(model: Transformer, batch: PackedBatch, between: Between | None = None) -> Tensor:
     """Run a batch through the model.
 
     Args:
         model: A Hugging Face model for which `can_pack` holds.
         batch: n names in r rows of s positions.
+        between: Changes the states between two layers.
 
     Returns:
         (r, s, hidden): the last layer's state at each position.
     """
-    return _ARCHITECTURES[model.config.model_type](model, batch, False)
+    return _ARCHITECTURES[model.config.model_type](model, batch, False, between)
 
 
 def packed_first(model: Transformer, batch: PackedBatch) -> Tensor:
@@ -83,7 +96,7 @@ def packed_first(model: Transformer, batch: PackedBatch) -> Tensor:
     Returns:
         (n, hidden), in the order that the names were given in.
     """
-    return _ARCHITECTURES[model.config.model_type](model, batch, True)
+    return _ARCHITECTURES[model.config.model_type](model, batch, True, None)
 
 
 def packed_mean(model: Transformer, batch: PackedBatch) -> Tensor:
@@ -102,20 +115,20 @@ def packed_mean(model: Transformer, batch: PackedBatch) -> Tensor:
     return sums / batch.lengths[:, None]
 
 
-def _bert(model: Transformer, batch: PackedBatch, only_first: bool) -> Tensor:
+def _bert(model: Transformer, batch: PackedBatch, only_first: bool, between: Between | None) -> Tensor:
     """BERT and ELECTRA, whose positions start at 0."""
     states = _embed(model.embeddings, batch, 0)
     if hasattr(model, "embeddings_project"):  # a small ELECTRA, whose embeddings are narrower than its layers
         states = model.embeddings_project(states)
-    return _norms_last([_bert_layer(layer) for layer in model.encoder.layer], states, batch, only_first)
+    return _norms_last([_bert_layer(layer) for layer in model.encoder.layer], states, batch, only_first, between)
 
 
-def _roberta(model: Transformer, batch: PackedBatch, only_first: bool) -> Tensor:
+def _roberta(model: Transformer, batch: PackedBatch, only_first: bool, between: Between | None) -> Tensor:
     states = _embed(model.embeddings, batch, model.embeddings.position_embeddings.padding_idx + 1)
-    return _norms_last([_bert_layer(layer) for layer in model.encoder.layer], states, batch, only_first)
+    return _norms_last([_bert_layer(layer) for layer in model.encoder.layer], states, batch, only_first, between)
 
 
-def _mpnet(model: Transformer, batch: PackedBatch, only_first: bool) -> Tensor:
+def _mpnet(model: Transformer, batch: PackedBatch, only_first: bool, between: Between | None) -> Tensor:
     states = _embed(model.embeddings, batch, model.embeddings.position_embeddings.padding_idx + 1)
     layers = [_mpnet_layer(layer) for layer in model.encoder.layer]
     # by distance, for all distances within a name
@@ -126,30 +139,32 @@ def _mpnet(model: Transformer, batch: PackedBatch, only_first: bool) -> Tensor:
     def bias(first: bool) -> Tensor:
         return F.embedding(_distances(batch, first) + reach, biases).movedim(-1, 1).contiguous()
 
-    return _norms_last(layers, states, batch, only_first, bias)
+    return _norms_last(layers, states, batch, only_first, between, bias)
 
 
-def _distilbert(model: Transformer, batch: PackedBatch, only_first: bool) -> Tensor:
+def _distilbert(model: Transformer, batch: PackedBatch, only_first: bool, between: Between | None) -> Tensor:
     states = _embed(model.embeddings, batch, 0)
-    return _norms_last([_distilbert_layer(layer) for layer in model.transformer.layer], states, batch, only_first)
+    layers = [_distilbert_layer(layer) for layer in model.transformer.layer]
+    return _norms_last(layers, states, batch, only_first, between)
 
 
-def _modernbert(model: Transformer, batch: PackedBatch, only_first: bool) -> Tensor:
+def _modernbert(model: Transformer, batch: PackedBatch, only_first: bool, between: Between | None) -> Tensor:
     embeddings, window = model.embeddings, model.config.local_attention // 2
     states = _dropout(embeddings.norm(embeddings.tok_embeddings(batch.ids)), _rate(embeddings.drop))
     kinds = {layer.attention_type: None for layer in model.layers}
     rotations = {kind: model.rotary_emb(states, batch.position_ids, kind) for kind in kinds}
     visible = {kind: _visible(batch, False, window if kind == "sliding_attention" else None) for kind in kinds}
     *layers, last = model.layers
-    for layer in layers:
+    for number, layer in enumerate(layers):
+        states = _changed(states, number, between)
         states = _modernbert_layer(layer, states, rotations[layer.attention_type], visible[layer.attention_type])
-    kind = last.attention_type
+    states, kind = _changed(states, len(layers), between), last.attention_type
     view = _visible(batch, True, window if kind == "sliding_attention" else None) if only_first else visible[kind]
     normed: Tensor = model.final_norm(_modernbert_layer(last, states, rotations[kind], view))
     return normed
 
 
-_ARCHITECTURES: dict[str, Callable[[Transformer, PackedBatch, bool], Tensor]] = {
+_ARCHITECTURES: dict[str, Callable[[Transformer, PackedBatch, bool, Between | None], Tensor]] = {
     "bert": _bert,
     "electra": _bert,
     "roberta": _roberta,
@@ -201,6 +216,7 @@ def _norms_last(
     states: Tensor,
     batch: PackedBatch,
     only_first: bool,
+    between: Between | None,
     bias: Callable[[bool], Tensor] | None = None,
 ) -> Tensor:
     """All layers of a model whose norms come last.
@@ -210,6 +226,7 @@ def _norms_last(
         states: (r, s, hidden) embeddings.
         batch: n names in r rows of s positions.
         only_first: Whether only the names' first tokens are wanted.
+        between: Changes the states between two layers.
         bias: What is added to the attention scores, for all positions or for the names' first tokens.
 
     Returns:
@@ -218,11 +235,17 @@ def _norms_last(
     *others, last = layers
     if others or not only_first:
         visible = _visible(batch, False)._replace(bias=bias and bias(False))
-        for layer in others:
+        for number, layer in enumerate(others):
+            states = _changed(states, number, between)
             states = _norms_last_layer(layer, states, visible)
     if only_first:
         visible = _visible(batch, True)._replace(bias=bias and bias(True))
-    return _norms_last_layer(last, states, visible)
+    return _norms_last_layer(last, _changed(states, len(others), between), visible)
+
+
+def _changed(states: Tensor, layers: int, between: Between | None) -> Tensor:
+    """The states after this many layers, changed if it is there that they are to change."""
+    return between.change(states) if between is not None and between.layers == layers else states
 
 
 def _norms_last_layer(layer: _Layer, states: Tensor, visible: _Visible) -> Tensor:
@@ -268,7 +291,7 @@ def _distances(batch: PackedBatch, first: bool) -> Tensor:
 
 
 def _visible(batch: PackedBatch, first: bool, window: int | None = None) -> _Visible:
-    """Queries attend to their own name, and there to tokens at most `window` positions away.
+    """Queries attend to their own name and its prefix, and there to tokens at most `window` positions away.
 
     Args:
         batch: n names in r rows of s positions.
@@ -278,6 +301,9 @@ def _visible(batch: PackedBatch, first: bool, window: int | None = None) -> _Vis
     names = batch.segment_ids[:, None, None, :]
     queries = torch.arange(batch.q, device=names.device)[:, None] if first else batch.segment_ids[:, None, :, None]
     own = queries == names
+    prefixes = batch.slot_prefixes if first else batch.prefix_ids
+    if prefixes is not None:  # an empty position attends to the empty ones, as it does without prefixes
+        own = own | ((prefixes[:, None, :, None] == names) & (names >= 0))
     if window is not None and batch.longest > window + 1:
         own = own & (_distances(batch, first).abs() <= window)[:, None]
     return _Visible(own, first=batch if first else None)
