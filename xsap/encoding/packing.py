@@ -184,7 +184,9 @@ class PackedBatch:
         lengths: (n,) tokens per name.
         slots: (n,) for each name its row · q + its number within the row.
         q: The largest number of names in a row.
-        longest: Tokens of the longest name.
+        longest: Tokens of the longest name, those of its prefix included.
+        prefix_ids: (r, s) which further name of its row a token attends to, -1 for none; None where no name has a prefix.
+        slot_prefixes: (r, q) the same for each name of a row.
     """
 
     ids: Tensor
@@ -195,10 +197,13 @@ class PackedBatch:
     slots: Tensor
     q: int
     longest: int
+    prefix_ids: Tensor | None = None
+    slot_prefixes: Tensor | None = None
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is Tensor}
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)}
         return replace(self, **moved)
 
 
@@ -218,6 +223,66 @@ def pack(tokens: Tokens) -> PackedBatch:
     by_token = [torch.from_numpy(array).view(rows, size) for array in (ids, position_ids, segment_ids)]
     by_name = [torch.from_numpy(array) for array in (first, lengths, row * q + number)]
     return PackedBatch(by_token[0], by_token[1], by_token[2], by_name[0], by_name[1], by_name[2], q, longest)
+
+
+def pack_with_prefixes(prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64]) -> PackedBatch:
+    """Pack groups of texts that share a prefix, such as the candidates of a mention in its context.
+
+    A text attends to its group's prefix and to itself, and its positions follow the prefix's; a prefix attends to itself alone. So a prefix is
+    computed once for all texts of its group, and no text depends on the others of its group or on their order.
+
+    Args:
+        prefixes: Token ids of g prefixes.
+        texts: Token ids of n texts, those of a group one after another.
+        counts: (g,) how many texts each group has.
+
+    Returns:
+        A batch of g + n names: the prefixes, then the texts.
+    """
+    groups = np.repeat(np.arange(len(prefixes)), counts)
+    ids = np.concatenate([prefixes.ids, texts.ids])
+    lengths, owner = (
+        np.concatenate([prefixes.lengths, texts.lengths]),
+        np.concatenate([np.arange(len(prefixes)), groups]),
+    )
+    is_text = np.arange(len(owner)) >= len(prefixes)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    # within a group the prefix comes first, then the texts in order
+    order = np.lexsort((np.arange(len(owner)), owner))
+    sizes = np.bincount(owner, weights=lengths, minlength=len(prefixes)).astype(np.int64)
+    row, start, _ = _bin_pack(sizes, int(sizes.max(initial=1)))
+    before = np.empty(len(owner), np.int64)  # tokens of its group that stand before each name
+    running = np.cumsum(lengths[order]) - lengths[order]
+    first_of_group = np.cumsum(sizes) - sizes
+    before[order] = running - first_of_group[owner[order]]
+    size, rows = int(sizes.max(initial=1)), int(row.max(initial=0)) + 1
+    starts = row[owner] * size + start[owner] + before
+    by_row = np.lexsort((starts, row[owner]))
+    number = np.empty(len(owner), np.int64)  # of a name within its row
+    in_row = row[owner][by_row]
+    number[by_row] = np.arange(len(owner)) - np.searchsorted(in_row, in_row)
+    q = int(number.max(initial=0)) + 1
+    prefix_number = np.where(is_text, number[owner], -1)
+    within = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+    at = np.repeat(starts, lengths) + within
+    arrays = {"ids": np.zeros(rows * size, np.int64), "position_ids": np.zeros(rows * size, np.int64)}
+    arrays |= {"segment_ids": np.full(rows * size, -1), "prefix_ids": np.full(rows * size, -1)}
+    arrays["ids"][at] = ids
+    arrays["position_ids"][at] = within + np.repeat(np.where(is_text, prefixes.lengths[owner], 0), lengths)
+    arrays["segment_ids"][at], arrays["prefix_ids"][at] = np.repeat(number, lengths), np.repeat(prefix_number, lengths)
+    slots = row[owner] * q + number
+    slot_prefixes = np.full(rows * q, -1)
+    slot_prefixes[slots] = prefix_number
+    longest = int((lengths + np.where(is_text, prefixes.lengths[owner], 0)).max(initial=1))
+    by_token = {name: torch.from_numpy(array).view(rows, size) for name, array in arrays.items()}
+    by_name = {"starts": starts, "lengths": lengths, "slots": slots}
+    return PackedBatch(
+        **by_token,
+        **{name: torch.from_numpy(array) for name, array in by_name.items()},
+        q=q,
+        longest=longest,
+        slot_prefixes=torch.from_numpy(slot_prefixes).view(rows, q),
+    )
 
 
 def _bin_pack(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
