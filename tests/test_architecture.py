@@ -19,7 +19,7 @@ ORDER = [
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
-    "linking.encoder_spec", "linking.index", "linking.shards", "linking.build", "linking.rejection", "linking.linker",
+    "linking.encoder_spec", "linking.mention_names", "linking.mention_weight", "linking.mention_build", "linking.mention_files", "linking.index", "linking.shards", "linking.build_memory", "linking.build", "linking.rejection", "linking.retrieval", "linking.linker",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster", "hub_upload",
@@ -30,7 +30,7 @@ ORDER = [
     "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
     "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.decided_mentions", "exchange.checks",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table", "training.frozen_layers",
-    "training.run_folder", "training.dataset", "training.trainer", "training.report", "training.run", "train",
+    "training.run_folder", "training.dataset", "training.ngrams", "training.mention_set", "training.candidates", "training.trainer", "training.supervised", "training.alignment", "training.processes", "training.report", "training.run", "train",
     "commands.index", "commands.link", "commands.evaluate", "commands.model", "commands.publish", "commands.serve", "commands.review", "commands.exchange", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {

@@ -1,8 +1,8 @@
 """Settings of a training run: their types, defaults, bounds and meanings.
 
 A TOML file states what differs from the defaults here, and `--set` what differs from the file. Settings are frozen; an
-unknown key is an error that suggests a known one, by spelling or by meaning. Only `xsap.training.run` takes a settings
-object; all other parts of training take plain arguments, so that they can be used and tested alone.
+unknown key is an error that suggests a known one, by spelling or by meaning. Only `xsap.training.run` and `alignment` take
+a settings object; all other parts of training take plain arguments, so that they can be used and tested alone.
 """
 
 import textwrap
@@ -136,6 +136,26 @@ class EvaluationSettings(_Section):
     )
 
 
+class TuningSettings(_Section):
+    """Tuning on mentions with known concepts: a mention's candidates are names like it, and the right ones are to score highest."""
+
+    mentions: Path | None = Field(default=None, description="Mentions to tune on; by default there is no tuning.")
+    batch: _Positive = Field(default=16, description="Mentions per step.")
+    candidates: int = Field(default=20, ge=2, description="Names that are scored for each mention.")
+    dense_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Fraction of the candidates by vectors; the others are by n-grams."
+    )
+    temperature: _Scale = Field(default=0.05, description="Divides the scores of candidates.")
+    sparse_weight: _Amount = Field(default=0.0, description="Weight of string similarity before the first step.")
+    sparse_learning_rate: _Amount = Field(default=0.01, description="Learning rate of that weight; 0: it stays.")
+    alignment_weight: _Amount = Field(
+        default=1.0, description="Weight of the loss of synonyms, those of sampling and batch, in that of a step."
+    )
+    as_biosyn: bool = Field(
+        default=False, description="Whether candidates, labels, scores and optimizer are those of the original BioSyn."
+    )
+
+
 class TextSettings(_Section):
     """Normalization of names, if the base model does not state it."""
 
@@ -202,6 +222,7 @@ class Settings(_Section):
     optim: OptimSettings = OptimSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tuning: TuningSettings = TuningSettings()
     text: TextSettings | None = None
     scratch: ScratchSettings = ScratchSettings()
 
@@ -228,6 +249,8 @@ OTHER_NAMES = {
     "checkpoint.save_total_limit": ["keep", "max_checkpoints"],
     "evaluation.mentions": ["dev_file", "eval_file", "validation_file"],
     "evaluation.eval_steps": ["evaluation_steps", "eval_every"],
+    "tuning.candidates": ["topk", "top_k"],
+    "tuning.dense_fraction": ["dense_ratio"],
     "text.case": ["lowercase", "lower_case", "do_lower_case"],
     "scratch.vocabulary_size": ["vocab_size"],
     "scratch.layers": ["num_layers", "num_hidden_layers"],

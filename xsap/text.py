@@ -279,3 +279,19 @@ def _letter_script(character: str) -> str:
     if not character.isalpha():
         return ""
     return _SCRIPTS.get(unicodedata.name(character, "").partition(" ")[0], OTHER_SCRIPT)
+
+
+@cache
+def combining_marks() -> str:
+    """Accents, vowel signs and other marks that belong to the character before them, as ranges for a regular expression's `[…]`.
+
+    They are the characters of Unicode's category M in the planes 0, 1 and 14. The module `re` does not count them as part of a word.
+    """
+    ranges: list[list[int]] = []
+    for code in (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)):
+        if unicodedata.category(chr(code))[0] == "M":
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(chr(first) + (f"-{chr(last)}" if last > first else "") for first, last in ranges)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xsap.errors import ArtifactError, ConfigError, DataError
-from xsap.linking.build import rss_bytes
+from xsap.linking.build_memory import rss_bytes
 from xsap.search.approximate import EF_CHOICES, RECALL_AT, HnswIndex, nearest_rows, release_pages
 from xsap.search.exact import search_vectors
 from xsap.search.vectors import Vectors, write_vectors

@@ -35,15 +35,13 @@ from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.linking.build import (
     BuildSizes,
     build_index,
-    check_memory,
-    estimate_memory,
     merge_shards,
-    rss_bytes,
-    trim_malloc,
 )
+from xsap.linking.build_memory import check_memory, estimate_memory, rss_bytes, trim_malloc
+from xsap.linking.dictionary import find_rows
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
-from xsap.linking.shards import Plan, ShardFolder, _find_rows, parse_shard
+from xsap.linking.shards import Plan, ShardFolder, parse_shard
 from xsap.terminal import run as run_app
 from xsap.terms.terminology import Terminology
 from xsap.text import EXACT_MATCH, TextPolicy, normalize
@@ -375,7 +373,7 @@ def test_build_with_reuse_equals_a_new_build(before, after, vector_dtype, lower,
 
 def test_reuse_needs_equal_hashes_in_both_halves():
     known = np.array([[5, 1], [3, 2], [9, 9]], np.uint64)
-    assert _find_rows(np.array([[3, 2], [5, 2], [5, 1], [99, 1], [0, 0]], np.uint64), known).tolist() == [
+    assert find_rows(np.array([[3, 2], [5, 2], [5, 1], [99, 1], [0, 0]], np.uint64), known).tolist() == [
         1,
         -1,
         0,

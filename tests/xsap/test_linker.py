@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.fixtures.dictionaries import keys_of
 from tests.fixtures.examples import examples
 from xsap.errors import ArtifactError, ConfigError, DataError
-from xsap.linking import linker as linker_module
+from xsap.linking import retrieval as retrieval_module
 from xsap.linking.dictionary import INDEX_CONCEPTS_SCHEMA, INDEX_NAMES_SCHEMA, Dictionary, NameConcepts
 from xsap.linking.encoder_spec import EncoderSpec
 from xsap.linking.index import Index
@@ -402,7 +402,7 @@ def many():
 def on_cpu(monkeypatch):
     """As if the encoder were on a GPU: the 16-bit copy of the vectors is in this machine's own memory. Returns what was uploaded."""
     uploaded, upload = [], approximate_module.upload
-    monkeypatch.setattr(linker_module, "search_device", lambda _: torch.device("cpu"))
+    monkeypatch.setattr(retrieval_module, "search_device", lambda _: torch.device("cpu"))
     monkeypatch.setattr(approximate_module, "upload", lambda *given: uploaded.append(given) or upload(*given))
     return uploaded
 
@@ -491,7 +491,7 @@ def test_answers_with_a_device_copy_are_the_same_to_the_bit_and_vectors_are_copi
     found = [linker.link(mentions, 5), linker.link(mentions, 5, filter=wanted), linker.link(list(mentions)[:3], 2)]
     assert [(vectors, str(device)) for vectors, device in on_cpu] == [(index.vectors, "cpu")]
     plain = Linker(TableEncoder(mentions), exact)
-    plain.searcher.device = None
+    plain.retriever.searcher.device = None
     assert found == [plain.link(mentions, 5), plain.link(mentions, 5, filter=wanted), plain.link(list(mentions)[:3], 2)]
     assert len(on_cpu) == 1
     with_hnsw = Linker(TableEncoder(mentions), index)
@@ -535,14 +535,14 @@ def test_the_copy_is_released_where_a_search_or_a_mention_needs_its_memory(many,
 
     class Crowded(TableEncoder):
         def encode(self, names, *, progress=False):
-            return out_of_memory() if linker.searcher.device_copy is not None else super().encode(names)
+            return out_of_memory() if linker.retriever.searcher.device_copy is not None else super().encode(names)
 
     linker = Linker(TableEncoder(mentions), index)
     linker.link(list(mentions)[:2], 5)
-    assert linker.searcher.device_copy is not None
+    assert linker.retriever.searcher.device_copy is not None
     linker.encoder = Crowded(mentions)
     assert linker.link(mentions, 5) == expected
-    assert linker.searcher.device_copy is None
+    assert linker.retriever.searcher.device_copy is None
     linker.encoder.encode = out_of_memory  # although there is no copy to release: then the error is raised
     with pytest.raises(torch.OutOfMemoryError):
         linker.link(mentions, 5)

@@ -22,6 +22,7 @@ from xsap.config import load_settings
 from xsap.encoding.packing import tokenize_names
 from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import normalize_all
+from xsap.training import alignment as alignment_module
 from xsap.training import run as run_module
 from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.run import train
@@ -177,7 +178,7 @@ def test_run_with_hard_negatives_excludes_equal_strings_from_negatives(
 ) -> None:
     """Without hard negatives such pairs are negatives, as in the original recipe."""
     batches, masks, names = [], [], []
-    batch, loss, prepare = GroupSampler.batch, run_module.info_nce, run_module.distinct
+    batch, loss, prepare = GroupSampler.batch, alignment_module.info_nce, run_module.distinct
 
     def recorded_batch(sampler: GroupSampler, epoch: int, step: int) -> Names:
         batches.append(found := batch(sampler, epoch, step))
@@ -192,13 +193,13 @@ def test_run_with_hard_negatives_excludes_equal_strings_from_negatives(
         return name_set
 
     monkeypatch.setattr(GroupSampler, "batch", recorded_batch)
-    monkeypatch.setattr(run_module, "info_nce", recorded_loss)
+    monkeypatch.setattr(alignment_module, "info_nce", recorded_loss)
     monkeypatch.setattr(run_module, "distinct", recorded_names)
     for hard, output in ((2, "hard"), (0, "plain")):
         more = [f"sampling.hard_negatives={hard}", "max_steps=6"]
         train(load_settings(None, settings(homonyms, bases[0.0], tmp_path / output, *more)))
         homonym_pairs = 0
-        for (rows, concepts), negatives in zip(batches, masks, strict=True):
+        for (rows, concepts, _), negatives in zip(batches, masks, strict=True):
             texts = np.array([names[-1][row] for row in rows], dtype=object)
             same = (texts[:, None] == texts) & (concepts[:, None] != concepts)
             homonym_pairs += same.sum()

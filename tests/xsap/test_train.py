@@ -32,6 +32,7 @@ from xsap.text import TextPolicy
 from xsap.training import trainer as trainer_module
 from xsap.training.dataset import NameSet, distinct, fingerprint
 from xsap.training.losses import info_nce
+from xsap.training.mining import PairLoss
 from xsap.training.run import train
 from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 from xsap.training.sampling import Names, PairSampler
@@ -276,7 +277,7 @@ def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: o
         wait_for_everyone=lambda: None,
     )
     disabled = dict.fromkeys(("save_steps", "eval_steps", "max_grad_norm"), 0)
-    disabled |= dict.fromkeys(("hard_negatives", "evaluate", "max_minutes"))
+    disabled |= dict.fromkeys(("mining", "evaluate", "max_minutes"))
     options = {"chunk": 2, "token_dropout": 0.5, "seed": 0} | more
     output.mkdir()
     Trainer(
@@ -285,7 +286,7 @@ def drawn_by(rank: int, output: Path, monkeypatch: pytest.MonkeyPatch, **more: o
         optimizer=torch.optim.SGD(model.parameters(), lr=1e-3),
         tokens=Tokens(np.arange(30, dtype=np.int32), np.array([0, 30])),
         sampler=SameNameSampler(),
-        objective=partial(info_nce, temperature=1.0),
+        loss=PairLoss(partial(info_nce, temperature=1.0)),
         rate=lambda step: 1.0,
         report=lambda: None,
         output=output,
@@ -646,7 +647,7 @@ def test_help_describes_every_setting_without_loading_torch(run: Run) -> None:
 def test_bfloat16_run_warns_on_a_cpu_that_emulates_it(
     sample_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    monkeypatch.setattr("xsap.training.run.bfloat16_is_slow", lambda: slow)
+    monkeypatch.setattr("xsap.training.processes.bfloat16_is_slow", lambda: slow)
     monkeypatch.setattr(logging.getLogger("xsap"), "propagate", True)
     train(load_settings(None, settings(sample_folder, tmp_path / "run", "max_steps=0", "mixed_precision=bf16")))
     assert ("set mixed_precision=no" in caplog.text) == slow
@@ -656,7 +657,7 @@ def test_bfloat16_run_warns_on_a_cpu_that_emulates_it(
 def test_mixed_precision_auto_is_bf16_where_it_is_fast(
     sample_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    monkeypatch.setattr("xsap.training.run.bfloat16_is_slow", lambda: slow)
+    monkeypatch.setattr("xsap.training.processes.bfloat16_is_slow", lambda: slow)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     train(load_settings(None, settings(sample_folder, tmp_path / "run", "max_steps=0", "mixed_precision=auto")))
     stated = json.loads((tmp_path / "run" / "model" / "xsap.json").read_text(encoding="utf-8"))

@@ -7,42 +7,42 @@ long name does not slow down many short ones. Vectors of an older index are reus
 the same string.
 """
 
-import ctypes
 import os
 import shutil
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from xsap.artifacts import check_can_write, file_lock, read_manifest
+from xsap.artifacts import check_can_write, file_lock
 from xsap.errors import ArtifactError, ConfigError
+from xsap.linking.build_memory import check_memory, estimate_memory, shard_bytes, trim_malloc
 from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, check_model_saved
-from xsap.linking.index import INDEX_KIND, VECTORS_PER_WRITE, write_index
+from xsap.linking.index import INDEX_KIND, VECTORS_PER_WRITE, Index, write_index
+from xsap.linking.mention_build import (
+    BuiltMentions,
+    NamedVectors,
+    build_mention_names,
+    check_mention_weight,
+    vectors_to_reuse,
+)
+from xsap.linking.mention_names import MentionNames
 from xsap.linking.shards import PART_KIND, Plan, Reused, ShardFolder, open_parts, parse_shard, publish_part, shards_of
-from xsap.search.approximate import COMPONENTS_PER_SLICE, HnswIndex, check_usearch_installed
-from xsap.search.vectors import Floats, Rows, VectorDtype, check_finite
+from xsap.search.approximate import HnswIndex, check_usearch_installed
+from xsap.search.vectors import Floats, Rows, VectorDtype, Vectors, check_finite
 
 TIMEOUT = timedelta(hours=24)  # how long a process waits for others that still encode
 MIN_BATCH = 64  # names; in smaller batches the rounding of a matrix product depends on their number
-_FIXED_BYTES = 100_000_000  # memory for reading any terminology, and for libraries that are loaded late
-_NAME_BYTES = 150  # for hashes, numbers and lists of a name
-_BYTES_PER_TEXT_BYTE = 2.0  # of names and codes: what was read, and what is made of it
-_COMPONENT_BYTES = 8192 * 48  # for each component of a vector, while 8,192 tokens are encoded
-_HNSW_NAME_BYTES = 200  # for the links of a name in the HNSW index
-_RECALL_BYTES = 5  # of each component that is read to measure the recall of the HNSW index: a code, and a float32
 
 # (all names, the rows of each group of names that is encoded together, a working folder) → for each group, in order,
 # its rows and its vectors, (m, dimension)
@@ -62,93 +62,9 @@ class BuildSizes:
     def fit(self, max_memory: int | None, dimension: int) -> int:
         """Rows per shard, halved until an eighth of the memory holds a shard's copies: the same on every machine."""
         rows = self.rows_per_shard
-        while max_memory and rows > self.min_rows_per_shard and 8 * _shard_bytes(rows, dimension) > max_memory:
+        while max_memory and rows > self.min_rows_per_shard and 8 * shard_bytes(rows, dimension) > max_memory:
             rows //= 2
         return rows
-
-
-class MemoryEstimate(NamedTuple):
-    """Bytes that a build takes beyond what the process has now, and those of them that are for the HNSW index."""
-
-    names: int
-    dimension: int
-    total: int
-    hnsw: int
-
-
-def estimate_memory(
-    terminology: Path | str,
-    languages: Collection[str] | None,
-    dimension: int,
-    rows_per_shard: int,
-    *,
-    ann: bool = False,
-) -> MemoryEstimate:
-    """Estimate the memory of a build, by peak resident memory that was measured with names of 35 characters.
-
-    Args:
-        terminology: A terminology's folder.
-        languages: ISO codes of the names to embed; None for all.
-        dimension: Components of a vector.
-        rows_per_shard: Vectors of a shard.
-        ann: Whether an HNSW index is built, too.
-    """
-    counts = read_manifest(terminology, "terminology")["languages"]
-    chosen = sum(n for language, n in counts.items() if languages is None or language in languages)
-    fraction = chosen / max(1, sum(counts.values()))
-    names, text = _column_bytes(Path(terminology) / "names.parquet", "name", "code")
-    _, references = _column_bytes(Path(terminology) / "concepts.parquet", "cross_references")
-    tables = _FIXED_BYTES + fraction * _NAME_BYTES * names + _BYTES_PER_TEXT_BYTE * (fraction * text + references)
-    hnsw = (
-        chosen * (dimension + _HNSW_NAME_BYTES) + _RECALL_BYTES * min(chosen * dimension, COMPONENTS_PER_SLICE)
-        if ann
-        else 0
-    )
-    encoding = _COMPONENT_BYTES * dimension + _shard_bytes(rows_per_shard, dimension)
-    return MemoryEstimate(chosen, dimension, int(tables + encoding + hnsw), hnsw)
-
-
-def check_memory(max_memory: int, estimate: MemoryEstimate) -> None:
-    """Raise ConfigError if a build would make the process take more than `max_memory` bytes."""
-    resident = rss_bytes()
-    needed = resident + estimate.total
-    if needed > max_memory:
-        hnsw = f", {estimate.hnsw / 1e9:.1f}GB for its HNSW index" if estimate.hnsw else ""
-        raise ConfigError(
-            f"an index of {estimate.names:,} names with {estimate.dimension} dimensions needs about "
-            f"{needed / 1e9:.1f}GB of memory ({resident / 1e9:.1f}GB of it in use already{hnsw}), found a limit of "
-            f"{max_memory / 1e9:.1f}GB. Allow more with --max-memory, or choose fewer --languages"
-        )
-
-
-def _shard_bytes(rows: int, dimension: int) -> int:
-    """Bytes of a shard's three copies in float32: encoded, written, read again."""
-    return 3 * 4 * dimension * rows
-
-
-def _column_bytes(file: Path, *columns: str) -> tuple[int, int]:
-    """How many rows a Parquet file has, and bytes in some columns."""
-    metadata = pq.ParquetFile(file).metadata
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    sizes = [each.total_uncompressed_size for each in chunks if each.path_in_schema.split(".")[0] in columns]
-    return metadata.num_rows, sum(sizes)
-
-
-def trim_malloc() -> None:
-    """Return freed memory to the system, on glibc: batches of many shapes fragment the heap to twice its size."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def rss_bytes() -> int:
-    """Resident memory of the process; where the system does not say, its maximum so far."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @dataclass(frozen=True)
@@ -163,6 +79,7 @@ class BuildSummary:
     reused: int = 0  # names of the whole index whose vectors the older index had
     removed: int = 0  # names that only the older index had
     recall: float | None = None  # of the HNSW index, if there is one
+    mentions: BuiltMentions | None = None  # the mention names, if there are any
 
 
 @dataclass(frozen=True)
@@ -179,6 +96,7 @@ class Build:
     overwrite: bool = False
     progress: bool = False
     sizes: BuildSizes = BuildSizes()
+    make_mentions: Callable[[Vectors], MentionNames] | None = None  # from the vectors of all names
 
     @property
     def folder(self) -> ShardFolder:
@@ -273,6 +191,7 @@ class Build:
             dimension=self.plan.dimension,
             vector_dtype=self.plan.vector_dtype,
             build_hnsw=partial(HnswIndex.build, progress=self.progress) if self.ann else None,
+            make_mentions=self.make_mentions,
             overwrite=self.overwrite,
         )
         return None if hnsw is None else hnsw.recall
@@ -290,6 +209,9 @@ def build_index(
     reuse: Path | str | None = None,
     shard: tuple[int, int] | None = None,
     ann: bool = False,
+    mentions: pa.Table | None = None,
+    mention_weight: float | None = None,
+    seed: int = 0,
     encode_groups: GroupEncoder | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -310,6 +232,9 @@ def build_index(
         reuse: Folder of an index of the same model, whose vectors are reused.
         shard: (i, n) to make the i-th of n parts, from 1, for `merge_shards`; None for a whole index.
         ann: Whether to build an HNSW index, too.
+        mentions: Annotated mentions, a table of `terms.mentions.SCHEMA`, that become names of a weight of their own.
+        mention_weight: That weight, 0 to 1; None to learn it on the mentions.
+        seed: Of the folds on which it is learnt.
         encode_groups: What encodes the names, if not this process.
         overwrite: Whether to replace a folder that is there.
         progress: Whether to show progress bars.
@@ -319,12 +244,12 @@ def build_index(
         What was built; None in all processes but the first.
 
     Raises:
-        ConfigError: Too little memory, an HNSW index of a part or without usearch, or another process builds there.
-        DataError: There is no name in these languages, or a vector is not finite.
+        ConfigError: Too little memory, an HNSW index or mentions of a part, no usearch, or another process builds there.
+        DataError: There is no name in these languages, a vector is not finite, or no mention has a concept of the terminology.
         ArtifactError: A folder is damaged, does not fit, or exists and may not be replaced.
     """
     out, model, group = Path(out).absolute(), EncoderSpec.from_encoder(encoder, model_path), process_group()
-    _check(out, model, shard, ann=ann, overwrite=overwrite)
+    _check(out, model, shard, ann=ann, overwrite=overwrite, mentions=mentions, mention_weight=mention_weight)
     if group is not None and encode_groups is not None:
         raise ConfigError("found both accelerate launch and a cluster for one build; use accelerate launch or --ray")
     source, rows = NameSource.from_folder(terminology), sizes.fit(max_memory, encoder.dimension)
@@ -343,7 +268,19 @@ def build_index(
         rows,
         vector_dtype,
     )
-    build = Build(out, model, plan, dictionary, reused, shard, ann, overwrite, progress, sizes)
+    added: list[BuiltMentions] = []
+
+    def make_mentions(vectors: Vectors) -> MentionNames:
+        known = [] if reuse is None else _vectors_of_index(reuse, vector_dtype)
+        added.append(
+            build_mention_names(
+                mentions, dictionary, vectors, encoder, known=known, weight=mention_weight, seed=seed, progress=progress
+            )
+        )
+        return added[0].names
+
+    make = None if mentions is None else make_mentions
+    build = Build(out, model, plan, dictionary, reused, shard, ann, overwrite, progress, sizes, make)
     first, lock = group is None or group.is_main_process, out.parent / f".{out.name}.lock"
     busy = f"another build is making {out}; wait for it, or choose another --out"
     with file_lock(lock, busy) if first else nullcontext():
@@ -354,11 +291,34 @@ def build_index(
         recall = build.finish()
         lock.unlink(missing_ok=True)
     counts = (reused.reused, reused.removed) if reused else (0, 0)
-    return BuildSummary(len(names), dictionary.concepts.num_rows, dictionary.dropped, encoded, resumed, *counts, recall)
+    built = (len(names), dictionary.concepts.num_rows, dictionary.dropped, encoded, resumed, *counts, recall)
+    return BuildSummary(*built, added[0] if added else None)
 
 
-def _check(out: Path, model: EncoderSpec, shard: tuple[int, int] | None, *, ann: bool, overwrite: bool) -> None:
+def _vectors_of_index(path: Path | str, vector_dtype: VectorDtype) -> list[NamedVectors]:
+    """What of a reused index serves mention names beside the new index's own names: its names, and its mention names."""
+    old = Index.load(path)
+    return [NamedVectors(old.names["name"], old.vectors), *vectors_to_reuse(old.mention_names, vector_dtype)]
+
+
+def _check(
+    out: Path,
+    model: EncoderSpec,
+    shard: tuple[int, int] | None,
+    *,
+    ann: bool,
+    overwrite: bool,
+    mentions: pa.Table | None,
+    mention_weight: float | None,
+) -> None:
     """Raise ConfigError or ArtifactError for what can't be built."""
+    check_mention_weight(mention_weight)
+    if mention_weight is not None and mentions is None:
+        raise ConfigError("found a weight of mention names, but no mentions; add --mentions FILE")
+    if mentions is not None and shard is not None:
+        raise ConfigError(
+            "mentions are added to a whole index, found a part; merge the parts, then build with --reuse and --mentions"
+        )
     check_can_write(out, overwrite=overwrite, kind=INDEX_KIND if shard is None else PART_KIND)
     check_model_saved(model)
     if shard is not None:

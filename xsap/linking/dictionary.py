@@ -217,6 +217,17 @@ def hash_names(
     return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
+def find_rows(wanted: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n,) the row of `known` that equals each row of `wanted`, else -1. Both have distinct 128-bit rows, (…, 2).
+
+    Of two known rows with the same first half one may be missed.
+    """
+    order = np.argsort(known[:, 0])
+    positions = np.minimum(np.searchsorted(known[order, 0], wanted[:, 0]), len(order) - 1)
+    rows = order[positions]
+    return np.where((known[rows] == wanted).all(1), rows, -1)
+
+
 class _NameCollector:
     """What is kept of each name: the string, its concept's number, codes for its language and source, a hash."""
 

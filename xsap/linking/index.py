@@ -15,7 +15,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from xsap.artifacts import find_updated, manifest_hash, open_artifact, publish, read_unchanged, update_files
+from xsap.artifacts import (
+    find_updated,
+    manifest_hash,
+    open_artifact,
+    publish,
+    read_manifest,
+    read_unchanged,
+    update_files,
+)
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.calibration import Calibration
 from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
@@ -26,7 +34,18 @@ from xsap.linking.dictionary_files import (
     open_dictionary,
     write_dictionary,
 )
-from xsap.linking.encoder_spec import LOCATION, REVISION, Embedder, EncoderSpec, check_model_saved, short_hash
+from xsap.linking.encoder_spec import (
+    LOCATION,
+    REVISION,
+    Embedder,
+    EncoderSpec,
+    check_model_saved,
+    open_encoder,
+    short_hash,
+)
+from xsap.linking.mention_build import build_mention_names, vectors_to_reuse
+from xsap.linking.mention_files import MENTION_FILES, open_mention_names, write_mention_names
+from xsap.linking.mention_names import MentionNames
 from xsap.search.approximate import HnswIndex, check_usearch_installed
 from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vectors
 from xsap.terms.terminology import Terminology
@@ -34,16 +53,7 @@ from xsap.terms.terminology import Terminology
 INDEX_KIND, CALIBRATION, FUSION, HNSW_FILE = "index", "calibration.json", "fusion.json", "hnsw.usearch"
 VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
 # what reading files of any content raises
-UNREADABLE = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OSError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +71,7 @@ class Index:
         calibration: The confidence of answers, if it was fitted.
         fusion_weight: Weight of string similarity in a score, from 0 to 1.
         hnsw: For approximate search, if the index was built or opened with it.
+        mention_names: Annotated mentions as further names, if there are any.
     """
 
     vectors: Vectors
@@ -73,6 +84,7 @@ class Index:
     calibration: Calibration | None = None
     fusion_weight: float = 0.0
     hnsw: HnswIndex | None = None
+    mention_names: MentionNames | None = None
 
     @classmethod
     def build(
@@ -147,7 +159,7 @@ class Index:
             ConfigError: The model was never saved.
             ArtifactError: `path` exists and may not be replaced.
         """
-        hnsw = self.hnsw
+        hnsw, mention_names = self.hnsw, self.mention_names
         write_index(
             path,
             self.dictionary,
@@ -161,6 +173,7 @@ class Index:
             dimension=self.vectors.dimension,
             vector_dtype=self.vectors.vector_dtype,
             build_hnsw=None if hnsw is None else lambda _: hnsw,
+            make_mentions=None if mention_names is None else lambda _: mention_names,
             overwrite=overwrite,
         )
 
@@ -187,7 +200,7 @@ class Index:
     def _load(cls, path: Path, *, ann: bool) -> "Index":
         manifest = open_artifact(path, INDEX_KIND)
         check_dictionary_format(manifest, path)
-        files = (*FILES, *DICTIONARY_FILES, *([HNSW_FILE] if ann else []))
+        files = (*FILES, *DICTIONARY_FILES, *MENTION_FILES, *([HNSW_FILE] if ann else []))
         if unnamed := [file for file in files if (path / file).exists() and file not in manifest["files"]]:
             raise ArtifactError(f"{path / unnamed[0]}: not listed in the manifest, so it can't be checked; remove it")
         try:
@@ -206,6 +219,7 @@ class Index:
                 path,
                 None if calibration is None else Calibration.from_dict(calibration),
                 fusion_weight,
+                mention_names=open_mention_names(path, manifest.get("mentions"), dictionary.concepts.num_rows),
             )
             shape = (len(vectors), vectors.dimension, vectors.vector_dtype)
             stated = tuple(manifest[key] for key in ("count", "dimension", "vector_dtype"))
@@ -242,6 +256,59 @@ class Index:
         assert 0 <= fusion_weight <= 1, f"a weight of {fusion_weight}"
         return self._updated({FUSION: {"fusion_weight": fusion_weight}, CALIBRATION: None})
 
+    def with_mentions(
+        self,
+        mentions: pa.Table,
+        *,
+        out: Path | str | None = None,
+        encoder: Embedder | None = None,
+        weight: float | None = None,
+        seed: int = 0,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> "Index":
+        """The index with annotated mentions as further names, instead of those that it has; no other name is encoded again.
+
+        They have a weight of their own, see `linking.mention_names`. A calibration is not kept: it is valid for the old answers only.
+
+        Args:
+            mentions: A table of `terms.mentions.SCHEMA`, as `read_gold` reads it from any file.
+            out: The folder to make; None to keep the new index in memory.
+            encoder: The encoder of the index; None to open it where it was when the index was built.
+            weight: From 0, the index without mentions, to 1, names like all others; None to learn it on the mentions.
+            seed: Of the folds on which it is learnt.
+            overwrite: Whether to replace an index that is there.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            DataError: No mention has a concept of the index.
+            ConfigError: The weight is out of range.
+            ArtifactError: The encoder is another one than that of the index, or `out` may not be replaced.
+        """
+        if encoder is None:
+            encoder = open_encoder(self.model, self.path or "the index", None, None, self.model.dtype)  # type: ignore[arg-type]
+        elif not EncoderSpec.from_encoder(encoder).matches(self.model):
+            raise ArtifactError(f"the index was built with model {self.model.describe()}; give that encoder")
+        built = build_mention_names(
+            mentions,
+            self.dictionary,
+            self.vectors,
+            encoder,
+            known=vectors_to_reuse(self.mention_names, self.vectors.vector_dtype),
+            fusion_weight=self.fusion_weight,
+            weight=weight,
+            seed=seed,
+            progress=progress,
+        )
+        index = replace(self, mention_names=built.names, calibration=None, content_hash=None, path=None)
+        if out is None:
+            return index
+        keeps_hnsw = self.path is not None and "hnsw" in read_manifest(self.path, INDEX_KIND)
+        source = self if self.hnsw is not None or not keeps_hnsw else Index.load(str(self.path), ann=True)
+        replace(index, hnsw=source.hnsw).save(out, overwrite=overwrite)
+        saved = Index.load(out, ann=self.hnsw is not None)
+        return saved.with_fusion_weight(self.fusion_weight) if self.fusion_weight else saved
+
     def metadata(self) -> dict[str, Any]:
         """What a report of scores says of the index."""
         return {
@@ -252,6 +319,7 @@ class Index:
             "vector_dtype": self.vectors.vector_dtype,
             "index_hash": self.content_hash,
             "search": "exact" if self.hnsw is None else {"hnsw": self.hnsw.metadata()},
+            **({} if self.mention_names is None else {"mention_names": self.mention_names.metadata()}),
         }
 
     def _updated(self, files: dict[str, dict[str, Any] | None]) -> "Index":
@@ -319,6 +387,7 @@ def write_index(
     dimension: int,
     vector_dtype: VectorDtype,
     build_hnsw: Callable[[Vectors], HnswIndex] | None = None,
+    make_mentions: Callable[[Vectors], MentionNames] | None = None,
     overwrite: bool = False,
 ) -> HnswIndex | None:
     """Write an index's folder, whole or not at all.
@@ -333,6 +402,7 @@ def write_index(
         dimension: Components of a vector.
         vector_dtype: How vectors are stored.
         build_hnsw: Makes the HNSW index of the vectors on disk; None for an index without one.
+        make_mentions: Makes the mention names from the vectors on disk; None for an index without them.
         overwrite: Whether to replace an index that is there.
 
     Returns:
@@ -361,6 +431,10 @@ def write_index(
         hnsw = None if build_hnsw is None else build_hnsw(vectors)
         if hnsw is not None:
             metadata["hnsw"] = hnsw.save(folder / HNSW_FILE)
+        if make_mentions is not None:
+            mention_names = make_mentions(vectors)
+            write_mention_names(folder, mention_names)
+            metadata["mentions"] = mention_names.metadata()
     return hnsw
 
 

@@ -4,19 +4,17 @@ A mention that is a name or a code of the index means that name's concepts: they
 where accents differ with that of all others. That is the cosine of mention and name or, where the index has a fusion weight, the weighted mean of
 cosine and string similarity. A mention that is not in the index and is no term, or of which the model's vocabulary has no part, has no answer.
 How likely an answer is right is its confidence, where the index is calibrated. Which concepts follow from which names is decided in
-ranking.py; how names are searched, in search/approximate.py. Linkers may be used by many threads at once.
+ranking.py; how candidates are found, in retrieval.py. Linkers may be used by many threads at once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import compress
 from pathlib import Path
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, overload
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from xsap.encoding.encoder import Dtype, Encoder, device_for
@@ -27,59 +25,24 @@ from xsap.linking.arguments import check_number, languages_of, validate_mentions
 from xsap.linking.calibration import abstention_reason, features_of
 from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
-from xsap.linking.fusion import FusedSearch, string_similarity
 from xsap.linking.index import Index
 from xsap.linking.mention_context import Context, MentionContext, contexts_of
-from xsap.linking.name_keys import ACCENTS, CODE, Hit
+from xsap.linking.name_keys import ACCENTS
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
     NO_CONCEPT,
     Filter,
     FilteredDictionary,
-    NameSearch,
     Ranked,
     Strings,
-    apply_filter,
-    put_exact_first,
-    rank_concepts,
 )
 from xsap.linking.rejection import UNKNOWN_TEXT, non_term_reason, rejection_reason
 from xsap.linking.results import Candidate, Result, Results, validate_top_k
-from xsap.search.approximate import Searcher, search_device
-from xsap.search.exact import exact_scores
-from xsap.search.vectors import Floats, Rows
+from xsap.linking.retrieval import Mention, Retriever
 
 FILTERS_KEPT = 8  # filters whose names a linker remembers
 
-Mention = tuple[str, str]  # its text and its language
 _Asked = tuple[str, str, MentionContext | None]  # and its context, where that can change the answer
-
-
-@runtime_checkable
-class MentionEncoder(Protocol):
-    """An encoder that tells, with the vectors of mentions, of which ones its vocabulary has any part."""
-
-    def encode_mentions(  # noqa: D102
-        self, mentions: Sequence[str], *, prompt: str | None = None
-    ) -> tuple[Floats, NDArray[np.bool_]]: ...
-
-
-def _filter_hit(hit: Hit, kept: FilteredDictionary) -> Hit | None:
-    """A hit that a filter keeps; one of a code may be shown by another name of its concept."""
-    assert kept.rows is not None
-    starts, concepts = kept.name_concepts.starts, kept.name_concepts.concepts
-    at = int(np.searchsorted(kept.rows, hit.row))
-    if (
-        at < len(kept.rows)
-        and kept.rows[at] == hit.row
-        and hit.concept in concepts[starts[hit.row] : starts[hit.row + 1]]
-    ):
-        return hit
-    if hit.match != CODE:
-        return None
-    rows = np.searchsorted(starts, np.flatnonzero(concepts == hit.concept), "right") - 1
-    rows = rows[np.isin(rows, kept.rows)]
-    return hit._replace(row=int(rows[0])) if len(rows) else None
 
 
 class Linker:
@@ -110,12 +73,12 @@ class Linker:
                 f"the index was built with model {built.describe()}, not with {given.describe()}. Build it again"
             )
         self.encoder, self.index = encoder, index
-        self.searcher = Searcher(index.vectors, index.hnsw, search_device(encoder))
-        self.mentions_per_batch, self.names_per_search = mentions_per_batch, names_per_search
+        self.retriever = Retriever(encoder, index, names_per_search=names_per_search)
+        self.mentions_per_batch = mentions_per_batch
         self._filtered: dict[Filter, FilteredDictionary] = {}
         self._model: str | None = None  # the model path that `load` was given
         self._device: str | None = None  # as given to `load`
-        self._lock = ForkSafeLock()  # a tokenizer can be used by one thread at a time
+        self._lock = ForkSafeLock()
 
     @classmethod
     def load(
@@ -160,7 +123,7 @@ class Linker:
             raise ConfigError(
                 "only a linker of a saved index and its model can be pickled; save the index, and open it with Linker.load"
             )
-        sizes = self.mentions_per_batch, self.names_per_search
+        sizes = self.mentions_per_batch, self.retriever.names_per_search
         return _reopen, (self.index, model, self._device, self.encoder.dtype, *sizes)
 
     def __repr__(self) -> str:
@@ -267,7 +230,7 @@ class Linker:
             if wanted not in self._filtered:
                 if len(self._filtered) > FILTERS_KEPT:
                     self._filtered.clear()
-                self._filtered[wanted] = apply_filter(self.index.dictionary, wanted)
+                self._filtered[wanted] = self.retriever.filter(wanted)
             return self._filtered[wanted]
 
     def _threshold(self, min_confidence: float | None, min_precision: float | None) -> float | None:
@@ -322,7 +285,7 @@ class Linker:
         self, batch: list[Mention], top_k: int, kept: FilteredDictionary
     ) -> list[tuple[tuple[Candidate, ...], str | None]]:
         """The best concepts of each mention, those of exact names first, or why there are none."""
-        hits = self._exact_hits(batch, kept)
+        hits = self.retriever.exact_hits(batch, kept)
         reasons = [
             None if any(hit.match != ACCENTS for hit in own) else non_term_reason(mention)
             for (mention, _), own in zip(batch, hits, strict=True)
@@ -332,65 +295,10 @@ class Linker:
         if not asked:
             return answers
         mentions, hits = [batch[i][0] for i in asked], [hits[i] for i in asked]
-        queries, known = self._encode(mentions)
-        ranked = self._rank(mentions, queries, top_k, kept)
-        ranked.concepts[~known] = NO_CONCEPT
-        matches = put_exact_first(ranked, hits, self._exact_scores(mentions, queries, hits))
-        for i, candidates in zip(asked, self._describe(ranked, matches), strict=True):
+        found = self.retriever.retrieve(mentions, hits, top_k, kept)
+        for i, candidates in zip(asked, self._describe(found.ranked, found.matches), strict=True):
             answers[i] = candidates, None if candidates else UNKNOWN_TEXT
         return answers
-
-    def _rank(self, mentions: list[str], queries: Floats, top_k: int, kept: FilteredDictionary) -> Ranked:
-        search: NameSearch = partial(self._search, queries, kept.rows)
-        if self.index.fusion_weight:
-            search = FusedSearch(search, mentions, self.index.names["name"], self.index.fusion_weight)
-        total = len(self.index.vectors) if kept.rows is None else len(kept.rows)
-        return rank_concepts(
-            search, kept.name_concepts, len(mentions), top_k, total=total, names_per_search=self.names_per_search
-        )
-
-    def _encode(self, mentions: list[str]) -> tuple[Floats, NDArray[np.bool_]]:
-        """Vectors of mentions, and of which ones the model's vocabulary has any part."""
-        prompts = self.index.model.prompts
-        prompt: dict[str, Any] = {"prompt": prompts[1]} if any(prompts) else {}  # most models have none
-
-        def encode() -> tuple[Floats, NDArray[np.bool_]]:
-            if isinstance(self.encoder, MentionEncoder):
-                return self.encoder.encode_mentions(mentions, **prompt)
-            return self.encoder.encode(mentions, **prompt), np.ones(len(mentions), bool)
-
-        with self._lock:
-            try:
-                return encode()
-            except torch.OutOfMemoryError:  # the copy of the vectors leaves too little memory for long mentions
-                if not self.searcher.release():
-                    raise
-            return encode()
-
-    def _search(self, queries: Floats, kept: Rows | None, part: Rows, k: int) -> tuple[Floats, Rows]:
-        return self.searcher.search(queries[part], k, kept)
-
-    def _exact_hits(self, batch: list[Mention], kept: FilteredDictionary) -> list[list[Hit]]:
-        """The concepts that each mention names exactly, without those that a filter excludes."""
-        dictionary = self.index.dictionary
-        found = [dictionary.keys.find(*mention, dictionary.names, dictionary.concepts) for mention in batch]
-        if kept.rows is None:
-            return found
-        return [[filtered for hit in own if (filtered := _filter_hit(hit, kept)) is not None] for own in found]
-
-    def _exact_scores(self, mentions: list[str], queries: Floats, hits: list[list[Hit]]) -> list[list[float]]:
-        """The score of each hit: 1, or where accents differ what any other name has."""
-        scores, weight = [[1.0] * len(own) for own in hits], self.index.fusion_weight
-        places = [(i, j) for i, own in enumerate(hits) for j, hit in enumerate(own) if hit.match == ACCENTS]
-        query, row = np.array([i for i, _ in places], np.int64), np.array([hits[i][j].row for i, j in places], np.int64)
-        cosines = exact_scores(self.index.vectors, queries, query, row).tolist() if places else []
-        for (i, j), cosine in zip(places, cosines, strict=True):
-            rows = np.array([[hits[i][j].row]])
-            similarity = (
-                float(string_similarity([mentions[i]], rows, self.index.names["name"])[0, 0]) if weight else 0.0
-            )
-            scores[i][j] = (1 - weight) * cosine + weight * similarity
-        return scores
 
     def _describe(self, ranked: Ranked, matches: list[list[str]]) -> list[tuple[Candidate, ...]]:
         found = ranked.concepts != NO_CONCEPT
@@ -399,9 +307,7 @@ class Linker:
             values_at(self.index.concepts[column], concepts)
             for column in ("concept_id", "preferred_name", "semantic_types", "codes", "vocabulary", "code")
         )
-        names, languages, sources = (
-            values_at(self.index.names[column], rows) for column in ("name", "language", "source")
-        )
+        names, languages, sources, annotations = self.retriever.describe_names(rows, concepts)
         how = [match for line, kept in zip(matches, found.tolist(), strict=True) for match in compress(line, kept)]
         columns = (
             ids,
@@ -416,6 +322,8 @@ class Linker:
             how,
             vocabularies,
             own_codes,
+            (None if each is None else each.count for each in annotations),
+            (None if each is None else each.count / each.total for each in annotations),
         )
         candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
         ends = np.cumsum(found.sum(1)).tolist()

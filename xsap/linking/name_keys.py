@@ -53,11 +53,13 @@ class Hit(NamedTuple):
         concept: Its number.
         row: The name, or for a code the first name of the concept.
         match: One of MATCHES.
+        score: 1, or less for a concept that fewer annotations of the mention name; not used where accents differ.
     """
 
     concept: int
     row: int
     match: str
+    score: float = 1.0
 
 
 class Keys(NamedTuple):

@@ -254,10 +254,12 @@ class FilteredDictionary(NamedTuple):
     Attributes:
         rows: Names that are kept, ascending; None for all.
         name_concepts: The concepts of all names, without those that are left out.
+        mention_rows: Mention names that are kept, ascending; None for all.
     """
 
     rows: NDArray[np.int64] | None
     name_concepts: NameConcepts
+    mention_rows: NDArray[np.int64] | None = None
 
 
 def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:

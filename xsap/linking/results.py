@@ -39,7 +39,7 @@ class Candidate:
         name: Its preferred name.
         matched_name: Its name that is nearest to the mention.
         score: 1 where the mention is a name or a code of the concept. Else the cosine of the matched name and the mention; with lexical fusion
-            the weighted mean of cosine and string similarity.
+            the weighted mean of cosine and string similarity. Lower for what people annotated, see `linking.mention_names`.
         language: Of the matched name, ISO 639.
         source: Of the matched name.
         semantic_types: Of the concept.
@@ -50,6 +50,8 @@ class Candidate:
             else `similar`.
         vocabulary: The vocabulary that the concept's own code comes from, such as SNOMED: the source of its preferred name.
         code: The concept's own code there; empty if it has none.
+        annotations: How often people annotated the matched name with this concept; None where nobody annotated that string.
+        share: The fraction of the annotations of the matched name that are of this concept; None where there are none.
     """
 
     concept_id: str
@@ -64,6 +66,8 @@ class Candidate:
     match: str = SIMILAR
     vocabulary: str = ""
     code: str = ""
+    annotations: int | None = None
+    share: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dictionary."""
@@ -140,7 +144,13 @@ class Results(Sequence[Result]):
             import pandas as pd
         except ModuleNotFoundError:
             raise ConfigError("to_pandas needs pandas; install it: pip install pandas") from None
-        dtypes = {"rank": "Int64", "score": "Float64", "confidence": "Float64"}
+        dtypes = {
+            "rank": "Int64",
+            "score": "Float64",
+            "confidence": "Float64",
+            "annotations": "Int64",
+            "share": "Float64",
+        }
         rows = self.to_dicts()
         columns: dict[str, Any] = {}
         for column in ("mention", "rank", *Candidate.__slots__, "reason"):

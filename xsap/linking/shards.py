@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
 
 from xsap.artifacts import open_artifact, publish, read_manifest, read_unchanged, write_atomically
 from xsap.errors import ArtifactError, ConfigError
-from xsap.linking.dictionary import Dictionary, hash_names
+from xsap.linking.dictionary import Dictionary, find_rows, hash_names
 from xsap.linking.dictionary_files import DICTIONARY_FORMAT, check_dictionary_format, open_dictionary, write_dictionary
 from xsap.linking.encoder_spec import EncoderSpec, record_location, resolve_location
 from xsap.linking.index import INDEX_KIND, UNREADABLE, Index, index_hash
@@ -152,7 +151,7 @@ class Reused:
                 f"add --vector-dtype {found}, or build without --reuse"
             )
         assert index.content_hash is not None
-        rows = _find_rows(hash_names(names, model.policy), hash_names(index.names["name"], model.policy))
+        rows = find_rows(hash_names(names, model.policy), hash_names(index.names["name"], model.policy))
         reused = int((rows >= 0).sum())
         return cls(Path(path), index.content_hash, rows, reused, index.names.num_rows - reused)
 
@@ -164,17 +163,6 @@ class Reused:
         if index_hash(read_manifest(self.path, INDEX_KIND)) != self.content_hash:
             raise ArtifactError(f"{self.path} was replaced while its vectors were reused; run the command again")
         return Vectors.open(self.path).take(rows)
-
-
-def _find_rows(wanted: NDArray[np.uint64], known: NDArray[np.uint64]) -> Rows:
-    """(n,) the row of `known` that equals each row of `wanted`, else -1. Both have distinct 128-bit rows, (…, 2).
-
-    Of two known rows with the same first half one may be missed.
-    """
-    order = np.argsort(known[:, 0])
-    positions = np.minimum(np.searchsorted(known[order, 0], wanted[:, 0]), len(order) - 1)
-    rows = order[positions]
-    return np.where((known[rows] == wanted).all(1), rows, -1)
 
 
 def publish_part(

@@ -143,6 +143,36 @@ def nca(similarity: Tensor, positives: Tensor, negatives: Tensor, *, softmax_sca
     return _mean(each, positives.any(1))
 
 
+def marginal_likelihood(scores: Tensor, right: Tensor) -> Tensor:
+    """Negative log marginal likelihood of the right candidates (Sung et al., ACL 2020, synonym marginalization), averaged over mentions.
+
+    Of a mention it is -log Σ_right softmax(scores).
+
+    Args:
+        scores: (b, k) of each mention's candidates.
+        right: (b, k) bool.
+
+    Returns:
+        A scalar; zero if no mention has a right candidate. A mention without one does not count in the average.
+    """
+    each = torch.logsumexp(scores, 1) - _log_sum_exp(scores, right)
+    return _mean(each, right.any(1))
+
+
+def biosyn_marginal_likelihood(scores: Tensor, right: Tensor) -> Tensor:
+    """`marginal_likelihood` as the original code computes it: likelihoods of 0 count as no right candidate, others are at least 1e-9.
+
+    Args:
+        scores: (b, k) of each mention's candidates.
+        right: (b, k) bool.
+
+    Returns:
+        A scalar; zero without right candidates.
+    """
+    likelihood = (scores.softmax(1) * right).sum(1)
+    return _mean(-likelihood.clamp(1e-9, 1).log(), likelihood > 0)
+
+
 def _distance(similarity: Tensor) -> Tensor:
     """(n, n) Euclidean distances of unit vectors. Those within rounding of zero are zero and have no gradient."""
     squared = 2 - 2 * similarity

@@ -10,6 +10,7 @@ name, which is in the anchor language if there is one. Concepts with the same na
 tell them apart.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,9 @@ from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import Tokens, pack
 from xsap.search.exact import Sizes, search_vectors, upload
 from xsap.search.vectors import Vectors
-from xsap.training.sampling import GroupSampler
+from xsap.training.sampling import GroupSampler, Names
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # (similarity, positives, negatives) → loss
 
 
 def all_pairs(concepts: Tensor, names: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -60,6 +63,58 @@ def triplet_margin(similarity: Tensor, positives: Tensor, negatives: Tensor, *, 
     return positives & (nearest_negative - distance <= margin), negatives & (distance - farthest_positive <= margin)
 
 
+@dataclass(frozen=True)
+class PairLoss:
+    """The loss of all pairs of a step's names.
+
+    Attributes:
+        objective: Mining and loss.
+        strings: (rows,) the string of each name, as a number, if equal strings of two concepts are not negatives; else None.
+    """
+
+    objective: Objective
+    strings: NDArray[np.int64] | None = None
+
+    def __call__(self, vectors: Tensor, names: Names) -> Tensor:
+        """The loss.
+
+        Args:
+            vectors: (n, d) unit vectors.
+            names: What they are of, in the same order.
+        """
+        same_name = None if self.strings is None else torch.from_numpy(self.strings[names.rows]).to(vectors.device)
+        masks = all_pairs(torch.from_numpy(names.concepts).to(vectors.device), same_name)
+        return self.objective(vectors @ vectors.T, *masks)
+
+
+@torch.no_grad()
+def encode_rows(
+    encoder: Encoder,
+    tokens: Tokens,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    *,
+    unit: bool = True,
+    names_per_batch: int = 1024,
+) -> Tensor:
+    """Vectors of names by the model as it is, without dropout.
+
+    Args:
+        encoder: The model in training; it is left in evaluation mode.
+        tokens: Token ids of all names.
+        rows: (n,) which names, at least one.
+        device: The model's.
+        unit: Whether to scale vectors to length 1.
+        names_per_batch: Names to encode at a time.
+
+    Returns:
+        (n, d) float32, on the device.
+    """
+    encoder.eval()
+    parts = np.split(rows, range(names_per_batch, len(rows), names_per_batch))
+    return torch.cat([encoder(pack(tokens.take(part)).to(device), unit) for part in parts])
+
+
 @dataclass
 class HardNegatives:
     """The nearest concepts of each concept, for a `GroupSampler`; the only writer of its `nearest`.
@@ -71,6 +126,7 @@ class HardNegatives:
         strings: (n,) the string of each name, as a number.
         kept: Nearest concepts to find of each.
         refresh_steps: Steps between searches.
+        at_start: Whether there is a search before the first step, too. Without one, hard negatives are random at first.
         names_per_batch: Names to encode at a time.
         rows_per_batch: Concepts to search for at a time.
     """
@@ -81,6 +137,7 @@ class HardNegatives:
     strings: NDArray[np.int64]
     kept: int
     refresh_steps: int
+    at_start: bool = False
     names_per_batch: int = 1024
     rows_per_batch: int = 1024
 
@@ -91,7 +148,9 @@ class HardNegatives:
         rows = concepts.rows[concepts.first]
         nearest = torch.zeros(len(rows), min(self.kept, len(rows) - 1), dtype=torch.int64, device=accelerator.device)
         if accelerator.is_main_process:
-            vectors = self._encode(rows, accelerator.device)
+            vectors = encode_rows(
+                self.encoder, self.tokens, rows, accelerator.device, names_per_batch=self.names_per_batch
+            )
             found = _nearest(vectors, self.strings[rows], nearest.shape[1], self.rows_per_batch)
             nearest = torch.from_numpy(found).to(accelerator.device)
         if accelerator.num_processes > 1:
@@ -105,11 +164,6 @@ class HardNegatives:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.sampler.nearest = state["nearest"].numpy() if "nearest" in state else None
-
-    def _encode(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        self.encoder.eval()
-        parts = np.split(rows, range(self.names_per_batch, len(rows), self.names_per_batch))
-        return torch.cat([self.encoder(pack(self.tokens.take(part)).to(device)) for part in parts])
 
 
 def _nearest(vectors: Tensor, strings: NDArray[np.int64], kept: int, rows_per_batch: int) -> NDArray[np.int64]:

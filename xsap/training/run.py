@@ -1,71 +1,69 @@
-"""A training run: the parts of training, put together from the settings. No other module of training reads the settings."""
+"""A training run: the parts of training, put together from the settings. Beside `alignment`, no other module of training reads them."""
 
 import logging
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from torch import Tensor
+from accelerate import Accelerator
 
 from xsap.artifacts import manifest_hash, read_manifest, sha256_of
-from xsap.config import LossSettings, Settings
+from xsap.config import Settings
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_card import TRAINED_ON, VOCABULARY_FROM, CardEvaluation
+from xsap.encoding.model_card import FUSION_WEIGHT, MENTIONS_SOURCE, TRAINED_ON, VOCABULARY_FROM, CardEvaluation
 from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import Tokens, tokenize_to_disk
-from xsap.encoding.precision import bfloat16_is_slow
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ConfigError, DataError
 from xsap.evaluation.protocols import evaluate, read_queries
-from xsap.languages import ENGLISH, to_iso
+from xsap.exchange.decided_mentions import read_gold
+from xsap.languages import ENGLISH
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
+from xsap.training.alignment import (
+    alignment_sampler,
+    anchor_language,
+    hard_negatives_of,
+    objective_of,
+    regularizing_sampler,
+)
 from xsap.training.dataset import NameSet, distinct, fingerprint, from_pairs, from_terminology, with_auxiliary
 from xsap.training.embedding_table import trim, whole_table
 from xsap.training.frozen_layers import freeze
-from xsap.training.losses import circle, info_nce, lifted_structure, multi_similarity, nca, triplet
-from xsap.training.mining import HardNegatives, triplet_margin
+from xsap.training.mention_set import CandidateNames, MentionSet, mentions_to_learn
+from xsap.training.mining import PairLoss
+from xsap.training.processes import choose_mixed_precision, start_accelerator
 from xsap.training.report import card_scores, read_log, write_report
 from xsap.training.run_folder import check_run_folder, make_run_folder
-from xsap.training.sampling import (
-    Concepts,
-    FilePairs,
-    GroupSampler,
-    Mixed,
-    PairSampler,
-    Sampler,
-    language_weights,
-    parse_language_choice,
-)
-from xsap.training.trainer import Objective, Trainer, adamw, schedule
+from xsap.training.sampling import Sampler, parse_language_choice
+from xsap.training.supervised import SparseWeight, tuning_optimizer, tuning_task
+from xsap.training.trainer import Task, Trainer, adamw, schedule
 
 # settings that may differ when a run is resumed; inputs must have the same content, not the same path
-_NOT_IN_IDENTITY = {
-    "output",
-    "overwrite",
-    "resume",
-    "max_minutes",
-    "tracker",
-    "checkpoint",
-    "evaluation",
-    "base",
-    "terminology",
-    "auxiliary",
-    "pairs",
-}
+_NOT_IN_IDENTITY = dict.fromkeys(
+    (
+        "output",
+        "overwrite",
+        "resume",
+        "max_minutes",
+        "tracker",
+        "checkpoint",
+        "evaluation",
+        "base",
+        "terminology",
+        "auxiliary",
+        "pairs",
+    ),
+    True,
+)
 SECONDS_BETWEEN_REPORTS = 60
-_NEAREST_PER_HARD_NEGATIVE = 4  # a step draws its hard negatives from this many times as many nearest concepts
 
 logger = logging.getLogger(__name__)
 
@@ -83,21 +81,36 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     Raises:
         XsapError: A setting or an input is not usable; raised before anything is computed, wherever that can be known.
     """
-    resume, settings = settings.resume == "auto", _with_mixed_precision(settings)
+    resume = settings.resume == "auto"
+    if settings.mixed_precision == "auto":
+        settings = settings.model_copy(update={"mixed_precision": choose_mixed_precision()})
     check_run_folder(settings.output, resume=resume, overwrite=settings.overwrite)
-    accelerator = _accelerator(settings)
+    accelerator = start_accelerator(settings.mixed_precision, settings.tracker, settings.output)
     name_set = _name_set(settings)
     evaluate = _evaluation(settings, name_set)
     encoder = _encoder(settings, name_set)
-    prepared = distinct(name_set, encoder.policy, _anchor_language(settings))
-    sampler = _sampler(settings, prepared)
+    prepared, mentions = distinct(name_set, encoder.policy, anchor_language(settings)), None
+    if settings.tuning.mentions:
+        mentions = _mentions(settings, prepared, encoder.policy)
+    sampler = regularizing_sampler(settings, prepared) if mentions else alignment_sampler(settings, prepared)
     _prepare_output(settings, accelerator)
-    tokens = _tokenize(settings, accelerator, prepared, encoder, progress_bar=progress_bar)
-    total = settings.epochs * sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
-    data = fingerprint(tokens, prepared)
-    table = trim(encoder.transformer, tokens, encoder.tokenizer.all_special_ids)
+    texts = [encoder.prompts[0] + name for name in prepared.names]
+    texts += [encoder.prompts[1] + text for text in mentions.texts] if mentions else []
+    tokens = _tokenize(settings, accelerator, texts, encoder, progress_bar=progress_bar)
+    data = fingerprint(tokens, prepared) + (mentions.fingerprint if mentions else "")
+    # Adam with decay in the gradient moves rows that are not in use, too
+    kept = range(len(encoder.tokenizer)) if settings.tuning.as_biosyn else encoder.tokenizer.all_special_ids
+    table = trim(encoder.transformer, tokens, kept)
     tokens = table.renumber(tokens)
     encoder.to(accelerator.device)
+    if mentions:
+        task = _tuning(settings, prepared, mentions, encoder, tokens, sampler)
+    else:
+        assert sampler is not None, "only tuning can do without"
+        hard_negatives = hard_negatives_of(settings, sampler, encoder, tokens, prepared)
+        loss = PairLoss(objective_of(settings.loss), hard_negatives.strings if hard_negatives else None)
+        task = Task(sampler, loss, hard_negatives)
+    total = settings.epochs * task.sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     optim = settings.optim
     decay = optim.weight_decay if optim.frozen_layers is None else 0.0  # of embeddings that are not in training
     rate = schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total)
@@ -115,9 +128,8 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
         accelerator=accelerator,
         encoder=encoder,
         tokens=tokens,
-        sampler=sampler,
+        task=task,
         rate=rate,
-        hard_negatives=_hard_negatives(settings, sampler, encoder, tokens, prepared),
         evaluate=scores_after if evaluate else None,
         identity=_identity(
             settings, base=encoder.content_hash, data=data, steps=total, processes=accelerator.num_processes
@@ -128,6 +140,8 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     steps = trainer.run(resume=resume)
     if accelerator.is_main_process:
         metadata, evaluation = _metadata(settings, prepared, steps), _card_evaluation(settings, name_set)
+        if mentions and isinstance(task.head, SparseWeight):
+            metadata = _tuned(metadata, mentions, task.head, as_biosyn=settings.tuning.as_biosyn)
         with whole_table_after(steps):
             encoder.save_pretrained(settings.output / "model", overwrite=True, metadata=metadata, evaluation=evaluation)
         write_report(settings.output)
@@ -170,6 +184,17 @@ def _metadata(settings: Settings, name_set: NameSet, steps: int) -> dict[str, An
     return metadata | ({VOCABULARY_FROM: dict(name_set.sources)} if settings.base == "scratch" else {})
 
 
+def _tuned(metadata: dict[str, Any], mentions: MentionSet, head: SparseWeight, *, as_biosyn: bool) -> dict[str, Any]:
+    """The metadata of a model that was tuned on mentions."""
+    names = Counter(metadata[TRAINED_ON]) + Counter({MENTIONS_SOURCE: mentions.counts.kept})
+    training = metadata["training"] | {
+        "mentions": f"{mentions.counts.kept:,} of {mentions.counts.rows_in:,}",
+        "weight of string similarity": round(float(head.weight.detach()), 4),
+    }
+    weight = {} if as_biosyn else {FUSION_WEIGHT: head.fusion_weight}  # BioSyn's goes with dot products, not cosines
+    return metadata | {TRAINED_ON: dict(names), "training": training} | weight
+
+
 def _card_evaluation(settings: Settings, name_set: NameSet) -> CardEvaluation | None:
     """The last evaluation of the run, for the model card."""
     scores, path = card_scores(read_log(settings.output / "metrics.jsonl")), settings.evaluation.dictionary
@@ -182,16 +207,26 @@ def _card_evaluation(settings: Settings, name_set: NameSet) -> CardEvaluation | 
 
 def _identity(settings: Settings, *, base: str | None, **inputs: str | int) -> dict[str, Any]:
     """What a resumed run must have in common with this one."""
-    return settings.model_dump(mode="json", exclude=_NOT_IN_IDENTITY) | {"base": base or "scratch"} | inputs
+    if settings.tuning.mentions is None:
+        left_out: dict[str, Any] = _NOT_IN_IDENTITY | {"tuning": True}
+    else:
+        left_out = _NOT_IN_IDENTITY | {"tuning": {"mentions"}}
+    return settings.model_dump(mode="json", exclude=left_out) | {"base": base or "scratch"} | inputs
 
 
-def _trainer(settings: Settings, *, encoder: Encoder, **parts: Any) -> Trainer:
+def _trainer(settings: Settings, *, encoder: Encoder, task: Task, **parts: Any) -> Trainer:
     """The trainer of these parts, with what it takes from the settings."""
     optim = settings.optim
+    rates = {"learning_rate": optim.learning_rate, "weight_decay": optim.weight_decay}
+    if isinstance(task.head, SparseWeight):
+        sparse = {"sparse_learning_rate": settings.tuning.sparse_learning_rate}
+        optimizer = tuning_optimizer(encoder, task.head, as_biosyn=settings.tuning.as_biosyn, **rates, **sparse)
+    else:
+        optimizer = adamw(encoder, **rates)
     return Trainer(
         encoder=encoder,
-        optimizer=adamw(encoder, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay),
-        objective=_objective(settings.loss),
+        optimizer=optimizer,
+        **task._asdict(),
         report=_report_once_per_minute(settings.output),
         output=settings.output,
         seed=settings.seed,
@@ -205,46 +240,6 @@ def _trainer(settings: Settings, *, encoder: Encoder, **parts: Any) -> Trainer:
         eval_steps=settings.evaluation.eval_steps,
         **parts,
     )
-
-
-def _with_mixed_precision(settings: Settings) -> Settings:
-    """The settings with what `mixed_precision = auto` stands for here."""
-    if settings.mixed_precision != "auto":
-        return settings
-    slow = not torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bfloat16_is_slow()
-    return settings.model_copy(update={"mixed_precision": "no" if slow else "bf16"})
-
-
-def _accelerator(settings: Settings) -> Accelerator:
-    try:
-        timeout = InitProcessGroupKwargs(
-            timeout=timedelta(hours=12)
-        )  # other processes wait while one evaluates or saves
-        accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
-            log_with=settings.tracker,
-            project_dir=str(settings.output),
-            kwargs_handlers=[timeout],
-        )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigError(
-            f"Accelerate does not support mixed_precision = {settings.mixed_precision}, tracker = {settings.tracker} here: {error}"
-        ) from None
-    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("mixed_precision = fp16 needs a GPU, found a CPU; use bf16 or no")
-    if settings.mixed_precision == "bf16" and accelerator.device.type == "cpu" and bfloat16_is_slow():
-        logger.warning("this CPU emulates bfloat16, which is slower than float32; set mixed_precision=no")
-    kind, accumulated = accelerator.distributed_type.value, accelerator.gradient_accumulation_steps
-    if accumulated != 1 or not (kind == "NO" or kind.startswith("MULTI_")):  # would run, with wrong results
-        raise ConfigError(
-            f"Accelerate must run whole models on each process, without gradient accumulation; found {kind} with {accumulated} "
-            "accumulated steps; launch without FSDP and DeepSpeed, and use batch.chunk for batches that don't fit into memory"
-        )
-    if settings.tracker and not accelerator.log_with:  # Accelerate itself would ignore it
-        raise ConfigError(
-            f"the package of tracker = {settings.tracker} is not installed; install it, or leave tracker out"
-        )
-    return accelerator
 
 
 def _name_set(settings: Settings) -> NameSet:
@@ -286,78 +281,73 @@ def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
         length = settings.max_length or REFERENCE_LENGTH
         config = EncoderConfig(settings.pooling or "cls", length, policy or TextPolicy())
         encoder = from_scratch(name_set.names, config, **settings.scratch.model_dump(), seed=settings.seed)
+    encoder.provenance.pop(FUSION_WEIGHT, None)  # of a base that was tuned; it holds for its vectors alone
     if settings.optim.frozen_layers is not None:
         freeze(encoder, settings.optim.frozen_layers)
     return encoder
 
 
-def _anchor_language(settings: Settings) -> str | None:
-    code = settings.sampling.anchor_language
-    return to_iso(code) if code else None
+def _mentions(settings: Settings, name_set: NameSet, policy: TextPolicy) -> MentionSet:
+    """The mentions to tune on."""
+    if name_set.terminology is None:
+        raise ConfigError("tuning.mentions needs a terminology, found a file of pairs")
+    assert settings.tuning.mentions is not None, "no tuning"
+    known = frozenset(name_set.terminology.concepts["concept_id"].to_pylist())
+    table = read_gold(settings.tuning.mentions)
+    found = mentions_to_learn(table, known, policy, composite=not settings.tuning.as_biosyn)
+    for line in found.counts.lines("mentions"):
+        logger.info(line)
+    return found
+
+
+def _tuning(
+    settings: Settings,
+    name_set: NameSet,
+    mentions: MentionSet,
+    encoder: Encoder,
+    tokens: Tokens,
+    alignment: Sampler | None,
+) -> Task:
+    tuning, start = settings.tuning, name_set.auxiliary_start
+    main = name_set if start is None else name_set.split()[0]
+    assert name_set.terminology is not None
+    ids = name_set.terminology.concepts["concept_id"].to_pylist()
+    return tuning_task(
+        encoder,
+        tokens,
+        CandidateNames.from_names(main.names, [ids[number] for number in main.concepts]),
+        main.names,
+        mentions,
+        first_mention=len(name_set.names),
+        per_step=tuning.batch,
+        candidates=tuning.candidates,
+        dense_fraction=tuning.dense_fraction,
+        temperature=tuning.temperature,
+        sparse_weight=tuning.sparse_weight,
+        alignment=alignment,
+        alignment_start=0 if start is None else len(main.names),
+        alignment_loss=PairLoss(objective_of(settings.loss)),
+        alignment_weight=tuning.alignment_weight,
+        as_biosyn=tuning.as_biosyn,
+        shuffle=settings.sampling.shuffle,
+        seed=settings.seed,
+    )
 
 
 def _tokenize(
-    settings: Settings, accelerator: Accelerator, name_set: NameSet, encoder: Encoder, *, progress_bar: bool
+    settings: Settings, accelerator: Accelerator, texts: list[str], encoder: Encoder, *, progress_bar: bool
 ) -> Tokens:
-    """Every process tokenizes all names with its own file in the run's folder, so that none waits for another."""
+    """Every process tokenizes all texts with its own file in the run's folder, so that none waits for another."""
     folder = settings.output / "tokens"
     folder.mkdir(parents=True, exist_ok=True)  # on another machine the folder may not exist
     file = folder / f"{accelerator.process_index}.arrow"
-    names = [encoder.prompts[0] + name for name in name_set.names]
     return tokenize_to_disk(
-        names,
+        texts,
         encoder.tokenizer,
         encoder.max_length,
         file,
         progress_bar=progress_bar and accelerator.is_main_process,
     )
-
-
-def _sampler(settings: Settings, name_set: NameSet) -> Sampler:
-    sampling, batch = settings.sampling, settings.batch
-    if name_set.is_pairs:
-        return FilePairs(name_set.concepts, pairs=batch.pairs, shuffle=sampling.shuffle, seed=settings.seed)
-    if not sampling.shuffle:
-        raise ConfigError(
-            "sampling.shuffle = false keeps the order of a file of pairs; a terminology has no such order"
-        )
-    if name_set.auxiliary_start is None:
-        return _concept_sampler(settings, name_set, 1, sampling.hard_negatives)
-    main, auxiliary = name_set.split()
-    fraction = sampling.auxiliary_fraction
-    if fraction * min(batch.pairs, batch.names) < 1:
-        raise ConfigError(
-            f"sampling.auxiliary_fraction must give at least one pair per step, found {fraction}; increase it"
-        )
-    return Mixed(
-        _concept_sampler(settings, main, 1 - fraction, sampling.hard_negatives),
-        _concept_sampler(settings, auxiliary, fraction, 0),
-        rows=len(main.names),
-        concepts=name_set.auxiliary_start,
-    )
-
-
-def _concept_sampler(
-    settings: Settings, name_set: NameSet, fraction: float, hard_negatives: int
-) -> PairSampler | GroupSampler:
-    """The sampler of one source, which makes up this fraction of a step."""
-    sampling, batch = settings.sampling, settings.batch
-    concepts = Concepts(name_set.concepts, name_set.languages, _anchor_language(settings))
-    if sampling.mode == "groups":
-        return GroupSampler(
-            concepts,
-            names_per_concept=sampling.names_per_concept,
-            names=round(batch.names * fraction),
-            seed=settings.seed,
-            hard_negatives=hard_negatives,
-            weights=language_weights(name_set.languages, sampling.language_temperature),
-        )
-    if sampling.hard_negatives or sampling.language_temperature != 1:
-        raise ConfigError(
-            "sampling.hard_negatives and sampling.language_temperature need sampling.mode = groups; found pairs"
-        )
-    pairs = round(batch.pairs * fraction)
-    return PairSampler(concepts, pairs_per_concept=sampling.pairs_per_concept, pairs=pairs, seed=settings.seed)
 
 
 def _report_once_per_minute(output: Path) -> Callable[[], None]:
@@ -371,41 +361,6 @@ def _report_once_per_minute(output: Path) -> Callable[[], None]:
             written = time.monotonic()
 
     return report
-
-
-def _hard_negatives(
-    settings: Settings, sampler: Sampler, encoder: Encoder, tokens: Tokens, name_set: NameSet
-) -> HardNegatives | None:
-    hard = settings.sampling.hard_negatives
-    sampler = sampler.main if isinstance(sampler, Mixed) else sampler
-    if not hard or not isinstance(sampler, GroupSampler):
-        return None
-    _, strings = np.unique(np.array(name_set.names, dtype=object), return_inverse=True)
-    return HardNegatives(
-        sampler,
-        encoder,
-        tokens,
-        strings.astype(np.int64),
-        kept=_NEAREST_PER_HARD_NEGATIVE * hard,
-        refresh_steps=settings.sampling.hard_negatives_refresh_steps,
-    )
-
-
-def _objective(loss: LossSettings) -> Objective:
-    losses: dict[str, Callable[..., Tensor]] = {
-        "multi_similarity": partial(multi_similarity, alpha=loss.alpha, beta=loss.beta, base=loss.base),
-        "info_nce": partial(info_nce, temperature=loss.temperature),
-        "circle": partial(circle, m=loss.m, gamma=loss.gamma),
-        "triplet": partial(triplet, margin=loss.triplet_margin),
-        "lifted_structure": partial(lifted_structure, neg_margin=loss.neg_margin, pos_margin=loss.pos_margin),
-        "nca": partial(nca, softmax_scale=loss.softmax_scale),
-    }
-    chosen = losses[loss.name]
-    if loss.miner == "none":
-        return chosen
-    return lambda similarity, positives, negatives: chosen(
-        similarity, *triplet_margin(similarity, positives, negatives, margin=loss.margin)
-    )
 
 
 def _evaluation(settings: Settings, name_set: NameSet) -> Callable[[Encoder], dict[str, Any]] | None:

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     WEIGHTED_NAMES = 8
     TOKEN_DROPOUT = 9
     DROPOUT = 10
+    MENTION_ORDER = 11
 
 
 class Sampler(Protocol):
@@ -43,16 +44,34 @@ class Sampler(Protocol):
         """The names of one step."""
 
 
+class CandidatesOfStep(NamedTuple):
+    """The mentions of a step, which are its first b names, and their candidates, which come next.
+
+    Attributes:
+        names: (b, k) which of the step's names the candidates of each mention are.
+        right: (b, k) bool, whether a candidate is a name of a right concept.
+        similarity: (b, k) float32, string similarity of mention and candidate.
+        aligned: Where the step's further names begin, which are aligned with one another.
+    """
+
+    names: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    similarity: NDArray[np.float32]
+    aligned: int
+
+
 class Names(NamedTuple):
     """The names of a step. Names of one concept are positives of one another.
 
     Attributes:
         rows: (n,) rows of the run's table of names.
         concepts: (n,) the concept of each, as a number.
+        candidates: Of the mentions among them; None without mentions.
     """
 
     rows: NDArray[np.int64]
     concepts: NDArray[np.int64]
+    candidates: CandidatesOfStep | None = None
 
 
 def language_weights(languages: Sequence[str], temperature: float) -> NDArray[np.float64] | None:

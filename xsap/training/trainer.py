@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,11 +25,10 @@ from xsap.encoding.packing import Tokens, drop_tokens, pack
 from xsap.errors import ConfigError
 from xsap.progress import SECONDS_BETWEEN_LINES, Advance, track
 from xsap.training.large_batch import cached_backward, gather
-from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoint
-from xsap.training.sampling import Sampler, Stream, mix, names_of_rank
+from xsap.training.sampling import Names, Sampler, Stream, mix, names_of_rank
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # (similarity, positives, negatives) → loss
+BatchLoss = Callable[[Tensor, Names], Tensor]  # ((n, d) vectors, what they are of) → loss
 FLUSH_STEPS = 20  # steps whose losses stay on the device, so that logging does not stop it at each
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,27 @@ def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> tor
     """AdamW (Loshchilov and Hutter, ICLR 2019), fused, with weight decay on every trained parameter, as in the SapBERT recipe."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+class Mining(Protocol):
+    """What is searched with the model as it is, every so many steps, and decides what later steps learn from."""
+
+    @property
+    def refresh_steps(self) -> int:
+        """Steps between searches."""
+
+    @property
+    def at_start(self) -> bool:
+        """Whether there is a search before the first step, too."""
+
+    def refresh(self, accelerator: Accelerator) -> None:
+        """Search, and give every process what was found."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
 
 
 def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
@@ -58,6 +78,24 @@ def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int
         return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
     return factor
+
+
+class Task(NamedTuple):
+    """What a run learns: parts of a `Trainer`, which see.
+
+    Attributes:
+        sampler: The names of each step.
+        loss: Of their vectors.
+        mining: Searches with the model now and then; None without any.
+        head: Parameters of the loss; None without any.
+        unit: Whether the loss gets vectors of length 1.
+    """
+
+    sampler: Sampler
+    loss: BatchLoss
+    mining: Mining | None = None
+    head: nn.Module | None = None
+    unit: bool = True
 
 
 @dataclass
@@ -96,15 +134,15 @@ class Trainer:
         optimizer: Its optimizer.
         tokens: Token ids of all names.
         sampler: The names of each step.
-        objective: Mining and loss.
-        rate: Step → factor of `learning_rate`.
-        hard_negatives: Refreshes the sampler's hard negatives; None without any.
+        loss: Of the vectors of a step's names.
+        rate: Step → factor of the learning rates.
+        mining: Searches with the model now and then; None without any.
         evaluate: Steps done → scores to log; None for no evaluation.
         report: Called after the log has changed.
         output: The run's folder.
         identity: What a resumed run must have in common with this one.
         seed: Seed of dropout.
-        learning_rate: Highest learning rate.
+        learning_rate: Highest learning rate of the encoder, which the log has; others are the optimizer's.
         max_grad_norm: Norm that gradients are clipped to; 0 for no clipping.
         chunk: Names to encode at a time; 0 for all.
         token_dropout: Fraction of tokens to leave out of names.
@@ -113,6 +151,8 @@ class Trainer:
         save_steps: Steps between checkpoints; 0 for none.
         save_total_limit: Checkpoints to keep.
         eval_steps: Steps between evaluations; 0 for those before the first and after the last step only.
+        head: Parameters of the loss, which the optimizer has, too; None without any.
+        unit: Whether the loss gets vectors of length 1.
         progress_bar: Whether a progress bar is drawn; otherwise a line is logged once a minute.
     """
 
@@ -121,9 +161,9 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     tokens: Tokens
     sampler: Sampler
-    objective: Objective
+    loss: BatchLoss
     rate: Callable[[int], float]
-    hard_negatives: HardNegatives | None
+    mining: Mining | None
     evaluate: Callable[[int], dict[str, Any]] | None
     report: Callable[[], object]
     output: Path
@@ -138,6 +178,8 @@ class Trainer:
     save_steps: int
     save_total_limit: int
     eval_steps: int
+    head: nn.Module | None = None
+    unit: bool = True
     progress_bar: bool = False
     _state: TrainerState = field(init=False, repr=False)
 
@@ -157,8 +199,7 @@ class Trainer:
         late = self._is_late(0)  # an earlier part of the run may have used up the time
         with self._tracked() as advance:
             while state.steps < self.total_steps and not late:
-                if self.hard_negatives and state.steps and state.steps % self.hard_negatives.refresh_steps == 0:
-                    self.hard_negatives.refresh(self.accelerator)
+                self._mine(state.steps)
                 learning_rate = self.learning_rate * self.rate(state.steps)
                 loss, counts = self._step(state.steps)
                 state.steps += 1
@@ -186,16 +227,25 @@ class Trainer:
         checkpoint = None
         if resume:
             folder = self.output / "checkpoints"
-            checkpoint = load_checkpoint(folder, self.encoder, self.optimizer, self.identity)
+            checkpoint = load_checkpoint(folder, self._saved, self.optimizer, self.identity)
             self._cut_log(checkpoint.step if checkpoint else -1)
         if checkpoint:
-            if self.hard_negatives:
-                self.hard_negatives.load_state_dict(checkpoint.arrays)
+            if self.mining:
+                self.mining.load_state_dict(checkpoint.arrays)
             if self._scaler is not None and "scaler" in checkpoint.more:
                 self._scaler.load_state_dict(checkpoint.more["scaler"])
             started -= float(checkpoint.more.get("spent", 0.0))
         model, optimizer = self.accelerator.prepare(self.encoder, self.optimizer)
         return TrainerState(model, optimizer, checkpoint.step if checkpoint else 0, started)
+
+    def _mine(self, step: int) -> None:
+        if self.mining and step % self.mining.refresh_steps == 0 and (step or self.mining.at_start):
+            self.mining.refresh(self.accelerator)
+
+    @property
+    def _saved(self) -> nn.Module:
+        """What a checkpoint has the weights of."""
+        return self.encoder if self.head is None else nn.ModuleDict({"encoder": self.encoder, "head": self.head})
 
     def _tracked(self) -> AbstractContextManager[Advance]:
         """Shows the progress on the main process."""
@@ -225,11 +275,11 @@ class Trainer:
         names = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
         parts = [names_of_rank(names, r, processes) for r in range(processes)]
         sizes = [len(part.rows) for part in parts]
-        concepts = np.concatenate([part.concepts for part in parts])
-        rows = np.concatenate([part.rows for part in parts])
-        strings = None if self.hard_negatives is None else self.hard_negatives.strings[rows]
+        gathered = torch.from_numpy(
+            np.argsort(np.concatenate([np.arange(len(names.rows))[r::processes] for r in range(processes)]))
+        )
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate * self.rate(step)
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate(step)
         model.train()
         # without names of its own it encodes some name, because the other processes wait for its gradient
         own = parts[rank].rows if sizes[rank] else names.rows[:1]
@@ -239,15 +289,16 @@ class Trainer:
             # dropout, too, is a pure function of the seed and the step
             torch.manual_seed(int(mix(self.seed, Stream.DROPOUT, step, rank, chunk)[0]))
             tokens = self._drop_tokens(self.tokens.take(chunks[chunk]), step, rank, chunk)
-            vectors: Tensor = model(pack(tokens).to(accelerator.device))
+            batch = pack(tokens).to(accelerator.device)
+            vectors: Tensor = model(batch) if self.unit else model(batch, False)
             return vectors
 
         def loss_of(vectors: Tensor) -> Tensor:
             vectors = gather(vectors[: sizes[rank]], sizes, rank)
-            same_name = None if strings is None else torch.from_numpy(strings).to(vectors.device)
-            masks = all_pairs(torch.from_numpy(concepts).to(vectors.device), same_name)
+            if processes > 1:
+                vectors = vectors[gathered.to(vectors.device)]  # in the order of the names
             zero = 0 * vectors.detach().sum()  # nan if a vector is not finite, which masks could hide
-            loss: Tensor = processes * (self.objective(vectors @ vectors.T, *masks) + zero)
+            loss: Tensor = processes * (self.loss(vectors, names) + zero)
             return loss
 
         if len(chunks) == 1:
@@ -257,11 +308,21 @@ class Trainer:
             loss = cached_backward(
                 encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(model)
             )
+        self._share_head_gradients(processes)
         if self.max_grad_norm:
             accelerator.clip_grad_norm_(model.parameters(), self.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.detach() / processes, {"names": len(names.rows), "tokens": self.tokens.count(names.rows)}
+        counts = {"names": len(names.rows), "tokens": self.tokens.count(names.rows)}
+        if names.candidates is not None:
+            counts["right_candidates"] = int(names.candidates.right.sum())
+        return loss.detach() / processes, counts
+
+    def _share_head_gradients(self, processes: int) -> None:
+        """Give the loss's own parameters the gradient that one process has: each computed all of it, of a loss times their number."""
+        for parameter in self.head.parameters() if self.head is not None and processes > 1 else ():
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean") / processes
 
     def _drop_tokens(self, tokens: Tokens, *key: int) -> Tokens:
         if not self.token_dropout:
@@ -334,12 +395,12 @@ class Trainer:
             more: dict[str, Any] = {"spent": seconds}
             if self._scaler is not None:
                 more["scaler"] = self._scaler.state_dict()
-            arrays = self.hard_negatives.state_dict() if self.hard_negatives else {}
+            arrays = self.mining.state_dict() if self.mining else {}
             optimizer = getattr(self._state.optimizer, "optimizer", self._state.optimizer)
             save_checkpoint(
                 self.output / "checkpoints",
                 Checkpoint(self._state.steps, more, arrays),
-                self.encoder,
+                self._saved,
                 optimizer,
                 self.identity,
                 keep=self.save_total_limit,
