@@ -14,7 +14,7 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 ORDER = [
     "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "progress", "terminal",
     "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
-    "terms.semantic_types", "terms.source_licenses", "terms.terminology", "terms.mentions",
+    "terms.semantic_types", "terms.source_licenses", "terms.hierarchy", "terms.concept_details", "terms.terminology", "terms.mentions",
     "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_card", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.vocabulary", "encoding.probe", "encoding.precision",
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",

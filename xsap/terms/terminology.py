@@ -2,7 +2,7 @@
 
 `names.parquet` has one row for each name of a concept in a language, sorted and unique by (concept_id, language, name);
 `concepts.parquet` has one row for each concept, sorted by concept_id; `retired.parquet`, where there is one, says what became of identifiers
-that the source no longer uses. Readers (data_prep) hand their rows to `Terminology.build`, which puts them into this shape and accounts
+that the source no longer uses; `definitions.parquet` and `relations.parquet` are those of concept_details.py. Readers (data_prep) hand their rows to `Terminology.build`, which puts them into this shape and accounts
 for each one that it drops. Its rules look at one concept at a time, so a terminology that memory can't hold is built and written in
 parts, by `write_terminology`.
 """
@@ -10,7 +10,7 @@ parts, by `write_terminology`.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,18 @@ import pyarrow.parquet as pq
 
 from xsap.artifacts import manifest_hash, open_artifact, publish, read_unchanged
 from xsap.errors import ArtifactError, DataError
+from xsap.files import RowCounts
 from xsap.languages import ENGLISH
+from xsap.terms.concept_details import (
+    DEFINITIONS_SCHEMA,
+    EXAMPLES,
+    RELATIONS_SCHEMA,
+    DetailCounts,
+    circular_concepts,
+    keep_definitions,
+    keep_relations,
+    related_among,
+)
 
 NAME_KINDS = (
     "preferred",
@@ -65,7 +76,15 @@ PRECEDENCE = "precedence"  # the extra column of rows whose source ranks its nam
 RELATIONS = ("same", "broader", "narrower", "related", "deleted")
 _KEY = ["concept_id", "language", "name"]
 _REPEATED = ["language", "kind", "source", "status", "relation"]  # columns of few values, which Parquet keeps once
-_TABLES = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA, "retired": RETIRED_SCHEMA}
+TABLES = {
+    "names": NAMES_SCHEMA,
+    "concepts": CONCEPTS_SCHEMA,
+    "retired": RETIRED_SCHEMA,
+    "definitions": DEFINITIONS_SCHEMA,
+    "relations": RELATIONS_SCHEMA,
+}
+"""The tables of a folder; those after the first two are only there if they have rows."""
+_REQUIRED = ("names", "concepts")
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,8 @@ class Terminology:
         metadata: What its reader recorded.
         content_hash: sha256 of the folder; None before it is saved.
         retired: RETIRED_SCHEMA.
+        definitions: DEFINITIONS_SCHEMA, sorted by concept, language and source.
+        relations: RELATIONS_SCHEMA, sorted; both ends of each are among the concepts.
     """
 
     names: pa.Table
@@ -85,6 +106,8 @@ class Terminology:
     metadata: dict[str, Any] = field(default_factory=dict)
     content_hash: str | None = None
     retired: pa.Table = field(default_factory=RETIRED_SCHEMA.empty_table)
+    definitions: pa.Table = field(default_factory=DEFINITIONS_SCHEMA.empty_table)
+    relations: pa.Table = field(default_factory=RELATIONS_SCHEMA.empty_table)
 
     @classmethod
     def build(
@@ -135,6 +158,26 @@ class Terminology:
         )
         return cls(names.select(NAMES_SCHEMA.names), _concepts(names, concepts), metadata or {}, retired=gone), +dropped
 
+    def with_details(
+        self, definitions: pa.Table | None = None, relations: pa.Table | None = None
+    ) -> tuple["Terminology", DetailCounts]:
+        """The terminology with definitions of its concepts and the relations between them, and what happened to each row.
+
+        Args:
+            definitions: DEFINITIONS_SCHEMA, in any order.
+            relations: RELATIONS_SCHEMA, in any order.
+        """
+        ids = self.concepts["concept_id"].combine_chunks()
+        given = DEFINITIONS_SCHEMA.empty_table() if definitions is None else definitions
+        defined, dropped = keep_definitions(given, ids)
+        counts = RowCounts(given.num_rows, defined.num_rows, dropped)
+        given = RELATIONS_SCHEMA.empty_table() if relations is None else relations
+        related, dropped = keep_relations(given, ids)
+        circular = circular_concepts(related, ids)
+        of_relations = RowCounts(given.num_rows, related.num_rows, dropped)
+        found = DetailCounts(counts, of_relations, len(circular), tuple(circular[:EXAMPLES]))
+        return replace(self, definitions=defined, relations=related), found
+
     def __repr__(self) -> str:
         return f"Terminology({self.concepts.num_rows:,} concepts, {self.names.num_rows:,} names, {len(self.languages)} languages)"
 
@@ -157,14 +200,12 @@ class Terminology:
     def _load(cls, path: Path) -> "Terminology":
         manifest = open_artifact(path, "terminology")
         check_terminology_format(manifest, path)
-        tables = {table: _read_table(path, table, schema, manifest["files"]) for table, schema in _TABLES.items()}
+        tables = {table: _read_table(path, table, schema, manifest["files"]) for table, schema in TABLES.items()}
         if not isinstance(manifest.get("metadata"), dict):
             raise ArtifactError(
                 f"{path}: its manifest has no metadata; the terminology folder is damaged, make it again"
             )
-        return cls(
-            tables["names"], tables["concepts"], manifest["metadata"], manifest_hash(manifest), tables["retired"]
-        )
+        return cls(metadata=manifest["metadata"], content_hash=manifest_hash(manifest), **tables)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the folder, completely or not at all.
@@ -213,7 +254,10 @@ class Terminology:
             concepts = concepts.take(pc.unique(rows.filter(hits)))
             names = names.filter(pc.is_in(names["concept_id"], concepts["concept_id"].combine_chunks()))
         concepts = concepts.filter(pc.is_in(concepts["concept_id"], pc.unique(names["concept_id"])))
-        return Terminology(names, concepts, self.metadata, retired=self.retired)
+        part = Terminology(names, concepts, self.metadata, retired=self.retired)
+        ids = self.concepts["concept_id"].combine_chunks()
+        kept = pc.is_in(ids, concepts["concept_id"].combine_chunks()).to_numpy(zero_copy_only=False)
+        return part.with_details(self.definitions, related_among(self.relations, ids, kept))[0]
 
 
 @contextmanager
@@ -246,10 +290,10 @@ def write_terminology(
                 assert part.names["concept_id"][0].as_py() > last, "parts of a terminology out of order"
                 last = part.names["concept_id"][-1].as_py()
             languages.update(part.languages)
-            for table, schema in _TABLES.items():
+            for table, schema in TABLES.items():
                 rows = getattr(part, table)
                 counts[table] += rows.num_rows
-                if table not in writers and (rows.num_rows or table != "retired"):
+                if table not in writers and (rows.num_rows or table in _REQUIRED):
                     writer = pq.ParquetWriter(
                         folder / f"{table}.parquet", schema, compression="zstd", use_dictionary=_REPEATED
                     )
@@ -278,10 +322,10 @@ def check_terminology_format(manifest: Mapping[str, Any], path: Path | str) -> N
 
 
 def _read_table(folder: Path, table: str, schema: pa.Schema, listed: Collection[str]) -> pa.Table:
-    """A table of a terminology's folder. Raises ArtifactError if it isn't what `write_terminology` wrote; only `retired` may be missing."""
+    """A table of a terminology's folder. Raises ArtifactError if it isn't what `write_terminology` wrote; only some may be missing."""
     file = folder / f"{table}.parquet"
     if file.name not in listed:
-        if table == "retired" and not file.exists():
+        if table not in _REQUIRED and not file.exists():
             return schema.empty_table()
         raise ArtifactError(f"{file}: not listed in the manifest; the terminology folder is damaged, make it again")
     try:
