@@ -37,7 +37,7 @@ demo: .venv/base ## continue training a small pretrained model on the sample ter
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
 test: .venv/test ## run the tests; takes minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 test-slow: .venv/slow ## run the slow tests, minutes each, and properties on all their examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile thorough

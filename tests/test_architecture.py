@@ -19,7 +19,8 @@ ORDER = [
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
-    "linking.encoder_spec", "linking.mention_names", "linking.mention_weight", "linking.mention_build", "linking.mention_files", "linking.index", "linking.shards", "linking.build_memory", "linking.build", "linking.rejection", "linking.retrieval", "linking.linker",
+    "linking.encoder_spec", "linking.mention_names", "linking.mention_weight", "linking.mention_build", "linking.mention_files", "linking.index", "linking.shards", "linking.build_memory", "linking.build", "linking.rejection", "linking.retrieval",
+    "text_in.words", "text_in.stop_words", "text_in.spans", "text_in.annotate", "linking.linker",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "cluster", "hub_upload",
@@ -35,7 +36,7 @@ ORDER = [
 ]  # fmt: skip
 NEEDS_TORCH = {
     "encoding", "search", "linking", "evaluation", "tabular.answers", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
-    "tabular.link_file", "cluster", "hub_upload", "exchange", "server", "training", "commands",
+    "tabular.link_file", "cluster", "hub_upload", "exchange", "server", "training", "commands", "text_in",
     "train", "cli", "__main__",
 }  # fmt: skip
 TORCH_FREE = [name for name in ORDER if not {name, name.split(".")[0]} & NEEDS_TORCH]

@@ -224,6 +224,20 @@ def expand_umlauts(name: str) -> str:
     return _strip_accents(fold_case(name).translate(_UMLAUTS))
 
 
+@cache
+def _folded_character(character: str) -> str:
+    return fold_accents(character)[:1] or character
+
+
+def fold_characters(text: str) -> str:
+    """Each character of a text without case and accent, one for one, so that positions in both are the same.
+
+    >>> fold_characters("Ödem – Straße")
+    'odem - strase'
+    """
+    return "".join(map(_folded_character, text))
+
+
 def look_up_key(name: str) -> str:
     """A string that is equal for two names wherever `fold_case` (of any language), `fold_accents` or `expand_umlauts` is."""
     key = fold_accents(name)

@@ -540,10 +540,10 @@ def test_the_copy_is_released_where_a_search_or_a_mention_needs_its_memory(many,
     linker = Linker(TableEncoder(mentions), index)
     linker.link(list(mentions)[:2], 5)
     assert linker.retriever.searcher.device_copy is not None
-    linker.encoder = Crowded(mentions)
+    linker.retriever.encoder = Crowded(mentions)
     assert linker.link(mentions, 5) == expected
     assert linker.retriever.searcher.device_copy is None
-    linker.encoder.encode = out_of_memory  # although there is no copy to release: then the error is raised
+    linker.retriever.encoder.encode = out_of_memory  # although there is no copy to release: then the error is raised
     with pytest.raises(torch.OutOfMemoryError):
         linker.link(mentions, 5)
 

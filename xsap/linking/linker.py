@@ -9,7 +9,7 @@ ranking.py; how candidates are found, in retrieval.py. Linkers may be used by ma
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import compress
 from pathlib import Path
 from typing import Any, overload
@@ -38,6 +38,8 @@ from xsap.linking.ranking import (
 )
 from xsap.linking.rejection import UNKNOWN_TEXT, non_term_reason, rejection_reason
 from xsap.linking.results import Candidate, Result, Results, validate_top_k
+from xsap.text_in.annotate import AnnotatedText, annotate_texts
+from xsap.text_in.spans import Span, SpanFinder
 from xsap.linking.retrieval import Mention, Retriever
 
 FILTERS_KEPT = 8  # filters whose names a linker remembers
@@ -224,6 +226,83 @@ class Linker:
             results[mention] if reason is None else Result(mention[0], (), reason)
             for mention, reason in zip(given, reasons, strict=True)
         )
+
+    @overload
+    def annotate(
+        self,
+        texts: str,
+        top_k: int = 1,
+        *,
+        languages: str | None = None,
+        spans: Iterable[tuple[int, int]] | None = None,
+        filter: Filter | Mapping[str, Strings] | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
+        progress: bool = False,
+    ) -> AnnotatedText: ...
+    @overload
+    def annotate(
+        self,
+        texts: Iterable[str | None],
+        top_k: int = 1,
+        *,
+        languages: Sequence[str | None] | None = None,
+        spans: Sequence[Iterable[tuple[int, int]]] | None = None,
+        filter: Filter | Mapping[str, Strings] | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
+        progress: bool = False,
+    ) -> list[AnnotatedText]: ...
+    def annotate(
+        self,
+        texts: str | Iterable[str | None],
+        top_k: int = 1,
+        *,
+        languages: str | Sequence[str | None] | None = None,
+        spans: Any = None,
+        filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
+        progress: bool = False,
+    ) -> AnnotatedText | list[AnnotatedText]:
+        """Find the names of the index in texts, and link each in its sentence.
+
+        Args:
+            texts: A list or column of texts; or one text.
+            top_k: How many concepts to return for each span, at most.
+            languages: The language of each text, where it is known; for one text, its language.
+            spans: (start, end) of the spans of each text, in code points, to link these instead of the names that are found.
+            filter: As for `link`; only names of concepts that it keeps are found.
+            min_confidence: As for `link`.
+            min_precision: As for `link`.
+            progress: Whether to show a progress bar on stderr.
+
+        Returns:
+            A text with its spans for each of `texts`; for one text it alone. `text[span.start:span.end]` is the mention that was linked.
+
+        Raises:
+            ConfigError: As `link`; something is not a text, or there is not a list of spans for each text.
+            DataError: As `link`; or a span is not in its text.
+        """
+        options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
+        if isinstance(texts, str):
+            own = None if spans is None else [spans]
+            return self.annotate([texts], top_k, languages=[languages], spans=own, progress=progress, **options)[0]  # type: ignore[arg-type, list-item]
+        kept = self._apply_filter(Filter.from_dict(filter))
+
+        def find(part: Sequence[str], of_part: Sequence[str]) -> list[list[Span]]:
+            keep = None if kept.rows is None else lambda *mention: bool(self.retriever.exact_hits([mention], kept)[0])
+            return self.span_finder.find(part, of_part, keep)
+
+        return annotate_texts(
+            self, find, list(texts), top_k, languages=languages, spans=spans, options=options, progress=progress
+        )
+
+    @cached_property
+    def span_finder(self) -> SpanFinder:
+        """Finds the names of the index, and its mention names, in texts."""
+        names = self.retriever.mention_names
+        return SpanFinder(self.index.dictionary, () if names is None else names.rows_by_string)
 
     def _apply_filter(self, wanted: Filter) -> FilteredDictionary:
         with self._lock:
