@@ -27,6 +27,7 @@ from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.index import Index
 from xsap.linking.mention_context import Context, MentionContext, contexts_of
+from xsap.linking.mention_names import filter_names
 from xsap.linking.name_keys import ACCENTS
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
@@ -309,7 +310,7 @@ class Linker:
             if wanted not in self._filtered:
                 if len(self._filtered) > FILTERS_KEPT:
                     self._filtered.clear()
-                self._filtered[wanted] = self.retriever.filter(wanted)
+                self._filtered[wanted] = filter_names(self.index.dictionary, self.retriever.mention_names, wanted)
             return self._filtered[wanted]
 
     def _threshold(self, min_confidence: float | None, min_precision: float | None) -> float | None:

@@ -1,0 +1,186 @@
+"""Names in texts against plain loops over all n-grams; offsets in generated texts of twelve scripts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fixtures.dictionaries import terminology
+from tests.fixtures.examples import examples
+from tests.fixtures.notes import LANGUAGES, NAMES, generated_note, note_linker
+from xsap.languages import UNKNOWN
+from xsap.linking.dictionary import NameSource, build_dictionary
+from xsap.text import TextPolicy, look_up_key
+from xsap.text_in.spans import SpanFinder, are_known, is_mention
+from xsap.text_in.words import sentence_at, units_of
+
+
+def finder_of(*names, **sizes):
+    """A finder of names, each a concept, or of (concept_id, language, name)."""
+    rows = [name if isinstance(name, tuple) else (f"C{i}", "en", name) for i, name in enumerate(names)]
+    return SpanFinder(build_dictionary(NameSource.from_terminology(terminology(*rows)), None, TextPolicy()), **sizes)
+
+
+def found(finder, text, language="en"):
+    return [text[start:end] for start, end in finder.find([text], [language])[0]]
+
+
+def plain_loop(finder, text, language):
+    """Every n-gram from left to right, the longest first, looked up alone."""
+    keys, dictionary, unit_keys = finder.dictionary.keys, finder.dictionary, finder.unit_keys(text)
+    units, spans, first = unit_keys.units, [], 0
+    while first < len(units.starts):
+        for stop in range(min(len(units.starts), first + 16), first, -1):
+            start, end = units.starts[first], units.ends[stop - 1]
+            span = text[start:end]
+            breaks = "\n\n" in span.replace("\r\n", "\n").replace(" ", "")
+            hits = [] if breaks else keys.find(span, language, dictionary.names, dictionary.concepts)
+            if [hit for hit in hits if hit.match != "code"] and is_mention(unit_keys, first, stop, language):
+                spans.append((start, end))
+                first = stop
+                break
+        else:
+            first += 1
+    return spans
+
+
+@pytest.fixture(scope="module")
+def notes_finder():
+    return SpanFinder(note_linker().index.dictionary)
+
+
+def check_note(finder, seed):
+    script, text, places = generated_note(seed)
+    spans = finder.find([text], [LANGUAGES[script]])[0]
+    assert spans == places, (script, text, [text[s:e] for s, e in spans], [text[s:e] for s, e in places])
+    names = {look_up_key(name) for name in NAMES[script][0]}
+    assert all(look_up_key(text[start:end]) in names for start, end in spans)
+
+
+def test_every_name_is_found_at_its_place_in_generated_notes(notes_finder):
+    for seed in range(300):
+        check_note(notes_finder, seed)
+
+
+@pytest.mark.slow
+def test_every_name_is_found_at_its_place_in_ten_thousand_notes(notes_finder):
+    for seed in range(10_000):
+        check_note(notes_finder, seed)
+
+
+WORDS = ["renal", "acute", "renal failure", "a", "of the", "failure", "B12", "é", "e\u0301", "ae", "발열", "发热", "熱"]
+SEPARATORS = st.sampled_from([" ", "", "-", "  ", "\n", "\r\n\r\n", ", ", "'", "’", "\u200b", "(", ")", "+"])
+
+
+@given(
+    names=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join), min_size=1, max_size=8),
+    pieces=st.lists(st.tuples(st.sampled_from([*WORDS, "RENAL", "xyz", "Ä", "ß"]), SEPARATORS), max_size=12),
+    language=st.sampled_from(["en", UNKNOWN, "tr"]),
+)
+@settings(max_examples=examples(100))
+def test_spans_are_those_of_a_plain_loop(names, pieces, language):
+    finder, text = finder_of(*names), "".join(word + separator for word, separator in pieces)
+    assert finder.find([text], [language])[0] == plain_loop(finder, text, language)
+
+
+@given(st.lists(st.text(max_size=30), max_size=5), st.integers(1, 9))
+@settings(max_examples=examples(100))
+def test_sizes_of_searches_do_not_change_spans(texts, size):
+    names = [text.strip() or "fever" for text in texts] or ["fever"]
+    texts = [*texts, " ".join(texts), "no fever"]
+    languages = ["en"] * len(texts)
+    one = finder_of(*names, "fever").find(texts, languages)
+    assert finder_of(*names, "fever", ngrams_per_search=size).find(texts, languages) == one
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=examples(100))
+def test_units_cover_every_letter_and_their_keys_make_up_the_key_of_the_text(text):
+    units = units_of(text)
+    assert [text[start:end] for start, end in zip(units.starts, units.ends, strict=True)] == units.words
+    covered = {at for start, end in zip(units.starts, units.ends, strict=True) for at in range(start, end)}
+    assert [character for at, character in enumerate(text) if character.isalnum() and at not in covered] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("chronic renal failure", ["chronic renal failure"]),  # the longest
+        ("chronic renal failures", ["renal"]),  # whole words
+        ("suprarenal, renals, renal_1 RENAL", ["RENAL"]),
+        ("chronic\r\n renal\u00a0failure.", ["chronic\r\n renal\u00a0failure"]),
+        ("renal\n\nfailure", ["renal"]),  # no name goes across an empty line
+        ("Crohn’s disease", ["Crohn’s disease"]),
+        ("l'hépatite, hepatite", ["hépatite", "hepatite"]),
+        ("CD4+ cells, CD4", ["CD4+", "CD4"]),
+        ("a) all was well", []),
+        ("ALL and MI were seen", ["ALL", "MI"]),  # abbreviations
+        ("ALL PATIENTS WELL, MI UNKNOWN", []),  # nothing but capitals
+        ("hearing aids, aids", []),  # no abbreviation
+        ("AIDS", ["AIDS"]),
+        ("12345 and 5", []),
+        ("code HP:0001945 or 0001945", ["HP:0001945"]),
+        ("😀renal😀", ["renal"]),
+        ("", []),
+        ("\n\n \t", []),
+    ],
+)
+def test_spans_of_a_text(text, spans):
+    names = [
+        "renal",
+        "chronic renal failure",
+        "failure ",
+        "Crohn's disease",
+        "hépatite",
+        "CD4+",
+        "CD4",
+        "all",
+        "ALL",
+        "MI",
+        "AIDS",
+        "was",
+        "a",
+        "5",
+        "12345",
+    ]
+    finder = finder_of(*names[:2], *names[3:], ("HP:0001945", "en", "pyrexia"))
+    assert found(finder, text) == spans
+
+
+def test_stop_words_are_those_of_the_texts_language():
+    finder = finder_of("die", "was", "sin")
+    text = "die was sin"
+    assert found(finder, text, "en") == ["die", "sin"]
+    assert found(finder, text, "de") == ["sin"]
+    assert found(finder, text, "es") == ["die", "was"]
+    assert found(finder, text, UNKNOWN) == found(finder, text, "cy") == []
+
+
+def test_only_names_that_are_kept_are_found():
+    finder = finder_of("acute fever", "fever")
+    assert finder.find(["acute fever"], ["en"], lambda span, language: span == "fever") == [[(6, 11)]]
+
+
+def test_a_further_name_is_found_in_any_letter_case():
+    finder = SpanFinder(finder_of("fever").dictionary, ["loss of taste"])
+    assert found(finder, "fever, Loss of  taste") == ["fever", "Loss of  taste"]
+
+
+def test_a_name_of_more_words_than_an_n_gram_has_is_not_found():
+    ten = "pain in the left upper arm of one old man"
+    assert found(finder_of(ten), f"had {ten} again") == [ten]
+    assert found(finder_of(f"{ten} again"), f"had {ten} again") == []
+
+
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)))
+def test_known_hashes_are_those_of_a_set(queries, hashes):
+    expected = [query in set(hashes) for query in queries]
+    assert are_known(np.array(queries, np.uint64), np.array(sorted(hashes), np.uint64)).tolist() == expected
+
+
+def test_a_sentence_ends_at_its_end_and_not_at_an_abbreviation():
+    text = "He was well. Dr. Smith saw e.g. a fever!\nNo cough\n\nHome."
+    sentence = lambda word: text[slice(*sentence_at(text, text.index(word), text.index(word) + len(word)))]  # noqa: E731
+    assert sentence("well") == "He was well."
+    assert sentence("fever") == "Dr. Smith saw e.g. a fever!"
+    assert sentence("cough") == "No cough"

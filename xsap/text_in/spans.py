@@ -1,0 +1,312 @@
+"""Spans of a text that are names of an index, found in the hashed names that the index has anyway.
+
+Every n-gram of units (up to MAX_WORDS words, or MAX_CHARACTERS characters in scripts without spaces) gets the hash of its look-up key, and all of them
+are searched together in the sorted hashes of `Keys`; nothing is built and nothing is kept beside the index. The key of an n-gram is put together from
+the keys of its units and of what stands between them, each of which is made once. What is found is compared with the names again, as `Keys.find` does:
+a span is a name as it is written, in another letter case, or without accents.
+
+Spans are chosen from left to right, the longest first, and do not overlap. No mention is: a span without a letter, or with a single one; a span of stop
+words and of words with fewer than three letters (two in scripts without letter case), unless it is written in capitals among other letters; a code,
+unless it names its vocabulary (HP:0001945); and a name that is an abbreviation in capitals, of at most four letters, written in another way.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from xsap.linking.dictionary import Dictionary
+from xsap.linking.name_keys import CODE_ENTRY, key_hashes
+from xsap.text import EXACT_MATCH, expand_umlauts, fold_accents, look_up_key, normalize, script_of
+from xsap.text_in.stop_words import is_stop_word
+from xsap.text_in.words import CHARACTER, CLOSING, WORD, Units, ends_paragraph, kind_of, units_of
+
+MAX_WORDS, MAX_CHARACTERS = 10, 16
+NGRAMS_PER_SEARCH = 1 << 17
+_KEYS_KEPT, _SPANS_KEPT = 1 << 16, 1 << 15
+_LONGEST_SEPARATOR = 8  # characters between two units of a name
+_LONGEST_ABBREVIATION = 4
+_NEARBY = 60  # characters on each side that tell whether capitals mean anything
+_SHORTEST, _SHORTEST_WITHOUT_CASE, _SHORTEST_OF_CHARACTERS = 3, 2, 2
+
+Keep = Callable[[str, str], bool]
+"""Whether a filter keeps a concept of the name that a span, in its language, is."""
+
+
+class Span(NamedTuple):
+    """A part of a text, `text[start:end]`, in code points."""
+
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class UnitKeys:
+    """A text as units with their look-up keys.
+
+    Attributes:
+        text: The text.
+        units: Its units.
+        key: The key of the whole text, UTF-8.
+        starts: Where each unit begins in the key, in bytes.
+        ends: Where it ends.
+        counts: How many n-grams begin with each unit.
+    """
+
+    text: str
+    units: Units
+    key: bytes
+    starts: list[int]
+    ends: list[int]
+    counts: list[int]
+
+    def key_of(self, unit: int) -> str:
+        """The key of a unit."""
+        return self.key[self.starts[unit] : self.ends[unit]].decode("utf-8", "surrogatepass")
+
+
+class _UnitCache(dict[str, tuple[bytes, int]]):
+    """The look-up key and the kind of each unit, made when it is first asked for."""
+
+    def __missing__(self, unit: str) -> tuple[bytes, int]:
+        if len(self) >= _KEYS_KEPT:
+            self.clear()
+        made = self[unit] = look_up_key(unit).encode("utf-8", "surrogatepass"), kind_of(unit)
+        return made
+
+
+class _SeparatorCache(dict[str, tuple[bytes, bool]]):
+    """The look-up key of what stands between two units, and whether no name goes across it."""
+
+    def __missing__(self, separator: str) -> tuple[bytes, bool]:
+        if len(self) >= _KEYS_KEPT:
+            self.clear()
+        if len(separator) > _LONGEST_SEPARATOR and not separator.isspace():
+            return b" ", True
+        key = look_up_key(f"x{separator}x")[1:-1].encode("utf-8", "surrogatepass")
+        made = self[separator] = key, ends_paragraph(separator)
+        return made
+
+
+class SpanFinder:
+    """Finds the names of a dictionary in texts. Used by one thread at a time.
+
+    Args:
+        dictionary: The names.
+        further: Further names, as EXACT_MATCH normalizes them; they are hashed here.
+        max_words: The longest n-gram that begins with a word, in units.
+        max_characters: The longest n-gram that begins with a character of a script without spaces.
+        ngrams_per_search: N-grams that are hashed and searched together.
+    """
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        further: Collection[str] = (),
+        *,
+        max_words: int = MAX_WORDS,
+        max_characters: int = MAX_CHARACTERS,
+        ngrams_per_search: int = NGRAMS_PER_SEARCH,
+    ) -> None:
+        self.dictionary, self._further = dictionary, frozenset(further)
+        self._hashes = [
+            dictionary.keys.hashes,
+            *([np.sort(key_hashes(pa.array(further, pa.string())))] if further else []),
+        ]
+        self._longest = {WORD: max_words, CHARACTER: max_characters, CLOSING: 0}
+        self._ngrams_per_search = ngrams_per_search
+        self._units, self._separators = _UnitCache(), _SeparatorCache()
+        self._names: dict[str, bool] = {}
+
+    def find(self, texts: Sequence[str], languages: Sequence[str], keep: Keep | None = None) -> list[list[Span]]:
+        """The spans of each text, in their order.
+
+        Args:
+            texts: The texts.
+            languages: The language of each, an ISO 639 code or UNKNOWN.
+            keep: Which names may be answers; None for all.
+
+        Returns:
+            Spans that do not overlap; `text[start:end]` is a name.
+        """
+        found: list[list[Span]] = []
+        for group in self._groups(map(self.unit_keys, texts)):
+            for unit_keys, hits in zip(group, self._look_up(group), strict=True):
+                found.append(self._choose(unit_keys, hits, languages[len(found)], keep) if hits else [])
+        return found
+
+    def unit_keys(self, text: str) -> UnitKeys:
+        """A text as units with their look-up keys."""
+        units = units_of(text)
+        own = list(map(self._units.__getitem__, units.words))
+        between = list(map(self._separators.__getitem__, units.separators))
+        parts = [part for pair in zip(between, own, strict=False) for part, _ in pair]
+        edges = list(accumulate(map(len, parts)))
+        breaks = [number for number, (_, ends) in enumerate(between[:-1]) if ends and number]
+        kinds = [kind for _, kind in own]
+        return UnitKeys(text, units, b"".join(parts), edges[::2], edges[1::2], self._counts(kinds, breaks))
+
+    def is_name(self, span: str) -> bool:
+        """Whether a span is a name, and no bare code and no abbreviation that is written in another way."""
+        known = self._names.get(span)
+        if known is None:
+            if len(self._names) >= _SPANS_KEPT:
+                self._names.clear()
+            known = self._names[span] = normalize(span, EXACT_MATCH) in self._further or self._equals_a_name(span)
+        return known
+
+    def _equals_a_name(self, span: str) -> bool:
+        dictionary, forms = self.dictionary, (fold_accents(span), expand_umlauts(span))
+        is_short = len(span) <= _LONGEST_ABBREVIATION and not span.isupper()
+        for entry in entries_of(dictionary, look_up_key(span)):
+            if entry["preference"] == CODE_ENTRY:
+                continue
+            name: str = dictionary.names["name"][int(entry["row"])].as_py()
+            if is_short and name.isupper():
+                continue
+            if fold_accents(name) == forms[0] or expand_umlauts(name) == forms[1]:
+                return True
+        vocabulary, colon, code = span.partition(":")
+        if not (colon and vocabulary and code):
+            return False
+        return bool(dictionary.keys.find(span, "", dictionary.names, dictionary.concepts))
+
+    def _counts(self, kinds: list[int], breaks: list[int]) -> list[int]:
+        counts: list[int] = []
+        first = 0
+        words = self._longest[WORD]
+        for last in (*breaks, len(kinds)):
+            size = last - first
+            counts += [words] * (size - words)
+            counts += range(min(size, words), 0, -1)
+            first = last
+        if any(kinds):  # not only words
+            edges = [*breaks, len(kinds)]
+            which = 0
+            for number, kind in enumerate(kinds):
+                while edges[which] <= number:
+                    which += 1
+                if kind != WORD:
+                    counts[number] = min(self._longest[kind], edges[which] - number)
+        return counts
+
+    def _groups(self, texts: Iterable[UnitKeys]) -> Iterator[list[UnitKeys]]:
+        """Texts whose n-grams are searched together."""
+        group: list[UnitKeys] = []
+        size = 0
+        for text in texts:
+            group.append(text)
+            size += sum(text.counts)
+            if size >= self._ngrams_per_search:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+    def _look_up(self, group: list[UnitKeys]) -> list[list[tuple[int, int]]]:
+        """(first unit, unit after the last) of each n-gram of each text that has the hash of a name, in order."""
+        digest = xxhash.xxh3_64_digest
+        hashes: list[bytes] = []
+        counts: list[int] = []
+        bases = [0]
+        for text in group:
+            key, ends = text.key, text.ends
+            for number, (start, count) in enumerate(zip(text.starts, text.counts, strict=True)):
+                hashes += [digest(key[start:end]) for end in ends[number : number + count]]
+            counts += text.counts
+            bases.append(len(counts))
+        queries = np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
+        known = are_known(queries, self._hashes[0])
+        for further in self._hashes[1:]:
+            known |= are_known(queries, further)
+        at = np.flatnonzero(known)
+        found: list[list[tuple[int, int]]] = [[] for _ in group]
+        if not len(at):
+            return found
+        edges = np.cumsum(np.array(counts, np.int64))
+        firsts = np.searchsorted(edges, at, "right")
+        lengths = at - np.where(firsts > 0, edges[firsts - 1], 0) + 1
+        owners = np.searchsorted(np.array(bases), firsts, "right") - 1
+        for owner, first, length in zip(owners.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
+            found[owner].append((first - bases[owner], first - bases[owner] + length))
+        return found
+
+    def _choose(self, unit_keys: UnitKeys, hits: list[tuple[int, int]], language: str, keep: Keep | None) -> list[Span]:
+        """From left to right the longest n-grams that are mentions."""
+        spans: list[Span] = []
+        by_first: dict[int, list[int]] = {}
+        for first, stop in hits:
+            by_first.setdefault(first, []).append(stop)
+        free = 0
+        for first, stops in by_first.items():
+            if first < free:
+                continue
+            for stop in reversed(stops):
+                span = Span(unit_keys.units.starts[first], unit_keys.units.ends[stop - 1])
+                text = unit_keys.text[span.start : span.end]
+                if not is_mention(unit_keys, first, stop, language) or not self.is_name(text):
+                    continue
+                if keep is None or keep(text, language):
+                    spans.append(span)
+                    free = stop
+                    break
+        return spans
+
+
+def entries_of(dictionary: Dictionary, key: str) -> NDArray[np.void]:
+    """The entries of a dictionary under a look-up key."""
+    hashes, value = dictionary.keys.hashes, np.uint64(xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
+    first = int(np.searchsorted(hashes, value))
+    if first == len(hashes) or hashes[first] != value:
+        return dictionary.keys.entries[:0]
+    return dictionary.keys.entries[first : int(np.searchsorted(hashes, value, "right"))]
+
+
+def are_known(queries: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """(q,) whether each of (q,) hashes is among (n,) sorted ones.
+
+    Sorted queries are searched several times as fast as others, because what they read is in the processor's cache.
+    """
+    if not len(hashes):
+        return np.zeros(len(queries), bool)
+    ordered = np.sort(queries)
+    at = np.minimum(np.searchsorted(hashes, ordered), len(hashes) - 1)
+    known = ordered[hashes[at] == ordered]
+    if not len(known):
+        return np.zeros(len(queries), bool)
+    own: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, queries), len(known) - 1)] == queries
+    return own
+
+
+def is_mention(unit_keys: UnitKeys, first: int, stop: int, language: str) -> bool:
+    """Whether some units can be a mention, by their form: see the rules above."""
+    units, text = unit_keys.units, unit_keys.text
+    span = text[units.starts[first] : units.ends[stop - 1]]
+    if len(span) < 2 or not any(map(str.isalpha, span)):
+        return False
+    kinds = list(map(kind_of, units.words[first:stop]))
+    if kinds[0] == WORD and sum(kind != CLOSING for kind in kinds) == 1 and len(units.words[first]) == 1:
+        return False  # a letter, as in `a)`
+    for number, kind in enumerate(kinds, first):
+        word = units.words[number]
+        if kind == CHARACTER:
+            if stop - first > 1 or len(word) >= _SHORTEST_OF_CHARACTERS + (script_of(word) not in ("Han", "Kana")):
+                return True
+        elif kind == WORD:
+            has_case = word.isupper() or word.islower() or word.istitle()
+            if len(word) >= (_SHORTEST if has_case else _SHORTEST_WITHOUT_CASE) and not is_stop_word(
+                unit_keys.key_of(number), language
+            ):
+                return True
+    return span.isupper() and not _is_shouted(text, units.starts[first], units.ends[stop - 1])
+
+
+def _is_shouted(text: str, start: int, end: int) -> bool:
+    """Whether the text around a span is in capitals too, so that its own capitals mean nothing."""
+    around = text[max(0, start - _NEARBY) : start] + text[end : end + _NEARBY]
+    return sum(map(str.isupper, around)) > sum(map(str.islower, around))
