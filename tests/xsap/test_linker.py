@@ -227,11 +227,11 @@ def test_concepts_of_an_exact_name_come_first_with_the_score_one():
 
 def test_a_filter_is_exact_over_what_it_keeps():
     index = make_index(np.eye(3), [{"A"}, {"B", "A"}, {"C"}])
-    linker = Linker(TableEncoder({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
     types = pa.array([["T047"], ["T184"], ["T121"]])
     at = INDEX_CONCEPTS_SCHEMA.get_field_index("semantic_types")
     table = index.concepts.set_column(at, INDEX_CONCEPTS_SCHEMA.field(at), types)
-    linker.index = replace(index, dictionary=replace(index.dictionary, concepts=table))
+    index = replace(index, dictionary=replace(index.dictionary, concepts=table))
+    linker = Linker(TableEncoder({"q": [0.5, 0.4, 0.3], "name 0": [0.5, 0.4, 0.3]}), index)
 
     def ids(mention, **wanted):
         return [c.concept_id for c in linker.link([mention], 5, filter=wanted)[0].candidates]
