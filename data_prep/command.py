@@ -10,6 +10,7 @@ from data_prep.assemble import Assembly
 from data_prep.ontology import DEFAULT_SCOPES
 from xsap.files import RowCounts
 from xsap.terminal import print_lines
+from xsap.terms.concept_details import detail_lines
 from xsap.terms.terminology import Terminology
 
 TerminologyFolder: TypeAlias = Annotated[Path, typer.Argument(help="A terminology folder.")]
@@ -44,14 +45,21 @@ def save_assembly(
 ) -> None:
     """Write a terminology and print its report, with further lines after the first."""
     summary, counts = assembly.save(out, counts, metadata, overwrite=overwrite)
-    print_lines(report_lines(summary, counts, out, [*details, ""] if details else []))
+    lines = report_lines(summary, counts, out, [*details, ""] if details else [])
+    print_lines([*lines, *_after_blank(detail_lines(metadata))])
 
 
 def save_terminology(terminology: Terminology, counts: RowCounts, out: Path, overwrite: bool) -> None:
     """Write a terminology that is in memory and print its report."""
     terminology.save(out, overwrite=overwrite)
     remarks = terminology.metadata.get("remarks") or []
-    print_lines(report_lines(Summary.from_terminology(terminology), counts, out, [*remarks, ""] if remarks else []))
+    details = [*remarks, ""] if remarks else []
+    summary = Summary.from_terminology(terminology)
+    print_lines([*report_lines(summary, counts, out, details), *_after_blank(detail_lines(terminology.metadata))])
+
+
+def _after_blank(lines: list[str]) -> list[str]:
+    return ["", *lines] if lines else []
 
 
 def report_lines(summary: Summary, counts: RowCounts, out: Path, details: list[str]) -> list[str]:

@@ -4,8 +4,8 @@ OBO has `[Term]` stanzas of tags (https://owlcollab.github.io/oboformat/doc/GO.f
 braces and a comment after `!`, and has escapes; a synonym has its text in quotes, then a scope (RELATED by default) and optionally a type.
 
 OBO graphs have a list of nodes (https://github.com/geneontology/obographs). A node of type CLASS has an `id` (an IRI or a CURIE), a label
-`lbl`, and under `meta` its synonyms, cross-references, `deprecated`, and all other properties as `basicPropertyValues`. All names are English,
-because the format has no languages. A file is one JSON document without a guaranteed order, so it is read whole; positions in it are written
+`lbl`, and under `meta` its synonyms, definition, cross-references, `deprecated`, and all other properties as `basicPropertyValues`; an edge whose
+predicate is `is_a` leads to a broader one. All names are English, because the format has no languages. A file is one JSON document without a guaranteed order, so it is read whole; positions in it are written
 as JSONPath (RFC 9535).
 """
 
@@ -37,6 +37,7 @@ from xsap.files import check_json_type, numbered_lines, parse_json
 from xsap.languages import ENGLISH
 
 _SYNONYM = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?\s*(?P<type>[^\s\[{]*)')
+_DEFINITION = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"')
 _SCOPED_TAGS = {f"{scope.lower()}_synonym": scope for scope in SCOPES}  # of OBO 1.0, where the scope is part of the tag
 _PROPERTY_VALUE = re.compile(r'(?P<property>\S+)\s+"(?P<text>(?:[^"\\]|\\.)*)"')
 _WORD = re.compile(r"(?:[^\s\\]|\\.)*")
@@ -97,6 +98,12 @@ def _add_term(
             iri = expand(_unescape(match["property"]), prefixes)
             unread = {iri} if holds_names(iri) else ()
             add_property(ontology, ids[0], iri, _unescape(match["text"]), unread=unread)
+        elif tag == "def":
+            quoted = _DEFINITION.match(value)
+            text, fault = (_unescape(quoted["text"]), None) if quoted else (value, "definition without quotes")
+            ontology.definitions.append(NameRecord(ids[0], ENGLISH, text, LABEL, rejection_reason=fault))
+        elif tag == "is_a":
+            ontology.parents.append((ids[0], _plain(value)))
         elif tag == "alt_id":
             ontology.merged[_plain(value)] = ids[0]
         elif tag == "replaced_by":
@@ -154,12 +161,29 @@ def read_obographs(path: Path, rejects: Rejects | None = None) -> Ontology:
                 reject(rejects, path, place, error)
             else:
                 ontology.add(part)
+    _add_edges(ontology, document, path, rejects)
     ontology.living -= ontology.obsolete
     if not ontology.living:
         raise DataError(
             f"{path}: expected an obographs document with nodes of type CLASS, found none that is not obsolete. Is it the right file?"
         )
     return ontology
+
+
+def _add_edges(ontology: Ontology, document: dict[str, Any], path: Path, rejects: Rejects | None) -> None:
+    """Add the parents that the edges of all graphs state."""
+    for g, graph in enumerate(_objects(document, "graphs", f"{path}: $")):
+        for e, edge in enumerate(_objects(graph, "edges", f"{path}: $.graphs[{g}]")):
+            place = f"$.graphs[{g}].edges[{e}]"
+            try:
+                sub, predicate, parent = (
+                    _get(edge, key, str, f"{path}: {place}", "") for key in ("sub", "pred", "obj")
+                )
+            except DataError as error:
+                reject(rejects, path, place, error)
+                continue
+            if predicate == "is_a":
+                ontology.parents.append((identifier(sub), identifier(parent)))
 
 
 def _add_node(ontology: Ontology, node: dict[str, Any], labels: Mapping[str, str], where: str) -> None:
@@ -183,6 +207,8 @@ def _add_node(ontology: Ontology, node: dict[str, Any], labels: Mapping[str, str
             add_property(
                 ontology, concept_id, iri, name, kind=kind_of_synonym(_get(synonym, "synonymType", str, where, ""))
             )
+    if text := _get(_get(meta, "definition", dict, where, {}), "val", str, f"{where}.definition", ""):
+        ontology.definitions.append(NameRecord(concept_id, ENGLISH, text, LABEL))
     for reference in _objects(meta, "xrefs", where):
         add_reference(ontology, concept_id, _get(reference, "val", str, where, ""))
     for one in _objects(meta, "basicPropertyValues", where):

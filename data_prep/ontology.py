@@ -9,7 +9,7 @@ terminology's `retired` table.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ import pyarrow as pa
 
 from data_prep.accounting import Rejects, check_choice, rejected_rows
 from data_prep.obo import read_obo, read_obographs
-from data_prep.ontology_model import LABEL, SCOPES, NameRecord, Ontology, names_table
+from data_prep.ontology_model import (
+    DEFINITION,
+    LABEL,
+    SCOPES,
+    NameRecord,
+    Ontology,
+    definitions_table,
+    names_table,
+    relations_table,
+)
 from data_prep.owl import read_owl
 from data_prep.translations import find_tables, read_translations
 from xsap.artifacts import sha256_of
@@ -138,7 +147,9 @@ def read_ontology(
     source = source or file.name.split(".")[0]
     ontology = READERS[file_ending(file)](file, rejects)
     tables = find_tables(translations) if translations else []
-    names = [*ontology.names, *(record for table in tables for record in read_translations(table, rejects))]
+    translated = [record for table in tables for record in read_translations(table, rejects)]
+    names = [*ontology.names, *(record for record in translated if record.scope != DEFINITION)]
+    ontology.definitions += [record._replace(scope=LABEL) for record in translated if record.scope == DEFINITION]
     malformed = rejected_rows(rejects, [file, *tables])
     selection.check(names, ontology.living, file, translations)
     ontology.obsolete |= {
@@ -165,7 +176,18 @@ def read_ontology(
         _retired(ontology, merged, selection, file),
     )
     counts = RowCounts(len(names), len(kept), dropped).then(terminology.names.num_rows, duplicates)
-    return terminology, counts + malformed
+    return _with_details(terminology, ontology, merged, selection, source), counts + malformed
+
+
+def _with_details(
+    terminology: Terminology, ontology: Ontology, merged: dict[str, str], selection: NameSelection, source: str
+) -> Terminology:
+    """The terminology with the definitions and parents of its concepts, which its metadata account for."""
+    definitions, dropped = _select_names(ontology.definitions, ontology, merged, selection)
+    sources = [f"{source}-translations" if record.translated else source for record in definitions]
+    parents = [(merged.get(child, child), merged.get(parent, parent)) for child, parent in ontology.parents]
+    found, counts = terminology.with_details(definitions_table(definitions, sources), relations_table(parents))
+    return replace(found, metadata=found.metadata | counts.after(dropped).to_metadata())
 
 
 def _select_names(

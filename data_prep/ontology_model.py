@@ -1,4 +1,4 @@
-"""What a reader of an ontology format returns: names, cross-references, and merged, obsolete and living identifiers.
+"""What a reader of an ontology format returns: names, definitions, parents, cross-references, and merged, obsolete and living identifiers.
 
 A reader of a format (obo, owl, obographs, translations) fills these in without deciding what is kept. Identifiers are written alike whatever
 the format: an IRI that ends in PREFIX_LOCAL becomes PREFIX:LOCAL, as in OBO (https://obofoundry.org/id-policy.html). Properties are identified
@@ -16,11 +16,13 @@ import pyarrow as pa
 
 from xsap.errors import DataError
 from xsap.languages import ENGLISH, to_iso
+from xsap.terms.concept_details import DEFINITIONS_SCHEMA, RELATIONS_SCHEMA
 from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import TextPolicy, normalize
 
 SCOPES = ("EXACT", "NARROW", "RELATED", "BROAD")
 LABEL = "rdfs:label"  # the scope of a concept's label
+DEFINITION = "definition"  # the scope of a text that is no name
 
 OBO, OBO_IN_OWL = "http://purl.obolibrary.org/obo/", "http://www.geneontology.org/formats/oboInOwl#"
 RDFS, SKOS = "http://www.w3.org/2000/01/rdf-schema#", "http://www.w3.org/2004/02/skos/core#"
@@ -36,8 +38,14 @@ DEPRECATED = "http://www.w3.org/2002/07/owl#deprecated"
 REPLACED_BY = f"{OBO}IAO_0100001"
 ALTERNATIVE_ID = f"{OBO_IN_OWL}hasAlternativeId"
 REFERENCE = f"{OBO_IN_OWL}hasDbXref"
+SUBCLASS_OF, BROADER, NARROWER = f"{RDFS}subClassOf", f"{SKOS}broader", f"{SKOS}narrower"
 _TRUE = {"true", "True", "TRUE", "1"}
-PROPERTIES = {DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE}  # read, and not names
+# IAO:0000115: definition; NCIt's P97: DEFINITION.
+DEFINITIONS = frozenset(
+    [f"{OBO}IAO_0000115", f"{SKOS}definition", f"{PREFIXES['efo']}definition", f"{PREFIXES['NCIT']}P97"]
+)
+PROPERTIES = {DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE, SUBCLASS_OF, BROADER, NARROWER, *DEFINITIONS}
+"""Properties that are read, and hold no names."""
 # The properties that hold names. IAO:0000118: alternative label, 0000111: editor preferred label, 0000589: OBO Foundry unique label;
 # OBI:9991118 and 0001847, 0001886: alternative terms of IEDB, ISA and FGED; NCIt's P90: FULL_SYN, P108: Preferred_Name.
 _NAMES_OF_SCOPE = {
@@ -75,11 +83,13 @@ class NameRecord(NamedTuple):
 class Ontology:
     """The content of an ontology file.
 
-    merged: merged identifier → the one that remains. replaced: obsolete identifier → its successors. obsolete, living: identifiers of
+    definitions: texts in place of names. parents: pairs of a concept and a broader one. merged: merged identifier → the one that remains. replaced: obsolete identifier → its successors. obsolete, living: identifiers of
     concepts. references: identifier → cross-references.
     """
 
     names: list[NameRecord] = field(default_factory=list)
+    definitions: list[NameRecord] = field(default_factory=list)
+    parents: list[tuple[str, str]] = field(default_factory=list)
     merged: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     obsolete: set[str] = field(default_factory=set)
@@ -89,6 +99,8 @@ class Ontology:
     def add(self, other: "Ontology") -> None:
         """Add the content of another part of the file."""
         self.names += other.names
+        self.definitions += other.definitions
+        self.parents += other.parents
         self.merged |= other.merged
         self.obsolete |= other.obsolete
         self.living |= other.living
@@ -153,6 +165,15 @@ def add_property(
         ontology.names.append(
             NameRecord(concept_id, code, value.strip(), scope or "", kind=kind, rejection_reason=rejection_reason)
         )
+    elif property_iri in DEFINITIONS:
+        code, rejection_reason = parse_language(language) if language else (ENGLISH, None)
+        ontology.definitions.append(
+            NameRecord(concept_id, code, value.strip(), LABEL, rejection_reason=rejection_reason)
+        )
+    elif property_iri in (SUBCLASS_OF, BROADER) and (parent := identifier(value)):
+        ontology.parents.append((concept_id, parent))
+    elif property_iri == NARROWER and (child := identifier(value)):
+        ontology.parents.append((child, concept_id))
     elif property_iri == ALTERNATIVE_ID:
         ontology.merged[identifier(value)] = concept_id
     elif property_iri == REPLACED_BY:
@@ -236,3 +257,21 @@ def names_table(
         "status": [record.status for record in names],
     }
     return pa.table(columns, NAMES_SCHEMA)
+
+
+def definitions_table(definitions: Sequence[NameRecord], sources: Sequence[str]) -> pa.Table:
+    """Definitions as DEFINITIONS_SCHEMA has them. sources: (n,) the source of each."""
+    policy = TextPolicy()
+    columns = [
+        [record.concept_id for record in definitions],
+        [record.language for record in definitions],
+        [normalize(record.name, policy) for record in definitions],
+        list(sources),
+    ]
+    return pa.table([pa.array(column, pa.string()) for column in columns], schema=DEFINITIONS_SCHEMA)
+
+
+def relations_table(parents: Sequence[tuple[str, str]]) -> pa.Table:
+    """Pairs of a concept and a broader one as RELATIONS_SCHEMA has them."""
+    columns = [pa.array([pair[side] for pair in parents], pa.string()) for side in (0, 1)]
+    return pa.table(columns, schema=RELATIONS_SCHEMA)

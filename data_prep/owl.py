@@ -1,4 +1,4 @@
-"""OWL files in RDF/XML: the classes (and SKOS concepts) with their labels, synonyms and status, read in one pass.
+"""OWL files in RDF/XML: the classes (and SKOS concepts) with their labels, synonyms, definitions, parents and status, read in one pass.
 
 RDF/XML nests properties in their node (https://www.w3.org/TR/rdf-syntax-grammar/), and OWL tools write each node directly under rdf:RDF. So a
 file is a list of nodes with a list of properties each, and memory holds one node, not the tree. Axioms on axioms are skipped, except the type
@@ -104,7 +104,10 @@ def _keep_classes(
     ]
     merged = {old: new for old, new in ontology.merged.items() if new in classes}
     references = {concept_id: found for concept_id, found in ontology.references.items() if concept_id in classes}
-    return Ontology(names, merged, ontology.replaced, obsolete, classes - obsolete, references)
+    definitions = [record for record in ontology.definitions if record.concept_id in classes]
+    parents = [pair for pair in ontology.parents if pair[0] in classes]
+    living = classes - obsolete
+    return Ontology(names, definitions, parents, merged, ontology.replaced, obsolete, living, references)
 
 
 def _nodes(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[_Node]:
@@ -143,6 +146,8 @@ def _check_root(element: ET.Element, path: Path) -> None:
 
 def _property(element: ET.Element, inherited: str) -> _Property:
     resource = element.get(_RESOURCE)
+    if len(element) == 1 and _iri(element[0].tag) in _CLASS:  # a node in place of a reference to it
+        resource = element[0].get(_ABOUT)
     text = resource or "".join(element.itertext())
     is_text = not resource and not len(element)
     return _Property(_iri(element.tag), text, element.get(_LANGUAGE, inherited), is_text)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.accounting import Rejects
 from data_prep.lists import read_tsv_rows
-from data_prep.ontology_model import LABEL, NameRecord, expand, parse_language, scope_of
+from data_prep.ontology_model import DEFINITION, DEFINITIONS, LABEL, NameRecord, expand, parse_language, scope_of
 from xsap.errors import DataError
 from xsap.languages import ENGLISH
 
@@ -44,9 +44,9 @@ def find_tables(folder: Path) -> list[Path]:
 
 
 def read_translations(path: Path, rejects: Rejects | None = None) -> Iterator[NameRecord]:
-    """The names of a Babelon table or a ROBOT template, including those that the table rules out itself. Raises DataError.
+    """The names and definitions (of scope DEFINITION) of a Babelon table or a ROBOT template, including those that it rules out itself.
 
-    rejects: collects malformed rows, which otherwise are an error.
+    rejects: collects malformed rows, which otherwise are an error. Raises DataError.
     """
     return _robot(path, rejects) if path.name.endswith(".synonyms.tsv") else _babelon(path, rejects)
 
@@ -62,11 +62,12 @@ def _babelon(path: Path, rejects: Rejects | None) -> Iterator[NameRecord]:
     )
     for _, row in read_tsv_rows(path, needed, rejects):
         subject, status = row["subject_id"].strip(), row.get("translation_status") or None
-        scope = scope_of(expand(row["predicate_id"]))
+        predicate = expand(row["predicate_id"])
+        scope = DEFINITION if predicate in DEFINITIONS else scope_of(predicate)
         if scope == LABEL and row["source_value"]:
             yield _record(subject, row["source_language"], row["source_value"], LABEL, None)
         record = _record(subject, row["translation_language"], row["translation_value"], scope or "", status)
-        yield record if scope else record._replace(rejection_reason="a definition or comment, not a name")
+        yield record if scope else record._replace(rejection_reason="a comment or another property, not a name")
 
 
 def _robot(path: Path, rejects: Rejects | None) -> Iterator[NameRecord]:

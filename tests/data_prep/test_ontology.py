@@ -120,7 +120,6 @@ def test_hpo_names_are_those_of_ontology_and_translations(files):
         # HP:3 and its synonym, HP:11's label; in the tables HP:3 twice, HP:6 twice, HP:11's English label
         "obsolete concept": 8,
         "synonym of scope BROAD": 2,
-        "a definition or comment, not a name": 1,
         "no translation": 3,
         "language unknown to xsap: nna": 1,
         "same name of the same concept": 3,  # "Fever" twice, "New, other" once more

@@ -6,7 +6,7 @@ a concept is a kind of another one; it is kept if both are concepts of the termi
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,15 @@ class DetailCounts:
         examples: The first of these.
     """
 
-    definitions: RowCounts = RowCounts()
-    relations: RowCounts = RowCounts()
+    definitions: RowCounts = field(default_factory=RowCounts)
+    relations: RowCounts = field(default_factory=RowCounts)
     circular: int = 0
     examples: tuple[str, ...] = ()
+
+    def after(self, definitions: Mapping[str, int], relations: Mapping[str, int] | None = None) -> "DetailCounts":
+        """The counts with those rows that a reader dropped before, by reason."""
+        before = [RowCounts(sum(part.values()), 0, dict(part)) for part in (definitions, relations or {})]
+        return replace(self, definitions=before[0] + self.definitions, relations=before[1] + self.relations)
 
     def to_metadata(self) -> dict[str, Any]:
         """For the manifest: `definitions` and `relations`, each only if there were any."""
