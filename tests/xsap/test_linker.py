@@ -303,7 +303,7 @@ def test_data_frames_have_numbers_and_strings_and_no_objects():
     results = Results([Result("a", (sure, Candidate("C2", "x", "y", 0.25))), Result("", (), "the mention is empty")])
     for part, rows in ((results, 3), (results[:1], 2), (results[2:], 0), (Results([]), 0)):
         frame = part.to_pandas()
-        numbers = {"rank": "Int64", "score": "Float64", "confidence": "Float64"}
+        numbers = {"rank": "Int64", "score": "Float64", "confidence": "Float64", "annotations": "Int64", "share": "Float64"}
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
             name: numbers.get(name, "string") for name in ["mention", "rank", *Candidate.__slots__, "reason"]
         }
@@ -350,6 +350,8 @@ def test_results_and_candidates_become_dictionaries():
         "match": "similar",
         "vocabulary": "",
         "code": "",
+        "annotations": None,
+        "share": None,
     }
     assert candidate.to_dict() == fields
     found, none = Result("a", (candidate,)), Result("", (), "the mention is empty")

@@ -39,9 +39,9 @@ from xsap.linking.ranking import (
 )
 from xsap.linking.rejection import UNKNOWN_TEXT, non_term_reason, rejection_reason
 from xsap.linking.results import Candidate, Result, Results, validate_top_k
+from xsap.linking.retrieval import Mention, Retriever
 from xsap.text_in.annotate import AnnotatedText, annotate_texts
 from xsap.text_in.spans import Span, SpanFinder
-from xsap.linking.retrieval import Mention, Retriever
 
 FILTERS_KEPT = 8  # filters whose names a linker remembers
 

@@ -17,12 +17,11 @@ from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder
 from xsap.linking.fusion import FusedSearch, string_similarity
 from xsap.linking.index import Index
-from xsap.linking.mention_names import Annotation, filter_names, join_hits, weighted_search
+from xsap.linking.mention_names import Annotation, join_hits, weighted_search
 from xsap.linking.name_keys import ACCENTS, CODE, Hit
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
     NO_CONCEPT,
-    Filter,
     FilteredDictionary,
     NameSearch,
     Ranked,
@@ -95,10 +94,6 @@ class Retriever:
             names if names is not None and names.weight else None
         )  # their rows follow those of the index
         self._lock = ForkSafeLock()  # a tokenizer can be used by one thread at a time
-
-    def filter(self, wanted: Filter) -> FilteredDictionary:
-        """What a filter leaves of the names. Raises DataError, as `apply_filter`."""
-        return filter_names(self.index.dictionary, self.mention_names, wanted)
 
     def exact_hits(self, batch: Sequence[Mention], kept: FilteredDictionary) -> list[list[Hit]]:
         """The concepts that each mention names exactly, without those that a filter excludes."""
