@@ -365,6 +365,7 @@ def test_files_are_written_aside_and_published():
         "xsap/artifacts.py": {"_seal", "write_atomically"},
         "xsap/tabular/writers.py": {"write"},  # on a stream that it is given
         "xsap/linking/dictionary_files.py": {"write_dictionary"},  # into the folder that its caller publishes
+        "xsap/linking/details.py": {"write_details"},  # likewise
         "xsap/search/vectors.py": {"write_vectors"},  # into the folder that its caller publishes
         "xsap/text_in/text_file.py": {"put", "_brat_writer"},  # into a temporary folder that then takes the output's place
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts

@@ -36,7 +36,7 @@ from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError, XsapError
 from xsap.linking.build import GroupEncoder, encode_group, names_at
 from xsap.linking.encoder_spec import EncoderSpec, short_hash
-from xsap.linking.index import INDEX_KIND, index_hash
+from xsap.linking.index_files import INDEX_KIND, index_hash
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
 from xsap.search.vectors import Floats, Rows

@@ -14,7 +14,8 @@ from xsap.artifacts import MANIFEST, open_artifact, read_kind, sealed_text
 from xsap.encoding.model_card import BASE_MODEL, README, VOCABULARY_FROM, read_stated
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.encoder_spec import LOCATION
-from xsap.linking.index import INDEX_KIND, Index
+from xsap.linking.index import Index
+from xsap.linking.index_files import INDEX_KIND
 from xsap.terms.source_licenses import count_sources, describe_sources, restricted
 
 MODEL_KIND = "model"

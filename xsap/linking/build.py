@@ -28,7 +28,8 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.build_memory import check_memory, estimate_memory, shard_bytes, trim_malloc
 from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, check_model_saved
-from xsap.linking.index import INDEX_KIND, VECTORS_PER_WRITE, Index, write_index
+from xsap.linking.index import Index
+from xsap.linking.index_files import INDEX_KIND, VECTORS_PER_WRITE, write_index
 from xsap.linking.mention_build import (
     BuiltMentions,
     NamedVectors,

@@ -8,6 +8,7 @@ name_keys.py. Tables are uncompressed Arrow files, so that they can be memory-ma
 so that equal dictionaries are equal files.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 
 from xsap.artifacts import manifest_hash, open_artifact, read_unchanged
 from xsap.errors import ArtifactError, DataError
+from xsap.linking.details import ConceptDetails, build_details
 from xsap.linking.name_keys import EntryCollector, Keys, pair_preferences
-from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, Terminology, check_terminology_format
+from xsap.terms.terminology import TABLES, Terminology, check_terminology_format
 from xsap.text import TextPolicy, normalize_column
 
 _TEXT, _TEXTS = pa.field("", pa.string(), nullable=False), pa.field("", pa.list_(pa.string()), nullable=False)
@@ -94,6 +96,7 @@ class Dictionary:
         name_concepts: The concepts of each name.
         keys: For exact look-up.
         dropped: How many names of the terminology were left out, by reason.
+        details: Definitions and parents of the concepts; None if the terminology has none.
     """
 
     names: pa.Table = field(repr=False)
@@ -101,6 +104,28 @@ class Dictionary:
     name_concepts: NameConcepts = field(repr=False)
     keys: Keys = field(repr=False)
     dropped: dict[str, int]
+    details: ConceptDetails | None = field(default=None, repr=False)
+
+
+class _Column:
+    """The strings of a sorted column, as bisect reads them."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int) -> str:
+        text: str = self._column[row].as_py()
+        return text
+
+
+def row_of(ids: pa.ChunkedArray, wanted: str) -> int | None:
+    """The row of an id in a column that is sorted by code point, as Python compares strings; None if it is not there."""
+    column = _Column(ids)
+    row = bisect_left(column, wanted)
+    return row if row < len(ids) and column[row] == wanted else None
 
 
 def values_at(column: pa.ChunkedArray, rows: Sequence[int], *, max_single_reads: int = 5_000) -> list[Any]:
@@ -113,7 +138,7 @@ class NameSource(NamedTuple):
     """A terminology as a stream.
 
     Attributes:
-        batches: (table, columns, rows per batch) → record batches, in order.
+        batches: (table, columns, rows per batch) → record batches, in order; none of a table that it has not.
         languages: Number of names in each language.
         content_hash: Hash of the terminology's folder, None if it was never saved.
     """
@@ -125,9 +150,8 @@ class NameSource(NamedTuple):
     @classmethod
     def from_terminology(cls, terminology: Terminology) -> "NameSource":
         """A terminology that is in memory."""
-        tables = {"names": terminology.names, "concepts": terminology.concepts}
         return cls(
-            lambda table, columns, rows: iter(tables[table].select(columns).to_batches(rows)),
+            lambda table, columns, rows: iter(getattr(terminology, table).select(columns).to_batches(rows)),
             terminology.languages,
             terminology.content_hash,
         )
@@ -142,15 +166,17 @@ class NameSource(NamedTuple):
         manifest = open_artifact(folder, "terminology")
         check_terminology_format(manifest, folder)
         try:
-            files = {table: pq.ParquetFile(folder / f"{table}.parquet") for table in ("names", "concepts")}
-            sound = files["names"].schema_arrow == NAMES_SCHEMA and files["concepts"].schema_arrow == CONCEPTS_SCHEMA
+            paths = {table: folder / f"{table}.parquet" for table in TABLES}
+            files = {table: pq.ParquetFile(file) for table, file in paths.items() if file.name in manifest["files"]}
+            sound = {"names", "concepts"} <= files.keys()
+            sound = sound and all(file.schema_arrow == TABLES[table] for table, file in files.items())
         except (pa.ArrowException, OSError, ValueError):
             sound = False
         if not sound or not isinstance(manifest.get("languages"), dict):
             raise ArtifactError(f"{folder}: its files and manifest don't fit together; it is damaged, make it again")
 
         def batches(table: str, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-            for batch in files[table].iter_batches(rows, columns=columns):
+            for batch in files[table].iter_batches(rows, columns=columns) if table in files else ():
                 batch.validate(full=True)
                 yield batch
 
@@ -203,7 +229,8 @@ def build_dictionary(
     preferences = pair_preferences(entries, starts, concepts_of_names, concepts.num_rows)
     name_concepts = NameConcepts(starts, concepts_of_names.astype(np.int64), concepts.num_rows, preferences)
     pa.default_memory_pool().release_unused()
-    return Dictionary(names, concepts, name_concepts, keys, {"empty name": collector.empty} if collector.empty else {})
+    dropped = {"empty name": collector.empty} if collector.empty else {}
+    return Dictionary(names, concepts, name_concepts, keys, dropped, build_details(source.batches, concepts))
 
 
 def hash_names(

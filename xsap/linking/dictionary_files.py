@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xsap.errors import ArtifactError
+from xsap.linking.details import DETAIL_FILES, open_details, write_details
 from xsap.linking.dictionary import (
     INDEX_CONCEPTS_SCHEMA,
     INDEX_NAMES_SCHEMA,
@@ -30,7 +31,7 @@ _DTYPES: dict[str, Any] = {
     "hashes": np.uint64,
     "entries": ENTRY,
 }
-DICTIONARY_FILES = (*(f"{name}.arrow" for name in _SCHEMAS), *(f"{name}.npy" for name in _DTYPES))
+DICTIONARY_FILES = (*(f"{name}.arrow" for name in _SCHEMAS), *(f"{name}.npy" for name in _DTYPES), *DETAIL_FILES)
 DICTIONARY_FORMAT = 3
 """Version of these files, of concepts' columns, and of the normalization and look-up keys of names; a folder of another version has to be made again."""
 _VALUES_PER_CHECK = 1 << 20
@@ -50,6 +51,7 @@ def write_dictionary(folder: Path, dictionary: Dictionary, *, rows_per_batch: in
     arrays: list[NDArray[Any]] = [pairs.starts, pairs.concepts.astype(np.int32), pairs.preferences, *dictionary.keys]
     for name, array in zip(_DTYPES, arrays, strict=True):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    write_details(folder, dictionary.details)
 
 
 def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
@@ -71,7 +73,8 @@ def open_dictionary(folder: Path, dropped: dict[str, int]) -> Dictionary:
         if part["concept"].max() >= concepts.num_rows:
             raise ValueError("entries.npy has a number out of its range")
     name_concepts = NameConcepts(starts, numbers, concepts.num_rows, preferences)
-    return Dictionary(names, concepts, name_concepts, Keys(hashes, entries), dropped)
+    details = open_details(folder, concepts.num_rows)
+    return Dictionary(names, concepts, name_concepts, Keys(hashes, entries), dropped, details)
 
 
 def check_dictionary_format(manifest: Mapping[str, Any], path: Path) -> None:

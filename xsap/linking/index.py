@@ -5,9 +5,8 @@ tables and arrays of an index folder are uncompressed, so that they are memory-m
 opens without reading them, and a search reads only what it needs.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,45 +14,29 @@ from typing import Any
 
 import pyarrow as pa
 
-from xsap.artifacts import (
-    find_updated,
-    manifest_hash,
-    open_artifact,
-    publish,
-    read_manifest,
-    read_unchanged,
-    update_files,
-)
+from xsap.artifacts import find_updated, open_artifact, read_manifest, read_unchanged, update_files
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.calibration import Calibration
-from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary
-from xsap.linking.dictionary_files import (
-    DICTIONARY_FILES,
-    DICTIONARY_FORMAT,
-    check_dictionary_format,
-    open_dictionary,
-    write_dictionary,
-)
-from xsap.linking.encoder_spec import (
-    LOCATION,
-    REVISION,
-    Embedder,
-    EncoderSpec,
-    check_model_saved,
-    open_encoder,
-    short_hash,
+from xsap.linking.dictionary import Dictionary, NameSource, build_dictionary, row_of, values_at
+from xsap.linking.dictionary_files import DICTIONARY_FILES, check_dictionary_format, open_dictionary
+from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder, short_hash
+from xsap.linking.index_files import (
+    CALIBRATION,
+    FUSION,
+    HNSW_FILE,
+    INDEX_KIND,
+    UNREADABLE,
+    VECTORS_PER_WRITE,
+    index_hash,
+    read_json,
+    write_index,
 )
 from xsap.linking.mention_build import build_mention_names, vectors_to_reuse
-from xsap.linking.mention_files import MENTION_FILES, open_mention_names, write_mention_names
+from xsap.linking.mention_files import MENTION_FILES, open_mention_names
 from xsap.linking.mention_names import MentionNames
 from xsap.search.approximate import HnswIndex, check_usearch_installed
-from xsap.search.vectors import FILES, Floats, VectorDtype, Vectors, write_vectors
+from xsap.search.vectors import FILES, VectorDtype, Vectors
 from xsap.terms.terminology import Terminology
-
-INDEX_KIND, CALIBRATION, FUSION, HNSW_FILE = "index", "calibration.json", "fusion.json", "hnsw.usearch"
-VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
-# what reading files of any content raises
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +124,26 @@ class Index:
         """CONCEPTS_SCHEMA, sorted by id."""
         return self.dictionary.concepts
 
+    def definition_of(self, concept_id: str, language: str | None = None) -> str | None:
+        """The definition of a concept; None if the index has none of it.
+
+        Args:
+            concept_id: The concept's id.
+            language: ISO 639. Without a definition in it the English one is returned, else any.
+        """
+        row, details = row_of(self.concepts["concept_id"], concept_id), self.dictionary.details
+        return None if row is None or details is None else details.definition_of(row, language)
+
+    def parents_of(self, concept_id: str) -> list[str]:
+        """The ids of the concepts right above a concept; none if the index has none of them.
+
+        Args:
+            concept_id: The concept's id.
+        """
+        row, details = row_of(self.concepts["concept_id"], concept_id), self.dictionary.details
+        above = [] if row is None or details is None else details.hierarchy.parents_of(row)
+        return values_at(self.concepts["concept_id"], above)
+
     def __repr__(self) -> str:
         languages = "all" if self.languages is None else ",".join(self.languages)
         size = f"{self.names.num_rows:,} names, {self.concepts.num_rows:,} concepts"
@@ -206,8 +209,8 @@ class Index:
         try:
             vectors = Vectors.open(path)
             dictionary = open_dictionary(path, manifest["dropped"])
-            calibration = _read_json(path, find_updated(manifest, CALIBRATION))
-            fusion = _read_json(path, find_updated(manifest, FUSION))
+            calibration = read_json(path, find_updated(manifest, CALIBRATION))
+            fusion = read_json(path, find_updated(manifest, FUSION))
             fusion_weight = 0.0 if fusion is None else float(fusion["fusion_weight"])
             index = cls(
                 vectors,
@@ -368,81 +371,3 @@ def _load_once(path: str, content_hash: str, ann: bool) -> Index:
             f"{path} is another index ({found}) than when it was pickled ({expected}); open and pickle it again"
         )
     return index
-
-
-def index_hash(manifest: dict[str, Any]) -> str:
-    """An index's content hash: of its files, and of how its model was used, because answers depend on both."""
-    spec = {key: value for key, value in manifest["model"].items() if key not in (*LOCATION, REVISION)}
-    return hashlib.sha256(f"{manifest_hash(manifest)}\0{json.dumps(spec, sort_keys=True)}".encode()).hexdigest()
-
-
-def write_index(
-    path: Path | str,
-    dictionary: Dictionary,
-    model: EncoderSpec,
-    blocks: Iterable[Floats],
-    *,
-    terminology_hash: str | None,
-    languages: Sequence[str] | None,
-    dimension: int,
-    vector_dtype: VectorDtype,
-    build_hnsw: Callable[[Vectors], HnswIndex] | None = None,
-    make_mentions: Callable[[Vectors], MentionNames] | None = None,
-    overwrite: bool = False,
-) -> HnswIndex | None:
-    """Write an index's folder, whole or not at all.
-
-    Args:
-        path: The folder.
-        dictionary: The names and their concepts.
-        model: The encoder of the vectors.
-        blocks: (m, dimension) vectors that are written together; in all one for each name, in order.
-        terminology_hash: Content hash of the terminology.
-        languages: Whose names were chosen; None for all languages.
-        dimension: Components of a vector.
-        vector_dtype: How vectors are stored.
-        build_hnsw: Makes the HNSW index of the vectors on disk; None for an index without one.
-        make_mentions: Makes the mention names from the vectors on disk; None for an index without them.
-        overwrite: Whether to replace an index that is there.
-
-    Returns:
-        The HNSW index, if there is one.
-
-    Raises:
-        ConfigError: The model was never saved.
-        ArtifactError: `path` exists and may not be replaced.
-        DataError: A vector is not finite.
-    """
-    check_model_saved(model)
-    metadata: dict[str, Any] = {
-        "model": model.manifest_entry(Path(path)),
-        "terminology_hash": terminology_hash,
-        "languages": languages,
-        "dropped": dictionary.dropped,
-        "dictionary_format": DICTIONARY_FORMAT,
-    }
-    with publish(path, INDEX_KIND, metadata, overwrite=overwrite) as folder:
-        write_dictionary(folder, dictionary)
-        with write_vectors(folder, dictionary.names.num_rows, dimension, vector_dtype) as write:
-            for block in blocks:
-                write(block)
-        vectors = Vectors.open(folder)
-        metadata |= vectors.metadata()
-        hnsw = None if build_hnsw is None else build_hnsw(vectors)
-        if hnsw is not None:
-            metadata["hnsw"] = hnsw.save(folder / HNSW_FILE)
-        if make_mentions is not None:
-            mention_names = make_mentions(vectors)
-            write_mention_names(folder, mention_names)
-            metadata["mentions"] = mention_names.metadata()
-    return hnsw
-
-
-def _read_json(folder: Path, file: str | None) -> Any:
-    """The content of a JSON file that was added to an index's folder; None if there is none."""
-    if file is None:
-        return None
-    content = json.loads((folder / file).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is no JSON object")
-    return content

@@ -27,7 +27,8 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.dictionary import Dictionary, find_rows, hash_names
 from xsap.linking.dictionary_files import DICTIONARY_FORMAT, check_dictionary_format, open_dictionary, write_dictionary
 from xsap.linking.encoder_spec import EncoderSpec, record_location, resolve_location
-from xsap.linking.index import INDEX_KIND, UNREADABLE, Index, index_hash
+from xsap.linking.index import Index
+from xsap.linking.index_files import INDEX_KIND, UNREADABLE, index_hash
 from xsap.search.vectors import Floats, Rows, VectorDtype, Vectors
 
 PART_KIND = "index-shards"

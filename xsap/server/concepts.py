@@ -1,6 +1,5 @@
 """The concepts of an index, looked up by id: their names, types and codes; and the concepts of which a name begins with some text."""
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from xsap.linking.dictionary import Dictionary, values_at
+from xsap.linking.dictionary import Dictionary, row_of, values_at
 
 NAMES_SCANNED = 2_000_000  # a scan of more names takes longer than typing a letter
 
@@ -45,20 +44,6 @@ class ConceptEntry:
         return [code.removeprefix(f"{source}:") for code in self.codes if code.startswith(f"{source}:")]
 
 
-class _Column:
-    """The strings of a sorted column, as bisect reads them."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    def __getitem__(self, row: int) -> str:
-        text: str = self._column[row].as_py()
-        return text
-
-
 class ConceptTable:
     """The concepts of an index's dictionary. Used by many threads.
 
@@ -89,9 +74,8 @@ class ConceptTable:
 
     def find(self, concept_id: str) -> ConceptEntry | None:
         """The concept of an id; None if there is none."""
-        ids = _Column(self._dictionary.concepts["concept_id"])
-        row = bisect_left(ids, concept_id)  # sorted by code point, as Python compares strings
-        return self.entry(row) if row < len(ids) and ids[row] == concept_id else None
+        row = row_of(self._dictionary.concepts["concept_id"], concept_id)
+        return None if row is None else self.entry(row)
 
     def entry(self, row: int) -> ConceptEntry:
         """The concept at a row."""

@@ -36,6 +36,7 @@ class Hierarchy:
             parents: (m,) the parent of each; a pair may be repeated, and one of a concept with itself is left out.
             n: How many concepts there are.
         """
+        children, parents = children.astype(np.int64), parents.astype(np.int64)
         pairs = np.unique(children[children != parents] * n + parents[children != parents])
         counts = np.bincount(pairs // max(1, n), minlength=n)
         return cls(np.concatenate([[0], np.cumsum(counts)]), pairs % max(1, n))
