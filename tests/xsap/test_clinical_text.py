@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.examples import examples
 from xsap.languages import UNKNOWN
-from xsap.terms.clinical_text import KINDS, clean, marker_languages, marker_table
+from xsap.terms.clinical_text import KINDS, clean_term, marker_languages, marker_table
 
 LANGUAGES = ["de", "en", "es", "fr", "it", "nl", "pt"]
 WORDS = [form.strip().replace("*", "en").replace("#", "2") for section in marker_table().values() if isinstance(section, dict)
@@ -33,7 +33,7 @@ def is_subsequence(part, whole):
 @given(TERMS, LANGUAGE)
 @settings(max_examples=examples(300), deadline=None)
 def test_nothing_is_lost_and_nothing_is_added(term, language):
-    found = clean(term, language)
+    found = clean_term(term, language)
     if found is None:
         return
     assert characters(found.text, *found.removed) == characters(term)
@@ -46,14 +46,14 @@ def test_nothing_is_lost_and_nothing_is_added(term, language):
 @given(TERMS, LANGUAGE)
 @settings(max_examples=examples(300), deadline=None)
 def test_a_cleaned_term_has_no_notes(term, language):
-    found = clean(term, language)
-    assert found is None or clean(found.text, language) is None
+    found = clean_term(term, language)
+    assert found is None or clean_term(found.text, language) is None
 
 
 @given(st.text(max_size=40), LANGUAGE)
 @settings(max_examples=examples(200), deadline=None)
 def test_any_text_is_cleaned_without_loss(term, language):
-    found = clean(term, language)
+    found = clean_term(term, language)
     assert found is None or characters(found.text, *found.removed) == characters(term)
 
 
@@ -123,18 +123,18 @@ def shown(found):
 @pytest.mark.parametrize(("term", "language", "left", "notes"), CASES)
 def test_notes_are_taken_out_and_reported(term, language, left, notes):
     for written in (term, unicodedata.normalize("NFD", term), f"  {term} "):
-        found = clean(written, language)
+        found = clean_term(written, language)
         assert unicodedata.normalize("NFC", found.text) == left
         assert unicodedata.normalize("NFC", shown(found)) == notes
 
 
 @pytest.mark.parametrize(("term", "language"), KEPT)
 def test_what_looks_like_a_note_and_is_none_stays(term, language):
-    assert clean(term, language) is None
+    assert clean_term(term, language) is None
 
 
 def test_pieces_are_in_the_order_of_the_term():
-    assert clean("V.a. HWI (li.), nnbz.", "de").removed == ("V.a.", "(li.)", ", nnbz.")
+    assert clean_term("V.a. HWI (li.), nnbz.", "de").removed == ("V.a.", "(li.)", ", nnbz.")
 
 
 def test_the_table_has_every_kind_in_every_language():
@@ -151,7 +151,7 @@ def test_every_marker_of_a_language_is_found(language):
                 marker = form.replace("*", "").replace("#", "2")
                 marker = "pT2 N0" if marker == "TNM" else marker
                 term = {"start": f"{marker} xyzt", "end": f"xyzt {marker}", "anywhere": f"xyzt {marker} uvw", "brackets": f"xyzt ({marker})"}[place]  # fmt: skip
-                found = clean(term, language)
+                found = clean_term(term, language)
                 assert found is not None, (language, kind, place, form)
                 assert "xyzt" in found.text
                 said = {"negated" * found.negated, "suspected" * found.suspected, found.history, found.laterality}

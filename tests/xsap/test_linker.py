@@ -25,6 +25,7 @@ from xsap.linking.results import Candidate, Result, Results
 from xsap.search import approximate as approximate_module
 from xsap.search.approximate import MAX_HNSW_K, HnswIndex, Searcher, search_device
 from xsap.search.vectors import Vectors
+from xsap.terms.abbreviations import Abbreviations, Expansion
 from xsap.text import TextPolicy
 
 
@@ -686,3 +687,18 @@ def test_codes_are_exact_and_are_kept_by_a_filter_that_keeps_their_concept():
     for wanted in (None, {"languages": "en"}, {"sources": "T"}):
         first = linker.link(["x:00002"], 1, filter=wanted)[0].candidates[0]
         assert (first.concept_id, first.match, first.score, first.matched_name) == ("X:00002", "code", 1.0, "name 1")
+
+
+def test_a_mention_is_linked_without_its_notes_and_with_its_abbreviation_written_out_and_the_result_says_so():
+    index = make_index(np.eye(3), [["A"], ["B"], ["C"]])
+    encoder = TableEncoder({"name 1": np.eye(3)[1], "name 2": np.eye(3)[2]})
+    linker = Linker(encoder, index)
+    table = Abbreviations.from_rows([("N1", "name 1", "und")])
+    found = linker.link(["V.a. N1 li.", "N1", "name 2"], 1, languages=["de"] * 3, clean=True, abbreviations=table)
+    assert [(each.mention, each.candidates[0].concept_id) for each in found] == [("V.a. N1 li.", "B"), ("N1", "B"), ("name 2", "C")]  # fmt: skip
+    assert [each.expansion and each.expansion.text for each in found] == ["name 1", "name 1", None]
+    assert found[0].cleaned.removed == ("V.a.", "li.")
+    assert [each.cleaned for each in found[1:]] == [None, None]
+    assert encoder.asked == ["name 1", "name 2"]
+    alone = linker.link("N2", 1, context="It is name 2 (N2).", abbreviations=Abbreviations())
+    assert (alone.expansion, alone.candidates[0].concept_id) == (Expansion("name 2", "context"), "C")

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any, overload
 from xsap.errors import ConfigError
 from xsap.languages import UNKNOWN
 from xsap.linking.name_keys import SIMILAR
+from xsap.terms.abbreviations import Expansion
+from xsap.terms.clinical_text import CleanedTerm
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 RESULTS_IN_NOTEBOOK = 50
+CLEANED = ("cleaned", "negated", "suspected", "history", "laterality", "grade", "removed")
+"""Columns of a mention that clinical notes were taken out of: what is left of it, and what they said."""
+EXPANDED = ("expansion", "expansion_source")
+"""Columns of a mention with an abbreviation: what was linked in its place, and where the expansion is from."""
 
 
 def validate_top_k(top_k: object) -> int:
@@ -83,18 +89,43 @@ class Result:
         candidates: Its concepts, best first.
         reason: Why there are no candidates; None if there are.
         uncertain: If there are no candidates because the best one is less certain than was asked for: what they would have been.
+        cleaned: The clinical notes that were taken out before it was linked, if that was asked for and there were any.
+        expansion: What was linked in its place because of an abbreviation in it, if that was asked for and one was known.
     """
 
     mention: str
     candidates: tuple[Candidate, ...]
     reason: str | None = None
     uncertain: tuple[Candidate, ...] = ()
+    cleaned: CleanedTerm | None = None
+    expansion: Expansion | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes as a dictionary, candidates as lists of dictionaries; `uncertain` only if there are any."""
+        """The attributes as a dictionary, candidates as lists of dictionaries; the last three only if there are any."""
         candidates, uncertain = ([each.to_dict() for each in found] for found in (self.candidates, self.uncertain))
-        fields = {"mention": self.mention, "candidates": candidates, "reason": self.reason}
-        return fields | ({"uncertain": uncertain} if uncertain else {})
+        fields: dict[str, Any] = {"mention": self.mention, "candidates": candidates, "reason": self.reason}
+        if uncertain:
+            fields["uncertain"] = uncertain
+        if self.cleaned is not None:
+            fields["cleaned"] = self.cleaned.to_dict()
+        if self.expansion is not None:
+            fields["expansion"] = self.expansion._asdict()
+        return fields
+
+    def notes(self) -> dict[str, Any]:
+        """The columns CLEANED and EXPANDED; None, False or empty where nothing was taken out or written out."""
+        cleaned, expansion = self.cleaned, self.expansion
+        values: dict[str, Any] = dict.fromkeys((*CLEANED, *EXPANDED)) | {
+            "negated": False,
+            "suspected": False,
+            "removed": (),
+        }
+        if cleaned is not None:
+            shown = (cleaned.history or None, cleaned.laterality or None, cleaned.grade or None, cleaned.removed)
+            values |= zip(CLEANED, (cleaned.text, cleaned.negated, cleaned.suspected, *shown), strict=True)
+        if expansion is not None:
+            values |= zip(EXPANDED, expansion, strict=True)
+        return values
 
 
 class Results(Sequence[Result]):
@@ -123,16 +154,23 @@ class Results(Sequence[Result]):
         return f"Results({len(self):,} mentions, {linked:,} linked)"
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary per candidate, with its mention and rank; for a mention without candidates one with the reason."""
+        """One dictionary per candidate, with its mention and rank; for a mention without candidates one with the reason.
+
+        If notes were taken out or abbreviations written out of any mention, each has the columns CLEANED or EXPANDED, too.
+        """
         rows: list[dict[str, Any]] = []
+        shown = CLEANED if any(result.cleaned is not None for result in self) else ()
+        shown += EXPANDED if any(result.expansion is not None for result in self) else ()
         empty = dict.fromkeys(Candidate.__slots__)
         for result in self._results:
+            found = result.notes() if shown else {}
+            notes = {column: found[column] for column in shown}
             rows += [
-                {"mention": result.mention, "rank": rank, **candidate.to_dict(), "reason": None}
+                {"mention": result.mention, "rank": rank, **candidate.to_dict(), "reason": None, **notes}
                 for rank, candidate in enumerate(result.candidates, start=1)
             ]
             if not result.candidates:
-                rows.append({"mention": result.mention, "rank": None, **empty, "reason": result.reason})
+                rows.append({"mention": result.mention, "rank": None, **empty, "reason": result.reason, **notes})
         return rows
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -150,10 +188,13 @@ class Results(Sequence[Result]):
             "confidence": "Float64",
             "annotations": "Int64",
             "share": "Float64",
+            "negated": "boolean",
+            "suspected": "boolean",
         }
         rows = self.to_dicts()
         columns: dict[str, Any] = {}
-        for column in ("mention", "rank", *Candidate.__slots__, "reason"):
+        known = ("mention", "rank", *Candidate.__slots__, "reason")
+        for column in (*known, *(each for each in (rows[0] if rows else ()) if each not in known)):
             cells = [row[column] for row in rows]
             joined = ["|".join(cell) if isinstance(cell, tuple) else cell for cell in cells]
             columns[column] = pd.array(joined, dtype=dtypes.get(column, "string"))

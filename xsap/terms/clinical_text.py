@@ -1,7 +1,7 @@
 """Clinical notes beside a term: negation, suspicion, history, laterality and grade, taken out of it and reported.
 
 "V.a. HWI li." is a term, "HWI", with two notes: suspected, left. What is written beside a term lowers the similarity to its concept's names, and
-what it says must not be lost. `clean` takes out the markers of the table clinical_markers.toml, in seven languages, and says what each one was.
+what it says must not be lost. `clean_term` takes out the markers of the table clinical_markers.toml, in seven languages, and says what each one was.
 Nothing else is changed: the characters that are left and those that were removed are those of the term.
 """
 
@@ -81,14 +81,14 @@ def marker_languages() -> list[str]:
     return sorted(set(marker_table()) - {_EVERY, "ambiguous", "keep"})
 
 
-def clean(term: str, language: str = UNKNOWN) -> CleanedTerm | None:
+def clean_term(term: str, language: str = UNKNOWN) -> CleanedTerm | None:
     """A term without its clinical notes; None if it has none, or nothing else.
 
     Args:
         term: The term.
         language: Its language. UNKNOWN for any: then markers that mean something else in another language are not looked for.
 
-    >>> clean("V.a. HWI li.", "de").text, clean("Tonsillitis", "de")
+    >>> clean_term("V.a. HWI li.", "de").text, clean_term("Tonsillitis", "de")
     ('HWI', None)
     """
     markers = _markers_of(UNKNOWN if language == MULTIPLE else language)
