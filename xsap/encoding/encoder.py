@@ -248,7 +248,7 @@ class Encoder(nn.Module):
         training, device = self.training, next(self.transformer.parameters()).device
         size = tokens_per_batch or (TOKENS_PER_INT8_BATCH if self.dtype == "int8" else TOKENS_PER_BATCH)
         self.eval()
-        with self._autocast(device), tqdm(total=len(tokens), desc="encode", unit=" names", disable=not progress) as bar:
+        with self.autocast(device), tqdm(total=len(tokens), desc="encode", unit=" names", disable=not progress) as bar:
             for rows in _batches(order, tokens.lengths, size):
                 with threads_for(tokens.count(rows)):
                     vectors[rows] = self(pack(tokens.take(rows)).to(device), unit).cpu().numpy()
@@ -277,7 +277,8 @@ class Encoder(nn.Module):
         rows = np.repeat(np.arange(len(tokens)), tokens.lengths)
         return np.bincount(rows[self._known_ids[tokens.ids]], minlength=len(tokens))
 
-    def _autocast(self, device: torch.device) -> Any:
+    def autocast(self, device: torch.device) -> Any:
+        """A context in which matrix products are computed in `dtype`."""
         return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()
 
     def save_pretrained(

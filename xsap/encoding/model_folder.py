@@ -135,7 +135,7 @@ def open_folder(
     except Exception as error:  # a folder of any content makes transformers raise errors of any kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"{path}: transformers cannot open it as a model: {reason}") from None
-    longest = _positions(transformer) or config.max_length
+    longest = position_count(transformer) or config.max_length
     if max_length is not None and max_length > longest:
         raise ConfigError(
             f"{path}: max_length must be at most {longest}, the number of positions of the model; found {max_length}"
@@ -199,7 +199,7 @@ def check_finite_weights(transformer: nn.Module, where: str) -> None:
         raise ArtifactError(f"{where}: expected finite weights, found NaN or infinity in {bad[0]}; get the model again")
 
 
-def _positions(transformer: Transformer) -> int | None:
+def position_count(transformer: Transformer) -> int | None:
     """Number of positions of a model, None without a table of them. RoBERTa's first rows are not positions."""
     table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
     if not isinstance(table, torch.nn.Embedding):

@@ -9,8 +9,7 @@ ranking.py; how candidates are found, in retrieval.py. Linkers may be used by ma
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
-from itertools import compress
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,29 +22,30 @@ from xsap.encoding.precision import DtypeChoice, open_encoder_in
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.arguments import check_number, languages_of, validate_mentions
 from xsap.linking.calibration import abstention_reason, features_of
-from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.index import Index
-from xsap.linking.mention_context import Context, MentionContext, contexts_of
+from xsap.linking.mention_context import Context, contexts_of
 from xsap.linking.mention_names import filter_names
 from xsap.linking.name_keys import ACCENTS
+from xsap.linking.preparation import prepare_mentions
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
-    NO_CONCEPT,
     Filter,
     FilteredDictionary,
-    Ranked,
     Strings,
 )
 from xsap.linking.rejection import UNKNOWN_TEXT, non_term_reason, rejection_reason
+from xsap.linking.rerank import RERANKED, Reranker
+from xsap.linking.rerank_candidates import AskedMention, CandidateTexts, Reranking
+from xsap.linking.rerank_choice import RerankChoice, open_reranker, pickled_reranker
 from xsap.linking.results import Candidate, Result, Results, validate_top_k
-from xsap.linking.retrieval import Mention, Retriever
+from xsap.linking.retrieval import Retriever
+from xsap.terms.abbreviations import Abbreviations
 from xsap.text_in.annotate import AnnotatedText, annotate_texts
 from xsap.text_in.spans import Span, SpanFinder
+from xsap.text_in.spellings import NearSpellings
 
 FILTERS_KEPT = 8  # filters whose names a linker remembers
-
-_Asked = tuple[str, str, MentionContext | None]  # and its context, where that can change the answer
 
 
 class Linker:
@@ -58,12 +58,16 @@ class Linker:
         *,
         mentions_per_batch: int = 4096,
         names_per_search: int = NAMES_PER_SEARCH,
+        reranker: Reranker | None = None,
+        rerank_top: int = RERANKED,
     ) -> None:
         """Combine an encoder and an index. The index's HNSW index is used if it was opened.
 
         Args:
             encoder: The encoder.
             index: The index.
+            reranker: Scores the first candidates of each mention again; None for none, whatever the index has stored.
+            rerank_top: How many candidates that is.
             mentions_per_batch: Mentions that are encoded and searched together.
             names_per_search: Names that one search may return for them, so that memory is bounded.
 
@@ -77,6 +81,7 @@ class Linker:
             )
         self.encoder, self.index = encoder, index
         self.retriever = Retriever(encoder, index, names_per_search=names_per_search)
+        self.reranking = None if reranker is None else Reranking(reranker, CandidateTexts(index), rerank_top)
         self.mentions_per_batch = mentions_per_batch
         self._filtered: dict[Filter, FilteredDictionary] = {}
         self._model: str | None = None  # the model path that `load` was given
@@ -92,6 +97,7 @@ class Linker:
         device: str | None = None,
         dtype: DtypeChoice = "float32",
         ann: bool = False,
+        rerank: RerankChoice = None,
     ) -> "Linker":
         """Open an index and its model.
 
@@ -103,15 +109,18 @@ class Linker:
                 gives the same answers.
             ann: Whether to search the HNSW index where there is no filter. It may miss a name, and confidences are those that were fitted to
                 exact answers.
+            rerank: What scores candidates again: a re-ranker, its folder, `late`, the address of a service, or `none`; by default what is
+                stored in the index. Confidences are those of the stored one.
 
         Raises:
-            ArtifactError: The index is damaged, or its model is missing or another one.
+            ArtifactError: The index is damaged, or its model or re-ranker is missing or another one.
             ConfigError: The index has no HNSW index, usearch is not installed, or `dtype` is not supported here.
         """
         device_found = device_for("float32" if dtype == "auto" else dtype, device)
         index = Index.load(index_path, ann=ann)
         encoder = open_encoder_in(dtype, lambda each: open_encoder(index.model, index_path, model, device_found, each))
-        linker = cls(encoder, index)
+        opened = open_reranker(rerank, index, encoder)
+        linker = cls(encoder, opened.index, reranker=opened.reranker, rerank_top=opened.top)
         linker._model, linker._device = None if model is None else str(model), device
         return linker
 
@@ -127,7 +136,8 @@ class Linker:
                 "only a linker of a saved index and its model can be pickled; save the index, and open it with Linker.load"
             )
         sizes = self.mentions_per_batch, self.retriever.names_per_search
-        return _reopen, (self.index, model, self._device, self.encoder.dtype, *sizes)
+        reranker = None if self.reranking is None else (pickled_reranker(self.reranking.reranker), self.reranking.top)
+        return _reopen, (self.index, model, self._device, self.encoder.dtype, *sizes, reranker)
 
     def __repr__(self) -> str:
         return f"Linker({self.index!r}, search={'exact' if self.index.hnsw is None else 'hnsw'})"
@@ -135,7 +145,7 @@ class Linker:
     @property
     def uses_context(self) -> bool:
         """Whether answers depend on the contexts of mentions."""
-        return False
+        return self.reranking is not None and self.reranking.reranker.uses_context
 
     @property
     def concept_ids(self) -> frozenset[str]:
@@ -153,6 +163,8 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        clean: bool = False,
+        abbreviations: Abbreviations | None = None,
         progress: bool = False,
     ) -> Result: ...
     @overload
@@ -166,6 +178,8 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        clean: bool = False,
+        abbreviations: Abbreviations | None = None,
         progress: bool = False,
     ) -> Results: ...
     def link(
@@ -178,6 +192,8 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        clean: bool = False,
+        abbreviations: Abbreviations | None = None,
         progress: bool = False,
     ) -> Result | Results:
         """Link mentions to concepts. Equal mentions are linked once, or once in each context where that can change the answer.
@@ -191,6 +207,8 @@ class Linker:
             filter: What may be an answer: a `Filter`, or its arguments as a dictionary, such as `{"sources": ["SNOMEDCT_US"], "languages": "en"}`.
             min_confidence: Abstain where the confidence is below this; 0 to 1.
             min_precision: Abstain unless this precision is guaranteed; instead of `min_confidence`.
+            clean: Whether to take clinical notes (negation, suspicion, laterality …) out of a mention that is no name; the result has them.
+            abbreviations: How to write out abbreviations, also those that the context defines; the result has the expansion.
             progress: Whether to show a progress bar on stderr.
 
         Returns:
@@ -202,22 +220,30 @@ class Linker:
                 key, or `min_confidence` or `min_precision` is given without a calibration or out of range.
             DataError: The filter leaves nothing, or a language is unknown.
         """
+        options: dict[str, Any] = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
         if isinstance(mentions, str):
             language = languages if languages is None or isinstance(languages, str) else languages_of(languages, 1)[0]
-            options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
             single: Any = None if context is None else context if isinstance(context, list) else [context]
-            return self.link([mentions], top_k, languages=[language], context=single, progress=progress, **options)[0]  # type: ignore[arg-type]
+            options |= {"clean": clean, "abbreviations": abbreviations, "progress": progress}
+            return self.link([mentions], top_k, languages=[language], context=single, **options)[0]
         top_k = validate_top_k(top_k)
         texts = validate_mentions(mentions)
         threshold = self._threshold(min_confidence, min_precision)
         contexts = contexts_of(context, len(texts))  # type: ignore[arg-type]
+        if clean or abbreviations is not None:
+            kept = self._apply_filter(Filter.from_dict(filter))
+            codes, hits = languages_of(languages, len(texts)), partial(self.retriever.exact_hits, kept=kept)
+            prepared = prepare_mentions(texts, codes, contexts, hits, clean=clean, abbreviations=abbreviations)
+            texts, own = [each.text for each in prepared], [each.context for each in prepared]
+            found = self.link(texts, top_k, languages=codes, context=own, progress=progress, **options)
+            return Results(each.complete(result) for each, result in zip(prepared, found, strict=True))
         if not self.uses_context:
             contexts = [None] * len(texts)
-        given: list[_Asked] = list(zip(texts, languages_of(languages, len(texts)), contexts, strict=True))
+        given: list[AskedMention] = list(zip(texts, languages_of(languages, len(texts)), contexts, strict=True))
         reasons = [rejection_reason(text) for text in texts]
         unique = list(dict.fromkeys(mention for mention, reason in zip(given, reasons, strict=True) if reason is None))
         kept = self._apply_filter(Filter.from_dict(filter))
-        results: dict[_Asked, Result] = {}
+        results: dict[AskedMention, Result] = {}
         with tqdm(total=len(unique), desc="link", unit=" mentions", disable=not progress) as bar:
             for start in range(0, len(unique), self.mentions_per_batch):
                 batch = unique[start : start + self.mentions_per_batch]
@@ -236,6 +262,7 @@ class Linker:
         *,
         languages: str | None = None,
         spans: Iterable[tuple[int, int]] | None = None,
+        fuzzy: bool = False,
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
@@ -249,6 +276,7 @@ class Linker:
         *,
         languages: Sequence[str | None] | None = None,
         spans: Sequence[Iterable[tuple[int, int]]] | None = None,
+        fuzzy: bool = False,
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
@@ -261,6 +289,7 @@ class Linker:
         *,
         languages: str | Sequence[str | None] | None = None,
         spans: Any = None,
+        fuzzy: bool = False,
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
@@ -273,6 +302,7 @@ class Linker:
             top_k: How many concepts to return for each span, at most.
             languages: The language of each text, where it is known; for one text, its language.
             spans: (start, end) of the spans of each text, in code points, to link these instead of the names that are found.
+            fuzzy: Whether to find near spellings of names, too: one letter or a plural ending differs. Much slower.
             filter: As for `link`; only names of concepts that it keeps are found.
             min_confidence: As for `link`.
             min_precision: As for `link`.
@@ -288,12 +318,12 @@ class Linker:
         options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
         if isinstance(texts, str):
             own = None if spans is None else [spans]
-            return self.annotate([texts], top_k, languages=[languages], spans=own, progress=progress, **options)[0]  # type: ignore[arg-type, list-item]
+            return self.annotate([texts], top_k, languages=[languages], spans=own, fuzzy=fuzzy, progress=progress, **options)[0]  # type: ignore[arg-type, list-item]
         kept = self._apply_filter(Filter.from_dict(filter))
 
         def find(part: Sequence[str], of_part: Sequence[str]) -> list[list[Span]]:
             keep = None if kept.rows is None else lambda *mention: bool(self.retriever.exact_hits([mention], kept)[0])
-            return self.span_finder.find(part, of_part, keep)
+            return (self.near_spellings if fuzzy else self.span_finder).find(part, of_part, keep)
 
         return annotate_texts(
             self, find, list(texts), top_k, languages=languages, spans=spans, options=options, progress=progress
@@ -304,6 +334,11 @@ class Linker:
         """Finds the names of the index, and its mention names, in texts."""
         names = self.retriever.mention_names
         return SpanFinder(self.index.dictionary, () if names is None else names.rows_by_string)
+
+    @cached_property
+    def near_spellings(self) -> NearSpellings:
+        """Finds these names and near spellings of them."""
+        return NearSpellings(self.span_finder)
 
     def _apply_filter(self, wanted: Filter) -> FilteredDictionary:
         with self._lock:
@@ -333,7 +368,7 @@ class Linker:
 
     def _link(
         self,
-        batch: list[_Asked],
+        batch: list[AskedMention],
         top_k: int,
         kept: FilteredDictionary,
         threshold: float | None,
@@ -341,8 +376,7 @@ class Linker:
     ) -> list[Result]:
         mentions, languages, _ = (list(column) for column in zip(*batch, strict=True))
         calibration = self.index.calibration
-        asked = [(mention, language) for mention, language, _ in batch]
-        found = self._candidates(asked, max(top_k, 2) if calibration else top_k, kept)
+        found = self._candidates(batch, max(top_k, 2) if calibration else top_k, kept)
         if calibration is None:
             return [Result(mention, *answer) for mention, answer in zip(mentions, found, strict=True)]
         scores = np.full((len(found), 2), np.nan)  # a confidence depends on the second score too
@@ -362,60 +396,43 @@ class Linker:
         return results
 
     def _candidates(
-        self, batch: list[Mention], top_k: int, kept: FilteredDictionary
+        self, batch: list[AskedMention], top_k: int, kept: FilteredDictionary
     ) -> list[tuple[tuple[Candidate, ...], str | None]]:
-        """The best concepts of each mention, those of exact names first, or why there are none."""
-        hits = self.retriever.exact_hits(batch, kept)
+        """The best concepts of each mention, those of exact names first unless they are re-ranked, or why there are none."""
+        hits = self.retriever.exact_hits([(mention, language) for mention, language, _ in batch], kept)
         reasons = [
             None if any(hit.match != ACCENTS for hit in own) else non_term_reason(mention)
-            for (mention, _), own in zip(batch, hits, strict=True)
+            for (mention, _, _), own in zip(batch, hits, strict=True)
         ]
         asked = [i for i, reason in enumerate(reasons) if reason is None]
         answers: list[tuple[tuple[Candidate, ...], str | None]] = [((), reason) for reason in reasons]
         if not asked:
             return answers
         mentions, hits = [batch[i][0] for i in asked], [hits[i] for i in asked]
-        found = self.retriever.retrieve(mentions, hits, top_k, kept)
-        for i, candidates in zip(asked, self._describe(found.ranked, found.matches), strict=True):
-            answers[i] = candidates, None if candidates else UNKNOWN_TEXT
+        wanted = top_k if self.reranking is None else max(top_k, self.reranking.top)
+        found = self.retriever.retrieve(mentions, hits, wanted, kept)
+        described = self.retriever.describe(found)
+        if self.reranking is not None:
+            described = self.reranking.reorder([batch[i] for i in asked], *found, described)
+        for i, candidates in zip(asked, described, strict=True):
+            answers[i] = candidates[:top_k], None if candidates else UNKNOWN_TEXT
         return answers
-
-    def _describe(self, ranked: Ranked, matches: list[list[str]]) -> list[tuple[Candidate, ...]]:
-        found = ranked.concepts != NO_CONCEPT
-        concepts, rows, scores = (array[found].tolist() for array in ranked)
-        ids, preferred, types, codes, vocabularies, own_codes = (
-            values_at(self.index.concepts[column], concepts)
-            for column in ("concept_id", "preferred_name", "semantic_types", "codes", "vocabulary", "code")
-        )
-        names, languages, sources, annotations = self.retriever.describe_names(rows, concepts)
-        how = [match for line, kept in zip(matches, found.tolist(), strict=True) for match in compress(line, kept)]
-        columns = (
-            ids,
-            preferred,
-            names,
-            scores,
-            languages,
-            sources,
-            map(tuple, types),
-            map(tuple, codes),
-            [None] * len(ids),
-            how,
-            vocabularies,
-            own_codes,
-            (None if each is None else each.count for each in annotations),
-            (None if each is None else each.count / each.total for each in annotations),
-        )
-        candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
-        ends = np.cumsum(found.sum(1)).tolist()
-        return [tuple(candidates[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _reopen(
-    index: Index, model: str, device: str | None, dtype: Dtype, mentions_per_batch: int, names_per_search: int
+    index: Index,
+    model: str,
+    device: str | None,
+    dtype: Dtype,
+    mentions_per_batch: int,
+    names_per_search: int,
+    reranker: tuple[str, int] | None,
 ) -> Linker:
     """A linker that was pickled by reference."""
     encoder = _open_encoder_once(index.model, str(index.path), model, device, dtype)
-    linker = Linker(encoder, index, mentions_per_batch=mentions_per_batch, names_per_search=names_per_search)
+    sizes = {"mentions_per_batch": mentions_per_batch, "names_per_search": names_per_search}
+    opened = None if reranker is None else open_reranker(reranker[0], index, encoder).reranker
+    linker = Linker(encoder, index, **sizes, reranker=opened, rerank_top=reranker[1] if reranker else RERANKED)
     linker._model, linker._device = model, device
     return linker
 

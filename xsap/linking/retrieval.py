@@ -6,6 +6,7 @@ index has a fusion weight by string similarity too. The vocabulary of a model ma
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +29,7 @@ from xsap.linking.ranking import (
     put_exact_first,
     rank_concepts,
 )
+from xsap.linking.results import Candidate
 from xsap.search.approximate import Searcher, search_device
 from xsap.search.exact import exact_scores, search_vectors
 from xsap.search.vectors import Floats, Rows
@@ -122,6 +124,37 @@ class Retriever:
         ranked.concepts[~known] = NO_CONCEPT
         matches = put_exact_first(ranked, hits, self._exact_scores(mentions, queries, hits))
         return Retrieved(queries, ranked, matches)
+
+    def describe(self, retrieved: Retrieved) -> list[tuple[Candidate, ...]]:
+        """The candidates of each mention as users get them, best first."""
+        _, ranked, matches = retrieved
+        found = ranked.concepts != NO_CONCEPT
+        concepts, rows, scores = (array[found].tolist() for array in ranked)
+        ids, preferred, types, codes, vocabularies, own_codes = (
+            values_at(self.index.concepts[column], concepts)
+            for column in ("concept_id", "preferred_name", "semantic_types", "codes", "vocabulary", "code")
+        )
+        names, languages, sources, annotations = self.describe_names(rows, concepts)
+        how = [match for line, kept in zip(matches, found.tolist(), strict=True) for match in compress(line, kept)]
+        columns = (
+            ids,
+            preferred,
+            names,
+            scores,
+            languages,
+            sources,
+            map(tuple, types),
+            map(tuple, codes),
+            [None] * len(ids),
+            how,
+            vocabularies,
+            own_codes,
+            (None if each is None else each.count for each in annotations),
+            (None if each is None else each.count / each.total for each in annotations),
+        )
+        candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
+        ends = np.cumsum(found.sum(1)).tolist()
+        return [tuple(candidates[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def describe_names(
         self, rows: list[int], concepts: list[int]

@@ -1,0 +1,271 @@
+"""A cross-encoder: each candidate is read together with the mention in its context.
+
+The context is computed once for all candidates of a mention, which attend to it and to themselves but not to one another, so scores do not depend
+on the other candidates or on their order, and re-ranking sixteen candidates costs little more than reading their texts. What is read is the
+state x of a candidate's first token. With r the retrieval score, and e = 1 where the mention is a name or a code of the candidate,
+
+    logit of a candidate = w · r + g · (v · x + u · e)          logit of "none of them" = b
+
+with learnt w > 0, g, v, u and b. g is 0 before training, so that training begins at the retriever itself. The score of a candidate is its
+logit / w: with g = 0 it is the retrieval score, to the bit. Models that can't be packed read mention and candidate as one text instead.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from xsap.artifacts import manifest_hash, open_artifact, publish
+from xsap.encoding.encoder import TOKENS_PER_BATCH, Dtype, Encoder
+from xsap.encoding.model_folder import position_count
+from xsap.encoding.packed_layers import can_pack, packed_first
+from xsap.encoding.packing import Tokens, pack, pack_with_prefixes, padded_states
+from xsap.errors import ArtifactError, ConfigError
+from xsap.linking.cross_inputs import MARKERS, CrossInputs, InputWindows, cross_inputs
+from xsap.linking.rerank import RerankQuery
+
+RERANKER_KIND, STATED, HEAD, ENCODER = "reranker", "reranker.json", "head.safetensors", "encoder"
+START_SCALE = 20.0  # of retrieval scores in logits, until it is fitted
+_STEP = 500.0  # the four learnt numbers are stored divided by it, so that the learning rate of a transformer moves them by about 0.01
+_MARKER_SEED = 0
+
+
+class CrossEncoder(nn.Module):
+    """Re-ranks by reading. As a torch module it gives the logits of a batch, for training.
+
+    Attributes:
+        encoder: The transformer and its tokenizer, which has MARKERS.
+        windows: How much is read.
+        uses_context: Whether contexts are read; False for a model that was trained on mentions alone.
+        content_hash: Of the folder that it was opened from; None for a new one.
+        path: That folder.
+        retriever: What the retrieval scores of its training came from, see `retriever_of`; None for a new one.
+    """
+
+    def __init__(self, encoder: Encoder, windows: InputWindows, *, uses_context: bool = True) -> None:
+        """Wrap an encoder, whose tokenizer must have MARKERS (`with_markers`).
+
+        Args:
+            encoder: The encoder.
+            windows: How much is read.
+            uses_context: Whether contexts are read.
+
+        Raises:
+            ConfigError: The windows are too small, or longer than the model's positions.
+        """
+        super().__init__()
+        check_windows(encoder, windows)
+        self.encoder, self.windows, self.uses_context = encoder, windows, uses_context
+        self.content_hash: str | None = None
+        self.path: Path | None = None
+        self.retriever: dict[str, Any] | None = None
+        self.head = nn.Linear(int(encoder.transformer.config.hidden_size), 1, bias=False)
+        # gate g, log of w / START_SCALE, b / START_SCALE, u
+        self.numbers = nn.Parameter(torch.tensor([0.0, 0.0, 0.5, 0.0]) / _STEP)
+        self._packs = can_pack(encoder.transformer)
+
+    @property
+    def weight(self) -> float:
+        """g / w: how much of the model's own contribution is in a score. 0 leaves the retriever's order."""
+        gate, scale, _, _ = self._numbers()
+        return float(gate / scale)
+
+    @property
+    def nil_score(self) -> float:
+        """b / w: the score of "none of them"."""
+        _, scale, nil, _ = self._numbers()
+        return float(nil / scale)
+
+    def set_numbers(self, *, gate: float, scale: float, nil: float, exact: float = 0.0) -> None:
+        """Set the learnt numbers.
+
+        Args:
+            gate: g.
+            scale: w, positive.
+            nil: b.
+            exact: u.
+        """
+        assert scale > 0, f"a scale of {scale}"
+        values = [gate, float(np.log(scale / START_SCALE)), nil / START_SCALE, exact]
+        with torch.no_grad():
+            self.numbers.copy_(torch.tensor(values) / _STEP)
+
+    def _numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        gate, scale, nil, exact = (_STEP * self.numbers).unbind()
+        return gate, START_SCALE * scale.exp(), START_SCALE * nil, exact
+
+    def forward(self, inputs: CrossInputs) -> Tensor:
+        """Logits.
+
+        Args:
+            inputs: g mentions, of which none has more than k candidates.
+
+        Returns:
+            (g, k + 1) float32: of each candidate, -inf where there is none, and of "none of them" in the last column.
+        """
+        gate, scale, nil, _ = self._numbers()
+        own = self.contributions(inputs)
+        flat = scale * torch.from_numpy(inputs.scores).to(own.device) + gate * own
+        k = int(inputs.counts.max(initial=1))
+        real = torch.from_numpy(np.arange(k) < inputs.counts[:, None]).to(own.device)
+        logits = flat.new_full(real.shape, -torch.inf).masked_scatter(real, flat)
+        return torch.cat([logits, nil.expand(len(inputs), 1)], 1)
+
+    def contributions(self, inputs: CrossInputs) -> Tensor:
+        """(n,) v · x + u · e of each candidate."""
+        states = self._states(inputs.prefixes, inputs.texts, inputs.counts)
+        exact = torch.from_numpy(inputs.exact).to(states.device)
+        own: Tensor = self.head(states.float())[:, 0] + self._numbers()[3] * exact
+        return own
+
+    def _states(self, prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64]) -> Tensor:
+        """(n, hidden) the state of each candidate's first token."""
+        device, transformer = self.head.weight.device, self.encoder.transformer
+        if self._packs:
+            return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))[len(prefixes) :]
+        owner = np.repeat(np.arange(len(prefixes)), counts)
+        pairs = join(prefixes.take(owner), texts)
+        batch = pack(pairs).to(device)
+        states = padded_states(transformer, batch, batch.longest, int(self.encoder.tokenizer.pad_token_id))
+        at = torch.from_numpy(prefixes.lengths[owner]).to(device)
+        return states[torch.arange(len(pairs), device=device), at]
+
+    @torch.inference_mode()
+    def score(self, queries: Sequence[RerankQuery], *, tokens_per_batch: int = TOKENS_PER_BATCH) -> list[list[float]]:
+        """Retrieval score + `weight` · contribution, of each candidate of each query.
+
+        Args:
+            queries: What is re-ranked.
+            tokens_per_batch: Tokens read at a time.
+        """
+        weight, training = self.weight, self.training
+        if not self.uses_context:
+            queries = [query._replace(context=None) for query in queries]
+        # in an order of their own, so that not even rounding depends on the order in which they are given
+        orders = [
+            sorted(range(len(query.candidates)), key=lambda i, each=query.candidates: each[i]) for query in queries
+        ]
+        ordered = [
+            query._replace(candidates=tuple(query.candidates[i] for i in order))
+            for query, order in zip(queries, orders, strict=True)
+        ]
+        inputs = cross_inputs(ordered, self.encoder.tokenizer, self.encoder.policy, self.windows)
+        sizes = np.array([inputs.count(np.array([i])) for i in range(len(inputs))], np.int64)
+        by_size = np.argsort(sizes, kind="stable")  # rows are as long as the longest mention of a batch
+        ends = np.flatnonzero(np.diff(np.cumsum(sizes[by_size]) // tokens_per_batch)) + 1
+        found: list[list[float]] = [[] for _ in queries]
+        self.eval()
+        for part in np.split(by_size, ends):
+            if len(part):
+                taken = inputs.take(part)
+                with self.encoder.autocast(self.head.weight.device):
+                    own = iter(self.contributions(taken).tolist())
+                for i in part.tolist():
+                    found[i] = [0.0] * len(orders[i])
+                    for at in orders[i]:
+                        found[i][at] = queries[i].candidates[at].score + weight * next(own)
+        self.train(training)
+        return found
+
+    def save(
+        self, path: Path | str, *, retriever: dict[str, Any], metadata: dict[str, Any], overwrite: bool = False
+    ) -> None:
+        """Write the folder of a re-ranker, whole or not at all.
+
+        Args:
+            path: The folder.
+            retriever: What the retrieval scores of its training came from, see `retriever_of`.
+            metadata: Further keys of its `reranker.json`, such as how it was trained.
+            overwrite: Whether to replace a re-ranker that is there.
+
+        Raises:
+            ArtifactError: The folder exists and may not be replaced.
+        """
+        stated = {
+            "windows": {
+                "context_tokens": self.windows.context_tokens,
+                "candidate_tokens": self.windows.candidate_tokens,
+            },
+            "uses_context": self.uses_context,
+            "retriever": retriever,
+        }
+        with publish(path, RERANKER_KIND, {}, overwrite=overwrite) as folder:
+            self.encoder.save_pretrained(folder / ENCODER)
+            save_file({"head": self.head.weight.detach().contiguous(), "numbers": self.numbers.detach()}, folder / HEAD)
+            (folder / STATED).write_text(json.dumps(metadata | stated, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, device: str | torch.device | None = None, dtype: Dtype = "float32"
+    ) -> "CrossEncoder":
+        """Open the folder of a re-ranker, every hash checked.
+
+        Args:
+            path: The folder.
+            device: Where to compute; by default CUDA if available, else the CPU.
+            dtype: Of the encoder's matrix products.
+
+        Raises:
+            ArtifactError: It is missing, damaged, or something else.
+        """
+        folder = Path(path)
+        content_hash = manifest_hash(open_artifact(folder, RERANKER_KIND))
+        try:
+            stated = json.loads((folder / STATED).read_text(encoding="utf-8"))
+            tensors = load_file(folder / HEAD)
+            encoder = Encoder.from_pretrained(folder / ENCODER, device=device, dtype=dtype)
+            model = cls(encoder, InputWindows(**stated["windows"]), uses_context=bool(stated["uses_context"]))
+            with torch.no_grad():
+                model.head.weight.copy_(tensors["head"])
+                model.numbers.copy_(tensors["numbers"])
+            model.retriever = dict(stated["retriever"])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            raise ArtifactError(f"{path}: its files don't fit together; train it again: xsap train-reranker") from None
+        model.content_hash, model.path = content_hash, folder
+        return model.to(next(encoder.transformer.parameters()).device).eval()
+
+
+def join(left: Tokens, right: Tokens) -> Tokens:
+    """Each text of the one, followed by its text of the other."""
+    n = len(left)
+    both = Tokens(
+        np.concatenate([left.ids, right.ids]), np.concatenate([left.offsets, len(left.ids) + right.offsets[1:]])
+    )
+    taken = both.take(np.arange(2 * n).reshape(2, n).T.reshape(-1))
+    return Tokens(taken.ids, taken.offsets[::2])
+
+
+def with_markers(encoder: Encoder) -> Encoder:
+    """Give an encoder MARKERS, in place. Their embeddings are the mean of all, moved a little, each to another side."""
+    tokenizer, transformer = encoder.tokenizer, encoder.transformer
+    if set(MARKERS) <= set(tokenizer.get_vocab()):
+        return encoder
+    tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
+    table = transformer.get_input_embeddings()
+    mean, spread = table.weight.detach().mean(0), table.weight.detach().std()
+    if len(tokenizer) > table.num_embeddings:
+        transformer.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    noise = torch.randn(2, len(mean), generator=torch.Generator().manual_seed(_MARKER_SEED)) * spread.cpu()
+    with torch.no_grad():
+        ids = tokenizer.convert_tokens_to_ids(list(MARKERS))
+        transformer.get_input_embeddings().weight[ids] = mean + noise.to(mean.device)
+    return encoder
+
+
+def check_windows(encoder: Encoder, windows: InputWindows) -> None:
+    """Raise ConfigError for windows that are too small, or that together are longer than what the model can read."""
+    if windows.context_tokens < 8 or windows.candidate_tokens < 4:
+        found = f"{windows.context_tokens} and {windows.candidate_tokens}"
+        raise ConfigError(f"expected at least 8 tokens of context and 4 of a candidate, found {found}")
+    longest = position_count(encoder.transformer)
+    total = windows.context_tokens + windows.candidate_tokens
+    if longest is not None and total > longest:
+        raise ConfigError(
+            f"expected at most {longest} tokens of context and candidate together, the number of positions of the model; found {total}"
+        )
