@@ -14,13 +14,14 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 ORDER = [
     "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "progress", "terminal",
     "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
-    "terms.semantic_types", "terms.source_licenses", "terms.hierarchy", "terms.concept_details", "terms.terminology", "terms.mentions", "terms.abbreviations", "terms.clinical_text",
+    "terms.semantic_types", "terms.source_licenses", "terms.hierarchy", "terms.concept_details", "terms.terminology", "terms.mentions", "terms.corpus", "terms.brat", "terms.bigbio", "terms.codiesp", "terms.annotated_corpora", "terms.abbreviations", "terms.clinical_text",
     "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_card", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.token_vectors", "encoding.vocabulary", "encoding.probe", "encoding.precision",
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.details", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.calibration",
     "linking.encoder_spec", "linking.mention_names", "linking.mention_weight", "linking.mention_build", "linking.mention_files", "linking.index_files", "linking.index", "linking.shards", "linking.build_memory", "linking.build", "linking.rejection", "linking.preparation", "linking.retrieval",
     "text_in.words", "text_in.stop_words", "text_in.spans", "text_in.spellings", "text_in.annotate", "linking.rerank", "linking.rerank_candidates", "linking.rerank_hook", "linking.late_interaction", "linking.cross_inputs", "linking.cross_encoder", "linking.rerank_choice", "linking.linker",
+    "text_in.memory_texts", "text_in.memory_table", "text_in.memory", "text_in.memory_original", "text_in.memory_annotate",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "text_in.documents", "text_in.given_spans", "text_in.formats", "text_in.text_file", "cluster", "hub_upload",
@@ -32,7 +33,7 @@ ORDER = [
     "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.decided_mentions", "exchange.checks",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table", "training.frozen_layers",
     "training.run_folder", "training.dataset", "training.ngrams", "training.mention_set", "training.candidates", "training.trainer", "training.supervised", "training.alignment", "training.processes", "training.report", "training.run", "training.tune", "train",
-    "commands.index", "commands.link", "commands.evaluate", "commands.tune", "commands.model", "commands.publish", "commands.serve", "commands.review", "commands.exchange", "commands.text", "cli", "__main__",
+    "commands.evaluate", "commands.index", "commands.link", "commands.tune", "commands.model", "commands.publish", "commands.serve", "commands.review", "commands.exchange", "commands.text", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
     "encoding", "search", "linking", "evaluation", "tabular.answers", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
@@ -368,6 +369,7 @@ def test_files_are_written_aside_and_published():
         "xsap/linking/details.py": {"write_details"},  # likewise
         "xsap/search/vectors.py": {"write_vectors"},  # into the folder that its caller publishes
         "xsap/text_in/text_file.py": {"put", "_brat_writer"},  # into a temporary folder that then takes the output's place
+        "xsap/text_in/memory_table.py": {"write"},  # into the folder that its caller publishes
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts
         "xsap/encoding/convert_weights.py": {"main"},  # into the folder that `convert` moves into its place
         "data_prep/assemble.py": {"add"},  # a temporary file

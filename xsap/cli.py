@@ -14,6 +14,8 @@ from xsap.commands.model import convert, encode, probe, shrink, train_model
 from xsap.commands.publish import push
 from xsap.commands.review import review
 from xsap.commands.serve import serve
+from xsap.commands.text import annotate_documents
+from xsap.commands.tune import tune
 from xsap.terminal import create_app, run
 
 app = create_app("Link clinical and biomedical terms in any language to the concepts of a terminology.")
@@ -24,9 +26,10 @@ unparsed = {
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
 for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
-                review, serve, check):  # fmt: skip
+                review, serve, check, tune):  # fmt: skip
     app.command()(command)
 app.command("export")(export_mappings)
+app.command("text")(annotate_documents)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

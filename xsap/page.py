@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 from xsap import plots
@@ -28,6 +29,7 @@ th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { color: var(--soft); white-space: normal; vertical-align: bottom; } .text { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); }
 .best, .best td:first-child { background: var(--tint); font-weight: 700; }
+.marked { white-space: pre-wrap; overflow-wrap: anywhere; } mark { background: var(--tint); color: inherit; border-bottom: 2px solid #d9730d; }
 .words .text { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 """
 _NUMBER = r"[+\-−]?\d[\d,]*(\.\d+)?(e-?\d+)?"
@@ -88,7 +90,34 @@ class Chart:
     svg: str
 
 
-Block = Heading | Paragraph | Table | Chart
+@dataclass(frozen=True, slots=True)
+class MarkedText:
+    """A text in which spans are marked, as it is, line ends included.
+
+    Attributes:
+        text: The text.
+        marks: (start, end, label) of each span; a label is shown where the pointer is on the span. Spans may overlap.
+    """
+
+    text: str
+    marks: Sequence[tuple[int, int, str]]
+
+    def parts(self) -> list[tuple[str, str | None]]:
+        """The text cut at all ends of spans: each part and the labels of the spans that cover it; None where there is none."""
+        edges = sorted({0, len(self.text), *(edge for start, end, _ in self.marks for edge in (start, end))})
+        waiting = sorted(self.marks, reverse=True)
+        parts: list[tuple[str, str | None]] = []
+        covering: list[tuple[int, int, str]] = []
+        for start, end in pairwise(edges):
+            covering = [mark for mark in covering if mark[1] > start]
+            while waiting and waiting[-1][0] <= start:
+                covering.append(waiting.pop())
+            labels = "; ".join(label for _, _, label in covering)
+            parts.append((self.text[start:end], labels if covering else None))
+        return parts
+
+
+Block = Heading | Paragraph | Table | Chart | MarkedText
 
 
 def charts(drawn: plots.Plot | Sequence[plots.Plot], title: str, *, columns: int = 1) -> list[Block]:
@@ -110,6 +139,11 @@ def escape(text: str) -> str:
     return html.escape(text.encode("utf-8", "replace").decode(), quote=False)
 
 
+def _attribute(text: str) -> str:
+    """Text for an attribute in double quotes."""
+    return html.escape(text.encode("utf-8", "replace").decode(), quote=True)
+
+
 def to_html(blocks: Sequence[Block], title: str) -> str:
     """Blocks as one HTML page with the project's stylesheet."""
     body = "\n".join(map(_html_of, blocks))
@@ -129,6 +163,9 @@ def to_markdown(blocks: Sequence[Block]) -> str:
                 parts.append(f"{'#' * level} {_literal(text)}")
             case Paragraph(text, warning):
                 parts.append(f"**{_literal(text)}**" if warning else _literal(text))
+            case MarkedText():
+                texts = (_literal(text) if label is None else f"**{_literal(text)}**" for text, label in block.parts())
+                parts.append(" ".join(filter(None, texts)))
             case Table(rows, words, _, bold):
                 cells = [
                     [
@@ -256,6 +293,12 @@ def _html_of(block: Block) -> str:
             return f"<p{' class=warning' if warning else ''}>{escape(text)}</p>"
         case Table():
             return _html_table(block)
+        case MarkedText():
+            texts = (
+                escape(text) if label is None else f'<mark title="{_attribute(label)}">{escape(text)}</mark>'
+                for text, label in block.parts()
+            )
+            return f'<p class=marked dir="auto">{"".join(texts)}</p>'
         case Chart(svg):
             return f'<div class="scroll">{svg}</div>'
 

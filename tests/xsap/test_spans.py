@@ -12,6 +12,7 @@ from xsap.languages import UNKNOWN
 from xsap.linking.dictionary import NameSource, build_dictionary
 from xsap.text import TextPolicy, look_up_key
 from xsap.text_in.spans import SpanFinder, are_known, is_mention
+from xsap.text_in.spellings import NearSpellings, edits_of, near_spellings
 from xsap.text_in.words import sentence_at, units_of
 
 
@@ -184,3 +185,62 @@ def test_a_sentence_ends_at_its_end_and_not_at_an_abbreviation():
     assert sentence("well") == "He was well."
     assert sentence("fever") == "Dr. Smith saw e.g. a fever!"
     assert sentence("cough") == "No cough"
+
+
+# Near spellings
+
+
+def near(names, text, language="en", keep=None):
+    return [text[start:end] for start, end in NearSpellings(finder_of(*names)).find([text], [language], keep)[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("chronic hepatitus again", ["hepatitus"]),
+        ("hepatits hpeatitis ehpatitis heppatitis hepattis", ["hepatits", "hpeatitis", "heppatitis", "hepattis"]),
+        ("Costal fractures, costal fracture", ["Costal fractures", "costal fracture"]),
+        ("costals fractures", ["costals fractures"]),
+        ("hepatitis B", []),
+        ("xepatitis", []),
+        ("fevar of fevers", ["fevers"]),  # not of five letters
+        ("renal type 2", []),
+        ("hepatitus\n\nhepatitis", ["hepatitus", "hepatitis"]),
+    ],
+)
+def test_near_spellings_in_a_text(text, spans):
+    names = ["hepatitis", "costal fracture", "hepatitis A", "renal type 1", "fever"]
+    if text == "hepatitis B":
+        names.remove("hepatitis")
+    assert near(names, text) == spans
+
+
+def test_only_near_spellings_of_names_that_are_kept_are_found():
+    assert near(["hepatitis"], "hepatitus", keep=lambda span, _: span == "hepatitis") == ["hepatitus"]
+    assert near(["hepatitis"], "hepatitus", keep=lambda span, _: span != "hepatitis") == []
+
+
+@given(st.text("abc", min_size=1, max_size=5), st.text("abc", min_size=1, max_size=6))
+def test_edits_are_all_words_at_distance_one_with_the_same_first_letter(word, other):
+    """Against the recursive definition of the distance with exchanges of neighbors (optimal string alignment)."""
+
+    def distance(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        best = min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+        if len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[1] == b[0]:
+            best = min(best, distance(a[2:], b[2:]) + 1)
+        return best
+
+    if word[0] == other[0]:
+        rest = (word[1:], other[1:])
+        assert (other in set(edits_of(word, "abc"))) == (distance(*rest) == 1)
+    assert all(each[0] == word[0] for each in edits_of(word, "abc"))
+
+
+def test_near_spellings_are_bounded_and_none_has_another_digit():
+    words = ["chronic", "hepatitis", "type2", "failures"]
+    keys = list(near_spellings(words, [" "] * 3))
+    assert len(keys) < 60 * sum(map(len, words))
+    assert all("type2" in key for key in keys)
+    assert list(near_spellings(["발열환자분들"], [])) == []

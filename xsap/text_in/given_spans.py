@@ -1,0 +1,105 @@
+"""Spans that a user gives, from a table of document ids and offsets, kept as a few numbers for each."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from xsap.artifacts import sha256_of
+from xsap.errors import DataError
+from xsap.tabular.cells import to_cells, to_text
+from xsap.tabular.readers import open_table
+from xsap.text import EXACT_MATCH, normalize
+from xsap.text_in.documents import Document
+from xsap.text_in.spans import Span
+
+OUTSIDE, OTHER_TEXT, NO_DOCUMENT = (
+    "spans outside their document",
+    "spans whose text is not the mention given",
+    "spans of documents that are not in the input",
+)
+_ROWS_PER_CHUNK = 1 << 14
+
+
+class GivenSpans:
+    """The spans of a table with the columns `document_id`, `start` and `end`, and optionally `mention`.
+
+    Offsets are in characters (code points) from 0, the end exclusive. A span that is not in its document, or has another text than its mention there, is
+    left out and counted.
+
+    Attributes:
+        content_hash: The sha256 of the file.
+        dropped: Spans that were left out, by reason.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Read the table.
+
+        Args:
+            path: A file that `open_table` reads.
+
+        Raises:
+            DataError: It can't be read, lacks one of these columns, or has an offset that is no whole number.
+        """
+        table = open_table(path)
+        places = [table.column_index(name) for name in ("document_id", "start", "end")]
+        mention_at = table.column_index("mention") if "mention" in table.header else None
+        rows: list[tuple[int, int, int, int]] = []
+        row = 0
+        for chunk in table.chunks(_ROWS_PER_CHUNK):
+            ids, starts, ends = (list(map(to_text, to_cells(chunk.column(at)))) for at in places)
+            mentions = [""] * len(ids) if mention_at is None else map(to_text, to_cells(chunk.column(mention_at)))
+            for document_id, start, end, mention in zip(ids, starts, ends, mentions, strict=True):
+                row += 1
+                offsets = (_offset(text, name, table.where, row) for name, text in (("start", start), ("end", end)))
+                rows.append((_hash(document_id), *offsets, _hash(normalize(mention, EXACT_MATCH)) if mention else 0))
+        self.content_hash = sha256_of(Path(path))
+        self.dropped: Counter[str] = Counter()
+        self._documents = np.array([each[0] for each in rows], np.uint64)
+        order = np.argsort(self._documents, kind="stable")
+        self._documents = self._documents[order]
+        self._offsets = np.array([each[1:3] for each in rows], np.int64).reshape(-1, 2)[order]
+        self._mentions = np.array([each[3] for each in rows], np.uint64)[order]
+        self._seen = np.zeros(len(rows), bool)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def of(self, document: Document) -> list[Span]:
+        """The spans of a document, in order."""
+        value = np.uint64(_hash(document.document_id))
+        first, last = (int(np.searchsorted(self._documents, value, side)) for side in ("left", "right"))
+        spans: set[Span] = set()
+        for at in range(first, last):
+            if self._seen[at]:
+                continue
+            self._seen[at] = True
+            start, end = self._offsets[at].tolist()
+            if not 0 <= start < end <= len(document.text):
+                self.dropped[OUTSIDE] += 1
+                continue
+            wanted = int(self._mentions[at])
+            if wanted and wanted != _hash(normalize(document.text[start:end], EXACT_MATCH)):
+                self.dropped[OTHER_TEXT] += 1
+                continue
+            spans.add(Span(start, end))
+        return sorted(spans)
+
+    def without_document(self) -> int:
+        """How many spans belong to none of the documents asked for so far."""
+        return int((~self._seen).sum())
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) or 1
+
+
+def _offset(text: str, column: str, where: str, row: int) -> int:
+    try:
+        value = int(text.strip().removesuffix(".0"))
+    except ValueError:
+        value = -1 << 63
+    if not -(1 << 62) < value < 1 << 62:
+        raise DataError(f"{where}: expected a whole number in column '{column}', found '{text[:40]}' in row {row:,}")
+    return value
