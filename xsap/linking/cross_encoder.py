@@ -73,13 +73,13 @@ class CrossEncoder(nn.Module):
     @property
     def weight(self) -> float:
         """g / w: how much of the model's own contribution is in a score. 0 leaves the retriever's order."""
-        gate, scale, _, _ = self._numbers()
+        gate, scale, _, _ = (number.detach() for number in self._numbers())
         return float(gate / scale)
 
     @property
     def nil_score(self) -> float:
         """b / w: the score of "none of them"."""
-        _, scale, nil, _ = self._numbers()
+        _, scale, nil, _ = (number.detach() for number in self._numbers())
         return float(nil / scale)
 
     def set_numbers(self, *, gate: float, scale: float, nil: float, exact: float = 0.0) -> None:
