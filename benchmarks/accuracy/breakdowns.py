@@ -27,7 +27,6 @@ from benchmarks.accuracy.baselines import MentionSearch, NameLinker, UniqueNames
 from benchmarks.accuracy.models import CachedEncoder
 from benchmarks.accuracy.scores import MAX_RANK, SEED, RankedAnswers, by_language, gold_not_in_dictionary
 from benchmarks.accuracy.tasks import Task
-from benchmarks.corpora.corpus import GROUPS_COLUMN
 from xsap.artifacts import open_artifact, publish
 from xsap.errors import DataError
 from xsap.evaluation.metrics import MISS, hits, macro_mean
@@ -35,6 +34,7 @@ from xsap.evaluation.protocols import CASED, LOWER, concept_ranks
 from xsap.linking.ranking import NameSearch
 from xsap.search.exact import search_array
 from xsap.search.vectors import Floats
+from xsap.terms.corpus import GROUPS_COLUMN
 from xsap.terms.semantic_types import GROUPS, group_of
 from xsap.terms.terminology import Terminology
 from xsap.text import (

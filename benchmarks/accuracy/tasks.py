@@ -20,11 +20,9 @@ import pyarrow.compute as pc
 from benchmarks.accuracy.dictionary import NO_GOLD, SearchSpace, count, open_search_space, restrict
 from benchmarks.accuracy.hpo import held_out_hpo
 from benchmarks.corpora.askapatient import read_askapatient
-from benchmarks.corpora.bigbio import read_bigbio
 from benchmarks.corpora.bronco import read_bronco
 from benchmarks.corpora.cometa import read_cometa
 from benchmarks.corpora.concept_files import read_concept_files
-from benchmarks.corpora.corpus import GROUPS_COLUMN
 from benchmarks.corpora.mantra import read_mantra
 from benchmarks.corpora.pubtator import read_medmentions
 from benchmarks.corpora.quaero import read_quaero
@@ -42,6 +40,8 @@ from xsap.evaluation.gold import check_gold
 from xsap.exchange.decided_mentions import read_gold
 from xsap.files import RowCounts
 from xsap.languages import ENGLISH
+from xsap.terms.bigbio import read_bigbio
+from xsap.terms.corpus import GROUPS_COLUMN
 from xsap.terms.mentions import read_mentions
 from xsap.terms.terminology import Terminology
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.corpora.corpus import CorpusFiles, Row, open_corpus, parse_ids, to_table
 from xsap.errors import DataError
 from xsap.languages import ENGLISH
+from xsap.terms.corpus import CorpusFiles, Row, open_corpus, parse_ids, to_table
 
 _NAME = re.compile(r"(?:.*/)?AskAPatient\.fold-(?P<fold>[0-9]+)\.test(?P<short>\.preprocessed_query)?\.txt")
 _LAYOUT = "files AskAPatient.fold-0.test.txt, …"

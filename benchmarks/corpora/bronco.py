@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from benchmarks.corpora.brat import Annotation, parse_brat
-from benchmarks.corpora.corpus import Document, Row, check_rows, open_corpus, to_table
 from xsap.errors import DataError
+from xsap.terms.brat import Annotation, parse_brat
+from xsap.terms.corpus import Document, Row, check_rows, open_corpus, to_table
 
 GERMAN = "de"
 _LAYOUT = "bratFiles/randomSentSet<number>.ann, and the .txt of each beside it or in textFiles"

@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
-from benchmarks.corpora.corpus import Row, parse_ids, to_table, tsv_rows
 from xsap.errors import DataError
 from xsap.files import read_lines
 from xsap.languages import ENGLISH
+from xsap.terms.corpus import Row, parse_ids, to_table, tsv_rows
 
 Meaning: TypeAlias = Literal["general", "specific"]
 

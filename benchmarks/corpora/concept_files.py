@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.corpora.corpus import Document, Row, groups_of, parse_ids, to_table
 from xsap.errors import DataError
 from xsap.files import numbered_lines, read_lines
 from xsap.languages import ENGLISH
+from xsap.terms.corpus import Document, Row, groups_of, parse_ids, to_table
 
 _FORMAT = "pmid||start|end||Class||mention||id"
 _SPAN = re.compile(r"(-?[0-9]{1,9})\|(-?[0-9]{1,9})")

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from benchmarks.corpora.brat import read_annotations
-from benchmarks.corpora.corpus import CorpusFiles, Row, check_rows, open_corpus, to_table
 from xsap.errors import DataError
 from xsap.languages import to_iso
+from xsap.terms.brat import read_annotations
+from xsap.terms.corpus import CorpusFiles, Row, check_rows, open_corpus, to_table
 
 _LAYOUT = "Mantra-GSC/<Language>/<Corpus>/<unit>.ann with a .txt beside each"
 _CUI = re.compile(r"C\d{7}")

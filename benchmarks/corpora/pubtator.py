@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from benchmarks.corpora.corpus import Document, Row, groups_of, is_st21pv, parse_ids, to_table
 from xsap.errors import DataError
 from xsap.files import numbered_lines
 from xsap.languages import ENGLISH
+from xsap.terms.corpus import Document, Row, groups_of, is_st21pv, parse_ids, to_table
 
 _ANNOTATION = "id<tab>start<tab>end<tab>mention<tab>class<tab>identifier"
 _FORMAT = f"PubTator (id|t|title, id|a|abstract, and {_ANNOTATION})"

@@ -14,8 +14,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from benchmarks.corpora.brat import read_annotations
-from benchmarks.corpora.corpus import Row, check_rows, groups_of, open_corpus, to_table
+from xsap.terms.brat import read_annotations
+from xsap.terms.corpus import Row, check_rows, groups_of, open_corpus, to_table
 
 Part = Literal["EMEA", "MEDLINE"]
 

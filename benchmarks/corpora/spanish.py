@@ -33,30 +33,16 @@ tested on its real training and dev sets, the others on hand-written fragments i
 """
 
 import re
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from benchmarks.corpora.brat import parse_spans, read_annotations, split_pieces
-from benchmarks.corpora.corpus import (
-    CorpusFiles,
-    Document,
-    Location,
-    Row,
-    check_rows,
-    document_variants,
-    locate,
-    open_corpus,
-    to_table,
-    tsv_rows,
-)
 from xsap.errors import DataError
 from xsap.languages import to_iso
-
-SPANISH = "es"
+from xsap.terms.brat import read_annotations
+from xsap.terms.codiesp import CODIESP_GROUPS, SPANISH, Texts, codiesp_rows, locate_with_context, texts_in
+from xsap.terms.corpus import CorpusFiles, Row, check_rows, open_corpus, to_table, tsv_rows
 
 
 class _Layout(NamedTuple):
@@ -84,16 +70,13 @@ _GROUPS = {
     "ENFERMEDAD": "DISO",
     "SINTOMA": "DISO",
     "MORFOLOGIA_NEOPLASIA": "DISO",
-    "DIAGNOSTICO": "DISO",
-    "PROCEDIMIENTO": "PROC",
+    **CODIESP_GROUPS,
 }
 _CODE = r"(?:[0-9]+(?:[.,][0-9]+)?E\+?[0-9]+|[0-9]+|NO_CODE|NOMAP|N\+O)"
 _CODES = re.compile(rf"(?:{_CODE}(?:\s*\+\s*{_CODE})*)?")
 _MORPHOLOGY = re.compile(r"[0-9]{4}/[0-9]+(?:/[A-Z])?")
 _MULTILINGUAL = re.compile(r"symptemist_test/subtask3[^/]*/[^/]*\.tsv$")
 _LANGUAGE = re.compile(r"[-_]([a-z]{2,3})(?:_test)?\.tsv$")
-
-Texts = Callable[[str], list[Document]]
 
 
 def read_distemist(path: Path) -> pa.Table:
@@ -148,20 +131,9 @@ def read_symptemist_multilingual(path: Path) -> pa.Table:
 def _read_linking(path: Path, layout: _Layout) -> pa.Table:
     with open_corpus(path, f"{layout.file}, and the texts in {layout.texts}") as files:
         name = files.find(layout.file)
-        rows = _linking_rows(files, name, SPANISH, _texts(files, PurePosixPath(name).parent.parent / layout.texts))
+        rows = _linking_rows(files, name, SPANISH, texts_in(files, PurePosixPath(name).parent.parent / layout.texts))
         check_rows(rows, files, "SNOMED CT codes", with_texts=False)
     return to_table(rows, with_groups=True)
-
-
-def _texts(files: CorpusFiles, folder: PurePosixPath) -> Texts:
-    """A function from a document's id to the variants of its text, none where there is no text."""
-
-    @cache
-    def variants(document_id: str) -> list[Document]:
-        text = files.optional_text(str(folder / f"{document_id}.txt"))
-        return [] if text is None else document_variants(text)
-
-    return variants
 
 
 def _linking_rows(files: CorpusFiles, name: str, language: str, texts: Texts) -> list[Row]:
@@ -179,14 +151,10 @@ def _linking_rows(files: CorpusFiles, name: str, language: str, texts: Texts) ->
             found = f"found '{start}', '{end}', '{mention[:60]}'"
             raise DataError(f"{where}: expected two offsets and a mention; {found}")
         documents = texts(document_id)
-        context, location = _located(documents, [(int(start), int(end))], [mention])
+        context, location = locate_with_context(documents, [(int(start), int(end))], [mention])
         ids = _parse_snomed_codes(code, where)
         rows.append(Row(" ".join(mention.split()), language, ids, context, *location, document_id, _groups(label)))
     return rows
-
-
-def _located(documents: list[Document], spans: list[tuple[int, int]], pieces: list[str]) -> tuple[str | None, Location]:
-    return documents[0].context if documents else None, locate(documents, spans, pieces)
 
 
 def _groups(label: str) -> list[str]:
@@ -252,23 +220,6 @@ def read_codiesp(path: Path) -> pa.Table:
     with open_corpus(path, _CODIESP_LAYOUT) as files:
         found = {PurePosixPath(name).name for name in files.names} & _CODIESP_FILES
         only = min(found) if len(found) == 1 else "testX.tsv"
-        rows = _codiesp_rows(files, files.find(only))
+        rows = codiesp_rows(files, files.find(only))
         check_rows(rows, files, "ICD-10 codes", with_texts=False)
     return to_table(rows, with_groups=True)
-
-
-def _codiesp_rows(files: CorpusFiles, name: str) -> list[Row]:
-    texts = _texts(files, PurePosixPath(name).parent / "text_files")
-    rows = []
-    for number, cells in tsv_rows(files.text(name), files.path_of(name)):
-        spans = parse_spans(cells[4].strip()) if len(cells) == 5 else None
-        if spans is None or not cells[2].strip() or not cells[3].split():
-            expected = "document, type, code, words and offsets such as 12 20;25 30, tab-separated, as in testX.tsv"
-            hint = "; files of D and P don't have the words" if len(cells) == 2 else ""
-            found = f"found '{' | '.join(cells)[:80]}'"
-            raise DataError(f"{files.path_of(name)}:{number}: expected {expected}{hint}; {found}")
-        document_id, label, code, words, _ = cells
-        context, location = _located(texts(document_id), spans, split_pieces(words, spans))
-        mention, ids = " ".join(words.split()), [code.strip()]
-        rows.append(Row(mention, SPANISH, ids, context, *location, document_id, _groups(label)))
-    return rows

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.corpora.corpus import Row, collapse, to_table
 from xsap.errors import DataError
 from xsap.files import read_lines
 from xsap.languages import to_iso
+from xsap.terms.corpus import Row, collapse, to_table
 
 _FORMAT = "an XL-BEL line CUI[|CUI…]||mention or CUI[|CUI…]||mention||context"
 _IDS = re.compile(r"[A-Z]{0,2}\d+(\|[A-Z]{0,2}\d+)*")  # a few ids are local (CL508424, CN029274) or bare numbers

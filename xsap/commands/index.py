@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xsap.artifacts import check_can_write, read_manifest
+from xsap.commands.evaluate import Columns
+from xsap.errors import ConfigError
 from xsap.languages import parse_languages
 from xsap.terminal import (
     Dtype,
@@ -24,10 +26,12 @@ from xsap.terminal import (
     parse_size,
     show_progress,
 )
+from xsap.terms.mentions import parse_columns
 
 if TYPE_CHECKING:
     from xsap.encoding.precision import DtypeChoice
     from xsap.linking.build import BuildSummary
+    from xsap.linking.mention_build import BuiltMentions
 
 WithHnsw = Annotated[
     bool,
@@ -54,6 +58,21 @@ def index(
     reuse: Annotated[Path | None, typer.Option(help="Older index of the same model, to reuse vectors.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/N: build only part i of N; join with merge.")] = None,
     ann: WithHnsw = False,
+    mentions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Annotated mentions that become names, too: a table of mention and concept_ids, mappings that people approved, "
+            "or a corpus in brat's or BigBIO's format."
+        ),
+    ] = None,
+    mention_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Weight of these names; by default it is learnt on the mentions. 0 leaves them out."
+        ),
+    ] = None,
+    column: Columns = None,
+    seed: Annotated[int, typer.Option(help="Of the folds on which the weight is learnt.")] = 0,
     ray: OnRay = None,
     revision: Revision = None,
     pooling: Pooling = None,
@@ -66,6 +85,10 @@ def index(
     The commands link and evaluate search it. The same command resumes an interrupted build.
     """
     chosen = parse_languages(languages)
+    if mentions is None and column:
+        raise ConfigError(
+            f"--column {column[0]} is for a table of mentions, found no --mentions; add it, or leave it out"
+        )
     check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
     allowed = parse_size(max_memory) if max_memory else None
     from xsap.encoding.encoder import Encoder
@@ -77,6 +100,11 @@ def index(
 
     if ann:
         check_usearch_installed()
+    annotated = None
+    if mentions is not None:
+        from xsap.exchange.decided_mentions import read_gold
+
+        annotated = read_gold(mentions, columns=parse_columns(column or []))
     part = parse_shard(shard) if shard else None
     group = process_group()
     device = None if group is None else str(group.device)
@@ -103,6 +131,9 @@ def index(
         reuse=reuse,
         shard=part,
         ann=ann,
+        mentions=annotated,
+        mention_weight=mention_weight,
+        seed=seed,
         encode_groups=encode_groups(cluster, model, EncoderSpec.from_encoder(encoder)) if ray else None,
         overwrite=overwrite,
         progress=show_progress(),
@@ -145,3 +176,22 @@ def _log_build(out: Path | str, built: "BuildSummary", *, reused: bool = False) 
     if built.recall is not None:
         line += f"; the HNSW index finds {100 * built.recall:.1f} % of the {RECALL_AT} nearest names"
     log(line)
+    if built.mentions is not None:
+        _log_mentions(built.mentions)
+
+
+def _log_mentions(built: "BuiltMentions") -> None:
+    from xsap.evaluation.strata import comparison_rows
+
+    names, weight = built.names, built.weight
+    line = f"mention names: {len(names):,} of {int(names.totals.sum()):,} annotations, {built.encoded:,} encoded"
+    line += "".join(f"; dropped {count:,} ({reason})" for reason, count in names.dropped.items())
+    log(f"{line}; weight {weight.weight:g}" + (f" ({weight.note})" if weight.note else ""))
+    folds = {"by document": weight.by_document, "by concept": weight.by_concept}
+    for by, rows in folds.items():
+        if rows:
+            log(f"without and with mention names, in folds {by}:")
+            table = comparison_rows(dict(rows))
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            for cells in table:
+                log("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""What people decided in a file of mappings, as mentions with known concepts, for evaluation and calibration."""
+"""Mentions with known concepts from any file that has them: a table of mentions, an annotated corpus, or mappings that people decided."""
 
 import logging
 from collections import Counter
@@ -13,6 +13,7 @@ from xsap.exchange.mapping import Mapping, Status
 from xsap.exchange.mapping_files import LINKED, read_mappings, recognize_mapping_file
 from xsap.exchange.usagi import ADD_INFO
 from xsap.languages import UNKNOWN, to_iso
+from xsap.terms.annotated_corpora import CorpusFormat, read_corpus, recognize_corpus
 from xsap.terms.mentions import build_mentions
 
 _SOURCE_NAME = "sourceName"
@@ -28,13 +29,14 @@ def read_gold(
     encoding: str | None = None,
     header_row: int = 1,
 ) -> pa.Table:
-    """Mentions with known concepts: of a file of mentions, or what people decided in a file of mappings.
+    """Mentions with known concepts: of a file of mentions, of an annotated corpus, or what people decided in a file of mappings.
 
     An approved mapping is a mention of which any target is right; one for which there is no concept is a mention without concepts (NIL). All
-    others are undecided, and no part of it. A term that several rows have counts once.
+    others are undecided, and no part of it. A term that several rows have counts once. A corpus gives each mention with its document and a
+    window of the text around it; see `terms.annotated_corpora`.
 
     Args:
-        path: The file.
+        path: The file; or the folder of a corpus, or a zip of it.
         columns: Field → column, as `read_mentions` has it; of mappings `mention` and `language`. ADD_INFO:x and x are the same column.
         sheet: See `open_table`.
         encoding: See `open_table`.
@@ -45,6 +47,8 @@ def read_gold(
         ConfigError: Columns are given that a file of mappings does not have.
     """
     named = dict(columns or {})
+    if (corpus_format := recognize_corpus(Path(path))) is not None:
+        return _read_corpus(Path(path), corpus_format, named)
     kind = recognize_mapping_file(path, encoding=encoding) if header_row == 1 and sheet is None else None
     if kind in (None, LINKED):
         return read_queries(path, columns=named, sheet=sheet, encoding=encoding, header_row=header_row)
@@ -60,6 +64,16 @@ def read_gold(
     logger.info("%s: %s", path, "; ".join([f"{kind}, {len(rows):,} decided terms", *counts, *found.remarks]))
     mentions, languages, concept_ids = (list(column) for column in zip(*rows, strict=True))
     return build_mentions(mentions, languages, [list(ids) for ids in concept_ids])
+
+
+def _read_corpus(path: Path, corpus_format: CorpusFormat, columns: dict[str, str]) -> pa.Table:
+    if columns:
+        raise ConfigError(f"{path}: a corpus has no columns, found --column {min(columns)}=…; remove it")
+    found = read_corpus(path, corpus_format)
+    dropped = [f"{reason}: {n:,}" for reason, n in found.counts.dropped.items()]
+    summary = f"corpus in {corpus_format}'s format, {found.counts.kept:,} of {found.counts.rows_in:,} annotations"
+    logger.info("%s: %s", path, "; ".join([summary, *dropped, *found.remarks]))
+    return found.mentions
 
 
 def _decided(

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.corpora.brat import parse_brat, parse_spans, split_pieces
 from benchmarks.corpora.bronco import read_bronco
-from benchmarks.corpora.corpus import document_variants, locate
 from benchmarks.corpora.mantra import read_mantra
 from benchmarks.corpora.quaero import read_quaero
 from xsap.errors import DataError
+from xsap.terms.brat import parse_brat, parse_spans, split_pieces
+from xsap.terms.corpus import document_variants, locate
 from xsap.terms.mentions import SCHEMA, read_mentions, write_mentions
 
 ODD = (

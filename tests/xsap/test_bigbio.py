@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.corpora.bigbio import read_bigbio
 from benchmarks.corpora.pubtator import read_pubtator
 from xsap.errors import DataError
+from xsap.terms.bigbio import read_bigbio
 from xsap.terms.mentions import read_mentions, write_mentions
 
 TEXTS = pa.list_(pa.string())

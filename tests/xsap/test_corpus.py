@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks.corpora.corpus import (
+from xsap.errors import DataError
+from xsap.terms.corpus import (
     Document,
     Row,
     check_rows,
@@ -22,7 +23,6 @@ from benchmarks.corpora.corpus import (
     to_table,
     tsv_rows,
 )
-from xsap.errors import DataError
 from xsap.terms.mentions import SCHEMA
 
 FILES = {

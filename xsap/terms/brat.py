@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from benchmarks.corpora.corpus import CorpusFiles, document_variants, locate
 from xsap.errors import DataError
+from xsap.terms.corpus import CorpusFiles, document_variants, locate
 
 _SPANS = re.compile(r"[0-9]{1,9} [0-9]{1,9}(;[0-9]{1,9} [0-9]{1,9})*")
 _TEXT_BOUND = re.compile(r"(?P<id>T\S+)\t(?P<type>\S+) (?P<spans>[0-9 ;]+)\t(?P<quoted>.*\S.*)")

@@ -9,6 +9,7 @@ db_name is upper or lower case, depending on the version of the loader. Tested o
 published format, not on the real files.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.corpora.corpus import Document, Row, groups_of, is_st21pv, parse_ids, to_table
 from xsap.errors import DataError
 from xsap.files import missing_file, numbered_lines, parse_json
-from xsap.languages import to_iso
+from xsap.languages import UNKNOWN, to_iso
+from xsap.terms.corpus import Document, Row, groups_of, is_st21pv, parse_ids, to_table
 from xsap.text import EXACT_MATCH, normalize
 
 _FORMAT = (
@@ -29,13 +30,13 @@ _FORMAT = (
 _COLUMNS = ["document_id", "passages", "entities"]
 
 
-def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
+def read_bigbio(path: Path, *, db_name: str | None = None, language: str = UNKNOWN) -> pa.Table:
     """Mentions (terms.mentions' SCHEMA, and `groups`) in the file's order, none dropped.
 
     Args:
         path: One split, as .parquet or JSON lines.
         db_name: The database whose identifiers are the gold, in upper or lower case; an entity with none of them has no
-            gold concept.
+            gold concept. None for the identifiers of any database.
         language: The language of all documents, as a code or a name.
 
     Returns:
@@ -44,7 +45,7 @@ def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
     Raises:
         DataError: With file and line (in Parquet, the document's number); also if no entity is linked to the database.
     """
-    code = to_iso(language)
+    code = language if language == UNKNOWN else to_iso(language)
     rows: list[Row] = []
     databases: Counter[str] = Counter()
     for record, where in _from_parquet(path) if path.suffix == ".parquet" else _from_json(path):
@@ -57,10 +58,29 @@ def read_bigbio(path: Path, *, db_name: str, language: str) -> pa.Table:
             raise DataError(f"{where}: expected {_FORMAT}; found {type(error).__name__}: {error}") from None
     if not rows:
         raise DataError(f"{path}: expected {_FORMAT} per row, found no entity")
-    if not any(_same(db_name, name) for name in databases):
+    if not any(db_name is None or _same(db_name, name) for name in databases):
         found = ", ".join(f"{name} ({n:,})" for name, n in databases.most_common()) or "none"
-        raise DataError(f"{path}: expected entities linked to '{db_name}'; the databases there are: {found}")
+        to = "a database" if db_name is None else f"'{db_name}'"
+        raise DataError(f"{path}: expected entities linked to {to}; the databases there are: {found}")
     return to_table(rows, with_groups=True)
+
+
+def is_bigbio(path: Path) -> bool:
+    """Whether a file has documents in BigBIO's KB schema, by its columns or its first line. Raises DataError if it can't be read."""
+    keys = set(_COLUMNS)
+    if path.suffix == ".parquet":
+        try:
+            return keys <= set(pq.read_schema(path).names)
+        except (OSError, pa.ArrowException):
+            return False
+    if path.suffix not in (".json", ".jsonl"):
+        return False
+    line = next((line for _, line in numbered_lines(path) if line.strip()), "")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and keys <= record.keys()
 
 
 def _from_json(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -87,14 +107,15 @@ def _from_parquet(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 
 def _mentions(
-    entities: list[Mapping[str, Any]], document: Document, document_id: str, db_name: str, language: str
+    entities: list[Mapping[str, Any]], document: Document, document_id: str, db_name: str | None, language: str
 ) -> list[Row]:
     rows: list[Row] = []
     types: list[list[str]] = []  # of each row
     last: dict[object, int] = {}  # all of an entity but its type → the last such row
     for entity in entities:
         spans, pieces = [(int(start), int(end)) for start, end in entity["offsets"]], _texts(entity["text"])
-        cells = [str(link["db_id"]) for link in entity["normalized"] if _same(db_name, str(link["db_name"]))]
+        links = [link for link in entity["normalized"] if db_name is None or _same(db_name, str(link["db_name"]))]
+        cells = [str(link["db_id"]) for link in links]
         key, name = (tuple(spans), tuple(pieces), tuple(cells)), str(entity["type"])
         i = last.get(key)
         if i is None or name in types[i]:
