@@ -20,7 +20,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from xsap.artifacts import write_atomically
-from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import Tokens, drop_tokens, pack
 from xsap.errors import ConfigError
 from xsap.progress import SECONDS_BETWEEN_LINES, Advance, track
@@ -29,6 +28,8 @@ from xsap.training.run_folder import Checkpoint, load_checkpoint, save_checkpoin
 from xsap.training.sampling import Names, Sampler, Stream, mix, names_of_rank
 
 BatchLoss = Callable[[Tensor, Names], Tensor]  # ((n, d) vectors, what they are of) → loss
+# (the model as Accelerate prepared it, step) → its loss without graph, and counts for the log; the gradients are in the parameters
+StepGradients = Callable[[nn.Module, int], tuple[Tensor, dict[str, int]]]
 FLUSH_STEPS = 20  # steps whose losses stay on the device, so that logging does not stop it at each
 
 logger = logging.getLogger(__name__)
@@ -130,11 +131,8 @@ class Trainer:
 
     Attributes:
         accelerator: Accelerate's view of devices and processes.
-        encoder: The model to train.
+        encoder: The model to train: an Encoder, unless `gradients` is given.
         optimizer: Its optimizer.
-        tokens: Token ids of all names.
-        sampler: The names of each step.
-        loss: Of the vectors of a step's names.
         rate: Step → factor of the learning rates.
         mining: Searches with the model now and then; None without any.
         evaluate: Steps done → scores to log; None for no evaluation.
@@ -144,8 +142,6 @@ class Trainer:
         seed: Seed of dropout.
         learning_rate: Highest learning rate of the encoder, which the log has; others are the optimizer's.
         max_grad_norm: Norm that gradients are clipped to; 0 for no clipping.
-        chunk: Names to encode at a time; 0 for all.
-        token_dropout: Fraction of tokens to leave out of names.
         total_steps: Steps to train.
         max_minutes: Minutes after which training stops; None for no limit.
         save_steps: Steps between checkpoints; 0 for none.
@@ -153,15 +149,18 @@ class Trainer:
         eval_steps: Steps between evaluations; 0 for those before the first and after the last step only.
         head: Parameters of the loss, which the optimizer has, too; None without any.
         unit: Whether the loss gets vectors of length 1.
+        gradients: Computes the loss and the gradients of a step; None for those of `loss` on the vectors of names.
+        tokens: Token ids of all names.
+        sampler: The names of each step.
+        loss: Of the vectors of a step's names.
+        chunk: Names to encode at a time; 0 for all.
+        token_dropout: Fraction of tokens to leave out of names.
         progress_bar: Whether a progress bar is drawn; otherwise a line is logged once a minute.
     """
 
     accelerator: Accelerator
-    encoder: Encoder
+    encoder: nn.Module
     optimizer: torch.optim.Optimizer
-    tokens: Tokens
-    sampler: Sampler
-    loss: BatchLoss
     rate: Callable[[int], float]
     mining: Mining | None
     evaluate: Callable[[int], dict[str, Any]] | None
@@ -171,8 +170,6 @@ class Trainer:
     seed: int
     learning_rate: float
     max_grad_norm: float
-    chunk: int
-    token_dropout: float
     total_steps: int
     max_minutes: float | None
     save_steps: int
@@ -180,6 +177,12 @@ class Trainer:
     eval_steps: int
     head: nn.Module | None = None
     unit: bool = True
+    gradients: StepGradients | None = None
+    tokens: Tokens | None = None
+    sampler: Sampler | None = None
+    loss: BatchLoss | None = None
+    chunk: int = 0
+    token_dropout: float = 0.0
     progress_bar: bool = False
     _state: TrainerState = field(init=False, repr=False)
 
@@ -268,19 +271,32 @@ class Trainer:
             step: Number of the step, counted from 0 over all epochs.
 
         Returns:
-            The loss, still on the device, and the number of names and tokens.
+            The loss, still on the device, and counts for the log.
         """
         model, optimizer = self._state.model, self._state.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate(step)
+        model.train()
+        loss, counts = (self.gradients or self._gradients_of_names)(model, step)
+        if self.max_grad_norm:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss, counts
+
+    def _gradients_of_names(self, model: nn.Module, step: int) -> tuple[Tensor, dict[str, int]]:
+        """The gradients of the loss of a step's names; their numbers of names and tokens."""
+        tokens_of_all, sampler, loss_of_vectors = self.tokens, self.sampler, self.loss
+        assert tokens_of_all is not None
+        assert sampler is not None
+        assert loss_of_vectors is not None
         accelerator, rank, processes = self.accelerator, self.accelerator.process_index, self.accelerator.num_processes
-        names = self.sampler.batch(*divmod(step, self.sampler.steps_per_epoch))
+        names = sampler.batch(*divmod(step, sampler.steps_per_epoch))
         parts = [names_of_rank(names, r, processes) for r in range(processes)]
         sizes = [len(part.rows) for part in parts]
         gathered = torch.from_numpy(
             np.argsort(np.concatenate([np.arange(len(names.rows))[r::processes] for r in range(processes)]))
         )
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate(step)
-        model.train()
         # without names of its own it encodes some name, because the other processes wait for its gradient
         own = parts[rank].rows if sizes[rank] else names.rows[:1]
         chunks = np.split(own, range(self.chunk, len(own), self.chunk)) if self.chunk else [own]
@@ -288,7 +304,7 @@ class Trainer:
         def encode(chunk: int) -> Tensor:
             # dropout, too, is a pure function of the seed and the step
             torch.manual_seed(int(mix(self.seed, Stream.DROPOUT, step, rank, chunk)[0]))
-            tokens = self._drop_tokens(self.tokens.take(chunks[chunk]), step, rank, chunk)
+            tokens = self._drop_tokens(tokens_of_all.take(chunks[chunk]), step, rank, chunk)
             batch = pack(tokens).to(accelerator.device)
             vectors: Tensor = model(batch) if self.unit else model(batch, False)
             return vectors
@@ -298,7 +314,7 @@ class Trainer:
             if processes > 1:
                 vectors = vectors[gathered.to(vectors.device)]  # in the order of the names
             zero = 0 * vectors.detach().sum()  # nan if a vector is not finite, which masks could hide
-            loss: Tensor = processes * (self.loss(vectors, names) + zero)
+            loss: Tensor = processes * (loss_of_vectors(vectors, names) + zero)
             return loss
 
         if len(chunks) == 1:
@@ -309,11 +325,7 @@ class Trainer:
                 encode, len(chunks), loss_of, accelerator.backward, lambda: accelerator.no_sync(model)
             )
         self._share_head_gradients(processes)
-        if self.max_grad_norm:
-            accelerator.clip_grad_norm_(model.parameters(), self.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        counts = {"names": len(names.rows), "tokens": self.tokens.count(names.rows)}
+        counts = {"names": len(names.rows), "tokens": tokens_of_all.count(names.rows)}
         if names.candidates is not None:
             counts["right_candidates"] = int(names.candidates.right.sum())
         return loss.detach() / processes, counts
