@@ -27,7 +27,7 @@ ORDER = [
     "tabular.resume", "tabular.link_file", "text_in.documents", "text_in.given_spans", "text_in.formats", "text_in.text_file", "cluster", "hub_upload",
     "exchange.mapping", "exchange.linked_table", "exchange.usagi_text", "exchange.usagi", "exchange.usagi_writer", "exchange.athena", "exchange.omop", "exchange.review_workbook",
     "exchange.code_systems", "exchange.record_fields", "exchange.sssom_slots", "exchange.sssom_file", "exchange.sssom_rows", "exchange.sssom", "exchange.fhir",
-    "server.concepts", "exchange.fhir_terminology", "exchange.fhir_capabilities", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
+    "server.concepts", "text_in.spacy_components", "exchange.fhir_terminology", "exchange.fhir_capabilities", "server.link_queue", "server.metrics", "server.requests", "server.reconciliation", "server.reconciliation_data",
     "server.reconciliation_routes", "server.link_route", "server.fhir_routes", "server.app", "server.listen",
     "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
     "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.decided_mentions", "exchange.checks",
@@ -365,6 +365,7 @@ def test_files_are_written_aside_and_published():
     allowed = {
         "xsap/artifacts.py": {"_seal", "write_atomically"},
         "xsap/tabular/writers.py": {"write"},  # on a stream that it is given
+        "xsap/linking/mention_files.py": {"write_mention_names"},  # into the same folder
         "xsap/linking/dictionary_files.py": {"write_dictionary"},  # into the folder that its caller publishes
         "xsap/linking/details.py": {"write_details"},  # likewise
         "xsap/search/vectors.py": {"write_vectors"},  # into the folder that its caller publishes

@@ -37,7 +37,7 @@ NO_CONCEPT_GIVEN, CONCEPT_NOT_IN_DICTIONARY, NO_TEXT = "without a concept (NIL)"
 _MOST_PREFERRED = 255  # of a concept that all annotations of a string agree on, among equally similar names
 
 
-class Annotation(NamedTuple):
+class AnnotationCount(NamedTuple):
     """How often a string was annotated with a concept.
 
     Attributes:
@@ -81,12 +81,12 @@ class MentionNames:
         """The row of each string, as EXACT_MATCH normalizes it."""
         return {text: row for row, text in enumerate(normalize_all(self.names["name"].to_pylist(), EXACT_MATCH))}
 
-    def annotation(self, row: int, concept: int) -> Annotation:
+    def annotation(self, row: int, concept: int) -> AnnotationCount:
         """How often a name was annotated with a concept."""
         first, last = self.name_concepts.starts[row : row + 2].tolist()
         at = first + int(np.searchsorted(self.name_concepts.concepts[first:last], concept))
         found = at < last and self.name_concepts.concepts[at] == concept
-        return Annotation(int(self.counts[at]) if found else 0, int(self.totals[row]))
+        return AnnotationCount(int(self.counts[at]) if found else 0, int(self.totals[row]))
 
     def row_of(self, mention: str) -> int | None:
         """The name that equals a mention but for letter case, width and white space."""
@@ -192,7 +192,7 @@ def _names_table(spellings: Sequence[Counter[str]], spoken: Sequence[Counter[str
     return pa.table([*columns, *lists], INDEX_NAMES_SCHEMA)
 
 
-def weigh(similarities: Floats, weight: float) -> Floats:
+def weighted_scores(similarities: Floats, weight: float) -> Floats:
     """Scores of mention names of given similarities: 1 - (1 - s) / w; with w = 1 the similarities themselves, to the bit."""
     scores: Floats = similarities - np.float32(1 / weight - 1) * (np.float32(1) - similarities)
     return scores
@@ -214,7 +214,7 @@ def weighted_search(
     def search(part: NDArray[np.int64], k: int) -> tuple[Floats, Rows]:
         scores, rows = official(part, min(k, sizes[0]))
         similarities, own_rows = annotated(part, min(k, sizes[1]))
-        scores = np.concatenate([scores, weigh(similarities, weight)], 1)
+        scores = np.concatenate([scores, weighted_scores(similarities, weight)], 1)
         rows = np.concatenate([rows, own_rows + first_row], 1)
         order = np.lexsort((rows, -scores))[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)

@@ -206,9 +206,9 @@ def _answers(queries: Rows, names: MentionNames, searches: Searches, pool: int) 
             search = weighted_search(cached, similar, sizes, first_row, weight)
         total = sizes[0] + (sizes[1] if weight else 0)
         best = rank_concepts(search, owners, len(queries), 1, total=total).concepts[:, 0].copy()
-        weighed = replace(names, weight=weight)
+        weighted = replace(names, weight=weight)
         for i, (text, found) in enumerate(zip(texts, own, strict=True)):
-            exact = join_hits(found, text, weighed, first_row) if weight else found
+            exact = join_hits(found, text, weighted, first_row) if weight else found
             if exact:
                 best[i] = exact[0].concept
         answers.append(best)

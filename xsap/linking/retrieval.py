@@ -18,7 +18,7 @@ from xsap.linking.dictionary import values_at
 from xsap.linking.encoder_spec import Embedder
 from xsap.linking.fusion import FusedSearch, string_similarity
 from xsap.linking.index import Index
-from xsap.linking.mention_names import Annotation, join_hits, weighted_search
+from xsap.linking.mention_names import AnnotationCount, join_hits, weighted_search
 from xsap.linking.name_keys import ACCENTS, CODE, Hit
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
@@ -158,7 +158,7 @@ class Retriever:
 
     def describe_names(
         self, rows: list[int], concepts: list[int]
-    ) -> tuple[list[str], list[str], list[str], list[Annotation | None]]:
+    ) -> tuple[list[str], list[str], list[str], list[AnnotationCount | None]]:
         """Names, languages, sources and annotations of matched rows, each of a concept.
 
         A mention name has how often it was annotated with the concept; so has another name that was annotated, too; others have None.
