@@ -386,3 +386,25 @@ def test_defect_shows_its_traceback(monkeypatch):
     monkeypatch.setattr("xsap.commands.index.parse_languages", Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         main(["index", "a", "b", "--out", "c"])
+
+
+def test_link_takes_out_notes_and_writes_out_abbreviations_as_columns(xsap, refused, tmp_path, index_folder):
+    (tmp_path / "abbreviations.csv").write_text("abbreviation,expansion\nFBR,fever\nXY,a\nXY,b\n", encoding="utf-8")
+    (tmp_path / "terms.csv").write_text("term,note\nV.a. FBR li.,1\nfever,2\n,3\nkein FBR,4\n", encoding="utf-8")
+    words = ("link", "--file", tmp_path / "terms.csv", "--index", index_folder, "--top-k", 1)
+    asked = ("--clean", "--abbreviations", tmp_path / "abbreviations.csv", "--language", "de")
+    code, _, err = xsap(*words, *asked, "--out", tmp_path / "linked.jsonl")
+    assert code == 0
+    assert "abbreviations: 1; with several expansions, not used: 1 (XY)" in err
+    rows = [json.loads(line) for line in (tmp_path / "linked.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["note"] for row in rows] == ["1", "2", "3", "4"]
+    assert [(row["cleaned"], row["suspected"], row["negated"], row["laterality"]) for row in rows] == [
+        ("FBR", True, False, "left"), (None, False, False, None), (None, False, False, None), ("FBR", False, True, None),
+    ]  # fmt: skip
+    assert rows[0]["removed"] == ["V.a.", "li."]
+    assert [row["expansion"] for row in rows] == ["fever", None, None, "fever"]
+    assert rows[0]["concept_id"] == rows[1]["concept_id"] == rows[3]["concept_id"]
+    assert xsap(*words, "--out", tmp_path / "plain.jsonl")[0] == 0
+    assert "cleaned" not in json.loads((tmp_path / "plain.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "Klingon" in refused(*words, "--language", "Klingon")
+    assert "none.csv" in refused(*words, "--abbreviations", tmp_path / "none.csv")

@@ -83,3 +83,17 @@ def test_no_character_moves_the_cursor_or_turns_the_text_around():
         answers = [Answer([row(text, text, text + "c", "en", 1.0)], text)]
         for line in shown([text], answers):
             assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]", line), control
+
+
+def test_what_was_linked_in_place_of_a_mention_is_shown_below_it():
+    notes = ("HWI", False, True, None, "left", None, ("V.a.", "li."), "Harnwegsinfekt", "table")
+    lines = text_table()(["V.a. HWI li.", "HWI", "li. Knie"], [
+        Answer([], "none", notes),
+        Answer([], "none", (*[None] * 6, (), "Harnwegsinfekt", "context")),
+        Answer([], "none", ("Knie", False, False, None, "left", None, ("li.",), None, None)),
+    ])  # fmt: skip
+    assert [line.strip() for line in lines if "linked as" in line] == [
+        "linked as Harnwegsinfekt (expansion from the table; without V.a., li.: suspected, left)",
+        "linked as Harnwegsinfekt (expansion from the context)",
+        "linked as Knie (without li.: left)",
+    ]

@@ -30,7 +30,9 @@ from xsap.tabular import workbook_writer
 from xsap.tabular.answers import (
     ANSWER,
     CANDIDATE,
+    NOTES,
     Answer,
+    answer_cells,
     answer_columns,
     decode_answer,
     encode_answer,
@@ -41,6 +43,8 @@ from xsap.tabular.readers import InputTable
 from xsap.tabular.spreadsheet_text import escape_for_excel, escape_formula
 from xsap.tabular.workbook_writer import MAX_CELL, MAX_ROWS, check_row_count, open_workbook
 from xsap.tabular.writers import FORMS, OutputFormat, open_writer, unique_names
+from xsap.terms.abbreviations import Expansion
+from xsap.terms.clinical_text import CleanedTerm
 
 BLANK = Answer([], "the mention is blank")
 
@@ -89,13 +93,12 @@ def test_answers_are_decoded_as_they_were_encoded():
     assert answer == decode_answer(encode_answer(answer))
     line = encoded(Result("fiebre", (FEVER, COLD)))
     assert b"\n" not in line
-    assert decode_answer(line) == (BOTH, None)
+    assert decode_answer(line) == Answer(BOTH, None)
     assert decode_answer(encoded(Result(" ", (), "the mention is blank"))) == BLANK
-    assert decode_answer(encoded(Result("x", ()))) == (
-        [],
-        "no candidates",
+    assert decode_answer(encoded(Result("x", ()))) == Answer(
+        [], "no candidates"
     )  # a row without an answer always has a reason
-    assert decode_answer(encoded(Result("x", (COLD,), "unsure"))) == (BOTH[1:], "unsure")
+    assert decode_answer(encoded(Result("x", (COLD,), "unsure"))) == Answer(BOTH[1:], "unsure")
     assert len(decode_answer(encoded(Result("x", (replace(FEVER, name="\udc80"),)))).candidates[0]) == len(CANDIDATE)
 
 
@@ -146,7 +149,7 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
     table = pa.table([pa.array([f"t{row}" for row in range(count)], pa.string())], ["term"])
     rows = with_answers(table, answers, wide=wide).to_pylist()
     expected = []
-    for row, (candidates, reason) in enumerate(answers):
+    for row, (candidates, reason, _) in enumerate(answers):
         if wide is None:
             for rank in range(max(1, len(candidates))):
                 shown = dict(zip(CANDIDATE, candidates[rank], strict=True)) if candidates else dict.fromkeys(CANDIDATE)
@@ -160,6 +163,43 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
                     line[f"{field}_{rank + 1}"] = candidates[rank][place] if rank < len(candidates) else None
             expected.append(line | {"reason": reason})
     assert rows == expected
+
+
+CLEANED_RESULT = Result(
+    "V.a. HWI",
+    (FEVER,),
+    cleaned=CleanedTerm("HWI", False, True, "", "", "", ("V.a.",)),
+    expansion=Expansion("Harnwegsinfekt", "table"),
+)
+
+
+def test_notes_of_a_mention_are_encoded_and_decoded():
+    answer = Answer.from_result(CLEANED_RESULT)
+    assert answer.notes == ("HWI", False, True, None, None, None, ("V.a.",), "Harnwegsinfekt", "table")
+    assert decode_answer(encode_answer(answer)) == answer
+    assert Answer.from_result(Result("x", ())).notes == ()
+
+
+@pytest.mark.parametrize("wide", [None, 2])
+def test_notes_are_columns_before_the_candidates_where_they_are_asked_for(wide):
+    answers = [Answer.from_result(CLEANED_RESULT), BLANK]
+    table = pa.table({"term": ["V.a. HWI", ""], "removed": [1, 2]})
+    plain = with_answers(table, answers, wide=wide)
+    found = with_answers(table, answers, wide=wide, notes=NOTES)
+    added = found.column_names[2:11]
+    assert added == [name if name != "removed" else "linked_removed" for name in NOTES]
+    assert found.drop(added) == plain
+    assert found.select(added).to_pylist()[0] == dict(zip(added, answers[0].notes, strict=True)) | {
+        "linked_removed": ["V.a."]
+    }
+    assert found.select(added).to_pylist()[-1] == dict.fromkeys(added) | {
+        "negated": False,
+        "suspected": False,
+        "linked_removed": [],
+    }
+    only = with_answers(table, answers, wide=wide, notes=NOTES[-2:])
+    assert only.column_names[2:4] == ["expansion", "expansion_source"]
+    assert answer_cells([], wide=wide, notes=NOTES)[1] == [[] for _ in found.column_names[2:]]
 
 
 # Formats

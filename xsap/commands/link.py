@@ -1,11 +1,13 @@
 """`xsap link`: link the terms of a command line, of stdin or of a table."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from xsap.errors import ConfigError
+from xsap.languages import to_iso
 from xsap.terminal import (
     Ann,
     Dtype,
@@ -38,6 +40,9 @@ def link(
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of --file with the terms; by default 'term'.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column of --file with the terms' languages.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of terms whose language is not given, such as de.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a language that is not known.")] = False,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
@@ -59,6 +64,12 @@ def link(
     ] = None,
     min_precision: Annotated[
         float | None, typer.Option(help="Abstain unless this precision is guaranteed, such as 0.95.")
+    ] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Take negation, laterality … out of terms, into columns.")
+    ] = False,
+    abbreviations: Annotated[
+        Path | None, typer.Option(help="Table of abbreviations, or a terminology's folder.")
     ] = None,
     ann: Ann = False,
     ray: OnRay = None,
@@ -93,6 +104,8 @@ def link(
     if strict and language_column is None:
         raise ConfigError("--strict needs --language-column, found none; remove it or add --language-column")
     output_format = OutputFormat.for_file(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
+    known_language, prepared = language and to_iso(language), _read_preparation(clean, abbreviations)
+    output_format = replace(output_format, notes=prepared.columns)
     if out is None:
         check_stdout(output_format.form, binary=output_format.is_binary)
     else:
@@ -120,14 +133,36 @@ def link(
             output_format,
             column=column,
             language_column=language_column,
-            options={"filter": wanted, **limits},
-            identity=identity | {"encoding": encoding, "header_row": header_row},
+            language=known_language,
+            options={"filter": wanted, **limits, **prepared.options},
+            identity=identity | {"encoding": encoding, "header_row": header_row, **prepared.identity},
             strict=strict,
             overwrite=overwrite,
             progress=show_progress(results_on_stdout=out is None),
         )
     if file:
         log("; ".join([f"{file}: {counts.summary()}", *table.remarks()]))
+
+
+class _Preparation(NamedTuple):
+    """What --clean and --abbreviations mean: arguments of `Linker.link`, columns of the output, and what the answers depend on."""
+
+    options: dict[str, Any]
+    columns: tuple[str, ...]
+    identity: dict[str, Any]
+
+
+def _read_preparation(clean: bool, abbreviations: Path | None) -> _Preparation:
+    from xsap.linking.results import CLEANED, EXPANDED
+    from xsap.terms.abbreviations import read_abbreviations
+
+    options: dict[str, Any] = {"clean": True} if clean else {}
+    columns, identity = CLEANED if clean else (), dict[str, Any](options)
+    if abbreviations is not None:
+        options["abbreviations"] = read = read_abbreviations(abbreviations)
+        log(f"{abbreviations}: {read.describe()}")
+        columns, identity["abbreviations"] = columns + EXPANDED, read.content_hash
+    return _Preparation(options, columns, identity)
 
 
 def _open_linker(

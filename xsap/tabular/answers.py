@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from xsap.linking.results import Result
+from xsap.linking.results import CLEANED, EXPANDED, Result
 from xsap.tabular.cells import escape_surrogates, to_text
 
 _TYPES = {
@@ -31,6 +31,13 @@ _TYPES = {
     "match": pa.string(),  # how matched_name was found
     "reason": pa.string(),  # why there is no answer
 }
+NOTES = (*CLEANED, *EXPANDED)
+"""What may be written of the mention itself, before its candidates: what was taken out of it, and what was written out in it."""
+_NOTE_TYPES = dict.fromkeys(NOTES, pa.string()) | {
+    "negated": pa.bool_(),
+    "suspected": pa.bool_(),
+    "removed": pa.list_(pa.string()),
+}
 ANSWER = tuple(_TYPES)
 CANDIDATE = ANSWER[1:-1]
 LIST_SEPARATOR = "|"  # between the values of a list in CSV, TSV and XLSX
@@ -43,10 +50,17 @@ _COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 class Answer(NamedTuple):
-    """A result as cells: the fields of each candidate in the order of CANDIDATE, best first; and why there is no answer, if there is none."""
+    """A result as cells.
+
+    Attributes:
+        candidates: The fields of each candidate in the order of CANDIDATE, best first.
+        reason: Why there is no answer; None if there is one.
+        notes: The fields of NOTES; empty if nothing was taken out or written out.
+    """
 
     candidates: list[list[Any]]
     reason: str | None
+    notes: Sequence[Any] = ()
 
     @classmethod
     def from_result(cls, result: Result) -> "Answer":
@@ -55,7 +69,8 @@ class Answer(NamedTuple):
         for fields in candidates:
             for i in _FLOATS:
                 fields[i] = None if fields[i] is None else round(fields[i], _DIGITS)
-        return cls(candidates, result.reason if candidates else result.reason or "no candidates")
+        notes = () if result.cleaned is None and result.expansion is None else tuple(result.notes().values())
+        return cls(candidates, result.reason if candidates else result.reason or "no candidates", notes)
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -65,21 +80,24 @@ def encode_answer(answer: Answer) -> bytes:
 
 def decode_answer(line: bytes) -> Answer:
     """The answer that `encode_answer` made a line of. Raises ValueError or TypeError for another line."""
-    candidates, reason = json.loads(line)
+    candidates, reason, notes = json.loads(line)
     for fields in candidates:
         if len(fields) != len(CANDIDATE):
             raise ValueError(f"expected {len(CANDIDATE)} fields of each candidate, found {len(fields)}")
         for i in _LISTS:
             fields[i] = tuple(fields[i])
-    return Answer(candidates, reason)
+    return Answer(candidates, reason, tuple(tuple(note) if isinstance(note, list) else note for note in notes))
 
 
-def answer_columns(header: Sequence[str], *, wide: int | None) -> tuple[list[str], list[pa.DataType]]:
+def answer_columns(
+    header: Sequence[str], *, wide: int | None, notes: Sequence[str] = ()
+) -> tuple[list[str], list[pa.DataType]]:
     """Names and types of the columns that answers add; a name that the header has already gets `linked_` before it.
 
     Args:
         header: The names of the input's columns.
         wide: The number of candidates that each row has columns for; None for the long form.
+        notes: The columns of NOTES that are written.
     """
     if wide is None:
         names, types = list(ANSWER), list(_TYPES.values())
@@ -87,6 +105,7 @@ def answer_columns(header: Sequence[str], *, wide: int | None) -> tuple[list[str
         names = [f"{field}_{rank}" for rank in range(1, wide + 1) for field in CANDIDATE] + ["reason"]
         types = [_TYPES[field] for field in CANDIDATE] * wide + [_TYPES["reason"]]
     taken = set(header)
+    names, types = [*notes, *names], [*(_NOTE_TYPES[name] for name in notes), *types]
     return [_unused(name, taken) for name in names], types
 
 
@@ -96,35 +115,42 @@ def _unused(name: str, taken: set[str]) -> str:
     return name
 
 
-def answer_cells(answers: Sequence[Answer], *, wide: int | None) -> tuple[list[int], list[list[Any]]]:
+def answer_cells(
+    answers: Sequence[Answer], *, wide: int | None, notes: Sequence[str] = ()
+) -> tuple[list[int], list[list[Any]]]:
     """The answers to some rows as columns of cells.
 
     Args:
         answers: One for each row.
         wide: The number of candidates that each row has columns for; None for the long form.
+        notes: The columns of NOTES that are written.
 
     Returns:
         The row that each row of the output belongs to, and the cells of each of `answer_columns`.
     """
     belongs, rows = list[int](), list[list[Any]]()
-    blank = [None] * len(CANDIDATE)
-    for row, (candidates, reason) in enumerate(answers):
+    blank, places = [None] * len(CANDIDATE), [NOTES.index(name) for name in notes]
+    no_notes = [Result("", ()).notes()[name] for name in NOTES]
+    for row, (candidates, reason, of_mention) in enumerate(answers):
+        own = [(of_mention or no_notes)[place] for place in places]
         if wide is not None:
             shown = candidates[:wide] + [blank] * (wide - len(candidates))
-            rows.append([*(cell for candidate in shown for cell in candidate), reason])
+            rows.append([*own, *(cell for candidate in shown for cell in candidate), reason])
         elif candidates:
-            rows += [[rank, *candidate, reason] for rank, candidate in enumerate(candidates, start=1)]
+            rows += [[*own, rank, *candidate, reason] for rank, candidate in enumerate(candidates, start=1)]
         else:
-            rows.append([None, *blank, reason])
+            rows.append([*own, None, *blank, reason])
         belongs += [row] * (1 if wide is not None else max(1, len(candidates)))
-    width = len(ANSWER) if wide is None else wide * len(CANDIDATE) + 1
+    width = len(notes) + (len(ANSWER) if wide is None else wide * len(CANDIDATE) + 1)
     return belongs, [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
-def with_answers(table: pa.Table, answers: Sequence[Answer], *, wide: int | None) -> pa.Table:
+def with_answers(
+    table: pa.Table, answers: Sequence[Answer], *, wide: int | None, notes: Sequence[str] = ()
+) -> pa.Table:
     """A table with the columns of an answer for each row."""
-    names, types = answer_columns(table.column_names, wide=wide)
-    belongs, cells = answer_cells(answers, wide=wide)
+    names, types = answer_columns(table.column_names, wide=wide, notes=notes)
+    belongs, cells = answer_cells(answers, wide=wide, notes=notes)
     repeated = table.take(pa.array(belongs, pa.int64()))
     columns = [output_column(column, of) for column, of in zip(cells, types, strict=True)]
     return pa.table([*repeated.columns, *columns], [*table.column_names, *names])

@@ -26,7 +26,7 @@ from xsap.files import RowCounts
 from xsap.languages import to_iso
 from xsap.linking.results import Result
 from xsap.output_paths import check_new_file
-from xsap.tabular.answers import CANDIDATE, Answer, decode_answer, encode_answer
+from xsap.tabular.answers import CANDIDATE, NOTES, Answer, decode_answer, encode_answer
 from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.readers import InputTable
 from xsap.tabular.resume import count_parts, read_part, resume_folder, write_part
@@ -84,7 +84,7 @@ def answers_to(
         queries: Distinct mentions with their languages.
         top_k: The number of candidates.
         by_language: Whether the linker is given the languages.
-        options: Further arguments of `link`: filter, min_confidence, min_precision.
+        options: Further arguments of `link`: filter, min_confidence, min_precision, clean, abbreviations.
     """
     if not queries:
         return []
@@ -162,6 +162,7 @@ def link_file(
     *,
     column: str,
     language_column: str | None = None,
+    language: str | None = None,
     options: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
     strict: bool = False,
@@ -179,7 +180,8 @@ def link_file(
         output_format: How answers are written, and how many candidates.
         column: The column of mentions.
         language_column: The column of their languages.
-        options: Further arguments of `link`: filter, min_confidence, min_precision.
+        language: The language of mentions whose language is not given, ISO 639-1.
+        options: Further arguments of `link`: filter, min_confidence, min_precision, clean, abbreviations.
         identity: All else that answers depend on (these options, the index's content hash), as JSON has it, sets and dataclasses too. None if
             that isn't known, so that the answers of an interrupted run are not reused.
         strict: Whether a language that xsap doesn't know is an error. Otherwise its rows are counted, and linked as rows without a language are.
@@ -207,11 +209,11 @@ def link_file(
     ask = partial(
         linker.answers_to if isinstance(linker, RemoteLinkers) else partial(answers_to, linker),
         top_k=output_format.top_k,
-        by_language=language_at is not None,
+        by_language=language_at is not None or language is not None,
         options=options or {},
     )
     at_once = linker.at_once if isinstance(linker, RemoteLinkers) else 1
-    job = _Job(source, output_format, mention_at, language_at, chunk_rows, at_once, progress)
+    job = _Job(source, output_format, mention_at, language_at, language, chunk_rows, at_once, progress)
     if not isinstance(out, Path):
         return job.run(out, lambda _, queries: ask(queries), lambda answer: answer, cache_bytes, OBJECT_BYTES)
     if source.path is None:
@@ -219,8 +221,8 @@ def link_file(
             return job.run(stream, lambda _, queries: ask(queries), lambda answer: answer, cache_bytes, OBJECT_BYTES)
     before = source.path.stat()
     run = None if identity is None else {
-        "xsap": __version__, "input": [before.st_size, sha256_of(source.path), source.sheet, source.header, column, language_column],
-        "answer": CANDIDATE, "top_k": output_format.top_k, "chunk_rows": chunk_rows,
+        "xsap": __version__, "input": [before.st_size, sha256_of(source.path), source.sheet, source.header, column, language_column, language],
+        "answer": [*CANDIDATE, *NOTES], "top_k": output_format.top_k, "chunk_rows": chunk_rows,
         "cache_bytes": [cache_bytes, ENCODED_BYTES], "identity": identity,
     }  # fmt: skip
     with resume_folder(out, run) as folder:
@@ -266,6 +268,7 @@ class _Job:
     output_format: OutputFormat
     mention_at: int
     language_at: int | None
+    language: str | None
     chunk_rows: int
     at_once: int
     progress: bool
@@ -283,7 +286,7 @@ class _Job:
         """Write all chunks with their answers, which are cached as `ask` gives them: encoded if the run can be resumed, else as objects."""
         counts, known = LinkCounts(), dict[Query, A]()
         cache = LruByBytes(cache_bytes, self.output_format.top_k * candidate_bytes)
-        chunks = plan_chunks(self.source, self.mention_at, self.language_at, self.chunk_rows, cache)
+        chunks = plan_chunks(self.source, self.mention_at, self.language_at, self.chunk_rows, cache, self.language)
         bar = tqdm(total=self.source.rows, initial=resumed, desc="link", unit=" rows", disable=not self.progress)
         writer, done = open_writer(stream, self.output_format, self.source), answer_chunks(chunks, ask, self.at_once)
         with bar, writer as write, closing(done):
@@ -347,21 +350,29 @@ class PlannedChunk(NamedTuple):
 
 
 def plan_chunks(
-    source: InputTable, mention_at: int, language_at: int | None, chunk_rows: int, cache: LruByBytes
+    source: InputTable,
+    mention_at: int,
+    language_at: int | None,
+    chunk_rows: int,
+    cache: LruByBytes,
+    language: str | None = None,
 ) -> Iterator[PlannedChunk]:
-    """A table's chunks and what they ask. mention_at, language_at: positions of columns."""
+    """A table's chunks and what they ask. mention_at, language_at: positions of columns. language: where a row has none."""
     for number, table in enumerate(source.chunks(chunk_rows)):
         languages = None if language_at is None else table.column(language_at)
-        queries = queries_of(table.column(mention_at), languages)
+        queries = queries_of(table.column(mention_at), languages, language)
         yield PlannedChunk(number, table, queries, *cache.take(queries))
 
 
-def queries_of(mentions: pa.ChunkedArray, languages: pa.ChunkedArray | None) -> list[Query]:
-    """A column's mentions, with their languages if there is a column of these; None for a language that isn't known."""
+def queries_of(
+    mentions: pa.ChunkedArray, languages: pa.ChunkedArray | None, language: str | None = None
+) -> list[Query]:
+    """A column's mentions, with their languages if there is a column of these, or else `language`; None for one that isn't known."""
     texts = map(to_text, to_cells(mentions))
     if languages is None:
-        return [(text, None) for text in texts]
-    return list(zip(texts, map(_language, to_cells(languages)), strict=True))
+        return [(text, language) for text in texts]
+    codes = (_language(cell) or language for cell in to_cells(languages))
+    return list(zip(texts, codes, strict=True))
 
 
 def _language(cell: object) -> str | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from xsap.tabular.answers import CANDIDATE, Answer
+from xsap.tabular.answers import CANDIDATE, NOTES, Answer
 
 _LONGEST_MENTION = 80  # characters; what is longer is cut
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -37,6 +37,8 @@ def text_table() -> Callable[[Sequence[str], Sequence[Answer]], Iterator[str]]:
             yield f"rank   score  {confidence}{'concept':{width}}  language  name (matched name)\n"
         for mention, candidates, answer in zip(mentions, rows, answers, strict=True):
             yield _mention(mention) + "\n"
+            if answer.notes:
+                yield f"      {_shown(_linked_as(answer.notes))}\n"
             for rank, candidate in enumerate(candidates, start=1):
                 yield _candidate(rank, candidate, width, calibrated=calibrated) + "\n"
             if answer.reason is not None:
@@ -48,6 +50,18 @@ def text_table() -> Callable[[Sequence[str], Sequence[Answer]], Iterator[str]]:
 def _mention(mention: str) -> str:
     cut = mention if len(mention) <= _LONGEST_MENTION else f"{mention[: _LONGEST_MENTION - 1]}…"
     return _shown(" ".join(cut.split())) or "(blank)"
+
+
+def _linked_as(notes: Sequence[Any]) -> str:
+    """What was linked in place of a mention, and why."""
+    of = dict(zip(NOTES, notes, strict=True))
+    said = [kind for kind in ("negated", "suspected") if of[kind]]
+    said += [of[column].replace("|", ", ") for column in ("history", "laterality", "grade") if of[column]]
+    reasons = [f"expansion from the {of['expansion_source']}"] if of["expansion"] else []
+    reasons += (
+        [f"without {', '.join(of['removed'])}" + (f": {', '.join(said)}" if said else "")] if of["removed"] else []
+    )
+    return f"linked as {of['expansion'] or of['cleaned']} ({'; '.join(reasons)})"
 
 
 def _candidate(rank: int, candidate: dict[str, Any], width: int, *, calibrated: bool) -> str:

@@ -60,6 +60,7 @@ class OutputFormat:
             would take for a number or a date is escaped. If the input is a CSV with semicolons, so is the output, with decimal commas: Excel
             opens by itself only what is written as in its country.
         gz: Whether the output is compressed.
+        notes: The columns of the mention itself that are written before its candidates; some of NOTES.
 
     Raises:
         ConfigError: For options that exclude each other.
@@ -70,6 +71,7 @@ class OutputFormat:
     wide: bool = False
     excel: bool = False
     gz: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -149,7 +151,7 @@ def open_writer(stream: IO[bytes], output_format: OutputFormat, source: InputTab
 @contextmanager
 def _parquet_writer(out: IO[bytes], output_format: OutputFormat, source: InputTable) -> Iterator[Write]:
     wide = output_format.candidate_columns
-    names, types = answer_columns(source.header, wide=wide)
+    names, types = answer_columns(source.header, wide=wide, notes=output_format.notes)
     schema = pa.schema(list(zip(unique_names([*source.header, *names]), [*source.types, *types], strict=True)))
     with pq.ParquetWriter(out, schema, compression="zstd") as parquet:
 
@@ -158,7 +160,7 @@ def _parquet_writer(out: IO[bytes], output_format: OutputFormat, source: InputTa
                 output_column(to_cells(column), of) if isinstance(column.type, MixedType) else column
                 for column, of in zip(table.columns, source.types, strict=True)
             ]
-            linked = with_answers(pa.table(columns, source.header), answers, wide=wide)
+            linked = with_answers(pa.table(columns, source.header), answers, wide=wide, notes=output_format.notes)
             parquet.write_table(pa.table(linked.columns, schema=schema))
             return Written(linked.num_rows)
 
@@ -168,10 +170,12 @@ def _parquet_writer(out: IO[bytes], output_format: OutputFormat, source: InputTa
 @contextmanager
 def _workbook_writer(out: IO[bytes], output_format: OutputFormat, source: InputTable) -> Iterator[Write]:
     wide = output_format.candidate_columns
-    with open_workbook(out, [*source.header, *answer_columns(source.header, wide=wide)[0]]) as write_rows:
+    with open_workbook(
+        out, [*source.header, *answer_columns(source.header, wide=wide, notes=output_format.notes)[0]]
+    ) as write_rows:
 
         def write(table: pa.Table, _: Sequence[str], answers: Sequence[Answer]) -> Written:
-            belongs, added = answer_cells(answers, wide=wide)
+            belongs, added = answer_cells(answers, wide=wide, notes=output_format.notes)
             own = [_repeated(to_cells(column), belongs) for column in table.columns]
             return Written(len(belongs), write_rows([*own, *added]))
 
@@ -180,10 +184,10 @@ def _workbook_writer(out: IO[bytes], output_format: OutputFormat, source: InputT
 
 def _jsonl_writer(out: IO[bytes], output_format: OutputFormat, source: InputTable) -> Write:
     wide = output_format.candidate_columns
-    keys = unique_names([*source.header, *answer_columns(source.header, wide=wide)[0]])
+    keys = unique_names([*source.header, *answer_columns(source.header, wide=wide, notes=output_format.notes)[0]])
 
     def write(table: pa.Table, _: Sequence[str], answers: Sequence[Answer]) -> Written:
-        belongs, added = answer_cells(answers, wide=wide)
+        belongs, added = answer_cells(answers, wide=wide, notes=output_format.notes)
         own = [_repeated(to_cells(column), belongs) for column in table.columns]
         return _put(out, _json_lines(keys, [*own, *added]))
 
@@ -217,11 +221,11 @@ def _text_writer(out: IO[bytes], output_format: OutputFormat, source: InputTable
         return _csv_lines(delimiter, columns, end) if is_csv else _tsv_lines(columns, end)
 
     def write(table: pa.Table, _: Sequence[str], answers: Sequence[Answer]) -> Written:
-        belongs, added = answer_cells(answers, wide=wide)
+        belongs, added = answer_cells(answers, wide=wide, notes=output_format.notes)
         own = [_repeated(shown(to_cells(column)), belongs) for column in table.columns]
         return _put(out, lines([*own, *map(shown, added)]))
 
-    header = [*source.header, *answer_columns(source.header, wide=wide)[0]]
+    header = [*source.header, *answer_columns(source.header, wide=wide, notes=output_format.notes)[0]]
     _put(out, ["\ufeff" if excel else "", *lines([shown([name]) for name in header])])
     return write
 

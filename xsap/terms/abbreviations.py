@@ -5,6 +5,8 @@ short form in parentheses after its long form, or the other way round, whose let
 the term or in its context has precedence over a table, because the same abbreviation has other meanings in other documents.
 """
 
+import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +37,7 @@ _WORD_OF_TERM = re.compile(r"[^\s/,;:()\[\]{}+\"]+")
 _LONGEST_SEARCH = 1_000  # characters before parentheses
 _EDGES = ",;:.()[]{}/\"'"  # around a word of a term
 _ROWS_PER_CHUNK = 1 << 14
+_EXAMPLES = 5  # of abbreviations in a message
 _COLUMNS = ("abbreviation", "expansion", "language")
 
 
@@ -194,6 +197,18 @@ class Abbreviations:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of the entries."""
+        rows = sorted([*key, expansion, key in self.of_names] for key, expansion in self.entries.items())
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line for people: how many entries are used, and which abbreviations are not."""
+        shown = ", ".join(self.ambiguous[:_EXAMPLES]) + (", …" if len(self.ambiguous) > _EXAMPLES else "")
+        unused = f"; with several expansions, not used: {len(self.ambiguous):,} ({shown})" if self.ambiguous else ""
+        return f"abbreviations: {len(self.entries):,}{unused}"
 
     def expand(
         self, term: str, language: str = UNKNOWN, definitions: Mapping[str, str] | None = None, *, is_name: bool = False
