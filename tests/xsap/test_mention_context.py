@@ -3,7 +3,15 @@
 import pytest
 
 from xsap.errors import ConfigError
-from xsap.linking.mention_context import ContextParts, MentionContext, contexts_of, split_context
+from xsap.linking.mention_context import (
+    ContextParts,
+    MentionContext,
+    contexts_in,
+    contexts_of,
+    shuffled_contexts,
+    split_context,
+)
+from xsap.terms.mentions import build_mentions
 
 TEXT = "MS after MS"
 
@@ -42,3 +50,22 @@ def test_other_contexts_are_refused(given):
 )
 def test_context_is_cut_at_its_position_else_at_the_first_occurrence_else_before_the_text(context, expected):
     assert split_context("MS", context) == ContextParts(*expected)
+
+
+def test_contexts_of_a_table():
+    table = build_mentions(["a", "b"], ["en", "en"], [[], []], context=["x a", None], start=[2, None], end=[3, None])
+    assert contexts_in(table) == [MentionContext("x a", 2, 3), None]
+
+
+def test_shuffled_contexts_put_each_mention_into_another_ones_place():
+    mentions = ["a", "bb", "c", "d"]
+    contexts = [MentionContext(f"before{i} {mention} after{i}") for i, mention in enumerate(mentions)]
+    contexts[3] = None
+    found = shuffled_contexts(mentions, contexts, seed=0)
+    assert found[3] is None
+    places = []
+    for mention, context in zip(mentions[:3], found, strict=False):
+        assert context.text[context.start : context.end] == mention
+        places.append(context.text[6])
+    assert sorted(places) == ["0", "1", "2"]
+    assert all(place != str(i) for i, place in enumerate(places))

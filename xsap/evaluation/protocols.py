@@ -10,7 +10,7 @@ Anything that links is a `MentionLinker`, declared here; anything that embeds na
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,8 +23,10 @@ from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import ScoreRow, rank_of, rank_of_all, split_ids
 from xsap.files import byte_lines, file_ending
 from xsap.languages import UNKNOWN
+from xsap.linking.calibration import risk_coverage
 from xsap.linking.encoder_spec import Embedder
 from xsap.linking.index import Index
+from xsap.linking.mention_context import MentionContext, contexts_in
 from xsap.linking.results import Result
 from xsap.search.exact import search_array
 from xsap.search.vectors import Floats, Rows
@@ -33,6 +35,8 @@ from xsap.text import TextPolicy, normalize_all
 
 K = 10  # candidates per mention
 CUTS = {"concept": (1, 5, 10), "reference": tuple(range(1, K + 1))}  # the k of Acc@k
+_COVERAGES_SHOWN = (0.25, 0.5, 0.75, 0.9, 1.0)
+COVERAGES = tuple(step / 20 for step in range(1, 21))  # of a risk-coverage curve
 SEED = 0
 LOWER = TextPolicy(case="lower", unicode="none")
 CASED = TextPolicy(case="cased", unicode="none")
@@ -64,6 +68,35 @@ class NilCounts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class RiskCoverage:
+    """How many answers are wrong if only the surest are given: of the mentions that got one, those without a concept (NIL) included.
+
+    Attributes:
+        by: What they are ordered by: confidence of a calibrated index, else score.
+        n: Mentions with an answer.
+        area: Mean risk over all coverages, in [0, 1].
+        curve: (coverage, risk) at COVERAGES.
+    """
+
+    by: str
+    n: int
+    area: float
+    curve: Sequence[tuple[float, float]]
+
+    @classmethod
+    def from_answers(cls, answers: Sequence[Result], gold: Sequence[Collection[str]]) -> "RiskCoverage | None":
+        """None without any answer. gold: the right concepts of each mention."""
+        best = [(answer.candidates[0], ids) for answer, ids in zip(answers, gold, strict=True) if answer.candidates]
+        if not best:
+            return None
+        by = "score" if any(found.confidence is None for found, _ in best) else "confidence"
+        sure = np.array([getattr(found, by) for found, _ in best], np.float64)
+        _, risk = risk_coverage(sure, np.array([found.concept_id in ids for found, ids in best], bool))
+        at = [max(1, round(coverage * len(risk))) - 1 for coverage in COVERAGES]
+        return cls(by, len(risk), float(risk.mean()), [(x, float(risk[i])) for x, i in zip(COVERAGES, at, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationReport:
     """Scores of mentions.
 
@@ -73,6 +106,7 @@ class EvaluationReport:
         languages: Language → its scores; mentions without a concept are no part of them.
         mean: Means over the languages, each with equal weight.
         without_concept: Language → its mentions without a concept, where there are any.
+        risk: Of abstention; None under the reference protocol, which has no confidence.
     """
 
     protocol: str
@@ -80,6 +114,7 @@ class EvaluationReport:
     languages: Mapping[str, ScoreRow]
     mean: ScoreRow
     without_concept: Mapping[str, NilCounts]
+    risk: RiskCoverage | None = None
 
     @property
     def all_without_concept(self) -> NilCounts:
@@ -98,6 +133,7 @@ class EvaluationReport:
             "languages": rows,
             "mean": self.mean.to_dict(),
             "without_concept": {**self.all_without_concept._asdict(), "languages": by_language},
+            "risk_coverage": None if self.risk is None else asdict(self.risk),
         }
 
 
@@ -187,7 +223,8 @@ def evaluate(linker: MentionLinker, mentions: pa.Table) -> EvaluationReport:
     check_gold(gold, known)
     ranks, answers = concept_ranks(linker, mentions, K)
     linked = [bool(answer.candidates) for answer in answers]
-    return _report("concept", mentions, ranks, [known.isdisjoint(ids) for ids in gold], linked)
+    report = _report("concept", mentions, ranks, [known.isdisjoint(ids) for ids in gold], linked)
+    return replace(report, risk=RiskCoverage.from_answers(answers, gold))
 
 
 def concept_ranks(
@@ -201,12 +238,13 @@ def concept_ranks(
         k: Candidates per mention.
         composite: Whether a mention `a|b` names several concepts: each part is linked alone, all must be hit, and the worst part is the answer.
     """
+    columns = (mentions[name].to_pylist() for name in ("mention", "language"))
     wholes = [
-        [(part, language) for part in (mention.split("|") if composite else [mention])]
-        for mention, language in zip(mentions["mention"].to_pylist(), mentions["language"].to_pylist(), strict=True)
+        [(part, language, context) for part in (mention.split("|") if composite else [mention])]
+        for mention, language, context in zip(*columns, contexts_for(linker, mentions), strict=True)
     ]
     parts = {part: i for i, part in enumerate(dict.fromkeys(part for whole in wholes for part in whole))}
-    results = linker.link([text for text, _ in parts], k, languages=[language for _, language in parts])
+    results = link_in_context(linker, list(parts), k)
     ranks: list[int] = []
     answers: list[Result] = []
     for whole, ids in zip(wholes, mentions["concept_ids"].to_pylist(), strict=True):
@@ -215,6 +253,19 @@ def concept_ranks(
         ranks.append(rank_of_all(part_ranks))
         answers.append(of_parts[part_ranks.index(ranks[-1])])
     return ranks, answers
+
+
+def contexts_for(linker: MentionLinker, mentions: pa.Table) -> list[MentionContext | None]:
+    """The contexts of mentions, if a linker's answers depend on them; else none, so that equal mentions are linked once."""
+    return contexts_in(mentions) if getattr(linker, "uses_context", False) else [None] * mentions.num_rows
+
+
+def link_in_context(
+    linker: MentionLinker, asked: Sequence[tuple[str, str, MentionContext | None]], k: int
+) -> Sequence[Result]:
+    """Link mentions with their languages, and with their contexts if any has one."""
+    given: Mapping[str, Any] = {"context": [context for *_, context in asked]} if any(each[2] for each in asked) else {}
+    return linker.link([text for text, *_ in asked], k, languages=[language for _, language, _ in asked], **given)
 
 
 def evaluate_reference(
@@ -332,4 +383,13 @@ def to_text(report: EvaluationReport) -> str:
             f"{code} {each.linked:,} of {each.n:,}" for code, each in report.without_concept.items()
         )
         lines += ["", f"without a concept (NIL), not in the scores: {nil:,}; {counts} (answered: {by_language})"]
+    if report.risk is not None:
+        lines += ["", *_risk_lines(report.risk)]
     return "\n".join(lines)
+
+
+def _risk_lines(risk: RiskCoverage) -> list[str]:
+    shown = [point for point in risk.curve if point[0] in _COVERAGES_SHOWN]
+    head = f"risk and coverage of {risk.n:,} answers, the surest first by {risk.by}; area under the curve {100 * risk.area:.1f}"
+    cells = [("answered", [100 * coverage for coverage, _ in shown]), ("wrong", [100 * wrong for _, wrong in shown])]
+    return [head, *(f"{name:8}" + "".join(f"{value:8.1f}" for value in values) for name, values in cells)]

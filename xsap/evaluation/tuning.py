@@ -18,7 +18,7 @@ import pyarrow as pa
 from xsap.errors import DataError
 from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import Difference, Values, hits, mean, paired_bootstrap, rank_of
-from xsap.evaluation.protocols import MentionLinker
+from xsap.evaluation.protocols import MentionLinker, contexts_for, link_in_context
 from xsap.files import RowCounts
 from xsap.linking.calibration import Calibration, Mask, features_of, fit
 from xsap.linking.dictionary import NameConcepts
@@ -183,9 +183,11 @@ def link_sample(linker: MentionLinker, mentions: pa.Table) -> CalibrationSample:
     """Link the mentions of a table of `terms.mentions.SCHEMA`, with two candidates each."""
     known = frozenset(linker.concept_ids)
     columns = (mentions[name].to_pylist() for name in ("mention", "language", "concept_ids"))
-    keys = [(mention, code, tuple(sorted(ids))) for mention, code, ids in zip(*columns, strict=True)]
-    unique = list(dict.fromkeys(keys))
-    results = linker.link([mention for mention, _, _ in unique], 2, languages=[code for _, code, _ in unique])
+    asked = zip(*columns, contexts_for(linker, mentions), strict=True)
+    keys = [(mention, code, tuple(sorted(ids)), context) for mention, code, ids, context in asked]
+    distinct = list(dict.fromkeys(keys))
+    results = link_in_context(linker, [(mention, code, context) for mention, code, _, context in distinct], 2)
+    unique = [key[:3] for key in distinct]
     linked = [(result.candidates, key) for result, key in zip(results, unique, strict=True) if result.candidates]
     first = np.array([found[0].score for found, _ in linked], np.float64)
     second = np.array([found[1].score if len(found) > 1 else np.nan for found, _ in linked], np.float64)

@@ -32,7 +32,7 @@ from xsap.linking.rerank import RerankQuery
 
 RERANKER_KIND, STATED, HEAD, ENCODER = "reranker", "reranker.json", "head.safetensors", "encoder"
 START_SCALE = 20.0  # of retrieval scores in logits, until it is fitted
-_STEP = 500.0  # the four learnt numbers are stored divided by it, so that the learning rate of a transformer moves them by about 0.01
+NO_CANDIDATE = -1e9  # logit where there is no candidate: its probability is 0, and the logit is a finite number
 _MARKER_SEED = 0
 
 
@@ -67,7 +67,7 @@ class CrossEncoder(nn.Module):
         self.retriever: dict[str, Any] | None = None
         self.head = nn.Linear(int(encoder.transformer.config.hidden_size), 1, bias=False)
         # gate g, log of w / START_SCALE, b / START_SCALE, u
-        self.numbers = nn.Parameter(torch.tensor([0.0, 0.0, 0.5, 0.0]) / _STEP)
+        self.numbers = nn.Parameter(torch.tensor([0.0, 0.0, 0.5, 0.0]))
         self._packs = can_pack(encoder.transformer)
 
     @property
@@ -94,10 +94,10 @@ class CrossEncoder(nn.Module):
         assert scale > 0, f"a scale of {scale}"
         values = [gate, float(np.log(scale / START_SCALE)), nil / START_SCALE, exact]
         with torch.no_grad():
-            self.numbers.copy_(torch.tensor(values) / _STEP)
+            self.numbers.copy_(torch.tensor(values))
 
     def _numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        gate, scale, nil, exact = (_STEP * self.numbers).unbind()
+        gate, scale, nil, exact = self.numbers.unbind()
         return gate, START_SCALE * scale.exp(), START_SCALE * nil, exact
 
     def forward(self, inputs: CrossInputs) -> Tensor:
@@ -107,14 +107,14 @@ class CrossEncoder(nn.Module):
             inputs: g mentions, of which none has more than k candidates.
 
         Returns:
-            (g, k + 1) float32: of each candidate, -inf where there is none, and of "none of them" in the last column.
+            (g, k + 1) float32: of each candidate, NO_CANDIDATE where there is none, and of "none of them" in the last column.
         """
         gate, scale, nil, _ = self._numbers()
         own = self.contributions(inputs)
         flat = scale * torch.from_numpy(inputs.scores).to(own.device) + gate * own
         k = int(inputs.counts.max(initial=1))
         real = torch.from_numpy(np.arange(k) < inputs.counts[:, None]).to(own.device)
-        logits = flat.new_full(real.shape, -torch.inf).masked_scatter(real, flat)
+        logits = flat.new_full(real.shape, NO_CANDIDATE).masked_scatter(real, flat)
         return torch.cat([logits, nil.expand(len(inputs), 1)], 1)
 
     def contributions(self, inputs: CrossInputs) -> Tensor:

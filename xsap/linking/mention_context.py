@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+
 from xsap.errors import ConfigError
 from xsap.linking.arguments import is_missing
 
@@ -82,3 +85,29 @@ def split_context(mention: str, context: MentionContext | None) -> ContextParts:
             return ContextParts("", text)
         end = start + len(mention.strip())
     return ContextParts(text[:start], text[end:])
+
+
+def contexts_in(mentions: pa.Table) -> list[MentionContext | None]:
+    """The contexts of the mentions of a table of `terms.mentions.SCHEMA`."""
+    columns = (mentions[name].to_pylist() for name in ("context", "start", "end"))
+    return contexts_of([None if each[0] is None else each for each in zip(*columns, strict=True)], mentions.num_rows)
+
+
+def shuffled_contexts(
+    mentions: Sequence[str], contexts: Sequence[MentionContext | None], *, seed: int
+) -> list[MentionContext | None]:
+    """Each mention in the place of another one that is drawn at random, in that one's context: what the right context is worth.
+
+    Args:
+        mentions: n mentions.
+        contexts: Of each.
+        seed: Of the order.
+    """
+    having = [i for i, context in enumerate(contexts) if context is not None]
+    order = np.random.default_rng(seed).permutation(len(having))
+    following = {having[at]: having[order[(place + 1) % len(order)]] for place, at in enumerate(order.tolist())}
+    shuffled: list[MentionContext | None] = [None] * len(mentions)
+    for at, other in following.items():
+        left, right = split_context(mentions[other], contexts[other])
+        shuffled[at] = MentionContext(left + mentions[at] + right, len(left), len(left) + len(mentions[at]))
+    return shuffled
