@@ -17,7 +17,7 @@ from xsap import Encoder
 from xsap.encoding.packing import Tokens, pack
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text_in.memory import NIL, EntityMemoryModel, MemoryConfig, locate_spans
-from xsap.text_in.memory_annotate import annotate_texts, link_spans
+from xsap.text_in.memory_annotate import annotate_with_memory, link_spans
 from xsap.text_in.memory_table import EntityTable
 from xsap.text_in.memory_texts import (
     BEGIN,
@@ -136,8 +136,8 @@ def assert_independent(texts: list[str], order: list[int], size: int) -> None:
         together = states_by_text(memory, tokenize_texts([texts[i] for i in order], tokenizer, policy, 24).tokens)
     for number, states in zip(order, together, strict=True):
         torch.testing.assert_close(states, alone[number], atol=1e-8, rtol=1e-8)
-    expected = [annotate_texts(memory, [text])[0] for text in texts]
-    found = annotate_texts(memory, [texts[i] for i in order], tokens_per_batch=size)
+    expected = [annotate_with_memory(memory, [text])[0] for text in texts]
+    found = annotate_with_memory(memory, [texts[i] for i in order], tokens_per_batch=size)
     for number, spans in zip(order, found, strict=True):
         assert [span._replace(probability=0.0) for span in spans] == [
             span._replace(probability=0.0) for span in expected[number]
@@ -337,7 +337,7 @@ def test_another_index_takes_the_place_of_the_entities_without_training(saved_en
     assert swapped.projection is memory.projection
     back = swapped.with_index(index_of(TERMS, saved_encoder))
     text = "acute kidney failure and fever"
-    assert annotate_texts(back, [text]) == annotate_texts(memory, [text])
+    assert annotate_with_memory(back, [text]) == annotate_with_memory(memory, [text])
 
 
 def test_index_of_another_encoder_is_refused(saved_encoder: Encoder) -> None:
@@ -394,8 +394,8 @@ def test_saved_memory_gives_the_same_answers(kind: str, tmp_path: Path) -> None:
     memory.save(tmp_path / "memory", metadata={"steps": 3})
     loaded = EntityMemoryModel.load(tmp_path / "memory")
     texts = ["acute kidney failure and chest pain", "no fever"]
-    assert annotate_texts(loaded, texts) == annotate_texts(memory, texts)
-    assert any(annotate_texts(memory, texts))
+    assert annotate_with_memory(loaded, texts) == annotate_with_memory(memory, texts)
+    assert any(annotate_with_memory(memory, texts))
     assert loaded.content_hash
 
 

@@ -26,7 +26,7 @@ from tests.fixtures.kebiolm import (
 )
 from xsap.errors import ArtifactError, DataError
 from xsap.text_in.memory import EntityMemoryModel
-from xsap.text_in.memory_annotate import annotate_texts
+from xsap.text_in.memory_annotate import annotate_with_memory
 from xsap.text_in.memory_original import (
     RESERVED,
     OriginalBatch,
@@ -208,7 +208,7 @@ def original_folder(tmp_path: Path) -> Path:
 def test_folder_of_the_original_opens_and_annotates(original_folder: Path) -> None:
     memory = open_original(original_folder, original_folder / "entity.jsonl")
     text = "word1 word2, word3  word9 word30 word31 word8 word4"
-    spans = annotate_texts(memory, [text, "word5"])[0]
+    spans = annotate_with_memory(memory, [text, "word5"])[0]
     assert spans
     assert all(text[span.start : span.end] == span.text for span in spans)
     assert {span.concept_id for span in spans} <= {None, *NAMES[3:]}

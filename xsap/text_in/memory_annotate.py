@@ -51,7 +51,7 @@ class LinkedSpans(NamedTuple):
     probabilities: NDArray[np.float32]
 
 
-def annotate_texts(
+def annotate_with_memory(
     memory: EntityMemoryModel, texts: Sequence[str], *, progress: bool = False, tokens_per_batch: int = TOKENS_PER_BATCH
 ) -> list[list[MemorySpan]]:
     """Find and link the terms of texts.
