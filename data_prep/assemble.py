@@ -9,8 +9,9 @@ temporary file, and DuckDB sorts the others, on disk if need be; with few of the
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,15 @@ from data_prep.accounting import Summary
 from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
 from xsap.files import RowCounts, prefetch_map
+from xsap.terms.concept_details import (
+    DEFINITIONS_SCHEMA,
+    EXAMPLES,
+    RELATIONS_SCHEMA,
+    DetailCounts,
+    circular_concepts,
+    keep_definitions,
+    keep_relations,
+)
 from xsap.terms.terminology import (
     CONCEPT_LISTS,
     CONCEPTS_SCHEMA,
@@ -36,6 +46,8 @@ MAX_MEMORY = 1_000_000_000  # bytes that sorting may take before it goes to disk
 
 _KEY = "concept_id"
 _NAMES = NAMES_SCHEMA.append(pa.field(PRECEDENCE, pa.int32(), nullable=False))
+_NOTHING = Terminology(NAMES_SCHEMA.empty_table(), CONCEPTS_SCHEMA.empty_table())
+_DETAILS_PER_PART = 1_000_000  # rows; each part is looked up in all concepts
 _CONCEPTS = pa.schema([CONCEPTS_SCHEMA.field(0), *(CONCEPTS_SCHEMA.field(name) for name in CONCEPT_LISTS)])
 
 
@@ -54,6 +66,11 @@ class Assembly:
         self._folder = Path(tempfile.mkdtemp(prefix="xsap-prepare-"))
         self._names = ExternalSort(self._folder / "names", _NAMES, _KEY, max_memory, max_unsorted)
         self._concepts = ExternalSort(self._folder / "concepts", _CONCEPTS, _KEY, max_memory, max_unsorted)
+        self._definitions = ExternalSort(
+            self._folder / "definitions", DEFINITIONS_SCHEMA, _KEY, max_memory, max_unsorted
+        )
+        self._relations = ExternalSort(self._folder / "relations", RELATIONS_SCHEMA, _KEY, max_memory, max_unsorted)
+        self._dropped_details: dict[str, Counter[str]] = {"definitions": Counter(), "relations": Counter()}
         self._retired = [RETIRED_SCHEMA.empty_table()]
         self._names_per_part = names_per_part
         self.names_added = 0
@@ -64,8 +81,8 @@ class Assembly:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._names.close()
-        self._concepts.close()
+        for rows in (self._names, self._concepts, self._definitions, self._relations):
+            rows.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add_names(self, rows: pa.Table) -> None:
@@ -87,6 +104,16 @@ class Assembly:
         """Add identifiers that are no longer in use: the columns of RETIRED_SCHEMA."""
         self._retired.append(rows.select(RETIRED_SCHEMA.names).cast(RETIRED_SCHEMA))
 
+    def add_definitions(self, rows: pa.Table, dropped: Mapping[str, int] | None = None) -> None:
+        """Add normalized definitions: DEFINITIONS_SCHEMA. dropped: those that the reader left out, by reason."""
+        self._definitions.add(rows.select(DEFINITIONS_SCHEMA.names).cast(DEFINITIONS_SCHEMA))
+        self._dropped_details["definitions"].update(dropped or {})
+
+    def add_relations(self, rows: pa.Table, dropped: Mapping[str, int] | None = None) -> None:
+        """Add relations to broader concepts: RELATIONS_SCHEMA. dropped: those that the reader left out, by reason."""
+        self._relations.add(rows.select(RELATIONS_SCHEMA.names).cast(RELATIONS_SCHEMA))
+        self._dropped_details["relations"].update(dropped or {})
+
     def save(
         self, out: Path, counts: RowCounts, metadata: dict[str, Any], *, overwrite: bool = False
     ) -> tuple[Summary, RowCounts]:
@@ -95,7 +122,7 @@ class Assembly:
         Args:
             out: The folder.
             counts: What the reader did with its rows; those kept must be the names added here.
-            metadata: What the manifest states about the source.
+            metadata: What the manifest states about the source; what happened to definitions and relations is added to it.
             overwrite: Replace an existing terminology.
 
         Returns:
@@ -107,7 +134,7 @@ class Assembly:
         """
         assert counts.kept == self.names_added, f"a reader kept {counts.kept} names but added {self.names_added}"
         check_can_write(out, overwrite=overwrite, kind="terminology")
-        summary, dropped = Summary(), Counter[str]()
+        summary, dropped, ids = Summary(), Counter[str](), [pa.array([], pa.string())]
         with write_terminology(out, metadata, overwrite=overwrite) as write:
             for _, (part, dropped_here) in prefetch_map(
                 lambda tables: Terminology.build(tables[0], tables[1], retired=tables[2]), self._parts()
@@ -115,7 +142,27 @@ class Assembly:
                 write(part)
                 summary += Summary.from_terminology(part)
                 dropped += dropped_here
+                ids.append(part.concepts["concept_id"].combine_chunks())
+            metadata |= self._write_details(write, pa.concat_arrays(ids)).to_metadata()
         return summary, counts.then(summary.names, dropped)
+
+    def _write_details(self, write: Callable[[Terminology], None], ids: pa.Array) -> DetailCounts:
+        """Write the definitions of concepts and the relations between them. ids: all concepts."""
+        found, relations = dict[str, RowCounts](), [RELATIONS_SCHEMA.empty_table()]
+        for table, rows, keep in (
+            ("definitions", self._definitions, keep_definitions),
+            ("relations", self._relations, keep_relations),
+        ):
+            found[table] = RowCounts()
+            for part in _merged(rows, _DETAILS_PER_PART):
+                kept, dropped = keep(part, ids)
+                write(replace(_NOTHING, **{table: kept}))
+                found[table] += RowCounts(part.num_rows, kept.num_rows, dropped)
+                if table == "relations":
+                    relations.append(kept)
+        circular = circular_concepts(pa.concat_tables(relations), ids)
+        counts = DetailCounts(found["definitions"], found["relations"], len(circular), tuple(circular[:EXAMPLES]))
+        return counts.after(**self._dropped_details)
 
     def _parts(self) -> Iterator[tuple[pa.Table, pa.Table, pa.Table | None]]:
         """Names sorted and cut between concepts; the data of just these concepts; with the first part, all retired identifiers."""
@@ -134,6 +181,14 @@ class Assembly:
                     bar.update(names.num_rows)
                     yield names, pa.concat_tables([rows.up_to(last) for rows in concepts]), retired
                     retired = None
+
+
+def _merged(rows: "ExternalSort", rows_per_part: int) -> Iterator[pa.Table]:
+    """All rows in parts that are cut between keys."""
+    one, other = (LookAhead(tables, rows.schema, _KEY) for tables in rows.read())
+    for leading, following in ((one, [other]), (other, [])):
+        while part := leading.next_rows(rows_per_part):
+            yield pa.concat_tables([part, *(rows.up_to(part[_KEY][-1].as_py()) for rows in following)])
 
 
 class ExternalSort:
@@ -158,7 +213,7 @@ class ExternalSort:
         *,
         rows_per_batch: int = 50_000,
     ) -> None:
-        self._path, self._schema, self._key, self._max_memory = path, schema, key, max_memory
+        self._path, self.schema, self._key, self._max_memory = path, schema, key, max_memory
         self._max_unsorted, self._rows_per_batch = max_unsorted, rows_per_batch
         self._last_key = ""
         self._ordered: pa.ipc.RecordBatchFileWriter | None = None
@@ -173,7 +228,7 @@ class ExternalSort:
         if keys[0].as_py() >= self._last_key and pc.all(pc.less_equal(keys[:-1], keys[1:])).as_py() is not False:
             if self._ordered is None:
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
-                self._ordered = pa.ipc.new_file(self._path.with_suffix(".arrow"), self._schema, options=options)
+                self._ordered = pa.ipc.new_file(self._path.with_suffix(".arrow"), self.schema, options=options)
             self._ordered.write_table(rows, max_chunksize=self._rows_per_batch)
             self._last_key = keys[-1].as_py()
             return
@@ -208,7 +263,7 @@ class ExternalSort:
         limits = {"memory_limit": f"{self._max_memory}B", "temp_directory": str(self._path.parent)}
         self._database = duckdb.connect(self._path.with_suffix(".duckdb"), config=limits)
         self._database.execute("PRAGMA disable_checkpoint_on_shutdown")  # the file is removed anyway
-        self._database.register("empty", self._schema.empty_table())
+        self._database.register("empty", self.schema.empty_table())
         self._database.execute("CREATE TABLE others AS SELECT * FROM empty")
 
     def _read_ordered(self) -> Iterator[pa.Table]:
@@ -228,7 +283,7 @@ class ExternalSort:
         with self._memory_errors():
             rows = self._database.sql(f"SELECT * FROM others ORDER BY {self._key}")
             for batch in rows.to_arrow_reader(self._rows_per_batch):
-                yield pa.Table.from_batches([batch]).cast(self._schema)
+                yield pa.Table.from_batches([batch]).cast(self.schema)
 
     @contextmanager
     def _memory_errors(self) -> Iterator[None]:

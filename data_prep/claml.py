@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.classification import INCLUSION, MAX_DEPTH, WITHOUT_DTD, ClassificationNames
-from data_prep.ontology_model import LABEL, parse_language
+from data_prep.ontology_model import LABEL, NameRecord, parse_language
 from data_prep.xml_events import local_name, xml_events
 from xsap.errors import DataError
 
@@ -28,6 +28,7 @@ CLAML = "ClaML"  # the name of the root element
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _CATEGORY, _FULL_TITLE, _TITLE = "category", "preferredlong", "preferred"  # kinds, in lower case
 _NAMES = {_FULL_TITLE: LABEL, _TITLE: LABEL, "inclusion": INCLUSION}  # kind of a rubric → scope of its names
+_DEFINITION = "definition"  # the kind of a rubric
 _BLOCKS = {"Fragment", "Para", "ListItem", "Cell"}  # elements whose text is set apart by spaces
 _EXCLUDED_AFTER = "excludeOnPrecedingModifier"
 
@@ -125,6 +126,7 @@ def read_claml(path: Path, *, language: str | None = None) -> ClassificationName
             continue
         found.counts["codes with a link to a modifier, read as ModifiedBy"] += one.is_linked
         titles = _add_labels(one, names)
+        found.parents += [(code, one.code) for code in children[one.code] if file.classes[code].kind == _CATEGORY]
         if not children[one.code]:
             _derive(_Derived(one.code, titles), _uses_of(one, file), file, names)
     return found
@@ -249,6 +251,11 @@ class _Names:
         language, unknown = self.language_of(code, label)
         self.found.add(code, label.text, scope, reason or unknown, language)
 
+    def define(self, code: str, label: _Label) -> None:
+        """Add a label as a definition."""
+        language, unknown = self.language_of(code, label)
+        self.found.definitions.append(NameRecord(code, language, label.text, LABEL, rejection_reason=unknown))
+
 
 def _add_labels(one: _Class, names: _Names) -> dict[str, str]:
     """Add the names of a category. Returns its title in each language: the full one, where there is one."""
@@ -261,6 +268,9 @@ def _add_labels(one: _Class, names: _Names) -> dict[str, str]:
     full = {languages[label] for label in one.labels if label.kind == _FULL_TITLE and label.text}
     for label in one.labels:
         reason = None
+        if label.kind == _DEFINITION:
+            names.define(one.code, label)
+            continue
         if label.kind not in _NAMES:
             reason = f"rubric of kind {label.kind or 'none'}"
         elif label.kind == _TITLE and languages[label] in full and label.text != titles[languages[label]]:
@@ -331,6 +341,7 @@ def _apply(one: _Derived, use: _Use, file: _File, names: _Names) -> Iterator[_De
                 titles.setdefault(language, f"{base}: {label.text}")
         if reason is None and code is not None:
             names.found.counts["codes with a modifier"] += 1
+            names.found.parents.append((code, one.code))
             yield _Derived(code, titles, (*one.applied, f"{use.modifier} {each.code}"))
 
 

@@ -1,4 +1,4 @@
-"""What a reader of a classification returns: its names, kept or not, and what else it found."""
+"""What a reader of a classification returns: its names, kept or not, definitions, the code above each code, and what else it found."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,11 +17,15 @@ class ClassificationNames:
 
     Attributes:
         names: All names, with the reason where one is not kept.
+        definitions: Texts in place of names.
+        parents: Pairs of a code and the one above it.
         counts: Codes and other parts, for the report: "codes in the file" → how many.
         source: What the file calls the classification; empty if it does not say.
     """
 
     names: list[NameRecord] = field(default_factory=list)
+    definitions: list[NameRecord] = field(default_factory=list)
+    parents: list[tuple[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     source: str = ""
 

@@ -5,13 +5,14 @@ written as the classification writes it: S02.0XXA.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.claml import CLAML, read_claml
 from data_prep.classification import MAX_DEPTH, WITHOUT_DTD, ClassificationNames
 from data_prep.icd10cm import TABULAR, read_icd10cm
-from data_prep.ontology_model import names_table
+from data_prep.ontology_model import definitions_table, names_table, relations_table
 from data_prep.xml_events import local_name, xml_events
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
@@ -49,7 +50,12 @@ def read_icd(file: Path, *, source: str | None = None, language: str | None = No
     }
     names = names_table(kept, [source] * len(kept), codes=[record.concept_id for record in kept])
     terminology, duplicates = Terminology.build(names, metadata=metadata)
-    return terminology, counts.then(terminology.names.num_rows, duplicates)
+    counts = counts.then(terminology.names.num_rows, duplicates)
+    unknown = Counter(str(record.rejection_reason) for record in found.definitions if record.rejection_reason)
+    defined = [record for record in found.definitions if not record.rejection_reason]
+    definitions = definitions_table(defined, [source] * len(defined))
+    terminology, details = terminology.with_details(definitions, relations_table(found.parents))
+    return replace(terminology, metadata=metadata | details.after(unknown).to_metadata()), counts
 
 
 def _read(file: Path, language: str | None) -> ClassificationNames:

@@ -102,9 +102,9 @@ def _read_codes(
     path: Path,
 ) -> Iterator[_Leaf]:
     """Read a code and all below it: their names into `found` and `titles`, the codes without subdivisions as the result."""
-    pending: list[tuple[ET.Element, tuple[tuple[str, str], ...]]] = [(top, ())]
+    pending: list[tuple[ET.Element, tuple[tuple[str, str], ...], str]] = [(top, (), "")]
     while pending:
-        element, seventh = pending.pop()
+        element, seventh, above = pending.pop()
         code = text_of(_child(element, "name"))
         if not code:
             last = next(reversed(titles), "the beginning")
@@ -113,6 +113,7 @@ def _read_codes(
         found.counts["codes that the file lists twice"] += code in titles
         found.add(code, title, "title" if code in titles else LABEL)
         titles.setdefault(code, title)
+        found.parents += [(code, above)] if above else []
         own: list[tuple[str, str]] = []
         below: list[ET.Element] = []
         for child in element:
@@ -130,7 +131,7 @@ def _read_codes(
         seventh = tuple(own) or seventh
         if not below:
             yield _Leaf(code, title, seventh)
-        pending += [(child, seventh) for child in reversed(below)]
+        pending += [(child, seventh, code) for child in reversed(below)]
 
 
 def _add_terms(code: str, terms: Iterable[str], found: ClassificationNames) -> None:
@@ -160,6 +161,7 @@ def _spell_out(
             reason = "seventh character that a note excludes"
         else:
             found.counts["codes with a seventh character"] += 1
+            found.parents.append((code, leaf.code))
         found.add(code, f"{leaf.title}, {meaning}", LABEL, reason)
 
 

@@ -3,12 +3,13 @@
 A list has one name per row. Its columns are named like the terminology's (xsap.terms.terminology), or mapped to them by `columns`; other columns
 and rows without any cell are ignored. A row without an identifier or in an unknown language is dropped and counted. A line of JSONL may also be a concept with
 all its names, as in the dictionaries of scispaCy (https://github.com/allenai/scispacy, `Entity` of its linking_utils) and xMEN
-(https://github.com/hpi-dhc/xmen, xmen/kb.py); each name then counts as a row. Definitions are ignored.
+(https://github.com/hpi-dhc/xmen, xmen/kb.py); each name then counts as a row. A row may also have a definition of its concept, in the row's
+language, and the identifiers of broader concepts, separated by bars; where several rows of a concept have the same, it counts once.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.accounting import Rejects, check_choice, reject, rejected_rows
-from data_prep.ontology_model import parse_language
+from data_prep.ontology_model import parse_language, relations_table
 from xsap.artifacts import sha256_of
 from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts, file_ending, numbered_lines, parse_json
@@ -26,12 +27,14 @@ from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.delimited_text import open_delimited
 from xsap.tabular.readers import open_table
 from xsap.tabular.workbooks import WORKBOOK_ENDINGS
+from xsap.terms.concept_details import DEFINITIONS_SCHEMA
 from xsap.terms.terminology import CONCEPT_LISTS, NAME_KINDS, NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy, normalize
 
 ID, LANGUAGE_COLUMN, NAME, KIND_COLUMN, SOURCE_COLUMN = NAMES_SCHEMA.names[:5]
 TYPES = CONCEPT_LISTS[0]
-FIELDS = (*NAMES_SCHEMA.names, *CONCEPT_LISTS)
+DEFINITION, PARENTS = "definition", "parents"
+FIELDS = (*NAMES_SCHEMA.names, *CONCEPT_LISTS, DEFINITION, PARENTS)
 _ROWS_PER_CHUNK = 10_000
 NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
@@ -88,6 +91,8 @@ def read_list(
         KIND_COLUMN: "synonym",
     }
     concepts: dict[str, dict[str, set[str]]] = {}
+    definitions: dict[tuple[str, str, str, str], None] = {}  # DEFINITIONS_SCHEMA, each once
+    parents: dict[tuple[str, str], None] = {}
     unusable, first_unusable = Counter[str](), 0
 
     def checked_rows() -> Iterator[dict[str, str | None]]:
@@ -110,6 +115,8 @@ def read_list(
             for field in CONCEPT_LISTS:
                 if values := {part.strip() for part in row[field].split("|") if part.strip()}:
                     concepts.setdefault(row[ID], {field: set() for field in CONCEPT_LISTS})[field] |= values
+            definitions.update(_definition_in(row))
+            parents.update({(row[ID], one.strip()): None for one in row[PARENTS].split("|") if one.strip()})
             yield {f.name: row[f.name] or (None if f.nullable else "") for f in NAMES_SCHEMA}
 
     rows, parts = checked_rows(), [NAMES_SCHEMA.empty_table()]
@@ -130,7 +137,16 @@ def read_list(
     )
     rows_in = names.num_rows + unusable.total()
     counts = RowCounts(rows_in, terminology.names.num_rows, dropped + unusable)
-    return terminology, counts + malformed
+    columns = [pa.array([row[i] for row in definitions], pa.string()) for i in range(len(DEFINITIONS_SCHEMA))]
+    defined = pa.table(columns, schema=DEFINITIONS_SCHEMA)
+    terminology, details = terminology.with_details(defined, relations_table(list(parents)))
+    return replace(terminology, metadata=metadata | details.to_metadata()), counts + malformed
+
+
+def _definition_in(row: Mapping[str, str]) -> dict[tuple[str, str, str, str], None]:
+    """The definition in a row as a row of DEFINITIONS_SCHEMA, if it has one."""
+    text = normalize(row[DEFINITION], TextPolicy())
+    return {(row[ID], row[LANGUAGE_COLUMN], text, row[SOURCE_COLUMN]): None} if text else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 The concepts are OMOP's standard concepts. OMOP maps the codes of other vocabularies to them, so a standard concept also gets the names of each
 non-standard concept that maps to it and to nothing else. A non-standard concept that maps to several, or to a concept with a value ("history
 of" and what of), means more than each of its targets, so its names are dropped. A name keeps the vocabulary and code of the concept that it
-was given to. The data that are needed of every concept are held as a few numbers per concept; the names are streamed.
+was given to. `Is a` in CONCEPT_RELATIONSHIP leads from a standard concept to a broader one. The data that are needed of every concept are held as a few numbers per concept; the names are streamed.
 Tables: https://ohdsi.github.io/CommonDataModel/cdm54.html#Vocabulary_Tables
 """
 
@@ -25,6 +25,7 @@ from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts
 from xsap.languages import named_language, to_name
+from xsap.terms.concept_details import RELATIONS_SCHEMA
 from xsap.terms.terminology import PRECEDENCE
 from xsap.text import TextPolicy, normalize_all
 
@@ -39,7 +40,7 @@ _LANGUAGE_CONCEPT = "language_concept_id"
 _LANGUAGE = "Language"  # the domain and the vocabulary of languages
 _LANGUAGE_SUFFIX = " language"  # most languages are named like "Spanish language"
 _ENGLISH = "4180186"  # the language of CONCEPT.csv, known even if a download has no languages
-_MAPS_TO, _MAPS_TO_VALUE = "Maps to", "Maps to value"
+_MAPS_TO, _MAPS_TO_VALUE, _IS_A = "Maps to", "Maps to value", "Is a"
 # Instead of the row of the standard concept that a name belongs to:
 _NO_TARGET, _SEVERAL_TARGETS, _TARGET_WITH_VALUE, _UNKNOWN = -1, -2, -3, -4
 _REJECTION_REASON = {
@@ -51,11 +52,39 @@ _REJECTION_REASON = {
 
 
 @dataclass(frozen=True)
+class _Parents:
+    """The `Is a` relationships between standard concepts, as identifiers; those of other kinds are not counted.
+
+    ids: (n,) sorted identifiers. standard: (n,) whether a concept is a standard one.
+    """
+
+    ids: NDArray[np.int64]
+    standard: NDArray[np.bool_]
+    pairs: list[tuple[pa.Array, pa.Array]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rows: pa.Table, path: Path, rejects: Rejects | None) -> None:
+        """Add those among rows of CONCEPT_RELATIONSHIP, the file `path`."""
+        of_kinds = rows.filter(pc.equal(rows["relationship_id"], _IS_A))
+        valid = of_kinds.filter(pc.equal(of_kinds["invalid_reason"], ""))
+        self.dropped["retired relationship"] += of_kinds.num_rows - valid.num_rows
+        valid = rows_with_numbers(path, valid, ["concept_id_1", "concept_id_2"], rejects)
+        child, parent = (whole_numbers(valid, column) for column in ("concept_id_1", "concept_id_2"))
+        kept = np.ones(len(child), bool)
+        for part in (child, parent):
+            at = _find(self.ids, part)
+            kept &= (at >= 0) & self.standard[np.maximum(at, 0)]
+        self.dropped["not between standard concepts"] += int((~kept).sum())
+        self.pairs.append((pa.array(child[kept]), pa.array(parent[kept])))
+
+
+@dataclass(frozen=True)
 class _Concepts:
     """The n concepts of CONCEPT.csv, sorted by identifier.
 
     ids: (n,) identifiers. targets: (n,) the row of the standard concept that gets the names (a standard concept's own row), or a key of
     _REJECTION_REASON. vocabularies, domains, codes: (n,) strings. languages: the concepts that are languages, identifier → name.
+    parents: relationships to broader concepts.
     """
 
     ids: NDArray[np.int64]
@@ -64,6 +93,7 @@ class _Concepts:
     domains: pa.DictionaryArray
     codes: pa.StringArray
     languages: Mapping[str, str]
+    parents: _Parents
 
 
 @dataclass
@@ -128,6 +158,9 @@ def read_omop(
             f"{files[SYNONYM]} has no names in {to_name(missing[0])}; it has {listed([to_name(c) for c in selection.seen])}"
         )
     _add_domains(concepts, assembly)
+    for pairs in concepts.parents.pairs:
+        assembly.add_relations(pa.table([pc.cast(part, pa.string()) for part in pairs], schema=RELATIONS_SCHEMA))
+    assembly.add_relations(RELATIONS_SCHEMA.empty_table(), +concepts.parents.dropped)
     metadata: dict[str, Any] = {"reader": "omop", "files": {file.name: sha256_of(file) for file in files.values()}}
     metadata["vocabularies"] = _versions(files[VOCABULARY], rejects)
     metadata |= {
@@ -180,34 +213,34 @@ def _read_concepts(concept: Path, relationship: Path, rejects: Rejects | None, b
         raise DataError(
             f"{concept}: expected each concept_id once, found {sorted_ids[twice[0]]} twice. Were two downloads combined?"
         )
-    targets = _targets(relationship, sorted_ids, np.concatenate(standard)[order], rejects, block_bytes)
+    parents = _Parents(sorted_ids, np.concatenate(standard)[order])
+    targets = _targets(relationship, parents, rejects, block_bytes)
     at = pa.array(order)
     vocabularies, domains, codes = (
         pa.chunked_array(parts).unify_dictionaries().combine_chunks().take(at) for parts in texts.values()
     )
-    return _Concepts(sorted_ids, targets, vocabularies, domains, codes, languages)
+    return _Concepts(sorted_ids, targets, vocabularies, domains, codes, languages, parents)
 
 
-def _targets(
-    path: Path, ids: NDArray[np.int64], standard: NDArray[np.bool_], rejects: Rejects | None, block_bytes: int
-) -> NDArray[np.int64]:
+def _targets(path: Path, parents: _Parents, rejects: Rejects | None, block_bytes: int) -> NDArray[np.int64]:
     """`_Concepts.targets`, from the valid rows of CONCEPT_RELATIONSHIP.
 
     Args:
         path: CONCEPT_RELATIONSHIP.
-        ids: (n,) sorted identifiers.
-        standard: (n,) whether a concept is a standard one.
+        parents: The n concepts; takes the other relationships that are read.
         rejects: Collects malformed rows, which otherwise are an error.
         block_bytes: Bytes read at a time.
 
     Returns:
         (n,) rows, or keys of _REJECTION_REASON.
     """
+    ids, standard = parents.ids, parents.standard
     # Of a concept's targets only the smallest and the largest are kept: if these are equal, there is one.
     smallest, largest = np.full(len(ids), np.iinfo(np.int64).max), np.full(len(ids), -1)
     with_value = np.zeros(len(ids), bool)
     columns = ("concept_id_1", "concept_id_2", "relationship_id", "invalid_reason")
     for rows in read_tsv_blocks(path, columns, rejects=rejects, block_bytes=block_bytes):
+        parents.add(rows, path, rejects)
         is_mapping = pc.is_in(rows["relationship_id"], pa.array([_MAPS_TO, _MAPS_TO_VALUE]))
         rows = rows.filter(pc.and_(is_mapping, pc.equal(rows["invalid_reason"], "")))
         rows = rows_with_numbers(path, rows, columns[:2], rejects)

@@ -3,7 +3,8 @@
 The concepts are the active ones, and their names the active descriptions. A fully specified name (FSN) ends with a semantic tag in
 parentheses: the tag becomes the semantic type, and the rest is one more synonym, since nobody writes the tag. Language reference sets say which
 synonyms are preferred. An extension may repeat components of the release that it extends, so the newest row of each component counts,
-whichever file has it. Other files (Full, Delta, text definitions, relationships) are not read.
+whichever file has it. Text definitions are definitions, and the active `is a` relationships of the inferred view lead to broader concepts; a
+release without these files has neither. Other files (Full, Delta, stated relationships) are not read.
 Format: https://docs.snomed.org/snomed-ct-specifications/release-file-specification
 """
 
@@ -25,23 +26,29 @@ from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts
 from xsap.languages import ENGLISH, to_iso, to_name
+from xsap.terms.concept_details import DEFINITIONS_SCHEMA, RELATIONS_SCHEMA
 from xsap.terms.terminology import PRECEDENCE, RETIRED_SCHEMA
 from xsap.text import TextPolicy, normalize_all
 
 SOURCE = "SNOMEDCT"
 CONCEPT, DESCRIPTION, LANGUAGE, ASSOCIATION = "Concept", "Description", "Language", "Association"
+DEFINITION, RELATIONSHIP = "TextDefinition", "Relationship"
 NAMES_PER_BATCH = 500_000
 
 _FILES = {  # an x before the name marks a release that is not final
     CONCEPT: re.compile(r"x?sct2_Concept_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
     DESCRIPTION: re.compile(r"x?sct2_Description_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
     LANGUAGE: re.compile(r"x?der2_cRefset_[^_]*Language[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
+    DEFINITION: re.compile(r"x?sct2_TextDefinition_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
+    RELATIONSHIP: re.compile(r"x?sct2_Relationship_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
     ASSOCIATION: re.compile(r"x?der2_cRefset_[^_]*Association[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
 }
 _FSN, _SYNONYM, _PREFERRED = "900000000000003001", "900000000000013009", "900000000000548007"
 # The relation of a successor to a retired concept, by reference set: SAME AS, REPLACED BY, POSSIBLY EQUIVALENT TO. FHIR calls the first two
 # equal and equivalent, the third inexact (https://hl7.org/fhir/R4/snomedct.html).
 _SUCCESSOR_RELATIONS = {"900000000000527005": "same", "900000000000526001": "same", "900000000000523009": "related"}
+_IS_A, _STATED = "116680003", "900000000000010007"
+_RELATED = ("sourceId", "destinationId", "typeId", "characteristicTypeId")
 _DESCRIBED = ("conceptId", "languageCode", "typeId", "term")
 _TAGGED = r"^(?P<name>.*\S)\s*\((?P<tag>[^()]+)\)$"
 
@@ -97,6 +104,8 @@ def read_snomed(
         assembly.add_names(_names(rows.slice(start, names_per_batch), codes, preferred))
     associations = _members(files[ASSOCIATION], "targetComponentId", rejects, block_bytes)
     assembly.add_retired(_retired(concepts, associations))
+    _add_definitions(files[DEFINITION], codes, languages, assembly, rejects, block_bytes)
+    _add_parents(files[RELATIONSHIP], assembly, rejects, block_bytes)
     metadata: dict[str, Any] = {
         "reader": "snomed",
         "files": {file.name: sha256_of(file) for kind in files.values() for file in kind},
@@ -137,7 +146,7 @@ def _choices(
 
 
 def find_files(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """The snapshot files of all folders by kind: CONCEPT, DESCRIPTION (at least one of each), LANGUAGE, ASSOCIATION. Raises DataError."""
+    """The snapshot files of all folders by kind, at least one of CONCEPT and of DESCRIPTION. Raises DataError."""
     found: dict[str, dict[str, Path]] = {kind: {} for kind in _FILES}
     for folder in folders:
         matches = [
@@ -221,6 +230,41 @@ def _add_types(rows: pa.Table, codes: Mapping[str, str | None], assembly: Assemb
         concepts = part["conceptId"].combine_chunks().filter(pc.is_valid(tags))
         one = pa.ListArray.from_arrays(pa.array(range(len(concepts) + 1), pa.int32()), tags.drop_null())
         assembly.add_concepts(pa.table({"concept_id": concepts, "semantic_types": one}))
+
+
+def _add_definitions(
+    files: Sequence[Path],
+    codes: Mapping[str, str | None],
+    languages: Collection[str] | None,
+    assembly: Assembly,
+    rejects: Rejects | None,
+    block_bytes: int,
+) -> None:
+    """Add text definitions. codes: language code → ISO code, of descriptions; the others are found here."""
+    rows, is_newest = _newest(files, _DESCRIBED, rejects, block_bytes)
+    dropped = Counter({"older version of a definition": int((~is_newest).sum())})
+    rows = rows.filter(pa.array(is_newest))
+    codes = {code: _iso_code(code) for code in pc.unique(rows["languageCode"]).to_pylist()} | dict(codes)
+    rows = _select_rows(
+        rows, [("retired definition", "active", _array(["1"])), *_choices(codes, languages, None)], dropped
+    )
+    spoken = pa.array([codes[code] for code in rows["languageCode"].to_pylist()], pa.string())
+    columns = [rows["conceptId"], spoken, _normalized(rows), pa.repeat(SOURCE, rows.num_rows)]
+    assembly.add_definitions(pa.table(columns, schema=DEFINITIONS_SCHEMA), +dropped)
+
+
+def _add_parents(files: Sequence[Path], assembly: Assembly, rejects: Rejects | None, block_bytes: int) -> None:
+    """Add the active `is a` relationships, which are inferred or additional; those of other types are not counted."""
+    rows, is_newest = _newest(files, _RELATED, rejects, block_bytes)
+    of_kinds = pc.equal(rows["typeId"], _IS_A).to_numpy(zero_copy_only=False).astype(bool)
+    dropped = Counter({"older version of a relationship": int((of_kinds & ~is_newest).sum())})
+    rows = rows.filter(pa.array(of_kinds & is_newest))
+    active = rows.filter(pc.equal(rows["active"], "1"))
+    inferred = active.filter(pc.not_equal(active["characteristicTypeId"], _STATED))
+    dropped["retired relationship"] += rows.num_rows - active.num_rows
+    dropped["stated, not inferred"] += active.num_rows - inferred.num_rows
+    columns = [inferred["sourceId"], inferred["destinationId"]]
+    assembly.add_relations(pa.table(columns, schema=RELATIONS_SCHEMA), +dropped)
 
 
 def _names(rows: pa.Table, codes: Mapping[str, str | None], preferred: pa.Array) -> pa.Table:

@@ -50,6 +50,7 @@ def umls(
     ] = "all",
     suppress: Annotated[str, typer.Option(help="SUPPRESS values to keep, or all; N: not suppressed.")] = "N",
     tradenames: Annotated[bool, typer.Option("--tradenames", help="Add trade names as names (needs MRREL).")] = False,
+    hierarchy: Annotated[bool, typer.Option("--hierarchy", help="Add broader concepts (needs MRREL).")] = False,
     max_rejects: MaxRejects = 0,
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
@@ -61,7 +62,7 @@ def umls(
     choices = [parse_values(text) for text in (sources, term_types, types, suppress)]
     selection = RowSelection(parse_languages(languages), *choices)
     with Assembly(memory) as assembly, rejects_of(out, max_rejects) as rejects:
-        read = read_umls(files, assembly, selection, tradenames=tradenames, rejects=rejects)
+        read = read_umls(files, assembly, selection, tradenames=tradenames, hierarchy=hierarchy, rejects=rejects)
         save_assembly(assembly, *read, out, overwrite)
 
 

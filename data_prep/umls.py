@@ -1,4 +1,4 @@
-"""The UMLS Metathesaurus as a terminology: names from MRCONSO, semantic types from MRSTY, and what MRREL, MRRANK, MRSAB and MRCUI add.
+"""The UMLS Metathesaurus as a terminology: names from MRCONSO, semantic types from MRSTY, and what MRDEF, MRREL, MRRANK, MRSAB and MRCUI add.
 
 One row of MRCONSO is one name of a concept, in one language, from one source. Rows are selected block by block and added to the terminology,
 so nothing accumulates in memory but the names of trade names.
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from data_prep.accounting import Rejects, check_choice, listed, rejected_rows
 from data_prep.assemble import Assembly
 from data_prep.delimited import find_file, read_rrf
+from data_prep.umls_relations import MRREL, read_definitions, read_parents
 from xsap.artifacts import sha256_of
 from xsap.errors import DataError
 from xsap.files import RowCounts, prefetch_map
@@ -38,9 +39,6 @@ MRCONSO = (
     "CUI", "LAT", "TS", "LUI", "STT", "SUI", "ISPREF", "AUI", "SAUI", "SCUI", "SDUI", "SAB", "TTY", "CODE", "STR", "SRL", "SUPPRESS", "CVF",
 )
 MRSTY = ("CUI", "TUI", "STN", "STY", "ATUI", "CVF")
-MRREL = (
-    "CUI1", "AUI1", "STYPE1", "REL", "CUI2", "AUI2", "STYPE2", "RELA", "RUI", "SRUI", "SAB", "SL", "RG", "DIR", "SUPPRESS", "CVF",
-)
 MRRANK = ("RANK", "SAB", "TTY", "SUPPRESS")
 MRSAB = (
     "VCUI", "RCUI", "VSAB", "RSAB", "SON", "SF", "SVER", "VSTART", "VEND", "IMETA", "RMETA", "SLC", "SCC", "SRL", "TFR", "CFR", "CXTY",
@@ -54,6 +52,7 @@ _FILES = {
     "mrrank": "MRRANK.RRF",
     "mrsab": "MRSAB.RRF",
     "mrcui": "MRCUI.RRF",
+    "mrdef": "MRDEF.RRF",
 }
 _CONCEPT, _TRADE_NAME = "concept_id", "trade_name_id"
 
@@ -68,6 +67,7 @@ class UmlsFiles:
     mrrank: Path | None = None
     mrsab: Path | None = None
     mrcui: Path | None = None
+    mrdef: Path | None = None
 
     @classmethod
     def find(cls, path: Path, **given: Path | None) -> "UmlsFiles":
@@ -93,7 +93,7 @@ class UmlsFiles:
         """A file that is required for a purpose. Raises DataError if it does not exist."""
         path: Path | None = getattr(self, name)
         if path is None:
-            verb = "needs" if purpose.startswith("a ") else "need"
+            verb = "needs" if purpose.startswith(("a ", "the ")) else "need"
             raise DataError(
                 f"{self.mrconso}: {purpose} {verb} {_FILES[name]}, found none in its folder; give its path, or leave that option out"
             )
@@ -204,15 +204,17 @@ def read_umls(
     selection: RowSelection | None = None,
     *,
     tradenames: bool = False,
+    hierarchy: bool = False,
     rejects: Rejects | None = None,
 ) -> tuple[RowCounts, dict[str, Any]]:
-    """Add a release's names, semantic types and retired identifiers to a terminology.
+    """Add a release's names, definitions, semantic types and retired identifiers to a terminology.
 
     Args:
         files: The release.
         assembly: Takes the rows.
         selection: Which rows of MRCONSO are taken; by default those that nobody suppresses.
         tradenames: Give each concept the names of the concepts that MRREL calls its trade names.
+        hierarchy: Add the broader concepts of each concept that MRREL has.
         rejects: Collects malformed lines, which otherwise are an error.
 
     Returns:
@@ -223,10 +225,16 @@ def read_umls(
     """
     selection = selection or RowSelection()
     with ThreadPoolExecutor(1) as worker:  # hashing takes a third of the time that reading takes, and runs in parallel
-        used = [file for file in files.existing() if tradenames or file != files.mrrel]
+        used = [file for file in files.existing() if tradenames or hierarchy or file != files.mrrel]
         hashes = worker.submit(lambda: {file.name: sha256_of(file) for file in used})
         counts, metadata = _read_names(files, assembly, selection, tradenames, rejects)
         _read_retired(files, assembly, rejects)
+        spoken = {source: release["language"] for source, release in metadata["releases"].items()}
+        chosen: dict[str, Any] = {"sources": selection.sources, "suppress": selection.suppress, "rejects": rejects}
+        if files.mrdef:
+            read_definitions(files.mrdef, assembly, spoken, languages=selection.languages, **chosen)
+        if hierarchy:
+            read_parents(files.need("mrrel", "the hierarchy"), assembly, **chosen)
         return counts, {"reader": "umls", "files": hashes.result(), **selection.metadata(), **metadata}
 
 

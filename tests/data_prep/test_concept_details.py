@@ -185,3 +185,258 @@ def test_a_folder_with_a_damaged_table_is_refused(tmp_path, table, run_here):
     done = run_here("-m", "data_prep", "describe", tmp_path / "folder")
     assert done.returncode == 2
     assert f"{table}.parquet" in done.stderr
+
+
+def rrf(folder, **files):
+    for name, rows in files.items():
+        (folder / f"{name}.RRF").write_text("".join("|".join(row) + "|\n" for row in rows))
+
+
+def consolidated(cui, name, source="ATC", language="ENG"):
+    return (cui, language, "P", f"L{cui}", "PF", f"S{cui}", "Y", f"A{cui}", "", "", "", source, "PT", cui, name, "0", "N", "")  # fmt: skip
+
+
+def related(one, rel, two, rela="", source="ATC", suppress="N"):
+    return (one, f"A{one}", "AUI", rel, two, f"A{two}", "AUI", rela, "R1", "", source, source, "", "", suppress, "")
+
+
+UMLS = {
+    "MRCONSO": [*(consolidated(f"C{i}", f"name {i}") for i in range(1, 6)), consolidated("C6", "Name 6", "MSHGER", "GER")],
+    "MRDEF": [
+        ("C1", "A1", "AT1", "", "ATC", "  The\tfirst. ", "N", ""),
+        ("C1", "A1", "AT2", "", "MSHGER", "Das erste.", "N", ""),
+        ("C1", "A1", "AT3", "", "ATC", "Suppressed.", "O", ""),
+        ("C9", "A9", "AT4", "", "ATC", "Of no concept.", "N", ""),
+    ],
+    "MRREL": [
+        # as in ATC: the group has the beta blockers as its child, and they have it as their parent
+        related("C1", "CHD", "C2", "isa"),
+        related("C2", "PAR", "C1", "inverse_isa"),
+        related("C3", "PAR", "C2"),  # of a source without RELA
+        related("C4", "PAR", "C1", "part_of"),
+        related("C5", "RB", "C1", "inverse_isa", "RXNORM"),
+        related("C5", "RB", "C2", "", "MTH"),
+        related("C3", "RN", "C4", "isa", "RXNORM"),
+        related("C4", "CHD", "C4"),
+        related("C4", "PAR", "C8"),
+        related("C4", "CHD", "C5", "isa", suppress="O"),
+        related("C1", "SIB", "C2"),
+    ],
+    "MRSAB": [
+        ("", "", f"{source}2026", source, "", "", "", "", "", "", "", "", "", "0", "", "", "", "", "", language, "UTF-8", "Y", "Y", "", "")
+        for source, language in (("ATC", "ENG"), ("MSHGER", "GER"))
+    ],
+}  # fmt: skip
+
+
+def test_umls_definitions_and_hierarchy(tmp_path, prepare):
+    rrf(tmp_path, **UMLS)
+    code, out, err = prepare("umls", tmp_path, "--out", tmp_path / "out", "--hierarchy")
+    assert (code, err) == (0, "")
+    terminology = Terminology.load(tmp_path / "out")
+    assert definitions(terminology) == [("C1", "de", "Das erste.", "MSHGER"), ("C1", "en", "The first.", "ATC")]
+    assert relations(terminology) == [("C2", "C1"), ("C3", "C2"), ("C4", "C3"), ("C5", "C1")]
+    assert terminology.metadata["definitions"] == {
+        "in": 4,
+        "kept": 2,
+        "dropped": {"suppressed": 1, "definition of a concept that is not kept": 1},
+    }
+    assert terminology.metadata["relations"] == {
+        "in": 10,
+        "kept": 4,
+        "dropped": {
+            "suppressed": 1,
+            "not a relation of kinds": 2,
+            "relation of a concept with itself": 1,
+            "parent is not kept": 1,
+            "same relation": 1,
+        },
+    }
+    assert "relations in" in out
+
+
+def test_umls_hierarchy_is_read_only_if_asked_for_and_of_chosen_sources_and_languages(tmp_path, prepare):
+    rrf(tmp_path, **UMLS)
+    assert prepare("umls", tmp_path, "--out", tmp_path / "plain")[0] == 0
+    assert Terminology.load(tmp_path / "plain").relations.num_rows == 0
+    words = ("--hierarchy", "--sources", "ATC", "--languages", "en")
+    assert prepare("umls", tmp_path, "--out", tmp_path / "chosen", *words)[0] == 0
+    chosen = Terminology.load(tmp_path / "chosen")
+    assert (definitions(chosen), relations(chosen)) == ([("C1", "en", "The first.", "ATC")], [("C2", "C1"), ("C3", "C2")])  # fmt: skip
+    assert chosen.metadata["relations"]["dropped"]["source not chosen"] == 3
+    (tmp_path / "MRREL.RRF").unlink()
+    code, _, err = prepare("umls", tmp_path, "--out", tmp_path / "no", "--hierarchy")
+    assert code == 2
+    assert "the hierarchy needs MRREL.RRF" in err
+
+
+def rf2(folder, name, header, rows):
+    file = folder / "Snapshot" / "Terminology" / f"sct2_{name}_INT_20260901.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join("\t".join(row) + "\r\n" for row in [header.split(), *rows]))
+
+
+def described(number, active, concept, term, kind, language="en", date="20260901"):
+    return (f"{number}", date, active, "m", concept, language, kind, term, "c")
+
+
+def test_snomed_text_definitions_and_inferred_is_a(tmp_path, prepare):
+    columns = "id effectiveTime active moduleId conceptId languageCode typeId term caseSignificanceId"
+    concepts = [(f"{i}", "20260901", "0" if i == 4 else "1", "m", "d") for i in range(1, 5)]
+    rf2(tmp_path, "Concept_Snapshot", "id effectiveTime active moduleId definitionStatusId", concepts)
+    names = [described(10 + i, "1", f"{i}", f"name {i}", "900000000000013009") for i in range(1, 5)]
+    rf2(tmp_path, "Description_Snapshot-en", columns, names)
+    kind = "900000000000550004"
+    texts = [
+        described(21, "1", "1", "Newer.", kind, date="20260901"),
+        described(21, "1", "1", "Older.", kind, date="20250901"),
+        described(22, "0", "2", "Retired.", kind),
+        described(23, "1", "4", "Of a retired concept.", kind),
+        described(24, "1", "3", "Definición.", kind, "es"),
+        described(25, "1", "3", "?", kind, "xx"),
+    ]
+    rf2(tmp_path, "TextDefinition_Snapshot-en", columns, texts)
+    is_a, inferred, stated = "116680003", "900000000000011006", "900000000000010007"
+    rows = [
+        ("31", "20260901", "1", "m", "2", "1", "0", is_a, inferred, "s"),
+        ("31", "20250901", "0", "m", "2", "1", "0", is_a, inferred, "s"),
+        ("32", "20260901", "0", "m", "3", "1", "0", is_a, inferred, "s"),
+        ("33", "20260901", "1", "m", "3", "2", "0", is_a, inferred, "s"),
+        ("34", "20260901", "1", "m", "1", "3", "0", is_a, stated, "s"),
+        ("35", "20260901", "1", "m", "3", "4", "0", is_a, inferred, "s"),
+        ("36", "20260901", "1", "m", "1", "3", "0", "363698007", inferred, "s"),
+    ]
+    header = "id effectiveTime active moduleId sourceId destinationId relationshipGroup typeId characteristicTypeId modifierId"
+    rf2(tmp_path, "Relationship_Snapshot", header, rows)
+    code, out, err = prepare("snomed", tmp_path, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    terminology = Terminology.load(tmp_path / "out")
+    assert definitions(terminology) == [("1", "en", "Newer.", "SNOMEDCT"), ("3", "es", "Definición.", "SNOMEDCT")]
+    assert relations(terminology) == [("2", "1"), ("3", "2")]
+    assert terminology.metadata["definitions"] == {
+        "in": 6,
+        "kept": 2,
+        "dropped": {
+            "older version of a definition": 1,
+            "retired definition": 1,
+            "language unknown to xsap: xx": 1,
+            "definition of a concept that is not kept": 1,
+        },
+    }
+    assert terminology.metadata["relations"] == {
+        "in": 6,
+        "kept": 2,
+        "dropped": {
+            "older version of a relationship": 1,
+            "retired relationship": 1,
+            "stated, not inferred": 1,
+            "parent is not kept": 1,
+        },
+    }
+
+
+def test_omop_is_a_between_standard_concepts(tmp_path, prepare):
+    def concept(number, standard="S"):
+        return (f"{number}", f"name {number}", "Condition", "SNOMED", "x", standard, f"c{number}", "19700101", "20991231", "")  # fmt: skip
+
+    def relation(one, two, kind="Is a", invalid=""):
+        return (f"{one}", f"{two}", kind, "19700101", "20991231", invalid)
+
+    tables = {
+        "CONCEPT": [
+            [
+                "concept_id",
+                "concept_name",
+                "domain_id",
+                "vocabulary_id",
+                "concept_class_id",
+                "standard_concept",
+                "concept_code",
+                "valid_start_date",
+                "valid_end_date",
+                "invalid_reason",
+            ],
+            *map(concept, (1, 2, 3)),
+            concept(4, ""),
+        ],
+        "CONCEPT_SYNONYM": [["concept_id", "concept_synonym_name", "language_concept_id"]],
+        "CONCEPT_RELATIONSHIP": [
+            ["concept_id_1", "concept_id_2", "relationship_id", "valid_start_date", "valid_end_date", "invalid_reason"],
+            relation(2, 1),
+            relation(1, 2, "Subsumes"),
+            relation(3, 1, invalid="D"),
+            relation(4, 1),
+            relation(3, 2),
+            relation(3, 99),
+        ],
+        "VOCABULARY": [
+            ["vocabulary_id", "vocabulary_name", "vocabulary_reference", "vocabulary_version", "vocabulary_concept_id"],
+            ("SNOMED", "x", "y", "1", "1"),
+        ],
+    }
+    for name, rows in tables.items():
+        (tmp_path / f"{name}.csv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    code, _, err = prepare("omop", tmp_path, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    terminology = Terminology.load(tmp_path / "out")
+    assert relations(terminology) == [("2", "1"), ("3", "2")]
+    assert terminology.metadata["relations"] == {
+        "in": 5,
+        "kept": 2,
+        "dropped": {"retired relationship": 1, "not between standard concepts": 2},
+    }
+
+
+def test_icd10cm_codes_have_the_code_above_them(tmp_path, prepare):
+    (tmp_path / "x.xml").write_text(
+        "<ICD10CM.tabular><chapter><name>1</name><desc>Chapter</desc><section id='A00-A01'><desc>Section</desc>"
+        "<diag><name>A00</name><desc>Fracture</desc><sevenChrDef><extension char='A'>initial</extension></sevenChrDef>"
+        "<diag><name>A00.0</name><desc>Of toe</desc></diag></diag></section></chapter></ICD10CM.tabular>"
+    )
+    assert prepare("icd", tmp_path / "x.xml", "--out", tmp_path / "out")[0] == 0
+    terminology = Terminology.load(tmp_path / "out")
+    assert relations(terminology) == [("A00.0", "A00"), ("A00.0XXA", "A00.0")]
+
+
+def test_claml_codes_have_the_code_above_them_and_definitions(tmp_path, prepare):
+    def one(code, kind, label, *, above="", more=""):
+        superclass = f"<SuperClass code='{above}'/>" if above else ""
+        return f"<Class code='{code}' kind='{kind}'>{superclass}{more}<Rubric kind='preferred'><Label xml:lang='de'>{label}</Label></Rubric></Class>"
+
+    definition = "<Rubric kind='definition'><Label xml:lang='de'>Eine <Para>Störung</Para></Label></Rubric>"
+    (tmp_path / "x.xml").write_text(
+        "<ClaML version='2.0.0'><Title name='X' version='1'>X</Title>"
+        "<Modifier code='M_4'/><ModifierClass modifier='M_4' code='.1'><SuperClass code='M_4'/>"
+        "<Rubric kind='preferred'><Label xml:lang='de'>akut</Label></Rubric></ModifierClass>"
+        + one("F00-F09", "block", "Block")
+        + one("F00", "category", "Oben", above="F00-F09", more="<SubClass code='F00.0'/>")
+        + one("F00.0", "category", "Unten", above="F00", more=definition)
+        + one("F01", "category", "Geteilt", above="F00-F09", more="<ModifiedBy code='M_4'/>")
+        + "</ClaML>"
+    )
+    code, out, err = prepare("icd", tmp_path / "x.xml", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    terminology = Terminology.load(tmp_path / "out")
+    assert relations(terminology) == [("F00.0", "F00"), ("F01.1", "F01")]
+    assert definitions(terminology) == [("F00.0", "de", "Eine Störung", "X")]
+
+
+def test_a_table_has_definitions_and_parents_in_columns(tmp_path, prepare):
+    (tmp_path / "x.csv").write_text(
+        "id,name,language,definition,up\n"
+        "A,alpha,en,The first.,\nB,beta,en, The  second. ,A|A\nB,Beta,de,Das zweite.,A\nB,bet,en,The second.,Z\n"
+    )
+    words = ("--column", "concept_id=id", "--column", "parents=up", "--source", "S")
+    code, out, err = prepare("table", tmp_path / "x.csv", "--out", tmp_path / "out", *words)
+    assert (code, err) == (0, "")
+    terminology = Terminology.load(tmp_path / "out")
+    assert definitions(terminology) == [("A", "en", "The first.", "S"), ("B", "de", "Das zweite.", "S"), ("B", "en", "The second.", "S")]  # fmt: skip
+    assert relations(terminology) == [("B", "A")]
+    assert terminology.metadata["relations"]["dropped"] == {"parent is not kept": 1}
+
+
+def test_a_line_of_a_concept_has_a_definition_as_in_scispacy(tmp_path, prepare):
+    concept = {"concept_id": "C1", "canonical_name": "fever", "aliases": ["pyrexia"], "types": ["T184"], "definition": "Hot."}  # fmt: skip
+    (tmp_path / "x.jsonl").write_text(json.dumps(concept) + "\n")
+    assert prepare("table", tmp_path / "x.jsonl", "--out", tmp_path / "out", "--language", "en")[0] == 0
+    assert definitions(Terminology.load(tmp_path / "out")) == [("C1", "en", "Hot.", "x")]

@@ -555,6 +555,8 @@ def test_command_writes_a_terminology_and_reports_it(prepare, tmp_path):
         ["names", "in", "7"],
         ["kept", "5"],
         ["dropped", "2"],
+        ["kept", "3"],  # relations: each code with a seventh character to that without
+        ["dropped", "0"],
     ]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert "icd" in json.dumps(manifest)

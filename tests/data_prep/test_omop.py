@@ -37,6 +37,9 @@ class Recorder:
     def add_concepts(self, rows: pa.Table) -> None:
         self.concepts += [(row["concept_id"], *row["semantic_types"]) for row in rows.to_pylist()]
 
+    def add_relations(self, rows: pa.Table, dropped=None) -> None:
+        assert not rows.num_rows
+
 
 def concept(id_, name, domain="Condition", vocabulary="SNOMED", standard="S", code="c", invalid=""):
     return (str(id_), name, domain, vocabulary, "Clinical Finding", standard, code, *DATES, invalid)
@@ -240,6 +243,11 @@ def test_omop_command_reads_download(tmp_path, run_here, packed):
         "es  Spanish      1         1",
         "zh  Chinese      1         1",
         "all             11         6",
+        "",
+        "relations in                     1",
+        "kept                             0",
+        "dropped                          1",
+        "  not between standard concepts  1",
     ]
     terminology = Terminology.load(tmp_path / "out")
     rows = [tuple(row.values())[1:6] for row in terminology.names.to_pylist() if row["concept_id"] == "437663"]

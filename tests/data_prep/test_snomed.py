@@ -46,6 +46,11 @@ class Recorder:
     def add_retired(self, rows: pa.Table) -> None:
         self.retired += [tuple(row.values()) for row in rows.to_pylist()]
 
+    def add_definitions(self, rows: pa.Table, dropped=None) -> None:
+        assert not (rows.num_rows or dropped)
+
+    add_relations = add_definitions
+
 
 def write(folder: Path, tables, release="INT_20260901", kind="Snapshot") -> Path:
     """One release: rows of concepts, descriptions, language and association members, each without moduleId and what stands last but is
@@ -260,7 +265,7 @@ def both(tmp_path):
     release = write(tmp_path / "International", INTERNATIONAL)
     for kind in ("Full", "Delta"):
         write(release, ([("1", "x", "broken")], [], [], []), kind=kind)
-    text = release / "Snapshot" / "Terminology" / "sct2_TextDefinition_Snapshot-en_INT_20260901.txt"
+    text = release / "Snapshot" / "Terminology" / "sct2_RelationshipConcreteValues_Snapshot_INT_20260901.txt"
     text.write_text("not looked at")
     write(tmp_path / "Spanish", EXTENSION, "ES_20260930", "SpanishExtensionSnapshot")
     return tmp_path
@@ -386,8 +391,10 @@ NAMES = {
     "der2_cRefset_AssociationReferenceSnapshot_INT_20260901.txt": "Association",
     "sct2_Concept_Full_INT_20260901.txt": None,
     "sct2_Description_Delta-en_INT_20260901.txt": None,
-    "sct2_TextDefinition_Snapshot-en_INT_20260901.txt": None,
-    "sct2_Relationship_Snapshot_INT_20260901.txt": None,
+    "sct2_TextDefinition_Snapshot-en_INT_20260901.txt": "TextDefinition",
+    "xsct2_Relationship_SpanishExtensionSnapshot_INT_20260901.txt": "Relationship",
+    "sct2_StatedRelationship_Snapshot_INT_20260901.txt": None,
+    "sct2_RelationshipConcreteValues_Snapshot_INT_20260901.txt": None,
     "der2_cRefset_AttributeValueSnapshot_INT_20260901.txt": None,
     "._sct2_Concept_Snapshot_INT_20260901.txt": None,
 }
