@@ -88,7 +88,7 @@ class LossSettings(_Section):
     alpha: _Scale = Field(default=1.0, description="multi_similarity: scale of positive pairs.")
     beta: _Scale = Field(default=60.0, description="multi_similarity: scale of negative pairs.")
     base: float = Field(default=0.5, description="multi_similarity: cosine that is subtracted from that of each pair.")
-    temperature: _Scale = Field(default=0.05, description="info_nce: divides the cosines.")
+    temperature: _Scale = Field(default=0.05, description="info_nce, and tuning: divides the cosines.")
     m: float = Field(default=0.4, description="circle: margin.")
     gamma: _Scale = Field(default=80.0, description="circle: scale.")
     triplet_margin: _Amount = Field(default=0.2, description="triplet: margin.")
@@ -140,12 +140,11 @@ class TuningSettings(_Section):
     """Tuning on mentions with known concepts: a mention's candidates are names like it, and the right ones are to score highest."""
 
     mentions: Path | None = Field(default=None, description="Mentions to tune on; by default there is no tuning.")
-    batch: _Positive = Field(default=16, description="Mentions per step.")
+    mentions_per_step: _Positive = Field(default=16, description="Mentions per step.")
     candidates: int = Field(default=20, ge=2, description="Names that are scored for each mention.")
     dense_fraction: float = Field(
         default=0.5, ge=0, le=1, description="Fraction of the candidates by vectors; the others are by n-grams."
     )
-    temperature: _Scale = Field(default=0.05, description="Divides the scores of candidates.")
     sparse_weight: _Amount = Field(default=0.0, description="Weight of string similarity before the first step.")
     sparse_learning_rate: _Amount = Field(default=0.01, description="Learning rate of that weight; 0: it stays.")
     alignment_weight: _Amount = Field(

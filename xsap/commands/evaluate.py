@@ -10,6 +10,7 @@ import typer
 from xsap.artifacts import sha256_of, write_atomically
 from xsap.errors import ConfigError
 from xsap.output_paths import check_new_file
+from xsap.plots import check_plot, risk_coverage_diagram, save
 from xsap.terminal import (
     Ann,
     Dtype,
@@ -28,6 +29,8 @@ from xsap.terminal import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from xsap.evaluation.protocols import EvaluationReport
 
 
 class Protocol(StrEnum):
@@ -75,13 +78,19 @@ def evaluate(
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
     encoding: TextEncoding = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Risk-coverage curve to write, PNG or SVG. Needs xsap[plot].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plot if it exists.")] = False,
 ) -> None:
     """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals.
 
     Mentions without a concept (empty concept_ids) are no part of the scores; what became of them is counted apart.
+    Risk and coverage: how many answers are wrong if only the surest are given.
     """
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
+    _check_risk_plot(plot, protocol, overwrite=overwrite)
     with announce_wait(f"loading {model or f'the model of {index}'}"):
         from xsap.encoding.encoder import Encoder
         from xsap.encoding.precision import open_encoder_in
@@ -112,6 +121,8 @@ def evaluate(
         metadata = {"dictionary": linker.index.metadata(), "model": encoder.content_hash}
     of_mentions = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
     result = report.to_dict() | metadata | {"dtype": encoder.dtype, "mentions": of_mentions}
+    if plot:
+        _save_risk_plot(plot, report)
     with output(None) as stream:
         stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
 
@@ -131,6 +142,23 @@ def _check_evaluate(
         raise ConfigError("--pooling and --max-length need --dictionary; an index records them")
     if ann and (dictionary or protocol is Protocol.REFERENCE):
         raise ConfigError("--ann needs --index and --protocol concept; the reference protocol compares all names")
+
+
+def _check_risk_plot(plot: Path | None, protocol: Protocol, *, overwrite: bool) -> None:
+    check_plot(plot)
+    if plot and protocol is Protocol.REFERENCE:
+        raise ConfigError("--plot needs --protocol concept; answers of the reference protocol have no confidence")
+    if plot:
+        check_new_file(plot, overwrite=overwrite)
+
+
+def _save_risk_plot(plot: Path, report: "EvaluationReport") -> None:
+    if report.risk is None:
+        log(f"{plot}: not written, as no mention has an answer")
+        return
+    diagram = risk_coverage_diagram(report.risk.curve, title=f"{report.risk.n:,} answers, by {report.risk.by}")
+    save(diagram, plot, title="Risk and coverage")
+    log(f"{plot}: risk-coverage curve")
 
 
 def calibrate(

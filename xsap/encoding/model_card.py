@@ -21,6 +21,7 @@ README, STATED = "README.md", "xsap.json"
 BASE_MODEL, LICENSE = "base_model", "license"
 TRAINED_ON, VOCABULARY_FROM = "trained_on", "vocabulary_from"  # source → number of names
 MENTIONS_SOURCE = "mentions with known concepts"  # a source of names in TRAINED_ON
+TUNED = "tuned"  # scores before and after tuning on mentions
 FUSION_WEIGHT = "fusion_weight"  # of string similarity in scores, which a model was tuned with and an index of it begins with
 UNKNOWN_LICENSE = "unknown"  # of the hub's identifiers
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -143,6 +144,7 @@ def model_card(
         *_use(stated, has_modules=has_modules),
         *_data(stated),
         *_training(stated),
+        *_tuning(stated),
         *_evaluation(evaluation),
         *_license(stated),
     ]
@@ -232,6 +234,26 @@ def _training(stated: Mapping[str, Any]) -> list[str]:
         return []
     rows = [f"- {key.replace('_', ' ')}: {value}" for key, value in training.items() if value is not None]
     return ["## Training\n", *rows, ""]
+
+
+def _tuning(stated: Mapping[str, Any]) -> list[str]:
+    tuned: Mapping[str, Any] = stated.get(TUNED, {})
+    if not tuned:
+        return []
+    rows = [
+        f"| {name} | {row['n']:,} | {_percent(row['before'][0])} | {_percent(row['after'][0])} | "
+        f"{100 * row['gain']['difference']:+.1f} [{100 * row['gain']['low']:+.1f}, {100 * row['gain']['high']:+.1f}] |"
+        for name, row in tuned["strata"].items()
+    ]
+    return [
+        "## Tuning\n",
+        f"It was tuned on {tuned['trained']:,} mentions with known concepts, and tested on {tuned['tested']:,} others. Acc@1 in percent, with "
+        "the 95 % interval of the gain; strata are by what of a mention occurs among those that it was tuned on.\n",
+        "| mentions | n | before | after | gain |",
+        "|---|---:|---:|---:|---|",
+        *rows,
+        "",
+    ]
 
 
 def _evaluation(evaluation: CardEvaluation | None) -> list[str]:

@@ -94,22 +94,14 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
         mentions = _mentions(settings, prepared, encoder.policy)
     sampler = regularizing_sampler(settings, prepared) if mentions else alignment_sampler(settings, prepared)
     _prepare_output(settings, accelerator)
-    texts = [encoder.prompts[0] + name for name in prepared.names]
-    texts += [encoder.prompts[1] + text for text in mentions.texts] if mentions else []
-    tokens = _tokenize(settings, accelerator, texts, encoder, progress_bar=progress_bar)
+    tokens = _tokenize(settings, accelerator, prepared, mentions, encoder, progress_bar=progress_bar)
     data = fingerprint(tokens, prepared) + (mentions.fingerprint if mentions else "")
     # Adam with decay in the gradient moves rows that are not in use, too
     kept = range(len(encoder.tokenizer)) if settings.tuning.as_biosyn else encoder.tokenizer.all_special_ids
     table = trim(encoder.transformer, tokens, kept)
     tokens = table.renumber(tokens)
     encoder.to(accelerator.device)
-    if mentions:
-        task = _tuning(settings, prepared, mentions, encoder, tokens, sampler)
-    else:
-        assert sampler is not None, "only tuning can do without"
-        hard_negatives = hard_negatives_of(settings, sampler, encoder, tokens, prepared)
-        loss = PairLoss(objective_of(settings.loss), hard_negatives.strings if hard_negatives else None)
-        task = Task(sampler, loss, hard_negatives)
+    task = _task(settings, prepared, mentions, encoder, tokens, sampler)
     total = settings.epochs * task.sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
     optim = settings.optim
     decay = optim.weight_decay if optim.frozen_layers is None else 0.0  # of embeddings that are not in training
@@ -300,6 +292,23 @@ def _mentions(settings: Settings, name_set: NameSet, policy: TextPolicy) -> Ment
     return found
 
 
+def _task(
+    settings: Settings,
+    name_set: NameSet,
+    mentions: MentionSet | None,
+    encoder: Encoder,
+    tokens: Tokens,
+    sampler: Sampler | None,
+) -> Task:
+    """What the run learns; sampler: of names to align, which only tuning can do without."""
+    if mentions:
+        return _tuning(settings, name_set, mentions, encoder, tokens, sampler)
+    assert sampler is not None, "nothing to learn"
+    hard_negatives = hard_negatives_of(settings, sampler, encoder, tokens, name_set)
+    loss = PairLoss(objective_of(settings.loss), hard_negatives.strings if hard_negatives else None)
+    return Task(sampler, loss, hard_negatives)
+
+
 def _tuning(
     settings: Settings,
     name_set: NameSet,
@@ -319,10 +328,10 @@ def _tuning(
         main.names,
         mentions,
         first_mention=len(name_set.names),
-        per_step=tuning.batch,
+        per_step=tuning.mentions_per_step,
         candidates=tuning.candidates,
         dense_fraction=tuning.dense_fraction,
-        temperature=tuning.temperature,
+        temperature=settings.loss.temperature,
         sparse_weight=tuning.sparse_weight,
         alignment=alignment,
         alignment_start=0 if start is None else len(main.names),
@@ -335,12 +344,20 @@ def _tuning(
 
 
 def _tokenize(
-    settings: Settings, accelerator: Accelerator, texts: list[str], encoder: Encoder, *, progress_bar: bool
+    settings: Settings,
+    accelerator: Accelerator,
+    name_set: NameSet,
+    mentions: MentionSet | None,
+    encoder: Encoder,
+    *,
+    progress_bar: bool,
 ) -> Tokens:
-    """Every process tokenizes all texts with its own file in the run's folder, so that none waits for another."""
+    """All names, then the mentions. Every process tokenizes all with its own file in the run's folder, so that none waits for another."""
     folder = settings.output / "tokens"
     folder.mkdir(parents=True, exist_ok=True)  # on another machine the folder may not exist
     file = folder / f"{accelerator.process_index}.arrow"
+    texts = [encoder.prompts[0] + name for name in name_set.names]
+    texts += [encoder.prompts[1] + text for text in mentions.texts] if mentions else []
     return tokenize_to_disk(
         texts,
         encoder.tokenizer,
