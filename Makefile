@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 	@touch $@
 
 .venv/test: .venv/base
-	$(PIP) --editable ".[plot,xlsx,ann,serve]" --group test
+	$(PIP) --editable ".[plot,xlsx,ann,serve,spacy]" --group test
 	@touch $@
 
 .venv/slow: .venv/test

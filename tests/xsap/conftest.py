@@ -3,14 +3,26 @@
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.fixtures.commands import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _tokenizers: dict[tuple[tuple[str, ...], int], "PreTrainedTokenizerBase"] = {}
+
+
+@pytest.fixture(scope="session")
+def sample_index(tmp_path_factory: pytest.TempPathFactory, run: Run, tiny_folder: Path, sample_folder: Path) -> Path:
+    """An index of the sample terminology, of an untrained model."""
+    out = tmp_path_factory.mktemp("sample_index") / "index"
+    done = run("-m", "xsap", "index", tiny_folder, sample_folder, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 @pytest.fixture(autouse=True)

@@ -242,17 +242,21 @@ def test_given_spans_are_linked_and_those_that_do_not_fit_are_counted(linker, tm
     ]
 
 
-def test_annotate_takes_one_text_or_many_and_spans_of_a_user(linker):
-    one = linker.annotate("a fever")
+def test_annotate_takes_texts_and_spans_of_a_user(linker):
+    [one] = linker.annotate(["a fever"])
     assert one == linker.annotate(["a fever", None])[0]
+    with pytest.raises(ConfigError, match="annotate takes a list of texts"):
+        linker.annotate("a fever")
     assert one.to_dict()["spans"][0]["candidates"][0]["concept_id"] == "C000"
-    assert [span.result.mention for span in linker.annotate("a fever", spans=[(2, 7), (0, 1), (2, 7)]).spans] == [
+    assert [
+        span.result.mention for span in linker.annotate(["a fever"], spans=[[(2, 7), (0, 1), (2, 7)]])[0].spans
+    ] == [
         "a",
         "fever",
     ]
     for spans in ([(0, 9)], [(3, 3)], [(-1, 2)]):
         with pytest.raises(DataError, match="expected spans inside a text of 7 characters"):
-            linker.annotate("a fever", spans=spans)
+            linker.annotate(["a fever"], spans=[spans])
     with pytest.raises(ConfigError, match="a text must be a string"):
         linker.annotate([5])
     with pytest.raises(ConfigError, match="expected a list of spans for each text, found 0 for 1"):
@@ -261,7 +265,9 @@ def test_annotate_takes_one_text_or_many_and_spans_of_a_user(linker):
 
 def test_a_filter_finds_only_what_it_keeps(linker):
     text = "fever лихорадка"
-    assert [span.result.mention for span in linker.annotate(text, filter={"languages": "ru"}).spans] == ["лихорадка"]
+    assert [span.result.mention for span in linker.annotate([text], filter={"languages": "ru"})[0].spans] == [
+        "лихорадка"
+    ]
 
 
 class ContextLinker:
@@ -288,14 +294,6 @@ def test_each_span_is_linked_in_its_sentence(linker):
 # The command
 
 
-@pytest.fixture(scope="module")
-def index_folder(tmp_path_factory, run, tiny_folder, sample_folder):
-    out = tmp_path_factory.mktemp("text") / "index"
-    done = run("-m", "xsap", "index", tiny_folder, sample_folder, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
 @pytest.fixture
 def text(capsys):
     """`xsap text` in this process: (exit code, stdout, stderr)."""
@@ -308,9 +306,9 @@ def text(capsys):
     return call
 
 
-def test_command_annotates_a_file_and_says_what_it_did(text, index_folder, tmp_path):
+def test_command_annotates_a_file_and_says_what_it_did(text, sample_index, tmp_path):
     (tmp_path / "note.txt").write_bytes(b"Patient hat Fieber.\r\nKein Fieber mehr.")
-    code, out, err = text(tmp_path / "note.txt", "--index", index_folder, "--language", "de", "--format", "jsonl")
+    code, out, err = text(tmp_path / "note.txt", "--index", sample_index, "--language", "de", "--format", "jsonl")
     record = json.loads(out)
     assert (code, record["document_id"], record["language"]) == (0, "note", "de")
     assert [(span["start"], span["end"], span["candidates"][0]["concept_id"]) for span in record["spans"]] == [
@@ -320,15 +318,15 @@ def test_command_annotates_a_file_and_says_what_it_did(text, index_folder, tmp_p
     assert err == f"{tmp_path}/note.txt: 1 documents, 1 with spans; 2 spans, 2 linked, 0 unlinked\n"
 
 
-def test_command_reads_stdin_and_writes_a_table_for_people(text, index_folder, monkeypatch):
+def test_command_reads_stdin_and_writes_a_table_for_people(text, sample_index, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"no fever,\r\nFieber")))
-    code, out, err = text("--index", index_folder)
+    code, out, err = text("--index", sample_index)
     assert code == 0, err
     assert "stdin 3–8 fever" in out
     assert "stdin 11–17 Fieber" in out
 
 
-def test_command_refuses_in_one_line(text, index_folder, tmp_path):
+def test_command_refuses_in_one_line(text, sample_index, tmp_path):
     (tmp_path / "note.txt").write_text("fever", encoding="utf-8")
     (tmp_path / "table.csv").write_text("note_text\nfever\n", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"fi\xe8vre")
@@ -336,7 +334,7 @@ def test_command_refuses_in_one_line(text, index_folder, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.docx").write_text("x", encoding="utf-8")
     (tmp_path / "spans.csv").write_text("document_id,start,end\nnote,a,b\n", encoding="utf-8")
-    note, index = tmp_path / "note.txt", ("--index", index_folder)
+    note, index = tmp_path / "note.txt", ("--index", sample_index)
     for words, message in [
         ((note, "--column", "text"), "--column 'text' is for tables"),
         ((tmp_path / "table.csv",), "expected a column 'text', found note_text"),
@@ -359,9 +357,9 @@ def test_command_refuses_in_one_line(text, index_folder, tmp_path):
         assert_refused(text(*words, *index), message)
 
 
-def test_command_replaces_a_brat_folder_with_overwrite(text, index_folder, tmp_path):
+def test_command_replaces_a_brat_folder_with_overwrite(text, sample_index, tmp_path):
     (tmp_path / "note.txt").write_text("fever", encoding="utf-8")
-    words = (tmp_path / "note.txt", "--index", index_folder, "--format", "brat", "--out", tmp_path / "out")
+    words = (tmp_path / "note.txt", "--index", sample_index, "--format", "brat", "--out", tmp_path / "out")
     assert text(*words)[0] == 0
     (tmp_path / "note.txt").write_text("no fever", encoding="utf-8")
     assert text(*words, "--overwrite")[0] == 0

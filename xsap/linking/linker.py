@@ -254,21 +254,6 @@ class Linker:
             for mention, reason in zip(given, reasons, strict=True)
         )
 
-    @overload
-    def annotate(
-        self,
-        texts: str,
-        top_k: int = 1,
-        *,
-        languages: str | None = None,
-        spans: Iterable[tuple[int, int]] | None = None,
-        fuzzy: bool = False,
-        filter: Filter | Mapping[str, Strings] | None = None,
-        min_confidence: float | None = None,
-        min_precision: float | None = None,
-        progress: bool = False,
-    ) -> AnnotatedText: ...
-    @overload
     def annotate(
         self,
         texts: Iterable[str | None],
@@ -277,30 +262,17 @@ class Linker:
         languages: Sequence[str | None] | None = None,
         spans: Sequence[Iterable[tuple[int, int]]] | None = None,
         fuzzy: bool = False,
-        filter: Filter | Mapping[str, Strings] | None = None,
-        min_confidence: float | None = None,
-        min_precision: float | None = None,
-        progress: bool = False,
-    ) -> list[AnnotatedText]: ...
-    def annotate(
-        self,
-        texts: str | Iterable[str | None],
-        top_k: int = 1,
-        *,
-        languages: str | Sequence[str | None] | None = None,
-        spans: Any = None,
-        fuzzy: bool = False,
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
         progress: bool = False,
-    ) -> AnnotatedText | list[AnnotatedText]:
+    ) -> list[AnnotatedText]:
         """Find the names of the index in texts, and link each in its sentence.
 
         Args:
-            texts: A list or column of texts; or one text.
+            texts: A list or column of texts.
             top_k: How many concepts to return for each span, at most.
-            languages: The language of each text, where it is known; for one text, its language.
+            languages: The language of each text, where it is known.
             spans: (start, end) of the spans of each text, in code points, to link these instead of the names that are found.
             fuzzy: Whether to find near spellings of names, too: one letter or a plural ending differs. Much slower.
             filter: As for `link`; only names of concepts that it keeps are found.
@@ -309,25 +281,37 @@ class Linker:
             progress: Whether to show a progress bar on stderr.
 
         Returns:
-            A text with its spans for each of `texts`; for one text it alone. `text[span.start:span.end]` is the mention that was linked.
+            A text with its spans for each of `texts`; `text[span.start:span.end]` is the mention that was linked.
 
         Raises:
             ConfigError: As `link`; something is not a text, or there is not a list of spans for each text.
             DataError: As `link`; or a span is not in its text.
         """
         options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
-        if isinstance(texts, str):
-            own = None if spans is None else [spans]
-            return self.annotate([texts], top_k, languages=[languages], spans=own, fuzzy=fuzzy, progress=progress, **options)[0]  # type: ignore[arg-type, list-item]
-        kept = self._apply_filter(Filter.from_dict(filter))
-
-        def find(part: Sequence[str], of_part: Sequence[str]) -> list[list[Span]]:
-            keep = None if kept.rows is None else lambda *mention: bool(self.retriever.exact_hits([mention], kept)[0])
-            return (self.near_spellings if fuzzy else self.span_finder).find(part, of_part, keep)
-
+        find = partial(self.find_spans, fuzzy=fuzzy, filter=filter)
         return annotate_texts(
-            self, find, list(texts), top_k, languages=languages, spans=spans, options=options, progress=progress
+            self, find, texts, top_k, languages=languages, spans=spans, options=options, progress=progress
         )
+
+    def find_spans(
+        self,
+        texts: Sequence[str],
+        languages: Sequence[str],
+        *,
+        fuzzy: bool = False,
+        filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
+    ) -> list[list[Span]]:
+        """Find the spans that `annotate` links.
+
+        Args:
+            texts: The texts.
+            languages: The language of each, an ISO 639 code or `und`.
+            fuzzy: As for `annotate`.
+            filter: As for `annotate`.
+        """
+        kept = self._apply_filter(Filter.from_dict(filter))
+        keep = None if kept.rows is None else lambda *mention: bool(self.retriever.exact_hits([mention], kept)[0])
+        return (self.near_spellings if fuzzy else self.span_finder).find(texts, languages, keep)
 
     @cached_property
     def span_finder(self) -> SpanFinder:

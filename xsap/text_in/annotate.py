@@ -82,7 +82,7 @@ FindSpans = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[Span]]]
 def annotate_texts(
     linker: LinksInContext,
     find: FindSpans,
-    texts: Sequence[str],
+    texts: Iterable[str | None],
     top_k: int,
     *,
     languages: Sequence[str | None] | None = None,
@@ -108,6 +108,8 @@ def annotate_texts(
         ConfigError: Something that is not a text, or there is not a list of spans for each text.
         DataError: A language is unknown, or a span is not in its text.
     """
+    if isinstance(texts, str):
+        raise ConfigError(f"annotate takes a list of texts, found the single string '{texts[:40]}'; put it into a list")
     checked = [_check_text(text) for text in texts]
     codes = languages_of(languages, len(checked))
     if spans is not None and len(spans) != len(checked):
