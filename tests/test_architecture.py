@@ -12,7 +12,7 @@ PACKAGES = ("xsap", "data_prep", "benchmarks")
 
 # A module imports only modules above it.
 ORDER = [
-    "errors", "text", "languages", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "progress", "terminal",
+    "errors", "text", "languages", "settings_files", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "progress", "terminal",
     "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
     "terms.semantic_types", "terms.source_licenses", "terms.hierarchy", "terms.concept_details", "terms.terminology", "terms.mentions", "terms.corpus", "terms.brat", "terms.bigbio", "terms.codiesp", "terms.annotated_corpora", "terms.abbreviations", "terms.clinical_text",
     "encoding.forks", "encoding.int8", "encoding.packing", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_card", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.token_vectors", "encoding.vocabulary", "encoding.probe", "encoding.precision",
@@ -336,7 +336,7 @@ def test_names_are_folded_and_composed_in_one_place():
             "unicodedata.normalize('NFKC', _plain_punctuation(drop_invisible(name))).casefold",
         },
         "xsap/languages.py": {"code.lower", "code.strip().lower", "text.strip().lower"},
-        "xsap/config.py": {"error['msg'][:1].lower", "str(value).lower"},
+        "xsap/settings_files.py": {"error['msg'][:1].lower", "str(value).lower"},
         "xsap/tabular/writers.py": {"out.suffix.lower"},
         "xsap/tabular/xlsx.py": {"part.casefold", "letters.casefold"},
         "xsap/plots.py": {"path.suffix.lower"},

@@ -79,11 +79,12 @@ def test_help_of_a_command_fits_80_columns(call, program, command):
 
 
 def test_help_of_training_lists_every_setting_within_80_columns(run):
-    from xsap.config import setting_names
+    from xsap.config import Settings
+    from xsap.settings_files import setting_names
 
     done = run(*PROGRAMS["accelerate launch -m xsap.train"], "--help")
     assert done.returncode == 0, done.stderr
-    assert [name for name in setting_names() if name.rsplit(".", 1)[-1] not in done.stdout] == []
+    assert [name for name in setting_names(Settings) if name.rsplit(".", 1)[-1] not in done.stdout] == []
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
 
 

@@ -5,15 +5,13 @@ unknown key is an error that suggests a known one, by spelling or by meaning. On
 a settings object; all other parts of training take plain arguments, so that they can be used and tested alone.
 """
 
-import textwrap
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from xsap.errors import ConfigError, did_you_mean
+from xsap.settings_files import Section, Tree, describe_model, read_settings, recipe_names
 from xsap.text import Case, Form
 
 _Positive = Annotated[int, Field(gt=0)]
@@ -22,11 +20,7 @@ _Amount = Annotated[float, Field(ge=0)]
 _Scale = Annotated[float, Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SamplingSettings(_Section):
+class SamplingSettings(Section):
     """Which names make up a batch."""
 
     mode: Literal["pairs", "groups"] = Field(
@@ -64,7 +58,7 @@ class SamplingSettings(_Section):
     )
 
 
-class BatchSettings(_Section):
+class BatchSettings(Section):
     """The batch: names per step, over all processes."""
 
     pairs: _Positive = Field(default=256, description="sampling.mode = pairs: pairs per step.")
@@ -75,7 +69,7 @@ class BatchSettings(_Section):
     )
 
 
-class LossSettings(_Section):
+class LossSettings(Section):
     """The loss function, and the settings of each; those of other loss functions are ignored."""
 
     name: Literal["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"] = Field(
@@ -97,7 +91,7 @@ class LossSettings(_Section):
     softmax_scale: _Scale = Field(default=10.0, description="nca: multiplies the squared distances.")
 
 
-class OptimSettings(_Section):
+class OptimSettings(Section):
     """AdamW and its learning rate."""
 
     learning_rate: _Scale = Field(default=2e-5, description="Peak learning rate.")
@@ -115,14 +109,14 @@ class OptimSettings(_Section):
     )
 
 
-class CheckpointSettings(_Section):
+class CheckpointSettings(Section):
     """Saving the state of a run, so that it can be resumed."""
 
     save_steps: _NotNegative = Field(default=1000, description="Steps between checkpoints; 0: none.")
     save_total_limit: _Positive = Field(default=2, description="Maximum number of checkpoints to keep.")
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """Evaluation during training: link mentions to a dictionary's English names."""
 
     mentions: Path | None = Field(
@@ -136,7 +130,7 @@ class EvaluationSettings(_Section):
     )
 
 
-class TuningSettings(_Section):
+class TuningSettings(Section):
     """Tuning on mentions with known concepts: a mention's candidates are names like it, and the right ones are to score highest."""
 
     mentions: Path | None = Field(default=None, description="Mentions to tune on; by default there is no tuning.")
@@ -155,14 +149,14 @@ class TuningSettings(_Section):
     )
 
 
-class TextSettings(_Section):
+class TextSettings(Section):
     """Normalization of names, if the base model does not state it."""
 
     case: Case = Field(default="cased", description="cased keeps upper and lower case, lower makes names lower case.")
     unicode: Form = Field(default="NFC", description="Unicode normal form; none: names are used exactly as they are.")
 
 
-class ScratchSettings(_Section):
+class ScratchSettings(Section):
     """The size of a new model, for base = scratch."""
 
     vocabulary_size: _Positive = Field(default=16_000, description="Maximum number of pieces in the vocabulary.")
@@ -172,7 +166,7 @@ class ScratchSettings(_Section):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout rate.")
 
 
-class Settings(_Section):
+class Settings(Section):
     """A whole run."""
 
     base: str = Field(
@@ -282,35 +276,17 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
     Raises:
         ConfigError: A setting is unknown, missing or not valid.
     """
-    sources: dict[str, str] = {}  # key → the file or option that sets it
-    tree = _read_toml(_find_config(file)) if file else {}
-    _note_sources(tree, (), str(file), sources)
-    for override in overrides:
-        path, value = _parse(override)
-        branch = tree
-        for part in path[:-1]:
-            branch = branch.setdefault(part, {})
-            if not isinstance(branch, dict):
-                raise ConfigError(f"--set {override}: '{part}' is a value, not a section")
-        branch[path[-1]] = value
-        sources |= {".".join(path[:end]): f"--set {override}" for end in range(1, len(path) + 1)}
-    settings, problems = None, []
-    try:
-        settings = Settings.model_validate(tree)
-    except ValidationError as error:
-        for details in error.errors():
-            if details["type"] != "missing":
-                raise ConfigError(_explain(details, sources)) from None
-            key = ".".join(str(part) for part in details["loc"])
-            problems.append((f"the setting '{key}' must be given", f"{key}=…"))
+    return read_settings(
+        Settings, file, overrides, other_names=OTHER_NAMES, recipes=recipe_names(), problems_of=_problems
+    )
+
+
+def _problems(tree: Tree) -> list[tuple[str, str]]:
     given = [key for key in ("terminology", "pairs") if tree.get(key) is not None]
-    if len(given) != 1:
-        found, remedy = ("both", "pairs=null, or --set terminology=null") if given else ("none", "terminology=FOLDER")
-        problems.append((f"exactly one of 'terminology' and 'pairs' must be set, found {found}", remedy))
-    if settings is None or problems:
-        what, remedies = zip(*problems, strict=True)
-        raise ConfigError(f"{'; '.join(what)}; add {' '.join(f'--set {remedy}' for remedy in remedies)}")
-    return settings
+    if len(given) == 1:
+        return []
+    found, remedy = ("both", "pairs=null, or --set terminology=null") if given else ("none", "terminology=FOLDER")
+    return [(f"exactly one of 'terminology' and 'pairs' must be set, found {found}", remedy)]
 
 
 def describe_settings(width: int = 80) -> str:
@@ -319,129 +295,4 @@ def describe_settings(width: int = 80) -> str:
     Args:
         width: Columns of the text.
     """
-    schema = Settings.model_json_schema()
-    root: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
-    for name, field in schema["properties"].items():
-        references = [part["$ref"] for part in (field, *field.get("anyOf", ())) if "$ref" in part]
-        if references:
-            sections[name] = schema["$defs"][references[0].rpartition("/")[2]]
-        else:
-            root[name] = field
-    lines = _describe_section("", root, schema["required"], width)
-    for name, section in sections.items():
-        lines += ["", textwrap.fill(f"[{name}] {section['description']}", width)]
-        lines += _describe_section(f"{name}.", section["properties"], (), width)
-    return "\n".join(lines)
-
-
-def _describe_section(prefix: str, fields: dict[str, Any], required: Sequence[str], width: int) -> list[str]:
-    lines = []
-    for name, field in fields.items():
-        default = "required" if name in required else f"default {_as_toml(field.get('default'))}"
-        head = f"{prefix}{name} ({_type_name(field)}; {default})"
-        lines += textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
-        text = field["description"]
-        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
-    return lines
-
-
-def _type_name(field: dict[str, Any]) -> str:
-    if "anyOf" in field:
-        return next(_type_name(part) for part in field["anyOf"] if part["type"] != "null")
-    if "enum" in field:
-        return " | ".join(field["enum"])
-    if field["type"] == "boolean":
-        return "true | false"
-    if field["type"] == "string":
-        return "path" if field.get("format") == "path" else "text"
-    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    bounds = [f"{sign} {_as_toml(field[key])}" for key, sign in signs.items() if key in field]
-    return f"{field['type']} {' and '.join(bounds)}".strip()
-
-
-def _as_toml(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def recipe_names() -> list[str]:
-    """The names of the recipes that are part of xsap."""
-    return sorted(file.stem for file in _recipes().glob("*.toml"))
-
-
-def _recipes() -> Path:
-    """The folder of the recipes: configs/train in a checkout, and a copy of it in the installed package."""
-    package = Path(__file__).resolve().parent
-    return next(folder for folder in (package / "recipes", package.parent / "configs" / "train") if folder.is_dir())
-
-
-def _find_config(file: Path | str) -> Path:
-    """The file that `--config` names, itself or as a recipe."""
-    path = Path(file)
-    if path.exists() or path.suffix or len(path.parts) != 1:
-        return path
-    if path.name not in recipe_names():
-        known = ", ".join(recipe_names())
-        hint = did_you_mean(path.name, recipe_names(), otherwise=f"recipes are {known}; a file is given by its path")
-        raise ConfigError(f"--config {path}: found neither such a file nor a recipe of that name{hint}")
-    return _recipes() / f"{path.name}.toml"
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: expected a TOML file of settings, found nothing there") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{file}: not a TOML file: {error}") from None
-
-
-def _parse(override: str) -> tuple[list[str], Any]:
-    key, equals, text = override.partition("=")
-    path, text = [part.strip() for part in key.split(".")], text.strip()
-    if not equals or not all(path) or not text:
-        raise ConfigError(f"--set takes key=value, found '{override}'; for example --set optim.learning_rate=1e-4")
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        parsed = {}
-    is_value = len(parsed) == 1 and isinstance(parsed["value"], bool | int | float | str | list | dict)
-    value = parsed["value"] if is_value else text  # otherwise a bare word, such as a path, or a folder named by a date
-    return path, None if text == "null" else value
-
-
-def _note_sources(tree: dict[str, Any], path: tuple[str, ...], source: str, sources: dict[str, str]) -> None:
-    for key, value in tree.items():
-        sources[".".join((*path, key))] = source
-        if isinstance(value, dict):
-            _note_sources(value, (*path, key), source, sources)
-
-
-def _explain(error: Any, sources: dict[str, str]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    source = f" in {sources[key]}" if key in sources else ""
-    if error["type"] == "extra_forbidden":
-        return f"unknown setting '{key}'{source}{_suggest(key)}"
-    return f"setting '{key}'{source}: {error['msg'][:1].lower()}{error['msg'][1:]}; found {error['input']!r}"
-
-
-def _suggest(key: str) -> str:
-    """A hint at the setting that an unknown one may mean: by its name or what it is called elsewhere, its own section first."""
-    section, _, name = key.rpartition(".")
-    meant = {other: known for known, others in OTHER_NAMES.items() for other in others}
-    for known in sorted(setting_names(), key=lambda known: known.rpartition(".")[0] == section):
-        meant[known.rpartition(".")[2]] = known
-    return did_you_mean(name, meant, show=lambda similar: f"'{meant[similar]}'")
-
-
-def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """The names of all settings and sections, such as `optim` and `optim.learning_rate`."""
-    keys = []
-    for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys += setting_names(kind, f"{prefix}{name}.")
-    return keys
+    return describe_model(Settings, width)

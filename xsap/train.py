@@ -11,8 +11,9 @@ if __name__ == "__main__" and sys.path and Path(sys.path[0]).resolve() == Path(_
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from xsap import __version__
-from xsap.config import describe_settings, load_settings, recipe_names
+from xsap.config import describe_settings, load_settings
 from xsap.errors import ConfigError
+from xsap.settings_files import recipe_names
 from xsap.terminal import end_sentence, exit_codes, show_progress
 
 PROGRAM = "xsap train"
