@@ -26,7 +26,9 @@ from benchmarks.accuracy.dictionary import SearchSpace
 from xsap.evaluation.protocols import MentionLinker
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import NGRAM_SIZES
-from xsap.linking.ranking import NO_CONCEPT, NameSearch, rank_concepts
+from xsap.linking.mention_weight import RowSearch
+from xsap.linking.name_keys import Hit
+from xsap.linking.ranking import NO_CONCEPT, NameSearch, put_exact_first, rank_concepts
 from xsap.linking.rejection import rejection_reason
 from xsap.linking.results import Candidate, Result
 from xsap.search.vectors import Floats, Rows
@@ -97,24 +99,26 @@ class Lexicon:
             free[gram] += counts.frequencies
         return lexicon
 
-    def search(self, mentions: Sequence[str], k: int) -> tuple[Floats, Rows]:
+    def search(self, mentions: Sequence[str], k: int, within: Rows | None = None) -> tuple[Floats, Rows]:
         """The k names with the greatest cosine to each mention.
 
         Args:
             mentions: Mentions; their n-grams that no name has are ignored, also for their length.
             k: Number of names.
+            within: The rows that are searched, ascending; None for all.
 
         Returns:
             (q, min(k, n)) cosines, greatest first, and the rows of the names; equal cosines are ordered by row. A name
             without a common n-gram has cosine 0.
         """
-        k = min(k, self.count)
+        k = min(k, self.count if within is None else len(within))
         scores, rows = np.zeros((len(mentions), k), np.float32), np.zeros((len(mentions), k), np.int64)
         for i, (spans, weights) in enumerate(self._postings(mentions) if k else ()):
             found = [self.rows[span] for span in spans] or [np.empty(0, np.int32)]
             parts = [_product(self.weights[span], w) for span, w in zip(spans, weights, strict=True)] or [np.empty(0)]
             cosines = np.bincount(np.concatenate(found), np.concatenate(parts), self.count).astype(np.float32)
-            rows[i] = _top_k(cosines, k, self.scores_per_group)
+            best = _top_k(cosines if within is None else cosines[within], k, self.scores_per_group)
+            rows[i] = best if within is None else within[best]
             scores[i] = cosines[rows[i]]
         return scores, rows
 
@@ -252,6 +256,7 @@ class NameLinker:
         row_search: Searches all rows of the dictionary, for the reference protocol.
         min_score: Names with this score or less are no candidates.
         mentions_per_batch: Mentions searched at once.
+        exact: What finds the concepts that come first because a mention names them; None where only scores decide.
     """
 
     space: SearchSpace
@@ -260,6 +265,7 @@ class NameLinker:
     row_search: MentionSearch
     min_score: float
     mentions_per_batch: int = 2048
+    exact: Callable[[str], list[Hit]] | None = None
 
     @property
     def concept_ids(self) -> Collection[str]:
@@ -292,6 +298,9 @@ class NameLinker:
         ranked = rank_concepts(
             self.search(mentions), self.names.concepts, len(mentions), top_k, min_score=self.min_score
         )
+        if self.exact is not None:
+            hits = [self.exact(mention) for mention in mentions]
+            put_exact_first(ranked, hits, [[hit.score for hit in own] for own in hits])
         results = []
         for mention, *found in zip(mentions, *(array.tolist() for array in ranked), strict=True):
             candidates = tuple(
@@ -319,12 +328,13 @@ class ExactNames:
                 rows[name].append(row)
         return cls(dict(rows), len(names))
 
-    def search(self, mentions: Sequence[str], k: int) -> tuple[Floats, Rows]:
-        """(q, k) scores, 1 for an equal name or 0, and rows; a row with score 0 has no meaning."""
-        k = min(k, self.count)
+    def search(self, mentions: Sequence[str], k: int, within: Rows | None = None) -> tuple[Floats, Rows]:
+        """(q, k) scores, 1 for an equal name or 0, and rows; a row with score 0 has no meaning. within: the rows that are searched."""
+        k = min(k, self.count if within is None else len(within))
+        allowed = None if within is None else set(within.tolist())
         scores, rows = np.zeros((len(mentions), k), np.float32), np.zeros((len(mentions), k), np.int64)
         for i, name in enumerate(normalize_all(mentions, EXACT_MATCH)):
-            found = self.rows.get(name, [])[:k]
+            found = [row for row in self.rows.get(name, []) if allowed is None or row in allowed][:k]
             scores[i, : len(found)], rows[i, : len(found)] = 1, found
         return scores, rows
 
@@ -337,6 +347,18 @@ def exact_linker(space: SearchSpace) -> NameLinker:
 def tfidf_linker(space: SearchSpace) -> NameLinker:
     """Cosine of character n-grams, weighted by inverse document frequency."""
     return _lexical_linker(space, Lexicon.build)
+
+
+def search_rows_by_ngrams(names: Sequence[str]) -> Callable[[Sequence[str]], RowSearch]:
+    """Mentions → a search by character n-grams for the names nearest to some of them, among given rows."""
+    index = Lexicon.build(names)
+    return lambda mentions: lambda part, k, rows: index.search([mentions[i] for i in part], k, rows)
+
+
+def search_rows_by_equality(names: Sequence[str]) -> Callable[[Sequence[str]], RowSearch]:
+    """Mentions → a search for the names that equal some of them, among given rows."""
+    index = ExactNames.build(names)
+    return lambda mentions: lambda part, k, rows: index.search([mentions[i] for i in part], k, rows)
 
 
 def _lexical_linker(space: SearchSpace, build: Callable[[Sequence[str]], ExactNames | Lexicon]) -> NameLinker:

@@ -7,7 +7,7 @@ pooling, length, text policy, dtype, names), so a second run encodes nothing.
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,10 +22,11 @@ from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.protocols import CASED, reference_vectors
 from xsap.linking.linker import Linker
+from xsap.linking.mention_weight import RowSearch
 from xsap.linking.ranking import NameSearch
 from xsap.linking.results import Result
-from xsap.search.exact import search_array
-from xsap.search.vectors import Floats, Rows, check_finite
+from xsap.search.exact import search_array, search_vectors
+from xsap.search.vectors import Floats, Rows, Vectors, check_finite
 from xsap.text import TextPolicy
 
 
@@ -163,6 +164,16 @@ class CachedEncoder:
             return lambda part, k: search_array(raw(), queries[part], k)
 
         return NameLinker(space, names, concept_search, reference_search, -np.inf)
+
+    def search_rows(self, names: Sequence[str]) -> Callable[[Sequence[str]], RowSearch]:
+        """Mentions → a search by cosine for the names nearest to some of them, among given rows."""
+        unit = Vectors.from_array(self.vectors(names, unit=True, policy=self.encoder.policy))
+
+        def searches(mentions: Sequence[str]) -> RowSearch:
+            queries = self.encoder.encode(mentions)
+            return lambda part, k, rows: search_vectors(unit, queries[part], k, rows=rows)
+
+        return searches
 
 
 @dataclass(frozen=True)

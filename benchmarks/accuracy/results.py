@@ -47,6 +47,7 @@ from benchmarks.accuracy.tasks import Task
 from xsap.artifacts import write_atomically
 from xsap.errors import DataError
 from xsap.evaluation.metrics import ScoreRow
+from xsap.evaluation.strata import strata_of
 from xsap.terms.terminology import Terminology
 
 RESULTS_FILE = "results.json"
@@ -172,7 +173,9 @@ def _breakdowns(task: Task, answers: Mapping[str, RankedAnswers]) -> dict[str, d
         "script": label_by_script(task.mentions),
         "semantic group": label_by_group(task.mentions, task.space.types),
     }
-    if task.training:
+    if task.training_mentions is not None:
+        labels = {"seen": list(map(str, strata_of(task.mentions, task.training_mentions))), **labels}
+    elif task.training:
         labels = {"seen": label_by_seen(task.mentions, Terminology.load(task.training)), **labels}
     orders = {name: sort_labels(each) for name, each in labels.items()}
     return {

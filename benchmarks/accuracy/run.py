@@ -1,6 +1,7 @@
 """`python -m benchmarks linking` and `report`: systems × tasks → a results folder with its pages, and its comparison."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.accuracy.scores import RankedAnswers
     from benchmarks.accuracy.systems import System, WorkDir
     from benchmarks.accuracy.tasks import Task
+    from benchmarks.accuracy.training_mentions import TrainingMentions
 
 
 TaskNames = Annotated[
@@ -77,6 +79,16 @@ def linking(
             help="Also rank under the reference protocol, for which each model encodes the dictionary a second time.",
         ),
     ] = True,
+    training_mentions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Mentions, a file or a corpus as xsap index --mentions reads it: each system is measured without them and with their strings as names."
+        ),
+    ] = None,
+    mention_weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of these names, 0 to 1; by default it is learnt. Repeatable."),
+    ] = None,
     examples: Annotated[
         int,
         typer.Option(min=0, help="Examples of each kind of error; with 0 the results have no text of the corpora."),
@@ -90,6 +102,7 @@ def linking(
     from benchmarks.accuracy.results import read_results, write_results
     from benchmarks.accuracy.systems import WorkDir
     from benchmarks.accuracy.tasks import TRAINING, brings_dictionary, check_task_names, open_task
+    from benchmarks.accuracy.training_mentions import with_ids_of
     from xsap.languages import parse_languages
 
     if dtype not in DTYPES:
@@ -105,7 +118,12 @@ def linking(
     ]
     training = next((each.training for each in tasks if brings_dictionary(each.name)), paths.get(TRAINING))
     trained = WorkDir(work_folder, training, minutes, dtype, show_progress(), base)  # type: ignore[arg-type]
-    results = _run(tasks, system, out, trained, ablation=ablation, examples=examples, reference=reference)
+    annotated = _training_mentions(training_mentions, mention_weight or [])
+    if annotated:
+        given = annotated[0].mentions
+        tasks = [replace(each, training_mentions=with_ids_of(each.space, given)) for each in tasks]
+        reference = False  # it ranks the rows of the dictionary as it is
+    results = _run(tasks, system, out, trained, annotated, ablation=ablation, examples=examples, reference=reference)
     write_results(results, out)
     write_pages(read_results(out), out)
     log(f"{out}: {', '.join(PAGES)}, results.json")
@@ -116,6 +134,7 @@ def _run(
     given: list[str],
     out: Path,
     work: "WorkDir",
+    annotated: list["TrainingMentions"],
     *,
     ablation: bool,
     examples: int,
@@ -127,7 +146,7 @@ def _run(
     from benchmarks.accuracy.systems import open_systems
     from xsap.artifacts import manifest_hash, read_manifest
 
-    systems = open_systems(given, work)
+    systems = open_systems(given, work, annotated)
     results = RunResults.from_command(["python", "-m", "benchmarks", *sys.argv[1:]])
     results.systems.update({each.label: each.metadata for each in systems})
     linkers: dict[tuple[str, str], DictionaryLinker] = {}
@@ -136,6 +155,9 @@ def _run(
         trained = {"training": manifest_hash(read_manifest(task.training, "terminology"))} if task.training else {}
         results.tasks[task.name] = task.metadata() | trained
         results.scores[task.name] = results_of_task(task, answers, examples)
+        for each in systems:
+            for mentions in annotated if each.with_mentions else ():
+                _log_strata(task, each.label, mentions.label(each.label), answers)
         if ablation:
             results.ablations[task.name] = {
                 each.label: cached_ablation(
@@ -145,6 +167,34 @@ def _run(
                 if each.model
             }
     return results
+
+
+def _training_mentions(path: Path | None, weights: list[float]) -> list["TrainingMentions"]:
+    from benchmarks.accuracy.training_mentions import TrainingMentions
+    from xsap.linking.mention_build import check_mention_weight
+
+    if path is None:
+        if weights:
+            raise ConfigError(f"--mention-weight {weights[0]:g}: found no --training-mentions; add it")
+        return []
+    for weight in weights:
+        check_mention_weight(weight)
+    return [TrainingMentions.read(path, weight) for weight in weights or [None]]
+
+
+def _log_strata(task: "Task", first: str, second: str, answers: dict[str, "RankedAnswers"]) -> None:
+    """Compare two systems on the mentions whose string, or whose concept, is among the training mentions, or neither."""
+    from benchmarks.accuracy.scores import SEED
+    from xsap.evaluation.strata import compare_by_stratum, comparison_rows, strata_of
+
+    assert task.training_mentions is not None
+    strata = strata_of(task.mentions, task.training_mentions)
+    compared = compare_by_stratum(*(answers[each].ranks("concept") for each in (first, second)), strata, seed=SEED)
+    table = comparison_rows(compared)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    log(f"{task.name}: {first} → {second}")
+    for cells in table:
+        log("  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 def _answers(

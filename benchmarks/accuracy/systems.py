@@ -18,12 +18,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.baselines import DictionaryLinker, FusedLinker, exact_linker, tfidf_linker
+from benchmarks.accuracy.baselines import (
+    DictionaryLinker,
+    FusedLinker,
+    NameLinker,
+    exact_linker,
+    search_rows_by_equality,
+    search_rows_by_ngrams,
+    tfidf_linker,
+)
 from benchmarks.accuracy.dictionary import SearchSpace
 from benchmarks.accuracy.models import CachedEncoder, IndexLinker, parse_model
+from benchmarks.accuracy.training_mentions import TrainingMentions, link_with_mentions
 from xsap.artifacts import manifest_hash, read_manifest
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ConfigError, XsapError
@@ -31,7 +41,8 @@ from xsap.terminal import log
 
 RECIPES = ("xsap", "reference")
 REFERENCE_LEARNING_RATE = {"scratch": 1e-3, "base": 2e-5}
-LEXICAL: Mapping[str, Callable[[SearchSpace], DictionaryLinker]] = {"exact": exact_linker, "tfidf": tfidf_linker}
+LEXICAL: Mapping[str, Callable[[SearchSpace], NameLinker]] = {"exact": exact_linker, "tfidf": tfidf_linker}
+ROW_SEARCHES = {"exact": search_rows_by_equality, "tfidf": search_rows_by_ngrams}
 _ROOT = Path(__file__).resolve().parents[2]
 _CONFIGS = _ROOT / "configs" / "train"
 _INDEX, _RECIPE = "index:", "recipe:"
@@ -138,15 +149,30 @@ class System:
         metadata: Everything that its results depend on.
         link_into: A dictionary → a linker.
         model: For the ablation of case and similarity; None for systems that are not a model alone.
+        with_mentions: A dictionary and training mentions → a linker; None for systems that cannot add names to a dictionary.
     """
 
     label: str
     metadata: dict[str, Any]
     link_into: Callable[[SearchSpace], DictionaryLinker]
     model: CachedEncoder | None = None
+    with_mentions: Callable[[SearchSpace, TrainingMentions], DictionaryLinker] | None = None
+
+    def trained_on(self, mentions: TrainingMentions) -> "System":
+        """The system whose dictionary has the strings of training mentions, too. Raises ConfigError if it cannot have them."""
+        if self.with_mentions is None:
+            raise ConfigError(
+                f"--training-mentions: expected systems that name their dictionary's names themselves, found '{self.label}'; "
+                "build an index with xsap index --mentions, and measure it with xsap evaluate"
+            )
+        link = self.with_mentions
+        metadata = self.metadata | {"training_mentions": mentions.metadata()}
+        return System(mentions.label(self.label), metadata, lambda space: link(space, mentions))
 
 
-def open_systems(given: Sequence[str], work: WorkDir) -> list[System]:
+def open_systems(
+    given: Sequence[str], work: WorkDir, training_mentions: Sequence[TrainingMentions] = ()
+) -> list[System]:
     """Systems as given on the command line, with recipes trained.
 
     Recipes are trained last, since that takes minutes, so that errors in the other systems are found before.
@@ -154,9 +180,10 @@ def open_systems(given: Sequence[str], work: WorkDir) -> list[System]:
     Args:
         given: Texts as after --system.
         work: Where vectors and trained models are kept.
+        training_mentions: Each system is measured with these as well.
 
     Raises:
-        ConfigError: If two systems have one name.
+        ConfigError: If two systems have one name, or one cannot have training mentions.
         XsapError: If a system cannot be opened.
     """
     labels = [_parse(text)[0] for text in given]
@@ -166,18 +193,24 @@ def open_systems(given: Sequence[str], work: WorkDir) -> list[System]:
             raise ConfigError(f"{expected}, found '{label}' twice; write --system NAME=…")
     order = sorted(range(len(given)), key=lambda i: any(f"{_RECIPE}{name}" in given[i] for name in RECIPES))
     opened = {i: open_system(given[i], work) for i in order}
-    return [opened[i] for i in range(len(given))]
+    plain = [opened[i] for i in range(len(given))]
+    return [system for each in plain for system in (each, *map(each.trained_on, training_mentions))]
 
 
 def open_system(given: str, work: WorkDir) -> System:
     """One system. Raises XsapError."""
     label, spec = _parse(given)
     if spec in LEXICAL:
-        return System(label, {"kind": spec}, LEXICAL[spec])
+        return System(label, {"kind": spec}, LEXICAL[spec], with_mentions=partial(_lexical_with_mentions, spec))
     if parts := _split_fusion(spec):
         first, second = (open_system(part, work) for part in parts)
         metadata: dict[str, Any] = {"kind": "fused", "of": [first.metadata, second.metadata]}
-        return System(label, metadata, lambda space: FusedLinker(first.link_into(space), second.link_into(space)))
+        return System(
+            label,
+            metadata,
+            lambda space: FusedLinker(first.link_into(space), second.link_into(space)),
+            with_mentions=_fused_with_mentions(first, second),
+        )
     vectors = work.folder / "vectors"
     if spec.startswith(_INDEX):
         path = spec.removeprefix(_INDEX)
@@ -195,7 +228,24 @@ def open_system(given: str, work: WorkDir) -> System:
             metadata["base"] = Path(work.base).name
         spec = str(work.train(recipe, work.training, work.minutes, work.folder, work.base))
     model = CachedEncoder.from_name(spec, vectors, dtype=work.dtype, progress=work.progress)
-    return System(label, metadata | model.metadata(), model.link_into, model)
+    return System(label, metadata | model.metadata(), model.link_into, model, partial(_model_with_mentions, model))
+
+
+def _lexical_with_mentions(spec: str, space: SearchSpace, mentions: TrainingMentions) -> DictionaryLinker:
+    return link_with_mentions(LEXICAL[spec](space), space, mentions, ROW_SEARCHES[spec])
+
+
+def _model_with_mentions(model: CachedEncoder, space: SearchSpace, mentions: TrainingMentions) -> DictionaryLinker:
+    return link_with_mentions(model.link_into(space), space, mentions, model.search_rows)
+
+
+def _fused_with_mentions(
+    first: System, second: System
+) -> Callable[[SearchSpace, TrainingMentions], DictionaryLinker] | None:
+    one, other = first.with_mentions, second.with_mentions
+    if one is None or other is None:
+        return None
+    return lambda space, mentions: FusedLinker(one(space, mentions), other(space, mentions))
 
 
 def _parse(given: str) -> tuple[str, str]:

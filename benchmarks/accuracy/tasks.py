@@ -120,6 +120,7 @@ class Task:
         row_counts: By language.
         composite: Whether a mention may be `a|b`.
         training: The terminology whose names count as seen; None if none was given.
+        training_mentions: Mentions whose strings and concepts count as seen, instead of a terminology's; None if none were given.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Task:
     row_counts: Mapping[str, RowCounts]
     composite: bool = False
     training: Path | None = None
+    training_mentions: pa.Table | None = None
 
     def metadata(self) -> dict[str, Any]:
         """What a report states about it; results of a task with the same metadata are comparable."""

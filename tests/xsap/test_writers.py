@@ -28,6 +28,7 @@ from xsap.errors import ConfigError
 from xsap.linking.results import Candidate, Result
 from xsap.tabular import workbook_writer
 from xsap.tabular.answers import (
+    ANNOTATED,
     ANSWER,
     CANDIDATE,
     NOTES,
@@ -67,8 +68,23 @@ FEVER = Candidate(
 )
 COLD = Candidate("C2", "Cold", "Cold", 1 / 3, "en", "S")
 BOTH = [
-    ["C1", "Fever", "S", "1", "pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:é\n2"), 0.9, 0.123457, "similar"],
-    ["C2", "Cold", "", "", "Cold", "en", "S", (), (), 0.333333, None, "similar"],
+    [
+        "C1",
+        "Fever",
+        "S",
+        "1",
+        "pyrexia",
+        "fr",
+        "S2",
+        ("Finding", "Sign"),
+        ("S:1", "T:é\n2"),
+        0.9,
+        0.123457,
+        "similar",
+        None,
+        None,
+    ],
+    ["C2", "Cold", "", "", "Cold", "en", "S", (), (), 0.333333, None, "similar", None, None],
 ]
 
 
@@ -113,21 +129,31 @@ def test_long_form_repeats_the_columns_of_each_row():
     found = with_answers(table, [Answer(BOTH, None), BLANK, Answer(BOTH[1:], "unsure")], wide=None)
     assert found.column_names == ["id", "name", *ANSWER[:2], "linked_name", *ANSWER[3:]]
     assert rows_of(found) == [
-        ("7", "fiebre", 1, *BOTH[0], None),
-        ("7", "fiebre", 2, *BOTH[1], None),
+        ("7", "fiebre", 1, *BOTH[0][:-2], None),
+        ("7", "fiebre", 2, *BOTH[1][:-2], None),
         ("8", " ", *[None] * 13, "the mention is blank"),
-        ("9", "x", 1, *BOTH[1], "unsure"),
+        ("9", "x", 1, *BOTH[1][:-2], "unsure"),
     ]
     assert found.schema.types[:3] == [*table.schema.types, pa.int32()]
 
 
 def test_wide_form_has_one_row_for_each_of_the_input():
     found = with_answers(pa.table({"name_2": ["a", "b"]}), [Answer(BOTH[:1], None), BLANK], wide=2)
-    assert found.column_names == ["name_2", *(f"{field}_1" for field in CANDIDATE), "concept_id_2", "linked_name_2", *(f"{field}_2" for field in CANDIDATE[2:]), "reason"]  # fmt: skip
+    assert found.column_names == ["name_2", *(f"{field}_1" for field in CANDIDATE[:-2]), "concept_id_2", "linked_name_2", *(f"{field}_2" for field in CANDIDATE[2:-2]), "reason"]  # fmt: skip
     assert rows_of(found) == [
-        ("a", *BOTH[0], *[None] * 12, None),
+        ("a", *BOTH[0][:-2], *[None] * 12, None),
         ("b", *[None] * 24, "the mention is blank"),
     ]
+
+
+@pytest.mark.parametrize("wide", [None, 2])
+def test_annotations_of_a_matched_name_have_columns_where_they_are_asked_for(wide):
+    counted = [*BOTH[0][:-2], 3, 0.75]
+    found = with_answers(pa.table({"term": ["a", "b"]}), [Answer([counted], None), BLANK], wide=wide, notes=ANNOTATED)
+    first = found.slice(0, 1).to_pylist()[0]
+    last = "" if wide is None else "_1"
+    assert (first[f"annotations{last}"], first[f"share{last}"], first[f"match{last}"]) == (3, 0.75, "similar")
+    assert found.num_columns == 1 + (len(CANDIDATE) + 2 if wide is None else wide * len(CANDIDATE) + 1)
 
 
 def test_answer_columns_avoid_names_of_the_input():
@@ -143,23 +169,23 @@ def test_with_answers_equals_a_naive_table(data, count, wide):
     answers = []
     for row in range(count):
         found = [
-            [f"C{row}.{rank}", *[None] * 8, rank / 7, None, None] for rank in range(data.draw(st.integers(0, most)))
+            [f"C{row}.{rank}", *[None] * 8, rank / 7, *[None] * 4] for rank in range(data.draw(st.integers(0, most)))
         ]
         answers.append(Answer(found, None if found else "why"))
     table = pa.table([pa.array([f"t{row}" for row in range(count)], pa.string())], ["term"])
     rows = with_answers(table, answers, wide=wide).to_pylist()
-    expected = []
+    expected, plain = [], CANDIDATE[:-2]  # without those of an index with mention names
     for row, (candidates, reason, _) in enumerate(answers):
         if wide is None:
             for rank in range(max(1, len(candidates))):
-                shown = dict(zip(CANDIDATE, candidates[rank], strict=True)) if candidates else dict.fromkeys(CANDIDATE)
+                shown = dict(zip(plain, candidates[rank], strict=False)) if candidates else dict.fromkeys(plain)
                 expected.append(
                     {"term": f"t{row}", "rank": rank + 1 if candidates else None} | shown | {"reason": reason}
                 )
         else:
             line = {"term": f"t{row}"}
             for rank in range(wide):
-                for place, field in enumerate(CANDIDATE):
+                for place, field in enumerate(plain):
                     line[f"{field}_{rank + 1}"] = candidates[rank][place] if rank < len(candidates) else None
             expected.append(line | {"reason": reason})
     assert rows == expected
@@ -207,8 +233,23 @@ def test_notes_are_columns_before_the_candidates_where_they_are_asked_for(wide):
 
 TWO = Answer(
     [
-        ["C1", "Fever", "S", "1", "-pyrexia", "fr", "S2", ("Finding", "Sign"), ("S:1", "T:2"), 0.9, 0.876, "similar"],
-        ["C22", "Cold", "", "", "Cold", "en", "S", (), (), -0.5, None, "similar"],
+        [
+            "C1",
+            "Fever",
+            "S",
+            "1",
+            "-pyrexia",
+            "fr",
+            "S2",
+            ("Finding", "Sign"),
+            ("S:1", "T:2"),
+            0.9,
+            0.876,
+            "similar",
+            None,
+            None,
+        ],
+        ["C22", "Cold", "", "", "Cold", "en", "S", (), (), -0.5, None, "similar", None, None],
     ],
     None,
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from xsap.artifacts import read_manifest
 from xsap.errors import ConfigError
 from xsap.languages import to_iso
 from xsap.terminal import (
@@ -85,6 +86,7 @@ def link(
     overwrite: Overwrite = False,
 ) -> None:
     """Link terms to concepts."""
+    from xsap.tabular.answers import ANNOTATED
     from xsap.tabular.link_file import check_link_output, link_file
     from xsap.tabular.readers import open_table, table_of_terms
     from xsap.tabular.writers import OutputFormat
@@ -124,6 +126,8 @@ def link(
 
         wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
         linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann})
+    if read_manifest(index, "index").get("mentions", {}).get("weight"):
+        output_format = replace(output_format, notes=(*output_format.notes, *ANNOTATED))
     identity = {**used, "ann": ann, **limits, **given}
     with path_or_stdout(out) as target:
         counts = link_file(

@@ -29,6 +29,8 @@ _TYPES = {
     "score": pa.float64(),
     "confidence": pa.float64(),
     "match": pa.string(),  # how matched_name was found
+    "annotations": pa.int32(),  # of matched_name with this concept
+    "share": pa.float64(),  # of all annotations of matched_name
     "reason": pa.string(),  # why there is no answer
 }
 NOTES = (*CLEANED, *EXPANDED)
@@ -38,8 +40,10 @@ _NOTE_TYPES = dict.fromkeys(NOTES, pa.string()) | {
     "suspected": pa.bool_(),
     "removed": pa.list_(pa.string()),
 }
-ANSWER = tuple(_TYPES)
-CANDIDATE = ANSWER[1:-1]
+ANNOTATED = ("annotations", "share")
+"""Fields of a candidate that have columns only where they are asked for, with those of NOTES: an index without mention names has none."""
+CANDIDATE = tuple(_TYPES)[1:-1]
+ANSWER = tuple(field for field in _TYPES if field not in ANNOTATED)
 LIST_SEPARATOR = "|"  # between the values of a list in CSV, TSV and XLSX
 
 _FIELDS = attrgetter(*CANDIDATE)
@@ -97,16 +101,23 @@ def answer_columns(
     Args:
         header: The names of the input's columns.
         wide: The number of candidates that each row has columns for; None for the long form.
-        notes: The columns of NOTES that are written.
+        notes: The columns of NOTES and ANNOTATED that are written.
     """
+    fields = _candidate_fields(notes)
     if wide is None:
-        names, types = list(ANSWER), list(_TYPES.values())
+        names = ["rank", *fields, "reason"]
+        types = [_TYPES[field] for field in names]
     else:
-        names = [f"{field}_{rank}" for rank in range(1, wide + 1) for field in CANDIDATE] + ["reason"]
-        types = [_TYPES[field] for field in CANDIDATE] * wide + [_TYPES["reason"]]
-    taken = set(header)
-    names, types = [*notes, *names], [*(_NOTE_TYPES[name] for name in notes), *types]
+        names = [f"{field}_{rank}" for rank in range(1, wide + 1) for field in fields] + ["reason"]
+        types = [_TYPES[field] for field in fields] * wide + [_TYPES["reason"]]
+    taken, of_mention = set(header), [name for name in notes if name in NOTES]
+    names, types = [*of_mention, *names], [*(_NOTE_TYPES[name] for name in of_mention), *types]
     return [_unused(name, taken) for name in names], types
+
+
+def _candidate_fields(notes: Sequence[str]) -> tuple[str, ...]:
+    """The fields of a candidate that have columns: all of them, or all but ANNOTATED, which come last."""
+    return CANDIDATE if set(ANNOTATED) & set(notes) else CANDIDATE[: -len(ANNOTATED)]
 
 
 def _unused(name: str, taken: set[str]) -> str:
@@ -123,15 +134,17 @@ def answer_cells(
     Args:
         answers: One for each row.
         wide: The number of candidates that each row has columns for; None for the long form.
-        notes: The columns of NOTES that are written.
+        notes: The columns of NOTES and ANNOTATED that are written.
 
     Returns:
         The row that each row of the output belongs to, and the cells of each of `answer_columns`.
     """
     belongs, rows = list[int](), list[list[Any]]()
-    blank, places = [None] * len(CANDIDATE), [NOTES.index(name) for name in notes]
+    fields = _candidate_fields(notes)
+    blank, places = [None] * len(fields), [NOTES.index(name) for name in notes if name in NOTES]
     no_notes = [Result("", ()).notes()[name] for name in NOTES]
-    for row, (candidates, reason, of_mention) in enumerate(answers):
+    for row, (all_fields, reason, of_mention) in enumerate(answers):
+        candidates = [candidate[: len(fields)] for candidate in all_fields]
         own = [(of_mention or no_notes)[place] for place in places]
         if wide is not None:
             shown = candidates[:wide] + [blank] * (wide - len(candidates))
@@ -141,7 +154,7 @@ def answer_cells(
         else:
             rows.append([*own, None, *blank, reason])
         belongs += [row] * (1 if wide is not None else max(1, len(candidates)))
-    width = len(notes) + (len(ANSWER) if wide is None else wide * len(CANDIDATE) + 1)
+    width = len(places) + (len(fields) + 2 if wide is None else wide * len(fields) + 1)
     return belongs, [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 

@@ -69,6 +69,8 @@ def _candidate(rank: int, candidate: dict[str, Any], width: int, *, calibrated: 
     likely = "" if confidence is None else f"{100 * confidence:.0f} %"  # only the first candidate has one
     name, matched = candidate["name"], candidate["matched_name"]
     names = _shown(name) if matched == name else f"{_shown(name)} ({_shown(matched)})"
+    if candidate["annotations"] is not None:
+        names += f"  annotated {candidate['annotations']:,} times, {100 * candidate['share']:.0f} %"
     return (
         f"{rank:>4}  {candidate['score']:6.3f}  {f'{likely:>10}  ' if calibrated else ''}"
         f"{_shown(candidate['concept_id']):{width}}  {candidate['language']:8}  {names}"

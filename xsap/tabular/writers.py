@@ -60,7 +60,7 @@ class OutputFormat:
             would take for a number or a date is escaped. If the input is a CSV with semicolons, so is the output, with decimal commas: Excel
             opens by itself only what is written as in its country.
         gz: Whether the output is compressed.
-        notes: The columns of the mention itself that are written before its candidates; some of NOTES.
+        notes: The columns of the mention itself that are written before its candidates, some of NOTES; and those of ANNOTATED, if they are.
 
     Raises:
         ConfigError: For options that exclude each other.
