@@ -29,6 +29,7 @@ from xsap.terminal import (
 from xsap.terms.mentions import parse_columns
 
 if TYPE_CHECKING:
+    from xsap.encoding.encoder import Encoder
     from xsap.encoding.precision import DtypeChoice
     from xsap.linking.build import BuildSummary
     from xsap.linking.mention_build import BuiltMentions
@@ -140,6 +141,19 @@ def index(
     )
     if summary is not None:
         _log_build(out if shard is None else f"{out}, part {shard}", summary, reused=reuse is not None)
+        if shard is None:
+            _use_fusion_weight(out, encoder)
+
+
+def _use_fusion_weight(out: Path, encoder: "Encoder") -> None:
+    """A model that was tuned on mentions states the weight of string similarity that its vectors were tuned with."""
+    from xsap.encoding.model_card import FUSION_WEIGHT
+    from xsap.linking.index import Index
+
+    weight = float(encoder.provenance.get(FUSION_WEIGHT, 0.0))
+    if weight:
+        Index.load(out).with_fusion_weight(weight)
+        log(f"{out}: weight of string similarity {weight:.3f}, as the model was tuned")
 
 
 def _dtype_of_all(dtype: Dtype, reuse: Path | None, *, apart: bool) -> "DtypeChoice":

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from xsap.artifacts import manifest_hash, read_manifest, sha256_of
 from xsap.config import Settings
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_card import FUSION_WEIGHT, MENTIONS_SOURCE, TRAINED_ON, VOCABULARY_FROM, CardEvaluation
+from xsap.encoding.model_card import FUSION_WEIGHT, MENTIONS_SOURCE, TRAINED_ON, TUNED, VOCABULARY_FROM, CardEvaluation
 from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import Tokens, tokenize_to_disk
 from xsap.encoding.vocabulary import from_scratch
@@ -273,7 +273,8 @@ def _encoder(settings: Settings, name_set: NameSet) -> Encoder:
         length = settings.max_length or REFERENCE_LENGTH
         config = EncoderConfig(settings.pooling or "cls", length, policy or TextPolicy())
         encoder = from_scratch(name_set.names, config, **settings.scratch.model_dump(), seed=settings.seed)
-    encoder.provenance.pop(FUSION_WEIGHT, None)  # of a base that was tuned; it holds for its vectors alone
+    for key in (FUSION_WEIGHT, TUNED):  # of a base that was tuned; they hold for its vectors alone
+        encoder.provenance.pop(key, None)
     if settings.optim.frozen_layers is not None:
         freeze(encoder, settings.optim.frozen_layers)
     return encoder
