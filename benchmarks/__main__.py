@@ -16,6 +16,7 @@ import typer
 from benchmarks.accuracy.run import linking, report
 from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
 from benchmarks.speed.mentions import speed_mentions
+from benchmarks.text_commands import annotation, speed_text
 from xsap.errors import ConfigError
 from xsap.plots import check_plot
 from xsap.terminal import Dtype, DtypeOption, Overwrite, create_app, log, parse_size
@@ -33,9 +34,11 @@ mentions_app = typer.Typer(help="Convert published corpora to files of mentions.
 speed_app = typer.Typer(help="Compare speed and memory of implementations.", **PLAIN)  # type: ignore[arg-type]
 app.command("linking")(linking)
 app.command("report")(report)
+app.command("annotation")(annotation)
 app.add_typer(mentions_app, name="mentions")
 app.add_typer(speed_app, name="speed")
 speed_app.command("mentions")(speed_mentions)
+speed_app.command("text")(speed_text)
 
 
 class SizeName(StrEnum):

@@ -12,11 +12,11 @@ PROGRAMS = {
 }
 TYPER = [name for name in PROGRAMS if "train" not in name]
 COMMANDS = {
-    "xsap": ["train", "index", "merge", "link", "evaluate", "calibrate", "tune-fusion", "encode",
-             "probe", "convert", "shrink", "push", "review", "serve", "check", "export", "text", "tune"],
+    "xsap": ["train", "tune", "index", "merge", "link", "evaluate", "calibrate", "tune-fusion", "encode",
+             "probe", "convert", "shrink", "push", "review", "serve", "check", "export", "text"],
     "xsap-prepare": ["umls", "omop", "snomed", "hpo", "ontology", "icd", "table", "wikidata", "bitext", "merge", "map", "diff",
                      "split", "leakage", "update-mentions", "describe", "export", "fetch"],
-    "python -m benchmarks": ["linking", "report", "compare", "nil", "synthetic-umls", "mentions", "speed"],
+    "python -m benchmarks": ["linking", "report", "annotation", "compare", "nil", "synthetic-umls", "mentions", "speed"],
 }  # fmt: skip
 
 

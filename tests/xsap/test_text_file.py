@@ -368,6 +368,6 @@ def test_command_replaces_a_brat_folder_with_overwrite(text, sample_index, tmp_p
 
 
 def test_brat_of_a_document_without_spans_is_empty():
-    from xsap.text_in.documents import Document
+    from xsap.text_in.documents import TextDocument
 
-    assert to_brat(Document("a", "text"), []) == ""
+    assert to_brat(TextDocument("a", "text"), []) == ""

@@ -109,7 +109,7 @@ def annotate_documents(
         documents = document_of(_stdin_text(), language=language)
     else:
         given_columns = columns | {"language": language, "encoding": encoding}
-        documents = open_documents(source, header_row=header_row, **given_columns)  # type: ignore[arg-type]
+        documents = open_documents(source, header_row=header_row, **given_columns)
     if out is None:
         check_stdout(text_format.form, binary=text_format.is_binary)
     else:

@@ -146,8 +146,8 @@ def _link_spans(
             if linker.uses_context:
                 first, last = sentence_at(text, start, end)
                 contexts.append(MentionContext(text[first:last], start - first, end - first))
-    given = {"context": contexts} if linker.uses_context else {}
-    results = iter(linker.link(mentions, top_k, languages=of_mentions, **given, **options) if mentions else ())
+    given = {**options, "context": contexts} if linker.uses_context else options
+    results = iter(linker.link(mentions, top_k, languages=of_mentions, **given) if mentions else ())
     return [
         AnnotatedText(text, tuple(LinkedSpan(start, end, next(results)) for start, end in own))
         for text, own in zip(texts, spans, strict=True)

@@ -23,7 +23,7 @@ _ID_COLUMNS = ("document_id", "id", "note_id", "sourceid")
 _BOM = "\ufeff"
 
 
-class Document(NamedTuple):
+class TextDocument(NamedTuple):
     """A text.
 
     Attributes:
@@ -53,7 +53,7 @@ class Documents:
 
     where: str
     count: int | None
-    chunks: Callable[[int], Iterator[list[Document]]]
+    chunks: Callable[[int], Iterator[list[TextDocument]]]
     identity: Mapping[str, Any] | None = None
     sources: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Documents:
 
 def document_of(text: str, *, language: str | None = None, where: str = "stdin") -> Documents:
     """A single text as documents."""
-    documents = [Document(where, text.removeprefix(_BOM), language)]
+    documents = [TextDocument(where, text.removeprefix(_BOM), language)]
     return Documents(where, 1, lambda _: iter([documents]))
 
 
@@ -113,10 +113,11 @@ def open_documents(
 
 
 def _of_files(files: list[Path], path: Path, language: str | None, encoding: str | None) -> Documents:
-    def chunks(size: int) -> Iterator[list[Document]]:
+    def chunks(size: int) -> Iterator[list[TextDocument]]:
         for start in range(0, len(files), size):
             yield [
-                Document(_name_of(file, path), _read(file, encoding), language) for file in files[start : start + size]
+                TextDocument(_name_of(file, path), _read(file, encoding), language)
+                for file in files[start : start + size]
             ]
 
     sizes = hashlib.sha256()
@@ -164,7 +165,7 @@ def _of_table(
     language_at = None if language_column is None else table.column_index(language_column)
     unknown: dict[str, int] = {}
 
-    def chunks(size: int) -> Iterator[list[Document]]:
+    def chunks(size: int) -> Iterator[list[TextDocument]]:
         unknown.clear()
         row = 0
         for chunk in table.chunks(size):
@@ -175,10 +176,11 @@ def _of_table(
             if language_at is not None:
                 languages = [_iso(to_text(cell), unknown) for cell in to_cells(chunk.column(language_at))]
             named = (given or str(number) for given, number in zip(ids, numbers, strict=True))
-            yield [Document(*each) for each in zip(named, texts, languages, strict=True)]
+            yield [TextDocument(*each) for each in zip(named, texts, languages, strict=True)]
             row += len(chunk)
 
-    identity, sources = None, ()
+    identity: dict[str, Any] | None = None
+    sources: tuple[Path, ...] = ()
     if table.path is not None:
         content = [table.path.stat().st_size, sha256_of(table.path)]
         columns = [text_at, id_at, language_at, language]

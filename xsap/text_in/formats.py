@@ -18,7 +18,7 @@ from xsap.page import Block, Heading, MarkedText, Table
 from xsap.tabular.answers import CANDIDATE, Answer
 from xsap.tabular.cells import escape_surrogates
 from xsap.terms.semantic_types import group_of
-from xsap.text_in.documents import Document
+from xsap.text_in.documents import TextDocument
 
 CONCEPT_TYPE = "Concept"  # of a span whose concept has no semantic group
 JSON_FORMS = ("jsonl", "bigbio", "pubannotation")
@@ -39,13 +39,13 @@ def first_of(answer: Answer) -> dict[str, Any] | None:
     return None if answer.reason is not None else dict(zip(CANDIDATE, answer.candidates[0], strict=True))
 
 
-def to_json_line(document: Document, spans: Sequence[SpanAnswer], form: str) -> str:
+def to_json_line(document: TextDocument, spans: Sequence[SpanAnswer], form: str) -> str:
     """A document as a line of one of JSON_FORMS."""
     make = {"jsonl": _to_record, "bigbio": _to_bigbio, "pubannotation": _to_pubannotation}[form]
     return _JSON.encode(make(document, spans)) + "\n"
 
 
-def _to_record(document: Document, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
+def _to_record(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
     return {
         "document_id": document.document_id,
         "language": document.language,
@@ -63,7 +63,7 @@ def _to_record(document: Document, spans: Sequence[SpanAnswer]) -> dict[str, Any
     }
 
 
-def _to_bigbio(document: Document, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
+def _to_bigbio(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
     text, name = document.text, document.document_id
     entities = []
     for number, (start, end, answer) in enumerate(spans):
@@ -89,7 +89,7 @@ def _to_bigbio(document: Document, spans: Sequence[SpanAnswer]) -> dict[str, Any
     return {"id": name, "document_id": name, "passages": passages, "entities": entities, **empty}
 
 
-def _to_pubannotation(document: Document, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
+def _to_pubannotation(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
     denotations, attributes = [], []
     for number, (start, end, answer) in enumerate(spans, start=1):
         found = first_of(answer)
@@ -111,7 +111,7 @@ def _to_pubannotation(document: Document, spans: Sequence[SpanAnswer]) -> dict[s
     }
 
 
-def to_brat(document: Document, spans: Sequence[SpanAnswer]) -> str:
+def to_brat(document: TextDocument, spans: Sequence[SpanAnswer]) -> str:
     """The `.ann` file of a document."""
     lines = []
     for number, (start, end, answer) in enumerate(spans, start=1):
@@ -157,7 +157,7 @@ def _database_of(fields: dict[str, Any]) -> tuple[str, str]:
     return str(fields["vocabulary"] or "xsap").replace(":", "_"), str(fields["concept_id"])
 
 
-def to_blocks(document: Document, spans: Sequence[SpanAnswer]) -> list[Block]:
+def to_blocks(document: TextDocument, spans: Sequence[SpanAnswer]) -> list[Block]:
     """A document as blocks of a page: its text with the spans marked, and a table of the spans."""
     marks, rows = [], [["span", "place", "concept", "name", "score", "confidence"]]
     for start, end, answer in spans:

@@ -11,10 +11,10 @@ from xsap.errors import DataError
 from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.readers import open_table
 from xsap.text import EXACT_MATCH, normalize
-from xsap.text_in.documents import Document
+from xsap.text_in.documents import TextDocument
 from xsap.text_in.spans import Span
 
-OUTSIDE, OTHER_TEXT, NO_DOCUMENT = (
+SPAN_OUTSIDE, OTHER_TEXT, NO_DOCUMENT = (
     "spans outside their document",
     "spans whose text is not the mention given",
     "spans of documents that are not in the input",
@@ -52,8 +52,10 @@ class GivenSpans:
             mentions = [""] * len(ids) if mention_at is None else map(to_text, to_cells(chunk.column(mention_at)))
             for document_id, start, end, mention in zip(ids, starts, ends, mentions, strict=True):
                 row += 1
-                offsets = (_offset(text, name, table.where, row) for name, text in (("start", start), ("end", end)))
-                rows.append((_hash(document_id), *offsets, _hash(normalize(mention, EXACT_MATCH)) if mention else 0))
+                first, last = (
+                    _offset(text, name, table.where, row) for name, text in (("start", start), ("end", end))
+                )
+                rows.append((_hash(document_id), first, last, _hash(normalize(mention, EXACT_MATCH)) if mention else 0))
         self.content_hash = sha256_of(Path(path))
         self.dropped: Counter[str] = Counter()
         self._documents = np.array([each[0] for each in rows], np.uint64)
@@ -66,7 +68,7 @@ class GivenSpans:
     def __len__(self) -> int:
         return len(self._documents)
 
-    def of(self, document: Document) -> list[Span]:
+    def of(self, document: TextDocument) -> list[Span]:
         """The spans of a document, in order."""
         value = np.uint64(_hash(document.document_id))
         first, last = (int(np.searchsorted(self._documents, value, side)) for side in ("left", "right"))
@@ -77,7 +79,7 @@ class GivenSpans:
             self._seen[at] = True
             start, end = self._offsets[at].tolist()
             if not 0 <= start < end <= len(document.text):
-                self.dropped[OUTSIDE] += 1
+                self.dropped[SPAN_OUTSIDE] += 1
                 continue
             wanted = int(self._mentions[at])
             if wanted and wanted != _hash(normalize(document.text[start:end], EXACT_MATCH)):

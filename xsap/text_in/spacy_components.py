@@ -24,7 +24,7 @@ from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.server.concepts import ConceptTable
 
-LABEL, BATCH = "CONCEPT", 256
+ENTITY_LABEL, BATCH = "CONCEPT", 256
 _STATE = "xsap.json"
 _NO_LANGUAGE = ("xx", "mul")
 
@@ -127,7 +127,7 @@ def _language_of(doc: Doc, pipeline: str) -> str | None:
         return None
 
 
-class Mentions:
+class MentionFinder:
     """Finds names of an index in documents and adds them to `doc.ents`; entities that are there keep their place.
 
     Args:
@@ -145,7 +145,7 @@ class Mentions:
         language: str,
         *,
         model: str | None = None,
-        label: str = LABEL,
+        label: str = ENTITY_LABEL,
         fuzzy: bool = False,
         filter: Mapping[str, Any] | None = None,  # noqa: A002
     ) -> None:
@@ -181,7 +181,7 @@ class Mentions:
         """Save the settings in a folder."""
         self.saved.to_disk(path)
 
-    def from_disk(self, path: Path | str, **_: Any) -> "Mentions":
+    def from_disk(self, path: Path | str, **_: Any) -> "MentionFinder":
         """Check that the settings of a folder belong to this index. Raises ArtifactError."""
         self.saved.from_disk(path)
         return self
@@ -190,7 +190,7 @@ class Mentions:
         """The settings as bytes."""
         return self.saved.to_bytes()
 
-    def from_bytes(self, saved: bytes, **_: Any) -> "Mentions":
+    def from_bytes(self, saved: bytes, **_: Any) -> "MentionFinder":
         """Check that settings belong to this index. Raises ArtifactError."""
         self.saved.check(saved, "the pipeline")
         return self
@@ -283,8 +283,10 @@ class EntityLinker:
         return self
 
 
-@Language.factory(
-    "xsap_mentions", assigns=["doc.ents"], default_config={"model": None, "label": LABEL, "fuzzy": False, "filter": {}}
+@Language.factory(  # type: ignore[untyped-decorator]
+    "xsap_mentions",
+    assigns=["doc.ents"],
+    default_config={"model": None, "label": ENTITY_LABEL, "fuzzy": False, "filter": {}},
 )
 def make_mentions(
     nlp: Language,
@@ -294,13 +296,13 @@ def make_mentions(
     label: str,
     fuzzy: bool,
     filter: dict[str, Any],  # noqa: A002
-) -> Mentions:
+) -> MentionFinder:
     """The component `xsap_mentions`."""
     del name
-    return Mentions(index, nlp.lang, model=model, label=label, fuzzy=fuzzy, filter=filter)
+    return MentionFinder(index, nlp.lang, model=model, label=label, fuzzy=fuzzy, filter=filter)
 
 
-@Language.factory(
+@Language.factory(  # type: ignore[untyped-decorator]
     "xsap_linker",
     requires=["doc.ents"],
     assigns=["token.ent_kb_id"],

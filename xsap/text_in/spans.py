@@ -10,6 +10,7 @@ words and of words with fewer than three letters (two in scripts without letter 
 unless it names its vocabulary (HP:0001945); and a name that is an abbreviation in capitals, of at most four letters, written in another way.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,14 +22,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from xsap.linking.dictionary import Dictionary
-from xsap.linking.name_keys import CODE_ENTRY, key_hashes
-from xsap.text import EXACT_MATCH, expand_umlauts, fold_accents, look_up_key, normalize, script_of
+from xsap.linking.name_keys import CODE_ENTRY, key_hashes, spelling_hash
+from xsap.text import AS_WRITTEN, EXACT_MATCH, expand_umlauts, fold_accents, look_up_key, normalize, script_of
 from xsap.text_in.stop_words import is_stop_word
-from xsap.text_in.words import CHARACTER, CLOSING, WORD, Units, ends_paragraph, kind_of, units_of
+from xsap.text_in.words import CHARACTER, CLOSING, WORD, Units, ends_paragraph, is_plain, kind_of, units_of
 
 MAX_WORDS, MAX_CHARACTERS = 10, 16
 NGRAMS_PER_SEARCH = 1 << 17
 _KEYS_KEPT, _SPANS_KEPT = 1 << 16, 1 << 15
+_LINE_END = re.compile("[\n\r\f\v\u2028\u2029]")
 _LONGEST_SEPARATOR = 8  # characters between two units of a name
 _LONGEST_ABBREVIATION = 4
 _NEARBY = 60  # characters on each side that tell whether capitals mean anything
@@ -70,27 +72,36 @@ class UnitKeys:
         return self.key[self.starts[unit] : self.ends[unit]].decode("utf-8", "surrogatepass")
 
 
-class _UnitCache(dict[str, tuple[bytes, int]]):
-    """The look-up key and the kind of each unit, made when it is first asked for."""
+class _KeyCache(dict[str, bytes]):
+    """The look-up key of each unit, made when it is first asked for."""
 
-    def __missing__(self, unit: str) -> tuple[bytes, int]:
+    def __missing__(self, unit: str) -> bytes:
         if len(self) >= _KEYS_KEPT:
             self.clear()
-        made = self[unit] = look_up_key(unit).encode("utf-8", "surrogatepass"), kind_of(unit)
-        return made
+        key = self[unit] = look_up_key(unit).encode("utf-8", "surrogatepass")
+        return key
 
 
-class _SeparatorCache(dict[str, tuple[bytes, bool]]):
-    """The look-up key of what stands between two units, and whether no name goes across it."""
+class _SeparatorCache(dict[str, bytes]):
+    """The look-up key of what stands between two units."""
 
-    def __missing__(self, separator: str) -> tuple[bytes, bool]:
+    def __missing__(self, separator: str) -> bytes:
+        if len(separator) > _LONGEST_SEPARATOR:
+            return b" "  # no name goes across it, unless it is white space
         if len(self) >= _KEYS_KEPT:
             self.clear()
-        if len(separator) > _LONGEST_SEPARATOR and not separator.isspace():
-            return b" ", True
-        key = look_up_key(f"x{separator}x")[1:-1].encode("utf-8", "surrogatepass")
-        made = self[separator] = key, ends_paragraph(separator)
-        return made
+        key = self[separator] = look_up_key(f"x{separator}x")[1:-1].encode("utf-8", "surrogatepass")
+        return key
+
+
+class _KindCache(dict[str, int]):
+    """The kind of each unit."""
+
+    def __missing__(self, unit: str) -> int:
+        if len(self) >= _KEYS_KEPT:
+            self.clear()
+        kind = self[unit] = kind_of(unit)
+        return kind
 
 
 class SpanFinder:
@@ -120,8 +131,9 @@ class SpanFinder:
         ]
         self._longest = {WORD: max_words, CHARACTER: max_characters, CLOSING: 0}
         self._ngrams_per_search = ngrams_per_search
-        self._units, self._separators = _UnitCache(), _SeparatorCache()
+        self._keys, self._separators, self._kinds = _KeyCache(), _SeparatorCache(), _KindCache()
         self._names: dict[str, bool] = {}
+        self._starters: dict[tuple[str, str], bool] = {}  # whether a word makes a mention of what begins with it
 
     def find(self, texts: Sequence[str], languages: Sequence[str], keep: Keep | None = None) -> list[list[Span]]:
         """The spans of each text, in their order.
@@ -143,32 +155,45 @@ class SpanFinder:
     def unit_keys(self, text: str) -> UnitKeys:
         """A text as units with their look-up keys."""
         units = units_of(text)
-        own = list(map(self._units.__getitem__, units.words))
-        between = list(map(self._separators.__getitem__, units.separators))
-        parts = [part for pair in zip(between, own, strict=False) for part, _ in pair]
+        keys, separators = self._keys, self._separators
+        parts: list[bytes] = [b""] * (2 * len(units.words))
+        parts[::2] = [separators[separator] for separator in units.separators[:-1]]
+        parts[1::2] = [keys[word] for word in units.words]
         edges = list(accumulate(map(len, parts)))
-        breaks = [number for number, (_, ends) in enumerate(between[:-1]) if ends and number]
-        kinds = [kind for _, kind in own]
-        return UnitKeys(text, units, b"".join(parts), edges[::2], edges[1::2], self._counts(kinds, breaks))
+        counts = self._counts(len(units.words), breaks_in(text, units))
+        if not is_plain(text):
+            self._shorten(counts, [self._kinds[word] for word in units.words], units)
+        return UnitKeys(text, units, b"".join(parts), edges[::2], edges[1::2], counts)
 
-    def is_name(self, span: str) -> bool:
-        """Whether a span is a name, and no bare code and no abbreviation that is written in another way."""
+    def is_name(self, span: str, key: bytes) -> bool:
+        """Whether a span is a name, and no bare code and no abbreviation that is written in another way.
+
+        Args:
+            span: The span.
+            key: Its look-up key.
+        """
         known = self._names.get(span)
         if known is None:
             if len(self._names) >= _SPANS_KEPT:
                 self._names.clear()
-            known = self._names[span] = normalize(span, EXACT_MATCH) in self._further or self._equals_a_name(span)
+            known = self._equals_a_name(span, key) or normalize(span, EXACT_MATCH) in self._further
+            self._names[span] = known
         return known
 
-    def _equals_a_name(self, span: str) -> bool:
-        dictionary, forms = self.dictionary, (fold_accents(span), expand_umlauts(span))
+    def _equals_a_name(self, span: str, key: bytes) -> bool:
+        dictionary = self.dictionary
+        written = spelling_hash(normalize(span, AS_WRITTEN))
         is_short = len(span) <= _LONGEST_ABBREVIATION and not span.isupper()
-        for entry in entries_of(dictionary, look_up_key(span)):
-            if entry["preference"] == CODE_ENTRY:
+        forms: tuple[str, str] | None = None
+        for row, _, spelling, _, preference in entries_of(dictionary, key).tolist():
+            if preference == CODE_ENTRY:
                 continue
-            name: str = dictionary.names["name"][int(entry["row"])].as_py()
+            if spelling == written:
+                return True
+            name: str = dictionary.names["name"][row].as_py()
             if is_short and name.isupper():
                 continue
+            forms = forms or (fold_accents(span), expand_umlauts(span))
             if fold_accents(name) == forms[0] or expand_umlauts(name) == forms[1]:
                 return True
         vocabulary, colon, code = span.partition(":")
@@ -176,24 +201,41 @@ class SpanFinder:
             return False
         return bool(dictionary.keys.find(span, "", dictionary.names, dictionary.concepts))
 
-    def _counts(self, kinds: list[int], breaks: list[int]) -> list[int]:
+    def _is_mention(self, unit_keys: UnitKeys, first: int, stop: int, language: str) -> bool:
+        """`is_mention`, faster for most spans: those that begin with a long word that is no stop word."""
+        word = unit_keys.units.words[first]
+        if len(word) >= _SHORTEST and word.isalpha():
+            known = self._starters.get((word, language))
+            if known is None:
+                if len(self._starters) >= _KEYS_KEPT:
+                    self._starters.clear()
+                known = kind_of(word) == WORD and not is_stop_word(unit_keys.key_of(first), language)
+                self._starters[word, language] = known
+            if known:
+                return True
+        return is_mention(unit_keys, first, stop, language)
+
+    def _counts(self, size: int, breaks: list[int]) -> list[int]:
+        """How many n-grams begin with each of some words, none of which goes across a break."""
+        longest = self._longest[WORD]
         counts: list[int] = []
         first = 0
-        words = self._longest[WORD]
-        for last in (*breaks, len(kinds)):
-            size = last - first
-            counts += [words] * (size - words)
-            counts += range(min(size, words), 0, -1)
+        for last in (*breaks, size):
+            counts += [longest] * (last - first - longest)
+            counts += range(min(last - first, longest), 0, -1)
             first = last
-        if any(kinds):  # not only words
-            edges = [*breaks, len(kinds)]
-            which = 0
-            for number, kind in enumerate(kinds):
-                while edges[which] <= number:
-                    which += 1
-                if kind != WORD:
-                    counts[number] = min(self._longest[kind], edges[which] - number)
         return counts
+
+    def _shorten(self, counts: list[int], kinds: list[int], units: Units) -> None:
+        """Correct the counts of units that are no words."""
+        if not any(kinds):
+            return
+        last = len(kinds)
+        for number in range(len(kinds) - 1, -1, -1):
+            if kinds[number] != WORD:
+                counts[number] = min(self._longest[kinds[number]], last - number)
+            if number and ends_paragraph_or_is_long(units.separators[number]):
+                last = number
 
     def _groups(self, texts: Iterable[UnitKeys]) -> Iterator[list[UnitKeys]]:
         """Texts whose n-grams are searched together."""
@@ -249,7 +291,8 @@ class SpanFinder:
             for stop in reversed(stops):
                 span = Span(unit_keys.units.starts[first], unit_keys.units.ends[stop - 1])
                 text = unit_keys.text[span.start : span.end]
-                if not is_mention(unit_keys, first, stop, language) or not self.is_name(text):
+                key = unit_keys.key[unit_keys.starts[first] : unit_keys.ends[stop - 1]]
+                if not self._is_mention(unit_keys, first, stop, language) or not self.is_name(text, key):
                     continue
                 if keep is None or keep(text, language):
                     spans.append(span)
@@ -258,9 +301,25 @@ class SpanFinder:
         return spans
 
 
-def entries_of(dictionary: Dictionary, key: str) -> NDArray[np.void]:
+def breaks_in(text: str, units: Units) -> list[int]:
+    """The units before which no name can go on: after an empty line, a page break, or a long separator."""
+    if not _LINE_END.search(text) and max(map(len, units.separators)) <= _LONGEST_SEPARATOR:
+        return []
+    return [
+        number
+        for number, separator in enumerate(units.separators[:-1])
+        if number and ends_paragraph_or_is_long(separator)
+    ]
+
+
+def ends_paragraph_or_is_long(separator: str) -> bool:
+    """Whether no name goes across what stands between two units."""
+    return ends_paragraph(separator) or (len(separator) > _LONGEST_SEPARATOR and not separator.isspace())
+
+
+def entries_of(dictionary: Dictionary, key: bytes) -> NDArray[np.void]:
     """The entries of a dictionary under a look-up key."""
-    hashes, value = dictionary.keys.hashes, np.uint64(xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
+    hashes, value = dictionary.keys.hashes, np.uint64(xxhash.xxh3_64_intdigest(key))
     first = int(np.searchsorted(hashes, value))
     if first == len(hashes) or hashes[first] != value:
         return dictionary.keys.entries[:0]
@@ -270,7 +329,7 @@ def entries_of(dictionary: Dictionary, key: str) -> NDArray[np.void]:
 def are_known(queries: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """(q,) whether each of (q,) hashes is among (n,) sorted ones.
 
-    Sorted queries are searched several times as fast as others, because what they read is in the processor's cache.
+    What sorted queries read is in the processor's cache, so a search for them takes a fraction of the time.
     """
     if not len(hashes):
         return np.zeros(len(queries), bool)

@@ -90,7 +90,7 @@ class NearSpellings:
         queries = np.frombuffer(digests, ">u8").astype(np.uint64)
         for at in np.flatnonzero(are_known(queries, dictionary.keys.hashes)).tolist():
             if self._known[owners[at]] is None:
-                entries = entries_of(dictionary, variants[at])
+                entries = entries_of(dictionary, variants[at].encode("utf-8", "surrogatepass"))
                 rows = entries["row"][entries["preference"] != CODE_ENTRY]
                 if len(rows):
                     self._known[owners[at]] = dictionary.names["name"][int(rows[0])].as_py()

@@ -28,7 +28,7 @@ from xsap.tabular.readers import InputTable
 from xsap.tabular.resume import count_parts, read_part, resume_folder, write_part
 from xsap.tabular.writers import FORMS, OutputFormat, Written, open_writer
 from xsap.text_in.annotate import AnnotatedText
-from xsap.text_in.documents import Document, Documents
+from xsap.text_in.documents import TextDocument, Documents
 from xsap.text_in.formats import JSON_FORMS, SpanAnswer, to_blocks, to_brat, to_json_line, type_of
 from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans
 
@@ -42,7 +42,7 @@ _UNSAFE = re.compile(r"[^\w.\-]+|^\.+")
 _LONGEST_NAME = 120
 _BRAT_FILES = (".txt", ".ann", ".conf")
 
-Write = Callable[[Sequence[Document], Sequence[Sequence[SpanAnswer]]], Written]
+WriteDocuments = Callable[[Sequence[TextDocument], Sequence[Sequence[SpanAnswer]]], Written]
 
 
 class Annotates(Protocol):
@@ -238,7 +238,7 @@ class _Job:
     documents_per_chunk: int
     progress: bool
 
-    def run(self, write: Write, folder: Path | None) -> TextCounts:
+    def run(self, write: WriteDocuments, folder: Path | None) -> TextCounts:
         """Annotate and write all chunks. folder: where the answers of an interrupted run are, and are kept."""
         counts = TextCounts()
         left = 0 if folder is None else count_parts(folder) * self.documents_per_chunk
@@ -264,7 +264,7 @@ class _Job:
         counts.remarks += self._remarks(counts)
         return counts
 
-    def _annotate(self, chunk: list[Document], spans: Any) -> list[bytes]:
+    def _annotate(self, chunk: list[TextDocument], spans: Any) -> list[bytes]:
         texts, languages = [document.text for document in chunk], [document.language for document in chunk]
         top_k = self.text_format.output.top_k
         annotated = self.linker.annotate(texts, top_k, languages=languages, spans=spans, **self.options)
@@ -301,7 +301,7 @@ def _decode_spans(line: bytes) -> list[SpanAnswer]:
 
 
 @contextmanager
-def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[Write]:
+def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[WriteDocuments]:
     """Yield a function that writes documents to a stream."""
     form = text_format.form
     if form == HTML:
@@ -313,7 +313,7 @@ def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[Write
             target = gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0)
         with target as out:
 
-            def put(documents: Sequence[Document], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
+            def put(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
                 lines = [to_json_line(document, own, form) for document, own in zip(documents, spans, strict=True)]
                 out.write("".join(lines).encode("utf-8", "backslashreplace"))
                 return Written(len(lines))
@@ -322,7 +322,7 @@ def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[Write
     else:
         with open_writer(stream, text_format.output, _SPAN_TABLE) as write_rows:
 
-            def put_rows(documents: Sequence[Document], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
+            def put_rows(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
                 rows = [
                     (document.document_id, start, end, document.text[start:end], answer)
                     for document, own in zip(documents, spans, strict=True)
@@ -337,12 +337,12 @@ def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[Write
 
 
 @contextmanager
-def _page_writer(stream: IO[bytes]) -> Iterator[Write]:
+def _page_writer(stream: IO[bytes]) -> Iterator[WriteDocuments]:
     """Yield a function that collects the first documents for a page, which is written at the end."""
     blocks: list[Block] = []
     counts = [0]
 
-    def put(documents: Sequence[Document], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
+    def put(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
         for document, own in zip(documents, spans, strict=True):
             if counts[0] < DOCUMENTS_ON_A_PAGE:
                 blocks.extend(to_blocks(document, own))
@@ -357,11 +357,11 @@ def _page_writer(stream: IO[bytes]) -> Iterator[Write]:
 
 
 @contextmanager
-def _brat_writer(folder: Path) -> Iterator[Write]:
+def _brat_writer(folder: Path) -> Iterator[WriteDocuments]:
     """Yield a function that writes each document as two files of a folder; brat's list of types is written at the end."""
     types: set[str] = set()
 
-    def put(documents: Sequence[Document], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
+    def put(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
         for document, own in zip(documents, spans, strict=True):
             name = _free_name(folder, document.document_id)
             (folder / f"{name}.txt").write_bytes(

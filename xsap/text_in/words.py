@@ -72,6 +72,11 @@ def units_of(text: str) -> Units:
     return Units(parts[1::2], parts[::2], edges[:-1:2], edges[1::2])
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text is known to have no units but words."""
+    return text.isascii() and not any(closing in text for closing in _CLOSING)
+
+
 def kind_of(unit: str) -> int:
     """The kind of a unit."""
     if unit[0] in _CLOSING:
