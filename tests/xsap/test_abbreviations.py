@@ -67,6 +67,7 @@ CASES = {
     "short form first": ("MRI (magnetic resonance imaging, 2 T) of the knee", {"MRI": "magnetic resonance imaging"}),
     "first definition": ("atrial septal defect (ASD), autism spectrum disorder (ASD)", {"ASD": "atrial septal defect"}),
     "no definition": ("fever (38.5), pain (see below), n (5), weight loss (kg)", {}),
+    "a word with an explanation": ("dolor (de acostarse y a lo largo del día)", {}),
     "another sentence": ("Multiple stenoses. Pain (MS)", {}),
     "too many words": ("myocardial a b c d infarction (MI)", {}),
     "the long form has the short one": ("chronic COPD of a patient (COPD)", {}),

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,18 @@ def test_nothing_is_lost_and_nothing_is_added(term, language):
         assert is_subsequence(part.replace(" ", ""), term)
     assert any(map(str.isalnum, found.text))
     assert all(found.removed)
+
+
+@given(TERMS, LANGUAGE, st.sets(st.sampled_from(KINDS)))
+@settings(max_examples=examples(300), deadline=None)
+def test_what_is_kept_is_reported_and_not_taken_out(term, language, keep):
+    found, all_out = clean_term(term, language, keep=keep), clean_term(term, language)
+    if found is None or all_out is None:
+        assert found == all_out
+        return
+    assert replace(found, text="", removed=()) == replace(all_out, text="", removed=())
+    assert characters(found.text, *found.removed) == characters(term)
+    assert set(found.removed) <= set(all_out.removed)
 
 
 @given(TERMS, LANGUAGE)
@@ -131,6 +144,16 @@ def test_notes_are_taken_out_and_reported(term, language, left, notes):
 @pytest.mark.parametrize(("term", "language"), KEPT)
 def test_what_looks_like_a_note_and_is_none_stays(term, language):
     assert clean_term(term, language) is None
+
+
+def test_kept_kinds_stay_in_the_term():
+    found = clean_term("V.a. Fraktur li., Grad 2", "de", keep={"left", "grade"})
+    assert (found.text, found.removed, found.laterality, found.grade) == (
+        "Fraktur li., Grad 2",
+        ("V.a.",),
+        "left",
+        "Grad 2",
+    )
 
 
 def test_pieces_are_in_the_order_of_the_term():

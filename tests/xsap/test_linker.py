@@ -304,7 +304,13 @@ def test_data_frames_have_numbers_and_strings_and_no_objects():
     results = Results([Result("a", (sure, Candidate("C2", "x", "y", 0.25))), Result("", (), "the mention is empty")])
     for part, rows in ((results, 3), (results[:1], 2), (results[2:], 0), (Results([]), 0)):
         frame = part.to_pandas()
-        numbers = {"rank": "Int64", "score": "Float64", "confidence": "Float64", "annotations": "Int64", "share": "Float64"}
+        numbers = {
+            "rank": "Int64",
+            "score": "Float64",
+            "confidence": "Float64",
+            "annotations": "Int64",
+            "share": "Float64",
+        }
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
             name: numbers.get(name, "string") for name in ["mention", "rank", *Candidate.__slots__, "reason"]
         }
@@ -691,7 +697,7 @@ def test_codes_are_exact_and_are_kept_by_a_filter_that_keeps_their_concept():
 
 def test_a_mention_is_linked_without_its_notes_and_with_its_abbreviation_written_out_and_the_result_says_so():
     index = make_index(np.eye(3), [["A"], ["B"], ["C"]])
-    encoder = TableEncoder({"name 1": np.eye(3)[1], "name 2": np.eye(3)[2]})
+    encoder = TableEncoder({"name 1": np.eye(3)[1], "name 1 li.": np.array([0.8, 0.6, 0]), "name 2": np.eye(3)[2]})
     linker = Linker(encoder, index)
     table = Abbreviations.from_rows([("N1", "name 1", "und")])
     found = linker.link(["V.a. N1 li.", "N1", "name 2"], 1, languages=["de"] * 3, clean=True, abbreviations=table)
@@ -699,6 +705,6 @@ def test_a_mention_is_linked_without_its_notes_and_with_its_abbreviation_written
     assert [each.expansion and each.expansion.text for each in found] == ["name 1", "name 1", None]
     assert found[0].cleaned.removed == ("V.a.", "li.")
     assert [each.cleaned for each in found[1:]] == [None, None]
-    assert encoder.asked == ["name 1", "name 2"]
+    assert encoder.asked == ["name 1 li.", "name 1", "name 2"]
     alone = linker.link("N2", 1, context="It is name 2 (N2).", abbreviations=Abbreviations())
     assert (alone.expansion, alone.candidates[0].concept_id) == (Expansion("name 2", "context"), "C")

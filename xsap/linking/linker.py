@@ -21,13 +21,14 @@ from xsap.encoding.forks import ForkSafeLock
 from xsap.encoding.precision import DtypeChoice, open_encoder_in
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.arguments import check_number, languages_of, validate_mentions
+from xsap.linking.broader import FETCHED, BroaderAnswers
 from xsap.linking.calibration import abstention_reason, features_of
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.index import Index
 from xsap.linking.mention_context import Context, contexts_of
 from xsap.linking.mention_names import filter_names
 from xsap.linking.name_keys import ACCENTS
-from xsap.linking.preparation import prepare_mentions
+from xsap.linking.preparation import link_prepared, prepare_mentions
 from xsap.linking.ranking import (
     NAMES_PER_SEARCH,
     Filter,
@@ -163,6 +164,7 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        broader: bool = False,
         clean: bool = False,
         abbreviations: Abbreviations | None = None,
         progress: bool = False,
@@ -178,6 +180,7 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        broader: bool = False,
         clean: bool = False,
         abbreviations: Abbreviations | None = None,
         progress: bool = False,
@@ -192,6 +195,7 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        broader: bool = False,
         clean: bool = False,
         abbreviations: Abbreviations | None = None,
         progress: bool = False,
@@ -207,6 +211,8 @@ class Linker:
             filter: What may be an answer: a `Filter`, or its arguments as a dictionary, such as `{"sources": ["SNOMEDCT_US"], "languages": "en"}`.
             min_confidence: Abstain where the confidence is below this; 0 to 1.
             min_precision: Abstain unless this precision is guaranteed; instead of `min_confidence`.
+            broader: Whether to answer, instead of abstaining, with the concept above the close candidates if that is certain enough; its
+                `match` is `broader`, and the candidates follow it.
             clean: Whether to take clinical notes (negation, suspicion, laterality …) out of a mention that is no name; the result has them.
             abbreviations: How to write out abbreviations, also those that the context defines; the result has the expansion.
             progress: Whether to show a progress bar on stderr.
@@ -217,26 +223,32 @@ class Linker:
 
         Raises:
             ConfigError: `mentions` is a whole table, `top_k` is below 1, there is not a context for each mention, the filter has an unknown
-                key, or `min_confidence` or `min_precision` is given without a calibration or out of range.
+                key, `min_confidence` or `min_precision` is given without a calibration or out of range, or `broader` without either or
+                without relations.
             DataError: The filter leaves nothing, or a language is unknown.
         """
         options: dict[str, Any] = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
         if isinstance(mentions, str):
             language = languages if languages is None or isinstance(languages, str) else languages_of(languages, 1)[0]
             single: Any = None if context is None else context if isinstance(context, list) else [context]
-            options |= {"clean": clean, "abbreviations": abbreviations, "progress": progress}
+            options |= {"clean": clean, "abbreviations": abbreviations, "progress": progress, "broader": broader}
             return self.link([mentions], top_k, languages=[language], context=single, **options)[0]
         top_k = validate_top_k(top_k)
         texts = validate_mentions(mentions)
         threshold = self._threshold(min_confidence, min_precision)
+        if broader:
+            choose = BroaderAnswers(self.index, self._apply_filter(Filter.from_dict(filter)), threshold, min_precision)
+            options |= {"context": context, "clean": clean, "abbreviations": abbreviations, "progress": progress}
+            results = self.link(texts, max(top_k, FETCHED), languages=languages, **options)
+            codes = languages_of(languages, len(texts))
+            return Results(choose.complete(*pair, top_k) for pair in zip(results, codes, strict=True))
         contexts = contexts_of(context, len(texts))  # type: ignore[arg-type]
         if clean or abbreviations is not None:
             kept = self._apply_filter(Filter.from_dict(filter))
             codes, hits = languages_of(languages, len(texts)), partial(self.retriever.exact_hits, kept=kept)
             prepared = prepare_mentions(texts, codes, contexts, hits, clean=clean, abbreviations=abbreviations)
-            texts, own = [each.text for each in prepared], [each.context for each in prepared]
-            found = self.link(texts, top_k, languages=codes, context=own, progress=progress, **options)
-            return Results(each.complete(result) for each, result in zip(prepared, found, strict=True))
+            link = partial(self.link, top_k=top_k, progress=progress, **options)
+            return Results(link_prepared(prepared, codes, link))
         if not self.uses_context:
             contexts = [None] * len(texts)
         given: list[AskedMention] = list(zip(texts, languages_of(languages, len(texts)), contexts, strict=True))

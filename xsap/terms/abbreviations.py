@@ -93,8 +93,12 @@ def _definitions(text: str) -> Iterator[_Definition]:
 
 
 def is_short_form(text: str) -> bool:
-    """Whether a text has the form of an abbreviation: at most two words, 2 to 10 characters, a letter, and a letter or digit at its start."""
-    return (
+    """Whether a text has the form of an abbreviation.
+
+    By the paper it has at most two words, 2 to 10 characters, a letter, and a letter or digit at its start. Here it has a capital letter, too: without
+    this rule "dolor (de acostarse … día)" defines the word "dolor".
+    """
+    return any(map(str.isupper, text)) and (
         SHORTEST <= len(text) <= LONGEST
         and len(text.split()) <= _MOST_WORDS
         and text[0].isalnum()

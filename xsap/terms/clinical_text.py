@@ -8,7 +8,7 @@ Nothing else is changed: the characters that are left and those that were remove
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +19,8 @@ from xsap.text import fold_characters
 
 KINDS = ("negated", "suspected", "past", "family", "left", "right", "bilateral", "grade", "unspecified")
 """What markers say."""
+SPECIFIC = frozenset({"past", "family", "left", "right", "bilateral", "grade"})
+"""Kinds that a concept may have in its name: ICD-10-CM has "Fracture of right femur" and "Family history of epilepsy"."""
 
 _EVERY = "any"  # the section of markers of all languages
 _PLACES = ("start", "end", "anywhere", "brackets")
@@ -81,12 +83,13 @@ def marker_languages() -> list[str]:
     return sorted(set(marker_table()) - {_EVERY, "ambiguous", "keep"})
 
 
-def clean_term(term: str, language: str = UNKNOWN) -> CleanedTerm | None:
+def clean_term(term: str, language: str = UNKNOWN, *, keep: Collection[str] = ()) -> CleanedTerm | None:
     """A term without its clinical notes; None if it has none, or nothing else.
 
     Args:
         term: The term.
         language: Its language. UNKNOWN for any: then markers that mean something else in another language are not looked for.
+        keep: Kinds that are reported, but not taken out.
 
     >>> clean_term("V.a. HWI li.", "de").text, clean_term("Tonsillitis", "de")
     ('HWI', None)
@@ -97,7 +100,10 @@ def clean_term(term: str, language: str = UNKNOWN) -> CleanedTerm | None:
         _take_out(left, owners, marker.start, marker.end, len(found))
         found.append(marker)
         _take_out_separators(left, owners)
-    return _cleaned(term, left, owners, found) if found else None
+    for i, owner in enumerate(owners):
+        if owner >= 0 and found[owner].kind in keep:
+            left[i] = term[i]
+    return _cleaned(term, left, owners, found, keep) if found else None
 
 
 def _take_out(left: list[str], owners: list[int], start: int, end: int, owner: int) -> None:
@@ -127,7 +133,7 @@ def _nearest_owner(owners: list[int], start: int, end: int) -> int:
     return owners[min(places, key=lambda i: (max(start - i, i - end, 0), i))]
 
 
-def _cleaned(term: str, left: list[str], owners: list[int], found: list[_Found]) -> CleanedTerm:
+def _cleaned(term: str, left: list[str], owners: list[int], found: list[_Found], keep: Collection[str]) -> CleanedTerm:
     pieces = defaultdict[int, list[int]](list)
     for i, owner in enumerate(owners):
         if owner >= 0:
@@ -142,7 +148,9 @@ def _cleaned(term: str, left: list[str], owners: list[int], found: list[_Found])
         "|".join(kind for kind in ("past", "family") if kind in kinds),
         "|".join(kind for kind in ("left", "right", "bilateral") if kind in kinds),
         "|".join(_bare(grades[place]) for place in sorted(grades)),
-        tuple(shown[owner] for owner in sorted(shown, key=lambda owner: pieces[owner][0])),
+        tuple(
+            shown[owner] for owner in sorted(shown, key=lambda owner: pieces[owner][0]) if found[owner].kind not in keep
+        ),
     )
 
 
