@@ -72,18 +72,20 @@ def folders(tmp_path_factory, terminology):
     return folder
 
 
-def new_cross_encoder(folder, *, gate=0.0, uses_context=True):
+def new_cross_encoder(folder, *, head=0.0, uses_context=True):
+    """One whose head is 0, as before training, or drawn at random with this spread."""
     torch.manual_seed(0)
     encoder = with_markers(Encoder.from_pretrained(folder / "model"))
     model = CrossEncoder(encoder, WINDOWS, uses_context=uses_context)
-    model.set_numbers(gate=gate, scale=20.0, nil=10.0, exact=0.5)
+    torch.nn.init.normal_(model.head.weight, std=head)
+    model.set_numbers(scale=20.0, nil=10.0, exact=0.5 if head else 0.0)
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def scorers(folders):
     """A cross-encoder and late interaction."""
-    return new_cross_encoder(folders, gate=3.0), LateInteraction(Encoder.from_pretrained(folders / "model"))
+    return new_cross_encoder(folders, head=3.0), LateInteraction(Encoder.from_pretrained(folders / "model"))
 
 
 def candidate(number, score, name="pain"):
@@ -108,7 +110,7 @@ def test_weight_zero_is_the_retriever_to_the_bit(folders):
         assert [each.score for result in found for each in result.candidates] == [
             each.score for result in expected for each in result.candidates
         ]
-    moved = Linker(reranked.encoder, reranked.index, reranker=new_cross_encoder(folders, gate=100.0))
+    moved = Linker(reranked.encoder, reranked.index, reranker=new_cross_encoder(folders, head=3.0))
     assert moved.link(MENTIONS, 7) != plain.link(MENTIONS, 7)
 
 
@@ -135,7 +137,7 @@ def test_permuted_candidates_and_mentions_have_the_same_scores(scorers, order, d
 
 
 def test_scores_are_the_written_formula(folders):
-    model = new_cross_encoder(folders, gate=3.0)
+    model = new_cross_encoder(folders, head=3.0)
     query = query_of(["mitral stenosis", "fever"], SENTENCE)
     inputs = cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS)
     with torch.inference_mode():
@@ -147,14 +149,14 @@ def test_scores_are_the_written_formula(folders):
             )
             for i in range(2)
         ]
-    expected = [20.0 * each.score + 3.0 * value for each, value in zip(query.candidates, own, strict=True)]
+    expected = [20.0 * each.score + value for each, value in zip(query.candidates, own, strict=True)]
     assert logits[0].tolist() == pytest.approx([*expected, 10.0], abs=1e-4)
     assert model.score([query])[0] == pytest.approx([value / 20.0 for value in expected], abs=1e-5)
     assert model.nil_score == pytest.approx(0.5)
 
 
 def test_models_that_cannot_be_packed_read_both_texts_as_one(folders):
-    model = new_cross_encoder(folders, gate=3.0)
+    model = new_cross_encoder(folders, head=3.0)
     model._packs = False
     query = query_of(["mitral stenosis", "fever", "chest pain"], SENTENCE)
     inputs = cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS)
@@ -349,13 +351,13 @@ def test_token_vectors_are_those_of_the_hugging_face_model_without_special_token
 
 
 def test_a_saved_cross_encoder_gives_the_same_scores(folders, tmp_path):
-    model = new_cross_encoder(folders, gate=2.0)
+    model = new_cross_encoder(folders, head=2.0)
     index = Index.load(folders / "index")
     model.save(tmp_path / "reranker", retriever=retriever_of(index), metadata={"steps": 3})
     again = CrossEncoder.load(tmp_path / "reranker")
     query = query_of(["mitral stenosis", "fever"], SENTENCE)
     assert again.score([query]) == model.score([query])
-    assert (again.weight, again.nil_score, again.windows) == (model.weight, model.nil_score, WINDOWS)
+    assert (again.scale, again.nil_score, again.windows) == (model.scale, model.nil_score, WINDOWS)
     assert json.loads((tmp_path / "reranker" / "reranker.json").read_text())["steps"] == 3
     (tmp_path / "reranker" / "head.safetensors").write_bytes(b"x")
     with pytest.raises(ArtifactError, match=r"head\.safetensors"):
@@ -364,7 +366,7 @@ def test_a_saved_cross_encoder_gives_the_same_scores(folders, tmp_path):
 
 def test_an_index_is_used_with_the_reranker_that_is_stored_in_it(folders, tmp_path):
     index = copied_index(folders, tmp_path)
-    new_cross_encoder(folders, gate=50.0).save(tmp_path / "reranker", retriever=retriever_of(index), metadata={})
+    new_cross_encoder(folders, head=3.0).save(tmp_path / "reranker", retriever=retriever_of(index), metadata={})
     linker = Linker.load(index.path)
     plain = linker.link(MENTIONS, 7)
     before = index.content_hash
@@ -382,7 +384,7 @@ def test_an_index_is_used_with_the_reranker_that_is_stored_in_it(folders, tmp_pa
     with pytest.raises(ArtifactError, match=r"its re-ranker \(.*\) is no longer at .*; give --rerank FOLDER"):
         Linker.load(index.path)
     assert Linker.load(index.path, rerank=tmp_path / "moved").link(MENTIONS, 7) == reranked.link(MENTIONS, 7)
-    new_cross_encoder(folders, gate=1.0).save(tmp_path / "reranker", retriever=retriever_of(index), metadata={})
+    new_cross_encoder(folders, head=1.0).save(tmp_path / "reranker", retriever=retriever_of(index), metadata={})
     with pytest.raises(ArtifactError, match=r"is used with re-ranker .*, not with"):
         Linker.load(index.path)
     store_reranker(index, "none", linker.encoder)

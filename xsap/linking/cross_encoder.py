@@ -4,13 +4,14 @@ The context is computed once for all candidates of a mention, which attend to it
 on the other candidates or on their order, and re-ranking sixteen candidates costs little more than reading their texts. What is read is the
 state x of a candidate's first token. With r the retrieval score, and e = 1 where the mention is a name or a code of the candidate,
 
-    logit of a candidate = w · r + g · (v · x + u · e)          logit of "none of them" = b
+    logit of a candidate = w · r + v · x + u · e          logit of "none of them" = b
 
-with learnt w > 0, g, v, u and b. g is 0 before training, so that training begins at the retriever itself. The score of a candidate is its
-logit / w: with g = 0 it is the retrieval score, to the bit. Models that can't be packed read mention and candidate as one text instead.
+with learnt w > 0, v, u and b. v and u are 0 before training, so that training begins at the retriever itself. The score of a candidate is its
+logit / w: with v = u = 0 it is the retrieval score, to the bit. Models that can't be packed read mention and candidate as one text instead.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,39 +67,37 @@ class CrossEncoder(nn.Module):
         self.path: Path | None = None
         self.retriever: dict[str, Any] | None = None
         self.head = nn.Linear(int(encoder.transformer.config.hidden_size), 1, bias=False)
-        # gate g, log of w / START_SCALE, b / START_SCALE, u
-        self.numbers = nn.Parameter(torch.tensor([0.0, 0.0, 0.5, 0.0]))
+        nn.init.zeros_(self.head.weight)
+        # log of w / START_SCALE, b / START_SCALE, u
+        self.numbers = nn.Parameter(torch.tensor([0.0, 0.5, 0.0]))
         self._packs = can_pack(encoder.transformer)
 
     @property
-    def weight(self) -> float:
-        """g / w: how much of the model's own contribution is in a score. 0 leaves the retriever's order."""
-        gate, scale, _, _ = (number.detach() for number in self._numbers())
-        return float(gate / scale)
+    def scale(self) -> float:
+        """w: how much retrieval scores count in a logit."""
+        return float(self._numbers()[0].detach())
 
     @property
     def nil_score(self) -> float:
         """b / w: the score of "none of them"."""
-        _, scale, nil, _ = (number.detach() for number in self._numbers())
+        scale, nil, _ = (number.detach() for number in self._numbers())
         return float(nil / scale)
 
-    def set_numbers(self, *, gate: float, scale: float, nil: float, exact: float = 0.0) -> None:
+    def set_numbers(self, *, scale: float, nil: float, exact: float = 0.0) -> None:
         """Set the learnt numbers.
 
         Args:
-            gate: g.
             scale: w, positive.
             nil: b.
             exact: u.
         """
         assert scale > 0, f"a scale of {scale}"
-        values = [gate, float(np.log(scale / START_SCALE)), nil / START_SCALE, exact]
         with torch.no_grad():
-            self.numbers.copy_(torch.tensor(values))
+            self.numbers.copy_(torch.tensor([math.log(scale / START_SCALE), nil / START_SCALE, exact]))
 
-    def _numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        gate, scale, nil, exact = self.numbers.unbind()
-        return gate, START_SCALE * scale.exp(), START_SCALE * nil, exact
+    def _numbers(self) -> tuple[Tensor, Tensor, Tensor]:
+        scale, nil, exact = self.numbers.unbind()
+        return START_SCALE * scale.exp(), START_SCALE * nil, exact
 
     def forward(self, inputs: CrossInputs) -> Tensor:
         """Logits.
@@ -109,9 +108,9 @@ class CrossEncoder(nn.Module):
         Returns:
             (g, k + 1) float32: of each candidate, NO_CANDIDATE where there is none, and of "none of them" in the last column.
         """
-        gate, scale, nil, _ = self._numbers()
+        scale, nil, _ = self._numbers()
         own = self.contributions(inputs)
-        flat = scale * torch.from_numpy(inputs.scores).to(own.device) + gate * own
+        flat = scale * torch.from_numpy(inputs.scores).to(own.device) + own
         k = int(inputs.counts.max(initial=1))
         real = torch.from_numpy(np.arange(k) < inputs.counts[:, None]).to(own.device)
         logits = flat.new_full(real.shape, NO_CANDIDATE).masked_scatter(real, flat)
@@ -121,7 +120,7 @@ class CrossEncoder(nn.Module):
         """(n,) v · x + u · e of each candidate."""
         states = self._states(inputs.prefixes, inputs.texts, inputs.counts)
         exact = torch.from_numpy(inputs.exact).to(states.device)
-        own: Tensor = self.head(states.float())[:, 0] + self._numbers()[3] * exact
+        own: Tensor = self.head(states.float())[:, 0] + self._numbers()[2] * exact
         return own
 
     def _states(self, prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64]) -> Tensor:
@@ -138,13 +137,13 @@ class CrossEncoder(nn.Module):
 
     @torch.inference_mode()
     def score(self, queries: Sequence[RerankQuery], *, tokens_per_batch: int = TOKENS_PER_BATCH) -> list[list[float]]:
-        """Retrieval score + `weight` · contribution, of each candidate of each query.
+        """The score of each candidate of each query: retrieval score + (v · x + u · e) / w.
 
         Args:
             queries: What is re-ranked.
             tokens_per_batch: Tokens read at a time.
         """
-        weight, training = self.weight, self.training
+        scale, training = self.scale, self.training
         if not self.uses_context:
             queries = [query._replace(context=None) for query in queries]
         # in an order of their own, so that not even rounding depends on the order in which they are given
@@ -169,7 +168,7 @@ class CrossEncoder(nn.Module):
                 for i in part.tolist():
                     found[i] = [0.0] * len(orders[i])
                     for at in orders[i]:
-                        found[i][at] = queries[i].candidates[at].score + weight * next(own)
+                        found[i][at] = queries[i].candidates[at].score + next(own) / scale
         self.train(training)
         return found
 

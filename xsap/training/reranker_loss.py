@@ -6,6 +6,8 @@ from torch import Tensor
 
 from xsap.linking.cross_encoder import NO_CANDIDATE
 
+_USUAL, _RIDGE = 3.0, 1e-3  # log of the scale that is usual for cosines, and how strongly it is preferred
+
 
 def listwise_cross_entropy(logits: Tensor, right: Tensor) -> Tensor:
     """Softmax cross-entropy over a mention's candidates and "none of them" (ListNet's top one, Cao et al., ICML 2007), averaged over mentions.
@@ -73,7 +75,7 @@ def fit_retrieval(scores: Tensor, right: Tensor, real: Tensor, *, steps: int = 5
         w, at least 0.01, and b.
     """
     scores, mean = scores.double(), float(scores[real].double().mean())
-    logs = torch.tensor([3.0, 0.0], dtype=torch.float64, requires_grad=True)  # log w, and b relative to the mean score
+    logs = torch.tensor([_USUAL, 0.0], dtype=torch.float64, requires_grad=True)  # log w, and b relative to the mean score
     optimizer = torch.optim.LBFGS([logs], max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -81,6 +83,7 @@ def fit_retrieval(scores: Tensor, right: Tensor, real: Tensor, *, steps: int = 5
         scale = logs[0].exp()
         centered = (scale * (scores - mean)).masked_fill(~real, NO_CANDIDATE)
         value = listwise_cross_entropy(F.pad(centered, (0, 1)) + F.pad(logs[1:2], (scores.shape[1], 0)), right)
+        value = value + _RIDGE * (logs[0] - _USUAL) ** 2  # where scores separate right from wrong, the scale has no bound
         value.backward()
         return value
 
