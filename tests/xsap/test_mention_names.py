@@ -15,6 +15,7 @@ from xsap.linking.linker import Linker
 from xsap.linking.mention_names import Annotations
 from xsap.linking.mention_weight import FOLDS, LEAST_WEIGHT, MENTION_WEIGHTS
 from xsap.terms.mentions import build_mentions
+from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
 
 LOWER = TextPolicy("lower", "NFKC")
@@ -257,3 +258,29 @@ def test_an_hnsw_index_and_a_fusion_weight_are_kept_and_a_calibration_is_not(tmp
     opened = Index.load(tmp_path / "new", ann=True)
     assert opened.hnsw is not None
     assert replace(opened, hnsw=None).content_hash == index.content_hash
+
+
+def test_the_command_adds_approved_mentions_and_link_shows_their_shares(tmp_path, run_here, tiny_folder, sample_folder):
+    known = Terminology.load(sample_folder).concepts["concept_id"].to_pylist()[:2]
+    rows = ["odd swelling", "odd swelling", "Odd swelling", "another thing"]
+    gold = [known[0], known[0], known[1], "unknown"]
+    table = "".join(f"{text}\t{one}\n" for text, one in zip(rows, gold, strict=True))
+    (tmp_path / "approved.tsv").write_text(f"Term\tCode\n{table}")
+    words = ["--mentions", tmp_path / "approved.tsv", "--column", "Term", "--column", "concept_ids=Code"]
+    done = run_here("-m", "xsap", "index", tiny_folder, sample_folder, "--out", tmp_path / "index", *words)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "mention names: 1 of 3 annotations, 1 encoded; dropped 1 (concept not in the index); weight 0.05 (fewer than 50 annotations)"
+        in done.stderr
+    )
+    done = run_here("-m", "xsap", "link", "odd swelling", "--index", tmp_path / "index", "--format", "tsv")
+    header, first, second, *_ = [line.split("\t") for line in done.stdout.splitlines()]
+    shown = [
+        [line[header.index(column)] for column in ("concept_id", "source", "annotations", "share")]
+        for line in (first, second)
+    ]
+    assert shown == [[known[0], "mention", "2", "0.666667"], [known[1], "mention", "1", "0.333333"]]
+    done = run_here("-m", "xsap", "link", "odd swelling", "--index", tmp_path / "index")
+    assert "annotated 2 times, 67 %" in done.stdout
+    done = run_here("-m", "xsap", "index", tiny_folder, sample_folder, "--out", tmp_path / "x", "--column", "Term")
+    assert (done.returncode, "found no --mentions" in done.stderr) == (2, True)
