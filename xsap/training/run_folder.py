@@ -1,6 +1,6 @@
 """Run folders: their layout, what may be overwritten, and checkpoints.
 
-A run's folder holds config.json, metrics.jsonl, report.html, checkpoints/, model/, and tokens/ while it lasts. A
+A run's folder holds config.json, metrics.jsonl, report.html, checkpoints/, model/ or memory/, and tokens/ while it lasts. A
 checkpoint is an artifact like any other: published as a whole, opened only if every hash matches. The names and the
 dropout of a step are pure functions of the seed and the step, so it has no state of samplers or random generators:
 weights, optimizer state and the number of steps suffice.
@@ -20,7 +20,7 @@ from xsap.artifacts import check_can_write, open_artifact, publish, write_atomic
 from xsap.errors import ArtifactError, ConfigError
 
 _CHECKPOINT = "checkpoint"
-_ENTRIES = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "tokens")
+_ENTRIES = ("config.json", "metrics.jsonl", "report.html", "checkpoints", "model", "memory", "tokens")
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def check_run_folder(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _is_run(output: Path) -> bool:
     try:
-        return "sampling" in json.loads((output / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return bool({"sampling", "memory"} & json.loads((output / "config.json").read_text(encoding="utf-8")).keys())
+    except (OSError, ValueError, TypeError, AttributeError):
         return False
 
 

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     TOKEN_DROPOUT = 9
     DROPOUT = 10
     MENTION_ORDER = 11
+    WINDOW_ORDER = 12
+    MASKED_TOKENS = 13
 
 
 class Sampler(Protocol):
