@@ -25,8 +25,8 @@ unparsed = {
     "help_option_names": [],
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
-for command in (index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
-                review, serve, check, tune):  # fmt: skip
+for command in (tune, index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
+                review, serve, check):  # fmt: skip
     app.command()(command)
 app.command("export")(export_mappings)
 app.command("text")(annotate_documents)

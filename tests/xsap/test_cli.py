@@ -236,7 +236,7 @@ def mentions(tmp_path, sample_folder):
     return file
 
 
-def test_evaluate_of_dictionary_names_scores_one(xsap, mentions, index_folder):
+def test_evaluate_of_dictionary_names_scores_one(xsap, tmp_path, mentions, index_folder):
     code, out, _ = xsap("evaluate", mentions, "--index", index_folder, "--json")
     report = json.loads(out)
     assert code == 0
@@ -249,7 +249,13 @@ def test_evaluate_of_dictionary_names_scores_one(xsap, mentions, index_folder):
     assert report["mean"]["gold_not_in_dictionary"] == 1
     assert report["dictionary"]["concepts"] > 100
     assert len(report["model"]) == len(report["mentions"]["sha256"]) == 64
-    assert "mean" in xsap("evaluate", mentions, "--index", index_folder)[1].splitlines()[-1]
+    assert report["risk_coverage"]["curve"][-1] == pytest.approx([1, 1 / 30])
+    code, out, err = xsap("evaluate", mentions, "--index", index_folder, "--plot", tmp_path / "risk.svg")
+    assert code == 0
+    assert "risk.svg: risk-coverage curve" in err
+    assert "<svg" in (tmp_path / "risk.svg").read_text()
+    assert out.splitlines()[4].startswith("mean")
+    assert out.splitlines()[-1].startswith("wrong")
 
 
 def test_reference_protocol_agrees_on_index_and_file(
@@ -356,6 +362,12 @@ def test_evaluate_refuses_wrong_input_in_one_line(refused, tmp_path, mentions, i
     assert "found nothing there" in refused("evaluate", tmp_path / "none.tsv", *index)
     assert "mentions.tsv:1: expected id||name" in refused(
         *evaluate, "--dictionary", mentions, *model, "--protocol", "reference"
+    )
+    (tmp_path / "risk.svg").touch()
+    assert "ends in .png or .svg" in refused(*evaluate, *index, "--plot", tmp_path / "risk.pdf")
+    assert "exists already" in refused(*evaluate, *index, "--plot", tmp_path / "risk.svg")
+    assert "--plot needs --protocol concept" in refused(
+        *evaluate, *index, "--protocol", "reference", "--plot", tmp_path / "other.svg"
     )
     (tmp_path / "gold.tsv").write_text("mention\tlanguage\nfiebre\tes\n")
     assert "none that has any" in refused("evaluate", tmp_path / "gold.tsv", *index)

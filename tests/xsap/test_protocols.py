@@ -7,7 +7,14 @@ import pytest
 
 from xsap.errors import DataError
 from xsap.evaluation.metrics import bootstrap_interval
-from xsap.evaluation.protocols import ReferenceDictionary, evaluate, evaluate_reference, read_queries, to_text
+from xsap.evaluation.protocols import (
+    ReferenceDictionary,
+    RiskCoverage,
+    evaluate,
+    evaluate_reference,
+    read_queries,
+    to_text,
+)
 from xsap.linking.results import Candidate, Result
 from xsap.terms.mentions import build_mentions
 from xsap.text import TextPolicy
@@ -178,8 +185,40 @@ def test_queries_are_read_with_other_headers(tmp_path):
 def test_text_table_has_a_row_per_language():
     mentions = build_mentions(["a", "b"], ["de", "es"], [["C1"], ["C2"]])
     lines = to_text(evaluate(Answers({"a": ["C1"]}, ["C1", "C2"]), mentions)).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["de", "es", "mean"]
+    assert [line.split()[0] for line in lines[2:5]] == ["de", "es", "mean"]
     assert lines[2].split() == ["de", "1", "0", "100.0", "[100.0,", "100.0]", "100.0", "[100.0,", "100.0]", "100.0"]
+
+
+def test_risk_and_coverage_are_those_of_the_surest_answers_first():
+    """By score, or by confidence where all answers have one; a mention without a concept (NIL) counts, one without an answer does not."""
+    rng = np.random.default_rng(1)
+    scores, confidences = rng.random(40).tolist(), rng.random(40).tolist()
+    right = rng.random(40) < 0.6
+    gold = [["C1"] if hit else [] if i % 3 else ["C2"] for i, hit in enumerate(right)]
+    for calibrated in (False, True):
+        best = [
+            Candidate("C1", "a", "a", s, confidence=c if calibrated else None)
+            for s, c in zip(scores, confidences, strict=True)
+        ]
+        answers = [Result("m", (each,)) for each in best]
+        found = RiskCoverage.from_answers([*answers, Result("m", (), "blank")], [*gold, ["C1"]])
+        order = sorted(range(40), key=lambda i: -(confidences if calibrated else scores)[i])
+        risks = [np.mean([not right[i] for i in order[:n]]) for n in range(1, 41)]
+        assert (found.by, found.n) == ("confidence" if calibrated else "score", 40)
+        assert found.area == pytest.approx(np.mean(risks))
+        assert [coverage for coverage, _ in found.curve] == [step / 20 for step in range(1, 21)]
+        assert [risk for _, risk in found.curve] == pytest.approx([risks[2 * step - 1] for step in range(1, 21)])
+    assert RiskCoverage.from_answers([Result("m", (), "blank")], [["C1"]]) is None
+
+
+def test_text_shows_risk_and_coverage():
+    mentions = build_mentions(list("abcd"), ["de"] * 4, [["C1"], ["C1"], ["C2"], ["C2"]])
+    report = evaluate(Answers({"a": ["C1"], "b": ["C1"], "c": ["C1"]}, ["C1", "C2"]), mentions)
+    lines = to_text(report).splitlines()
+    assert lines[-3] == "risk and coverage of 3 answers, the surest first by score; area under the curve 33.3"
+    assert lines[-2].split() == ["answered", "25.0", "50.0", "75.0", "90.0", "100.0"]
+    assert lines[-1].split() == ["wrong"] + ["33.3"] * 5  # all scores are equal
+    assert report.to_dict()["risk_coverage"]["n"] == 3
 
 
 def test_mentions_without_a_concept_change_no_score_and_are_counted_by_language():

@@ -376,6 +376,8 @@ def to_text(report: EvaluationReport) -> str:
         lines.append(
             f"{name:8}{row.n:7,}{row.gold_not_in_dictionary:24,}{cells}{100 * (np.nan if mrr is None else mrr):8.1f}"
         )
+    if report.risk is not None:
+        lines += ["", *_risk_lines(report.risk)]
     if nil := report.all_without_concept.n:
         linked = report.all_without_concept.linked
         counts = f"{linked:,} got an answer, which is wrong, and {nil - linked:,} got none, which is right"
@@ -383,8 +385,6 @@ def to_text(report: EvaluationReport) -> str:
             f"{code} {each.linked:,} of {each.n:,}" for code, each in report.without_concept.items()
         )
         lines += ["", f"without a concept (NIL), not in the scores: {nil:,}; {counts} (answered: {by_language})"]
-    if report.risk is not None:
-        lines += ["", *_risk_lines(report.risk)]
     return "\n".join(lines)
 
 
