@@ -28,7 +28,7 @@ from xsap.tabular.readers import InputTable
 from xsap.tabular.resume import count_parts, read_part, resume_folder, write_part
 from xsap.tabular.writers import FORMS, OutputFormat, Written, open_writer
 from xsap.text_in.annotate import AnnotatedText
-from xsap.text_in.documents import TextDocument, Documents
+from xsap.text_in.documents import Documents, TextDocument
 from xsap.text_in.formats import JSON_FORMS, SpanAnswer, to_blocks, to_brat, to_json_line, type_of
 from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans
 
