@@ -395,7 +395,7 @@ class DatasetEncoder:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows with their vectors."""
-        names = [name for name, _ in queries_of(batch[self._column], None)]
+        names = [query.mention for query in queries_of(batch[self._column], None)]
         return batch.append_column(self._into, _to_lists(self._encoder.encode(names)))
 
 

@@ -85,6 +85,13 @@ Revision = Annotated[
 ]
 MovedModel = Annotated[str | None, typer.Option("--model", help="Folder of the index's model, if it was moved.")]
 Model = Annotated[str, typer.Argument(help="Model folder, or its id on the Hugging Face hub.")]
+Rerank = Annotated[
+    str | None,
+    typer.Option(
+        help="Score the first candidates again: a folder of train-reranker, 'late', a service's address, or 'none'; by "
+        "default what the index has stored.",
+    ),
+]
 Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")]
 HeaderRow = Annotated[int, typer.Option(min=1, help="Row of the table with the column names, from 1.")]
 TextEncoding = Annotated[

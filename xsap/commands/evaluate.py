@@ -19,6 +19,7 @@ from xsap.terminal import (
     MaxLength,
     MovedModel,
     Pooling,
+    Rerank,
     Sheet,
     TextEncoding,
     announce_wait,
@@ -70,6 +71,7 @@ def evaluate(
         Protocol,
         typer.Option(help="concept: rank concepts, as link. reference: rank names, as the original SapBERT code."),
     ] = Protocol.CONCEPT,
+    rerank: Rerank = None,
     ann: Ann = False,
     dtype: DtypeOption = Dtype.FLOAT32,
     pooling: Pooling = None,
@@ -106,7 +108,7 @@ def evaluate(
                 dtype.value, lambda each: Encoder.from_pretrained(str(model), dtype=each, **options)
             )
         else:
-            linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value)
+            linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value, rerank=rerank)
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
             encoder = linker.encoder
     if dictionary:
@@ -119,6 +121,8 @@ def evaluate(
             rows = ReferenceDictionary.from_index(linker.index)
             report = evaluate_reference(encoder, rows, queries, progress=show_progress())
         metadata = {"dictionary": linker.index.metadata(), "model": encoder.content_hash}
+        if linker.reranking is not None:
+            metadata["reranker"] = {"hash": linker.reranking.reranker.content_hash, "top": linker.reranking.top}
     of_mentions = {"n": queries.num_rows, "sha256": sha256_of(mentions)}
     result = report.to_dict() | metadata | {"dtype": encoder.dtype, "mentions": of_mentions}
     if plot:
@@ -165,6 +169,13 @@ def calibrate(
     mentions: MentionsFile,
     index: Annotated[Path, typer.Option(help="Index folder; the calibration is stored in it.")],
     model: MovedModel = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="Store how the index re-ranks, and calibrate it so: a folder of train-reranker, 'late', or 'none'; by "
+            "default as it is stored.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="HTML report to write: reliability and risk-coverage curves.")
     ] = None,
@@ -186,9 +197,14 @@ def calibrate(
         from xsap.linking.linker import Linker
 
         table = _read(mentions, column, sheet, header_row, encoding)
-        linker = Linker.load(index, model=model)
+        linker = Linker.load(index, model=model, rerank=rerank)
     found = calibrate(linker, table, seed=seed)
-    linker.index.with_calibration(found.calibration)
+    stored = linker.index
+    if rerank is not None:
+        from xsap.linking.rerank_choice import store_reranker
+
+        stored = store_reranker(stored, rerank, linker.encoder)
+    stored.with_calibration(found.calibration)
     if report:
         with write_atomically(report) as stream:
             stream.write(to_page(found, f"Calibration of {index.name}"))

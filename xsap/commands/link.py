@@ -18,6 +18,7 @@ from xsap.terminal import (
     MovedModel,
     OnRay,
     Overwrite,
+    Rerank,
     Sheet,
     TextEncoding,
     announce_wait,
@@ -44,6 +45,9 @@ def link(
     language: Annotated[
         str | None, typer.Option(help="Language of terms whose language is not given, such as de.")
     ] = None,
+    context_column: Annotated[
+        str | None, typer.Option(help="Column of --file with the texts that the terms are from.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a language that is not known.")] = False,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
@@ -66,12 +70,16 @@ def link(
     min_precision: Annotated[
         float | None, typer.Option(help="Abstain unless this precision is guaranteed, such as 0.95.")
     ] = None,
+    broader: Annotated[
+        bool, typer.Option("--broader", help="Answer with a broader concept where it would abstain.")
+    ] = False,
     clean: Annotated[
         bool, typer.Option("--clean", help="Take negation, laterality … out of terms, into columns.")
     ] = False,
     abbreviations: Annotated[
         Path | None, typer.Option(help="Table of abbreviations, or a terminology's folder.")
     ] = None,
+    rerank: Rerank = None,
     ann: Ann = False,
     ray: OnRay = None,
     dtype: DtypeOption = Dtype.AUTO,
@@ -94,19 +102,14 @@ def link(
     if file and terms:
         raise ConfigError(f"expected terms as arguments or --file, found both: '{terms[0][:40]}' and {file}")
     of_file: dict[str, object] = {
-        "--sheet": sheet,
-        "--column": column,
-        "--language-column": language_column,
-        "--encoding": encoding,
-    }
-    of_file |= {"--header-row": None if header_row == 1 else header_row, "--ray": ray}
-    for option, value in of_file.items():
-        if value is not None and not file:
-            raise ConfigError(f"{option} '{value}' needs --file, found none; remove it or add --file")
+        "--sheet": sheet, "--column": column, "--language-column": language_column, "--context-column": context_column,
+        "--encoding": encoding, "--header-row": None if header_row == 1 else header_row, "--ray": ray,
+    }  # fmt: skip
+    _check_needs_file(of_file, file)
     if strict and language_column is None:
         raise ConfigError("--strict needs --language-column, found none; remove it or add --language-column")
     output_format = OutputFormat.for_file(out, form and form.value, top_k=top_k, wide=wide, excel=excel)
-    known_language, prepared = language and to_iso(language), _read_preparation(clean, abbreviations)
+    known_language, prepared = language and to_iso(language), _read_preparation(clean, abbreviations, context_column)
     output_format = replace(output_format, notes=prepared.columns)
     if out is None:
         check_stdout(output_format.form, binary=output_format.is_binary)
@@ -117,18 +120,19 @@ def link(
     else:
         table = table_of_terms(terms or stdin_lines(), "stdin")
     column = column or ("term" if file else "mention")
-    for name in filter(None, (column, language_column)):
+    for name in filter(None, (column, language_column, context_column)):
         table.column_index(name)  # a missing column is reported before torch is imported and the index opened
     given = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
-    limits = {"min_confidence": min_confidence, "min_precision": min_precision}
+    limits: dict[str, Any] = {"min_confidence": min_confidence, "min_precision": min_precision}
+    limits |= {"broader": True} if broader else {}
     with announce_wait(f"loading the model of {index}"):
         from xsap.linking.ranking import Filter
 
         wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
-        linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann})
+        linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann, "rerank": rerank})
     if read_manifest(index, "index").get("mentions", {}).get("weight"):
         output_format = replace(output_format, notes=(*output_format.notes, *ANNOTATED))
-    identity = {**used, "ann": ann, **limits, **given}
+    identity = None if used is None else {**used, "ann": ann, **limits, **given}
     with path_or_stdout(out) as target:
         counts = link_file(
             linker,
@@ -137,15 +141,22 @@ def link(
             output_format,
             column=column,
             language_column=language_column,
+            context_column=context_column,
             language=known_language,
             options={"filter": wanted, **limits, **prepared.options},
-            identity=identity | {"encoding": encoding, "header_row": header_row, **prepared.identity},
+            identity=identity and identity | {"encoding": encoding, "header_row": header_row, **prepared.identity},
             strict=strict,
             overwrite=overwrite,
             progress=show_progress(results_on_stdout=out is None),
         )
     if file:
         log("; ".join([f"{file}: {counts.summary()}", *table.remarks()]))
+
+
+def _check_needs_file(options: dict[str, object], file: Path | None) -> None:
+    for option, value in options.items():
+        if value is not None and not file:
+            raise ConfigError(f"{option} '{value}' needs --file, found none; remove it or add --file")
 
 
 class _Preparation(NamedTuple):
@@ -156,30 +167,37 @@ class _Preparation(NamedTuple):
     identity: dict[str, Any]
 
 
-def _read_preparation(clean: bool, abbreviations: Path | None) -> _Preparation:
+def _read_preparation(clean: bool, abbreviations: Path | None, context_column: str | None) -> _Preparation:
+    """Abbreviations that a context defines are written out wherever there are contexts."""
     from xsap.linking.results import CLEANED, EXPANDED
-    from xsap.terms.abbreviations import read_abbreviations
+    from xsap.terms.abbreviations import Abbreviations, read_abbreviations
 
     options: dict[str, Any] = {"clean": True} if clean else {}
     columns, identity = CLEANED if clean else (), dict[str, Any](options)
-    if abbreviations is not None:
-        options["abbreviations"] = read = read_abbreviations(abbreviations)
-        log(f"{abbreviations}: {read.describe()}")
+    if abbreviations is not None or context_column is not None:
+        read = Abbreviations() if abbreviations is None else read_abbreviations(abbreviations)
+        options["abbreviations"] = read
         columns, identity["abbreviations"] = columns + EXPANDED, read.content_hash
+    if abbreviations is not None:
+        log(f"{abbreviations}: {read.describe()}")
     return _Preparation(options, columns, identity)
 
 
 def _open_linker(
     index: Path, ray: str | None, dtype: Dtype, options: dict[str, Any]
-) -> "tuple[Links | RemoteLinkers, dict[str, Any]]":
-    """A linker here or on a cluster, and what its answers depend on: its index, and its dtype."""
+) -> "tuple[Links | RemoteLinkers, dict[str, Any] | None]":
+    """A linker here or on a cluster, and what its answers depend on: its index, its dtype and its re-ranker; None if that is not known."""
     if ray:
         from xsap.cluster import RayLinkers, connect
 
         same = Dtype.FLOAT32 if dtype is Dtype.AUTO else dtype  # on all nodes, which may have different processors
         linkers = RayLinkers(connect(ray), index, **options, dtype=same.value)
-        return linkers, {"index": linkers.content_hash, "dtype": same.value}
+        return linkers, {"index": linkers.content_hash, "dtype": same.value, "rerank": options["rerank"]}
     from xsap.linking.linker import Linker
 
     linker = Linker.load(index, **options, dtype=dtype.value)
-    return linker, {"index": linker.index.content_hash, "dtype": linker.encoder.dtype}
+    used = {"index": linker.index.content_hash, "dtype": linker.encoder.dtype}
+    if linker.reranking is None:
+        return linker, used
+    reranker = linker.reranking.reranker.content_hash
+    return linker, None if reranker is None else used | {"reranker": [reranker, linker.reranking.top]}

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -24,6 +25,7 @@ from xsap.artifacts import sha256_of, write_atomically
 from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts
 from xsap.languages import to_iso
+from xsap.linking.name_keys import BROADER
 from xsap.linking.results import Result
 from xsap.output_paths import check_new_file
 from xsap.tabular.answers import CANDIDATE, NOTES, Answer, decode_answer, encode_answer
@@ -39,10 +41,17 @@ QUERY_BYTES = 300  # of a cached answer, besides its candidates and its mention
 ENCODED_BYTES = 200  # of a candidate as JSON, on average
 OBJECT_BYTES = 600  # of a candidate as Python objects, on average
 _EXAMPLES = 5  # of unknown languages in a summary
+_MATCH = CANDIDATE.index("match")
 _LANGUAGES_KEPT = 1000  # unknown ones that are counted by name
 
-Query = tuple[str, str | None]
-"""A mention and its language."""
+
+class Query(NamedTuple):
+    """A mention, its language, and the text that it was found in, where these are known and make a difference."""
+
+    mention: str
+    language: str | None = None
+    context: str | None = None
+
 
 A = TypeVar("A", Answer, bytes)
 Ask = Callable[[int, list[Query]], list[A]]  # a chunk's number and distinct queries → their answers
@@ -88,8 +97,10 @@ def answers_to(
     """
     if not queries:
         return []
-    languages = [language for _, language in queries] if by_language else None
-    results = linker.link([mention for mention, _ in queries], top_k, languages=languages, **options)
+    given: dict[str, Any] = {"languages": [query.language for query in queries] if by_language else None}
+    if any(query.context for query in queries):
+        given["context"] = [query.context for query in queries]
+    results = linker.link([query.mention for query in queries], top_k, **given, **options)
     return list(map(Answer.from_result, results))
 
 
@@ -103,6 +114,7 @@ class LinkCounts:
         resumed: Rows whose answers an interrupted run left.
         written: Rows of the output without its header.
         cut: Cells of the output that were cut to what the format holds.
+        broader: Rows linked to a broader concept.
         unknown_languages: Languages of rows that xsap doesn't know, and their rows; if there are many, only the first ones by name.
     """
 
@@ -111,6 +123,7 @@ class LinkCounts:
     resumed: int = 0
     written: int = 0
     cut: int = 0
+    broader: int = 0
     unknown_languages: Counter[str] = field(default_factory=Counter)
 
     def add(self, answers: Sequence[Answer]) -> None:
@@ -118,6 +131,7 @@ class LinkCounts:
         reasons = [answer.reason for answer in answers if answer.reason is not None]
         unlinked = Counter(re.sub(r"[0-9]+(?:[.,][0-9]+)*", "…", reason) for reason in reasons)
         self.rows += RowCounts(len(answers), len(answers) - len(reasons), unlinked)
+        self.broader += sum(bool(answer.candidates) and answer.candidates[0][_MATCH] == BROADER for answer in answers)
 
     def add_unknown_languages(self, languages: pa.ChunkedArray) -> None:
         """Count the languages of some rows that are not known."""
@@ -134,6 +148,8 @@ class LinkCounts:
             f"{self.rows.rows_in:,} rows, {self.distinct:,} distinct mentions, {self.rows.kept:,} linked, "
             f"{self.rows.rows_in - self.rows.kept:,} unlinked" + (f", by reason ({reasons})" if reasons else "")
         ]
+        if self.broader:
+            parts.append(f"{self.broader:,} of those linked to a broader concept")
         if self.resumed:
             parts.append(f"{self.resumed:,} rows resumed from an interrupted run")
         if self.unknown_languages:
@@ -162,6 +178,7 @@ def link_file(
     *,
     column: str,
     language_column: str | None = None,
+    context_column: str | None = None,
     language: str | None = None,
     options: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -180,6 +197,8 @@ def link_file(
         output_format: How answers are written, and how many candidates.
         column: The column of mentions.
         language_column: The column of their languages.
+        context_column: The column of the texts that they were found in; it is used where the linker re-ranks by context,
+            and where `options` has `abbreviations`.
         language: The language of mentions whose language is not given, ISO 639-1.
         options: Further arguments of `link`: filter, min_confidence, min_precision, clean, abbreviations.
         identity: All else that answers depend on (these options, the index's content hash), as JSON has it, sets and dataclasses too. None if
@@ -200,6 +219,10 @@ def link_file(
     """
     mention_at = source.column_index(column)
     language_at = None if language_column is None else source.column_index(language_column)
+    context_at = None if context_column is None else source.column_index(context_column)
+    expands = (options or {}).get("abbreviations") is not None  # also those that a context defines
+    if not (expands or getattr(linker, "uses_context", isinstance(linker, RemoteLinkers))):
+        context_at = None  # mentions that differ in it alone have the same answer
     if isinstance(out, Path):
         check_link_output(out, source.path, overwrite=overwrite)
     if output_format.form == "xlsx":
@@ -213,7 +236,7 @@ def link_file(
         options=options or {},
     )
     at_once = linker.at_once if isinstance(linker, RemoteLinkers) else 1
-    job = _Job(source, output_format, mention_at, language_at, language, chunk_rows, at_once, progress)
+    job = _Job(source, output_format, mention_at, language_at, context_at, language, chunk_rows, at_once, progress)
     if not isinstance(out, Path):
         return job.run(out, lambda _, queries: ask(queries), lambda answer: answer, cache_bytes, OBJECT_BYTES)
     if source.path is None:
@@ -221,7 +244,7 @@ def link_file(
             return job.run(stream, lambda _, queries: ask(queries), lambda answer: answer, cache_bytes, OBJECT_BYTES)
     before = source.path.stat()
     run = None if identity is None else {
-        "xsap": __version__, "input": [before.st_size, sha256_of(source.path), source.sheet, source.header, column, language_column, language],
+        "xsap": __version__, "input": [before.st_size, sha256_of(source.path), source.sheet, source.header, column, language_column, language, context_column],
         "answer": [*CANDIDATE, *NOTES], "top_k": output_format.top_k, "chunk_rows": chunk_rows,
         "cache_bytes": [cache_bytes, ENCODED_BYTES], "identity": identity,
     }  # fmt: skip
@@ -268,6 +291,7 @@ class _Job:
     output_format: OutputFormat
     mention_at: int
     language_at: int | None
+    context_at: int | None
     language: str | None
     chunk_rows: int
     at_once: int
@@ -286,7 +310,8 @@ class _Job:
         """Write all chunks with their answers, which are cached as `ask` gives them: encoded if the run can be resumed, else as objects."""
         counts, known = LinkCounts(), dict[Query, A]()
         cache = LruByBytes(cache_bytes, self.output_format.top_k * candidate_bytes)
-        chunks = plan_chunks(self.source, self.mention_at, self.language_at, self.chunk_rows, cache, self.language)
+        places = (self.mention_at, self.language_at, self.context_at)
+        chunks = plan_chunks(self.source, places, self.chunk_rows, cache, self.language)
         bar = tqdm(total=self.source.rows, initial=resumed, desc="link", unit=" rows", disable=not self.progress)
         writer, done = open_writer(stream, self.output_format, self.source), answer_chunks(chunks, ask, self.at_once)
         with bar, writer as write, closing(done):
@@ -295,7 +320,7 @@ class _Job:
                 answers = {query: decode(known[query]) for query in dict.fromkeys(chunk.queries)}
                 by_row = [answers[query] for query in chunk.queries]
                 counts.distinct += len(chunk.asked)
-                written = write(chunk.table, [mention for mention, _ in chunk.queries], by_row)
+                written = write(chunk.table, [query.mention for query in chunk.queries], by_row)
                 counts.written, counts.cut = counts.written + written.rows, counts.cut + written.cut
                 counts.add(by_row)
                 if self.language_at is not None:
@@ -327,7 +352,7 @@ class LruByBytes:
         """Those of some queries that are not cached, once each; and those that are dropped after these queries."""
         distinct = dict.fromkeys(queries)
         missing = [query for query in distinct if query not in self._queries]
-        self._size += sum(self._entry + len(mention) for mention, _ in missing)
+        self._size += sum(self._entry + len(query[0]) for query in missing)
         for query in distinct:
             self._queries[query] = None
             self._queries.move_to_end(query)
@@ -351,28 +376,34 @@ class PlannedChunk(NamedTuple):
 
 def plan_chunks(
     source: InputTable,
-    mention_at: int,
-    language_at: int | None,
+    places: tuple[int, int | None, int | None],
     chunk_rows: int,
     cache: LruByBytes,
     language: str | None = None,
 ) -> Iterator[PlannedChunk]:
-    """A table's chunks and what they ask. mention_at, language_at: positions of columns. language: where a row has none."""
+    """A table's chunks and what they ask. places: of the columns of mentions, languages, contexts. language: where a row has none."""
+    mention_at, language_at, context_at = places
     for number, table in enumerate(source.chunks(chunk_rows)):
-        languages = None if language_at is None else table.column(language_at)
-        queries = queries_of(table.column(mention_at), languages, language)
+        languages, contexts = (None if at is None else table.column(at) for at in (language_at, context_at))
+        queries = queries_of(table.column(mention_at), languages, language, contexts)
         yield PlannedChunk(number, table, queries, *cache.take(queries))
 
 
 def queries_of(
-    mentions: pa.ChunkedArray, languages: pa.ChunkedArray | None, language: str | None = None
+    mentions: pa.ChunkedArray,
+    languages: pa.ChunkedArray | None,
+    language: str | None = None,
+    contexts: pa.ChunkedArray | None = None,
 ) -> list[Query]:
     """A column's mentions, with their languages if there is a column of these, or else `language`; None for one that isn't known."""
-    texts = map(to_text, to_cells(mentions))
-    if languages is None:
-        return [(text, language) for text in texts]
-    codes = (_language(cell) or language for cell in to_cells(languages))
-    return list(zip(texts, codes, strict=True))
+    texts = list(map(to_text, to_cells(mentions)))
+    found: Iterable[str | None] = (
+        repeat(None) if contexts is None else (to_text(each) or None for each in to_cells(contexts))
+    )
+    codes: Iterable[str | None] = (
+        repeat(language) if languages is None else (_language(cell) or language for cell in to_cells(languages))
+    )
+    return list(map(Query, texts, codes, found))
 
 
 def _language(cell: object) -> str | None:
