@@ -418,5 +418,11 @@ def test_link_takes_out_notes_and_writes_out_abbreviations_as_columns(xsap, refu
     assert rows[0]["concept_id"] == rows[1]["concept_id"] == rows[3]["concept_id"]
     assert xsap(*words, "--out", tmp_path / "plain.jsonl")[0] == 0
     assert "cleaned" not in json.loads((tmp_path / "plain.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    (tmp_path / "notes.csv").write_text("term,note\nFVR,He has fever (FVR).\nFVR,none\n", encoding="utf-8")
+    notes = ("link", "--file", tmp_path / "notes.csv", "--index", index_folder, "--top-k", 1)
+    assert xsap(*notes, "--context-column", "note", "--out", tmp_path / "notes.jsonl")[0] == 0
+    found = [json.loads(line) for line in (tmp_path / "notes.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["expansion"], row["expansion_source"]) for row in found] == [("fever", "context"), (None, None)]
+    assert found[0]["concept_id"] == rows[1]["concept_id"]
     assert "Klingon" in refused(*words, "--language", "Klingon")
     assert "none.csv" in refused(*words, "--abbreviations", tmp_path / "none.csv")

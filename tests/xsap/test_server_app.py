@@ -224,9 +224,31 @@ def test_link_answers_as_the_linker_does(client, linker):
         assert answer.json()["results"] == json.loads(json.dumps(expected))
 
 
+def test_link_takes_out_notes_and_writes_out_abbreviations(client, linker):
+    mentions, contexts = ["V.a. FBR", "XYZ", None], [None, "Xylem yield zone (XYZ)", None]
+    body = {
+        "mentions": mentions,
+        "languages": "de",
+        "clean": True,
+        "abbreviations": {"FBR": "Fieber"},
+        "context": contexts,
+    }
+    first, second, third = client.post("/link", json=body).json()["results"]
+    assert first["cleaned"]["suspected"]
+    assert first["expansion"] == {"text": "Fieber", "source": "table"}
+    assert first["candidates"] == json.loads(json.dumps(linker.link("Fieber", languages="de").to_dict()))["candidates"]
+    assert second["expansion"] == {"text": "Xylem yield zone", "source": "context"}
+    assert third["reason"]
+    plain = client.post("/link", json={"mentions": mentions, "context": contexts}).json()["results"]
+    assert "cleaned" not in plain[0]
+    assert "expansion" not in plain[1]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
+        ({"mentions": ["x"], "context": ["a", "b"]}, 400, "context for each mention"),
+        ({"mentions": ["x"], "abbreviations": ["a"]}, 400, "abbreviations"),
         ({}, 400, "mentions"),
         ([], 400, "the body"),
         ({"mentions": "Fieber"}, 400, "mentions"),

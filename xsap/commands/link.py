@@ -196,8 +196,4 @@ def _open_linker(
     from xsap.linking.linker import Linker
 
     linker = Linker.load(index, **options, dtype=dtype.value)
-    used = {"index": linker.index.content_hash, "dtype": linker.encoder.dtype}
-    if linker.reranking is None:
-        return linker, used
-    reranker = linker.reranking.reranker.content_hash
-    return linker, None if reranker is None else used | {"reranker": [reranker, linker.reranking.top]}
+    return linker, linker.identity

@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from xsap.errors import ConfigError
 from xsap.linking.ranking import Filter
 from xsap.linking.results import Result
+from xsap.terms.abbreviations import Abbreviations
 
 
 class BatchLinker(Protocol):
@@ -42,6 +43,14 @@ class LinkOptions:
     filter: Filter = field(default_factory=Filter)
     min_confidence: float | None = None
     min_precision: float | None = None
+    broader: bool = False
+    clean: bool = False
+    abbreviations: Abbreviations | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Those arguments that not every linker knows, where they are given."""
+        given = {"broader": self.broader, "clean": self.clean, "abbreviations": self.abbreviations}
+        return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,13 @@ class LinkRequest:
         mentions: The mentions; None where one is missing.
         languages: The language of each; None where it is not known.
         options: How they are linked.
+        contexts: The text that each was found in; None where it is not known, or for all.
     """
 
     mentions: Sequence[str | None]
     languages: Sequence[str | None]
     options: LinkOptions
+    contexts: Sequence[str | None] | None = None
 
 
 class QueueFullError(Exception):
@@ -174,6 +185,7 @@ class LinkQueue:
         start = time.perf_counter()
         texts = [mention for request, _ in jobs for mention in request.mentions]
         languages = [language for request, _ in jobs for language in request.languages]
+        contexts = [each for request, _ in jobs for each in request.contexts or [None] * len(request.mentions)]
         options = jobs[0][0].options
         try:
             results = list(
@@ -184,6 +196,8 @@ class LinkQueue:
                     filter=options.filter,
                     min_confidence=options.min_confidence,
                     min_precision=options.min_precision,
+                    **options.arguments(),
+                    **({"context": contexts} if any(contexts) else {}),
                 )
             )
         except BaseException as error:  # whatever it is, a client waits for it
