@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsap.evaluation.strata import Stratum, compare_by_stratum, comparison_rows, strata_of
+from xsap.evaluation.strata import Stratum, compare_by_stratum, strata_of, strata_table
 from xsap.terms.mentions import build_mentions
 
 
@@ -39,7 +39,7 @@ def test_comparison_has_the_counts_of_each_stratum_and_pairs_mentions() -> None:
     assert found["neither"].surely_worse
     assert not found["string seen"].surely_worse
     assert found["neither"].mcnemar == pytest.approx(2 * 0.5**15)
-    rows = comparison_rows(found)
+    rows = strata_table(found)
     assert [row[0] for row in rows] == ["mentions", "all", "string seen", "neither"]
     assert rows[3][3].startswith("25.0 [")
     assert found["neither"].to_dict()["n"] == 20

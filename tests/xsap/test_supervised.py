@@ -24,6 +24,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.linking.fusion import string_similarity
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.text import TextPolicy
+from xsap.training import candidates
 from xsap.training.candidates import CandidateSearch
 from xsap.training.losses import biosyn_marginal_likelihood, marginal_likelihood
 from xsap.training.mention_set import CandidateNames, MentionSet, mentions_to_learn, right_candidates
@@ -133,7 +134,7 @@ def test_losses_and_sparse_weight_are_those_of_the_original_biosyn(
     searches: list[np.ndarray] = []
     order = Terminology.load(inputs.terminology).names["name"].to_pylist()
     at = [order.index(name) for name in STRINGS]  # a terminology has an order of its own
-    search = CandidateSearch._search
+    search = CandidateSearch.search
 
     def found_by_original(self: CandidateSearch, device: torch.device) -> np.ndarray:
         own, epoch = search(self, device), len(searches)
@@ -143,7 +144,7 @@ def test_losses_and_sparse_weight_are_those_of_the_original_biosyn(
         assert different <= 1, f"epoch {epoch}: more than one mention has other candidates"
         return np.array(merged)
 
-    monkeypatch.setattr(CandidateSearch, "_search", found_by_original)
+    monkeypatch.setattr(CandidateSearch, "search", found_by_original)
     more = [*BIOSYN, "checkpoint.save_steps=2", "checkpoint.save_total_limit=3"]
     train(load_settings(None, settings(inputs, tmp_path / "run", *more)))
     assert read_losses(tmp_path / "run") == pytest.approx(LOSSES, abs=1e-5)
@@ -155,8 +156,8 @@ def test_losses_and_sparse_weight_are_those_of_the_original_biosyn(
 
 
 def test_tf_idf_and_its_candidates_are_those_of_biosyn() -> None:
-    weigh = tf_idf(STRINGS)
-    names, bags = NgramNames(map(weigh, STRINGS)), [weigh(query) for query in QUERIES]
+    to_bag = tf_idf(STRINGS)
+    names, bags = NgramNames(map(to_bag, STRINGS)), [to_bag(query) for query in QUERIES]
     assert names.nearest(bags, 6).tolist() == SPARSE
     scores = names.scores(bags, np.tile(np.arange(16), (6, 1)))
     assert {at: scores[at] for at in SPARSE_SCORES} == pytest.approx(SPARSE_SCORES, abs=1e-6)
@@ -289,16 +290,16 @@ def test_candidates_match_brute_force(inputs: SimpleNamespace, block: int) -> No
 def test_later_searches_encode_only_names_that_were_near(
     inputs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = make_search(inputs, count=2, dense=1)
-    monkeypatch.setattr("xsap.training.candidates.NEAREST_PER_CANDIDATE", 1)
+    search = make_search(inputs, count=2, dense=1, nearest_per_candidate=1)
     search.refresh(ALONE)
     encoded: Counter[int] = Counter()
-    encode = CandidateSearch._encode
-    monkeypatch.setattr(
-        CandidateSearch,
-        "_encode",
-        lambda self, rows, device: encoded.update(rows.tolist()) or encode(self, rows, device),
-    )
+    encode = candidates.encode_rows
+
+    def recorded(encoder: Encoder, tokens: object, rows: np.ndarray, *more: object, **options: object) -> torch.Tensor:
+        encoded.update(rows.tolist())
+        return encode(encoder, tokens, rows, *more, **options)
+
+    monkeypatch.setattr(candidates, "encode_rows", recorded)
     first = search.found.copy()
     search.refresh(ALONE)
     assert np.array_equal(search.found, first)  # the model has not changed

@@ -16,7 +16,14 @@ from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.metrics import rank_of
 from xsap.terms.mentions import build_mentions, read_mentions, write_mentions
 from xsap.training.run import train
-from xsap.training.tune import TESTED_MENTIONS, TRAINED_MENTIONS, check_settings, hold_out, to_text, tune
+from xsap.training.tune import (
+    TESTED_MENTIONS,
+    TRAINED_MENTIONS,
+    check_settings,
+    hold_out_mentions,
+    to_text,
+    tune_encoder,
+)
 
 assert train  # modules that train are quick, see `quick_training`
 
@@ -43,13 +50,13 @@ def settings(inputs: SimpleNamespace, output: Path, *more: str) -> Settings:
 
 
 def test_one_fold_of_documents_is_held_out(inputs: SimpleNamespace) -> None:
-    trained, tested = hold_out(inputs.table, 5, by="document", seed=0)
+    trained, tested = hold_out_mentions(inputs.table, 5, by="document", seed=0)
     assert trained.num_rows + tested.num_rows == inputs.table.num_rows
     assert 0.15 < tested.num_rows / inputs.table.num_rows < 0.25
     assert set(trained["document_id"].to_pylist()).isdisjoint(tested["document_id"].to_pylist())
     concepts = [
         set(pc.list_flatten(part["concept_ids"]).to_pylist())
-        for part in hold_out(inputs.table, 3, by="concept", seed=0)
+        for part in hold_out_mentions(inputs.table, 3, by="concept", seed=0)
     ]
     assert concepts[0].isdisjoint(concepts[1])
 
@@ -58,10 +65,12 @@ def test_one_fold_of_documents_is_held_out(inputs: SimpleNamespace) -> None:
 def tuned(inputs: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A tuned model with its index."""
     folder = tmp_path_factory.mktemp("tuned")
-    trained, tested = hold_out(inputs.table, 4, by="document", seed=0)
+    trained, tested = hold_out_mentions(inputs.table, 4, by="document", seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xsap.training.run.write_report", lambda output: None)
-        report = tune(settings(inputs, folder / "run"), trained, tested, folder / "model", index=folder / "index")
+        report = tune_encoder(
+            settings(inputs, folder / "run"), trained, tested, folder / "model", index=folder / "index"
+        )
     return SimpleNamespace(folder=folder, report=report, trained=trained, tested=tested)
 
 
@@ -148,16 +157,18 @@ def test_what_cannot_be_tuned_is_refused(inputs: SimpleNamespace, tmp_path: Path
         2, "concept_ids", pa.array([["X1"]] * inputs.table.num_rows, pa.list_(pa.string()))
     )
     with pytest.raises(DataError, match="none among"):
-        tune(settings(inputs, tmp_path / "run"), inputs.table, unknown, tmp_path / "out")
+        tune_encoder(settings(inputs, tmp_path / "run"), inputs.table, unknown, tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "model").mkdir()
     with pytest.raises(ArtifactError, match="not a run of xsap"):
-        tune(settings(inputs, tmp_path / "full"), inputs.table, inputs.table, tmp_path / "out")
+        tune_encoder(settings(inputs, tmp_path / "full"), inputs.table, inputs.table, tmp_path / "out")
 
 
 def test_documents_on_both_sides_are_warned_of(
     inputs: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConfigError, match="below"):
-        tune(settings(inputs, tmp_path / "run", "optim.frozen_layers=9"), inputs.table, inputs.table, tmp_path / "out")
+        tune_encoder(
+            settings(inputs, tmp_path / "run", "optim.frozen_layers=9"), inputs.table, inputs.table, tmp_path / "out"
+        )
     assert "have mentions to tune on and mentions to test on" in caplog.text

@@ -91,8 +91,8 @@ def tune(
         file and read_gold(file, columns=columns, sheet=sheet, header_row=header_row, encoding=encoding)
         for file in (mentions, test)
     )
-    parts = tuning.hold_out(table, folds, by=by.value, seed=seed) if tested is None else (table, tested)
-    report = tuning.tune(
+    parts = tuning.hold_out_mentions(table, folds, by=by.value, seed=seed) if tested is None else (table, tested)
+    report = tuning.tune_encoder(
         chosen,
         *parts,
         out,

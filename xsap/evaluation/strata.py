@@ -104,7 +104,7 @@ def _compare(before: Ranks, after: Ranks, seed: int) -> StratumComparison:
     return StratumComparison(len(first), *scores, gain, mcnemar(first, second))
 
 
-def comparison_rows(comparisons: dict[str, StratumComparison]) -> list[list[str]]:
+def strata_table(comparisons: dict[str, StratumComparison]) -> list[list[str]]:
     """A table of a header and a row for each stratum, in percent."""
     rows = [["mentions", "n", "Acc@1 before", "after", "gain", "p (McNemar)"]]
     for name, each in comparisons.items():

@@ -49,6 +49,8 @@ class CandidateSearch:
         refresh_steps: Steps between searches.
         as_biosyn: Whether all names are encoded each time, vectors are not scaled to length 1, and nothing is added.
         at_start: There is a search before the first step.
+        names_per_block: Names of the dictionary whose vectors are held at once.
+        nearest_per_candidate: Names that the first search keeps for each candidate, among which later ones look.
         found: (m, count) numbers of the candidates of each mention; empty before the first search.
         right: (m, count) whether they are right.
         similarity: (m, count) their string similarities.
@@ -67,6 +69,7 @@ class CandidateSearch:
     as_biosyn: bool = False
     at_start: bool = True
     names_per_block: int = NAMES_PER_BLOCK
+    nearest_per_candidate: int = NEAREST_PER_CANDIDATE
     found: Rows = field(default_factory=lambda: np.empty((0, 0), np.int64))
     right: NDArray[np.bool_] = field(init=False, repr=False)
     similarity: Floats = field(init=False, repr=False)
@@ -81,7 +84,7 @@ class CandidateSearch:
         """Find the candidates on the main process, and give them to every process."""
         found = torch.zeros(len(self.mentions.texts), self.count, dtype=torch.int64, device=accelerator.device)
         if accelerator.is_main_process:
-            found = torch.from_numpy(self._search(accelerator.device)).to(accelerator.device)
+            found = torch.from_numpy(self.search(accelerator.device)).to(accelerator.device)
         if accelerator.num_processes > 1:
             found = broadcast(found)
         self._set(found.cpu().numpy())
@@ -101,12 +104,16 @@ class CandidateSearch:
         self.right = right_candidates(self.mentions.gold, found, self.names.concepts, as_biosyn=self.as_biosyn)
         self.similarity = self.ngrams.scores(self.bags, found)
 
-    def _search(self, device: torch.device) -> Rows:
-        """(m, count) candidates, found by n-grams first."""
+    def search(self, device: torch.device) -> Rows:
+        """(m, count) candidates by the model as it is, those found by n-grams first.
+
+        Args:
+            device: The model's.
+        """
         if self._lexical is None:
             self._lexical = self.ngrams.nearest(self.bags, self.count)
         queries = self._encode(self.first_mention + np.arange(len(self.mentions.texts)), device)
-        kept = self.count if self.as_biosyn or self._pool is not None else NEAREST_PER_CANDIDATE * self.count
+        kept = self.count if self.as_biosyn or self._pool is not None else self.nearest_per_candidate * self.count
         nearest = self._nearest(queries, kept, device)
         if self._pool is None and not self.as_biosyn:
             self._pool = np.unique(np.concatenate([nearest.ravel(), self._lexical.ravel(), self._gold_names()]))

@@ -20,8 +20,8 @@ from xsap.files import RowCounts
 from xsap.linking.rejection import rejection_reason
 from xsap.text import TextPolicy, normalize_all
 
-NIL, NOT_IN_DICTIONARY, EQUAL = "without a concept (NIL)", "gold not in dictionary", "equal to another one"
-NO_TERM, COMPOSITE = "cannot be linked", "of several concepts (composite)"
+_NIL, _NOT_IN_DICTIONARY, _EQUAL = "without a concept (NIL)", "gold not in dictionary", "equal to another one"
+_NO_TERM, _COMPOSITE = "cannot be linked", "of several concepts (composite)"
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ def mentions_to_learn(mentions: pa.Table, known: frozenset[str], policy: TextPol
     for mention, text, ids in zip(columns[0], texts, columns[1], strict=True):
         key = text, tuple(sorted(known.intersection(ids)))
         reason = (
-            NIL
+            _NIL
             if not ids
-            else NO_TERM
+            else _NO_TERM
             if rejection_reason(mention) is not None or not text
-            else NOT_IN_DICTIONARY
+            else _NOT_IN_DICTIONARY
             if not key[1]
-            else COMPOSITE
+            else _COMPOSITE
             if len(set(ids)) > 1 and not composite
-            else EQUAL
+            else _EQUAL
             if key in kept
             else None
         )

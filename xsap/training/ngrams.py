@@ -43,12 +43,12 @@ def tf_idf(names: Sequence[str]) -> Callable[[str], Bag]:
     documents = Counter(gram for name in names for gram in set(_characters(name)))
     rarity = {gram: math.log((1 + len(names)) / (1 + count)) + 1 for gram, count in documents.items()}
 
-    def weigh(name: str) -> Bag:
+    def to_bag(name: str) -> Bag:
         bag = {gram: count * rarity[gram] for gram, count in Counter(_characters(name)).items() if gram in rarity}
         length = math.sqrt(sum(weight * weight for weight in bag.values()))
         return {gram: weight / length for gram, weight in bag.items()}
 
-    return weigh
+    return to_bag
 
 
 def _characters(name: str) -> list[str]:

@@ -44,7 +44,7 @@ from xsap.training.report import card_scores, read_log, write_report
 from xsap.training.run_folder import check_run_folder, make_run_folder
 from xsap.training.sampling import Sampler, parse_language_choice
 from xsap.training.supervised import SparseWeight, tuning_optimizer, tuning_task
-from xsap.training.trainer import Task, Trainer, adamw, schedule
+from xsap.training.trainer import LearningTask, Trainer, adamw, schedule
 
 # settings that may differ when a run is resumed; inputs must have the same content, not the same path
 _NOT_IN_IDENTITY = dict.fromkeys(
@@ -200,13 +200,13 @@ def _card_evaluation(settings: Settings, name_set: NameSet) -> CardEvaluation | 
 def _identity(settings: Settings, *, base: str | None, **inputs: str | int) -> dict[str, Any]:
     """What a resumed run must have in common with this one."""
     if settings.tuning.mentions is None:
-        left_out: dict[str, Any] = _NOT_IN_IDENTITY | {"tuning": True}
+        excluded: dict[str, Any] = _NOT_IN_IDENTITY | {"tuning": True}
     else:
-        left_out = _NOT_IN_IDENTITY | {"tuning": {"mentions"}}
-    return settings.model_dump(mode="json", exclude=left_out) | {"base": base or "scratch"} | inputs
+        excluded = _NOT_IN_IDENTITY | {"tuning": {"mentions"}}
+    return settings.model_dump(mode="json", exclude=excluded) | {"base": base or "scratch"} | inputs
 
 
-def _trainer(settings: Settings, *, encoder: Encoder, task: Task, **parts: Any) -> Trainer:
+def _trainer(settings: Settings, *, encoder: Encoder, task: LearningTask, **parts: Any) -> Trainer:
     """The trainer of these parts, with what it takes from the settings."""
     optim = settings.optim
     rates = {"learning_rate": optim.learning_rate, "weight_decay": optim.weight_decay}
@@ -300,14 +300,14 @@ def _task(
     encoder: Encoder,
     tokens: Tokens,
     sampler: Sampler | None,
-) -> Task:
+) -> LearningTask:
     """What the run learns; sampler: of names to align, which only tuning can do without."""
     if mentions:
         return _tuning(settings, name_set, mentions, encoder, tokens, sampler)
     assert sampler is not None, "nothing to learn"
     hard_negatives = hard_negatives_of(settings, sampler, encoder, tokens, name_set)
     loss = PairLoss(objective_of(settings.loss), hard_negatives.strings if hard_negatives else None)
-    return Task(sampler, loss, hard_negatives)
+    return LearningTask(sampler, loss, hard_negatives)
 
 
 def _tuning(
@@ -317,7 +317,7 @@ def _tuning(
     encoder: Encoder,
     tokens: Tokens,
     alignment: Sampler | None,
-) -> Task:
+) -> LearningTask:
     tuning, start = settings.tuning, name_set.auxiliary_start
     main = name_set if start is None else name_set.split()[0]
     assert name_set.terminology is not None

@@ -19,9 +19,9 @@ from xsap.training.losses import biosyn_marginal_likelihood, marginal_likelihood
 from xsap.training.mention_set import CandidateNames, MentionSet
 from xsap.training.ngrams import NgramNames, set_of_grams, tf_idf
 from xsap.training.sampling import CandidatesOfStep, Names, Sampler, Stream, mix, permute
-from xsap.training.trainer import BatchLoss, Task
+from xsap.training.trainer import BatchLoss, LearningTask
 
-MENTION = -1  # in place of a concept, of names that are not aligned
+NO_ALIGNMENT = -1  # in place of a concept, of names that are not aligned
 
 
 class SparseWeight(nn.Module):
@@ -78,7 +78,7 @@ class MentionSampler:
         candidates = CandidatesOfStep(
             len(at) + place.reshape(len(at), -1), self.search.right[at], self.search.similarity[at], len(rows)
         )
-        concepts = np.full(len(rows), MENTION)
+        concepts = np.full(len(rows), NO_ALIGNMENT)
         if self.alignment is not None:
             number = epoch * self.steps_per_epoch + step
             aligned = self.alignment.batch(*divmod(number, self.alignment.steps_per_epoch))
@@ -172,7 +172,7 @@ def tuning_task(
     as_biosyn: bool,
     shuffle: bool,
     seed: int,
-) -> Task:
+) -> LearningTask:
     """What a run learns from mentions.
 
     Args:
@@ -196,15 +196,15 @@ def tuning_task(
         seed: Of that order.
     """
     distinct = [strings[row] for row in names.rows.tolist()]
-    weigh = tf_idf(distinct) if as_biosyn else set_of_grams
+    to_bag = tf_idf(distinct) if as_biosyn else set_of_grams
     search = CandidateSearch(
         encoder,
         tokens,
         names,
         mentions,
         first_mention,
-        NgramNames(map(weigh, distinct)),
-        [weigh(text) for text in mentions.texts],
+        NgramNames(map(to_bag, distinct)),
+        [to_bag(text) for text in mentions.texts],
         count=candidates,
         dense=int(candidates * dense_fraction),
         refresh_steps=-(-len(mentions.texts) // per_step),
@@ -219,4 +219,4 @@ def tuning_task(
         alignment_weight,
         as_biosyn,
     )
-    return Task(sampler, loss, search, head, unit=not as_biosyn)
+    return LearningTask(sampler, loss, search, head, unit=not as_biosyn)

@@ -81,7 +81,7 @@ def schedule(name: str, *, warmup_steps: int, total_steps: int) -> Callable[[int
     return factor
 
 
-class Task(NamedTuple):
+class LearningTask(NamedTuple):
     """What a run learns: parts of a `Trainer`, which see.
 
     Attributes:

@@ -26,7 +26,7 @@ from xsap.evaluation.folds import FoldsBy, assign_folds
 from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import Ranks
 from xsap.evaluation.protocols import K, concept_ranks
-from xsap.evaluation.strata import Stratum, StratumComparison, compare_by_stratum, comparison_rows, strata_of
+from xsap.evaluation.strata import Stratum, StratumComparison, compare_by_stratum, strata_of, strata_table
 from xsap.linking.encoder_spec import EncoderSpec
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
@@ -74,7 +74,7 @@ class TuningReport:
         return {**counts, "strata": strata, FUSION_WEIGHT: self.fusion_weight, "risk_coverage_area": areas}
 
 
-def hold_out(mentions: pa.Table, folds: int, *, by: FoldsBy, seed: int) -> tuple[pa.Table, pa.Table]:
+def hold_out_mentions(mentions: pa.Table, folds: int, *, by: FoldsBy, seed: int) -> tuple[pa.Table, pa.Table]:
     """The mentions to tune on, and one fold to test on.
 
     Args:
@@ -87,7 +87,7 @@ def hold_out(mentions: pa.Table, folds: int, *, by: FoldsBy, seed: int) -> tuple
     return mentions.filter(pc.invert(held_out)), mentions.filter(held_out)
 
 
-def tune(
+def tune_encoder(
     settings: Settings,
     trained: pa.Table,
     tested: pa.Table,
@@ -173,7 +173,7 @@ def compare_models(before: Linker, after: Linker, trained: pa.Table, tested: pa.
 
 def to_text(report: TuningReport) -> str:
     """The report as a table for people."""
-    rows = comparison_rows(dict(report.comparisons))
+    rows = strata_table(dict(report.comparisons))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [f"tuned on {report.trained:,} mentions, tested on {report.tested:,}; percent, with 95 % intervals"]
     lines += [
@@ -235,7 +235,7 @@ def _save_index(
 def _write_report(report: TuningReport, run: Path) -> None:
     title = "Tuning on mentions"
     blocks: list[Block] = [Heading(1, title), Paragraph(to_text(report).split("\n")[0])]
-    blocks.append(Table(comparison_rows(dict(report.comparisons))))
+    blocks.append(Table(strata_table(dict(report.comparisons))))
     if not report.published:
         blocks.append(
             Paragraph(
