@@ -13,7 +13,7 @@ PROGRAMS = {
 TYPER = [name for name in PROGRAMS if "train" not in name]
 COMMANDS = {
     "xsap": ["train", "tune", "index", "merge", "link", "evaluate", "calibrate", "tune-fusion", "encode",
-             "probe", "convert", "shrink", "push", "review", "serve", "check", "export", "text"],
+             "probe", "convert", "shrink", "push", "review", "serve", "check", "train-reranker", "export", "text"],
     "xsap-prepare": ["umls", "omop", "snomed", "hpo", "ontology", "icd", "table", "wikidata", "bitext", "merge", "map", "diff",
                      "split", "leakage", "update-mentions", "describe", "export", "fetch"],
     "python -m benchmarks": ["linking", "report", "annotation", "compare", "nil", "synthetic-umls", "mentions", "speed"],

@@ -12,6 +12,7 @@ from xsap.commands.index import index, merge
 from xsap.commands.link import link
 from xsap.commands.model import convert, encode, probe, shrink, train_model
 from xsap.commands.publish import push
+from xsap.commands.rerank import train_cross_encoder
 from xsap.commands.review import review
 from xsap.commands.serve import serve
 from xsap.commands.text import annotate_documents
@@ -28,6 +29,7 @@ app.command("train", context_settings=unparsed, add_help_option=False)(train_mod
 for command in (tune, index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
                 review, serve, check):  # fmt: skip
     app.command()(command)
+app.command("train-reranker")(train_cross_encoder)
 app.command("export")(export_mappings)
 app.command("text")(annotate_documents)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xsap.errors import ConfigError
-from xsap.terminal import HeaderRow, MovedModel, Sheet, TextEncoding, log
+from xsap.terminal import HeaderRow, MovedModel, Rerank, Sheet, TextEncoding, log
 
 if TYPE_CHECKING:
     from xsap.linking.linker import Linker
@@ -29,6 +29,9 @@ def review(
     ] = None,
     code_column: Annotated[str | None, typer.Option(help="Column with the terms' codes in their source.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column with the terms' languages.")] = None,
+    context_column: Annotated[
+        str | None, typer.Option(help="Column with the texts that the terms are from, for --rerank.")
+    ] = None,
     frequency_column: Annotated[str | None, typer.Option(help="Column that says how often a term occurs.")] = None,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
@@ -38,6 +41,7 @@ def review(
     ] = None,
     reviewer: Annotated[str | None, typer.Option(help="Your name in the decisions; by default your user name.")] = None,
     model: MovedModel = None,
+    rerank: Rerank = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 for any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
@@ -64,9 +68,11 @@ def review(
         sheet,
         header_row,
         encoding,
+        context_column,
+        rerank,
     )
     with reserved_port(HOST, port) as reserved:
-        linker = _load_in_background(index, model)
+        linker = _load_in_background(index, model, rerank)
         store, message = open_review(source, out, index_hash, linker.result)
         log(f"{store.path}: {message}")
         url, token = address_of(reserved, HOST), secrets.token_urlsafe(32)
@@ -99,7 +105,7 @@ def _reviewer_name(given: str | None) -> str:
     return name
 
 
-def _load_in_background(index: Path, model: str | None) -> "Future[Linker]":
+def _load_in_background(index: Path, model: str | None, rerank: str | None) -> "Future[Linker]":
     """A linker that is loaded while the page can be used already; whoever needs it waits."""
     loading: Future[Linker] = Future()
 
@@ -107,7 +113,7 @@ def _load_in_background(index: Path, model: str | None) -> "Future[Linker]":
         try:
             from xsap.linking.linker import Linker
 
-            loading.set_result(Linker.load(index, model=model))
+            loading.set_result(Linker.load(index, model=model, rerank=rerank))
         except BaseException as error:  # it is raised where the linker is needed
             loading.set_exception(error)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from xsap.errors import ConfigError
-from xsap.terminal import Ann, Dtype, DtypeOption, MovedModel, announce_wait, log
+from xsap.terminal import Ann, Dtype, DtypeOption, MovedModel, Rerank, announce_wait, log
 
 
 def serve(
@@ -18,6 +18,7 @@ def serve(
         str | None, typer.Option(help="Address that clients use, if a proxy stands before the service.")
     ] = None,
     model: MovedModel = None,
+    rerank: Rerank = None,
     ann: Ann = False,
     dtype: DtypeOption = Dtype.AUTO,
     max_batch: Annotated[int, typer.Option(min=1, help="Mentions that one request may have.")] = 256,
@@ -38,7 +39,7 @@ def serve(
             from xsap.linking.linker import Linker
             from xsap.server.app import ServiceLimits, create_service, is_loopback, warm_up
 
-            linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value)
+            linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value, rerank=rerank)
             local_only = is_loopback(host)
             limits = ServiceLimits(max_batch, max_queue)
             app = create_service(linker, linker.index, limits=limits, local_only=local_only, public_url=public_url)

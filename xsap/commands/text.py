@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from xsap.terminal import (
     HeaderRow,
     MovedModel,
     Overwrite,
+    Rerank,
     Sheet,
     TextEncoding,
     announce_wait,
@@ -24,6 +25,9 @@ from xsap.terminal import (
     path_or_stdout,
     show_progress,
 )
+
+if TYPE_CHECKING:
+    from xsap.text_in.text_file import Annotates
 
 
 class TextForm(StrEnum):
@@ -42,10 +46,13 @@ class TextForm(StrEnum):
 
 
 def annotate_documents(
-    index: Annotated[Path, typer.Option(help="Index folder.")],
     source: Annotated[
         Path | None,
         typer.Argument(metavar="[FILE]", help="Text file, folder of .txt files, or table of texts; by default stdin."),
+    ] = None,
+    index: Annotated[Path | None, typer.Option(help="Index folder, whose names are found and linked.")] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="Instead: entity memory, which finds and links mentions by itself.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column with the texts; by default 'text'.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Column with document ids; by default 'document_id'.")] = None,
@@ -81,6 +88,7 @@ def annotate_documents(
     min_precision: Annotated[
         float | None, typer.Option(help="Abstain unless this precision is guaranteed, such as 0.95.")
     ] = None,
+    rerank: Rerank = None,
     ann: Ann = False,
     dtype: DtypeOption = Dtype.AUTO,
     form: Annotated[
@@ -96,6 +104,9 @@ def annotate_documents(
     from xsap.text_in.given_spans import GivenSpans
     from xsap.text_in.text_file import TextFormat, annotate_file, check_text_output
 
+    of_index = {"fuzzy": fuzzy, "model": model, "types": semantic_types, "groups": groups, "sources": sources, "ann": ann,
+                "languages": languages, "min-confidence": min_confidence, "min-precision": min_precision, "rerank": rerank}  # fmt: skip
+    _check_choice(index, memory, of_index)
     if spans and fuzzy:
         raise ConfigError("expected --spans or --fuzzy, found both; with --spans nothing is searched for")
     text_format = TextFormat.for_file(out, form and form.value, top_k=top_k)
@@ -117,26 +128,50 @@ def annotate_documents(
     given = None if spans is None else GivenSpans(spans)
     wanted_names = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
     limits = {"min_confidence": min_confidence, "min_precision": min_precision}
-    with announce_wait(f"loading the model of {index}"):
-        from xsap.linking.linker import Linker
-        from xsap.linking.ranking import Filter
+    if memory is not None:
+        annotates, options, identity = _open_memory(memory)
+    else:
+        assert index is not None
+        with announce_wait(f"loading the model of {index}"):
+            from xsap.linking.linker import Linker
+            from xsap.linking.ranking import Filter
 
-        wanted = Filter(**{key: parse_list(value) for key, value in wanted_names.items()})
-        linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value)
-    identity = {"index": linker.index.content_hash, "dtype": linker.encoder.dtype, "ann": ann, "fuzzy": fuzzy}
+            wanted = Filter(**{key: parse_list(value) for key, value in wanted_names.items()})
+            annotates = linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value, rerank=rerank)
+        options, identity = {"filter": wanted, "fuzzy": fuzzy, **limits}, linker.identity
+        if identity is not None:
+            identity = {"ann": ann, "fuzzy": fuzzy, **limits, **wanted_names} | identity
     with path_or_stdout(out) as target:
         counts = annotate_file(
-            linker,
+            annotates,
             documents,
             target,
             text_format,
-            options={"filter": wanted, "fuzzy": fuzzy, **limits},
+            options=options,
             given=given,
-            identity={**identity, **limits, **wanted_names},
+            identity=identity,
             overwrite=overwrite,
             progress=show_progress(results_on_stdout=out is None),
         )
     log(f"{documents.where}: {counts.summary()}")
+
+
+def _check_choice(index: Path | None, memory: Path | None, of_index: dict[str, Any]) -> None:
+    """Raise ConfigError unless there is an index, or a memory without options that need an index."""
+    if (index is None) == (memory is None):
+        raise ConfigError(f"expected --index or --memory, found {'neither' if index is None else 'both'}")
+    if memory is not None and (given := [option for option, value in of_index.items() if value]):
+        raise ConfigError(f"--{given[0]} needs --index, found --memory; remove it")
+
+
+def _open_memory(memory: Path) -> "tuple[Annotates, dict[str, Any], dict[str, Any]]":
+    """What annotates texts by a memory, the options of its `annotate`, and what its answers depend on."""
+    with announce_wait(f"loading {memory}"):
+        from xsap.text_in.memory import EntityMemoryModel
+        from xsap.text_in.memory_answers import MemoryAnnotator
+
+        opened = EntityMemoryModel.load(memory)
+    return MemoryAnnotator(opened), {}, {"memory": opened.content_hash}
 
 
 def _stdin_text() -> str:

@@ -149,6 +149,15 @@ class Linker:
         return self.reranking is not None and self.reranking.reranker.uses_context
 
     @property
+    def identity(self) -> dict[str, Any] | None:
+        """What answers depend on, for runs that resume: index, dtype and re-ranker; None for a re-ranker that nothing identifies."""
+        used = {"index": self.index.content_hash, "dtype": self.encoder.dtype}
+        if self.reranking is None:
+            return used
+        reranker = self.reranking.reranker.content_hash
+        return None if reranker is None else used | {"reranker": [reranker, self.reranking.top]}
+
+    @property
     def concept_ids(self) -> frozenset[str]:
         """The ids of all concepts that can be an answer."""
         return frozenset(self.index.concepts["concept_id"].to_pylist())
@@ -239,9 +248,9 @@ class Linker:
         if broader:
             choose = BroaderAnswers(self.index, self._apply_filter(Filter.from_dict(filter)), threshold, min_precision)
             options |= {"context": context, "clean": clean, "abbreviations": abbreviations, "progress": progress}
-            results = self.link(texts, max(top_k, FETCHED), languages=languages, **options)
+            linked = self.link(texts, max(top_k, FETCHED), languages=languages, **options)
             codes = languages_of(languages, len(texts))
-            return Results(choose.complete(*pair, top_k) for pair in zip(results, codes, strict=True))
+            return Results(choose.complete(*pair, top_k) for pair in zip(linked, codes, strict=True))
         contexts = contexts_of(context, len(texts))  # type: ignore[arg-type]
         if clean or abbreviations is not None:
             kept = self._apply_filter(Filter.from_dict(filter))

@@ -23,6 +23,7 @@ from xsap.tabular.writers import OutputFormat
 
 ENDING = ".sqlite"
 TERM_COLUMNS = ("term", "mention")  # where no other is given
+_ONLY_IF_GIVEN = ("context_column", "rerank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class ReviewInput:
         sheet: Sheet of a workbook.
         header_row: Row with the names of the columns.
         encoding: Of a text file.
+        context_column: The column of the texts that the terms are from.
+        rerank: What scores candidates again, as `Linker.load` has it, if not what the index has stored.
     """
 
     file: Path
@@ -48,10 +51,13 @@ class ReviewInput:
     sheet: str | None = None
     header_row: int = 1
     encoding: str | None = None
+    context_column: str | None = None
+    rerank: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """How the file is read, without the file."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "file"}
+        """How the file is read, without the file; context and re-ranking only if they are given, so that older reviews stay as they are."""
+        given = {name: getattr(self, name) for name in self.__slots__ if name != "file"}
+        return {name: value for name, value in given.items() if value is not None or name not in _ONLY_IF_GIVEN}
 
 
 def review_path(file: Path) -> Path:
@@ -128,7 +134,7 @@ def _load(
     identity = {"index": settings["index"], "options": settings["options"]}
     output_format = OutputFormat("jsonl", MAX_CANDIDATES)
     done = link_file(
-        linker(), table, linked, output_format, column=columns.name, language_column=columns.language, identity=identity,
+        linker(), table, linked, output_format, column=columns.name, language_column=columns.language, context_column=source.context_column, identity=identity,
         overwrite=True, progress=True,
     )  # fmt: skip
     mappings_of_linked: Iterable[Mapping] = read_linked(open_table(linked), columns)
