@@ -179,18 +179,19 @@ def _training_mentions(path: Path | None, weights: list[float]) -> list["Trainin
         return []
     for weight in weights:
         check_mention_weight(weight)
-    return [TrainingMentions.read(path, weight) for weight in weights or [None]]
+    return [TrainingMentions.read(path, weight) for weight in (weights or (None,))]
 
 
 def _log_strata(task: "Task", first: str, second: str, answers: dict[str, "RankedAnswers"]) -> None:
     """Compare two systems on the mentions whose string, or whose concept, is among the training mentions, or neither."""
     from benchmarks.accuracy.scores import SEED
-    from xsap.evaluation.strata import compare_by_stratum, comparison_rows, strata_of
+    from xsap.evaluation.strata import compare_by_stratum, strata_of, strata_table
 
     assert task.training_mentions is not None
     strata = strata_of(task.mentions, task.training_mentions)
-    compared = compare_by_stratum(*(answers[each].ranks("concept") for each in (first, second)), strata, seed=SEED)
-    table = comparison_rows(compared)
+    before, after = (answers[each].ranks("concept") for each in (first, second))
+    compared = compare_by_stratum(before, after, strata, seed=SEED)
+    table = strata_table(compared)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     log(f"{task.name}: {first} → {second}")
     for cells in table:

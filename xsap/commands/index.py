@@ -195,7 +195,7 @@ def _log_build(out: Path | str, built: "BuildSummary", *, reused: bool = False) 
 
 
 def _log_mentions(built: "BuiltMentions") -> None:
-    from xsap.evaluation.strata import comparison_rows
+    from xsap.evaluation.strata import strata_table
 
     names, weight = built.names, built.weight
     line = f"mention names: {len(names):,} of {int(names.totals.sum()):,} annotations, {built.encoded:,} encoded"
@@ -205,7 +205,7 @@ def _log_mentions(built: "BuiltMentions") -> None:
     for by, rows in folds.items():
         if rows:
             log(f"without and with mention names, in folds {by}:")
-            table = comparison_rows(dict(rows))
+            table = strata_table(dict(rows))
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             for cells in table:
                 log("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

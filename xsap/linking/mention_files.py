@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from xsap.linking.dictionary import INDEX_NAMES_SCHEMA, NameConcepts
 from xsap.linking.mention_names import MentionNames
@@ -33,7 +34,7 @@ def write_mention_names(folder: Path, names: MentionNames) -> None:
     with pa.OSFile(str(own / "names.arrow"), "wb") as stream, pa.ipc.new_file(stream, INDEX_NAMES_SCHEMA) as writer:
         writer.write_table(table)
     pairs = names.name_concepts
-    arrays = (pairs.starts, pairs.concepts, pairs.preferences, names.counts, names.totals)
+    arrays: tuple[NDArray[Any], ...] = (pairs.starts, pairs.concepts, pairs.preferences, names.counts, names.totals)
     for (name, dtype), array in zip(_ARRAYS.items(), arrays, strict=True):
         np.save(own / f"{name}.npy", array.astype(dtype), allow_pickle=False)
     vectors = names.vectors

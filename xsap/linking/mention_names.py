@@ -41,11 +41,11 @@ class AnnotationCount(NamedTuple):
     """How often a string was annotated with a concept.
 
     Attributes:
-        count: Annotations with this concept.
-        total: All annotations of the string, whatever the concept.
+        annotations: Those with this concept.
+        total: All of the string, whatever the concept.
     """
 
-    count: int
+    annotations: int
     total: int
 
 

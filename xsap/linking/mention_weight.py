@@ -119,8 +119,8 @@ def learn_mention_weight(
     allowed = 1 + (worse.index(True) if True in worse else len(worse))
     accuracies = tuple(mean(hits(ranks, 1)) for ranks in by_document.ranks)
     best = int(np.argmax(accuracies[:allowed]))
-    compared = (each.compare(best, seed) for each in (by_document, by_concept))
-    return MentionWeight(MENTION_WEIGHTS[best], seed, accuracies, gains, *compared)
+    documents, concepts = (each.compare(best, seed) for each in (by_document, by_concept))
+    return MentionWeight(MENTION_WEIGHTS[best], seed, accuracies, gains, documents, concepts)
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ class Retriever:
             how,
             vocabularies,
             own_codes,
-            (None if each is None else each.count for each in annotations),
-            (None if each is None else each.count / each.total for each in annotations),
+            (None if each is None else each.annotations for each in annotations),
+            (None if each is None else each.annotations / each.total for each in annotations),
         )
         candidates = [Candidate(*values) for values in zip(*columns, strict=True)]
         ends = np.cumsum(found.sum(1)).tolist()
@@ -168,7 +168,7 @@ class Retriever:
         columns = ("name", "language", "source")
         found = [values_at(table[column], [row for row in rows if row < official]) for column in columns]
         if self.mention_names is None:
-            return (*found, [None] * len(rows))
+            return found[0], found[1], found[2], [None] * len(rows)
         own = [
             values_at(self.mention_names.names[column], [row - official for row in rows if row >= official])
             for column in columns
