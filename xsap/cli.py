@@ -10,6 +10,7 @@ from xsap.commands.evaluate import calibrate, evaluate, tune_fusion
 from xsap.commands.exchange import check, export_mappings
 from xsap.commands.index import index, merge
 from xsap.commands.link import link
+from xsap.commands.memory import silver, swap_memory, train_memory_model
 from xsap.commands.model import convert, encode, probe, shrink, train_model
 from xsap.commands.publish import push
 from xsap.commands.rerank import train_cross_encoder
@@ -27,11 +28,12 @@ unparsed = {
 }  # xsap.train reads them itself
 app.command("train", context_settings=unparsed, add_help_option=False)(train_model)
 for command in (tune, index, merge, link, evaluate, calibrate, tune_fusion, encode, probe, convert, shrink, push,
-                review, serve, check):  # fmt: skip
+                review, serve, check, silver, swap_memory):  # fmt: skip
     app.command()(command)
 app.command("train-reranker")(train_cross_encoder)
 app.command("export")(export_mappings)
 app.command("text")(annotate_documents)
+app.command("train-memory")(train_memory_model)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -61,21 +61,22 @@ def recognize_corpus(path: Path) -> CorpusFormat | None:
     return CorpusFormat.BIGBIO if path.is_file() and is_bigbio(path) else None
 
 
-def read_corpus(path: Path, corpus_format: CorpusFormat) -> AnnotatedCorpus:
+def read_corpus(path: Path, corpus_format: CorpusFormat, *, whole_texts: bool = False) -> AnnotatedCorpus:
     """Read an annotated corpus.
 
     Args:
         path: A folder, a zip of it, or a file.
         corpus_format: What `recognize_corpus` found.
+        whole_texts: Whether the context of a mention is all of its text instead of a window.
 
     Raises:
         DataError: It can't be read, or nothing in it has a concept; with file and line.
     """
     read = {CorpusFormat.BRAT: _read_brat, CorpusFormat.BIGBIO: _read_bigbio, CorpusFormat.CODIESP: _read_codiesp}
     rows, dropped = read[corpus_format](path)
-    windows = [_in_window(row) for row in rows]
+    windows = rows if whole_texts else [_in_window(row) for row in rows]
     unlocated = sum(row.start is None for row in windows)
-    remarks = [f"context: {WINDOW} characters on either side of a mention"]
+    remarks = [] if whole_texts else [f"context: {WINDOW} characters on either side of a mention"]
     if unlocated:
         remarks.append(f"mentions that are not found in the text at their offsets, so without context: {unlocated:,}")
     counts = RowCounts(len(rows) + dropped.total(), len(rows), dict(dropped))

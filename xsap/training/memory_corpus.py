@@ -5,8 +5,10 @@ in it (`start`, `end`) and its concepts. Rows with the same text and document ar
 """
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +16,17 @@ from numpy.typing import NDArray
 
 from xsap.encoding.encoder import Encoder
 from xsap.errors import DataError
+from xsap.terms.annotated_corpora import read_corpus, recognize_corpus
+from xsap.terms.mentions import read_mentions
 from xsap.text_in.memory import NIL
 from xsap.text_in.memory_table import EntityTable
 from xsap.text_in.memory_texts import TokenizedTexts, TokenSpans, find_token_spans, label_tokens, tokenize_texts
 
 NOT_LINKED = -2  # in place of an entity: of a mention whose concepts the memory does not have
 _WHITE_SPACE = str.maketrans("\t\r\n", "   ")  # tables of mentions have spaces in place of these
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,25 @@ class MemoryCorpus:
         """The counts, as text."""
         used = f"{len(self.rows):,} mentions in {len(self.documents):,} texts, {len(self.texts.tokens):,} windows"
         return "; ".join([used, *(f"{reason}: {count:,}" for reason, count in self.counts.items() if count)])
+
+
+def read_marked_texts(path: Path | str) -> pa.Table:
+    """Mentions with the whole text that they are marked in: a table of mentions, or an annotated corpus (brat, BigBIO, CodiEsp).
+
+    Args:
+        path: A file that `read_mentions` reads; or a corpus, as `read_corpus` reads it.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    corpus_format = recognize_corpus(Path(path))
+    if corpus_format is None:
+        return read_mentions(path)
+    found = read_corpus(Path(path), corpus_format, whole_texts=True)
+    dropped = [f"{reason}: {count:,}" for reason, count in found.counts.dropped.items()]
+    summary = f"corpus in {corpus_format}'s format, {found.counts.kept:,} of {found.counts.rows_in:,} annotations"
+    logger.info("%s: %s", path, "; ".join([summary, *dropped, *found.remarks]))
+    return found.mentions
 
 
 def build_corpus(mentions: pa.Table, encoder: Encoder, table: EntityTable, max_tokens: int) -> MemoryCorpus:

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from xsap.artifacts import check_can_write
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ConfigError
-from xsap.exchange.decided_mentions import read_gold
 from xsap.linking.encoder_spec import open_encoder
 from xsap.linking.index import Index
 from xsap.text_in.memory import MEMORY_KIND, NIL, EntityMemoryModel, MemoryConfig
 from xsap.text_in.memory_table import EntityTable
 from xsap.training.embedding_table import TrimmedEmbedding, trim, whole_table
 from xsap.training.frozen_layers import freeze
-from xsap.training.memory_corpus import MemoryCorpus, build_corpus
+from xsap.training.memory_corpus import MemoryCorpus, build_corpus, read_marked_texts
 from xsap.training.memory_losses import LossWeights, Masking, MemoryBatch, MemoryLosses, make_memory_batch, mask_tokens
 from xsap.training.memory_settings import MemorySettings
 from xsap.training.processes import choose_mixed_precision, start_accelerator
@@ -70,7 +69,7 @@ def train_memory(settings: MemorySettings, *, progress_bar: bool = False) -> Pat
     check_run_folder(settings.output, resume=resume, overwrite=settings.overwrite)
     check_can_write(settings.output / "memory", overwrite=True, kind=MEMORY_KIND)
     accelerator = start_accelerator(settings.mixed_precision, settings.tracker, settings.output)
-    index, mentions = Index.load(settings.index), read_gold(settings.mentions)
+    index, mentions = Index.load(settings.index), read_marked_texts(settings.mentions)
     memory = _new_memory(settings, index)
     corpus = build_corpus(mentions, memory.encoder, memory.table, settings.memory.max_tokens)
     if accelerator.is_main_process:
