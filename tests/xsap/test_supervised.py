@@ -425,7 +425,7 @@ def test_several_processes_tune_as_one(inputs: SimpleNamespace, tmp_path: Path, 
     common = ["checkpoint.save_steps=6"]
     train(load_settings(None, settings(inputs, tmp_path / "one", *common)))
     words = set_options(settings(inputs, tmp_path / "several", *common))
-    done = launch(processes, ROOT / "xsap/train.py", *words, cwd=tmp_path)
+    done = launch(processes, ROOT / "xsap" / "train.py", *words)
     assert done.returncode == 0, done.stderr
     assert read_losses(tmp_path / "several") == pytest.approx(read_losses(tmp_path / "one"), rel=2e-3)
     weights = [
