@@ -25,13 +25,13 @@ from xsap.linking.linker import Linker
 from xsap.page import markdown, percent
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 from xsap.text import TextPolicy
+from xsap.text_in.annotate import FindSpans
 from xsap.text_in.spans import Span, SpanFinder
 from xsap.text_in.spellings import NearSpellings
 
 RESAMPLES, SEED = 1_000, 0
-ALL = "all"
+ALL_TEXTS = "all"
 
-FindSpans = Callable[[Sequence[str], Sequence[str]], list[list[Span]]]
 LinkSpans = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[Span]]], list[list[str | None]]]
 """Texts, languages and spans of each → the concept id of each span, None where it has none."""
 
@@ -140,7 +140,7 @@ def evaluate_annotation(gold: Sequence[GoldText], find: FindSpans, link: LinkSpa
     groups = {
         language: [at for at, each in enumerate(languages) if each == language] for language in sorted(set(languages))
     }
-    return {name: _scores(counts[rows]) for name, rows in ({ALL: range(len(gold))} | groups).items()}
+    return {name: _scores(counts[rows]) for name, rows in ({ALL_TEXTS: range(len(gold))} | groups).items()}
 
 
 def _scores(counts: NDArray[np.int64]) -> LanguageScores:
@@ -263,7 +263,7 @@ def annotation_to_text(result: AnnotationResult) -> str:
     for system, scores in result.systems.items():
         rows = [
             [
-                language if language == ALL else f"{language} {to_name(language)}",
+                language if language == ALL_TEXTS else f"{language} {to_name(language)}",
                 *(f"{count:,}" for count in (each.texts, each.gold, each.found)),
                 *map(str, (each.precision, each.recall, each.f1, each.linking, each.end_to_end)),
             ]

@@ -32,7 +32,7 @@ from xsap.text_in.documents import Documents, TextDocument
 from xsap.text_in.formats import JSON_FORMS, SpanAnswer, to_blocks, to_brat, to_json_line, type_of
 from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans
 
-DOCUMENTS_PER_CHUNK = 256
+DOCUMENTS_AT_ONCE = 256
 DOCUMENTS_ON_A_PAGE = 500  # that a browser can show
 BRAT, HTML = "brat", "html"
 TEXT_FORMS = (*FORMS, *JSON_FORMS[1:], BRAT, HTML)
@@ -150,7 +150,7 @@ def annotate_file(
     given: GivenSpans | None = None,
     identity: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    documents_per_chunk: int = DOCUMENTS_PER_CHUNK,
+    documents_per_chunk: int = DOCUMENTS_AT_ONCE,
     progress: bool = False,
 ) -> TextCounts:
     """Annotate documents and write them.
