@@ -90,9 +90,7 @@ def read_list(
         SOURCE_COLUMN: source or path.name.split(".")[0],
         KIND_COLUMN: "synonym",
     }
-    concepts: dict[str, dict[str, set[str]]] = {}
-    definitions: dict[tuple[str, str, str, str], None] = {}  # DEFINITIONS_SCHEMA, each once
-    parents: dict[tuple[str, str], None] = {}
+    concepts = _ConceptRows()
     unusable, first_unusable = Counter[str](), 0
 
     def checked_rows() -> Iterator[dict[str, str | None]]:
@@ -112,41 +110,61 @@ def read_list(
                 first_unusable = first_unusable or number
                 unusable[reason] += 1
                 continue
-            for field in CONCEPT_LISTS:
-                if values := {part.strip() for part in row[field].split("|") if part.strip()}:
-                    concepts.setdefault(row[ID], {field: set() for field in CONCEPT_LISTS})[field] |= values
-            definitions.update(_definition_in(row))
-            parents.update({(row[ID], one.strip()): None for one in row[PARENTS].split("|") if one.strip()})
+            concepts.add(row)
             yield {f.name: row[f.name] or (None if f.nullable else "") for f in NAMES_SCHEMA}
 
     rows, parts = checked_rows(), [NAMES_SCHEMA.empty_table()]
     while part := list(islice(rows, names_per_batch)):
         parts.append(pa.Table.from_pylist(part, NAMES_SCHEMA))
     names, malformed = pa.concat_tables(parts), rejected_rows(rejects, [path])
-    lists = {
-        field: pa.array([sorted(c[field]) for c in concepts.values()], pa.list_(pa.string())) for field in CONCEPT_LISTS
-    }
     if unusable and not names.num_rows:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in unusable.items())
         raise DataError(
             f"{path}:{first_unusable}: expected rows with an identifier and a known language, found none ({reasons})"
         )
     metadata = {"reader": "table", "files": {path.name: sha256_of(path)}, "remarks": remarks}
-    terminology, dropped = Terminology.build(
-        names, pa.table({ID: pa.array(list(concepts), pa.string())} | lists), metadata
-    )
+    terminology, dropped = Terminology.build(names, concepts.lists(), metadata)
     rows_in = names.num_rows + unusable.total()
     counts = RowCounts(rows_in, terminology.names.num_rows, dropped + unusable)
-    columns = [pa.array([row[i] for row in definitions], pa.string()) for i in range(len(DEFINITIONS_SCHEMA))]
-    defined = pa.table(columns, schema=DEFINITIONS_SCHEMA)
-    terminology, details = terminology.with_details(defined, relations_table(list(parents)))
-    return replace(terminology, metadata=metadata | details.to_metadata()), counts + malformed
+    return concepts.complete(terminology), counts + malformed
 
 
-def _definition_in(row: Mapping[str, str]) -> dict[tuple[str, str, str, str], None]:
-    """The definition in a row as a row of DEFINITIONS_SCHEMA, if it has one."""
-    text = normalize(row[DEFINITION], TextPolicy())
-    return {(row[ID], row[LANGUAGE_COLUMN], text, row[SOURCE_COLUMN]): None} if text else {}
+class _ConceptRows:
+    """What the rows say of concepts beside their names."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, dict[str, set[str]]] = {}
+        self._definitions: dict[tuple[str, ...], None] = {}  # DEFINITIONS_SCHEMA, each once
+        self._parents: dict[tuple[str, str], None] = {}
+
+    def add(self, row: Mapping[str, str]) -> None:
+        """Add what a row says."""
+        concept_id = row[ID]
+        for field in CONCEPT_LISTS:
+            if values := _parts(row[field]):
+                self._lists.setdefault(concept_id, {field: set() for field in CONCEPT_LISTS})[field] |= set(values)
+        if text := normalize(row[DEFINITION], TextPolicy()):
+            self._definitions[concept_id, row[LANGUAGE_COLUMN], text, row[SOURCE_COLUMN]] = None
+        self._parents.update({(concept_id, one): None for one in _parts(row[PARENTS])})
+
+    def lists(self) -> pa.Table:
+        """Concepts with their lists, for `Terminology.build`."""
+        columns = {
+            field: pa.array([sorted(found[field]) for found in self._lists.values()], pa.list_(pa.string()))
+            for field in CONCEPT_LISTS
+        }
+        return pa.table({ID: pa.array(list(self._lists), pa.string())} | columns)
+
+    def complete(self, terminology: Terminology) -> Terminology:
+        """The terminology with the definitions and parents of its concepts, which its metadata account for."""
+        columns = zip(*self._definitions, strict=True) if self._definitions else [()] * len(DEFINITIONS_SCHEMA)
+        defined = pa.table([pa.array(column, pa.string()) for column in columns], schema=DEFINITIONS_SCHEMA)
+        found, counts = terminology.with_details(defined, relations_table(list(self._parents)))
+        return replace(found, metadata=found.metadata | counts.to_metadata())
+
+
+def _parts(cell: str) -> list[str]:
+    return [part.strip() for part in cell.split("|") if part.strip()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,8 @@ def _add_term(
             add_property(ontology, ids[0], iri, _unescape(match["text"]), unread=unread)
         elif tag == "def":
             quoted = _DEFINITION.match(value)
-            text, fault = (_unescape(quoted["text"]), None) if quoted else (value, "definition without quotes")
-            ontology.definitions.append(NameRecord(ids[0], ENGLISH, text, LABEL, rejection_reason=fault))
+            text, reason = (_unescape(quoted["text"]), None) if quoted else (value, "definition without quotes")
+            ontology.definitions.append(NameRecord(ids[0], ENGLISH, text, LABEL, rejection_reason=reason))
         elif tag == "is_a":
             ontology.parents.append((ids[0], _plain(value)))
         elif tag == "alt_id":

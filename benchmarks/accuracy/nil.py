@@ -3,8 +3,7 @@
 A third of the mentions' concepts is hidden from the answers, so their mentions have no concept although all similar
 concepts are still there: the hardest kind. In each language, synthetic mentions without a concept are added until half
 of all mentions have none: *general* ones are everyday words, alone and in pairs; *clinical* ones are other contents of
-medical records (procedures, devices, drugs, administration), alone and with a remark. Their words were written for this
-benchmark; a row of a table means the same in each language.
+medical records (procedures, devices, drugs, administration), alone and with a remark. A row of a table means the same in each language.
 
 Everything is split into halves that have no concept and no synthetic word in common. The calibration is fitted on one
 half and measured on the other. The table also shows a calibration that was fitted only on mentions that have a concept.
@@ -35,7 +34,8 @@ from xsap.evaluation.calibration_report import (
 from xsap.evaluation.protocols import MentionLinker
 from xsap.evaluation.tuning import CalibrationSample, link_sample
 from xsap.languages import UNKNOWN
-from xsap.linking.calibration import Calibration, Values, codes_of, fit, risk_coverage
+from xsap.linking.calibration import Calibration, codes_of, fit, risk_coverage
+from xsap.linking.logistic import Values
 from xsap.linking.results import Result
 from xsap.page import markdown
 from xsap.terms.mentions import build_mentions

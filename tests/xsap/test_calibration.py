@@ -41,10 +41,9 @@ from xsap.linking.calibration import (
     design_effect,
     features_of,
     fit,
-    fit_logistic,
-    minimize_log_loss,
     risk_coverage,
 )
+from xsap.linking.logistic import fit_logistic, minimize_log_loss
 from xsap.terms.mentions import build_mentions
 
 

@@ -80,6 +80,11 @@ def evaluate(
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
     encoding: TextEncoding = None,
+    broader: Annotated[
+        bool, typer.Option("--broader", help="Score answers with a broader concept, as link --broader gives.")
+    ] = False,
+    min_confidence: Annotated[float | None, typer.Option(help="As for link; with --broader.")] = None,
+    min_precision: Annotated[float | None, typer.Option(help="As for link; with --broader.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Risk-coverage curve to write, PNG or SVG. Needs xsap[plot].")
     ] = None,
@@ -93,6 +98,8 @@ def evaluate(
     """
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     _check_risk_plot(plot, protocol, overwrite=overwrite)
+    limits = {"min_confidence": min_confidence, "min_precision": min_precision}
+    _check_broader(broader, limits, protocol)
     with announce_wait(f"loading {model or f'the model of {index}'}"):
         from xsap.encoding.encoder import Encoder
         from xsap.encoding.precision import open_encoder_in
@@ -127,8 +134,14 @@ def evaluate(
     result = report.to_dict() | metadata | {"dtype": encoder.dtype, "mentions": of_mentions}
     if plot:
         _save_risk_plot(plot, report)
+    text = to_text(report)
+    if broader:
+        from xsap.evaluation.broader_answers import broader_text, evaluate_broader
+
+        found = evaluate_broader(linker, queries, **limits)
+        text, result = f"{text}\n\n{broader_text(found)}", result | {"broader": found.to_dict() | limits}
     with output(None) as stream:
-        stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else to_text(report)) + "\n")
+        stream.write((json.dumps(result, indent=1, ensure_ascii=False) if as_json else text) + "\n")
 
 
 def _check_evaluate(
@@ -146,6 +159,16 @@ def _check_evaluate(
         raise ConfigError("--pooling and --max-length need --dictionary; an index records them")
     if ann and (dictionary or protocol is Protocol.REFERENCE):
         raise ConfigError("--ann needs --index and --protocol concept; the reference protocol compares all names")
+
+
+def _check_broader(broader: bool, limits: dict[str, float | None], protocol: Protocol) -> None:
+    given = [name for name, value in limits.items() if value is not None]
+    if broader and protocol is Protocol.REFERENCE:
+        raise ConfigError("--broader needs --protocol concept; the reference protocol ranks names")
+    if broader and not given:
+        raise ConfigError("--broader needs --min-confidence or --min-precision, below which there is no other answer")
+    if given and not broader:
+        raise ConfigError(f"--{given[0].replace('_', '-')} needs --broader; scores are of all answers")
 
 
 def _check_risk_plot(plot: Path | None, protocol: Protocol, *, overwrite: bool) -> None:

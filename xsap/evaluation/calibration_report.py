@@ -17,7 +17,8 @@ from xsap.errors import ConfigError, DataError
 from xsap.evaluation.protocols import MentionLinker
 from xsap.evaluation.tuning import CalibrationSample, fit_calibration
 from xsap.languages import to_name
-from xsap.linking.calibration import Calibration, Mask, Values, codes_of, design_effect, risk_coverage
+from xsap.linking.calibration import Calibration, codes_of, design_effect, risk_coverage
+from xsap.linking.logistic import Mask, Values
 from xsap.page import Block, Heading, Paragraph, Table, charts, to_html
 from xsap.plots import reliability_diagram, risk_coverage_diagram
 

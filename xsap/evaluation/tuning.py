@@ -10,6 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,15 @@ from xsap.evaluation.gold import check_gold
 from xsap.evaluation.metrics import Difference, Values, hits, mean, paired_bootstrap, rank_of
 from xsap.evaluation.protocols import MentionLinker, contexts_for, link_in_context
 from xsap.files import RowCounts
-from xsap.linking.calibration import Calibration, Mask, features_of, fit
+from xsap.linking.broader import FETCHED, BroaderFinder
+from xsap.linking.calibration import BroaderCalibration, Calibration, codes_of, features_of, fit
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL, fuse, string_similarity
 from xsap.linking.linker import Linker
+from xsap.linking.logistic import Mask
 from xsap.linking.ranking import rank_concepts
 from xsap.linking.rejection import rejection_reason
+from xsap.linking.results import Candidate
 from xsap.search.exact import search_vectors
 from xsap.search.vectors import Floats, Rows
 
@@ -167,6 +171,8 @@ class CalibrationSample(NamedTuple):
         gold_not_in_dictionary: (n,) whether they have gold concepts, none of which is in the index.
         repeated: How many more there were that equal others.
         unlinked: How many more there were without candidates.
+        candidates: (n,) the candidates of each.
+        gold: (n,) the ids of its concepts.
     """
 
     features: Values
@@ -177,16 +183,18 @@ class CalibrationSample(NamedTuple):
     gold_not_in_dictionary: Mask
     repeated: int
     unlinked: int
+    candidates: Sequence[tuple[Candidate, ...]] = ()
+    gold: Sequence[tuple[str, ...]] = ()
 
 
-def link_sample(linker: MentionLinker, mentions: pa.Table) -> CalibrationSample:
-    """Link the mentions of a table of `terms.mentions.SCHEMA`, with two candidates each."""
+def link_sample(linker: MentionLinker, mentions: pa.Table, top_k: int = 2) -> CalibrationSample:
+    """Link the mentions of a table of `terms.mentions.SCHEMA`, with two candidates each or more."""
     known = frozenset(linker.concept_ids)
     columns = (mentions[name].to_pylist() for name in ("mention", "language", "concept_ids"))
     asked = zip(*columns, contexts_for(linker, mentions), strict=True)
     keys = [(mention, code, tuple(sorted(ids)), context) for mention, code, ids, context in asked]
     distinct = list(dict.fromkeys(keys))
-    results = link_in_context(linker, [(mention, code, context) for mention, code, _, context in distinct], 2)
+    results = link_in_context(linker, [(mention, code, context) for mention, code, _, context in distinct], top_k)
     unique = [key[:3] for key in distinct]
     linked = [(result.candidates, key) for result, key in zip(results, unique, strict=True) if result.candidates]
     first = np.array([found[0].score for found, _ in linked], np.float64)
@@ -200,13 +208,15 @@ def link_sample(linker: MentionLinker, mentions: pa.Table) -> CalibrationSample:
         np.array([bool(ids) and known.isdisjoint(ids) for _, (_, _, ids) in linked], bool),
         repeated=mentions.num_rows - len(unique),
         unlinked=len(unique) - len(linked),
+        candidates=[found for found, _ in linked],
+        gold=[ids for _, (_, _, ids) in linked],
     )
 
 
 def fit_calibration(
     linker: MentionLinker, mentions: pa.Table, *, seed: int
 ) -> tuple[Calibration, Values, CalibrationSample]:
-    """Link mentions and fit a calibration on them.
+    """Link mentions and fit a calibration on them, where the index has relations between concepts one of broader answers, too.
 
     Args:
         linker: What links.
@@ -220,6 +230,38 @@ def fit_calibration(
         DataError: There are too few mentions, or no gold concept is in the index.
     """
     check_gold(mentions["concept_ids"].to_pylist(), frozenset(linker.concept_ids))
-    sample = link_sample(linker, mentions)
+    finder = BroaderFinder.of_index(linker.index) if isinstance(linker, Linker) else None
+    sample = link_sample(linker, mentions, 2 if finder is None else FETCHED)
     calibration, confidence = fit(sample.features, sample.right, sample.languages, sample.groups, seed=seed)
-    return calibration, confidence, sample
+    broader = None if finder is None else fit_broader(finder, sample, confidence, seed=seed)
+    return replace(calibration, broader=broader), confidence, sample
+
+
+def fit_broader(
+    finder: BroaderFinder, sample: CalibrationSample, first: Values, *, seed: int
+) -> BroaderCalibration | None:
+    """Fit the confidence of broader answers, on those mentions for which there is one.
+
+    Args:
+        finder: Finds them.
+        sample: n linked mentions, with FETCHED candidates.
+        first: (n,) out-of-fold confidences of their first candidates.
+        seed: Of the split into folds.
+
+    Returns:
+        The calibration; None where there are too few mentions, right ones or wrong ones.
+    """
+    answers = [finder.find(candidates) for candidates in sample.candidates]
+    rows = [row for row, answer in enumerate(answers) if answer is not None]
+    found = [answer for answer in answers if answer is not None]
+    gold = [sample.gold[row] for row in rows]
+    right = np.array([finder.steps_above(*pair) is not None for pair in zip(found, gold, strict=True)], bool)
+    languages, groups = [sample.languages[row] for row in rows], [sample.groups[row] for row in rows]
+    scores = np.array([(each.nearest.score, each.other) for each in found], np.float64).reshape(-1, 2)
+    try:
+        fitted, confidence = fit(features_of(scores[:, 0], scores[:, 1]), right, languages, groups, seed=seed)
+    except DataError as error:
+        logger.warning("no calibration of broader answers: %s", error)
+        return None
+    columns = first[rows].tolist(), confidence.tolist(), right.tolist(), codes_of(groups).tolist()
+    return BroaderCalibration(fitted.model, *(tuple(column) for column in columns))

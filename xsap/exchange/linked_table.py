@@ -1,7 +1,7 @@
 """A table that `xsap link` wrote, long or wide, as mappings: the terms with their other columns, and the candidates as they were found.
 
 The columns of the answers are found by their names, wherever they are now; where a column of the input had the same name, that of the answer
-begins with `linked_`. A term's target is its first candidate, none where linking gave a reason why that is no answer. What CSV files have against formulas (see spreadsheet_text.py) is taken back.
+begins with `linked_`. A term's target is its first candidate, none where linking gave a reason why that is no answer; a broader concept is wider. What CSV files have against formulas (see spreadsheet_text.py) is taken back.
 """
 
 import re
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from xsap.errors import ConfigError, DataError
-from xsap.exchange.mapping import MappedConcept, Mapping, Signature
+from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature
 from xsap.languages import UNKNOWN, to_iso
+from xsap.linking.name_keys import BROADER
 from xsap.linking.results import Candidate
 from xsap.tabular.answers import CANDIDATE, LIST_SEPARATOR
 from xsap.tabular.cells import to_cells, to_text
@@ -167,12 +168,14 @@ class _RowReader:
         pairs = [(each, fields) for each in rows for fields in self._answers.fields]
         candidates = tuple(candidate for pair in pairs if (candidate := self._candidate(*pair)) is not None)
         first = candidates[0] if candidates else None
+        is_broader = first is not None and first.match == BROADER
         assert name is not None
         return Mapping(
             self._cell(row, code), self._text(row[name]),
             targets=() if first is None or self._cell(row, self._answers.reason) else (MappedConcept.from_candidate(first),),
             language=_language(self._cell(row, language)), frequency=_count(self._cell(row, frequency)),
             columns={column: self._text(row[position]) for column, position in self._others},
+            equivalence=Equivalence.WIDER if is_broader else Equivalence.UNREVIEWED,
             score=None if first is None else first.score, confidence=None if first is None else first.confidence, candidates=candidates, created=self._created,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from xsap.exchange.mapping import CROSSWALK, Equivalence, MappedConcept, Signatu
 from xsap.exchange.mapping import Mapping as TermMapping
 from xsap.exchange.record_fields import date_text, read_time
 from xsap.exchange.sssom_file import SlotRow, join_values, number_text, split_values
-from xsap.linking.name_keys import SIMILAR
+from xsap.linking.name_keys import BROADER, SIMILAR
 
 NO_TERM_FOUND = "sssom:NoTermFound"
 MANUAL = "semapv:ManualMappingCuration"
@@ -123,7 +123,7 @@ def _justification(mapping: TermMapping) -> str:
     proposed = _is_first(mapping)
     if mapping.status not in _PROPOSED and not proposed:
         return MANUAL
-    if proposed and mapping.candidates[0].match != SIMILAR:
+    if proposed and mapping.candidates[0].match not in (SIMILAR, BROADER):
         return "semapv:LexicalMatching"
     known = proposed or mapping.score is not None or (mapping.candidates and not mapping.targets)
     return "semapv:SemanticSimilarityThresholdMatching" if known else "semapv:UnspecifiedMatching"

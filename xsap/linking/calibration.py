@@ -1,6 +1,6 @@
 """Calibrated confidence, and abstention with a guaranteed precision.
 
-The confidence of an answer is the probability that its first candidate is correct: a logistic regression on the candidate's score and on the
+The confidence of an answer is the probability that its first candidate is correct: a logistic regression (logistic.py) on the candidate's score and on the
 square root of its lead over the second concept. Each language has an offset to the log odds that is shrunk toward zero, the more so the fewer
 of its mentions were seen and the less languages differ; an unseen language has none. `python -m benchmarks nil` measures this choice: the lead
 helps most and languages a little, while isotonic regression, instead or on top, is no better and makes ties. A calibration fitted without any
@@ -25,10 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.languages import UNKNOWN
-
-Values = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-MentionLanguages = Sequence[str | None]  # ISO 639; None and UNKNOWN for an unknown one
+from xsap.linking.logistic import STRICT, LogisticModel, Mask, MentionLanguages, Values, fit_logistic
 
 FORMAT = 2
 CERTAINTY = 0.95  # of a guaranteed precision
@@ -36,11 +33,7 @@ CURVE_POINTS = 200
 MIN_MENTIONS, MIN_OF_EACH = 50, 10  # to fit on: in total, and right ones as well as wrong ones
 FOLDS = 5
 _EXPECTED_ERRORS = 5  # at the guaranteed precision, before the first test
-_RIDGE = 0.1  # prior precision of the weights of standardized features
-_PRIOR_STD, _PRIOR_WEIGHT = 0.3, 2  # the usual standard deviation of offsets, counted as so many languages
-_MAX_ITERATIONS = 30  # for the standard deviation of offsets
 _REMEDY = "make it again: xsap calibrate"
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class RiskCoverageCurve:
         effect: Their design effect, see `design_effect`.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     threshold: tuple[float, ...]
     answered: tuple[int, ...]
     right: tuple[int, ...]
@@ -148,47 +141,52 @@ class RiskCoverageCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class LogisticModel:
-    """log odds = intercept + Σ weight · (feature - center) / scale + offset of the language.
+class BroaderCalibration:
+    """The confidence of broader answers (broader.py), and the n mentions with such an answer that it was fitted on, out of fold.
 
     Attributes:
-        center: Means of the two features.
-        scale: Their standard deviations, positive.
-        weights: Of the standardized features, not negative.
-        intercept: Log odds of average features.
-        corrections: Language → offset.
-        prior_std: Standard deviation of the offsets' prior.
+        model: Of the confidence.
+        first: (n,) confidences of the mentions' first candidates, for a broader answer is given where that is low.
+        confidence: (n,) of their broader answers.
+        right: (n,) whether these are right.
+        groups: (n,) numbers, equal for mentions that may be right or wrong together.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    center: tuple[float, float]
-    scale: tuple[float, float]
-    weights: tuple[float, float]
-    intercept: float
-    corrections: dict[str, float]
-    prior_std: float
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    model: LogisticModel
+    first: tuple[float, ...]
+    confidence: tuple[float, ...]
+    right: tuple[bool, ...]
+    groups: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        if min(self.scale) <= 0 or min(self.weights) < 0 or self.prior_std < 0:
-            raise ValueError("scales must be positive, weights and the prior's standard deviation not negative")
-
-    def confidence(self, features: Values, languages: MentionLanguages | None) -> Values:
-        """(n, 2) features and the mentions' languages → (n,) confidences."""
-        codes = [None] * len(features) if languages is None else languages
-        assert len(codes) == len(features), "as many languages as mentions"
-        odds = self.intercept + np.array([self.corrections.get(code or UNKNOWN, 0.0) for code in codes], np.float64)
-        for column, center, scale, weight in zip(features.T, self.center, self.scale, self.weights, strict=True):
-            odds = odds + weight * ((column - center) / scale)
-        return _sigmoid(odds)
+    def threshold_for(self, precision: float, *, below: float) -> float:
+        """The lowest confidence that keeps a precision where first candidates are less certain than `below`. Raises ConfigError."""
+        rows = list(zip(self.first, self.confidence, self.right, map(str, self.groups), strict=True))
+        chosen = [row for row in rows if row[0] < below]
+        if not chosen:
+            raise ConfigError(f"no mention of the calibration has a broader answer and a confidence below {below:.3f}")
+        _, confidence, right, groups = zip(*chosen, strict=True)
+        curve = RiskCoverageCurve.from_sample(np.array(confidence), np.array(right), groups)
+        try:
+            return curve.threshold_for(precision)
+        except ConfigError as error:
+            raise ConfigError(f"broader answers: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What an index stores: the model of confidence, and the curve of out-of-fold confidences of the mentions it was fitted on."""
+    """What an index stores: the model of confidence, and the curve of out-of-fold confidences of the mentions it was fitted on.
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    Attributes:
+        model: Of the first candidate's confidence.
+        curve: Of out-of-fold confidences.
+        broader: Of broader answers; None without relations, or with too few mentions.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     model: LogisticModel
     curve: RiskCoverageCurve
+    broader: BroaderCalibration | None = None
 
     def confidence(self, features: Values, languages: MentionLanguages | None = None) -> Values:
         """The probability that the first candidate is correct; it never falls when its score or its lead rises.
@@ -208,7 +206,8 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"format": FORMAT, **asdict(self)}
+        found = {"format": FORMAT, **asdict(self)}
+        return {key: value for key, value in found.items() if value is not None}  # as before, without broader answers
 
     @classmethod
     def from_dict(cls, data: object) -> "Calibration":
@@ -285,85 +284,6 @@ def assign_folds(right: Mask, *, seed: int) -> NDArray[np.int64]:
     return fold
 
 
-def fit_logistic(features: Values, right: Mask, codes: NDArray[Any]) -> LogisticModel:
-    """Fit the model; a weight that would be negative becomes 0, the most negative first, since a higher score is never a worse sign.
-
-    Args:
-        features: (n, 2).
-        right: (n,).
-        codes: (n,) languages; UNKNOWN gets no offset.
-    """
-    center, deviation = features.mean(0), features.std(0)
-    scale = np.where(deviation > 1e-9, deviation, 1.0)
-    known = sorted(set(codes) - {UNKNOWN})
-    one_hot = np.array([codes == code for code in known], np.float64).reshape(len(known), len(codes)).T
-    free = [0, 1]
-    while True:
-        solution, prior_std = _regression(((features - center) / scale)[:, free], one_hot, right)
-        found = solution[1 : 1 + len(free)].tolist()
-        if min(found, default=0.0) >= 0:
-            break
-        del free[found.index(min(found))]
-    weights = dict(zip(free, found, strict=True))
-    return LogisticModel(
-        center=tuple(center.tolist()),
-        scale=tuple(scale.tolist()),
-        weights=(weights.get(0, 0.0), weights.get(1, 0.0)),
-        intercept=float(solution[0]),
-        corrections=dict(zip(known, solution[1 + len(free) :].tolist(), strict=True)),
-        prior_std=prior_std,
-    )
-
-
-def _regression(inputs: Values, one_hot: Values, right: Mask) -> tuple[Values, float]:
-    """Penalized logistic regression → intercept, weights and offsets, and the standard deviation of the offsets' prior.
-
-    Weights have a normal prior of precision _RIDGE, offsets one whose variance is estimated by expectation maximization under Laplace's
-    approximation (Bishop, Pattern Recognition and Machine Learning, 2006, 3.5 and 4.4). _PRIOR_WEIGHT languages of standard deviation
-    _PRIOR_STD are counted in, so that one or two languages cannot make it arbitrary.
-    """
-    design = np.hstack([np.ones((len(right), 1)), inputs, one_hot])
-    counts = (1, inputs.shape[1], one_hot.shape[1])
-    solution, variance = np.zeros(design.shape[1]), _PRIOR_STD**2
-    for _ in range(_MAX_ITERATIONS):
-        previous = variance
-        solution, hessian = minimize_log_loss(design, right, np.repeat([0.0, _RIDGE, 1 / previous], counts), solution)
-        second_moments = (solution**2 + np.diag(np.linalg.inv(hessian)))[1 + counts[1] :]
-        variance = (float(second_moments.sum()) + _PRIOR_WEIGHT * _PRIOR_STD**2) / (counts[2] + _PRIOR_WEIGHT)
-        if abs(variance - previous) < 1e-6 * previous:
-            break
-    return solution, math.sqrt(previous)
-
-
-def minimize_log_loss(design: Values, right: Mask, penalty: Values, start: Values) -> tuple[Values, Values]:
-    """Newton's method, halving a step that leads upwards.
-
-    Args:
-        design: (n, p).
-        right: (n,).
-        penalty: (p,) of log loss + Σ penalty · solution² / 2.
-        start: (p,).
-
-    Returns:
-        (p,) the minimum, and (p, p) the Hessian there.
-    """
-
-    def loss(solution: Values) -> float:
-        odds = design @ solution
-        return float(np.logaddexp(0, np.where(right, -odds, odds)).sum() + 0.5 * (penalty * solution**2).sum())
-
-    solution, value = start, loss(start)
-    while True:
-        probability = _sigmoid(design @ solution)
-        hessian = (design.T * (probability * (1 - probability))) @ design + np.diag(penalty)
-        step = np.linalg.solve(hessian, design.T @ (probability - right) + penalty * solution)
-        while (new := loss(solution - step)) > value and np.abs(step).max() > 1e-9:
-            step = step / 2
-        if value - new <= 1e-12 * value:
-            return solution, hessian
-        solution, value = solution - step, new
-
-
 def abstention_reason(confidence: float, threshold: float, precision: float | None = None) -> str | None:
     """Why a mention gets no answer; None if it gets one. precision: the one that the threshold guarantees, if any."""
     if confidence >= threshold:
@@ -408,8 +328,3 @@ def codes_of(groups: Sequence[str]) -> NDArray[np.int64]:
     """(n,) numbers, equal where the groups are."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
-
-
-def _sigmoid(odds: Values) -> Values:
-    probability: Values = 0.5 * (1 + np.tanh(0.5 * odds))
-    return probability

@@ -57,7 +57,7 @@ class ConceptDetails:
             concept: Its number.
             language: ISO 639; None for English.
         """
-        first, end = (int(np.searchsorted(self._concepts, concept, side)) for side in ("left", "right"))  # type: ignore[call-overload]
+        first, end = np.searchsorted(self._concepts, [concept, concept + 1]).tolist()
         languages = self.definitions["language"].slice(first, end - first).to_pylist()
         if not languages:
             return None
@@ -146,8 +146,13 @@ def open_details(folder: Path, concepts: int) -> ConceptDetails | None:
     starts, parents = np.zeros(concepts + 1, np.int64), np.zeros(0, np.int32)
     if there[1]:
         starts, parents = (_open_array(folder / file) for file in (_STARTS, _PARENTS))
-        sound = (starts.dtype, starts.shape, parents.dtype, parents.ndim) == (np.int64, (concepts + 1,), np.int32, 1)
-        if not sound or (starts[0], starts[-1]) != (0, len(parents)) or (np.diff(starts) < 0).any():
+        sound = starts.dtype == np.int64 and parents.dtype == np.int32 and parents.ndim == 1
+        if (
+            not sound
+            or starts.shape != (concepts + 1,)
+            or (starts[0], starts[-1]) != (0, len(parents))
+            or (np.diff(starts) < 0).any()
+        ):
             raise ValueError("the arrays of parents don't fit the concepts")
         if len(parents) and (parents.min() < 0 or parents.max() >= concepts):
             raise ValueError("parents.npy has a number out of its range")

@@ -35,6 +35,8 @@ from xsap.text import (
 EXACT, CASE, CODE, ACCENTS, SIMILAR = MATCHES = ("exact", "case", "code", "accents", "similar")
 """How a name or code was found; the last one is by similarity of vectors, not by look-up."""
 
+BROADER = "broader"  # in place of a match: the concept is above those whose names were found
+
 ENTRY = np.dtype([("row", "<i4"), ("concept", "<i4"), ("spelling", "<u4"), ("language", "<u4"), ("preference", "u1")])
 """row: of the name; of a code's entry, of a name of its concept. spelling, language: XXH32 of the name as it is written, and of its language."""
 

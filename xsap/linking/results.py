@@ -53,7 +53,9 @@ class Candidate:
         confidence: The probability that this concept is right: of the first candidate of a calibrated index, else None.
         match: How the matched name was found: `exact` where it is written as the mention is, `case` where it differs in letter case, width, or
             kinds of dashes and quotes, `code` where the mention is the concept's identifier or code, `accents` where it differs in accents,
-            else `similar`.
+            else `similar`. `broader` where
+            the concept is not one whose name was found, but the one above several, asked for as `broader`; the matched name, its language, its
+            source and the score are then those of the best concept below it.
         vocabulary: The vocabulary that the concept's own code comes from, such as SNOMED: the source of its preferred name.
         code: The concept's own code there; empty if it has none.
         annotations: How often people annotated the matched name with this concept; None where nobody annotated that string.
