@@ -73,9 +73,6 @@ def link(
     broader: Annotated[
         bool, typer.Option("--broader", help="Answer with a broader concept where it would abstain.")
     ] = False,
-    broader: Annotated[
-        bool, typer.Option("--broader", help="Answer with a broader concept where it would abstain.")
-    ] = False,
     clean: Annotated[
         bool, typer.Option("--clean", help="Take negation, laterality … out of terms, into columns.")
     ] = False,

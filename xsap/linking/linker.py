@@ -22,7 +22,6 @@ from xsap.encoding.precision import DtypeChoice, open_encoder_in
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.arguments import check_number, languages_of, validate_mentions
 from xsap.linking.broader import FETCHED, BroaderAnswers
-from xsap.linking.broader import FETCHED, BroaderAnswers
 from xsap.linking.calibration import abstention_reason, features_of
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.index import Index
@@ -175,7 +174,6 @@ class Linker:
         min_confidence: float | None = None,
         min_precision: float | None = None,
         broader: bool = False,
-        broader: bool = False,
         clean: bool = False,
         abbreviations: Abbreviations | None = None,
         progress: bool = False,
@@ -192,7 +190,6 @@ class Linker:
         min_confidence: float | None = None,
         min_precision: float | None = None,
         broader: bool = False,
-        broader: bool = False,
         clean: bool = False,
         abbreviations: Abbreviations | None = None,
         progress: bool = False,
@@ -207,7 +204,6 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
-        broader: bool = False,
         broader: bool = False,
         clean: bool = False,
         abbreviations: Abbreviations | None = None,

@@ -40,7 +40,6 @@ class LinkBody(BaseModel):
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     min_precision: Annotated[float, Field(ge=0, le=1)] | None = None
     broader: bool = False
-    broader: bool = False
     clean: bool = False
     abbreviations: dict[str, str] | None = None
 

@@ -26,7 +26,6 @@ from xsap.errors import ConfigError, DataError
 from xsap.files import RowCounts
 from xsap.languages import to_iso
 from xsap.linking.name_keys import BROADER
-from xsap.linking.name_keys import BROADER
 from xsap.linking.results import Result
 from xsap.output_paths import check_new_file
 from xsap.tabular.answers import CANDIDATE, NOTES, Answer, decode_answer, encode_answer
@@ -42,7 +41,6 @@ QUERY_BYTES = 300  # of a cached answer, besides its candidates and its mention
 ENCODED_BYTES = 200  # of a candidate as JSON, on average
 OBJECT_BYTES = 600  # of a candidate as Python objects, on average
 _EXAMPLES = 5  # of unknown languages in a summary
-_MATCH = CANDIDATE.index("match")
 _MATCH = CANDIDATE.index("match")
 _LANGUAGES_KEPT = 1000  # unknown ones that are counted by name
 
@@ -134,7 +132,6 @@ class LinkCounts:
         unlinked = Counter(re.sub(r"[0-9]+(?:[.,][0-9]+)*", "…", reason) for reason in reasons)
         self.rows += RowCounts(len(answers), len(answers) - len(reasons), unlinked)
         self.broader += sum(bool(answer.candidates) and answer.candidates[0][_MATCH] == BROADER for answer in answers)
-        self.broader += sum(bool(answer.candidates) and answer.candidates[0][_MATCH] == BROADER for answer in answers)
 
     def add_unknown_languages(self, languages: pa.ChunkedArray) -> None:
         """Count the languages of some rows that are not known."""
@@ -151,8 +148,6 @@ class LinkCounts:
             f"{self.rows.rows_in:,} rows, {self.distinct:,} distinct mentions, {self.rows.kept:,} linked, "
             f"{self.rows.rows_in - self.rows.kept:,} unlinked" + (f", by reason ({reasons})" if reasons else "")
         ]
-        if self.broader:
-            parts.append(f"{self.broader:,} of those linked to a broader concept")
         if self.broader:
             parts.append(f"{self.broader:,} of those linked to a broader concept")
         if self.resumed:
