@@ -1,5 +1,6 @@
 """Clinical notes beside a term: what is taken out, what is left, and that nothing is lost."""
 
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.commands import ROOT
 from tests.fixtures.examples import examples
 from xsap.languages import UNKNOWN
 from xsap.terms.clinical_text import KINDS, clean_term, marker_languages, marker_table
@@ -179,3 +181,18 @@ def test_every_marker_of_a_language_is_found(language):
                 assert "xyzt" in found.text
                 said = {"negated" * found.negated, "suspected" * found.suspected, found.history, found.laterality}
                 assert kind in {*said, "grade" * bool(found.grade), "unspecified"}, (language, kind, place, form)
+
+
+def test_examples_of_the_documentation_come_out_so():
+    page = (ROOT / "docs" / "messy-terms.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if re.match(r"\|.*\| [a-z]{2} \|", line)
+    ]
+    assert len(rows) > 10
+    for term, language, left, notes, removed in rows:
+        found = clean_term(term, language)
+        said = shown(found).replace("grade:", "").replace(" ", "")
+        assert (found.text, said) == (left, notes.replace("; ", "").replace(" ", ""))
+        assert "; ".join(found.removed) == removed

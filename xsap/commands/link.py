@@ -173,7 +173,8 @@ def _read_preparation(clean: bool, abbreviations: Path | None, context_column: s
     from xsap.terms.abbreviations import Abbreviations, read_abbreviations
 
     options: dict[str, Any] = {"clean": True} if clean else {}
-    columns, identity = CLEANED if clean else (), dict[str, Any](options)
+    columns: tuple[str, ...] = CLEANED if clean else ()
+    identity = dict(options)
     if abbreviations is not None or context_column is not None:
         read = Abbreviations() if abbreviations is None else read_abbreviations(abbreviations)
         options["abbreviations"] = read

@@ -94,7 +94,8 @@ def prepare_mentions(
     prepared = []
     for mention, language, context in zip(mentions, languages, contexts, strict=True):
         texts = []
-        for form in cleaned.get((mention, language)) or [None]:
+        forms: Sequence[CleanedTerm | None] = cleaned.get((mention, language)) or [None]
+        for form in forms:
             text = mention if form is None else form.text
             expansion = written_out(text, language, context)
             linked = text if expansion is None else expansion.text

@@ -181,13 +181,13 @@ class Abbreviations:
         """
         names = terminology.names.select(["concept_id", "language", "name", "kind"]).to_pylist()
         wanted = {row["concept_id"] for row in names if row["kind"] == "abbreviation"}
-        preferred = {
+        preferred: dict[tuple[str, str], str] = {
             (row["concept_id"], row["language"]): row["name"]
             for row in names
             if row["kind"] == "preferred" and row["concept_id"] in wanted
         }
         ids, shown = (terminology.concepts[column].to_pylist() for column in ("concept_id", "preferred_name"))
-        by_default = dict(zip(ids, shown, strict=True))
+        by_default: dict[str, str] = dict(zip(ids, shown, strict=True))
         rows = [
             (
                 row["name"],
