@@ -256,7 +256,7 @@ class Linker:
             kept = self._apply_filter(Filter.from_dict(filter))
             codes, hits = languages_of(languages, len(texts)), partial(self.retriever.exact_hits, kept=kept)
             prepared = prepare_mentions(texts, codes, contexts, hits, clean=clean, abbreviations=abbreviations)
-            link = partial(self.link, top_k=top_k, progress=progress, **options)
+            link: Any = partial(self.link, top_k=top_k, progress=progress, **options)
             return Results(link_prepared(prepared, codes, link))
         if not self.uses_context:
             contexts = [None] * len(texts)

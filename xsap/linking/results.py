@@ -161,7 +161,7 @@ class Results(Sequence[Result]):
         If notes were taken out or abbreviations written out of any mention, each has the columns CLEANED or EXPANDED, too.
         """
         rows: list[dict[str, Any]] = []
-        shown = CLEANED if any(result.cleaned is not None for result in self) else ()
+        shown: tuple[str, ...] = CLEANED if any(result.cleaned is not None for result in self) else ()
         shown += EXPANDED if any(result.expansion is not None for result in self) else ()
         empty = dict.fromkeys(Candidate.__slots__)
         for result in self._results:
