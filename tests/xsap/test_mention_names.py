@@ -13,7 +13,7 @@ from xsap.evaluation.folds import assign_folds
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.mention_names import Annotations
-from xsap.linking.mention_weight import FOLDS, LEAST_WEIGHT, MENTION_WEIGHTS
+from xsap.linking.mention_weight import WEIGHT_FOLDS, LEAST_WEIGHT, MENTION_WEIGHTS
 from xsap.terms.mentions import build_mentions
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy
@@ -206,11 +206,11 @@ def many_annotations():
 def test_the_learnt_weight_is_that_of_a_plain_loop_over_indexes_of_each_fold(plain):
     mentions = many_annotations()
     learnt = plain.with_mentions(mentions, encoder=Ngrams(policy=LOWER), seed=3).mention_names
-    folds = assign_folds(mentions, FOLDS, by="document", seed=3)
+    folds = assign_folds(mentions, WEIGHT_FOLDS, by="document", seed=3)
     accuracies = []
     for weight in MENTION_WEIGHTS:
         right = 0
-        for fold in range(FOLDS):
+        for fold in range(WEIGHT_FOLDS):
             index = plain.with_mentions(mentions.filter(folds != fold), encoder=Ngrams(policy=LOWER), weight=weight)
             tested = mentions.filter(folds == fold)
             found = linker_of(index).link([text.lower() for text in tested["mention"].to_pylist()], 1)

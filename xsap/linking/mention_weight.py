@@ -28,8 +28,8 @@ from xsap.search.vectors import Floats, Rows
 
 MENTION_WEIGHTS = tuple(step / 20 for step in range(21))  # those tried: 0 to 1
 LEAST_WEIGHT = MENTION_WEIGHTS[1]  # with it hardly any but equal mentions count
-FOLDS = 5
-MIN_ANNOTATIONS = 50  # with fewer no weight can be told from another
+WEIGHT_FOLDS = 5
+MIN_ANNOTATIONS = 50  # with fewer the intervals are wider than any difference
 
 RowSearch = Callable[[Rows, int, Rows], tuple[Floats, Rows]]
 """(queries, k, rows of mention names to search) → similarities and rows of the k best, as of a NameSearch."""
@@ -63,7 +63,7 @@ class MentionWeight:
             return {"note": self.note}
         compared = {"by_document": self.by_document, "by_concept": self.by_concept}
         return {
-            "folds": FOLDS,
+            "folds": WEIGHT_FOLDS,
             "seed": self.seed,
             "weights": list(MENTION_WEIGHTS),
             "accuracies": list(self.accuracies),
@@ -147,7 +147,7 @@ class _Folds:
         gold: list[set[int]] = [set() for _ in annotations.row_names]
         for row, concept in zip(annotations.pair_rows.tolist(), annotations.pair_concepts.tolist(), strict=True):
             gold[row].add(concept)
-        for fold in range(FOLDS):
+        for fold in range(WEIGHT_FOLDS):
             tested = np.flatnonzero(folds == fold)
             others = np.zeros(len(annotations.row_names), bool)
             others[kept[folds != fold]] = True
@@ -178,14 +178,14 @@ class _Folds:
 
 def _assign(table: pa.Table, by: FoldsBy, seed: int) -> NDArray[np.int64]:
     try:
-        return assign_folds(table, FOLDS, by=by, seed=seed)
+        return assign_folds(table, WEIGHT_FOLDS, by=by, seed=seed)
     except DataError:
         if by == "concept":
             raise
     nothing = pa.nulls(table.num_rows, pa.string())  # too few documents, so by mention
     for column in ("document_id", "context"):
         table = table.set_column(table.schema.get_field_index(column), table.schema.field(column), nothing)
-    return assign_folds(table, FOLDS, by=by, seed=seed)
+    return assign_folds(table, WEIGHT_FOLDS, by=by, seed=seed)
 
 
 def _answers(queries: Rows, names: MentionNames, searches: Searches, pool: int) -> list[NDArray[np.int64]]:
