@@ -74,7 +74,7 @@ class MentionNames:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return self.names.num_rows
+        return len(self.totals)
 
     @cached_property
     def rows_by_string(self) -> dict[str, int]:
