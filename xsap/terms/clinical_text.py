@@ -215,10 +215,10 @@ def _markers_of(language: str) -> _Markers:
     sections = {each: marker_table()[each] for each in (_EVERY, *marker_languages())}
     if language != UNKNOWN:
         sections = {each: section for each, section in sections.items() if each in (_EVERY, language)}
-    left_out = _ambiguous() if language == UNKNOWN else set[str]()
+    skipped = _ambiguous() if language == UNKNOWN else set[str]()
     forms = defaultdict[tuple[str, str, bool], set[str]](set)
     for kind, place, form in _forms_of(sections):
-        if form not in left_out:
+        if form not in skipped:
             forms[kind, place, not _has_capital(form)].add(form)
             if place != "brackets":
                 forms[kind, "brackets", not _has_capital(form)].add(form)
