@@ -24,8 +24,8 @@ from xsap.artifacts import check_can_write
 from xsap.errors import ConfigError
 from xsap.files import RowCounts, prefetch_map
 from xsap.terms.concept_details import (
+    CIRCULAR_EXAMPLES,
     DEFINITIONS_SCHEMA,
-    EXAMPLES,
     RELATIONS_SCHEMA,
     DetailCounts,
     circular_concepts,
@@ -161,7 +161,9 @@ class Assembly:
                 if table == "relations":
                     relations.append(kept)
         circular = circular_concepts(pa.concat_tables(relations), ids)
-        counts = DetailCounts(found["definitions"], found["relations"], len(circular), tuple(circular[:EXAMPLES]))
+        counts = DetailCounts(
+            found["definitions"], found["relations"], len(circular), tuple(circular[:CIRCULAR_EXAMPLES])
+        )
         return counts.after(**self._dropped_details)
 
     def _parts(self) -> Iterator[tuple[pa.Table, pa.Table, pa.Table | None]]:

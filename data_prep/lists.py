@@ -33,8 +33,8 @@ from xsap.text import TextPolicy, normalize
 
 ID, LANGUAGE_COLUMN, NAME, KIND_COLUMN, SOURCE_COLUMN = NAMES_SCHEMA.names[:5]
 TYPES = CONCEPT_LISTS[0]
-DEFINITION, PARENTS = "definition", "parents"
-FIELDS = (*NAMES_SCHEMA.names, *CONCEPT_LISTS, DEFINITION, PARENTS)
+DEFINITION_COLUMN, PARENTS = "definition", "parents"
+FIELDS = (*NAMES_SCHEMA.names, *CONCEPT_LISTS, DEFINITION_COLUMN, PARENTS)
 _ROWS_PER_CHUNK = 10_000
 NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
@@ -143,7 +143,7 @@ class _ConceptRows:
         for field in CONCEPT_LISTS:
             if values := _parts(row[field]):
                 self._lists.setdefault(concept_id, {field: set() for field in CONCEPT_LISTS})[field] |= set(values)
-        if text := normalize(row[DEFINITION], TextPolicy()):
+        if text := normalize(row[DEFINITION_COLUMN], TextPolicy()):
             self._definitions[concept_id, row[LANGUAGE_COLUMN], text, row[SOURCE_COLUMN]] = None
         self._parents.update({(concept_id, one): None for one in _parts(row[PARENTS])})
 

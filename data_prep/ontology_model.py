@@ -38,13 +38,13 @@ DEPRECATED = "http://www.w3.org/2002/07/owl#deprecated"
 REPLACED_BY = f"{OBO}IAO_0100001"
 ALTERNATIVE_ID = f"{OBO_IN_OWL}hasAlternativeId"
 REFERENCE = f"{OBO_IN_OWL}hasDbXref"
-SUBCLASS_OF, BROADER, NARROWER = f"{RDFS}subClassOf", f"{SKOS}broader", f"{SKOS}narrower"
+SUBCLASS_OF, SKOS_BROADER, NARROWER = f"{RDFS}subClassOf", f"{SKOS}broader", f"{SKOS}narrower"
 _TRUE = {"true", "True", "TRUE", "1"}
 # IAO:0000115: definition; NCIt's P97: DEFINITION.
 DEFINITIONS = frozenset(
     [f"{OBO}IAO_0000115", f"{SKOS}definition", f"{PREFIXES['efo']}definition", f"{PREFIXES['NCIT']}P97"]
 )
-PROPERTIES = {DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE, SUBCLASS_OF, BROADER, NARROWER, *DEFINITIONS}
+PROPERTIES = {DEPRECATED, REPLACED_BY, ALTERNATIVE_ID, REFERENCE, SUBCLASS_OF, SKOS_BROADER, NARROWER, *DEFINITIONS}
 """Properties that are read, and hold no names."""
 # The properties that hold names. IAO:0000118: alternative label, 0000111: editor preferred label, 0000589: OBO Foundry unique label;
 # OBI:9991118 and 0001847, 0001886: alternative terms of IEDB, ISA and FGED; NCIt's P90: FULL_SYN, P108: Preferred_Name.
@@ -170,7 +170,7 @@ def add_property(
         ontology.definitions.append(
             NameRecord(concept_id, code, value.strip(), LABEL, rejection_reason=rejection_reason)
         )
-    elif property_iri in (SUBCLASS_OF, BROADER) and (parent := identifier(value)):
+    elif property_iri in (SUBCLASS_OF, SKOS_BROADER) and (parent := identifier(value)):
         ontology.parents.append((concept_id, parent))
     elif property_iri == NARROWER and (child := identifier(value)):
         ontology.parents.append((child, concept_id))

@@ -32,15 +32,15 @@ from xsap.text import TextPolicy, normalize_all
 
 SOURCE = "SNOMEDCT"
 CONCEPT, DESCRIPTION, LANGUAGE, ASSOCIATION = "Concept", "Description", "Language", "Association"
-DEFINITION, RELATIONSHIP = "TextDefinition", "Relationship"
+TEXT_DEFINITIONS, RELATIONSHIPS = "TextDefinition", "Relationship"
 NAMES_PER_BATCH = 500_000
 
 _FILES = {  # an x before the name marks a release that is not final
     CONCEPT: re.compile(r"x?sct2_Concept_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
     DESCRIPTION: re.compile(r"x?sct2_Description_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
     LANGUAGE: re.compile(r"x?der2_cRefset_[^_]*Language[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
-    DEFINITION: re.compile(r"x?sct2_TextDefinition_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
-    RELATIONSHIP: re.compile(r"x?sct2_Relationship_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
+    TEXT_DEFINITIONS: re.compile(r"x?sct2_TextDefinition_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
+    RELATIONSHIPS: re.compile(r"x?sct2_Relationship_[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
     ASSOCIATION: re.compile(r"x?der2_cRefset_[^_]*Association[^_]*Snapshot[^_]*_.*\.txt(\.gz)?"),
 }
 _FSN, _SYNONYM, _PREFERRED = "900000000000003001", "900000000000013009", "900000000000548007"
@@ -104,8 +104,8 @@ def read_snomed(
         assembly.add_names(_names(rows.slice(start, names_per_batch), codes, preferred))
     associations = _members(files[ASSOCIATION], "targetComponentId", rejects, block_bytes)
     assembly.add_retired(_retired(concepts, associations))
-    _add_definitions(files[DEFINITION], codes, languages, assembly, rejects, block_bytes)
-    _add_parents(files[RELATIONSHIP], assembly, rejects, block_bytes)
+    _add_definitions(files[TEXT_DEFINITIONS], codes, languages, assembly, rejects, block_bytes)
+    _add_parents(files[RELATIONSHIPS], assembly, rejects, block_bytes)
     metadata: dict[str, Any] = {
         "reader": "snomed",
         "files": {file.name: sha256_of(file) for kind in files.values() for file in kind},

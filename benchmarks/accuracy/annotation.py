@@ -29,7 +29,7 @@ from xsap.text_in.annotate import FindSpans
 from xsap.text_in.spans import Span, SpanFinder
 from xsap.text_in.spellings import NearSpellings
 
-RESAMPLES, SEED = 1_000, 0
+SPAN_RESAMPLES, SEED = 1_000, 0
 ALL_TEXTS = "all"
 
 LinkSpans = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[Span]]], list[list[str | None]]]
@@ -145,7 +145,7 @@ def evaluate_annotation(gold: Sequence[GoldText], find: FindSpans, link: LinkSpa
 
 def _scores(counts: NDArray[np.int64]) -> LanguageScores:
     rng = np.random.default_rng(SEED)
-    draws = [counts.sum(0), *(counts[rng.integers(0, len(counts), len(counts))].sum(0) for _ in range(RESAMPLES))]
+    draws = [counts.sum(0), *(counts[rng.integers(0, len(counts), len(counts))].sum(0) for _ in range(SPAN_RESAMPLES))]
     found, right, both, gold, linked, all_gold = (column.astype(float) for column in np.array(draws).T)
 
     def rate(part: NDArray[np.float64], whole: NDArray[np.float64]) -> Rate:

@@ -29,7 +29,7 @@ from xsap.terminal import log
 from xsap.text import look_up_key
 from xsap.text_in.spans import MAX_WORDS, Span, SpanFinder
 
-NAMES, SENTENCES, WORDS = 1_000_000, 5_000, 20
+NAMES_SEARCHED, SENTENCES, WORDS = 1_000_000, 5_000, 20
 SENTENCES_PER_SECOND = 5_000  # of one core, at least
 SEED_OF_TEXTS = 0
 _SYLLABLES = "ba co di fe gu hy ka lo mi ne pa ro si te vu xa zo car der phil gen lyt path meg str osis emia itis oma"
@@ -135,7 +135,7 @@ def loop_over(names: frozenset[str]) -> Find:
     return find
 
 
-def compare_text(*, names: int = NAMES, sentences: int = SENTENCES, rounds: int = 5) -> TextComparison:
+def compare_text(*, names: int = NAMES_SEARCHED, sentences: int = SENTENCES, rounds: int = 5) -> TextComparison:
     """Time both implementations on the same sentences, one after the other in each round.
 
     Args:
@@ -174,7 +174,9 @@ def compare_text(*, names: int = NAMES, sentences: int = SENTENCES, rounds: int 
             log(f"round {number}, {name}: {len(texts) / seconds[name][-1]:,.0f} sentences a second")
     results = {name: TextSpeed(each, used[name], len(texts)) for name, each in seconds.items()}
     targets = (
-        [target("sentences a second of one core", results["xsap"].best, SENTENCES_PER_SECOND)] if names >= NAMES else []
+        [target("sentences a second of one core", results["xsap"].best, SENTENCES_PER_SECOND)]
+        if names >= NAMES_SEARCHED
+        else []
     )
     return TextComparison(describe_machine(torch.device("cpu")), len(drawn), sum(map(len, found)), results, targets)
 

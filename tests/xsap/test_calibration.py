@@ -35,8 +35,8 @@ from xsap.linking.calibration import (
     Calibration,
     RiskCoverageCurve,
     abstention_reason,
-    assign_folds,
     binomial_cdf,
+    calibration_folds,
     codes_of,
     design_effect,
     features_of,
@@ -206,7 +206,7 @@ def test_out_of_fold_confidence_is_by_a_model_fitted_on_the_other_folds():
     features, right, languages, _ = world(3, {"es": 120, "ja": 83})
     codes = np.array(languages, object)
     found, out_of_fold = fitted(features, right, languages, seed=5)
-    fold = assign_folds(right, seed=5)
+    fold = calibration_folds(right, seed=5)
     assert found.model == fit_logistic(features, right, codes)
     for number in range(5):
         inside = fold == number

@@ -31,7 +31,7 @@ FORMAT = 2
 CERTAINTY = 0.95  # of a guaranteed precision
 CURVE_POINTS = 200
 MIN_MENTIONS, MIN_OF_EACH = 50, 10  # to fit on: in total, and right ones as well as wrong ones
-FOLDS = 5
+CALIBRATION_FOLDS = 5
 _EXPECTED_ERRORS = 5  # at the guaranteed precision, before the first test
 _REMEDY = "make it again: xsap calibrate"
 
@@ -267,20 +267,20 @@ def fit(
             f"found {n:,}, {hits:,} correctly and {n - hits:,} wrongly. Take more mentions, including some without a concept"
         )
     codes = np.array([code or UNKNOWN for code in languages], object)
-    fold, out_of_fold = assign_folds(right, seed=seed), np.empty(n)
-    for outside in (fold == number for number in range(FOLDS)):
+    fold, out_of_fold = calibration_folds(right, seed=seed), np.empty(n)
+    for outside in (fold == number for number in range(CALIBRATION_FOLDS)):
         part = fit_logistic(features[~outside], right[~outside], codes[~outside])
         out_of_fold[outside] = part.confidence(features[outside], codes[outside].tolist())
     curve = RiskCoverageCurve.from_sample(out_of_fold, right, groups)
     return Calibration(fit_logistic(features, right, codes), curve), out_of_fold
 
 
-def assign_folds(right: Mask, *, seed: int) -> NDArray[np.int64]:
-    """(n,) the fold of each mention, of FOLDS; right and wrong mentions are spread evenly over them."""
+def calibration_folds(right: Mask, *, seed: int) -> NDArray[np.int64]:
+    """(n,) the fold of each mention, of CALIBRATION_FOLDS; right and wrong mentions are spread evenly over them."""
     rng = np.random.default_rng(seed)
     fold = np.empty(len(right), np.int64)
     for outcome in (right, ~right):
-        fold[rng.permutation(np.flatnonzero(outcome))] = np.arange(outcome.sum()) % FOLDS
+        fold[rng.permutation(np.flatnonzero(outcome))] = np.arange(outcome.sum()) % CALIBRATION_FOLDS
     return fold
 
 

@@ -31,7 +31,7 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.cross_inputs import MARKERS, CrossInputs, InputWindows, cross_inputs
 from xsap.linking.rerank import RerankQuery
 
-RERANKER_KIND, STATED, HEAD, ENCODER = "reranker", "reranker.json", "head.safetensors", "encoder"
+RERANKER_KIND, RERANKER_JSON, HEAD, ENCODER = "reranker", "reranker.json", "head.safetensors", "encoder"
 START_SCALE = 20.0  # of retrieval scores in logits, until it is fitted
 NO_CANDIDATE = -1e9  # logit where there is no candidate: its probability is 0, and the logit is a finite number
 _MARKER_SEED = 0
@@ -129,7 +129,7 @@ class CrossEncoder(nn.Module):
         if self._packs:
             return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))[len(prefixes) :]
         owner = np.repeat(np.arange(len(prefixes)), counts)
-        pairs = join(prefixes.take(owner), texts)
+        pairs = join_tokens(prefixes.take(owner), texts)
         batch = pack(pairs).to(device)
         states = padded_states(transformer, batch, batch.longest, int(self.encoder.tokenizer.pad_token_id))
         at = torch.from_numpy(prefixes.lengths[owner]).to(device)
@@ -197,7 +197,7 @@ class CrossEncoder(nn.Module):
         with publish(path, RERANKER_KIND, {}, overwrite=overwrite) as folder:
             self.encoder.save_pretrained(folder / ENCODER)
             save_file({"head": self.head.weight.detach().contiguous(), "numbers": self.numbers.detach()}, folder / HEAD)
-            (folder / STATED).write_text(json.dumps(metadata | stated, indent=1) + "\n", encoding="utf-8")
+            (folder / RERANKER_JSON).write_text(json.dumps(metadata | stated, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(
@@ -216,7 +216,7 @@ class CrossEncoder(nn.Module):
         folder = Path(path)
         content_hash = manifest_hash(open_artifact(folder, RERANKER_KIND))
         try:
-            stated = json.loads((folder / STATED).read_text(encoding="utf-8"))
+            stated = json.loads((folder / RERANKER_JSON).read_text(encoding="utf-8"))
             tensors = load_file(folder / HEAD)
             encoder = Encoder.from_pretrained(folder / ENCODER, device=device, dtype=dtype)
             model = cls(encoder, InputWindows(**stated["windows"]), uses_context=bool(stated["uses_context"]))
@@ -230,7 +230,7 @@ class CrossEncoder(nn.Module):
         return model.to(next(encoder.transformer.parameters()).device).eval()
 
 
-def join(left: Tokens, right: Tokens) -> Tokens:
+def join_tokens(left: Tokens, right: Tokens) -> Tokens:
     """Each text of the one, followed by its text of the other."""
     n = len(left)
     both = Tokens(

@@ -222,7 +222,7 @@ def weighted_search(
     return search
 
 
-def join(official: NameConcepts, annotated: NameConcepts) -> NameConcepts:
+def join_names(official: NameConcepts, annotated: NameConcepts) -> NameConcepts:
     """The concepts of a dictionary's names, and of the mention names after them."""
     columns: list[Callable[[NameConcepts], NDArray[Any]]] = [lambda each: each.concepts, lambda each: each.preferences]
     concepts, preferences = (np.concatenate([column(official), column(annotated)]) for column in columns)
@@ -282,7 +282,7 @@ def filter_names(dictionary: Dictionary, names: MentionNames | None, wanted: Fil
     if names is None:
         return official
     if wanted == Filter():
-        return official._replace(name_concepts=join(official.name_concepts, names.name_concepts))
+        return official._replace(name_concepts=join_names(official.name_concepts, names.name_concepts))
     keys = Keys(np.empty(0, np.uint64), np.empty(0))
     try:
         own = apply_filter(Dictionary(names.names, dictionary.concepts, names.name_concepts, keys, {}), wanted)
@@ -292,4 +292,4 @@ def filter_names(dictionary: Dictionary, names: MentionNames | None, wanted: Fil
             np.zeros(len(names) + 1, np.int64), nothing, official.name_concepts.count, nothing.astype(np.uint8)
         )
         own = FilteredDictionary(nothing, none)
-    return FilteredDictionary(official.rows, join(official.name_concepts, own.name_concepts), own.rows)
+    return FilteredDictionary(official.rows, join_names(official.name_concepts, own.name_concepts), own.rows)

@@ -21,7 +21,7 @@ from xsap.evaluation.metrics import MISS, Difference, Ranks, hits, mean, paired_
 from xsap.evaluation.strata import Stratum, StratumComparison, compare_by_stratum, strata_of
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL
-from xsap.linking.mention_names import Annotations, MentionNames, join, join_hits, weighted_search
+from xsap.linking.mention_names import Annotations, MentionNames, join_hits, join_names, weighted_search
 from xsap.linking.name_keys import ACCENTS, Hit
 from xsap.linking.ranking import NameSearch, rank_concepts
 from xsap.search.vectors import Floats, Rows
@@ -194,7 +194,7 @@ def _answers(queries: Rows, names: MentionNames, searches: Searches, pool: int) 
     allowed = np.flatnonzero(names.totals > 0)
     annotated = searches.annotated(queries, min(pool, len(allowed)), allowed)
     first_row = len(searches.name_concepts)
-    owners = join(searches.name_concepts, names.name_concepts)
+    owners = join_names(searches.name_concepts, names.name_concepts)
     sizes = official[0].shape[1], annotated[0].shape[1]
     texts = names.names["name"].take(pa.array(queries)).to_pylist()
     own = [[hit for hit in searches.hits[query] if hit.match != ACCENTS] for query in queries.tolist()]

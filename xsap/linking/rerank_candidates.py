@@ -17,7 +17,7 @@ from xsap.search.exact import exact_scores
 from xsap.search.vectors import Floats, Rows
 from xsap.text import EXACT_MATCH, normalize, normalize_all
 
-NAMES_SHOWN = 3  # of a candidate, besides its preferred name
+CANDIDATE_NAMES = 3  # of a candidate, besides its preferred name
 NAMES_COMPARED = 32  # of a candidate with the mention, the first in the dictionary's order
 
 AskedMention = tuple[str, str, MentionContext | None]
@@ -94,7 +94,7 @@ class CandidateTexts:
         ids, preferred, types = (values_at(self.index.concepts[column], at) for column in columns)
         languages = [asked[number][1] for number in query.tolist()]
         definitions = list(map(self._definition, at, languages))
-        near = self.nearest_names(concepts, query, queries, NAMES_SHOWN + 2)
+        near = self.nearest_names(concepts, query, queries, CANDIDATE_NAMES + 2)
         flat_matches = [how for line, kept in zip(matches, found.tolist(), strict=True) for how, is_one in zip(line, kept, strict=True) if is_one]  # fmt: skip
         flat_matched = [name for line in matched_names for name in line]
         excluded = [normalize(mention, EXACT_MATCH) if hidden else None for mention, _, _ in asked]
@@ -134,7 +134,7 @@ def _shown(preferred: str, names: Sequence[str], excluded: str | None) -> tuple[
         if form not in seen:
             seen.add(form)
             shown.append(name)
-    return tuple(shown[:NAMES_SHOWN])
+    return tuple(shown[:CANDIDATE_NAMES])
 
 
 @dataclass(frozen=True)

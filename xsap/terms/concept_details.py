@@ -21,8 +21,8 @@ DEFINITIONS_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("concept_id", "language", "definition", "source")]
 )
 RELATIONS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("concept_id", "parent_id")])
-CIRCULAR = "concepts above themselves, by circular relations"
-EXAMPLES = 5  # of circular concepts in a report
+CIRCULAR_RELATIONS = "concepts above themselves, by circular relations"
+CIRCULAR_EXAMPLES = 5  # of circular concepts in a report
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def detail_lines(metadata: Mapping[str, Any]) -> list[str]:
         if isinstance(found := metadata.get(what), Mapping):
             lines += RowCounts(found["in"], found["kept"], found["dropped"]).lines(what)
             if found.get("circular"):
-                lines.append(f"{found['circular']:,} {CIRCULAR}: {', '.join(found['examples'])}")
+                lines.append(f"{found['circular']:,} {CIRCULAR_RELATIONS}: {', '.join(found['examples'])}")
     return lines
 
 

@@ -24,8 +24,8 @@ from xsap.errors import ArtifactError, DataError
 from xsap.files import RowCounts
 from xsap.languages import ENGLISH
 from xsap.terms.concept_details import (
+    CIRCULAR_EXAMPLES,
     DEFINITIONS_SCHEMA,
-    EXAMPLES,
     RELATIONS_SCHEMA,
     DetailCounts,
     circular_concepts,
@@ -175,7 +175,7 @@ class Terminology:
         related, dropped = keep_relations(given, ids)
         circular = circular_concepts(related, ids)
         of_relations = RowCounts(given.num_rows, related.num_rows, dropped)
-        found = DetailCounts(counts, of_relations, len(circular), tuple(circular[:EXAMPLES]))
+        found = DetailCounts(counts, of_relations, len(circular), tuple(circular[:CIRCULAR_EXAMPLES]))
         return replace(self, definitions=defined, relations=related), found
 
     def __repr__(self) -> str:
