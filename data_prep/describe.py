@@ -18,6 +18,8 @@ from xsap.errors import DataError
 from xsap.files import aligned
 from xsap.languages import to_name
 from xsap.plots import Line, Plot, check_plot, heat_map, horizontal_bars, line_chart, save
+from xsap.terms.concept_details import CIRCULAR_RELATIONS, numbered
+from xsap.terms.hierarchy import Hierarchy
 from xsap.text import EXACT_MATCH, normalize_all
 
 if TYPE_CHECKING:
@@ -94,14 +96,35 @@ class TokenLengths(Lengths):
 
 
 @dataclass(frozen=True, slots=True)
+class HierarchySize:
+    """The relations to broader concepts.
+
+    relations: how many there are. roots: concepts without a broader one that are broader than others. apart: concepts without relations.
+    several: concepts with several broader ones. levels: the most steps from a root, by the shortest way. circular: concepts above themselves.
+    """
+
+    relations: int
+    roots: int
+    apart: int
+    several: int
+    levels: int
+    circular: int
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """What a terminology holds. A concept with several semantic types is counted for each."""
+    """What a terminology holds. A concept with several semantic types is counted for each.
+
+    definitions: language → concepts with a definition in it. hierarchy: None without relations.
+    """
 
     terminology: str
     content_hash: str
     names: int
     concepts: int
     retired: int
+    definitions: dict[str, int]
+    hierarchy: HierarchySize | None
     by_language: dict[str, Count]
     by_source: dict[str, Count]
     by_kind: dict[str, Count]
@@ -157,6 +180,8 @@ def describe_terminology(
             stored.count("names"),
             stored.count("concepts"),
             stored.count("retired"),
+            _definitions(connection),
+            _hierarchy(stored),
             by_column["language"],
             by_column["source"],
             by_column["kind"],
@@ -166,6 +191,31 @@ def describe_terminology(
             Lengths(*_summarize_lengths(histograms)),
             tokens,
         )
+
+
+def _definitions(connection: "duckdb.DuckDBPyConnection") -> dict[str, int]:
+    """Language → concepts with a definition in it, most first."""
+    counted = (
+        "SELECT language, count(DISTINCT concept_id) AS n FROM t_definitions GROUP BY ALL ORDER BY n DESC, language"
+    )
+    return dict(connection.sql(counted).fetchall())
+
+
+def _hierarchy(stored: StoredTerminology) -> HierarchySize | None:
+    relations = stored.read("relations")
+    if not relations.num_rows:
+        return None
+    ids = stored.read("concepts", ["concept_id"])["concept_id"].combine_chunks()
+    hierarchy = Hierarchy.from_pairs(*numbered(relations, ids), len(ids))
+    above, below = np.diff(hierarchy.starts), np.diff(hierarchy.reversed.starts)
+    return HierarchySize(
+        relations.num_rows,
+        int(((above == 0) & (below > 0)).sum()),
+        int(((above == 0) & (below == 0)).sum()),
+        int((above > 1).sum()),
+        int(hierarchy.levels().max()),
+        sum(map(len, hierarchy.circles())),
+    )
 
 
 _BY_TYPE = """SELECT semantic_type, sum(n)::BIGINT, count(*) FROM (SELECT concept_id, unnest(semantic_types) AS semantic_type FROM t_concepts)
@@ -259,7 +309,7 @@ def description_lines(description: Description) -> list[str]:
         f"{description.retired:,} retired identifiers"
     ]
     by_language = {f"{code}  {to_name(code)}": count for code, count in description.by_language.items()}
-    lines += ["", *_count_table("language", by_language)]
+    lines += [*_detail_lines(description), "", *_count_table("language", by_language)]
     lines += ["", *_count_table("source", description.by_source)]
     lines += ["", *_count_table("kind", description.by_kind)]
     lines += ["", *_count_table("semantic type", description.by_semantic_type)]
@@ -277,6 +327,20 @@ def description_lines(description: Description) -> list[str]:
         names = "all names" if complete else f"a sample of {tokens.sampled:,} names, seed {SEED}"
         lines += ["", f"tokens of {tokens.tokenizer}, including special tokens, of {names}"]
         lines += _length_table("tokens", tokens)
+    return lines
+
+
+def _detail_lines(description: Description) -> list[str]:
+    lines = []
+    if description.definitions:
+        by_language = (f"{code} {n:,}" for code, n in description.definitions.items())
+        lines.append(f"concepts with a definition: {', '.join(by_language)}")
+    if (found := description.hierarchy) is not None:
+        lines.append(
+            f"relations to broader concepts: {found.relations:,}; {found.roots:,} roots, {found.levels:,} levels below them, "
+            f"{found.several:,} concepts with several broader ones, {found.apart:,} without relations"
+        )
+        lines += [f"{found.circular:,} {CIRCULAR_RELATIONS}"] if found.circular else []
     return lines
 
 

@@ -369,7 +369,10 @@ def test_files_are_written_aside_and_published():
         "xsap/linking/dictionary_files.py": {"write_dictionary"},  # into the folder that its caller publishes
         "xsap/linking/details.py": {"write_details"},  # likewise
         "xsap/search/vectors.py": {"write_vectors"},  # into the folder that its caller publishes
-        "xsap/text_in/text_file.py": {"put", "_brat_writer"},  # into a temporary folder that then takes the output's place
+        "xsap/text_in/text_file.py": {
+            "put",
+            "_brat_writer",
+        },  # into a temporary folder that then takes the output's place
         "xsap/text_in/memory_table.py": {"write"},  # into the folder that its caller publishes
         "xsap/training/trainer.py": {"_log"},  # metrics.jsonl grows while the run lasts
         "xsap/encoding/convert_weights.py": {"main"},  # into the folder that `convert` moves into its place

@@ -18,7 +18,7 @@ from benchmarks.accuracy.baselines import NameLinker, UniqueNames
 from benchmarks.accuracy.dictionary import SearchSpace
 from benchmarks.accuracy.tasks import hash_of, with_icd_dot
 from xsap.exchange.decided_mentions import read_gold
-from xsap.linking.mention_names import Annotations, join, join_hits, weighted_search
+from xsap.linking.mention_names import Annotations, join_hits, join_names, weighted_search
 from xsap.linking.mention_weight import MentionWeight, RowSearch, Searches, learn_mention_weight
 from xsap.linking.name_keys import EXACT, Hit
 from xsap.linking.ranking import NameSearch
@@ -137,7 +137,7 @@ def link_with_mentions(
 
     return replace(
         plain,
-        names=UniqueNames([*names.texts, *strings], join(names.concepts, own.name_concepts)),
+        names=UniqueNames([*names.texts, *strings], join_names(names.concepts, own.name_concepts)),
         search=both,
         exact=lambda mention: join_hits(exact.hits(mention), mention, own, first_row),
     )

@@ -47,7 +47,8 @@ class Recorder:
         self.retired += [tuple(row.values()) for row in rows.to_pylist()]
 
     def add_definitions(self, rows: pa.Table, dropped=None) -> None:
-        assert not (rows.num_rows or dropped)
+        assert not rows.num_rows
+        assert not dropped
 
     add_relations = add_definitions
 

@@ -13,7 +13,7 @@ from xsap.evaluation.folds import assign_folds
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.mention_names import Annotations
-from xsap.linking.mention_weight import WEIGHT_FOLDS, LEAST_WEIGHT, MENTION_WEIGHTS
+from xsap.linking.mention_weight import LEAST_WEIGHT, MENTION_WEIGHTS, WEIGHT_FOLDS
 from xsap.terms.mentions import build_mentions
 from xsap.terms.terminology import Terminology
 from xsap.text import TextPolicy

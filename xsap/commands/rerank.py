@@ -101,7 +101,12 @@ def train_cross_encoder(
         from xsap.terms.mentions import parse_columns
         from xsap.training import reranker as training
 
-        form = {"columns": parse_columns(column or []), "sheet": sheet, "header_row": header_row, "encoding": encoding}
+        form: dict[str, Any] = {
+            "columns": parse_columns(column or []),
+            "sheet": sheet,
+            "header_row": header_row,
+            "encoding": encoding,
+        }
         table = read_gold(mentions, **form)
         parts = (table, read_gold(test, **form)) if test else training.hold_out_documents(table, folds, seed=seed)
         linker = Linker.load(index, model=model, rerank="none")

@@ -128,6 +128,9 @@ def annotate_documents(
     given = None if spans is None else GivenSpans(spans)
     wanted_names = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
     limits = {"min_confidence": min_confidence, "min_precision": min_precision}
+    annotates: Annotates
+    options: dict[str, Any]
+    identity: dict[str, Any] | None
     if memory is not None:
         annotates, options, identity = _open_memory(memory)
     else:

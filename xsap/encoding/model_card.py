@@ -22,7 +22,9 @@ BASE_MODEL, LICENSE = "base_model", "license"
 TRAINED_ON, VOCABULARY_FROM = "trained_on", "vocabulary_from"  # source → number of names
 MENTIONS_SOURCE = "mentions with known concepts"  # a source of names in TRAINED_ON
 TUNED = "tuned"  # scores before and after tuning on mentions
-FUSION_WEIGHT = "fusion_weight"  # of string similarity in scores, which a model was tuned with and an index of it begins with
+FUSION_WEIGHT = (
+    "fusion_weight"  # of string similarity in scores, which a model was tuned with and an index of it begins with
+)
 UNKNOWN_LICENSE = "unknown"  # of the hub's identifiers
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSE_ID = re.compile(r"[\w.+-]{1,40}")

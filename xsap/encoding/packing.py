@@ -203,7 +203,9 @@ class PackedBatch:
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)}
+        moved: dict[str, Any] = {
+            name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)
+        }
         return replace(self, **moved)
 
 

@@ -99,9 +99,9 @@ def compare_by_stratum(
 
 def _compare(before: Ranks, after: Ranks, seed: int) -> StratumComparison:
     first, second = hits(before, 1), hits(after, 1)
-    scores = [Score(mean(values), *bootstrap_interval([values], seed=seed)) for values in (first, second)]
+    one, two = (Score(mean(values), *bootstrap_interval([values], seed=seed)) for values in (first, second))
     gain = paired_bootstrap([first], [second], seed=seed)
-    return StratumComparison(len(first), *scores, gain, mcnemar(first, second))
+    return StratumComparison(len(first), one, two, gain, mcnemar(first, second))
 
 
 def strata_table(comparisons: dict[str, StratumComparison]) -> list[list[str]]:

@@ -147,9 +147,7 @@ class CrossEncoder(nn.Module):
         if not self.uses_context:
             queries = [query._replace(context=None) for query in queries]
         # in an order of their own, so that not even rounding depends on the order in which they are given
-        orders = [
-            sorted(range(len(query.candidates)), key=lambda i, each=query.candidates: each[i]) for query in queries
-        ]
+        orders = [sorted(range(len(query.candidates)), key=query.candidates.__getitem__) for query in queries]
         ordered = [
             query._replace(candidates=tuple(query.candidates[i] for i in order))
             for query, order in zip(queries, orders, strict=True)

@@ -17,8 +17,8 @@ from xsap.encoding.token_vectors import TokenVectors, lowest_layers, token_vecto
 from xsap.errors import ConfigError
 from xsap.linking.rerank import RerankQuery
 
-LAYERS = 2
-WEIGHT = 0.5
+LAYERS = 1
+WEIGHT = 0.2
 _PAIRS_PER_PART = 2048
 
 

@@ -121,7 +121,7 @@ class Linker:
         index = Index.load(index_path, ann=ann)
         encoder = open_encoder_in(dtype, lambda each: open_encoder(index.model, index_path, model, device_found, each))
         opened = open_reranker(rerank, index, encoder)
-        linker = cls(encoder, opened.index, reranker=opened.reranker, rerank_top=opened.top)
+        linker = cls(encoder, opened.bound_index, reranker=opened.reranker, rerank_top=opened.top)
         linker._model, linker._device = None if model is None else str(model), device
         return linker
 

@@ -1,7 +1,7 @@
 """The context of a mention: the text that it was found in, and where it stands there."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -89,8 +89,9 @@ def split_context(mention: str, context: MentionContext | None) -> ContextParts:
 
 def contexts_in(mentions: pa.Table) -> list[MentionContext | None]:
     """The contexts of the mentions of a table of `terms.mentions.SCHEMA`."""
-    columns = (mentions[name].to_pylist() for name in ("context", "start", "end"))
-    return contexts_of([None if each[0] is None else each for each in zip(*columns, strict=True)], mentions.num_rows)
+    texts, starts, ends = (mentions[name].to_pylist() for name in ("context", "start", "end"))
+    given: list[Any] = [None if each[0] is None else each for each in zip(texts, starts, ends, strict=True)]
+    return contexts_of(given, mentions.num_rows)
 
 
 def shuffled_contexts(

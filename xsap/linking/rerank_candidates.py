@@ -164,7 +164,7 @@ class Reranking:
             matches: How each was found.
             candidates: The same ones, for users.
         """
-        first = Ranked(*(array[:, : self.top] for array in ranked))
+        first = Ranked(ranked.concepts[:, : self.top], ranked.rows[:, : self.top], ranked.scores[:, : self.top])
         names = [[each.matched_name for each in own[: self.top]] for own in candidates]
         given = self.texts.describe(asked, queries, first, [line[: self.top] for line in matches], names)
         scores = iter(self.reranker.score(given))

@@ -39,12 +39,12 @@ class OpenedReranker(NamedTuple):
     Attributes:
         reranker: None for none.
         top: Candidates that it scores.
-        index: The index, without its calibration if that is for another re-ranker.
+        bound_index: The index, without its calibration if that is for another re-ranker.
     """
 
     reranker: Reranker | None
     top: int
-    index: Index
+    bound_index: Index
 
 
 def retriever_of(index: Index) -> dict[str, Any]:

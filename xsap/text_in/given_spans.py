@@ -52,9 +52,7 @@ class GivenSpans:
             mentions = [""] * len(ids) if mention_at is None else map(to_text, to_cells(chunk.column(mention_at)))
             for document_id, start, end, mention in zip(ids, starts, ends, mentions, strict=True):
                 row += 1
-                first, last = (
-                    _offset(text, name, table.where, row) for name, text in (("start", start), ("end", end))
-                )
+                first, last = (_offset(text, name, table.where, row) for name, text in (("start", start), ("end", end)))
                 rows.append((_hash(document_id), first, last, _hash(normalize(mention, EXACT_MATCH)) if mention else 0))
         self.content_hash = sha256_of(Path(path))
         self.dropped: Counter[str] = Counter()

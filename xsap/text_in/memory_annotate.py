@@ -72,8 +72,8 @@ def annotate_with_memory(
     places = tokenized.characters(linked.spans).tolist()
     rows, probabilities = linked.entities[:, 0].tolist(), linked.probabilities[:, 0].tolist()
     for (text, start, end), row, probability in zip(places, rows, probabilities, strict=True):
-        known = (None, None) if row == NIL else (ids[row].as_py(), names[row].as_py())
-        out[text].append(MemorySpan(start, end, texts[text][start:end], *known, probability))
+        concept, name = (None, None) if row == NIL else (ids[row].as_py(), names[row].as_py())
+        out[text].append(MemorySpan(start, end, texts[text][start:end], concept, name, probability))
     return out
 
 
@@ -117,8 +117,8 @@ def link_spans(
         none = np.zeros((0, 1), np.int64)
         return LinkedSpans(TokenSpans(*none.T.repeat(3, 0)), none, none.astype(np.float32))
     columns = [np.concatenate(column) for column in zip(*(placed for placed, _, _ in found), strict=True)]
-    entities, probabilities = (np.concatenate([each[k] for each in found]) for k in (1, 2))
-    return LinkedSpans(TokenSpans(*columns), entities, probabilities)
+    rows, likely = (np.concatenate([each[k] for each in found]) for k in (1, 2))
+    return LinkedSpans(TokenSpans(*columns), rows, likely)
 
 
 def _link_packed(

@@ -80,7 +80,8 @@ class MemoryAnnotator:
 
     def _candidates(self, linked: LinkedSpans, row: int, top_k: int) -> tuple[Candidate, ...]:
         """The most probable entities up to NIL."""
-        entities, found = self.memory.table.entities, []
+        entities = self.memory.table.entities
+        found: list[Candidate] = []
         for entity, probability in zip(linked.entities[row].tolist(), linked.probabilities[row].tolist(), strict=True):
             if entity == NIL or len(found) == top_k:
                 break

@@ -291,7 +291,7 @@ def _empty_encoder(config: dict[str, object], tokenizer: object = None) -> Encod
     bert = BertConfig(**known)
     bert._attn_implementation = "eager"  # the original's
     model = BertModel(bert, add_pooling_layer=False)
-    return Encoder(model, tokenizer, EncoderConfig("cls", policy=TextPolicy("cased", "none")))  # type: ignore[arg-type]
+    return Encoder(model, tokenizer, EncoderConfig("cls", policy=TextPolicy("cased", "none")))
 
 
 def open_original(folder: Path | str, entity_file: Path | str) -> EntityMemoryModel:

@@ -170,7 +170,7 @@ def _places_in_word(word: str, normal: str, policy: TextPolicy) -> list[tuple[in
     lengths = [min(len(normalize(word[:end], policy)), len(normal)) for end in range(len(word) + 1)]
     lengths = np.maximum.accumulate(lengths).tolist()
     lengths[-1] = len(normal)
-    places = []
+    places: list[tuple[int, int]] = []
     for i in range(len(normal)):
         end = next(end for end, length in enumerate(lengths) if length > i)
         while end < len(word) and lengths[end + 1] == lengths[end]:  # combining marks belong to their letter
@@ -195,8 +195,9 @@ def _windows(text: str, places: NDArray[np.int64], size: int) -> Iterator[tuple[
 
 def _last_cut(text: str, places: NDArray[np.int64], low: int, high: int) -> int:
     between = [text[places[i - 1, 0] : places[i, 0]] for i in range(low + 1, high + 1)]
-    for ends_there in (lambda gap: _SENTENCE_END.search(gap) and gap[-1:].isspace(), lambda gap: gap[-1:].isspace()):
-        if found := [i for i, gap in enumerate(between) if ends_there(gap)]:
+    blanks = [i for i, gap in enumerate(between) if gap[-1:].isspace()]
+    for found in ([i for i in blanks if _SENTENCE_END.search(between[i])], blanks):
+        if found:
             return low + 1 + found[-1]
     return high
 

@@ -46,19 +46,11 @@ WriteDocuments = Callable[[Sequence[TextDocument], Sequence[Sequence[SpanAnswer]
 
 
 class Annotates(Protocol):
-    """What is needed of a linker."""
+    """What is needed of a linker or of an entity memory; their other arguments are the options of `annotate_file`."""
 
-    def annotate(  # noqa: D102
-        self,
-        texts: Sequence[str],
-        top_k: int = 1,
-        *,
-        languages: Any = None,
-        spans: Any = None,
-        filter: Any = None,  # noqa: A002
-        min_confidence: float | None = None,
-        min_precision: float | None = None,
-    ) -> list[AnnotatedText]: ...
+    @property
+    def annotate(self) -> Callable[..., list[AnnotatedText]]:
+        """Find and link the spans of texts."""
 
 
 @dataclass(frozen=True)

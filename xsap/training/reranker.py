@@ -328,7 +328,7 @@ def _whole_table(
 
 def _optimizer(model: CrossEncoder, settings: RerankSettings) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": trained},
         {"params": list(model.head.parameters()), "lr": HEAD_RATES["head"]},
         {"params": [model.numbers], "lr": HEAD_RATES["numbers"], "weight_decay": 0.0},

@@ -191,7 +191,7 @@ def _scores(mentions: Sequence[str], names: Sequence[str], vectors: Floats, link
         return []
     place = {name: i for i, name in enumerate(different)}
     encoded = linker.encoder.encode(different)
-    cosines = (encoded[[place[name] for name in names]] * vectors).sum(1).tolist()
+    cosines: list[float] = (encoded[[place[name] for name in names]] * vectors).sum(1).tolist()
     weight = linker.index.fusion_weight
     if not weight:
         return cosines

@@ -57,7 +57,8 @@ def xmen_loss(logits: Tensor, right: Tensor, scores: Tensor, counts: Tensor, *, 
     own = own.masked_fill(~real, NO_CANDIDATE)
     entropy = -(labels * real * own.log_softmax(1)).sum(1)
     distance = torch.where(real, own - target + 1e-6, 0.0)
-    return (entropy + regularization * torch.linalg.vector_norm(distance, dim=1)).mean()
+    loss: Tensor = (entropy + regularization * torch.linalg.vector_norm(distance, dim=1)).mean()
+    return loss
 
 
 def fit_retrieval(scores: Tensor, right: Tensor, real: Tensor, *, steps: int = 50) -> tuple[float, float]:
@@ -75,7 +76,9 @@ def fit_retrieval(scores: Tensor, right: Tensor, real: Tensor, *, steps: int = 5
         w, at least 0.01, and b.
     """
     scores, mean = scores.double(), float(scores[real].double().mean())
-    logs = torch.tensor([_USUAL, 0.0], dtype=torch.float64, requires_grad=True)  # log w, and b relative to the mean score
+    logs = torch.tensor(
+        [_USUAL, 0.0], dtype=torch.float64, requires_grad=True
+    )  # log w, and b relative to the mean score
     optimizer = torch.optim.LBFGS([logs], max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -83,10 +86,12 @@ def fit_retrieval(scores: Tensor, right: Tensor, real: Tensor, *, steps: int = 5
         scale = logs[0].exp()
         centered = (scale * (scores - mean)).masked_fill(~real, NO_CANDIDATE)
         value = listwise_cross_entropy(F.pad(centered, (0, 1)) + F.pad(logs[1:2], (scores.shape[1], 0)), right)
-        value = value + _RIDGE * (logs[0] - _USUAL) ** 2  # where scores separate right from wrong, the scale has no bound
+        value = (
+            value + _RIDGE * (logs[0] - _USUAL) ** 2
+        )  # where scores separate right from wrong, the scale has no bound
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     scale = max(0.01, float(logs[0].detach().exp()))
     return scale, float(logs[1].detach()) + scale * mean
