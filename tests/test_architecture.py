@@ -21,7 +21,7 @@ ORDER = [
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.details", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.logistic", "linking.calibration",
     "linking.encoder_spec", "linking.mention_names", "linking.mention_weight", "linking.mention_build", "linking.mention_files", "linking.index_files", "linking.index", "linking.shards", "linking.build_memory", "linking.build", "linking.rejection", "linking.preparation", "linking.retrieval",
     "text_in.words", "text_in.stop_words", "text_in.spans", "text_in.spellings", "text_in.annotate", "linking.rerank", "linking.rerank_candidates", "linking.rerank_hook", "linking.late_interaction", "linking.cross_inputs", "linking.cross_encoder", "linking.rerank_choice", "linking.broader", "linking.linker",
-    "text_in.memory_texts", "text_in.memory_table", "text_in.memory", "text_in.memory_original", "text_in.memory_annotate", "text_in.memory_answers",
+    "text_in.memory_texts", "text_in.memory_table", "text_in.memory", "text_in.memory_original", "text_in.memory_annotate", "text_in.memory_answers", "text_in.memory_heads",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report", "evaluation.broader_answers", "evaluation.context_ablation",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",
     "tabular.resume", "tabular.link_file", "text_in.documents", "text_in.given_spans", "text_in.formats", "text_in.text_file", "cluster", "hub_upload",
@@ -32,7 +32,7 @@ ORDER = [
     "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
     "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.decided_mentions", "exchange.checks",
     "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table", "training.frozen_layers",
-    "training.run_folder", "training.dataset", "training.ngrams", "training.mention_set", "training.candidates", "training.trainer", "training.supervised", "training.alignment", "training.processes", "training.memory_corpus", "training.memory_losses", "training.memory_settings", "training.memory_run", "training.report", "training.run", "training.tune", "training.reranker_loss", "training.reranker_examples", "training.silver_mentions", "training.reranker", "train",
+    "training.run_folder", "training.dataset", "training.ngrams", "training.mention_set", "training.candidates", "training.trainer", "training.supervised", "training.alignment", "training.processes", "training.memory_corpus", "training.memory_losses", "training.memory_settings", "training.memory_run", "training.memory_heads", "training.report", "training.run", "training.tune", "training.reranker_loss", "training.reranker_examples", "training.silver_mentions", "training.reranker", "train",
     "commands.evaluate", "commands.index", "commands.link", "commands.tune", "commands.model", "commands.memory", "commands.publish", "commands.serve", "commands.review", "commands.exchange", "commands.text", "commands.rerank", "cli", "__main__",
 ]  # fmt: skip
 NEEDS_TORCH = {
