@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.accuracy.context import context
 from benchmarks.accuracy.run import linking, report
 from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
 from benchmarks.speed.mentions import speed_mentions
+from benchmarks.speed.rerank import speed_rerank
 from benchmarks.text_commands import annotation, speed_text
 from xsap.errors import ConfigError
 from xsap.plots import check_plot
@@ -34,10 +36,12 @@ mentions_app = typer.Typer(help="Convert published corpora to files of mentions.
 speed_app = typer.Typer(help="Compare speed and memory of implementations.", **PLAIN)  # type: ignore[arg-type]
 app.command("linking")(linking)
 app.command("report")(report)
+app.command("context")(context)
 app.command("annotation")(annotation)
 app.add_typer(mentions_app, name="mentions")
 app.add_typer(speed_app, name="speed")
 speed_app.command("mentions")(speed_mentions)
+speed_app.command("rerank")(speed_rerank)
 speed_app.command("text")(speed_text)
 
 

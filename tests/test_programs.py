@@ -13,10 +13,11 @@ PROGRAMS = {
 TYPER = [name for name in PROGRAMS if "train" not in name]
 COMMANDS = {
     "xsap": ["train", "tune", "index", "merge", "link", "evaluate", "calibrate", "tune-fusion", "encode",
-             "probe", "convert", "shrink", "push", "review", "serve", "check", "train-reranker", "export", "text"],
+             "probe", "convert", "shrink", "push", "review", "serve", "check", "silver", "swap-memory", "train-reranker",
+             "export", "text", "train-memory"],
     "xsap-prepare": ["umls", "omop", "snomed", "hpo", "ontology", "icd", "table", "wikidata", "bitext", "merge", "map", "diff",
                      "split", "leakage", "update-mentions", "describe", "export", "fetch"],
-    "python -m benchmarks": ["linking", "report", "annotation", "compare", "nil", "synthetic-umls", "mentions", "speed"],
+    "python -m benchmarks": ["linking", "report", "context", "annotation", "compare", "nil", "synthetic-umls", "mentions", "speed"],
 }  # fmt: skip
 
 

@@ -1,0 +1,166 @@
+"""Cost of re-ranking: what a cross-encoder and late interaction add to the time of retrieval, for the same mentions in one run.
+
+An untrained cross-encoder costs as much as a trained one. Mentions are names of the index, each in a context of other names that fills the
+window, so the figures are those of the longest inputs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from benchmarks.speed.harness import (
+    Machine,
+    Target,
+    describe_machine,
+    finish,
+    format_figure,
+    target,
+    time_interleaved,
+    to_markdown,
+)
+from xsap.errors import ConfigError
+from xsap.terminal import MovedModel
+
+MOST = {"cross-encoder": 20.0, "late interaction": 3.0}
+"""Re-ranking takes at most so many times as long as retrieval."""
+NAMES_IN_CONTEXT, SEED, TOP_K = 12, 0, 5
+
+
+@dataclass(frozen=True, slots=True)
+class RerankCost:
+    """Result of `compare_reranking`.
+
+    Attributes:
+        machine: Where it was measured.
+        mentions: Mentions of a round.
+        rounds: Interleaved rounds.
+        top: Candidates that are re-ranked.
+        context_tokens: Window of the cross-encoder.
+        candidate_tokens: Its tokens of a candidate, at most.
+        retrieval: Median seconds of linking without re-ranking.
+        added: Re-ranker → median seconds that it adds.
+    """
+
+    machine: Machine
+    mentions: int
+    rounds: int
+    top: int
+    context_tokens: int
+    candidate_tokens: int
+    retrieval: float
+    added: dict[str, float]
+
+    @property
+    def targets(self) -> list[Target]:
+        """What re-ranking may cost."""
+        return [
+            target(f"{name}, times the time of retrieval", seconds / self.retrieval, MOST[name], at_most=True)
+            for name, seconds in self.added.items()
+        ]
+
+
+def compare_reranking(
+    index: Path, *, mentions: int, rounds: int, top: int, model: str | None = None, reranker: Path | None = None
+) -> RerankCost:
+    """Time linking without re-ranking, with late interaction and with a cross-encoder, interleaved.
+
+    Args:
+        index: Index folder.
+        mentions: Mentions of a round.
+        rounds: Rounds, after one to warm up.
+        top: Candidates that are re-ranked.
+        model: The index's model, if it was moved.
+        reranker: A trained cross-encoder; None for an untrained one on the index's model.
+
+    Raises:
+        ConfigError: The index has too few names.
+    """
+    import numpy as np
+    import torch
+
+    from xsap.encoding.encoder import Encoder
+    from xsap.linking.cross_encoder import CrossEncoder, with_markers
+    from xsap.linking.cross_inputs import InputWindows
+    from xsap.linking.late_interaction import LateInteraction
+    from xsap.linking.linker import Linker
+
+    plain = Linker.load(index, model=model, device="cpu", rerank="none")
+    assert isinstance(plain.encoder, Encoder), "Linker.load opens no other"
+    names = plain.index.names["name"].to_pylist()
+    if len(names) < mentions:
+        raise ConfigError(f"expected an index with at least {mentions:,} names, found {len(names):,}")
+    if reranker is None:
+        location = str(model or plain.index.model.path)
+        encoder = Encoder.from_pretrained(location, pooling=plain.encoder.pooling, device="cpu")
+        cross = CrossEncoder(with_markers(encoder), InputWindows()).eval()
+    else:
+        cross = CrossEncoder.load(reranker, device="cpu")
+    rerankers: dict[str, Reranker] = {"cross-encoder": cross, "late interaction": LateInteraction(plain.encoder)}
+    linkers = {"retrieval": plain} | {
+        name: Linker(plain.encoder, plain.index, reranker=each, rerank_top=top) for name, each in rerankers.items()
+    }
+    random = np.random.default_rng(SEED)
+    batches = []
+    for _ in range(rounds + 1):
+        asked = [names[i] for i in random.choice(len(names), mentions, replace=False)]
+        around = random.choice(len(names), (mentions, NAMES_IN_CONTEXT))
+        half = NAMES_IN_CONTEXT // 2
+        contexts = [
+            " ".join([*(names[i] for i in row[:half]), mention, *(names[i] for i in row[half:])])
+            for mention, row in zip(asked, around.tolist(), strict=True)
+        ]
+        batches.append((asked, contexts))
+    seconds = time_interleaved(
+        {
+            name: lambda batch, each=linker: each.link(batch[0], TOP_K, context=batch[1])  # type: ignore[misc]
+            for name, linker in linkers.items()
+        },
+        batches,
+        torch.device("cpu"),
+        warm_up=1,
+        report=lambda took, name: f"{name}: {took:.2f} s",
+    )
+    retrieval = median(seconds["retrieval"])
+    added = {
+        name: median(own - base for own, base in zip(seconds[name], seconds["retrieval"], strict=True))
+        for name in rerankers
+    }
+    windows = cross.windows
+    return RerankCost(
+        describe_machine(torch.device("cpu")), mentions, rounds, top, windows.context_tokens, windows.candidate_tokens,
+        retrieval, added,
+    )  # fmt: skip
+
+
+def to_text(result: RerankCost) -> str:
+    """A table and its notes."""
+    rows = [["", "seconds", "times the time of retrieval"], ["retrieval", f"{result.retrieval:.2f}", "1"]]
+    rows += [
+        [f"{name}, in addition", f"{seconds:.2f}", format_figure(seconds / result.retrieval)]
+        for name, seconds in result.added.items()
+    ]
+    notes = [
+        f"{result.mentions:,} mentions, the first {result.top} candidates of each; medians of {result.rounds} interleaved rounds",
+        f"{result.context_tokens} tokens of context, at most {result.candidate_tokens} of a candidate; {result.machine}",
+        *map(str, result.targets),
+    ]
+    return to_markdown(rows, notes)
+
+
+def speed_rerank(
+    index: Annotated[Path, typer.Option(help="Index folder.")],
+    model: MovedModel = None,
+    reranker: Annotated[
+        Path | None, typer.Option(help="Folder of a re-ranker; by default an untrained one on the index's model.")
+    ] = None,
+    mentions: Annotated[int, typer.Option(min=1, help="Mentions of a round.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    top: Annotated[int, typer.Option(min=2, help="Candidates that are re-ranked.")] = 16,
+    json_to: Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")] = None,
+) -> None:
+    """Compare re-ranking with retrieval, on the CPU. Exit code 3 for a missed target."""
+    result = compare_reranking(index, mentions=mentions, rounds=rounds, top=top, model=model, reranker=reranker)
+    finish(result, to_text, json_to=json_to, targets=result.targets)
