@@ -337,8 +337,8 @@ def _detail_lines(description: Description) -> list[str]:
         lines.append(f"concepts with a definition: {', '.join(by_language)}")
     if (found := description.hierarchy) is not None:
         lines.append(
-            f"relations to broader concepts: {found.relations:,}; {found.roots:,} roots, {found.levels:,} levels below them, "
-            f"{found.several:,} concepts with several broader ones, {found.apart:,} without relations"
+            f"relations to broader concepts: {found.relations:,} (roots: {found.roots:,}, levels below them: {found.levels:,}, "
+            f"concepts with several broader ones: {found.several:,}, without relations: {found.apart:,})"
         )
         lines += [f"{found.circular:,} {CIRCULAR_RELATIONS}"] if found.circular else []
     return lines

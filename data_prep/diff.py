@@ -1,6 +1,7 @@
 """What changed between two versions of a terminology, name by name and concept by concept.
 
-Names are compared by (concept, language, name); kind and source do not matter. A name that disappears from one concept and appears at another
+Names are compared by (concept, language, name), definitions likewise; kind and source do not matter. Definitions and broader concepts are
+compared only if both versions have any, for otherwise all of them would be changes. A name that disappears from one concept and appears at another
 has moved. So each difference is listed once: the old names, without those removed or moved, with those added and those moved at their new
 concept, are the new names.
 """
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 COLUMNS = ("change", "concept_id", "language", "name", "other_concept_id")
 CONCEPT_ADDED, CONCEPT_MOVED, CONCEPT_RETIRED = "concept added", "concept moved", "concept retired"
 NAME_ADDED, NAME_MOVED, NAME_REMOVED = "name added", "name moved", "name removed"
+DEFINITION_ADDED, DEFINITION_REMOVED = "definition added", "definition removed"
+PARENT_ADDED, PARENT_REMOVED = "parent added", "parent removed"
 EXAMPLES = 3
 _KEY = "concept_id, language, name"
 
@@ -33,7 +36,8 @@ def diff_terminologies(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnect
     """Yield a DuckDB connection with the table `changes`, with COLUMNS.
 
     A concept that is not in the new version counts as moved if the new version lists a successor that is the same concept, else as retired;
-    its name is its preferred name, and its language is empty. Several other concepts are separated by `|`.
+    its name is its preferred name, and its language is empty. Several other concepts are separated by `|`. A definition is in the place of the
+    name; a parent is the other concept.
 
     Args:
         old: The folder of the older terminology.
@@ -58,9 +62,22 @@ def diff_terminologies(old: Path, new: Path) -> Iterator["duckdb.DuckDBPyConnect
         connection.register("successors", _successors(connection, new_terminology))
         connection.execute(f"""INSERT INTO changes SELECT CASE WHEN other IS NULL THEN '{CONCEPT_RETIRED}' ELSE '{CONCEPT_MOVED}' END,
             concept_id, '', preferred_name, coalesce(other, '') FROM ({_REMOVED_CONCEPTS}) LEFT JOIN successors USING (concept_id)""")
+        for table, query in (("definitions", _DEFINITION_CHANGES), ("relations", _PARENT_CHANGES)):
+            if old_terminology.count(table) and new_terminology.count(table):
+                connection.execute(query)
         yield connection
 
 
+_DEFINITION_CHANGES = f"""INSERT INTO changes
+    SELECT DISTINCT '{DEFINITION_ADDED}', concept_id, language, definition, ''
+        FROM new_definitions ANTI JOIN old_definitions USING (concept_id, language, definition)
+    UNION ALL SELECT DISTINCT '{DEFINITION_REMOVED}', concept_id, language, definition, ''
+        FROM old_definitions ANTI JOIN new_definitions USING (concept_id, language, definition)"""
+_PARENT_CHANGES = f"""INSERT INTO changes
+    SELECT '{PARENT_ADDED}', concept_id, '', preferred_name, parent_id
+        FROM (SELECT * FROM new_relations ANTI JOIN old_relations USING (concept_id, parent_id)) JOIN new_concepts USING (concept_id)
+    UNION ALL SELECT '{PARENT_REMOVED}', concept_id, '', preferred_name, parent_id
+        FROM (SELECT * FROM old_relations ANTI JOIN new_relations USING (concept_id, parent_id)) JOIN old_concepts USING (concept_id)"""
 _REMOVED_CONCEPTS = "SELECT concept_id, preferred_name FROM old_concepts ANTI JOIN new_concepts USING (concept_id)"
 
 
@@ -80,6 +97,9 @@ def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     """Tables for people: concepts by change, names by language and change, and examples of each change."""
     kinds = (CONCEPT_ADDED, CONCEPT_MOVED, CONCEPT_RETIRED)
     concepts = [(kind.replace("concept", "concepts"), f"{_count(connection, kind):,}") for kind in kinds]
+    details = (DEFINITION_ADDED, DEFINITION_REMOVED, PARENT_ADDED, PARENT_REMOVED)
+    changed = {kind: n for kind in details if (n := _count(connection, kind))}
+    concepts += [(kind.replace(" ", "s "), f"{n:,}") for kind, n in changed.items()]
     names = (NAME_ADDED, NAME_MOVED, NAME_REMOVED)
     counted = connection.sql(
         "SELECT language, change, count(*) FROM changes WHERE language <> '' GROUP BY ALL"
@@ -101,7 +121,7 @@ def change_lines(connection: "duckdb.DuckDBPyConnection") -> list[str]:
         *aligned(concepts),
         "",
         *aligned(rows),
-        *(line for kind in (*kinds, *names) for line in _examples(connection, kind)),
+        *(line for kind in (*kinds, *names, *changed) for line in _examples(connection, kind)),
     ]
 
 

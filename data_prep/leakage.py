@@ -279,6 +279,8 @@ def hold_out(
     concepts, start = stored.read("concepts"), 0
     assembly.add_concepts(concepts)
     assembly.add_retired(stored.read("retired"))
+    assembly.add_definitions(stored.read("definitions"))
+    assembly.add_relations(stored.read("relations"))
     for rows in stored.batches("names", NAMES_SCHEMA.names):
         first, last = (pc.index(concepts["concept_id"], rows["concept_id"][at]).as_py() for at in (0, -1))
         part = concepts.slice(first, last - first + 1)  # both tables are sorted by concept

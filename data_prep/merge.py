@@ -1,12 +1,12 @@
 """Merging several terminologies into one, and mapping a terminology to the identifiers of another vocabulary.
 
 A merged concept has the names of all terminologies. Of equal names of a concept in one language, the one of the terminology given first is
-kept with its kind and source. A concept keeps the preferred name of the terminology given first, unless that one has no preferred English
+kept with its kind and source; definitions and relations are those of all. A concept keeps the preferred name of the terminology given first, unless that one has no preferred English
 name and another has (the rule of `Terminology.build`).
 
 Mapping follows cross-references, such as `UMLS:C0015967`. A concept with several references into the vocabulary is usually broader than each
 of them; its names would become names of different concepts, which training then pulls together and evaluation accepts as right. So it is
-dropped by default.
+dropped by default. Where a broader concept is dropped, the nearest ones above it that are mapped take its place.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data_prep.accounting import check_choice
 from data_prep.assemble import Assembly
 from data_prep.store import StoredTerminology, database, query_batches, query_number, quoted
 from xsap.errors import ConfigError
 from xsap.files import RowCounts, aligned
+from xsap.terms.concept_details import DEFINITIONS_SCHEMA, related_among
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,6 +91,8 @@ def merge_terminologies(folders: Sequence[Path], assembly: Assembly) -> Merged:
                 connection, f"SELECT concept_id, semantic_types, cross_references FROM t{i}_concepts"
             ):
                 assembly.add_concepts(rows)
+            assembly.add_definitions(one.read("definitions"))
+            assembly.add_relations(one.read("relations"))
             known = _union_all("concept_id", "concepts", range(i))
             concepts = f"SELECT count(*) FROM t{i}_concepts" + (f" ANTI JOIN ({known}) USING (concept_id)" if i else "")
             sources.append(
@@ -178,6 +184,7 @@ def map_terminology(
             assembly.add_concepts(rows)
         for rows in query_batches(connection, _MAPPED_RETIRED):
             assembly.add_retired(rows)
+        _map_details(connection, stored, assembly)
         concepts = {label: query_number(connection, query) for label, query in _CONCEPT_COUNTS.items()}
         none, ambiguous, mapped = (
             query_number(connection, f"SELECT count(*) FROM t_names {where}") for where in _NAMES_BY_OUTCOME
@@ -223,6 +230,29 @@ def _choose_targets(
     connection.execute(f"CREATE TABLE chosen AS SELECT * FROM targets{one}")
 
 
+def _map_details(connection: "duckdb.DuckDBPyConnection", stored: StoredTerminology, assembly: Assembly) -> None:
+    """Add the definitions of the concepts that are mapped, and the relations between them."""
+    unmapped = query_number(connection, "SELECT count(*) FROM t_definitions ANTI JOIN chosen USING (concept_id)")
+    for rows in query_batches(connection, _MAPPED_DEFINITIONS):
+        assembly.add_definitions(rows)
+    dropped = {"definition of a concept that is not mapped": unmapped} if unmapped else {}
+    assembly.add_definitions(DEFINITIONS_SCHEMA.empty_table(), dropped)
+    relations = stored.read("relations")
+    if relations.num_rows:
+        ids = stored.read("concepts", ["concept_id"])["concept_id"].combine_chunks()
+        mapped = connection.sql("SELECT DISTINCT concept_id FROM chosen").to_arrow_table()["concept_id"]
+        kept = pc.is_in(ids, mapped.combine_chunks().cast(pa.string())).to_numpy(zero_copy_only=False)
+        connection.register("related", related_among(relations, ids, kept))
+        for rows in query_batches(connection, _MAPPED_RELATIONS):
+            assembly.add_relations(rows)
+
+
+_MAPPED_DEFINITIONS = (
+    """SELECT target AS concept_id, language, definition, source FROM t_definitions JOIN chosen USING (concept_id)"""
+)
+_MAPPED_RELATIONS = """SELECT children.target AS concept_id, parents.target AS parent_id FROM related
+    JOIN chosen AS children ON children.concept_id = related.concept_id
+    JOIN chosen AS parents ON parents.concept_id = related.parent_id"""
 _MAPPED_NAMES = """SELECT names.* REPLACE (target AS concept_id), CAST(name = preferred_name AS INTEGER) AS precedence
     FROM t_names AS names JOIN t_concepts USING (concept_id) JOIN chosen USING (concept_id)"""
 _MAPPED_CONCEPTS = """SELECT target AS concept_id, semantic_types,

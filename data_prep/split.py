@@ -2,7 +2,7 @@
 
 Whether a concept is held out depends on its identifier and the seed alone (sha256), so neither the order of rows nor a concept added later
 moves another one between training and test. All English names stay: they are the dictionary that mentions are linked to. A concept without
-an English name cannot be found there, so it is never held out.
+an English name cannot be found there, so it is never held out. Its definitions in other languages are left out with its names.
 """
 
 from collections.abc import Collection
@@ -95,8 +95,14 @@ def split_terminology(
         "seed": seed,
         "test_status": sorted(statuses) if statuses is not None else None,
     }
+    definitions = terminology.definitions
+    told = pc.and_(pc.is_in(definitions["concept_id"], chosen), pc.not_equal(definitions["language"], ENGLISH))
     training = Terminology(
-        names.filter(pc.invert(held_out)), terminology.concepts, terminology.metadata | {"split": metadata}
+        names.filter(pc.invert(held_out)),
+        terminology.concepts,
+        terminology.metadata | {"split": metadata},
+        definitions=definitions.filter(pc.invert(told)),
+        relations=terminology.relations,
     )
     return Split(training, _build_mentions(test, names), held_out_concepts, names.num_rows - training.names.num_rows)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xsap.artifacts import manifest_hash, open_artifact
-from xsap.terms.terminology import CONCEPTS_SCHEMA, NAMES_SCHEMA, RETIRED_SCHEMA, check_terminology_format
+from xsap.terms.terminology import TABLES, check_terminology_format
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 QUERY_MEMORY = "2GB"  # for DuckDB; reading and writing take some hundred megabytes more
 ROWS_PER_BATCH = 200_000
-_SCHEMAS = {"names": NAMES_SCHEMA, "concepts": CONCEPTS_SCHEMA, "retired": RETIRED_SCHEMA}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,13 @@ class StoredTerminology:
         return {"name": self.folder.name, "content": self.content_hash, "metadata": self.metadata}
 
     def count(self, table: str) -> int:
-        """The number of rows of `names`, `concepts` or `retired`."""
+        """The number of rows of one of TABLES."""
         return int(pq.read_metadata(file).num_rows) if (file := self._file(table)).is_file() else 0
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """Some columns of a table (all by default), in memory."""
         file = self._file(table)
-        return pq.read_table(file, columns=columns) if file.is_file() else _SCHEMAS[table].empty_table()
+        return pq.read_table(file, columns=columns) if file.is_file() else TABLES[table].empty_table()
 
     def batches(self, table: str, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of a table in its order, `rows_per_batch` rows at a time."""
@@ -66,7 +65,7 @@ class StoredTerminology:
         """A table for DuckDB, which reads from disk the columns that it needs."""
         import pyarrow.dataset as ds  # this loads pandas
 
-        return ds.dataset(file) if (file := self._file(table)).is_file() else _SCHEMAS[table].empty_table()
+        return ds.dataset(file) if (file := self._file(table)).is_file() else TABLES[table].empty_table()
 
     def _file(self, table: str) -> Path:
         return self.folder / f"{table}.parquet"
@@ -74,7 +73,7 @@ class StoredTerminology:
 
 @contextmanager
 def database(**terminologies: StoredTerminology) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """Yield a connection in which each terminology has three tables: `old=…` gives old_names, old_concepts and old_retired."""
+    """Yield a connection in which each terminology has the tables of TABLES: `old=…` gives old_names, old_concepts and so on."""
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="xsap-prepare-") as folder:
@@ -84,7 +83,7 @@ def database(**terminologies: StoredTerminology) -> Iterator["duckdb.DuckDBPyCon
         )
         try:
             for name, stored in terminologies.items():
-                for table in _SCHEMAS:
+                for table in TABLES:
                     connection.register(f"{name}_{table}", stored.relation(table))
             yield connection
         finally:

@@ -440,3 +440,99 @@ def test_a_line_of_a_concept_has_a_definition_as_in_scispacy(tmp_path, prepare):
     (tmp_path / "x.jsonl").write_text(json.dumps(concept) + "\n")
     assert prepare("table", tmp_path / "x.jsonl", "--out", tmp_path / "out", "--language", "en")[0] == 0
     assert definitions(Terminology.load(tmp_path / "out")) == [("C1", "en", "Hot.", "x")]
+
+
+def terminology_of(folder, name, text):
+    """An OBO file as a terminology folder."""
+    (folder / f"{name}.obo").write_text(text)
+    read_ontology(folder / f"{name}.obo", source=name)[0].save(folder / name)
+    return folder / name
+
+
+def term(number, *parents, definition="", reference=""):
+    lines = [f"id: X:{number}", f"name: name {number}", *(f"is_a: X:{parent}" for parent in parents)]
+    lines += [f'def: "{definition}" []'] if definition else []
+    lines += [f"xref: {reference}"] if reference else []
+    return "[Term]\n" + "\n".join(lines) + "\n\n"
+
+
+def test_merged_terminologies_have_the_definitions_and_relations_of_all(tmp_path, prepare):
+    one = terminology_of(tmp_path, "one", term(1, definition="a") + term(2, 1))
+    two = terminology_of(tmp_path, "two", term(1, definition="a") + term(2, 1, 3, definition="b") + term(3))
+    code, out, err = prepare("merge", one, two, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    merged = Terminology.load(tmp_path / "out")
+    assert definitions(merged) == [("X:1", "en", "a", "one"), ("X:2", "en", "b", "two")]
+    assert relations(merged) == [("X:2", "X:1"), ("X:2", "X:3")]
+    assert merged.metadata["definitions"]["dropped"] == {"same definition of the same concept": 1}
+    assert merged.metadata["relations"]["dropped"] == {"same relation": 1}
+
+
+def test_mapped_terminologies_bridge_concepts_that_have_no_reference(tmp_path, prepare):
+    text = term(1, reference="U:C1", definition="a") + term(2, 1, definition="b") + term(3, 2, reference="U:C3")
+    folder = terminology_of(tmp_path, "one", text + term(4, 3, reference="U:C3"))
+    code, out, err = prepare("map", folder, "--to", "U", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    mapped = Terminology.load(tmp_path / "out")
+    assert definitions(mapped) == [("C1", "en", "a", "one")]
+    assert relations(mapped) == [("C3", "C1")]  # X:4 is a kind of X:3, and both are C3
+    assert mapped.metadata["definitions"]["dropped"] == {"definition of a concept that is not mapped": 1}
+    assert mapped.metadata["relations"]["dropped"] == {"relation of a concept with itself": 1}
+
+
+def test_changes_of_definitions_and_parents_are_listed_once(tmp_path, prepare):
+    old = terminology_of(tmp_path, "old", term(1, definition="a") + term(2, 1, definition="b") + term(3, 1))
+    new = terminology_of(tmp_path, "new", term(1, definition="a") + term(2, 1, definition="c") + term(3, 2))
+    code, out, err = prepare("diff", old, new, "--out", tmp_path / "changes.tsv")
+    assert (code, err) == (0, "")
+    changes = [tuple(line.split("\t")) for line in (tmp_path / "changes.tsv").read_text().splitlines()[1:]]
+    assert changes == [
+        ("definition added", "X:2", "en", "c", ""),
+        ("definition removed", "X:2", "en", "b", ""),
+        ("parent added", "X:3", "", "name 3", "X:2"),
+        ("parent removed", "X:3", "", "name 3", "X:1"),
+    ]
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"definitions added 1", "definitions removed 1", "parents added 1", "parents removed 1"} <= set(lines)
+
+
+def test_changes_against_a_version_without_relations_leave_them_out(tmp_path, prepare):
+    old = terminology_of(tmp_path, "old", term(1) + term(2))
+    new = terminology_of(tmp_path, "new", term(1, definition="a") + term(2, 1))
+    code, out, err = prepare("diff", old, new, "--out", tmp_path / "changes.tsv")
+    assert (code, (tmp_path / "changes.tsv").read_text().splitlines()[1:]) == (0, [])
+
+
+def test_a_split_keeps_relations_and_english_definitions(tmp_path, prepare):
+    (tmp_path / "x.csv").write_text(
+        "concept_id,name,language,definition,parents\n"
+        "A,alpha,en,The first.,\nA,Alpha!,de,Das erste.,\nB,beta,en,The second.,A\nB,Beta!,de,Das zweite.,A\n"
+    )
+    assert prepare("table", tmp_path / "x.csv", "--out", tmp_path / "t", "--source", "S")[0] == 0
+    assert prepare("split", tmp_path / "t", "--out", tmp_path / "split", "--test-fraction", "0.99")[0] == 0
+    training = Terminology.load(tmp_path / "split" / "terminology")
+    assert definitions(training) == [("A", "en", "The first.", "S"), ("B", "en", "The second.", "S")]
+    assert relations(training) == [("B", "A")]
+
+
+def test_what_is_held_out_leaves_definitions_and_relations(tmp_path, prepare):
+    folder = terminology_of(tmp_path, "one", term(1, definition="a") + term(2, 1) + term(3, 2))
+    (tmp_path / "m.tsv").write_text("mention\tlanguage\tconcept_ids\nname 2\ten\tX:2\n")
+    code, out, err = prepare("leakage", folder, tmp_path / "m.tsv", "--hold-out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    held_out = Terminology.load(tmp_path / "out")
+    assert (definitions(held_out), relations(held_out)) == ([("X:1", "en", "a", "one")], [])
+    assert held_out.metadata["relations"]["dropped"] == {"child is not kept": 1, "parent is not kept": 1}
+
+
+def test_a_description_counts_definitions_and_relations(tmp_path, prepare):
+    folder = terminology_of(tmp_path, "one", term(1, definition="a") + term(2, 1) + term(3, 2, 1) + term(4) + term(5, 6) + term(6, 5))  # fmt: skip
+    code, out, err = prepare("describe", folder)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1:4] == [
+        "concepts with a definition: en 1",
+        "relations to broader concepts: 5 (roots: 1, levels below them: 1, concepts with several broader ones: 1, without relations: 1)",
+        "2 concepts above themselves, by circular relations",
+    ]
+    found = json.loads(prepare("describe", folder, "--json")[1])
+    assert found["hierarchy"] == {"relations": 5, "roots": 1, "apart": 1, "several": 1, "levels": 1, "circular": 2}
