@@ -25,8 +25,8 @@ from xsap.errors import ConfigError
 from xsap.terminal import MovedModel
 
 MOST = {"cross-encoder": 20.0, "late interaction": 3.0}
-"""Re-ranking takes at most so many times as long as retrieval."""
-NAMES_IN_CONTEXT, SEED, TOP_K = 12, 0, 5
+"""The time of re-ranking, divided by that of retrieval, at most."""
+NAMES_IN_CONTEXT, SEED, ANSWERS = 12, 0, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ def compare_reranking(
     from xsap.linking.cross_inputs import InputWindows
     from xsap.linking.late_interaction import LateInteraction
     from xsap.linking.linker import Linker
+    from xsap.linking.rerank import Reranker
 
     plain = Linker.load(index, model=model, device="cpu", rerank="none")
     assert isinstance(plain.encoder, Encoder), "Linker.load opens no other"
@@ -115,7 +116,7 @@ def compare_reranking(
         batches.append((asked, contexts))
     seconds = time_interleaved(
         {
-            name: lambda batch, each=linker: each.link(batch[0], TOP_K, context=batch[1])  # type: ignore[misc]
+            name: lambda batch, each=linker: each.link(batch[0], ANSWERS, context=batch[1])  # type: ignore[misc]
             for name, linker in linkers.items()
         },
         batches,

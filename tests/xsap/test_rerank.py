@@ -1,4 +1,4 @@
-"""Re-ranking in a linker: what stays of the retriever's order, what a re-ranker is told, hooks, and which re-ranker an index is used with."""
+"""Re-ranking in a linker: what stays of the retriever's order, what a re-ranker gets, hooks, and which re-ranker an index is used with."""
 
 import json
 import pickle  # of references, see Linker.__reduce__
@@ -198,7 +198,7 @@ def test_candidate_text_has_preferred_name_types_nearest_names_and_definition():
     assert candidate_text(whole._replace(preferred_name="", names=("MS",), semantic_types=(), definition="")) == "MS"
 
 
-def test_a_reranker_is_told_names_nearest_to_the_mention_and_the_context(folders):
+def test_a_reranker_gets_the_names_nearest_to_the_mention_and_the_context(folders):
     asked = []
 
     def keep(queries):

@@ -1,4 +1,4 @@
-"""Training of re-rankers: homonyms that only the context tells apart, resumption, examples with hidden names, and the command."""
+"""Training of re-rankers: homonyms that only the context resolves, resumption, examples with hidden names, and the command."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,13 @@ from tests.fixtures.homonyms import homonyms
 from xsap import Encoder
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.vocabulary import from_scratch
-from xsap.evaluation.context_ablation import PLAIN, SHUFFLED, WITH, WITHOUT, ablate_context
+from xsap.evaluation.context_ablation import (
+    NO_RERANKER,
+    SHUFFLED_CONTEXT,
+    WITH_CONTEXT,
+    WITHOUT_CONTEXT,
+    ablate_context,
+)
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.terms.mentions import build_mentions, write_mentions
@@ -51,17 +57,17 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_homonyms_are_told_apart_by_their_context_alone(made, tmp_path):
+def test_homonyms_are_resolved_by_their_context_alone(made, tmp_path):
     folder, trained, tested = made
     linker = Linker.load(folder / "index")
     report = train_reranker(linker, trained, tested, tmp_path / "reranker", tmp_path / "run", SETTINGS)
     accuracy = {name: score.value for name, score in report.ablation.accuracy.items()}
-    assert accuracy[WITH] >= 0.95
-    assert 0.35 < accuracy[SHUFFLED] < 0.65
-    assert accuracy[PLAIN] == pytest.approx(0.5, abs=0.01)
+    assert accuracy[WITH_CONTEXT] >= 0.95
+    assert 0.35 < accuracy[SHUFFLED_CONTEXT] < 0.65
+    assert accuracy[NO_RERANKER] == pytest.approx(0.5, abs=0.01)
     assert report.ablation.reachable == 1.0
-    assert report.ablation.differences[SHUFFLED].low > 0
-    assert report.ablation.differences[WITHOUT].low > 0
+    assert report.ablation.differences[SHUFFLED_CONTEXT].low > 0
+    assert report.ablation.differences[WITHOUT_CONTEXT].low > 0
     again = Linker.load(folder / "index", rerank=tmp_path / "reranker")
     assert ablate_context(linker, again, tested, seed=0).accuracy == report.ablation.accuracy
 

@@ -278,7 +278,11 @@ class Encoder(nn.Module):
         return np.bincount(rows[self._known_ids[tokens.ids]], minlength=len(tokens))
 
     def autocast(self, device: torch.device) -> Any:
-        """A context in which matrix products are computed in `dtype`."""
+        """A context in which matrix products are computed in `dtype`.
+
+        Args:
+            device: Where they are computed.
+        """
         return torch.autocast(device.type, _TORCH_DTYPES[self.dtype]) if self.dtype in _TORCH_DTYPES else nullcontext()
 
     def save_pretrained(

@@ -20,7 +20,12 @@ from xsap.evaluation.protocols import K
 from xsap.linking.linker import Linker
 from xsap.linking.mention_context import MentionContext, contexts_in, shuffled_contexts
 
-PLAIN, WITHOUT, WITH, SHUFFLED = VARIANTS = ("no re-ranker", "mention only", "with context", "shuffled context")
+NO_RERANKER, WITHOUT_CONTEXT, WITH_CONTEXT, SHUFFLED_CONTEXT = (
+    "no re-ranker",
+    "mention only",
+    "with context",
+    "shuffled context",
+)
 MENTION_MODEL = "mention only, trained so"
 
 
@@ -84,14 +89,14 @@ def ablate_context(
     shuffled = shuffled_contexts(mentions["mention"].to_pylist(), contexts, seed=seed)
     wide = _ranks(plain, mentions, contexts, max(K, top))
     ranks = {
-        PLAIN: wide,
-        WITHOUT: _ranks(reranked, mentions, [None] * len(gold), K),
-        WITH: _ranks(reranked, mentions, contexts, K),
-        SHUFFLED: _ranks(reranked, mentions, shuffled, K),
+        NO_RERANKER: wide,
+        WITHOUT_CONTEXT: _ranks(reranked, mentions, [None] * len(gold), K),
+        WITH_CONTEXT: _ranks(reranked, mentions, contexts, K),
+        SHUFFLED_CONTEXT: _ranks(reranked, mentions, shuffled, K),
     }
     if mention_only is not None:
         ranks[MENTION_MODEL] = _ranks(mention_only, mentions, [None] * len(gold), K)
-    right = hits(ranks[WITH], 1)
+    right = hits(ranks[WITH_CONTEXT], 1)
     return ContextAblation(
         len(gold),
         sum(context is not None for context in contexts),
@@ -99,7 +104,11 @@ def ablate_context(
         mean(hits(wide, top)),
         {name: _score(hits(each, 1), seed) for name, each in ranks.items()},
         {name: _score(np.where((each >= 0) & (each < K), 1 / (each + 1.0), 0.0), seed) for name, each in ranks.items()},
-        {name: paired_bootstrap([hits(each, 1)], [right], seed=seed) for name, each in ranks.items() if name != WITH},
+        {
+            name: paired_bootstrap([hits(each, 1)], [right], seed=seed)
+            for name, each in ranks.items()
+            if name != WITH_CONTEXT
+        },
     )
 
 

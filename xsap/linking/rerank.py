@@ -20,7 +20,7 @@ RERANKED = 16  # candidates of a mention that are scored again
 
 
 class RerankCandidate(NamedTuple):
-    """What a re-ranker is told of a candidate.
+    """What a re-ranker gets of a candidate.
 
     Attributes:
         concept_id: Its id.

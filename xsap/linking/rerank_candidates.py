@@ -1,4 +1,4 @@
-"""What a re-ranker is told of candidates, and candidates in their new order."""
+"""What a re-ranker gets of candidates, and candidates in their new order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +74,7 @@ class CandidateTexts:
         self, asked: Sequence[AskedMention], queries: Floats, ranked: Ranked, matches: Sequence[Sequence[str]],
         matched_names: Sequence[Sequence[str]], *, hidden: bool = False,
     ) -> list[RerankQuery]:  # fmt: skip
-        """What a re-ranker is told of mentions and their candidates.
+        """What a re-ranker gets of mentions and their candidates.
 
         Args:
             asked: q mentions.

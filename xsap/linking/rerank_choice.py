@@ -24,7 +24,7 @@ from xsap.linking.rerank import RERANKED, Reranker
 from xsap.linking.rerank_hook import HttpReranker
 
 RERANKER_FILE = "reranker.json"  # in an index
-LATE, NO_RERANKER = "late", "none"
+LATE, NO_RERANKING = "late", "none"
 _SERVICE = ("http://", "https://")
 
 RerankChoice = str | Path | Reranker | None
@@ -124,7 +124,7 @@ def pickled_reranker(reranker: Reranker) -> str:
 def _open(choice: str | Path | Reranker, index: Index, encoder: Embedder) -> Reranker | None:
     if not isinstance(choice, str | Path):
         return choice
-    if str(choice) == NO_RERANKER:
+    if str(choice) == NO_RERANKING:
         return None
     if str(choice).startswith(_SERVICE):
         return HttpReranker(str(choice))

@@ -121,7 +121,7 @@ def examples_of(
 
 
 def _queries(asked: Sequence[AskedMention], linker: Linker, top: int, *, hidden: bool) -> list[RerankQuery | str]:
-    """What a re-ranker is told of each mention, or why it has no candidates."""
+    """What a re-ranker gets of each mention, or why it has no candidates."""
     retriever = linker.retriever
     everything = filter_names(linker.index.dictionary, retriever.mention_names, Filter())
     hits = retriever.exact_hits([(text, language) for text, language, _ in asked], everything)
@@ -154,7 +154,7 @@ def _with_hidden_names(
     """Queries whose candidates have the score of their best name that does not equal the mention; those without such a name are left out.
 
     Args:
-        queries: What a re-ranker is told, without names that equal the mention; None without candidates.
+        queries: What a re-ranker gets, without names that equal the mention; None without candidates.
         matched: The matched names of the candidates.
         vectors: (q, d) of the mentions.
         linker: Scores names.
