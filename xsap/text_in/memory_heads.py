@@ -19,7 +19,7 @@ from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import TOKENS_PER_BATCH
 from xsap.encoding.packing import PackedBatch, Tokens, pack
 from xsap.errors import ArtifactError
-from xsap.linking.index import UNREADABLE
+from xsap.linking.index_files import UNREADABLE
 from xsap.text_in.memory import EntityMemoryModel, SpanPositions
 from xsap.text_in.memory_texts import TokenizedTexts, TokenSpans, tokenize_texts
 
