@@ -2,7 +2,9 @@
 
 import json
 import logging
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from fhir.resources import get_fhir_model_class
 from fhir.resources.R4B import get_fhir_model_class as get_r4_model_class
@@ -22,6 +24,7 @@ from xsap.exchange.fhir_terminology import (
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.server.concepts import ConceptTable
+from xsap.terms.concept_details import DEFINITIONS_SCHEMA, RELATIONS_SCHEMA
 
 HPO, UMLS, SNOMED = (
     "http://human-phenotype-ontology.org",
@@ -131,6 +134,24 @@ def test_lookup_has_names_types_and_codes(terminology, system, code):
         {"code": "semanticType", "value": "T184"},
         {"code": "crossReference", "value": "UMLS:C0015967"},
     ]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_lookup_has_the_definition_and_the_concepts_above(terminology, own):
+    definitions = pa.table([["HP:0001945"], ["de"], ["Erhöhte Temperatur."], ["HPO"]], schema=DEFINITIONS_SCHEMA)
+    relations = pa.table([["HP:0001945"] * 2, ["HP:0002315", "437663"]], schema=RELATIONS_SCHEMA)
+    source = terminology_of_rows(ROWS).with_details(definitions, relations)[0]
+    index = Index.build(source, Ngrams())
+    detailed = replace(
+        terminology, linker=Linker(Ngrams(), index), dictionary=index.dictionary, table=ConceptTable(index.dictionary)
+    )
+    system = f"{URL}/CodeSystem/index" if own else HPO
+    resource = valid(detailed, lookup_code(detailed, {"system": system, "code": "HP:0001945"}))
+    found = [each for each in values(resource, "property") if each["code"] != "crossReference"]
+    above = [{"code": "parent", "value": code} for code in (["437663"] if own else []) + ["HP:0002315"]]
+    text = {"code": "definition", "value": "Erhöhte Temperatur."}
+    assert found == above + ([text] if terminology.release == "r4" else [])
+    assert values(resource, "definition") == ([] if terminology.release == "r4" else [text["value"]])
 
 
 def test_lookup_finds_a_code_that_is_not_the_concepts_id(terminology):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 
 import pytest
 from hypothesis import given
@@ -447,6 +448,9 @@ def test_preview_shows_names_by_language_and_runs_nothing(table):
     text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page)
     for part in ("Fever", "HP:1", "T184 (Disorders)", "HPO:1945", "German", "Fieber", "Fiebre"):
         assert part in text
+    detailed = preview(table.find("HP:1"), [], "Hot <b>.", [table.find(ODD_ID)])
+    assert "Hot &lt;b&gt;." in detailed
+    assert f"({escape(ODD_ID)})" in detailed
     odd = preview(table.find(ODD_ID), table.names_of(table.find(ODD_ID)))
     assert "<script" not in odd
     assert odd.count("&lt;script&gt;") >= 3

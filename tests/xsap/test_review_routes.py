@@ -280,3 +280,13 @@ def test_all_of_a_long_term_is_shown_and_the_list_has_its_beginning(tmp_path):
     assert len(post(client, "term", {"term": 1}).json()["term"]["name"]) == 10_000
     assert len(post(client, "list").json()["rows"][0]["name"]) == 300
     store.close()
+
+
+def test_candidates_have_definitions_in_the_language_of_the_term(store):
+    defined = {("A:100", "de"): "Pulsiert <b>."}
+    app = page_app(store, define=lambda *asked: defined.get(asked))
+    client = TestClient(app, base_url=HOME)
+    client.get("/", params={"token": TOKEN}, headers={"host": "127.0.0.1:80"})
+    client.headers["host"] = "127.0.0.1:80"
+    candidates = post(client, "term", {"term": 1}).json()["term"]["candidates"]
+    assert [each.get("definition") for each in candidates] == ["Pulsiert <b>.", None, None]

@@ -438,3 +438,20 @@ def test_bulk_effect_without_calibration_expects_nothing(tmp_path):
     assert bulk_effect(store, ReviewFilter(), Status.APPROVED, None) == (1, 1, None)
     assert bulk_effect(store, ReviewFilter(), Status.APPROVED, 0.5) == (0, 2, None)
     store.close()
+
+
+def test_a_broader_proposal_is_wider_unless_another_concept_is_chosen(tmp_path):
+    found = replace(candidate("A:1", "Rash"), match="broader"), candidate("A:2", "Red rash")
+    with_terms = new_review(
+        tmp_path / "r.sqlite", [mapping(name, candidates=found) for name in ("one", "two", "three")]
+    )
+    assert [each.equivalence for each in read_review(tmp_path / "r.sqlite")] == [Equivalence.WIDER] * 3
+    decide(with_terms, 1, APPROVE)
+    decide(with_terms, 2, Choice(Status.APPROVED, (MappedConcept.from_candidate(found[1]),)))
+    with_terms.decide_where("s.term = 3", [], APPROVE, ANN)
+    wanted = [Equivalence.WIDER, Equivalence.EQUIVALENT, Equivalence.WIDER]
+    assert [each.equivalence for each in read_review(tmp_path / "r.sqlite")] == wanted
+    with_terms.undo(ANN)
+    with_terms.undo(ANN)
+    assert [each.equivalence for each in read_review(tmp_path / "r.sqlite")] == [Equivalence.WIDER] * 3
+    with_terms.close()

@@ -77,7 +77,12 @@ def review(
         log(f"{store.path}: {message}")
         url, token = address_of(reserved, HOST), secrets.token_urlsafe(32)
         number = url.rpartition(":")[2]
-        page = review_app(ReviewPage(store, linker.result, name, file.name))
+
+        def define(concept_id: str, language: str) -> str | None:
+            ready = linker.done() and linker.exception() is None
+            return linker.result().index.definition_of(concept_id, language) if ready else None
+
+        page = review_app(ReviewPage(store, linker.result, name, file.name, define=define))
         app = OwnPageOnly(
             page, hosts=[f"{HOST}:{number}", f"localhost:{number}"], token=token, cookie=f"xsap_review_{number}"
         )

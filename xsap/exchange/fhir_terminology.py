@@ -19,7 +19,7 @@ from xsap.exchange.mapping import CROSSWALK, Equivalence, MappedConcept
 from xsap.languages import to_iso
 from xsap.linking.dictionary import Dictionary, values_at
 from xsap.linking.results import Candidate, Result
-from xsap.server.concepts import ConceptTable
+from xsap.server.concepts import ConceptEntry, ConceptTable
 
 STATUS_CODES = {"not-found": 404, "not-supported": 422, "invalid": 400, "required": 400}
 MAX_EXPANSION = 1000
@@ -108,6 +108,11 @@ class IndexTerminology:
         """The system and the code of a concept."""
         coded = self.vocabularies.find(concept, required=False)
         return (coded.system.uri, coded.code) if isinstance(coded, Coded) else (self.own_system, concept.concept_id)
+
+    def code_in(self, system: str, entry: ConceptEntry) -> str | None:
+        """The code of a concept in one of the systems; None if it has none there."""
+        of, code = self.coding(self.concept_at(entry.row))
+        return entry.concept_id if system == self.own_system else code if of == system else None
 
     def concept_at(self, row: int) -> MappedConcept:
         """The concept at a row of the table of concepts."""
@@ -272,7 +277,7 @@ def _display(concept: MappedConcept, names: Sequence[tuple[str, str]], language:
 
 
 def lookup_code(terminology: IndexTerminology, parameters: Mapping[str, str]) -> FhirJson:
-    """`CodeSystem/$lookup`: the names of a concept by language, its semantic types and its codes.
+    """`CodeSystem/$lookup`: the names of a concept by language, its definition, the concepts above it, its semantic types and its codes.
 
     Args:
         terminology: The index.
@@ -292,18 +297,26 @@ def lookup_code(terminology: IndexTerminology, parameters: Mapping[str, str]) ->
     if concept is None or entry is None:
         known = "" if system in terminology.systems else f"; the systems are {', '.join(terminology.systems)}"
         raise OperationError("not-found", f"no code '{code[:80]}' in the system '{system[:200]}'{known}")
-    names = _names(terminology, concept.concept_id)
+    names, language = _names(terminology, concept.concept_id), _language(parameters)
+    definition = terminology.table.definition_of(entry, language)
+    above = [terminology.code_in(system, each) for each in terminology.table.parents_of(entry)]
     listed: list[FhirJson] = [
         {"name": "name", "valueString": system_name(terminology, system)},
         {"name": "version", "valueString": terminology.version},
-        {"name": "display", "valueString": _display(concept, names, _language(parameters))},
+        {"name": "display", "valueString": _display(concept, names, language)},
     ]
-    for language, name in names:
-        parts = [{"name": "language", "valueCode": language}, {"name": "value", "valueString": name}]
+    if definition and terminology.release == "r5":  # R4 has no such parameter
+        listed.append({"name": "definition", "valueString": definition})
+    for of, name in names:
+        parts = [{"name": "language", "valueCode": of}, {"name": "value", "valueString": name}]
         listed.append({"name": "designation", "part": parts})
     values = [("semanticType", text) for text in entry.semantic_types] + [
         ("crossReference", text) for text in entry.codes
     ]
+    values += [("definition", definition)] if definition and terminology.release == "r4" else []
+    for code_above in filter(None, above):
+        parts = [{"name": "code", "valueCode": "parent"}, {"name": "value", "valueCode": code_above}]
+        listed.append({"name": "property", "part": parts})
     for name, text in values:
         parts = [{"name": "code", "valueCode": name}, {"name": "value", "valueString": text}]
         listed.append({"name": "property", "part": parts})

@@ -83,6 +83,16 @@ class ConceptTable:
         concept_id, name, types, codes = (values_at(self._dictionary.concepts[column], [row])[0] for column in columns)
         return ConceptEntry(row, concept_id, name, tuple(types), tuple(codes))
 
+    def definition_of(self, entry: ConceptEntry, language: str | None = None) -> str | None:
+        """The definition of a concept in a language, else in English, else in any; None if it has none."""
+        details = self._dictionary.details
+        return None if details is None else details.definition_of(entry.row, language)
+
+    def parents_of(self, entry: ConceptEntry) -> list[ConceptEntry]:
+        """The concepts right above a concept."""
+        details = self._dictionary.details
+        return [] if details is None else [self.entry(row) for row in details.hierarchy.parents_of(entry.row)]
+
     def names_of(self, entry: ConceptEntry) -> list[ConceptName]:
         """The names of a concept, its preferred ones first."""
         rows = self._names[self._starts[entry.row] : self._starts[entry.row + 1]].tolist()

@@ -195,14 +195,25 @@ def _values_of(entry: ConceptEntry | None, property_id: str, table: ConceptTable
     return [{"str": text} for text in texts]
 
 
-def preview(entry: ConceptEntry, names: Sequence[ConceptName]) -> str:
+def preview(
+    entry: ConceptEntry,
+    names: Sequence[ConceptName],
+    definition: str | None = None,
+    parents: Sequence[ConceptEntry] = (),
+) -> str:
     """A small HTML page about a concept.
 
     Args:
         entry: The concept.
         names: Its names, its preferred ones first.
+        definition: What it is, if that is known.
+        parents: The concepts right above it.
     """
     rows = [("Id", _text(entry.concept_id))]
+    if definition:
+        rows.append(("Definition", _text(definition)))
+    if parents:
+        rows.append(("Broader", _text(", ".join(f"{each.name} ({each.concept_id})" for each in parents))))
     if entry.semantic_types:
         rows.append(("Types", _text(", ".join(describe_type(each)["name"] for each in entry.semantic_types))))
     if entry.codes:

@@ -231,7 +231,8 @@ class Reconciliation:
         entry = await run_in_threadpool(self.table.find, concept_id)
         if entry is None:
             raise RequestError(404, f"the index has no concept '{concept_id[:80]}'")
-        page = preview(entry, await run_in_threadpool(self.table.names_of, entry))
+        names = await run_in_threadpool(self.table.names_of, entry)
+        page = preview(entry, names, self.table.definition_of(entry), self.table.parents_of(entry))
         return HTMLResponse(page, headers={"Content-Security-Policy": PREVIEW_POLICY})
 
 

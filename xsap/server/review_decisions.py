@@ -75,6 +75,8 @@ def apply_choice(state: State, choice: Choice, signature: Signature, proposal: t
         return replace(state, confirmed=_second_signature(state, signature))
     if choice.status is None and choice.targets is None and choice.equivalence is None:
         return state
+    if state.status is Status.UNREVIEWED and choice.targets and _ids(choice.targets) != _ids(proposal):
+        state = replace(state, equivalence=Equivalence.UNREVIEWED)  # what was proposed of another concept
     status = choice.status or (Status.APPROVED if choice.targets else state.status)
     changed = _decided(replace(state, status=status), choice, proposal)
     by = NOBODY if status is Status.UNREVIEWED else signature
@@ -99,6 +101,10 @@ def _decided(state: State, choice: Choice, proposal: tuple[MappedConcept, ...]) 
     if state.status is Status.APPROVED and equivalence is Equivalence.UNREVIEWED:
         equivalence = Equivalence.EQUIVALENT
     return replace(state, targets=targets, equivalence=equivalence)
+
+
+def _ids(concepts: tuple[MappedConcept, ...]) -> list[str]:
+    return [concept.concept_id for concept in concepts]
 
 
 def _second_signature(state: State, signature: Signature) -> Signature:

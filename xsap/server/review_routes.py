@@ -132,6 +132,7 @@ class ReviewPage:
         reviewer: Who decides.
         title: The name of the input.
         clock: Milliseconds since 1970.
+        define: (concept, language of the term) → the concept's definition; None if it is not known, or not yet.
     """
 
     def __init__(
@@ -141,8 +142,10 @@ class ReviewPage:
         reviewer: str,
         title: str,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        define: Callable[[str, str], str | None] = lambda *_: None,
     ) -> None:
         self._store, self._linker, self._reviewer, self._title, self._clock = store, linker, reviewer, title, clock
+        self._define = define
 
     def about(self, _: UndoBody) -> dict[str, Any]:
         """What does not change while the page is open."""
@@ -193,7 +196,9 @@ class ReviewPage:
         language = body.language if body.language not in ("", UNKNOWN) else None
         result = self._linker().link(body.text, SEARCH_RESULTS, languages=language)
         return {
-            "candidates": [_shown_candidate(each) for each in (result.candidates or result.uncertain)],
+            "candidates": [
+                self._shown_candidate(each, body.language) for each in (result.candidates or result.uncertain)
+            ],
             "reason": result.reason,
         }
 
@@ -223,9 +228,15 @@ class ReviewPage:
                 {name: getattr(each, name) for name in MappedConcept.__slots__} | {"link": _link_of(each)} for each in mapping.targets
             ],
             "decided": [mapping.decided.by, mapping.decided.on], "confirmed": [mapping.confirmed.by, mapping.confirmed.on],
-            "assigned": mapping.assigned_reviewer, "candidates": [_shown_candidate(each) for each in mapping.candidates],
+            "assigned": mapping.assigned_reviewer, "candidates": [self._shown_candidate(each, mapping.language) for each in mapping.candidates],
         }  # fmt: skip
 
+    def _shown_candidate(self, candidate: Candidate, language: str) -> dict[str, Any]:
+        concept = MappedConcept.from_candidate(candidate)
+        names = ("vocabulary", "code", "domain")
+        own = {name: getattr(concept, name) for name in names} | {"link": _link_of(concept)}
+        definition = self._define(candidate.concept_id, language)
+        return candidate_to_json(candidate) | own | ({"definition": definition} if definition else {})
 
 def _shown_candidate(candidate: Candidate) -> dict[str, Any]:
     concept = MappedConcept.from_candidate(candidate)

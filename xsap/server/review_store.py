@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
+from xsap.linking.name_keys import BROADER
 from xsap.linking.results import Candidate
 from xsap.server.review_decisions import Choice, State, apply_choice
 from xsap.server.review_file import open_review_file, readable, transaction
 
 _STATE_OF = """
-SELECT s.term, s.decision, s.effective, t.proposal, d.status, d.equivalence, d.targets, d.comment, d.decided_by, d.decided_on,
+SELECT s.term, s.decision, s.effective, t.proposal, s.matched, d.status, d.equivalence, d.targets, d.comment, d.decided_by, d.decided_on,
     d.confirmed_by, d.confirmed_on
 FROM state s JOIN terms t USING (term) LEFT JOIN decisions d ON d.decision = s.decision
 """
@@ -139,8 +140,8 @@ class ReviewStore:
             if gone or conflicts:
                 return Outcome(0, (), (*gone, *conflicts))
             changed = [
-                NewState(term, version, None, apply_choice(state, choice, signature, proposal))
-                for term, version, _, state, proposal in found
+                NewState(term, version, None, apply_choice(state, choice, signature, proposed.targets))
+                for term, version, _, state, proposed in found
             ]
             return Outcome(write_decisions(writer, kind, signature, changed), tuple(seen))
 
@@ -156,8 +157,8 @@ class ReviewStore:
         with self._transaction() as writer:
             terms = [term for (term,) in writer.execute(f"SELECT s.term FROM state s WHERE {where}", parameters)]
             changed = [
-                NewState(term, version, None, apply_choice(state, choice, signature, proposal))
-                for term, version, _, state, proposal in _states(writer, terms)
+                NewState(term, version, None, apply_choice(state, choice, signature, proposed.targets))
+                for term, version, _, state, proposed in _states(writer, terms)
             ]
             return Outcome(write_decisions(writer, "bulk", signature, changed) if changed else 0, tuple(terms))
 
@@ -178,10 +179,10 @@ class ReviewStore:
                 )
             }
             changed = []
-            for term, version, effective, _, proposal in _states(writer, list(undone)):
+            for term, version, effective, _, proposed in _states(writer, list(undone)):
                 decision, previous = undone[term]
                 if effective == decision:
-                    changed.append(NewState(term, version, *_restored(writer, previous, proposal)))
+                    changed.append(NewState(term, version, *_restored(writer, previous, proposed)))
             restored = tuple(change.term for change in changed)
             conflicts = tuple(term for term in undone if term not in set(restored))
             return Outcome(write_decisions(writer, "undo", signature, changed, undoes=last), restored, conflicts)
@@ -245,8 +246,8 @@ def _candidate(stored: dict[str, Any]) -> Candidate:
     return Candidate(**{"name": "", "matched_name": "", **stored, **lists})
 
 
-StateRow = tuple[int, int, int, State, tuple[MappedConcept, ...]]
-"""Term, version, effective decision, state, proposal."""
+StateRow = tuple[int, int, int, State, State]
+"""Term, version, effective decision, state, the state in which nobody has decided anything."""
 
 
 def _states(connection: sqlite3.Connection, terms: Sequence[int]) -> Iterator[StateRow]:
@@ -256,17 +257,18 @@ def _states(connection: sqlite3.Connection, terms: Sequence[int]) -> Iterator[St
 
 
 def _state_of(row: Sequence[Any]) -> StateRow:
-    term, version, effective, proposal_text, status, equivalence, targets, comment, *signed = row
+    term, version, effective, proposal_text, matched, status, equivalence, targets, comment, *signed = row
     proposal = concepts_from_json(proposal_text)
+    proposed = State(equivalence=Equivalence.WIDER if matched == BROADER else Equivalence.UNREVIEWED, targets=proposal)
     if status is None:
-        return term, version, effective, State(targets=proposal), proposal
+        return term, version, effective, proposed, proposed
     decided, confirmed = Signature(*signed[:2]), Signature(*signed[2:])
     chosen = proposal if status == Status.UNREVIEWED else concepts_from_json(targets)
     state = State(Status(status), Equivalence(equivalence), chosen, comment, decided, confirmed)
-    return term, version, effective, state, proposal
+    return term, version, effective, state, proposed
 
 
-def _restored(connection: sqlite3.Connection, decision: int, proposal: tuple[MappedConcept, ...]) -> tuple[int, State]:
+def _restored(connection: sqlite3.Connection, decision: int, proposed: State) -> tuple[int, State]:
     """The effective decision and the state that a decision made; of decision 0 those of a term that nobody decided on."""
     row = connection.execute(
         "SELECT effective, status, equivalence, targets, comment, decided_by, decided_on, confirmed_by, confirmed_on "
@@ -274,8 +276,8 @@ def _restored(connection: sqlite3.Connection, decision: int, proposal: tuple[Map
         [decision],
     ).fetchone()
     if row is None:
-        return 0, State(targets=proposal)
-    _, _, effective, state, _ = _state_of([0, decision, row[0], concepts_to_json(proposal), *row[1:]])
+        return 0, proposed
+    _, _, effective, state, _ = _state_of([0, decision, row[0], concepts_to_json(proposed.targets), "", *row[1:]])
     return effective, state
 
 

@@ -5,7 +5,7 @@ const EQUIVALENCE = {
   equal: "equal: the same thing", equivalent: "equivalent: the same meaning", wider: "broader than the term",
   narrower: "narrower than the term", inexact: "related, but not the same", unreviewed: "not said", unmatched: "none: no concept fits",
 };
-const MATCH = { exact: "exact name", case: "same but for letter case", code: "by code", accents: "same but for accents", similar: "similar name", "": "no candidate" };
+const MATCH = { exact: "exact name", case: "same but for letter case", code: "by code", accents: "same but for accents", similar: "similar name", broader: "above what was found", "": "no candidate" };
 const FACETS = {
   statuses: ["Status", (v) => STATUS[v]], languages: ["Language", language], domains: ["Type of first candidate", (v) => v || "none"],
   matches: ["First candidate found by", (v) => MATCH[v] ?? v], candidates: ["Number of candidates", String],
@@ -228,6 +228,7 @@ function candidateItem(candidate, number) {
     node("div", { className: "about" }, node("div", { className: "title", dir: "auto", textContent: name }),
       node("div", { className: "matched" }, matched && matched !== name ? isolated(matched, { lang: candidate.language ?? "" }) : "", matched && matched !== name ? " · " : "",
         `${language(candidate.language)} · ${MATCH[candidate.match] ?? candidate.match}`),
+      candidate.definition ? node("div", { className: "matched" }, isolated(candidate.definition)) : "",
       node("div", { className: "codes" }, linked(candidate), ...types.map((type) => isolated(type)), ...codes.slice(0, 6).map((code) => isolated(code)), codes.length > 6 ? node("span", { textContent: `+${codes.length - 6}`, title: codes.slice(6, 60).join(" ") }) : null)),
     meter, node("div", { className: "buttons" }, choose, add, all));
 }
