@@ -238,11 +238,6 @@ class ReviewPage:
         definition = self._define(candidate.concept_id, language)
         return candidate_to_json(candidate) | own | ({"definition": definition} if definition else {})
 
-def _shown_candidate(candidate: Candidate) -> dict[str, Any]:
-    concept = MappedConcept.from_candidate(candidate)
-    own = {"vocabulary": concept.vocabulary, "code": concept.code, "domain": concept.domain, "link": _link_of(concept)}
-    return candidate_to_json(candidate) | own
-
 
 def _link_of(concept: MappedConcept) -> str:
     """Where a concept is described on the web; empty if its vocabulary is not known."""
