@@ -18,7 +18,7 @@ from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding.token_vectors import TokenVectors, lowest_layers, token_vectors
 from xsap.errors import ArtifactError, ConfigError, DataError
-from xsap.linking.cross_encoder import CrossEncoder, join, with_markers
+from xsap.linking.cross_encoder import CrossEncoder, join_tokens, with_markers
 from xsap.linking.cross_inputs import MARKERS, InputWindows, candidate_text, cross_inputs
 from xsap.linking.index import Index
 from xsap.linking.late_interaction import LateInteraction, interactions
@@ -160,7 +160,7 @@ def test_models_that_cannot_be_packed_read_both_texts_as_one(folders):
     model._packs = False
     query = query_of(["mitral stenosis", "fever", "chest pain"], SENTENCE)
     inputs = cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS)
-    pairs = join(inputs.prefixes.take(np.zeros(3, np.int64)), inputs.texts)
+    pairs = join_tokens(inputs.prefixes.take(np.zeros(3, np.int64)), inputs.texts)
     with torch.inference_mode():
         states = model._states(inputs.prefixes, inputs.texts, inputs.counts)
         for i in range(3):
