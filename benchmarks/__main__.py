@@ -18,7 +18,7 @@ from benchmarks.accuracy.run import linking, report
 from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
 from benchmarks.speed.mentions import speed_mentions
 from benchmarks.speed.rerank import speed_rerank
-from benchmarks.text_commands import annotation, speed_text
+from benchmarks.text_commands import annotation, memory, speed_text
 from xsap.errors import ConfigError
 from xsap.plots import check_plot
 from xsap.terminal import Dtype, DtypeOption, Overwrite, create_app, log, parse_size
@@ -38,6 +38,7 @@ app.command("linking")(linking)
 app.command("report")(report)
 app.command("context")(context)
 app.command("annotation")(annotation)
+app.command("memory")(memory)
 app.add_typer(mentions_app, name="mentions")
 app.add_typer(speed_app, name="speed")
 speed_app.command("mentions")(speed_mentions)

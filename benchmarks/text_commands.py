@@ -40,6 +40,42 @@ def annotation(
     )
 
 
+def memory(
+    corpus: Annotated[Path, typer.Argument(help="Annotated texts: a corpus, or a table of mentions with their texts.")],
+    terminology: Annotated[Path, typer.Option(help="Terminology folder of the memory's concepts.")],
+    memory: Annotated[Path, typer.Option(help="Memory folder.")],
+    plain: Annotated[
+        Path | None, typer.Option(help="Memory that was trained with memory.feedback = false, to compare.")
+    ] = None,
+    other_terminology: Annotated[
+        Path | None, typer.Option(help="Terminology folder of concepts that the memory was not trained on.")
+    ] = None,
+    other_index: Annotated[Path | None, typer.Option(help="Index of --other-terminology.")] = None,
+    json_to: JsonFile = None,
+) -> None:
+    """Entity memory: spans, concepts, the language model, and concepts it was not trained on."""
+    if (other_terminology is None) != (other_index is None):
+        raise ConfigError("--other-terminology needs --other-index, and the other way round; found one of them")
+    from benchmarks.accuracy.memory import compare_memory, memory_to_text
+    from xsap.linking.index import Index
+    from xsap.terms.terminology import Terminology
+    from xsap.text_in.memory import EntityMemoryModel
+    from xsap.training.memory_corpus import read_marked_texts
+
+    other = None
+    if other_terminology is not None and other_index is not None:
+        other = (Terminology.load(other_terminology), Index.load(other_index))
+    result = compare_memory(
+        corpus.name,
+        read_marked_texts(corpus),
+        Terminology.load(terminology),
+        EntityMemoryModel.load(memory),
+        plain=None if plain is None else EntityMemoryModel.load(plain),
+        other=other,
+    )
+    finish(result, memory_to_text, json_to=json_to)
+
+
 def speed_text(
     names: Annotated[int, typer.Option(min=1, help="Names of the index.")] = 1_000_000,
     sentences: Annotated[int, typer.Option(min=1, help="Sentences of a round.")] = 5_000,
