@@ -183,7 +183,10 @@ def _with_details(
     terminology: Terminology, ontology: Ontology, merged: dict[str, str], selection: NameSelection, source: str
 ) -> Terminology:
     """The terminology with the definitions and parents of its concepts, which its metadata account for."""
-    definitions, dropped = _select_names(ontology.definitions, ontology, merged, selection)
+    own = [record for record in ontology.definitions if record.concept_id not in merged]
+    definitions, dropped = _select_names(own, ontology, merged, selection)
+    if len(own) < len(ontology.definitions):
+        dropped["definition of a merged concept"] = len(ontology.definitions) - len(own)
     sources = [f"{source}-translations" if record.translated else source for record in definitions]
     parents = [(merged.get(child, child), merged.get(parent, parent)) for child, parent in ontology.parents]
     found, counts = terminology.with_details(definitions_table(definitions, sources), relations_table(parents))

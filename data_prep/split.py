@@ -96,12 +96,14 @@ def split_terminology(
         "test_status": sorted(statuses) if statuses is not None else None,
     }
     definitions = terminology.definitions
-    told = pc.and_(pc.is_in(definitions["concept_id"], chosen), pc.not_equal(definitions["language"], ENGLISH))
+    foreign_definitions = pc.and_(
+        pc.is_in(definitions["concept_id"], chosen), pc.not_equal(definitions["language"], ENGLISH)
+    )
     training = Terminology(
         names.filter(pc.invert(held_out)),
         terminology.concepts,
         terminology.metadata | {"split": metadata},
-        definitions=definitions.filter(pc.invert(told)),
+        definitions=definitions.filter(pc.invert(foreign_definitions)),
         relations=terminology.relations,
     )
     return Split(training, _build_mentions(test, names), held_out_concepts, names.num_rows - training.names.num_rows)

@@ -20,6 +20,12 @@ is_a: HP:0 {source="y"} ! All
 is_a: HP:9 ! Gone
 
 [Term]
+id: HP:11
+name: Raised temperature
+def: "The same." []
+is_obsolete: true
+
+[Term]
 id: HP:2
 name: High fever
 def: no quotes
@@ -67,13 +73,14 @@ def test_obo_definitions_and_parents_are_kept_or_counted(tmp_path):
     ]
     assert relations(terminology) == [("HP:1", "HP:0"), ("HP:2", "HP:1")]
     assert terminology.metadata["definitions"] == {
-        "in": 6,
+        "in": 7,
         "kept": 2,
         "dropped": {
             "definition without quotes": 1,
             "obsolete concept": 1,
             "concept of another ontology": 1,
             "no translation": 1,
+            "definition of a merged concept": 1,
         },
     }
     assert terminology.metadata["relations"] == {
@@ -146,10 +153,11 @@ def test_a_report_counts_definitions_and_relations(tmp_path, run_here):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [" ".join(line.split()) for line in lines[lines.index("") + 1 :]][4:] == [
-        "definitions in 4",
+        "definitions in 5",
         "kept 1",
-        "dropped 3",
+        "dropped 4",
         "concept of another ontology 1",
+        "definition of a merged concept 1",
         "definition without quotes 1",
         "obsolete concept 1",
         "relations in 6",
