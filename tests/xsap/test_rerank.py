@@ -186,6 +186,10 @@ def test_the_mention_is_marked_in_a_window_of_tokens(folders):
     assert "".join(prefix[at[0] + 1 : at[1]]).replace("▁", "") == "ms"
     right = "".join(prefix[at[1] + 1 : -1]).replace("▁", " ")
     assert right.split() == ["pain", "pain"]  # all of it, and what is left of the window is to the left
+    late = query._replace(context=MentionContext("pain MS " + "fever " * 30, 5, 7))
+    [prefix] = read_back(model, cross_inputs([late], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
+    assert len(prefix) == WINDOWS.context_tokens
+    assert "".join(prefix[1 : prefix.index(MARKERS[0])]).replace("▁", "") == "pain"
     [alone] = read_back(model, cross_inputs([query_of(["fever"])], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
     assert (alone[0], alone[1], alone[-2]) == ("<s>", MARKERS[0], MARKERS[1])
 
