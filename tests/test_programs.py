@@ -17,7 +17,7 @@ COMMANDS = {
              "export", "text", "train-memory"],
     "xsap-prepare": ["umls", "omop", "snomed", "hpo", "ontology", "icd", "table", "wikidata", "bitext", "merge", "map", "diff",
                      "split", "leakage", "update-mentions", "describe", "export", "fetch"],
-    "python -m benchmarks": ["linking", "report", "context", "annotation", "compare", "nil", "synthetic-umls", "mentions", "speed"],
+    "python -m benchmarks": ["linking", "report", "context", "annotation", "memory", "compare", "nil", "synthetic-umls", "mentions", "speed"],
 }  # fmt: skip
 
 
