@@ -193,8 +193,8 @@ def masked_losses(
         right = torch.from_numpy(np.searchsorted(pieces, tokens.ids[low:high][masked]))
         losses = F.cross_entropy(logits, right.to(logits.device), reduction="none").cpu().numpy()
         owner = np.repeat(tokenized.sources[rows], batch.lengths.numpy())[masked]
-        np.add.at(out, (owner, 0), losses)
-        np.add.at(out, (owner, 1), 1)
+        np.add.at(out[:, 0], owner, losses)
+        np.add.at(out[:, 1], owner, 1)
     memory.feedback = was
     return out
 
