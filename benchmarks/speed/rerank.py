@@ -122,7 +122,7 @@ def compare_reranking(
         batches,
         torch.device("cpu"),
         warm_up=1,
-        report=lambda took, name: f"{name}: {took:.2f} s",
+        report=lambda took, _: f"{took:.2f} s",
     )
     retrieval = median(seconds["retrieval"])
     added = {

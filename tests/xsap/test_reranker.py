@@ -265,3 +265,31 @@ def test_link_re_ranks_with_the_context_column(made, tmp_path, run_here):
     assert [row["concept_id"] for row in found] == [
         each.concept_id for result in expected for each in result.candidates
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_of_one(made, tmp_path, launch):
+    folder, trained, _ = made
+    write_mentions(few(trained), tmp_path / "train.parquet")
+    for processes in (1, 2):
+        options = [
+            "--index",
+            folder / "index",
+            "--test",
+            tmp_path / "train.parquet",
+            "--out",
+            tmp_path / f"{processes}",
+            "--epochs",
+            1,
+        ]
+        options += ["--top", 2, "--batch", 8, "--context-tokens", 24, "--candidate-tokens", 8]
+        done = launch(processes, "-m", "xsap", "train-reranker", tmp_path / "train.parquet", *options)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("with context  ") == 1  # one process reports
+    logs = [
+        [json.loads(line)["loss"] for line in (tmp_path / f"{n}.run" / "metrics.jsonl").read_text().splitlines()]
+        for n in (1, 2)
+    ]
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5)
+    one, two = (load_file(tmp_path / f"{n}" / "head.safetensors")["head"] for n in (1, 2))
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
