@@ -9,11 +9,22 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+)
 
 from tests.fixtures.encoders import TRAIN_TOKENIZER, tiny_encoder
 from tests.fixtures.examples import examples
 from tests.fixtures.memories import CONFIG, WORDS, index_of, random_table, tiny_memory
 from xsap import Encoder
+from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packing import Tokens, pack
 from xsap.errors import ArtifactError, ConfigError
 from xsap.text_in.memory import NIL, EntityMemoryModel, MemoryConfig, locate_spans
@@ -125,6 +136,47 @@ def test_memory_matches_the_padded_restatement(kind: str, given_spans: bool) -> 
             torch.testing.assert_close(states, expected["states"], atol=1e-9, rtol=1e-9)
             terms += len(expected["spans"])  # type: ignore[arg-type]
     assert terms
+
+
+SIZE = {"vocab_size": 50, "max_position_embeddings": 64}
+LAYERS = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "hidden_size": 32}
+OTHERS = {
+    "distilbert": lambda: DistilBertModel(DistilBertConfig(**SIZE, dim=32, n_layers=3, n_heads=4, hidden_dim=64)),
+    "electra-small": lambda: ElectraModel(ElectraConfig(**SIZE, **LAYERS, embedding_size=16)),
+    "mpnet": lambda: MPNetModel(MPNetConfig(**SIZE, **LAYERS), add_pooling_layer=False),
+    "modernbert": lambda: ModernBertModel(
+        ModernBertConfig(
+            **SIZE,
+            **LAYERS,
+            local_attention=8,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id"), 0),
+            eos_token_id=2,
+            sep_token_id=2,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_memory_works_on_other_architectures(kind: str) -> None:
+    """A text alone and with others has the same states, a memory shows in them, and all weights get a gradient."""
+    torch.manual_seed(0)
+    encoder = Encoder(OTHERS[kind](), None, EncoderConfig("mean"))  # type: ignore[arg-type]
+    memory = EntityMemoryModel(encoder, random_table(), dataclasses.replace(CONFIG, context_layers=2)).double().eval()
+    torch.nn.init.normal_(memory.to_hidden.weight)
+    rows = [[1, 7, 8, 9, 2], [1, 10, 2], [1, 11, 12, 13, 14, 15, 2]]
+    spans = TokenSpans(np.array([0, 2]), np.array([1, 2]), np.array([3, 5]))
+    together = states_by_text(memory, make_tokens(rows), spans)
+    alone = states_by_text(memory, make_tokens(rows[2:]), TokenSpans(*(np.array([v]) for v in (0, 2, 5))))[0]
+    torch.testing.assert_close(together[2], alone, atol=1e-8, rtol=1e-8)
+    logits = memory.language_head(together[2], encoder.transformer.get_input_embeddings().weight)
+    assert logits.shape == (7, 50)
+    logits.sum().backward()
+    assert memory.to_hidden.weight.grad is not None
+    memory.feedback = False
+    off = states_by_text(memory, make_tokens(rows), spans)
+    assert (off[2] - together[2]).abs().max() > 1e-2
+    torch.testing.assert_close(off[1], together[1])
 
 
 def assert_independent(texts: list[str], order: list[int], size: int) -> None:
@@ -397,6 +449,13 @@ def test_saved_memory_gives_the_same_answers(kind: str, tmp_path: Path) -> None:
     assert annotate_with_memory(loaded, texts) == annotate_with_memory(memory, texts)
     assert any(annotate_with_memory(memory, texts))
     assert loaded.content_hash
+
+
+def test_memory_trained_without_feedback_stays_without(tmp_path: Path) -> None:
+    memory = tiny_memory()
+    memory.feedback = False
+    memory.save(tmp_path / "memory")
+    assert not EntityMemoryModel.load(tmp_path / "memory").feedback
 
 
 def test_damaged_memory_is_refused(tmp_path: Path) -> None:

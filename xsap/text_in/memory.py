@@ -299,7 +299,11 @@ class EntityMemoryModel(nn.Module):
         Raises:
             ArtifactError: `path` exists and may not be replaced.
         """
-        stated = {"config": asdict(self.config)} | self.table.metadata(Path(path)) | (metadata or {})
+        stated = (
+            {"config": asdict(self.config), "feedback": self.feedback}
+            | self.table.metadata(Path(path))
+            | (metadata or {})
+        )
         with publish(path, MEMORY_KIND, stated, overwrite=overwrite) as folder:
             self.encoder.save_pretrained(folder / _ENCODER_FOLDER)
             weights = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
@@ -323,6 +327,7 @@ class EntityMemoryModel(nn.Module):
         try:
             table = EntityTable.read(path, manifest)
             memory = cls(encoder, table, MemoryConfig(**manifest["config"]))
+            memory.feedback = bool(manifest["feedback"])
             weights = load_file(path / _HEADS_FILE)
             own = {name for name in memory.state_dict() if not name.startswith("encoder.")}
             sound = weights.keys() == own
