@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -95,7 +96,10 @@ def slowest(pattern: "re.Pattern[str]", methods: list[str]) -> tuple[float, str,
         for start in ("", '"'):
             line = start + piece * (CHARS // len(piece)) + "\n\n"
             for method in methods:
-                taken = seconds(lambda method=method, line=line: METHODS[method](pattern, line))  # type: ignore[misc]
+                work = partial(METHODS[method], pattern, line)
+                taken = seconds(work)
+                if taken > SECONDS:  # of a busy processor, or of the pattern
+                    taken = min(taken, seconds(work), seconds(work))
                 worst = max(worst, (taken, method, piece))
             if worst[0] > SECONDS:
                 return worst

@@ -40,6 +40,7 @@ from xsap.linking.build import build_index, encode_group
 from xsap.linking.encoder_spec import EncoderSpec
 from xsap.linking.linker import Linker
 from xsap.linking.results import Result
+from xsap.tabular.link_file import Query
 from xsap.tabular.writers import Answer
 from xsap.terminal import run
 
@@ -89,13 +90,11 @@ def test_worker_rejects_another_model_index_or_version_on_its_node(tmp_path, tin
     with pytest.raises(
         ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\); use"
     ):
-        LinkWorker(ALONE, str(index), "f" * 64, {}).answers_to([("fever", None)], 1, False, {})
+        LinkWorker(ALONE, str(index), "f" * 64, {}).answers_to([Query("fever")], 1, False, {})
     with pytest.raises(
         ConfigError, match=r"node .* has xsap 0.*, found 9\.9 here; install the same version everywhere$"
     ):
-        LinkWorker(ALONE._replace(version="9.9"), *index_location(index, {})).answers_to(
-            [("fever", None)], 1, False, {}
-        )
+        LinkWorker(ALONE._replace(version="9.9"), *index_location(index, {})).answers_to([Query("fever")], 1, False, {})
     with pytest.raises(ArtifactError, match="expected an index folder, found nothing there"):
         index_location(tmp_path / "gone", {})
 
@@ -104,9 +103,7 @@ def test_link_worker_matches_one_process(index, sample_names):
     mentions = [*sample_names[:20], "", "no such thing"]
     expected = list(map(Answer.from_result, Linker.load(index, device="cpu").link(mentions, 3)))
     assert (
-        LinkWorker(ALONE, *index_location(index, {})).answers_to(
-            [(mention, None) for mention in mentions], 3, False, {}
-        )
+        LinkWorker(ALONE, *index_location(index, {})).answers_to([Query(mention) for mention in mentions], 3, False, {})
         == expected
     )
 

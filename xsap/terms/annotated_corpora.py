@@ -29,7 +29,7 @@ WINDOW = 200  # characters of context on either side of a mention
 NO_CODE = "without a normalization or a note that is a code"
 _BRAT_LAYOUT = ".ann files in brat's format, each with a .txt beside it"
 _CODIESP_LAYOUT = "a file such as trainX.tsv in CodiEsp's format, and the texts in text_files beside it"
-_CODE = re.compile(r"\S*[0-9]\S*")
+_CODE = re.compile(r"[^\s0-9]*[0-9]\S*")
 _CODIESP_LINE = re.compile(rf"[^\t\n]+\t(?:{'|'.join(CODIESP_GROUPS)})\t[^\t\n]+\t[^\t\n]+\t[0-9]+ [0-9]+[0-9 ;]*\r?")
 
 
