@@ -31,7 +31,7 @@ from xsap.text import TextPolicy, normalize_all
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 _TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_BLANK_PIECES = " \u2581\u0120\u010a"  # what tokenizers write for a blank: SentencePiece ▁, byte-level BPE Ġ and Ċ
+BLANK_PIECES = " \u2581\u0120\u010a"  # what tokenizers write for a blank: SentencePiece ▁, byte-level BPE Ġ and Ċ
 TOKENS_PER_BATCH = 8192
 TOKENS_PER_INT8_BATCH = 1024  # intermediate results then stay in the processor's cache
 POOLS: dict[str, Callable[[Transformer, PackedBatch], Tensor]] = {"cls": packed_first, "mean": packed_mean}
@@ -271,7 +271,7 @@ class Encoder(nn.Module):
         """How many tokens of each name are neither special nor a blank."""
         if self._known_ids is None or len(self._known_ids) < len(self.tokenizer):
             pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-            known = np.array([bool(piece and piece.strip(_BLANK_PIECES)) for piece in pieces])
+            known = np.array([bool(piece and piece.strip(BLANK_PIECES)) for piece in pieces])
             known[list(self.tokenizer.all_special_ids)] = False
             self._known_ids = known
         rows = np.repeat(np.arange(len(tokens)), tokens.lengths)

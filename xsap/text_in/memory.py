@@ -26,7 +26,7 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.index import Index
 from xsap.linking.index_files import UNREADABLE
 from xsap.text_in.memory_table import EntityTable
-from xsap.text_in.memory_texts import TokenSpans, decode_spans
+from xsap.text_in.memory_texts import TokenSpans, WordPieces, decode_spans, whole_words, word_pieces
 
 MEMORY_KIND = "memory"
 NIL = -1  # the row of "no entity of the table"
@@ -145,6 +145,7 @@ class EntityMemoryModel(nn.Module):
         self.encoder, self.config = encoder, replace(config, context_layers=below)
         self.table, self.feedback = table, True
         self.content_hash: str | None = None
+        self._words: WordPieces | None = None
         hidden, size = int(transformer.config.hidden_size), config.entity_size
         epsilon = float(getattr(transformer.config, "layer_norm_eps", None) or 1e-12)
         self.detector, self.projection = nn.Linear(hidden, 3), nn.Linear(2 * hidden, size)
@@ -226,7 +227,7 @@ class EntityMemoryModel(nn.Module):
         return locate_spans(batch, spans).to(detection.device)
 
     def detected_spans(self, batch: PackedBatch, detection: Tensor) -> TokenSpans:
-        """The spans of the most probable label of each token.
+        """The spans of the most probable label of each word's first token.
 
         Args:
             batch: n packed windows.
@@ -236,7 +237,12 @@ class EntityMemoryModel(nn.Module):
         starts, lengths = batch.starts.cpu().numpy(), batch.lengths.cpu().numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return decode_spans(labels[at], Tokens(np.zeros(len(at), np.int32), offsets))
+        labels, ids = labels[at], batch.ids.flatten().cpu().numpy()[at]
+        if self._words is None and self.encoder.tokenizer is not None:
+            self._words = word_pieces(self.encoder.tokenizer)
+        if self._words is not None:
+            labels = whole_words(labels, ids, self._words)
+        return decode_spans(labels, Tokens(ids.astype(np.int32), offsets))
 
     def most_similar(self, queries: Tensor, *, entities_per_part: int = _ENTITIES_PER_PART) -> tuple[Tensor, Tensor]:
         """The entities that are most similar to spans, found in parts of the table, and NIL.

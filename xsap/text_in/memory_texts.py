@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from xsap.encoding.encoder import BLANK_PIECES
 from xsap.encoding.packing import NAMES_PER_BATCH, Tokens
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalize
+from xsap.text_in.words import WORD, kind_of
 
 OUTSIDE, BEGIN, INSIDE = 0, 1, 2  # labels of tokens
 _WORD = re.compile(r"\S+")
@@ -108,6 +110,7 @@ def _pieces(
 ) -> Iterator[tuple[int, list[int], NDArray[np.int64]]]:
     """(number, token ids, (tokens, 2) starts and ends in the text as given) of each text."""
     batch = max(1, NAMES_PER_BATCH // 100)  # texts are longer than names
+    blank = tokenizer.get_vocab().get("\u2581", -1)
     for begin in range(0, len(texts), batch):
         normalized = [normalize_with_offsets(text, policy) for text in texts[begin : begin + batch]]
         encoded = tokenizer(
@@ -119,7 +122,10 @@ def _pieces(
         )
         for i, (text, places) in enumerate(normalized):
             offsets = np.array(encoded["offset_mapping"][i], np.int64).reshape(-1, 2)
-            yield begin + i, encoded["input_ids"][i], _in_original(text, places, offsets)
+            pieces = encoded["input_ids"][i]
+            # SentencePiece says of a blank alone that it is the first character of its word
+            offsets[np.array(pieces, np.int64) == blank, 1] = offsets[np.array(pieces, np.int64) == blank, 0]
+            yield begin + i, pieces, _in_original(text, places, offsets)
 
 
 def _in_original(text: str, places: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -244,6 +250,69 @@ def label_tokens(tokens: Tokens, spans: TokenSpans) -> NDArray[np.int64]:
             labels[start:end] = INSIDE
             labels[start] = BEGIN
     return labels
+
+
+class WordPieces(NamedTuple):
+    """Which token ids are parts of words, as far as the ids themselves tell.
+
+    Attributes:
+        continues: (pieces,) bool, whether a piece goes on with the word of a piece before it that ends in a letter or digit.
+        ends_word_part: (pieces,) bool, whether it ends in a letter or digit.
+        is_blank: (pieces,) bool, whether it is a blank and nothing else.
+    """
+
+    continues: NDArray[np.bool_]
+    ends_word_part: NDArray[np.bool_]
+    is_blank: NDArray[np.bool_]
+
+
+def word_pieces(tokenizer: PreTrainedTokenizerBase) -> WordPieces:
+    """Which pieces of a vocabulary are parts of words: of WordPiece (##), SentencePiece (▁) or byte-level BPE (Ġ).
+
+    Characters of scripts without spaces between words are words of their own.
+    """
+    pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    marked = {mark: any(piece.startswith(mark) for piece in pieces) for mark in ("##", "\u2581", "\u0120")}
+    byte_level = marked["\u0120"] and not marked["\u2581"]
+
+    def in_word(character: str) -> bool:
+        if byte_level and character > "\u007f":  # a byte of a letter, as a rule; blanks are such characters, too
+            return character not in "\u0120\u010a"
+        return character.isalnum() and kind_of(character) == WORD
+
+    if marked["##"] and not (marked["\u2581"] or byte_level):
+        continues = [piece.startswith("##") and in_word(piece[2:3] or " ") for piece in pieces]
+        ends = [in_word(piece[-1:] or " ") for piece in pieces]
+    else:
+        continues = [in_word(piece[:1] or " ") for piece in pieces]
+        ends = [in_word(piece[-1:] or " ") for piece in pieces]
+    special = list(tokenizer.all_special_ids)
+    blank = [not piece.strip(BLANK_PIECES) for piece in pieces]
+    out = WordPieces(np.array(continues, bool), np.array(ends, bool), np.array(blank, bool))
+    out.continues[special] = out.ends_word_part[special] = False
+    return out
+
+
+def whole_words(labels: NDArray[np.int64], ids: NDArray[np.int64], pieces: WordPieces) -> NDArray[np.int64]:
+    """Labels by which a span has whole words: of each word, that of its first token.
+
+    Args:
+        labels: (T,) OUTSIDE, BEGIN or INSIDE of each token.
+        ids: (T,) token ids.
+        pieces: Which are parts of words.
+
+    Returns:
+        (T,) labels; INSIDE for the other tokens of a word whose first token is in a span; a blank is in a span if both its sides are.
+    """
+    inner = pieces.continues[ids]
+    inner[1:] &= pieces.ends_word_part[ids[:-1]]
+    inner[:1] = False
+    at = np.arange(len(ids))
+    first = labels[np.maximum.accumulate(np.where(inner, 0, at))]
+    out = np.where(inner, np.where(first == OUTSIDE, OUTSIDE, INSIDE), labels)
+    before, after = np.concatenate([[OUTSIDE], out[:-1]]), np.concatenate([out[1:], [OUTSIDE]])
+    between = (before != OUTSIDE) & (after == INSIDE)
+    return np.where(pieces.is_blank[ids], np.where(between, INSIDE, OUTSIDE), out)
 
 
 def decode_spans(labels: NDArray[np.int64], tokens: Tokens) -> TokenSpans:
