@@ -1,13 +1,13 @@
 """Cost of re-ranking: what a cross-encoder and late interaction add to the time of retrieval, for the same mentions in one run.
 
-An untrained cross-encoder costs as much as a trained one. Mentions are names of the index, each in a context of other names that fills the
-window, so the figures are those of the longest inputs.
+An untrained cross-encoder costs as much as a trained one. Mentions are those of a file, with their contexts; without one they are names of the
+index, each in a context of other names that fills the window, so the figures are those of the longest inputs.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from benchmarks.speed.harness import (
 )
 from xsap.errors import ConfigError
 from xsap.terminal import MovedModel
+
+if TYPE_CHECKING:
+    from xsap.linking.linker import Linker
 
 MOST = {"cross-encoder": 20.0, "late interaction": 3.0}
 """The time of re-ranking, divided by that of retrieval, at most."""
@@ -63,7 +66,14 @@ class RerankCost:
 
 
 def compare_reranking(
-    index: Path, *, mentions: int, rounds: int, top: int, model: str | None = None, reranker: Path | None = None
+    index: Path,
+    *,
+    mentions: int,
+    rounds: int,
+    top: int,
+    model: str | None = None,
+    reranker: Path | None = None,
+    file: Path | None = None,
 ) -> RerankCost:
     """Time linking without re-ranking, with late interaction and with a cross-encoder, interleaved.
 
@@ -74,11 +84,11 @@ def compare_reranking(
         top: Candidates that are re-ranked.
         model: The index's model, if it was moved.
         reranker: A trained cross-encoder; None for an untrained one on the index's model.
+        file: Mentions with contexts; None for names of the index.
 
     Raises:
-        ConfigError: The index has too few names.
+        ConfigError: The file or the index has too few mentions.
     """
-    import numpy as np
     import torch
 
     from xsap.encoding.encoder import Encoder
@@ -90,9 +100,6 @@ def compare_reranking(
 
     plain = Linker.load(index, model=model, device="cpu", rerank="none")
     assert isinstance(plain.encoder, Encoder), "Linker.load opens no other"
-    names = plain.index.names["name"].to_pylist()
-    if len(names) < mentions:
-        raise ConfigError(f"expected an index with at least {mentions:,} names, found {len(names):,}")
     if reranker is None:
         location = str(model or plain.index.model.path)
         encoder = Encoder.from_pretrained(location, pooling=plain.encoder.pooling, device="cpu")
@@ -103,17 +110,7 @@ def compare_reranking(
     linkers = {"retrieval": plain} | {
         name: Linker(plain.encoder, plain.index, reranker=each, rerank_top=top) for name, each in rerankers.items()
     }
-    random = np.random.default_rng(SEED)
-    batches = []
-    for _ in range(rounds + 1):
-        asked = [names[i] for i in random.choice(len(names), mentions, replace=False)]
-        around = random.choice(len(names), (mentions, NAMES_IN_CONTEXT))
-        half = NAMES_IN_CONTEXT // 2
-        contexts = [
-            " ".join([*(names[i] for i in row[:half]), mention, *(names[i] for i in row[half:])])
-            for mention, row in zip(asked, around.tolist(), strict=True)
-        ]
-        batches.append((asked, contexts))
+    batches = _draw(plain, file, mentions, rounds + 1)
     seconds = time_interleaved(
         {
             name: lambda batch, each=linker: each.link(batch[0], ANSWERS, context=batch[1])  # type: ignore[misc]
@@ -134,6 +131,35 @@ def compare_reranking(
         describe_machine(torch.device("cpu")), mentions, rounds, top, windows.context_tokens, windows.candidate_tokens,
         retrieval, added,
     )  # fmt: skip
+
+
+def _draw(linker: "Linker", file: Path | None, mentions: int, batches: int) -> list[tuple[list[str], list[Any]]]:
+    """Batches of different mentions, each with its context."""
+    import numpy as np
+
+    from xsap.exchange.decided_mentions import read_gold
+    from xsap.linking.mention_context import contexts_in
+
+    table = None if file is None else read_gold(file)
+    names = (linker.index.names["name"] if table is None else table["mention"]).to_pylist()
+    if len(names) < mentions:
+        raise ConfigError(
+            f"expected at least {mentions:,} {'names in the index' if table is None else 'mentions'}, found {len(names):,}"
+        )
+    random, half, drawn = np.random.default_rng(SEED), NAMES_IN_CONTEXT // 2, []
+    contexts: list[Any] = [] if table is None else contexts_in(table)
+    for _ in range(batches):
+        chosen = random.choice(len(names), mentions, replace=False).tolist()
+        if table is None:
+            around = random.choice(len(names), (mentions, NAMES_IN_CONTEXT)).tolist()
+            own: list[Any] = [
+                " ".join([*(names[i] for i in row[:half]), names[at], *(names[i] for i in row[half:])])
+                for at, row in zip(chosen, around, strict=True)
+            ]
+        else:
+            own = [contexts[i] for i in chosen]
+        drawn.append(([names[i] for i in chosen], own))
+    return drawn
 
 
 def to_text(result: RerankCost) -> str:
@@ -157,11 +183,16 @@ def speed_rerank(
     reranker: Annotated[
         Path | None, typer.Option(help="Folder of a re-ranker; by default an untrained one on the index's model.")
     ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Mentions with contexts; by default names of the index in long contexts.")
+    ] = None,
     mentions: Annotated[int, typer.Option(min=1, help="Mentions of a round.")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
     top: Annotated[int, typer.Option(min=2, help="Candidates that are re-ranked.")] = 16,
     json_to: Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")] = None,
 ) -> None:
     """Compare re-ranking with retrieval, on the CPU. Exit code 3 for a missed target."""
-    result = compare_reranking(index, mentions=mentions, rounds=rounds, top=top, model=model, reranker=reranker)
+    result = compare_reranking(
+        index, mentions=mentions, rounds=rounds, top=top, model=model, reranker=reranker, file=file
+    )
     finish(result, to_text, json_to=json_to, targets=result.targets)

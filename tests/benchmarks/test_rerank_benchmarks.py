@@ -37,6 +37,8 @@ def test_cost_is_what_rerankers_add_to_retrieval_in_one_run(made):
     assert found.retrieval > 0
     assert {each.limit for each in found.targets} == set(MOST.values())
     assert "12 mentions, the first 4 candidates of each" in to_text(found)
+    of_file = compare_reranking(made / "index", mentions=12, rounds=1, top=4, file=made / "mentions.tsv")
+    assert of_file.retrieval > 0
     with pytest.raises(ConfigError, match="at least 1,000 names"):
         compare_reranking(made / "index", mentions=1000, rounds=1, top=4)
 

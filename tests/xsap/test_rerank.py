@@ -89,7 +89,7 @@ def scorers(folders):
 
 
 def candidate(number, score, name="pain"):
-    return RerankCandidate(f"C{number}", name, (f"{name} {number}",), ("T184",), "", score, "similar")
+    return RerankCandidate(f"C{number}", name, name, (f"{name} {number}",), ("T184",), "", score, "similar")
 
 
 def query_of(names, context=None):
@@ -196,7 +196,7 @@ def test_the_mention_is_marked_in_a_window_of_tokens(folders):
 
 def test_candidate_text_has_preferred_name_types_nearest_names_and_definition():
     whole = RerankCandidate(
-        "C1", "multiple sclerosis", ("MS", "disseminated"), ("T047",), "a disease of nerves", 0.5, "exact"
+        "C1", "multiple sclerosis", "MS", ("MS", "disseminated"), ("T047",), "a disease of nerves", 0.5, "exact"
     )
     assert candidate_text(whole) == "multiple sclerosis (T047) | MS | disseminated: a disease of nerves"
     assert candidate_text(whole._replace(preferred_name="", names=("MS",), semantic_types=(), definition="")) == "MS"
@@ -217,6 +217,11 @@ def test_a_reranker_gets_the_names_nearest_to_the_mention_and_the_context(folder
     first = {each.concept_id: each for each in asked[0].candidates}
     assert first["C1"].names[0] == "MS"
     assert first["C1"].match == "exact"
+    assert first["C1"].matched_name == "MS"
+    for each, shown in zip(
+        Linker(linker.encoder, linker.index).link(["MS"], 7)[0].candidates, asked[0].candidates, strict=True
+    ):
+        assert (each.concept_id, each.matched_name) == (shown.concept_id, shown.matched_name)
     assert set(first["C3"].names) == {"MR", "leaking mitral valve"}
     vectors = linker.encoder.encode(["MS", "MR", "leaking mitral valve"])
     nearest = ["MR", "leaking mitral valve"][int(np.argmax(vectors[1:] @ vectors[0]))]
@@ -297,7 +302,7 @@ def test_a_service_gets_the_documented_json_and_is_named_once(folders, service, 
     told = [record.message for record in caplog.records if "re-ranking" in record.message]
     assert told == [
         f"re-ranking: {address.removeprefix('http://')} gets each mention, its language and its context, and of each candidate "
-        "concept_id, preferred_name, names, semantic_types, definition, score, match"
+        "concept_id, preferred_name, matched_name, names, semantic_types, definition, score, match"
     ]
 
 

@@ -51,28 +51,16 @@ class LateInteraction:
         return f"late {self.layers} {self.weight:g}"
 
     def score(self, queries: Sequence[RerankQuery]) -> Sequence[Sequence[float]]:
-        """(1 - weight) · retrieval score + weight · the best interaction with the matched and the preferred name."""
-        names = [
-            [*dict.fromkeys([*each.names[:1], each.preferred_name])] for query in queries for each in query.candidates
-        ]
+        """(1 - weight) · retrieval score + weight · interaction with the matched name."""
+        names = [each.matched_name for query in queries for each in query.candidates]
         mentions = [query.mention for query in queries for _ in query.candidates]
-        number = {
-            name: i for i, name in enumerate(dict.fromkeys([*mentions, *(name for own in names for name in own)]))
-        }
-        transformer = lowest_layers(
-            self.encoder.transformer, min(self.layers, self.encoder.transformer.config.num_hidden_layers)
-        )
-        vectors = token_vectors(self.encoder, list(number), transformer)
-        left = np.array([number[mention] for mention, own in zip(mentions, names, strict=True) for _ in own], np.int64)
-        right = np.array([number[name] for own in names for name in own], np.int64)
-        found = interactions(vectors, left, right).tolist()
-        best, at = [], 0
-        for own in names:
-            best.append(max(found[at : at + len(own)]))
-            at += len(own)
-        flat = iter(best)
+        number = {name: i for i, name in enumerate(dict.fromkeys([*mentions, *names]))}
+        layers = min(self.layers, self.encoder.transformer.config.num_hidden_layers)
+        vectors = token_vectors(self.encoder, list(number), lowest_layers(self.encoder.transformer, layers))
+        left, right = (np.array([number[text] for text in texts], np.int64) for texts in (mentions, names))
+        found = iter(interactions(vectors, left, right).tolist())
         return [
-            [(1 - self.weight) * each.score + self.weight * next(flat) for each in query.candidates]
+            [(1 - self.weight) * each.score + self.weight * next(found) for each in query.candidates]
             for query in queries
         ]
 

@@ -25,7 +25,8 @@ class RerankCandidate(NamedTuple):
     Attributes:
         concept_id: Its id.
         preferred_name: Its preferred name.
-        names: Others of its names, the nearest to the mention first; the first one is the name that was matched.
+        matched_name: Its name that the retriever matched.
+        names: Its names other than the preferred one, the matched one first, then the nearest to the mention.
         semantic_types: Its semantic types.
         definition: What it is; empty if the terminology does not say it.
         score: Of the retriever.
@@ -34,6 +35,7 @@ class RerankCandidate(NamedTuple):
 
     concept_id: str
     preferred_name: str
+    matched_name: str
     names: tuple[str, ...]
     semantic_types: tuple[str, ...]
     definition: str

@@ -102,6 +102,7 @@ class CandidateTexts:
             RerankCandidate(
                 ids[i],
                 _first_shown([preferred[i], *near[i]], excluded[number]),
+                _first_shown([flat_matched[i], *near[i], preferred[i]], excluded[number]),
                 _shown(preferred[i], [flat_matched[i], *near[i]], excluded[number]),
                 tuple(types[i]),
                 definitions[i],
@@ -119,7 +120,7 @@ class CandidateTexts:
 
 
 def _first_shown(names: Sequence[str], excluded: str | None) -> str:
-    """The preferred name, or the nearest name if that one equals the mention and is hidden; the concept's last one if all do."""
+    """The first name that does not equal the mention where that is hidden; empty if all do."""
     if excluded is None:
         return names[0]
     return next((name for name in names if normalize(name, EXACT_MATCH) != excluded), "")

@@ -3,8 +3,8 @@
 Neither is ever used unless it is asked for. A service gets `POST` requests with JSON:
 
     {"queries": [{"mention": "MS", "language": "en", "context": {"text": "…", "start": 10, "end": 12},
-                  "candidates": [{"concept_id": "…", "preferred_name": "…", "names": ["…"], "semantic_types": ["…"],
-                                  "definition": "…", "score": 0.83, "match": "similar"}]}]}
+                  "candidates": [{"concept_id": "…", "preferred_name": "…", "matched_name": "…", "names": ["…"],
+                                  "semantic_types": ["…"], "definition": "…", "score": 0.83, "match": "similar"}]}]}
 
 and answers `{"scores": [[0.2, …]]}`: for each query a list with a finite number for each candidate, higher is better. `context` is null
 where there is none, as are its start and end where they are not known. What is sent, and to which host, is logged before the first request.

@@ -165,7 +165,7 @@ def _with_hidden_names(
         for c, name in enumerate(own):
             if query is not None and normalize(name, EXACT_MATCH) == form:
                 each = query.candidates[c]
-                changed.append((q, c, each.names[0] if each.names else each.preferred_name))
+                changed.append((q, c, each.matched_name))
     scores = _scores([queries[q].mention for q, _, _ in changed], [name for _, _, name in changed], vectors[[q for q, _, _ in changed]], linker)  # type: ignore[union-attr]  # fmt: skip
     new = {(q, c): (score, name) for (q, c, name), score in zip(changed, scores, strict=True)}
     result: list[RerankQuery | None] = []
