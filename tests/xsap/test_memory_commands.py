@@ -1,12 +1,14 @@
 """Commands of an entity memory: silver mentions, training, another index, and texts that a memory annotates."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.fixtures.commands import ROOT
 from tests.fixtures.encoders import TRAIN_TOKENIZER, tiny_encoder
 from tests.fixtures.memories import index_of
 from xsap import Encoder
@@ -14,6 +16,7 @@ from xsap.terms.mentions import read_mentions
 from xsap.text_in.memory import EntityMemoryModel
 from xsap.text_in.memory_annotate import annotate_with_memory
 from xsap.text_in.memory_answers import NO_ENTITY, MemoryAnnotator
+from xsap.text_in.memory_heads import MemoryTagger
 
 TERMS = {"C1": ["fever"], "C2": ["cough"], "C3": ["chest pain"], "C4": ["acute kidney failure"], "C5": ["rash"]}
 OTHERS = {"D1": ["gastric ulcer"], "D2": ["broken leg"], "D3": ["burn"], "C1": ["fever"], "D5": ["stroke"]}
@@ -135,6 +138,17 @@ def test_given_spans_are_linked_by_a_memory(trained: Path) -> None:
             assert bool(span.result.candidates) == (span.result.reason is None)
             assert span.result.reason in (None, NO_ENTITY)
             assert span.result.mention == each.text[span.start : span.end]
+
+
+def test_python_blocks_of_the_documentation_run(trained: Path, folder: Path, run_here: Run) -> None:
+    page = (ROOT / "docs" / "entity-memory.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    of_a_run = [block for block in blocks if "RUN/" in block]
+    assert len(of_a_run) == 2
+    for block in of_a_run:
+        done = run_here("-c", block.replace("RUN/", f"{trained.parent}/"))
+        assert done.returncode == 0, done.stderr
+    assert MemoryTagger.load(trained.parent / "tagger").tags.types == ["DISO"]
 
 
 def test_settings_of_a_memory_are_listed_within_80_columns(run_here: Run) -> None:

@@ -12,11 +12,11 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from tests.fixtures.examples import examples
 from tests.fixtures.memories import new_memory, tiny_memory
 from xsap.encoding.packing import pack
-from xsap.errors import ArtifactError
+from xsap.errors import ArtifactError, DataError
 from xsap.text_in.memory import locate_spans
 from xsap.text_in.memory_heads import MemoryTagger, RelationClassifier, TagSet, TypedSpan, entity_scores
 from xsap.text_in.memory_texts import TokenSpans, find_token_spans, tokenize_texts
-from xsap.training.memory_heads import HeadSettings, RelatedSpans, TaggedTexts, fine_tune, predict_relations
+from xsap.training.memory_heads import HeadSettings, fine_tune, predict_relations, related_spans, tagged_texts
 
 TAGS = TagSet(["DISO", "PROC"])
 sequences = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
@@ -82,14 +82,9 @@ def test_tagger_learns_types_and_is_saved(tmp_path: Path) -> None:
     memory = new_memory()
     texts, gold = tagged()
     tagger = MemoryTagger(memory, list(TYPES.values()))
-    tokenized = tokenize_texts(texts, memory.encoder.tokenizer, memory.encoder.policy, 24)
-    places = [[number, span.start, span.end] for number, own in enumerate(gold) for span in own]
-    types = [span.type for own in gold for span in own]
-    spans, rows = find_token_spans(tokenized, np.array(places))
-    tags = tagger.tags.encode(tokenized.tokens, spans, [types[row] for row in rows])
     before = entity_scores(gold, tagger.predict(texts)).f1
     how = HeadSettings(epochs=12, windows=8, learning_rate=5e-3, head_learning_rate=1e-2)
-    fine_tune(tagger, TaggedTexts(tokenized.tokens, tags), tmp_path / "run", how)
+    fine_tune(tagger, tagged_texts(tagger, texts, gold), tmp_path / "run", how)
     after = entity_scores(gold, tagger.predict(texts, tokens_per_batch=30)).f1
     assert before < 0.6 < 0.95 < after
     tagger.save(tmp_path / "tagger")
@@ -104,24 +99,36 @@ def test_relations_are_learned_and_saved(tmp_path: Path) -> None:
     texts = [
         f"{a} and {b}" for a in ("fever", "cough", "rash") for b in ("kidney failure", "chest pain", "heart attack")
     ] * 2
-    tokenized = tokenize_texts(texts, memory.encoder.tokenizer, memory.encoder.policy, 24)
-    sides = []
+    sides: list[list[tuple[int, int]]] = []
     for turned in (False, True):
         places = []
         for number, text in enumerate(texts):
-            first, second = [number, 0, text.index(" ")], [number, text.index(" and ") + 5, len(text)]
+            first, second = (0, text.index(" ")), (text.index(" and ") + 5, len(text))
             places.append(second if (number >= 9) != turned else first)
-        sides.append(find_token_spans(tokenized, np.array(places))[0])
-    numbers = (np.arange(18) >= 9).astype(np.int64)
-    related = RelatedSpans(tokenized.tokens, sides[0], sides[1], numbers)
+        sides.append(places)
     head = RelationClassifier(memory, ["after", "before"])
+    expected = [head.relations[int(number >= 9)] for number in range(18)]
+    related = related_spans(head, texts, *sides, expected)
     fine_tune(
         head, related, tmp_path / "run", HeadSettings(epochs=40, windows=6, learning_rate=3e-3, head_learning_rate=1e-2)
     )
-    expected = [head.relations[number] for number in numbers]
     assert list(predict_relations(head, related, pairs_per_batch=5)) == expected
     head.save(tmp_path / "head")
-    assert list(predict_relations(RelationClassifier.load(tmp_path / "head"), related)) == expected
+    loaded = RelationClassifier.load(tmp_path / "head")
+    assert list(predict_relations(loaded, related_spans(loaded, texts, *sides))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "tail", "message"),
+    [
+        ("fever and cough " * 10, (10, 15), "must have at most 24 tokens, found a longer one: text 1 of 2"),
+        ("fever and cough", (5, 6), r"each text must have both spans, found none at \(5, 6\) in text 1"),
+    ],
+)
+def test_pair_that_is_not_in_one_window_is_refused(text: str, tail: tuple[int, int], message: str) -> None:
+    head = RelationClassifier(new_memory(), ["after", "before"])
+    with pytest.raises(DataError, match=message):
+        related_spans(head, ["fever and cough", text], [(0, 5)] * 2, [(10, 15), tail])
 
 
 def test_relation_logits_are_those_of_the_states_of_both_spans() -> None:

@@ -12,21 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
 
 from tests.fixtures.commands import ROOT
 from tests.fixtures.encoders import TRAIN_TOKENIZER, tiny_encoder
-from tests.fixtures.memories import index_of, random_table, tiny_memory
+from tests.fixtures.memories import CONFIG, index_of, random_table, tiny_memory
 from xsap import Encoder
-from xsap.encoding.packing import Tokens
+from xsap.encoding.packing import Tokens, pack
 from xsap.errors import ConfigError, DataError
 from xsap.settings_files import recipe_names
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.text_in.memory import NIL, EntityMemoryModel
 from xsap.text_in.memory_annotate import annotate_with_memory
-from xsap.text_in.memory_texts import TokenSpans
+from xsap.text_in.memory_texts import BEGIN, NO_LABEL, OUTSIDE, TokenSpans
 from xsap.training.memory_corpus import NOT_LINKED, build_corpus
 from xsap.training.memory_losses import LossWeights, Masking, MemoryLosses, make_memory_batch, mask_tokens
-from xsap.training.memory_run import MemoryStep, train_memory
+from xsap.training.memory_run import MemoryStep, TrimmedVocabulary, train_memory
 from xsap.training.memory_settings import describe_memory_settings, load_memory_settings
 
 TERMS = {
@@ -113,28 +115,91 @@ def run(inputs: dict[str, Path], output: Path, *more: str) -> list[dict]:
 def test_every_row_is_used_or_counted(encoder: Encoder) -> None:
     text = "fever and pain"
     table = build_mentions(
-        ["fever", "fever", "pain", "fever", "pain", "cough", "and", "fever"],
-        ["en"] * 8,
-        [["C1"], ["C1"], ["C9", "C3"], ["C1"], [], ["C2"], ["C9"], ["C1"]],
-        context=[text, text, text, None, "no pain", text, text, text],
-        start=[0, 0, 10, 0, 3, 10, 6, 0],
-        end=[5, 5, 14, 5, 7, 14, 9, 50],
-        document_id=["a", "a", "a", "a", "b", "a", "a", "a"],
+        ["fever", "fever", "pain", "fever", "pain", "cough", "and", "fever", "no"],
+        ["en"] * 9,
+        [["C1"], ["C1"], ["C9", "C3"], ["C1"], [], ["C2"], ["C9"], ["C1"], ["C1", "C9", "C2"]],
+        context=[text, text, text, None, "no pain", text, text, text, "no pain"],
+        start=[0, 0, 10, 0, 3, 10, 6, 0, 0],
+        end=[5, 5, 14, 5, 7, 14, 9, 50, 2],
+        document_id=["a", "a", "a", "a", "b", "a", "a", "a", "b"],
     )
     entities = pa.table({"concept_id": [*TERMS], "preferred_name": [*TERMS]})
     corpus = build_corpus(table, encoder, dataclasses.replace(random_table(6), entities=entities), 24)
-    assert corpus.rows.tolist() == [0, 6, 2, 4]
-    assert corpus.entities.tolist() == [0, NOT_LINKED, 2, NIL]
+    assert corpus.rows.tolist() == [0, 6, 2, 8, 4]
+    assert corpus.entities.tolist() == [0, NOT_LINKED, 2, NOT_LINKED, NIL]
     assert corpus.documents == ["a", "b"]
     assert corpus.counts == {
         "marked again": 1,
         "without context, start and end": 1,
         "not at its place in the context": 2,
         "mentions of concepts that the memory does not have": 1,
+        "mentions of several concepts": 1,
         "mentions without concepts": 1,
     }
     characters = corpus.texts.characters(corpus.spans).tolist()
-    assert characters == [[0, 0, 5], [0, 6, 9], [0, 10, 14], [1, 3, 7]]
+    assert characters == [[0, 0, 5], [0, 6, 9], [0, 10, 14], [1, 0, 2], [1, 3, 7]]
+
+
+def test_tokens_of_a_mention_that_is_dropped_have_no_label(encoder: Encoder) -> None:
+    """A mention in two pieces: its words, but not those between them, nor those that are a mention of their own; and one that two windows cut."""
+    text = "the patient has acute cough and kidney failure and fever"
+    table = build_mentions(
+        ["acute failure", "failure"],
+        ["en"] * 2,
+        [["C4"], ["C9"]],
+        context=[text] * 2,
+        start=[text.index("acute"), text.index("failure")],
+        end=[text.index("failure") + 7] * 2,
+    )
+    corpus = build_corpus(table, encoder, random_table(), 64)
+    assert corpus.counts["in several pieces"] == 1
+    tokens, texts = corpus.texts.tokens, corpus.texts
+    assert len(tokens) == 1
+    label_of = {
+        text[start:end]: label
+        for start, end, label in zip(texts.starts.tolist(), texts.ends.tolist(), corpus.labels.tolist(), strict=True)
+        if end > start
+    }
+    assert label_of["acute"] == NO_LABEL
+    assert label_of["failure"] == BEGIN
+    assert {label_of[word] for word in ("patient", "cough", "and", "kidney", "fever")} == {OUTSIDE}
+    cut = build_mentions(
+        ["fever"] + [text], ["en"] * 2, [["C1"]] * 2, context=[text] * 2, start=[text.index("fever"), 0], end=[len(text)] * 2
+    )
+    corpus = build_corpus(cut, encoder, random_table(), 8)
+    assert corpus.counts["without tokens in one window"] == 1
+    inner = np.ones(len(corpus.labels), bool)
+    inner[corpus.texts.tokens.offsets[:-1]] = inner[corpus.texts.tokens.offsets[1:] - 1] = False
+    assert sorted(set(corpus.labels[inner].tolist())) == [NO_LABEL, BEGIN]
+    assert set(corpus.labels[~inner].tolist()) == {OUTSIDE}
+
+
+def test_a_step_counts_the_tokens_that_have_a_label(encoder: Encoder) -> None:
+    """The loss of detection is a mean over them, whatever the number of windows of a step is."""
+    text = "acute cough and kidney failure and fever"
+    table = build_mentions(
+        ["acute failure", "fever"],
+        ["en"] * 2,
+        [["C4"], ["C1"]],
+        context=[text] * 2,
+        start=[0, text.index("fever")],
+        end=[text.index("failure") + 7, len(text)],
+    )
+    memory = EntityMemoryModel(copy.deepcopy(encoder), random_table(), CONFIG)
+    corpus = build_corpus(table, memory.encoder, memory.table, 64)
+    vocabulary = TrimmedVocabulary.trim(memory, corpus)
+    step = MemoryStep(
+        Accelerator(cpu=True), vocabulary.renumber(corpus), 1, 0, 0.15, LossWeights(0, 1, 0), vocabulary
+    )
+    losses = MemoryLosses(memory.eval(), weights=LossWeights(0, 1, 0))
+    _, counts = step.gradients(losses, 0)
+    ids = step._mask(0, 0).ids
+    with torch.no_grad():
+        logits = memory(pack(Tokens(ids, corpus.texts.tokens.offsets))).detection[0]
+    labeled = np.flatnonzero(corpus.labels != NO_LABEL)[1:-1]
+    assert len(corpus.labels) - 2 - len(labeled) == 2
+    expected = F.cross_entropy(logits[labeled], torch.from_numpy(corpus.labels[labeled]))
+    assert counts["detection"] == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_mentions_without_text_are_refused(encoder: Encoder) -> None:
@@ -176,11 +241,11 @@ def make_batch(memory: EntityMemoryModel, totals: list[int]) -> tuple:
     return batch, spans, labels, ids
 
 
-@pytest.mark.parametrize("softmax", ["batch", "full"])
-def test_losses_match_plain_loops(softmax: str) -> None:
+@pytest.mark.parametrize(("softmax", "part"), [("batch", 9), ("full", 9), ("full", 4), ("full", 1)])
+def test_losses_match_plain_loops(softmax: str, part: int) -> None:
     memory = tiny_memory(table=random_table(9)).double()
     batch, spans, labels, _ = make_batch(memory, [2, 6, 3])
-    losses = MemoryLosses(memory, softmax)(batch)  # type: ignore[arg-type]
+    losses = MemoryLosses(memory, softmax, entities_per_part=part)(batch)  # type: ignore[arg-type]
     output = memory(batch.packed, batch.spans)
     starts = batch.packed.starts.tolist()
     states, detection = output.states.flatten(0, 1), output.detection.flatten(0, 1)
@@ -200,8 +265,10 @@ def test_losses_match_plain_loops(softmax: str) -> None:
         linking = linking + torch.stack(list(scores.values())).logsumexp(0) - scores[gold]
     expected = torch.stack([language / 2, detected / 6, linking / 3])
     torch.testing.assert_close(losses, expected, atol=1e-9, rtol=1e-9)
+    of_loops = torch.autograd.grad(expected.sum(), list(memory.parameters()), allow_unused=True, materialize_grads=True)
     losses.sum().backward()
-    assert all(p.grad is not None for p in memory.parameters())
+    for parameter, gradient in zip(memory.parameters(), of_loops, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-9, rtol=1e-9)
 
 
 def test_loss_with_weight_zero_is_not_computed() -> None:

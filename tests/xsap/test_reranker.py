@@ -201,6 +201,10 @@ def test_silver_mentions_are_names_of_one_concept_and_documents_are_accounted_fo
     assert (counts.documents.rows_in, counts.documents.kept) == (4, 2)
     assert counts.documents.dropped == {"no name in it": 1, "no mention kept": 1}
     assert counts.mentions.dropped == {SEVERAL_CONCEPTS: 2, "concept has enough mentions": 1}
+    everything, counts = silver_mentions(linker, [documents], per_concept=None, ambiguous=True)
+    assert everything["mention"].to_pylist() == [names[0], short, names[1], names[1], names[1], short]
+    assert [len(each) > 1 for each in everything["concept_ids"].to_pylist()] == [False, True, False, False, False, True]
+    assert counts.mentions.dropped == {}
 
 
 def test_documents_are_not_split_between_training_and_test(made):

@@ -20,16 +20,13 @@ def silver(
     out: Annotated[Path, typer.Option(help="File of mentions to write, .tsv or .parquet.")],
     column: Annotated[str | None, typer.Option(help="Column with the texts; by default 'text'.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of all texts, such as de.")] = None,
-    per_concept: Annotated[
-        int, typer.Option(min=1, help="Mentions of a concept to keep, the first ones; more are dropped.")
-    ] = 1000,
     model: MovedModel = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find names of an index in texts, as mentions to train on.
 
-    Only names of a single concept count. Every document is accounted for. The
-    output is a table of mentions, each with its sentence.
+    The output is a table of mentions, each with its sentence and its concept; a
+    name of several concepts has all of them. Every document is accounted for.
     """
     check_new_file(out, overwrite=overwrite)
     from xsap.terms.mentions import write_mentions
@@ -41,7 +38,8 @@ def silver(
         from xsap.training.silver_mentions import silver_mentions
 
         linker = Linker.load(index, model=model)
-    mentions, counts = silver_mentions(linker, documents.chunks(DOCUMENTS_PER_CHUNK), per_concept=per_concept)
+    # a name that is left out would be learned to be no mention
+    mentions, counts = silver_mentions(linker, documents.chunks(DOCUMENTS_PER_CHUNK), per_concept=None, ambiguous=True)
     if not mentions.num_rows:
         raise ConfigError(f"{documents.where}: expected names of {index}, found none; {'; '.join(counts.lines())}")
     write_mentions(mentions, out)

@@ -21,6 +21,7 @@ from xsap.text import TextPolicy, normalize
 from xsap.text_in.words import WORD, kind_of
 
 OUTSIDE, BEGIN, INSIDE = 0, 1, 2  # labels of tokens
+NO_LABEL = -100  # of a token of which it is not known whether it is part of a mention
 _WORD = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?;\n。！？；।؟۔]")
 
@@ -237,6 +238,16 @@ def _tokens_within(texts: TokenizedTexts, window: int, start: int, end: int) -> 
     starts, ends = texts.starts[low:high], texts.ends[low:high]
     inside = np.flatnonzero((starts < end) & (ends > start) & (ends > starts))
     return (window, int(inside[0]) + 1, int(inside[-1]) + 2) if len(inside) else None
+
+
+def tokens_of_places(texts: TokenizedTexts, characters: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(T,) which tokens overlap places in texts, in whatever windows; characters: (k, 3) the text, start and end of each place."""
+    windows = np.searchsorted(texts.sources, np.stack([characters[:, 0], characters[:, 0] + 1]))
+    found = np.zeros(len(texts.tokens.ids), bool)
+    for low, high, (_, start, end) in zip(*texts.tokens.offsets[windows].tolist(), characters.tolist(), strict=True):
+        starts, ends = texts.starts[low:high], texts.ends[low:high]
+        found[low:high] |= (starts < end) & (ends > start) & (ends > starts)
+    return found
 
 
 def label_tokens(tokens: Tokens, spans: TokenSpans) -> NDArray[np.int64]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xsap.encoding.packing import Tokens, pack
+from xsap.errors import DataError
 from xsap.text_in.memory import locate_spans
-from xsap.text_in.memory_heads import MemoryTagger, RelationClassifier
-from xsap.text_in.memory_texts import TokenSpans
+from xsap.text_in.memory_heads import MemoryTagger, RelationClassifier, TypedSpan
+from xsap.text_in.memory_texts import TokenSpans, find_token_spans, tokenize_texts
 from xsap.training.run_folder import make_run_folder
 from xsap.training.sampling import Stream, mix, permute
 from xsap.training.trainer import Trainer, schedule
@@ -37,6 +38,61 @@ class RelatedSpans(NamedTuple):
     heads: TokenSpans
     tails: TokenSpans
     relations: NDArray[np.int64]
+
+
+def tagged_texts(tagger: MemoryTagger, texts: Sequence[str], entities: Sequence[Sequence[TypedSpan]]) -> TaggedTexts:
+    """Texts with their entities, as a tagger learns them.
+
+    Args:
+        tagger: The tagger, which has the types.
+        texts: The texts as given.
+        entities: Of each text, in characters; one without tokens in one window is left out.
+    """
+    memory = tagger.memory
+    tokenized = tokenize_texts(texts, memory.encoder.tokenizer, memory.encoder.policy, memory.config.max_tokens)
+    rows = [(number, *entity) for number, own in enumerate(entities) for entity in own]
+    places = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
+    spans, found = find_token_spans(tokenized, places)
+    return TaggedTexts(tokenized.tokens, tagger.tags.encode(tokenized.tokens, spans, [rows[i][3] for i in found]))
+
+
+def related_spans(
+    head: RelationClassifier,
+    texts: Sequence[str],
+    heads: Sequence[tuple[int, int]],
+    tails: Sequence[tuple[int, int]],
+    relations: Sequence[str] | None = None,
+) -> RelatedSpans:
+    """Texts with a pair of spans each, as a relation classifier learns and predicts them; a text with several pairs comes once for each.
+
+    Args:
+        head: The classifier, which has the relations.
+        texts: The texts as given.
+        heads: (start, end) of the first span of each, in characters.
+        tails: Of the second one.
+        relations: The relation of each pair; None to predict it.
+
+    Raises:
+        DataError: A text is longer than the memory's windows, or a span has no tokens.
+    """
+    memory = head.memory
+    tokenized = tokenize_texts(texts, memory.encoder.tokenizer, memory.encoder.policy, memory.config.max_tokens)
+    split = np.flatnonzero(np.bincount(tokenized.sources, minlength=len(texts)) != 1)
+    if len(split):
+        raise DataError(
+            f"a text of two related spans must have at most {memory.config.max_tokens} tokens, found a longer one: text "
+            f"{split[0]} of {len(texts)}; give the sentences that have both spans"
+        )
+    sides = []
+    for places in (heads, tails):
+        numbered = np.array([(number, *place) for number, place in enumerate(places)], np.int64).reshape(-1, 3)
+        spans, found = find_token_spans(tokenized, numbered)
+        if len(found) < len(texts):
+            missing = np.setdiff1d(np.arange(len(texts)), found)[0]
+            raise DataError(f"each text must have both spans, found none at {places[missing]} in text {missing}")
+        sides.append(spans)
+    numbers = np.array([head.relations.index(each) for each in relations or head.relations[:1] * len(texts)], np.int64)
+    return RelatedSpans(tokenized.tokens, sides[0], sides[1], numbers)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The three losses of an entity memory: masked language model, detection of mentions, linking (Yuan et al., BioNLP 2021, section 3.3).
 
 Each is a mean over all tokens or spans of a step, whatever process computes them. The softmax of linking is taken over the entities of the step,
-those most similar to each span, and NIL; or over the whole table, in parts.
+those most similar to each span, and NIL; or over the whole table, in parts. What differs from the paper: single tokens are masked, as in BERT,
+not whole entities; logits of linking are cosines times a learned scale; mentions of no entity are linked to NIL, whose vector is learned; tokens of
+which it is not known whether they are a mention have no loss of detection; and the language model predicts pieces that occur in the texts alone.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -16,10 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from xsap.encoding.packing import PackedBatch, Tokens, pack
 from xsap.text_in.memory import NIL, EntityMemoryModel, SpanPositions, locate_spans
-from xsap.text_in.memory_texts import TokenSpans
+from xsap.text_in.memory_texts import NO_LABEL, TokenSpans
 
 Softmax = Literal["batch", "full"]
-_NO_LABEL = -100
 _ENTITIES_PER_PART = 1 << 14
 
 
@@ -38,7 +39,7 @@ class MemoryBatch:
     Attributes:
         packed: The windows, with masked tokens.
         spans: The spans that entities are added to.
-        labels: (r · s,) label of each position; -100 where there is none.
+        labels: (r · s,) label of each position; NO_LABEL where there is none, or none is known.
         masked: (k,) positions of masked tokens.
         originals: (k,) their ids.
         linked: (l,) which spans have a known entity, or NIL.
@@ -70,13 +71,20 @@ class MemoryLosses(nn.Module):
         memory: The memory.
         softmax: Over which entities the softmax of linking is taken.
         weights: Of the losses.
+        entities_per_part: Entities of the whole table that are compared at a time, which bounds memory.
     """
 
     def __init__(
-        self, memory: EntityMemoryModel, softmax: Softmax = "batch", weights: LossWeights | None = None
+        self,
+        memory: EntityMemoryModel,
+        softmax: Softmax = "batch",
+        weights: LossWeights | None = None,
+        *,
+        entities_per_part: int = _ENTITIES_PER_PART,
     ) -> None:
         super().__init__()
         self.memory, self.softmax, self.weights = memory, softmax, weights or LossWeights()
+        self.entities_per_part = entities_per_part
 
     def forward(self, batch: MemoryBatch) -> Tensor:
         """The losses of a batch.
@@ -99,7 +107,7 @@ class MemoryLosses(nn.Module):
             language = zero + F.cross_entropy(logits.to(dtype), batch.originals, reduction="sum")
         if self.weights.detection:
             scores = output.detection.flatten(0, 1).to(dtype)
-            detection = zero + F.cross_entropy(scores, batch.labels, ignore_index=_NO_LABEL, reduction="sum")
+            detection = zero + F.cross_entropy(scores, batch.labels, ignore_index=NO_LABEL, reduction="sum")
         if self.weights.linking and len(batch.linked):
             linking = zero + self._linking(output.queries[batch.linked], output.candidates[batch.linked], batch).sum()
         return torch.stack([language, detection, linking]) / batch.totals
@@ -122,13 +130,13 @@ class MemoryLosses(nn.Module):
 
     def _log_sum_of_all(self, queries: Tensor) -> Tensor:
         """(l,) log of the sum over all entities and NIL; the parts of the table are computed again in the backward pass."""
-        count, device = len(self.memory.vectors), queries.device
+        count, size, device = len(self.memory.vectors), self.entities_per_part, queries.device
 
         def part(queries: Tensor, start: int) -> Tensor:
-            rows = torch.arange(start, min(start + _ENTITIES_PER_PART, count), device=device)
+            rows = torch.arange(start, min(start + size, count), device=device)
             return self.memory.logits_of(queries, rows).logsumexp(1)
 
-        sums = [checkpoint(part, queries, start, use_reentrant=False) for start in range(0, count, _ENTITIES_PER_PART)]
+        sums = [checkpoint(part, queries, start, use_reentrant=False) for start in range(0, count, size)]
         sums.append(self.memory.logits_of(queries, torch.tensor([NIL], device=device))[:, 0])
         return torch.stack(sums, 1).logsumexp(1)
 
@@ -181,7 +189,7 @@ def make_memory_batch(
     Args:
         tokens: The windows, T tokens in all.
         masking: Their masked tokens.
-        labels: (T,) labels.
+        labels: (T,) labels; NO_LABEL where none is known.
         spans: Their spans, m in all.
         entities: (m,) rows of the spans' entities; NIL, or less for none that is known.
         entities_of_step: The distinct entities of the whole step, ascending.
@@ -190,9 +198,9 @@ def make_memory_batch(
     packed = pack(Tokens(masking.ids, tokens.offsets))
     starts, lengths = packed.starts.numpy(), packed.lengths.numpy()
     at = np.repeat(starts - tokens.offsets[:-1], lengths) + np.arange(len(tokens.ids))
-    by_position = np.full(packed.ids.numel(), _NO_LABEL, np.int64)
+    by_position = np.full(packed.ids.numel(), NO_LABEL, np.int64)
     by_position[at] = labels
-    by_position[at[tokens.offsets[:-1]]] = by_position[at[tokens.offsets[1:] - 1]] = _NO_LABEL  # special tokens
+    by_position[at[tokens.offsets[:-1]]] = by_position[at[tokens.offsets[1:] - 1]] = NO_LABEL  # special tokens
     linked = np.flatnonzero(entities >= NIL)
     targets = np.searchsorted(entities_of_step, entities[linked])
     arrays = (by_position, at[masking.masked], tokens.ids[masking.masked].astype(np.int64), linked, targets)

@@ -24,6 +24,7 @@ from xsap.linking.encoder_spec import open_encoder
 from xsap.linking.index import Index
 from xsap.text_in.memory import MEMORY_KIND, NIL, EntityMemoryModel, MemoryConfig
 from xsap.text_in.memory_table import EntityTable
+from xsap.text_in.memory_texts import NO_LABEL
 from xsap.training.embedding_table import TrimmedEmbedding, trim, whole_table
 from xsap.training.frozen_layers import freeze
 from xsap.training.memory_corpus import MemoryCorpus, build_corpus, read_marked_texts
@@ -285,7 +286,7 @@ class MemoryStep:
         totals = np.array(
             [
                 sum(int(masked.sum()) for _, masked in masks.values()),
-                tokens.count(rows) - 2 * len(rows),
+                sum(self._labeled(row) for row in rows.tolist()),
                 int((entities >= NIL).sum()),
             ]
         )
@@ -309,6 +310,11 @@ class MemoryStep:
         at = np.arange(len(own.ids))
         random = np.stack([np.ldexp(mix(self.seed, Stream.MASKED_TOKENS, step, row, at, k), -63) for k in range(3)])
         return mask_tokens(own, random, self.masked, self.vocabulary.mask_id, self.vocabulary.others)
+
+    def _labeled(self, row: int) -> int:
+        """How many tokens of a window have a label; its special tokens have none."""
+        first, after = self.corpus.texts.tokens.offsets[row : row + 2]
+        return int((self.corpus.labels[first + 1 : after - 1] != NO_LABEL).sum())
 
     def _spans_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The spans of windows, window by window."""

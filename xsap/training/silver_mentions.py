@@ -1,8 +1,8 @@
 """Silver mentions: names of an index in running text, as mentions whose concept is known without annotators.
 
-A name of a single concept that stands in a text is taken to mean that concept. Names of several concepts are left out, since which of them is
-meant is not known, and so are names that differ in accents alone. What was found by its name says nothing about that name, so it must be hidden
-on the concept's side in training. Every document is accounted for.
+A name of a single concept that stands in a text is taken to mean that concept. Which concept a name of several means is not known: it is left
+out, or kept with all of them, for who learns to find mentions must not take it for no mention. Names that differ in accents alone are left out.
+What was found by its name says nothing about that name, so it must be hidden on the concept's side in training. Every document is accounted for.
 """
 
 from collections import Counter
@@ -51,14 +51,16 @@ def silver_mentions(
     linker: Linker,
     documents: Iterable[list[TextDocument]],
     *,
-    per_concept: int = MENTIONS_PER_CONCEPT,
+    per_concept: int | None = MENTIONS_PER_CONCEPT,
+    ambiguous: bool = False,
 ) -> tuple[pa.Table, SilverCounts]:
     """The names of an index in documents.
 
     Args:
         linker: Of the index.
         documents: Documents in lists, which are searched together.
-        per_concept: Mentions of a concept that are kept, so that frequent ones do not drown the others; the first ones.
+        per_concept: Mentions of a concept that are kept, so that frequent ones do not drown the others; the first ones; None for all.
+        ambiguous: Whether names of several concepts are kept, with all of them.
 
     Returns:
         A table of `terms.mentions.SCHEMA`, each mention with its sentence, and what became of documents and names.
@@ -77,15 +79,14 @@ def silver_mentions(
             kept, dropped = 0, Counter[str]()
             for span, hits in zip(spans, linker.retriever.exact_hits(mentions, everything), strict=True):
                 concepts = {hit.concept for hit in hits}
-                reason = _reason_to_drop(concepts, {hit.match for hit in hits}, seen, per_concept)
+                reason = _reason_to_drop(concepts, {hit.match for hit in hits}, seen, per_concept, ambiguous=ambiguous)
                 if reason:
                     dropped[reason] += 1
                     continue
-                [concept] = concepts
-                seen[concept] += 1
+                seen.update(concepts)
                 kept += 1
                 first, last = sentence_at(document.text, span.start, span.end)
-                values = (document.text[span.start : span.end], language, [ids[concept]], document.text[first:last],
+                values = (document.text[span.start : span.end], language, sorted(ids[each] for each in concepts), document.text[first:last],
                           span.start - first, span.end - first, document.document_id)  # fmt: skip
                 for column, value in zip(columns.values(), values, strict=True):
                     column.append(value)
@@ -96,9 +97,11 @@ def silver_mentions(
     return build_mentions(columns["mention"], columns["language"], columns["concept_ids"], **given), counts  # type: ignore[arg-type]
 
 
-def _reason_to_drop(concepts: set[int], matches: set[str], seen: Counter[int], per_concept: int) -> str | None:
-    if len(concepts) > 1:
+def _reason_to_drop(
+    concepts: set[int], matches: set[str], seen: Counter[int], per_concept: int | None, *, ambiguous: bool
+) -> str | None:
+    if len(concepts) > 1 and not ambiguous:
         return SEVERAL_CONCEPTS
     if not concepts or not matches <= {EXACT, CASE}:
         return OTHER_SPELLING
-    return ENOUGH if seen[min(concepts)] >= per_concept else None
+    return ENOUGH if per_concept is not None and seen[min(concepts)] >= per_concept else None
