@@ -44,6 +44,9 @@ def memory(
     corpus: Annotated[Path, typer.Argument(help="Annotated texts: a corpus, or a table of mentions with their texts.")],
     terminology: Annotated[Path, typer.Option(help="Terminology folder of the memory's concepts.")],
     memory: Annotated[Path, typer.Option(help="Memory folder.")],
+    published_as: Annotated[
+        str | None, typer.Option(help="Corpus that it is, such as mantra, if it is in a format of its own.")
+    ] = None,
     plain: Annotated[
         Path | None, typer.Option(help="Memory that was trained with memory.feedback = false, to compare.")
     ] = None,
@@ -57,6 +60,7 @@ def memory(
     if (other_terminology is None) != (other_index is None):
         raise ConfigError("--other-terminology needs --other-index, and the other way round; found one of them")
     from benchmarks.accuracy.memory import compare_memory, memory_to_text
+    from benchmarks.accuracy.tasks import corpus_of
     from xsap.linking.index import Index
     from xsap.terms.terminology import Terminology
     from xsap.text_in.memory import EntityMemoryModel
@@ -67,7 +71,7 @@ def memory(
         other = (Terminology.load(other_terminology), Index.load(other_index))
     result = compare_memory(
         corpus.name,
-        read_marked_texts(corpus),
+        read_marked_texts(corpus) if published_as is None else corpus_of(published_as).read(corpus),
         Terminology.load(terminology),
         EntityMemoryModel.load(memory),
         plain=None if plain is None else EntityMemoryModel.load(plain),

@@ -26,6 +26,7 @@ from benchmarks.accuracy.annotation import (
     look_up_linker,
 )
 from xsap.encoding.packing import Tokens, pack
+from xsap.languages import to_name
 from xsap.linking.dictionary import NameSource, build_dictionary
 from xsap.linking.index import Index
 from xsap.page import markdown
@@ -203,9 +204,10 @@ def memory_to_text(result: MemoryResult) -> str:
     """Tables of spans and concepts, of the language model, and of concepts that were not trained on."""
     lines = [f"{result.corpus}; entities of the memory: {result.entities:,}", ""]
     header = ["system", "texts", "gold spans", "precision", "recall", "F1", "linking on gold spans", "end to end F1"]
-    rows = [_row(name, scores[ALL_TEXTS]) for name, scores in result.systems.items()]
+    systems = dict(result.systems)
     if result.swapped is not None:
-        rows.append(_row(f"memory with {result.swapped_entities:,} other entities", result.swapped[ALL_TEXTS]))
+        systems[f"memory with {result.swapped_entities:,} other entities"] = result.swapped
+    rows = [row for name, scores in systems.items() for row in _rows(name, scores)]
     lines += [*markdown([header, *rows]), "", f"Masked tokens: {result.masked:,}", ""]
     table = [["language model", "loss (nats)", "gain of the memory"]]
     for each in result.language:
@@ -215,6 +217,13 @@ def memory_to_text(result: MemoryResult) -> str:
     return "\n".join(
         [*lines, *markdown(table), "", "Percent with 95 % intervals, bootstrapped over texts; exact spans."]
     )
+
+
+def _rows(name: str, scores: dict[str, LanguageScores]) -> list[list[str]]:
+    """A row for all texts; and one for each language, if there are several."""
+    languages = [language for language in scores if language != ALL_TEXTS]
+    by_language = [_row(f"{name}: {to_name(language)}", scores[language]) for language in languages]
+    return [_row(name, scores[ALL_TEXTS]), *(by_language if len(languages) > 1 else [])]
 
 
 def _row(name: str, scores: LanguageScores) -> list[str]:

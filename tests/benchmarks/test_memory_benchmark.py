@@ -58,15 +58,16 @@ def test_comparison_has_all_systems(tmp_path: Path) -> None:
         ("fever", "C1", "fever and cough"),
         ("cough", "C2", "fever and cough"),
         ("headache", "D2", "no headache with rash"),
+        ("rash", "C5", "no headache with rash"),
     ]
     mentions = build_mentions(
         [mention for mention, _, _ in rows],
-        ["en"] * 3,
+        ["en", "en", "de", "de"],
         [[concept] for _, concept, _ in rows],
         context=[text for _, _, text in rows],
         start=[text.index(mention) for mention, _, text in rows],
         end=[text.index(mention) + len(mention) for mention, _, text in rows],
-        document_id=["a", "a", "b"],
+        document_id=["a", "a", "b", "b"],
     )
     terms, others = (
         terminology(*((concept, "en", name) for concept, names in each.items() for name in names))
@@ -79,4 +80,7 @@ def test_comparison_has_all_systems(tmp_path: Path) -> None:
     assert (result.entities, result.swapped_entities, result.swapped["all"].gold) == (5, 4, 1)
     text = memory_to_text(result)
     assert "memory with 4 other entities" in text
+    rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in text.splitlines() if line.startswith("|")}
+    for name, texts, gold in (("", 2, 3), (": English", 1, 2), (": German", 1, 1)):
+        assert [int(cell) for cell in rows[f"names, linked by look-up{name}"]] == [texts, gold]
     assert "no gain" in text or "+" in text

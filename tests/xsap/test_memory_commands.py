@@ -140,13 +140,13 @@ def test_given_spans_are_linked_by_a_memory(trained: Path) -> None:
             assert span.result.mention == each.text[span.start : span.end]
 
 
-def test_python_blocks_of_the_documentation_run(trained: Path, folder: Path, run_here: Run) -> None:
+def test_python_blocks_of_the_documentation_run(trained: Path, run: Run) -> None:
     page = (ROOT / "docs" / "entity-memory.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     of_a_run = [block for block in blocks if "RUN/" in block]
     assert len(of_a_run) == 2
     for block in of_a_run:
-        done = run_here("-c", block.replace("RUN/", f"{trained.parent}/"))
+        done = run("-c", block.replace("RUN/", f"{trained.parent}/"))
         assert done.returncode == 0, done.stderr
     assert MemoryTagger.load(trained.parent / "tagger").tags.types == ["DISO"]
 

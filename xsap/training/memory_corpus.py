@@ -174,9 +174,7 @@ def _has_words(text: str, mention: str) -> bool:
     return bool(own) and own <= _words(text)
 
 
-def _places_of_pieces(
-    mentions: pa.Table, places: NDArray[np.int64], reasons: NDArray[np.object_]
-) -> NDArray[np.int64]:
+def _places_of_pieces(mentions: pa.Table, places: NDArray[np.int64], reasons: NDArray[np.object_]) -> NDArray[np.int64]:
     """(k, 3) text, start and end of the words between the first and the last piece of a mention that are its own."""
     rows = np.flatnonzero(reasons == IN_PIECES)
     columns = (mentions[name].take(pa.array(rows)).to_pylist() for name in ("mention", "context"))

@@ -30,7 +30,11 @@ class MemoryLossSettings(Section):
     """The three losses."""
 
     language: float = Field(default=1.0, ge=0, description="Weight of the masked language model.")
-    detection: float = Field(default=1.0, ge=0, description="Weight of the detection of mentions.")
+    detection: float = Field(
+        default=10.0,
+        ge=0,
+        description="Weight of the detection of mentions, whose gradient is the smallest: a mean over all tokens.",
+    )
     linking: float = Field(default=1.0, ge=0, description="Weight of linking.")
     softmax: Literal["batch", "full"] = Field(
         default="batch",
