@@ -20,6 +20,7 @@ from xsap.encoding.encoder import Encoder
 from xsap.errors import DataError
 from xsap.terms.annotated_corpora import read_corpus, recognize_corpus
 from xsap.terms.mentions import read_mentions
+from xsap.text import EXACT_MATCH, normalize
 from xsap.text_in.memory import NIL
 from xsap.text_in.memory_table import EntityTable
 from xsap.text_in.memory_texts import (
@@ -36,7 +37,7 @@ from xsap.text_in.memory_texts import (
 NOT_LINKED = -2  # in place of an entity: of a mention of which the memory has no concept, or several
 _WHITE_SPACE = str.maketrans("\t\r\n", "   ")  # tables of mentions have spaces in place of these
 _WORD = re.compile(r"\w+")
-IN_PIECES, ELSEWHERE = "in several pieces", "not at its place in the context"
+IN_PIECES, NOT_THERE = "in several pieces", "not at its place in the context"
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _find_texts(mentions: pa.Table) -> tuple[NDArray[np.int64], list[str], list[
             continue
         is_whole = 0 <= start < end <= len(context) and _same(context[start:end], mention)
         if not is_whole and not (0 <= start < end <= len(context) and _has_words(context[start:end], mention)):
-            reasons[row] = ELSEWHERE
+            reasons[row] = NOT_THERE
             continue
         place = number_of.setdefault((document, context), len(number_of)), start, end
         places[row] = place
@@ -165,7 +166,7 @@ def _same(text: str, mention: str) -> bool:
 
 
 def _words(text: str) -> set[str]:
-    return {word.casefold() for word in _WORD.findall(text)}
+    return {normalize(word, EXACT_MATCH) for word in _WORD.findall(text)}
 
 
 def _has_words(text: str, mention: str) -> bool:
@@ -181,7 +182,7 @@ def _places_of_pieces(mentions: pa.Table, places: NDArray[np.int64], reasons: ND
     found = []
     for (text, start, end), mention, context in zip(places[rows].tolist(), *columns, strict=True):
         own = _words(mention)
-        words = (word for word in _WORD.finditer(context[start:end]) if word[0].casefold() in own)
+        words = (word for word in _WORD.finditer(context[start:end]) if normalize(word[0], EXACT_MATCH) in own)
         found += [(text, start + word.start(), start + word.end()) for word in words]
     return np.array(found, np.int64).reshape(-1, 3)
 
