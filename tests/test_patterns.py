@@ -4,6 +4,7 @@ import importlib
 import re
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -58,6 +59,9 @@ def patterns() -> Iterator[tuple[str, "re.Pattern[str]", list[str]]]:
     """Every compiled pattern of a module: its name, the pattern, and the methods that are called on it."""
     files = [file for package in ("xsap", "data_prep", "benchmarks") for file in sorted((ROOT / package).rglob("*.py"))]
     texts = {file: file.read_text(encoding="utf-8") for file in files}
+    calls = defaultdict(set)
+    for word, method in re.findall(rf"\b(\w+)\.({'|'.join(METHODS)})\b", "".join(texts.values())):
+        calls[word].add(method)
     for file, text in texts.items():
         if file.name == "__main__.py" or "re.compile(" not in text:
             continue
@@ -66,8 +70,7 @@ def patterns() -> Iterator[tuple[str, "re.Pattern[str]", list[str]]]:
             values = list(value.values()) if isinstance(value, dict) else [value]
             for pattern in values:
                 if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str) and f"{key} = " in text:
-                    used = set(re.findall(rf"\b{key}\.({'|'.join(METHODS)})\b", "".join(texts.values())))
-                    used = used or set(re.findall(rf"\bpattern\.({'|'.join(METHODS)})\(", text))
+                    used = calls.get(key) or set(re.findall(rf"\bpattern\.({'|'.join(METHODS)})\(", text))
                     yield f"{name}.{key}", pattern, sorted(used) or ["fullmatch", "search"]
 
 

@@ -29,7 +29,8 @@ from xsap.errors import ConfigError
 from xsap.linking.linker import Linker
 from xsap.terminal import Dtype, log
 
-BATCH_LIMIT, QUEUE_LIMIT = 64, 512  # of the service, in mentions
+BATCH_LIMIT = 256  # mentions of a request, the default of the service
+QUEUE_LIMIT = 1024  # mentions that wait, fewer than by default, so that the queue is soon full
 CLIENTS_TOO_MANY = 4 * QUEUE_LIMIT // BATCH_LIMIT
 TOP_K, SEED = 5, 0
 TARGET_SPEED = 100.0  # mentions a second

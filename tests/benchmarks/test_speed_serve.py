@@ -31,8 +31,8 @@ def test_half_of_the_mentions_are_names_and_half_are_changed():
 
 
 def test_more_than_fits_into_the_queue_is_refused(index):
-    with pytest.raises(ConfigError, match="at most 64 mentions in a request and 512 under way, found 60 and 600"):
-        compare_serving(index, model=None, mentions=10, clients=10, batch=60, rounds=1, dtype=Dtype.FLOAT32)
+    with pytest.raises(ConfigError, match="at most 256 mentions in a request and 1024 under way, found 120 and 1200"):
+        compare_serving(index, model=None, mentions=10, clients=10, batch=120, rounds=1, dtype=Dtype.FLOAT32)
 
 
 def test_figures_are_written_for_people():
@@ -54,6 +54,6 @@ def test_a_small_run_has_equal_answers_and_loses_no_request(index, tmp_path, cap
     figures = json.loads((tmp_path / "serve.json").read_text(encoding="utf-8"))
     assert figures["different"] == 0
     assert set(figures["statuses"]) <= {"200", "503"}
-    assert sum(figures["statuses"].values()) == 32
+    assert sum(figures["statuses"].values()) == 16
     assert [each["met"] for each in figures["targets"][1:]] == [True, True]
     assert "xsap serve" in capsys.readouterr().out
