@@ -174,7 +174,7 @@ def test_the_text_of_mentions_can_be_a_column_of_add_info(saved):
     with pytest.raises(DataError, match="expected a column 'orignal'; did you mean 'original'"):
         read_gold(saved, columns={"mention": "ADD_INFO:orignal"})
     with pytest.raises(
-        ConfigError, match="mention and language can be columns of their own, found --column concept_ids"
+        ConfigError, match="only mention and language can be named by --column, found --column concept_ids"
     ):
         read_gold(saved, columns={"concept_ids": "lang"})
 

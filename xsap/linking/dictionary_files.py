@@ -83,7 +83,7 @@ def check_dictionary_format(manifest: Mapping[str, Any], path: Path) -> None:
     if found != DICTIONARY_FORMAT:
         raise ArtifactError(
             f"{path}: expected names, concepts and look-up keys of version {DICTIONARY_FORMAT}, found version {found}; "
-            "make it again: xsap index MODEL TERMINOLOGY --out INDEX --overwrite"
+            "create it again: xsap index MODEL TERMINOLOGY --out INDEX --overwrite"
         )
 
 

@@ -245,7 +245,7 @@ def open_parts(parts: Sequence[Path | str]) -> tuple[EncoderSpec, Plan, Dictiona
         dictionary = open_dictionary(home, manifests[home]["dropped"])
     except (*UNREADABLE, pa.ArrowException):
         raise ArtifactError(
-            f"{home}: its files and manifest don't fit together; it is damaged, make it again"
+            f"{home}: its files and manifest don't fit together; it is damaged; create it again"
         ) from None
     return model, plan, dictionary, folders
 
@@ -263,7 +263,7 @@ def _open_part(path: Path) -> dict[str, Any]:
     except UNREADABLE:
         sound = False
     if not sound:
-        raise ArtifactError(f"{path}: its manifest is not that of a part of an index; it is damaged, make it again")
+        raise ArtifactError(f"{path}: its manifest is not that of a part of an index; it is damaged; create it again")
     return manifest
 
 

@@ -136,7 +136,7 @@ class HnswIndex:
             sound = False
         if not sound:
             raise ArtifactError(
-                f"{file}: not an HNSW index of these {len(vectors):,} vectors; the folder is damaged, make it again"
+                f"{file}: not an HNSW index of these {len(vectors):,} vectors; the folder is damaged; create it again"
             )
         return cls(vectors, index, ef, recall)
 
@@ -156,7 +156,7 @@ class HnswIndex:
                 return
         raise ArtifactError(
             f"{file}: expected an HNSW index that finds {self.recall:.0%} of the {RECALL_AT} nearest names, found {recall:.0%}; "
-            "it is of other vectors, make the index again"
+            "it was built from other vectors; create the index again"
         )
 
     def measure_recall(self, queries: Floats, nearest: Rows, k: int = RECALL_AT) -> float:

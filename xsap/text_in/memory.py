@@ -341,7 +341,7 @@ class EntityMemoryModel(nn.Module):
         except (*UNREADABLE, RuntimeError):
             sound = False
         if not sound:
-            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged, make it again")
+            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged; create it again")
         memory.content_hash = manifest_hash(manifest)
         return memory.to(next(encoder.parameters()).device).eval()
 
