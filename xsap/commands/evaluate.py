@@ -1,4 +1,4 @@
-"""`xsap evaluate`, `calibrate` and `tune-fusion`: what mentions with known concepts are good for."""
+"""`xsap evaluate`, `calibrate` and `tune-fusion`: commands that need mentions with known concepts."""
 
 import json
 from enum import StrEnum
