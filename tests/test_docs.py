@@ -214,7 +214,7 @@ def test_every_command_is_on_a_page(module, written):
     from typer.main import get_command
 
     commands = get_command(import_module(module).app).commands
-    pages = "\n".join(page.read_text(encoding="utf-8") for page in DOCS)
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in DOCS if page.stem != "architecture")
     assert len(commands) >= 9
     assert [name for name in commands if not re.search(written.format(name), pages)] == []
 
