@@ -1,4 +1,4 @@
-"""Answers one step broader: where no candidate is certain enough, the concept that the close ones have in common.
+"""Broader answers: where no candidate is certain enough, the concept that the close ones have in common.
 
 It is the lowest common ancestor of the first CLOSE candidates, or if they have none within MAX_STEPS above each of them, of the first four, and so
 on down to two. A concept with too many others below it says too little and is no answer. Its confidence is the probability that what is meant is
