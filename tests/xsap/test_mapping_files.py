@@ -95,7 +95,7 @@ def test_the_output_of_link_is_read_in_every_form(tmp_path, name, options):
 def test_columns_with_usual_names_are_found_and_the_term_must_be_known(tmp_path):
     file = linked(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"column of the terms, found Code, Diagnose, n; name it: --column name=HEADER"
+        ConfigError, match=r"expected a column of terms, found Code, Diagnose, n; name the column: --column name=HEADER"
     ):
         read_mappings(file)
     with pytest.raises(DataError, match="Diagnos"):

@@ -116,7 +116,7 @@ class ShardFolder:
 
 @dataclass(frozen=True)
 class Reused:
-    """An index whose vectors are reused: bit by bit from float32 or from the dtype of the new index."""
+    """An index whose vectors are reused: bitwise identical from float32 or from the dtype of the new index."""
 
     path: Path
     content_hash: str

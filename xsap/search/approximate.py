@@ -7,7 +7,7 @@ queries show whether it still finds as many, so that an index of other vectors i
 
 `Searcher` uses the HNSW index, where one was opened, for searches without a filter that ask for no more rows than its recall was measured
 for. All else is searched exactly: on the encoder's GPU, which then holds a 16-bit copy of the vectors, or on the CPU where there is no GPU or
-the copy does not fit. Exact answers are the same on both, to the bit.
+the copy does not fit. Exact answers are bitwise identical on both.
 """
 
 import mmap
