@@ -181,7 +181,7 @@ def test_recall_is_verified_by_a_few_queries_and_in_doubt_by_many(hnsw, monkeypa
     recalls[:] = [claimed - 0.11] * 2
     with pytest.raises(
         ArtifactError,
-        match=r"^hnsw: expected an HNSW index that finds 97% of the 64 nearest names, found 86%; it is of other",
+        match=r"^hnsw: expected an HNSW index that finds 97% of the 64 nearest names, found 86%; it was built from other",
     ):
         hnsw.verify_recall("hnsw")
 
