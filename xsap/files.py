@@ -122,7 +122,11 @@ def text_encoding(path: Path, encoding: str | None = None) -> str:
     Raises ConfigError for an encoding that Python does not know.
     """
     with open_bytes(path) as stream:
-        start = stream.read(4)
+        return encoding_of(stream.read(4), encoding)
+
+
+def encoding_of(start: bytes, encoding: str | None = None) -> str:
+    """The encoding of bytes that begin with `start`, as `text_encoding`. Raises ConfigError for one that Python does not know."""
     marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
     if marked or encoding is None:
         return marked or "utf-8"

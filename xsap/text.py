@@ -175,6 +175,7 @@ _BASE_LETTERS = str.maketrans(
 )
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _SQUASHED = (("a[ae]+", "a"), ("oe+", "o"), ("ue+", "u"))  # what `fold_accents` and `expand_umlauts` may differ in
+_SOME_SQUASHED = re.compile("aa|[aou]e")
 
 
 def fold_case(name: str, language: str | None = None) -> str:
@@ -241,8 +242,9 @@ def fold_characters(text: str) -> str:
 def look_up_key(name: str) -> str:
     """A string that is equal for two names wherever `fold_case` (of any language), `fold_accents` or `expand_umlauts` is."""
     key = fold_accents(name)
-    for pattern, plain in _SQUASHED:
-        key = re.sub(pattern, plain, key)
+    if _SOME_SQUASHED.search(key):
+        for pattern, plain in _SQUASHED:
+            key = re.sub(pattern, plain, key)
     return key
 
 

@@ -134,3 +134,57 @@ def test_the_language_of_a_document_may_be_its_own(sample_index):
 def test_tokens_are_split_only_where_a_name_ends_inside_them(sample_index):
     doc = pipeline("xx", sample_index)("abc 患者有发热了 def")
     assert [token.text for token in doc] == ["abc", "患者有", "发热", "了", "def"]
+
+
+def test_parts_of_a_split_token_have_its_tag_and_groups_of_spans_keep_their_places():
+    from spacy.tokens import Doc
+
+    from xsap.text_in.spacy_components import split_tokens
+
+    words = ["abc", "患者有发热了", "def", "ghi"]
+    tags, pos = ["A", "B", "C", "D"], ["NOUN", "VERB", "ADJ", "ADV"]
+    doc = Doc(spacy.blank("xx").vocab, words=words, tags=tags, pos=pos, sent_starts=[True, False, True, False])
+    doc.spans["sc"] = [doc[0:2], doc[2:3], doc[3:4]]
+    places = [(span.start_char, span.end_char, span.text) for span in doc.spans["sc"]]
+    split_tokens(doc, {0, 7, 9, 99})
+    assert [token.text for token in doc] == ["abc", "患者有", "发热", "了", "def", "ghi"]
+    assert [token.tag_ for token in doc] == ["A", "B", "B", "B", "C", "D"]
+    assert [token.pos_ for token in doc] == ["NOUN", "VERB", "VERB", "VERB", "ADJ", "ADV"]
+    assert [sentence.text for sentence in doc.sents] == ["abc 患者有发热了", "def ghi"]
+    assert [(span.start_char, span.end_char, span.text) for span in doc.spans["sc"]] == places
+    assert [(span.start, span.end) for span in doc.spans["sc"]] == [(0, 4), (4, 5), (5, 6)]
+
+
+def test_a_split_token_keeps_its_head_and_its_parts_depend_on_the_first():
+    from spacy.tokens import Doc
+
+    from xsap.text_in.spacy_components import split_tokens
+
+    words, heads, relations = ["abc", "患者发热", "def"], [2, 0, 2], ["nsubj", "obj", "ROOT"]
+    doc = Doc(spacy.blank("xx").vocab, words=words, heads=heads, deps=relations)
+    split_tokens(doc, {6})
+    assert [(token.text, token.head.text, token.dep_) for token in doc] == [
+        ("abc", "def", "nsubj"),
+        ("患者", "abc", "obj"),
+        ("发热", "患者", "dep"),
+        ("def", "def", "ROOT"),
+    ]
+    assert len(list(doc.sents)) == 1
+
+
+def test_a_token_of_an_entity_is_not_split_for_a_name_inside_it(sample_index):
+    nlp = spacy.blank("xx")
+    ruler = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": "NOTE", "pattern": "患者有发热了"}])
+    nlp.add_pipe("xsap_mentions", config={"index": str(sample_index)})
+    doc = nlp("患者有发热了 发热")
+    assert [(entity.text, entity.label_) for entity in doc.ents] == [("患者有发热了", "NOTE"), ("发热", "CONCEPT")]
+    assert [token.text for token in doc] == ["患者有发热了", "发热"]
+
+
+def test_processes_annotate_as_one_does(sample_index):
+    texts = [text for text, _ in TEXTS.values()]
+    nlp = pipeline("xx", sample_index)
+    of_one = [[(entity.text, entity.kb_id_) for entity in doc.ents] for doc in nlp.pipe(texts)]
+    of_two = [[(entity.text, entity.kb_id_) for entity in doc.ents] for doc in nlp.pipe(texts, n_process=2)]
+    assert of_two == of_one

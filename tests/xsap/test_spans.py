@@ -11,7 +11,7 @@ from tests.fixtures.notes import LANGUAGES, NAMES, generated_note, note_linker
 from xsap.languages import UNKNOWN
 from xsap.linking.dictionary import NameSource, build_dictionary
 from xsap.text import TextPolicy, look_up_key
-from xsap.text_in.spans import SpanFinder, are_known, is_mention
+from xsap.text_in.spans import SpanFinder, ascii_key, is_mention, known_queries
 from xsap.text_in.spellings import NearSpellings, edits_of, near_spellings
 from xsap.text_in.words import sentence_at, units_of
 
@@ -103,6 +103,29 @@ def test_units_cover_every_letter_and_their_keys_make_up_the_key_of_the_text(tex
     assert [character for at, character in enumerate(text) if character.isalnum() and at not in covered] == []
 
 
+ASCII = st.characters(max_codepoint=0x7F)
+
+
+@given(st.lists(st.one_of(st.sampled_from(["ae", "AEE", "oe", "due", "aaae", "  ", "\r\n", "`", ") ", "-"]), ASCII), max_size=30))
+@settings(max_examples=examples(300))
+def test_key_of_an_ascii_text_has_the_keys_of_all_its_parts(pieces):
+    text = "".join(pieces)
+    units = units_of(text)
+    key, starts, ends = ascii_key(text, units.starts, units.ends)
+    for first in range(len(starts)):
+        for last in range(first, len(ends)):
+            span = text[units.starts[first] : units.ends[last]]
+            assert key[starts[first] : ends[last]].decode() == look_up_key(span)
+
+
+@given(st.integers(1, 200), st.lists(st.sampled_from(["renal", "failure", "acute)", "发热", ".", "\n\n"]), max_size=40))
+@settings(max_examples=examples(50))
+def test_a_text_in_pieces_has_the_spans_of_the_whole(size, pieces):
+    names, text = ["renal failure", "failure", "acute)", "发热"], " ".join(pieces)
+    whole = finder_of(*names).find([text, "renal failure"], ["en", "en"])
+    assert finder_of(*names, ngrams_per_search=size).find([text, "renal failure"], ["en", "en"]) == whole
+
+
 @pytest.mark.parametrize(
     ("text", "spans"),
     [
@@ -173,10 +196,11 @@ def test_a_name_of_more_words_than_an_n_gram_has_is_not_found():
     assert found(finder_of(f"{ten} again"), f"had {ten} again") == []
 
 
-@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)))
-def test_known_hashes_are_those_of_a_set(queries, hashes):
-    expected = [query in set(hashes) for query in queries]
-    assert are_known(np.array(queries, np.uint64), np.array(sorted(hashes), np.uint64)).tolist() == expected
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)), st.sampled_from([1, 1 << 47, (1 << 58) + 1]))
+def test_known_hashes_are_those_of_a_set(queries, hashes, scale):
+    queries, hashes = ([number * scale for number in each] for each in (queries, hashes))
+    expected = [number for number, query in enumerate(queries) if query in set(hashes)]
+    assert known_queries(np.array(queries, np.uint64), np.array(sorted(hashes), np.uint64)).tolist() == expected
 
 
 def test_a_sentence_ends_at_its_end_and_not_at_an_abbreviation():
@@ -213,6 +237,11 @@ def test_near_spellings_in_a_text(text, spans):
     if text == "hepatitis B":
         names.remove("hepatitis")
     assert near(names, text) == spans
+
+
+def test_a_near_spelling_of_two_names_is_found_if_either_is_kept():
+    for kept in ("hepatitas", "hepatitis"):
+        assert near(["hepatitas", "hepatitis"], "hepatitus", keep=lambda span, _, kept=kept: span == kept) == ["hepatitus"]
 
 
 def test_only_near_spellings_of_names_that_are_kept_are_found():

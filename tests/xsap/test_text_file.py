@@ -93,6 +93,24 @@ def test_offsets_are_exact_in_every_format_of_documents(linker, tmp_path):
             assert each.mention == " ".join(" ".join(text[start:end] for start, end in each.spans).split())
 
 
+def ids_in(value):
+    """All values of the key `id`, at any depth."""
+    if isinstance(value, dict):
+        return [*([value["id"]] if "id" in value else []), *(each for own in value.values() for each in ids_in(own))]
+    return [each for own in value for each in ids_in(own)] if isinstance(value, list) else []
+
+
+def test_ids_of_bigbio_are_unique_in_the_file_whatever_ids_documents_have(linker, tmp_path):
+    names = ["a", "a_1", "a", "a_text", "1", "1_1", "2"]
+    source = write_jsonl(tmp_path / "n.jsonl", [{"id": name, "text": "fever, fever"} for name in names])
+    counts = annotate(linker, open_documents(source), tmp_path / "b.jsonl", "bigbio", documents_per_chunk=2)
+    records = [json.loads(line) for line in (tmp_path / "b.jsonl").read_bytes().splitlines()]
+    assert [record["document_id"] for record in records] == names
+    ids = ids_in(records)
+    assert len(ids) == len(set(ids)) == 4 * len(names)
+    assert counts.remarks[-1] == "documents with the id of an earlier one: 1"
+
+
 def test_bigbio_is_what_its_reader_reads(linker, tmp_path):
     documents = open_documents(
         write_jsonl(tmp_path / "n.jsonl", [{"text": "He had fever and chronic  kidney disease"}])
@@ -119,6 +137,63 @@ def test_brat_has_references_and_cuts_spans_at_line_ends(linker, tmp_path):
         "N2\tReference T2 TEST:C001\tchronic kidney disease",
     ]
     assert "Concept" in (tmp_path / "out" / "annotation.conf").read_text(encoding="utf-8")
+
+
+def brat_reads(text, ann):
+    """The lines of an `.ann` file as brat's server takes them: (type, quoted text) and (resource, entry); ValueError for one that it refuses."""
+    spans, references = [], []
+    for line in ann.splitlines():
+        name, _, rest = line.partition("\t")
+        data, _, tail = rest.partition("\t")
+        if name.startswith("T"):
+            kind, _, offsets = data.partition(" ")
+            pieces = [text[int(start) : int(end)] for start, end in (each.split() for each in offsets.split(";"))]
+            if " ".join(pieces) != tail or not tail.strip():
+                raise ValueError(line)
+            spans.append((kind, tail))
+        else:
+            match = re.fullmatch(r"(\S+) (\S+) (\S+?):(\S+)", data)
+            if match is None:
+                raise ValueError(line)
+            references.append((match[3], match[4]))
+    return spans, references
+
+
+@pytest.mark.parametrize(
+    ("concept_id", "vocabulary", "reference"),
+    [
+        ("HP:0001945", "HP", ("HP", "0001945")),
+        ("my fever 1", "My own list", ("My_own_list", "my_fever_1")),
+        ("http://purl.org/HP_1", None, ("xsap", "http://purl.org/HP_1")),
+        ("a:b:c d", None, ("a", "b:c_d")),
+    ],
+)
+def test_brat_takes_every_line_whatever_ids_and_texts_there_are(concept_id, vocabulary, reference):
+    from xsap.linking.results import Candidate, Result
+    from xsap.tabular.answers import Answer
+    from xsap.text_in.documents import TextDocument
+    from xsap.text_in.formats import SpanAnswer, brat_text
+
+    text = "a\tfe\ud800ver\r\n\u2028in \x85 it"
+    candidate = Candidate(concept_id, "a\nname\u2028", "fever", 1.0, vocabulary=vocabulary)
+    answer = Answer.from_result(Result("fever", (candidate,)))
+    document = TextDocument("x", text)
+    spans = [SpanAnswer(0, 8, answer), SpanAnswer(2, len(text), answer), SpanAnswer(11, len(text), answer)]
+    written = to_brat(document, spans)
+    assert len(brat_text(document)) == len(text)
+    assert brat_reads(brat_text(document), written) == (
+        [("Concept", "a\tfe?ver"), ("Concept", "fe?ver in   it"), ("Concept", "in   it")],
+        [reference] * 3,
+    )
+
+
+def test_brat_has_a_file_for_every_document_whatever_its_id(linker, tmp_path):
+    names = ["熱" * 150, "熱" * 149, "a/b", "a_b", "a_b", "a_b_2", "..", "", "x" * 300, "note.txt"]
+    source = write_jsonl(tmp_path / "n.jsonl", [{"id": name, "text": f"fever {i}"} for i, name in enumerate(names)])
+    annotate(linker, open_documents(source), tmp_path / "out", "brat", documents_per_chunk=3)
+    texts = sorted(each.read_text(encoding="utf-8") for each in (tmp_path / "out").glob("*.txt"))
+    assert texts == sorted(f"fever {i}" for i in range(len(names)))
+    assert len(list((tmp_path / "out").glob("*.ann"))) == len(names)
 
 
 def test_html_marks_the_spans_and_escapes_everything(linker, tmp_path):
@@ -216,6 +291,7 @@ def test_given_spans_are_linked_and_those_that_do_not_fit_are_counted(linker, tm
         "a,3,8,fever",
         "a,0,2,xx",
         "a,3,99,",
+        "a,2,3,",
         "b,0,4,well",
         "c,0,1,",
     ]
@@ -235,9 +311,10 @@ def test_given_spans_are_linked_and_those_that_do_not_fit_are_counted(linker, tm
         [(0, 4, "well")],
     ]
     assert records[0]["spans"][0]["candidates"][0]["concept_id"] == "C000"
-    assert counts.remarks[-3:] == [
+    assert counts.remarks[-4:] == [
         "spans whose text is not the mention given: 1",
         "spans outside their document: 1",
+        "spans of white space only: 1",
         "spans of documents that are not in the input: 1",
     ]
 
@@ -324,6 +401,23 @@ def test_command_reads_stdin_and_writes_a_table_for_people(text, sample_index, m
     assert code == 0, err
     assert "stdin 3–8 fever" in out
     assert "stdin 11–17 Fieber" in out
+
+
+def test_command_reads_stdin_in_its_encoding_and_language(text, sample_index, monkeypatch):
+    for raw, encoding in (("No fièvre".encode("cp1252"), ("--encoding", "cp1252")), ("No fièvre".encode("utf-16"), ())):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        code, out, err = text("--index", sample_index, "--format", "jsonl", "--language", "French", *encoding)
+        assert code == 0, err
+        record = json.loads(out)
+        assert (record["language"], [span["text"] for span in record["spans"]]) == ("fr", ["fièvre"])
+
+
+def test_command_does_not_replace_the_table_of_spans(text, sample_index, tmp_path):
+    (tmp_path / "note.txt").write_text("fever", encoding="utf-8")
+    (tmp_path / "spans.csv").write_text("document_id,start,end\nnote,0,5\n", encoding="utf-8")
+    spans = tmp_path / "spans.csv"
+    words = (tmp_path / "note.txt", "--index", sample_index, "--spans", spans, "--out", spans, "--overwrite")
+    assert_refused(text(*words), "is the input file")
 
 
 def test_command_refuses_in_one_line(text, sample_index, tmp_path):

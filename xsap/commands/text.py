@@ -120,14 +120,15 @@ def annotate_documents(
                 raise ConfigError(
                     f"--{option.replace('_', '-')} '{value}' needs a table, found none; remove it or name the table"
                 )
-        documents = document_of(_stdin_text(), language=language)
+        documents = document_of(_stdin_text(encoding), language=language)
     else:
         given_columns = columns | {"language": language, "encoding": encoding}
         documents = open_documents(source, header_row=header_row, **given_columns)
     if out is None:
         check_stdout(text_format.form, binary=text_format.is_binary)
     else:
-        check_text_output(out, documents.sources, text_format, overwrite=overwrite)
+        sources_read = (*documents.sources, *([] if spans is None else [spans]))
+        check_text_output(out, sources_read, text_format, overwrite=overwrite)
     given = None if spans is None else GivenSpans(spans)
     wanted_names = {"semantic_types": semantic_types, "groups": groups, "sources": sources, "languages": languages}
     limits = {"min_confidence": min_confidence, "min_precision": min_precision}
@@ -180,10 +181,10 @@ def _open_memory(memory: Path) -> "tuple[Annotates, dict[str, Any], dict[str, An
     return MemoryAnnotator(opened), {}, {"memory": opened.content_hash}
 
 
-def _stdin_text() -> str:
+def _stdin_text(encoding: str | None) -> str:
     """What is on stdin, line ends as they are."""
-    from xsap.files import decode
+    from xsap.text_in.documents import read_document
 
     if sys.stdin.isatty():
         raise ConfigError("expected a file of texts, or a text on stdin, found none")
-    return decode(sys.stdin.buffer.read(), "stdin")
+    return read_document(sys.stdin.buffer, "stdin", encoding)

@@ -8,11 +8,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from xsap.artifacts import sha256_of
 from xsap.errors import ConfigError, DataError, did_you_mean
-from xsap.files import decode, file_ending, missing_file, open_bytes, text_encoding
+from xsap.files import decode, encoding_of, file_ending, missing_file, open_bytes
 from xsap.languages import to_iso
 from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.readers import InputTable, open_table
@@ -21,6 +21,7 @@ MAX_DOCUMENT_BYTES = 1 << 26
 _TEXT_COLUMNS = ("text", "note", "document", "sentence")
 _ID_COLUMNS = ("document_id", "id", "note_id", "sourceid")
 _BOM = "\ufeff"
+_LANGUAGES_KEPT = 1000  # unknown ones that are counted by name
 
 
 class TextDocument(NamedTuple):
@@ -61,8 +62,8 @@ class Documents:
 
 
 def document_of(text: str, *, language: str | None = None, where: str = "stdin") -> Documents:
-    """A single text as documents."""
-    documents = [TextDocument(where, text.removeprefix(_BOM), language)]
+    """A single text as documents. Raises DataError for a language that is not known."""
+    documents = [TextDocument(where, text.removeprefix(_BOM), None if language is None else to_iso(language))]
     return Documents(where, 1, lambda _: iter([documents]))
 
 
@@ -141,17 +142,32 @@ def _name_of(file: Path, path: Path) -> str:
 
 
 def _read(file: Path, encoding: str | None) -> str:
-    name = text_encoding(file, encoding)
     with open_bytes(file) as stream:
-        raw = stream.read(MAX_DOCUMENT_BYTES + 1)
+        return read_document(stream, str(file), encoding)
+
+
+def read_document(stream: IO[bytes], where: str, encoding: str | None = None) -> str:
+    """The text of a file, line ends as they are, without a byte-order mark.
+
+    Args:
+        stream: The file.
+        where: What it is called in messages.
+        encoding: By default UTF-8, or what a byte-order mark says.
+
+    Raises:
+        DataError: It is too long, or not in this encoding.
+        ConfigError: The encoding is unknown.
+    """
+    raw = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(raw) > MAX_DOCUMENT_BYTES:
-        raise DataError(f"{file}: expected a document of at most {MAX_DOCUMENT_BYTES >> 20} MB, found more; split it")
+        raise DataError(f"{where}: expected a document of at most {MAX_DOCUMENT_BYTES >> 20} MB, found more; split it")
+    name = encoding_of(raw[:4], encoding)
     if name == "utf-8":
-        return decode(raw, str(file)).removeprefix(_BOM)
+        return decode(raw, where).removeprefix(_BOM)
     try:
         return raw.decode(name).removeprefix(_BOM)
     except UnicodeError:
-        raise DataError(f"{file}: expected text in {name}, found other bytes. Is it in another encoding?") from None
+        raise DataError(f"{where}: expected text in {name}, found other bytes. Is it in another encoding?") from None
 
 
 def _of_table(
@@ -203,5 +219,6 @@ def _iso(text: str, unknown: dict[str, int]) -> str | None:
     try:
         return to_iso(text) if text.strip() else None
     except DataError:
-        unknown[text] = unknown.get(text, 0) + 1
+        counted = text if text in unknown or len(unknown) < _LANGUAGES_KEPT else "others"
+        unknown[counted] = unknown.get(counted, 0) + 1
         return None

@@ -1,7 +1,8 @@
 """Documents with linked spans in the formats of other tools.
 
     jsonl          A document a line: document_id, text, language, spans; each span with start, end, text, candidates and reason.
-    bigbio         A document a line in BigBIO's KB schema (Fries et al., NeurIPS 2022), as its loaders and xMEN read it.
+    bigbio         A document a line in BigBIO's KB schema (Fries et al., NeurIPS 2022), as its loaders and xMEN read it; the schema wants ids that are
+                   unique in the whole file, so they are numbers, and `document_id` has the document's own.
     pubannotation  A document a line: text, denotations, attributes (http://www.pubannotation.org/docs/annotation-format/).
     brat           A folder with a .txt and an .ann file for each document (https://brat.nlplab.org/standoff.html).
     html           A page with the spans marked.
@@ -39,9 +40,11 @@ def first_of(answer: Answer) -> dict[str, Any] | None:
     return None if answer.reason is not None else dict(zip(CANDIDATE, answer.candidates[0], strict=True))
 
 
-def to_json_line(document: TextDocument, spans: Sequence[SpanAnswer], form: str) -> str:
-    """A document as a line of one of JSON_FORMS."""
-    make = {"jsonl": _to_record, "bigbio": _to_bigbio, "pubannotation": _to_pubannotation}[form]
+def to_json_line(document: TextDocument, spans: Sequence[SpanAnswer], form: str, number: int) -> str:
+    """A document as a line of one of JSON_FORMS. number: of the document in the output, from 1."""
+    if form == "bigbio":
+        return _JSON.encode(_to_bigbio(document, spans, number)) + "\n"
+    make = {"jsonl": _to_record, "pubannotation": _to_pubannotation}[form]
     return _JSON.encode(make(document, spans)) + "\n"
 
 
@@ -63,10 +66,10 @@ def _to_record(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str,
     }
 
 
-def _to_bigbio(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
-    text, name = document.text, document.document_id
+def _to_bigbio(document: TextDocument, spans: Sequence[SpanAnswer], number: int) -> dict[str, Any]:
+    text = document.text
     entities = []
-    for number, (start, end, answer) in enumerate(spans):
+    for place, (start, end, answer) in enumerate(spans, start=1):
         found = (
             [] if answer.reason is not None else [dict(zip(CANDIDATE, each, strict=True)) for each in answer.candidates]
         )
@@ -77,16 +80,16 @@ def _to_bigbio(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str,
         ]
         entities.append(
             {
-                "id": f"{name}_{number}",
+                "id": f"{number}_{place}",
                 "type": type_of(answer),
                 "text": [text[start:end]],
                 "offsets": [[start, end]],
                 "normalized": normalized,
             }
         )
-    passages = [{"id": f"{name}_text", "type": "document", "text": [text], "offsets": [[0, len(text)]]}]
+    passages = [{"id": f"{number}_text", "type": "document", "text": [text], "offsets": [[0, len(text)]]}]
     empty: dict[str, Any] = {"events": [], "coreferences": [], "relations": []}
-    return {"id": name, "document_id": name, "passages": passages, "entities": entities, **empty}
+    return {"id": str(number), "document_id": document.document_id, "passages": passages, "entities": entities, **empty}
 
 
 def _to_pubannotation(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str, Any]:
@@ -111,19 +114,25 @@ def _to_pubannotation(document: TextDocument, spans: Sequence[SpanAnswer]) -> di
     }
 
 
+def brat_text(document: TextDocument) -> str:
+    """The text of a document as its `.txt` file has it: a question mark for each half of a surrogate pair, which UTF-8 can't encode."""
+    return document.text.encode("utf-8", "replace").decode()
+
+
 def to_brat(document: TextDocument, spans: Sequence[SpanAnswer]) -> str:
-    """The `.ann` file of a document."""
+    """The `.ann` file of a document. No span may be white space only."""
     lines = []
+    text = brat_text(document)
     for number, (start, end, answer) in enumerate(spans, start=1):
-        parts = _parts_of(document.text, start, end)
+        parts = _parts_of(text, start, end)
         offsets = ";".join(f"{first} {last}" for first, last in parts)
-        quoted = " ".join(document.text[first:last] for first, last in parts)
+        quoted = " ".join(text[first:last] for first, last in parts)
         lines.append(f"T{number}\t{type_of(answer)} {offsets}\t{quoted}\n")
         found = first_of(answer)
         if found is not None:
             database, code = _database_of(found)
             lines.append(
-                f"N{number}\tReference T{number} {_one_line(database)}:{_one_line(code)}\t{_one_line(found['name'])}\n"
+                f"N{number}\tReference T{number} {_one_word(database)}:{_one_word(code)}\t{_one_line(found['name'])}\n"
             )
     return escape_surrogates("".join(lines))
 
@@ -142,6 +151,11 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _one_word(text: str) -> str:
+    """Text without white space, which ends the id of a resource or an entry in brat's files."""
+    return "_".join(text.split())
+
+
 def type_of(answer: Answer) -> str:
     """The semantic group of the concept that a span was linked to, such as DISO; CONCEPT_TYPE if it has none."""
     found = first_of(answer)
@@ -150,9 +164,9 @@ def type_of(answer: Answer) -> str:
 
 
 def _database_of(fields: dict[str, Any]) -> tuple[str, str]:
-    """The name of a concept's vocabulary and its id in it: what stands before and after a colon in the id, or its vocabulary and the id."""
+    """The name of a concept's vocabulary and its id in it: what stands before and after a colon in the id, or its vocabulary and the id, also of an IRI."""
     prefix, colon, code = str(fields["concept_id"]).partition(":")
-    if colon and prefix and code:
+    if colon and prefix and code and not code.startswith("//"):
         return prefix, code
     return str(fields["vocabulary"] or "xsap").replace(":", "_"), str(fields["concept_id"])
 

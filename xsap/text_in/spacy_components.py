@@ -8,14 +8,15 @@ Names are found in characters, not in spaCy's tokens. Where a name ends inside a
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, Span, SpanGroup, Token
 
 from xsap.artifacts import write_atomically
 from xsap.errors import ArtifactError, DataError
@@ -168,13 +169,10 @@ class MentionFinder:
             languages = [_language_of(doc, self._language) or UNKNOWN for doc in docs]
             found = self.linker.find_spans([doc.text for doc in docs], languages, **self._options)
             for doc, spans in zip(docs, found, strict=True):
-                split_tokens(doc, {edge for span in spans for edge in span})
-                new = [doc.char_span(start, end, self._label) for start, end in spans]
-                taken = {token.i for entity in doc.ents for token in entity}
-                doc.ents = [
-                    *doc.ents,
-                    *(span for span in new if span is not None and not taken & set(range(span.start, span.end))),
-                ]
+                free = _outside(spans, [(entity.start_char, entity.end_char) for entity in doc.ents])
+                split_tokens(doc, {edge for span in free for edge in span})
+                new = [doc.char_span(start, end, self._label) for start, end in free]
+                doc.ents = [*doc.ents, *(span for span in new if span is not None)]
             yield from docs
 
     def to_disk(self, path: Path | str, **_: Any) -> None:
@@ -327,25 +325,61 @@ def make_linker(
     return EntityLinker(index, nlp.lang, model=model, top_k=top_k, options=options, spans_key=spans_key)
 
 
-def split_tokens(doc: Doc, edges: set[int]) -> None:
-    """Split the tokens of a document at characters inside them.
+def split_tokens(doc: Doc, edges: Collection[int]) -> None:
+    """Split the tokens of a document at characters inside them; the parts have the token's tag, and groups of spans keep their places.
 
     Args:
         doc: The document.
         edges: Offsets in its text; those at the ends of tokens change nothing.
     """
     cuts: dict[int, list[int]] = {}
+    ordered = sorted(edges)
     for token in doc:
-        inside = sorted(edge - token.idx for edge in edges if token.idx < edge < token.idx + len(token))
+        end = token.idx + len(token)
+        inside = ordered[bisect_right(ordered, token.idx) : bisect_left(ordered, end)]
         if inside:
-            cuts[token.i] = inside
+            cuts[token.i] = [edge - token.idx for edge in inside]
     if not cuts:
         return
+    starts_known = doc.has_annotation("SENT_START")
+    places = {doc[number].idx + at for number, inside in cuts.items() for at in inside}
+    groups = {
+        key: [(each.start_char, each.end_char, each.label, each.kb_id, each.id) for each in group]
+        for key, group in doc.spans.items()
+    }
     with doc.retokenize() as retokenizer:
         for number, inside in cuts.items():
             token = doc[number]
             parts = [token.text[first:last] for first, last in pairwise([0, *inside, len(token)])]
-            retokenizer.split(token, parts, heads=[(token, 0)] * len(parts))
+            heads = [(token, 0) if token.head == token else token.head, *[(token, 0)] * len(inside)]
+            retokenizer.split(token, parts, heads, attrs=_attributes(token, len(parts)))
+    if not doc.has_annotation("DEP"):  # otherwise sentences follow from the heads
+        for token in doc:
+            if token.idx in places:
+                token.is_sent_start = False if starts_known else None
+    for key, own in groups.items():
+        spans = [doc.char_span(start, end, label, kb_id, span_id=name) for start, end, label, kb_id, name in own]
+        doc.spans[key] = SpanGroup(doc, name=doc.spans[key].name, attrs=doc.spans[key].attrs, spans=spans)
+
+
+def _attributes(token: Token, count: int) -> dict[str, list[Any]]:
+    """What the parts of a token have from it; where nothing is said, spaCy leaves in them what the tokens after it had."""
+    own: dict[str, Any] = {"TAG": token.tag, "POS": token.pos}
+    if token.has_morph():
+        own["MORPH"] = str(token.morph)
+    relations = [token.dep_, *["dep" if token.dep else ""] * (count - 1)]  # all but the first part depend on it
+    return {"DEP": relations} | {name: [value] * count for name, value in own.items()}
+
+
+def _outside(spans: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans that share no character with those that are taken; both are in order, and neither overlap."""
+    starts = [start for start, _ in taken]
+    free = []
+    for start, end in spans:
+        before = bisect_left(starts, end) - 1  # the last one that begins before the end
+        if before < 0 or taken[before][1] <= start:
+            free.append((start, end))
+    return free
 
 
 def _batches(stream: Iterable[Doc], size: int) -> Iterator[list[Doc]]:

@@ -1,9 +1,9 @@
 """Spans of a text that are names of an index, found in the hashed names that the index has anyway.
 
-Every n-gram of units (up to MAX_WORDS words, or MAX_CHARACTERS characters in scripts without spaces) gets the hash of its look-up key, and all of them
-are searched together in the sorted hashes of `Keys`; nothing is built and nothing is kept beside the index. The key of an n-gram is put together from
-the keys of its units and of what stands between them, each of which is made once. What is found is compared with the names again, as `Keys.find` does:
-a span is a name as it is written, in another letter case, or without accents.
+Every n-gram of units (up to MAX_WORDS words, or MAX_CHARACTERS characters in scripts without spaces) gets the hash of its look-up key, and many of them
+are searched together in the sorted hashes of `Keys`; nothing is built and nothing is kept beside the index. The key of an n-gram is a part of the key of
+its text, which is made once: in one go if the text is ASCII, else of the keys of its units and of what stands between them. What is found is compared
+with the names again, as `Keys.find` does: a span is a name as it is written, in another letter case, or without accents.
 
 Spans are chosen from left to right, the longest first, and do not overlap. No mention is: a span without a letter, or with a single one; a span of stop
 words and of words with fewer than three letters (two in scripts without letter case), unless it is written in capitals among other letters; a code,
@@ -11,9 +11,11 @@ unless it names its vocabulary (HP:0001945); and a name that is an abbreviation 
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +32,9 @@ from xsap.text_in.words import CHARACTER, CLOSING, WORD, Units, ends_paragraph, 
 MAX_WORDS, MAX_CHARACTERS = 10, 16
 NGRAMS_PER_SEARCH = 1 << 17
 _KEYS_KEPT, _SPANS_KEPT = 1 << 16, 1 << 15
+_ASCII_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_SHORTENED = re.compile("  +|a[ae]+|oe+|ue+")  # of which the key has the first character, see `look_up_key`
+_FIRST = attrgetter("first")
 _LINE_END = re.compile("[\n\r\f\v\u2028\u2029]")
 _LONGEST_SEPARATOR = 8  # characters between two units of a name
 _LONGEST_ABBREVIATION = 4
@@ -70,6 +75,30 @@ class UnitKeys:
     def key_of(self, unit: int) -> str:
         """The key of a unit."""
         return self.key[self.starts[unit] : self.ends[unit]].decode("utf-8", "surrogatepass")
+
+
+class KnownNgram(NamedTuple):
+    """An n-gram that has the hash of a name.
+
+    Attributes:
+        first: Its first unit.
+        stop: The unit after its last.
+        entries: The first of its entries in the dictionary.
+        end: The one after the last.
+    """
+
+    first: int
+    stop: int
+    entries: int
+    end: int
+
+
+class _Piece(NamedTuple):
+    """Units of a text whose n-grams are searched together, all of them unless the text is very long: from `first` on and before `stop`."""
+
+    text: UnitKeys
+    first: int
+    stop: int
 
 
 class _KeyCache(dict[str, bytes]):
@@ -147,45 +176,46 @@ class SpanFinder:
             Spans that do not overlap; `text[start:end]` is a name.
         """
         found: list[list[Span]] = []
+        hits: list[KnownNgram] = []
         for group in self._groups(map(self.unit_keys, texts)):
-            for unit_keys, hits in zip(group, self._look_up(group), strict=True):
-                found.append(self._choose(unit_keys, hits, languages[len(found)], keep) if hits else [])
+            for piece, own in zip(group, self._look_up(group), strict=True):
+                hits += own
+                if piece.stop == len(piece.text.counts):
+                    found.append(self._choose(piece.text, hits, languages[len(found)], keep) if hits else [])
+                    hits = []
         return found
 
     def unit_keys(self, text: str) -> UnitKeys:
         """A text as units with their look-up keys."""
         units = units_of(text)
+        counts = self._counts(len(units.words), breaks_in(text, units))
+        if not is_plain(text):
+            self._shorten(counts, [self._kinds[word] for word in units.words], units)
+        if text.isascii():
+            return UnitKeys(text, units, *ascii_key(text, units.starts, units.ends), counts)
         keys, separators = self._keys, self._separators
         parts: list[bytes] = [b""] * (2 * len(units.words))
         parts[::2] = [separators[separator] for separator in units.separators[:-1]]
         parts[1::2] = [keys[word] for word in units.words]
         edges = list(accumulate(map(len, parts)))
-        counts = self._counts(len(units.words), breaks_in(text, units))
-        if not is_plain(text):
-            self._shorten(counts, [self._kinds[word] for word in units.words], units)
         return UnitKeys(text, units, b"".join(parts), edges[::2], edges[1::2], counts)
 
-    def is_name(self, span: str, key: bytes) -> bool:
-        """Whether a span is a name, and no bare code and no abbreviation that is written in another way.
-
-        Args:
-            span: The span.
-            key: Its look-up key.
-        """
+    def _is_name(self, span: str, hit: KnownNgram) -> bool:
+        """Whether a span is a name, and no bare code and no abbreviation that is written in another way."""
         known = self._names.get(span)
         if known is None:
             if len(self._names) >= _SPANS_KEPT:
                 self._names.clear()
-            known = self._equals_a_name(span, key) or normalize(span, EXACT_MATCH) in self._further
+            known = self._equals_a_name(span, hit) or normalize(span, EXACT_MATCH) in self._further
             self._names[span] = known
         return known
 
-    def _equals_a_name(self, span: str, key: bytes) -> bool:
+    def _equals_a_name(self, span: str, hit: KnownNgram) -> bool:
         dictionary = self.dictionary
         written = spelling_hash(normalize(span, AS_WRITTEN))
         is_short = len(span) <= _LONGEST_ABBREVIATION and not span.isupper()
         forms: tuple[str, str] | None = None
-        for row, _, spelling, _, preference in entries_of(dictionary, key).tolist():
+        for row, _, spelling, _, preference in dictionary.keys.entries[hit.entries : hit.end].tolist():
             if preference == CODE_ENTRY:
                 continue
             if spelling == written:
@@ -237,73 +267,112 @@ class SpanFinder:
             if number and ends_paragraph_or_is_long(units.separators[number]):
                 last = number
 
-    def _groups(self, texts: Iterable[UnitKeys]) -> Iterator[list[UnitKeys]]:
-        """Texts whose n-grams are searched together."""
-        group: list[UnitKeys] = []
+    def _groups(self, texts: Iterable[UnitKeys]) -> Iterator[list[_Piece]]:
+        """Pieces of texts whose n-grams are searched together."""
+        group: list[_Piece] = []
         size = 0
         for text in texts:
-            group.append(text)
-            size += sum(text.counts)
-            if size >= self._ngrams_per_search:
-                yield group
-                group, size = [], 0
+            for first, stop in self._cut(text.counts):
+                group.append(_Piece(text, first, stop))
+                size += sum(text.counts[first:stop])
+                if size >= self._ngrams_per_search:
+                    yield group
+                    group, size = [], 0
         if group:
             yield group
 
-    def _look_up(self, group: list[UnitKeys]) -> list[list[tuple[int, int]]]:
-        """(first unit, unit after the last) of each n-gram of each text that has the hash of a name, in order."""
+    def _cut(self, counts: list[int]) -> list[tuple[int, int]]:
+        """Where the units of a text are cut, so that no piece has more n-grams than are searched together, unless it has one unit."""
+        if len(counts) * max(self._longest.values()) <= self._ngrams_per_search:
+            return [(0, len(counts))]
+        cuts, size = [0], 0
+        for number, count in enumerate(counts):
+            if size + count > self._ngrams_per_search and number > cuts[-1]:
+                cuts.append(number)
+                size = 0
+            size += count
+        return list(pairwise([*cuts, len(counts)]))
+
+    def _look_up(self, group: list[_Piece]) -> list[list[KnownNgram]]:
+        """The n-grams of each piece that have the hash of a name, in order."""
         digest = xxhash.xxh3_64_digest
         hashes: list[bytes] = []
         counts: list[int] = []
         bases = [0]
-        for text in group:
+        for text, first, stop in group:
             key, ends = text.key, text.ends
-            for number, (start, count) in enumerate(zip(text.starts, text.counts, strict=True)):
-                hashes += [digest(key[start:end]) for end in ends[number : number + count]]
-            counts += text.counts
+            own = text.counts if stop - first == len(text.counts) else text.counts[first:stop]
+            hashes += [
+                digest(key[start:end])
+                for number, start, count in zip(range(first, stop), text.starts[first:stop], own, strict=True)
+                for end in ends[number : number + count]
+            ]
+            counts += own
             bases.append(len(counts))
         queries = np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
-        known = are_known(queries, self._hashes[0])
+        at = known_queries(queries, self._hashes[0])
         for further in self._hashes[1:]:
-            known |= are_known(queries, further)
-        at = np.flatnonzero(known)
-        found: list[list[tuple[int, int]]] = [[] for _ in group]
+            at = np.union1d(at, known_queries(queries, further))
+        found: list[list[KnownNgram]] = [[] for _ in group]
         if not len(at):
             return found
         edges = np.cumsum(np.array(counts, np.int64))
-        firsts = np.searchsorted(edges, at, "right")
-        lengths = at - np.where(firsts > 0, edges[firsts - 1], 0) + 1
-        owners = np.searchsorted(np.array(bases), firsts, "right") - 1
-        for owner, first, length in zip(owners.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
-            found[owner].append((first - bases[owner], first - bases[owner] + length))
+        units = np.searchsorted(edges, at, "right")
+        lengths = at - np.where(units > 0, edges[units - 1], 0) + 1
+        owners = np.searchsorted(np.array(bases), units, "right") - 1
+        firsts = units - np.array(bases)[owners] + np.array([piece.first for piece in group])[owners]
+        entries, ends_of_entries = (np.searchsorted(self._hashes[0], queries[at], side) for side in ("left", "right"))
+        columns = (owners, firsts, firsts + lengths, entries, ends_of_entries)
+        for owner, *fields in zip(*(column.tolist() for column in columns), strict=True):
+            found[owner].append(KnownNgram(*fields))
         return found
 
-    def _choose(self, unit_keys: UnitKeys, hits: list[tuple[int, int]], language: str, keep: Keep | None) -> list[Span]:
+    def _choose(self, unit_keys: UnitKeys, hits: list[KnownNgram], language: str, keep: Keep | None) -> list[Span]:
         """From left to right the longest n-grams that are mentions."""
         spans: list[Span] = []
-        by_first: dict[int, list[int]] = {}
-        for first, stop in hits:
-            by_first.setdefault(first, []).append(stop)
+        units = unit_keys.units
         free = 0
-        for first, stops in by_first.items():
+        for first, own in groupby(hits, key=_FIRST):
             if first < free:
                 continue
-            for stop in reversed(stops):
-                span = Span(unit_keys.units.starts[first], unit_keys.units.ends[stop - 1])
+            for hit in reversed(list(own)):
+                span = Span(units.starts[first], units.ends[hit.stop - 1])
                 text = unit_keys.text[span.start : span.end]
-                key = unit_keys.key[unit_keys.starts[first] : unit_keys.ends[stop - 1]]
-                if not self._is_mention(unit_keys, first, stop, language) or not self.is_name(text, key):
+                if not self._is_mention(unit_keys, first, hit.stop, language) or not self._is_name(text, hit):
                     continue
                 if keep is None or keep(text, language):
                     spans.append(span)
-                    free = stop
+                    free = hit.stop
                     break
         return spans
 
 
+def ascii_key(text: str, starts: list[int], ends: list[int]) -> tuple[bytes, list[int], list[int]]:
+    """The look-up key of an ASCII text, white space at its ends included, and where its units begin and end in it.
+
+    Args:
+        text: The text.
+        starts: Where its units begin in it.
+        ends: Where they end.
+    """
+    folded = text.lower().replace("`", "'")
+    if not folded.isprintable():
+        folded = _ASCII_CONTROL.sub(" ", folded)
+    if not (matches := list(_SHORTENED.finditer(folded))):
+        return folded.encode(), starts, ends
+    parts, at = [], 0
+    edges, removed = [0] * len(matches), [0]
+    for number, match in enumerate(matches):
+        parts.append(folded[at : match.start() + 1])
+        edges[number] = at = match.end()
+        removed.append(removed[-1] + at - match.start() - 1)
+    in_key = lambda place: place - removed[bisect_right(edges, place)]  # noqa: E731
+    return "".join([*parts, folded[at:]]).encode(), list(map(in_key, starts)), list(map(in_key, ends))
+
+
 def breaks_in(text: str, units: Units) -> list[int]:
     """The units before which no name can go on: after an empty line, a page break, or a long separator."""
-    if not _LINE_END.search(text) and max(map(len, units.separators)) <= _LONGEST_SEPARATOR:
+    if (text.isprintable() or not _LINE_END.search(text)) and max(map(len, units.separators)) <= _LONGEST_SEPARATOR:
         return []
     return [
         number
@@ -317,29 +386,24 @@ def ends_paragraph_or_is_long(separator: str) -> bool:
     return ends_paragraph(separator) or (len(separator) > _LONGEST_SEPARATOR and not separator.isspace())
 
 
-def entries_of(dictionary: Dictionary, key: bytes) -> NDArray[np.void]:
-    """The entries of a dictionary under a look-up key."""
-    hashes, value = dictionary.keys.hashes, np.uint64(xxhash.xxh3_64_intdigest(key))
-    first = int(np.searchsorted(hashes, value))
-    if first == len(hashes) or hashes[first] != value:
-        return dictionary.keys.entries[:0]
-    return dictionary.keys.entries[first : int(np.searchsorted(hashes, value, "right"))]
+def known_queries(queries: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The numbers of those of (q,) hashes that are among (n,) sorted ones, of which a small part is.
 
-
-def are_known(queries: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """(q,) whether each of (q,) hashes is among (n,) sorted ones.
-
-    What sorted queries read is in the processor's cache, so a search for them takes a fraction of the time.
+    What sorted queries read is in the processor's cache, so a search for them takes a fraction of the time. Where those that are known were, is
+    found by their first 16 bits, which few others have.
     """
     if not len(hashes):
-        return np.zeros(len(queries), bool)
+        return np.zeros(0, np.int64)
     ordered = np.sort(queries)
     at = np.minimum(np.searchsorted(hashes, ordered), len(hashes) - 1)
     known = ordered[hashes[at] == ordered]
-    if not len(known):
-        return np.zeros(len(queries), bool)
-    own: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, queries), len(known) - 1)] == queries
-    return own
+    begins = np.zeros(1 << 16, bool)
+    begins[known >> np.uint64(48)] = True
+    likely = np.flatnonzero(begins[queries >> np.uint64(48)])
+    if not len(likely):
+        return likely
+    own = queries[likely]
+    return likely[known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own]
 
 
 def is_mention(unit_keys: UnitKeys, first: int, stop: int, language: str) -> bool:

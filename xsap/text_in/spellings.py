@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from xsap.linking.name_keys import CODE_ENTRY
-from xsap.text_in.spans import Keep, Span, SpanFinder, UnitKeys, are_known, entries_of
+from xsap.text_in.spans import Keep, Span, SpanFinder, UnitKeys, known_queries
 from xsap.text_in.stop_words import is_stop_word
 from xsap.text_in.words import WORD, kind_of
 
@@ -27,6 +27,7 @@ INFLECTED_LETTERS = 4
 _ALPHABETS = ("abcdefghijklmnopqrstuvwxyz", "абвгдежзийклмнопрстуфхцчшщъыьэюяієї", "αβγδεζηθικλμνξοπρστυφχψω")
 _ENDINGS = ("s", "es")
 _KEYS_KEPT, _VARIANTS_PER_SEARCH = 1 << 16, 1 << 18
+_NAMES_KEPT = 8  # that an n-gram may be a near spelling of; a filter may keep another one than the first
 
 
 class NearSpellings:
@@ -38,7 +39,7 @@ class NearSpellings:
 
     def __init__(self, finder: SpanFinder) -> None:
         self._finder = finder
-        self._known: dict[str, str | None] = {}  # the key of an n-gram → a name that it may be a near spelling of
+        self._known: dict[str, list[str]] = {}  # the key of an n-gram → names that it may be a near spelling of
 
     def find(self, texts: Sequence[str], languages: Sequence[str], keep: Keep | None = None) -> list[list[Span]]:
         """The names in each text, and near spellings of names between them, as `SpanFinder.find`; of near spellings the longest come first.
@@ -59,8 +60,8 @@ class NearSpellings:
             taken: set[int] = set()
             near = []
             for first, stop, key in sorted(own, key=lambda each: (each[0] - each[1], each[0])):
-                name = self._known.get(key)
-                if name is None or taken & set(range(first, stop)) or (keep is not None and not keep(name, language)):
+                names = self._known[key]
+                if taken & set(range(first, stop)) or not any(keep is None or keep(name, language) for name in names):
                     continue
                 taken |= set(range(first, stop))
                 near.append(Span(unit_keys.units.starts[first], unit_keys.units.ends[stop - 1]))
@@ -75,7 +76,7 @@ class NearSpellings:
         variants: list[str] = []
         owners: list[str] = []
         for number, key in enumerate(new, start=1):
-            self._known[key] = None
+            self._known[key] = []
             words = key.split(_BETWEEN)
             own = list(near_spellings(words[::2], words[1::2]))
             variants += own
@@ -88,12 +89,14 @@ class NearSpellings:
         dictionary = self._finder.dictionary
         digests = b"".join(xxhash.xxh3_64_digest(variant.encode("utf-8", "surrogatepass")) for variant in variants)
         queries = np.frombuffer(digests, ">u8").astype(np.uint64)
-        for at in np.flatnonzero(are_known(queries, dictionary.keys.hashes)).tolist():
-            if self._known[owners[at]] is None:
-                entries = entries_of(dictionary, variants[at].encode("utf-8", "surrogatepass"))
-                rows = entries["row"][entries["preference"] != CODE_ENTRY]
-                if len(rows):
-                    self._known[owners[at]] = dictionary.names["name"][int(rows[0])].as_py()
+        at = known_queries(queries, dictionary.keys.hashes)
+        first, stop = (np.searchsorted(dictionary.keys.hashes, queries[at], side) for side in ("left", "right"))
+        for number, begin, end in zip(at.tolist(), first.tolist(), stop.tolist(), strict=True):
+            names = self._known[owners[number]]
+            for row, _, _, _, preference in dictionary.keys.entries[begin:end].tolist():
+                if preference != CODE_ENTRY and len(names) < _NAMES_KEPT:
+                    name = dictionary.names["name"][row].as_py()
+                    names += [] if name in names else [name]
 
 
 _BETWEEN = "\x00"  # between the words and separators of an n-gram's key, which have no such character

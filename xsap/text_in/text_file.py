@@ -6,12 +6,15 @@ complete; a resumed run reads and writes all documents again, and links only tho
 
 import gzip
 import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from xsap import __version__
@@ -29,8 +32,8 @@ from xsap.tabular.resume import count_parts, read_part, resume_folder, write_par
 from xsap.tabular.writers import FORMS, OutputFormat, Written, open_writer
 from xsap.text_in.annotate import AnnotatedText
 from xsap.text_in.documents import Documents, TextDocument
-from xsap.text_in.formats import JSON_FORMS, SpanAnswer, to_blocks, to_brat, to_json_line, type_of
-from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans
+from xsap.text_in.formats import JSON_FORMS, SpanAnswer, brat_text, to_blocks, to_brat, to_json_line, type_of
+from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans, hash_of
 
 DOCUMENTS_AT_ONCE = 256
 DOCUMENTS_ON_A_PAGE = 500  # that a browser can show
@@ -39,7 +42,7 @@ TEXT_FORMS = (*FORMS, *JSON_FORMS[1:], BRAT, HTML)
 _COLUMNS = {"document_id": pa.string(), "start": pa.int64(), "end": pa.int64(), "mention": pa.string()}
 _SPAN_TABLE = InputTable("spans", list(_COLUMNS), list(_COLUMNS.values()), None, lambda _: iter(()))
 _UNSAFE = re.compile(r"[^\w.\-]+|^\.+")
-_LONGEST_NAME = 120
+_LONGEST_NAME = 200  # bytes; file systems take 255
 _BRAT_FILES = (".txt", ".ann", ".conf")
 
 WriteDocuments = Callable[[Sequence[TextDocument], Sequence[Sequence[SpanAnswer]]], Written]
@@ -232,10 +235,11 @@ class _Job:
 
     def run(self, write: WriteDocuments, folder: Path | None) -> TextCounts:
         """Annotate and write all chunks. folder: where the answers of an interrupted run are, and are kept."""
-        counts = TextCounts()
+        counts, ids = TextCounts(), array("Q")
         left = 0 if folder is None else count_parts(folder) * self.documents_per_chunk
         with track("annotate", "documents", self.documents.count or 0, bar=self.progress, done=left) as advance:
             for number, chunk in enumerate(self.documents.chunks(self.documents_per_chunk)):
+                ids.extend(hash_of(document.document_id) for document in chunk)
                 spans = None if self.given is None else [self.given.of(document) for document in chunk]
                 lines = None if folder is None else read_part(folder, number, len(chunk))
                 if lines is None:
@@ -253,7 +257,7 @@ class _Job:
         expected = self.documents.count
         if expected is not None and counts.documents != expected:
             raise DataError(f"{self.documents.where} was changed while it was annotated; run the command again")
-        counts.remarks += self._remarks(counts)
+        counts.remarks += self._remarks(counts, len(ids) - len(np.unique(np.array(ids, np.uint64))))
         return counts
 
     def _annotate(self, chunk: list[TextDocument], spans: Any) -> list[bytes]:
@@ -268,8 +272,10 @@ class _Job:
             for each in annotated
         ]
 
-    def _remarks(self, counts: TextCounts) -> list[str]:
+    def _remarks(self, counts: TextCounts, repeated: int) -> list[str]:
         remarks = [*self.documents.remarks]
+        if repeated:
+            remarks.append(f"documents with the id of an earlier one: {repeated:,}")
         if unknown := self.documents.unknown_languages:
             shown = ", ".join(f"'{code}'" for code in list(unknown)[:5])
             remarks.append(f"documents in a language that is not known ({shown}): {sum(unknown.values()):,}")
@@ -305,8 +311,13 @@ def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[Write
             target = gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0)
         with target as out:
 
+            numbers = count(1)
+
             def put(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
-                lines = [to_json_line(document, own, form) for document, own in zip(documents, spans, strict=True)]
+                lines = [
+                    to_json_line(document, own, form, next(numbers))
+                    for document, own in zip(documents, spans, strict=True)
+                ]
                 out.write("".join(lines).encode("utf-8", "backslashreplace"))
                 return Written(len(lines))
 
@@ -352,13 +363,12 @@ def _page_writer(stream: IO[bytes]) -> Iterator[WriteDocuments]:
 def _brat_writer(folder: Path) -> Iterator[WriteDocuments]:
     """Yield a function that writes each document as two files of a folder; brat's list of types is written at the end."""
     types: set[str] = set()
+    free_name = _FreeNames(folder)
 
     def put(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:
         for document, own in zip(documents, spans, strict=True):
-            name = _free_name(folder, document.document_id)
-            (folder / f"{name}.txt").write_bytes(
-                document.text.encode("utf-8", "replace")
-            )  # as many characters as it had
+            name = free_name(document.document_id)
+            (folder / f"{name}.txt").write_bytes(brat_text(document).encode())
             (folder / f"{name}.ann").write_bytes(to_brat(document, own).encode())
             types.update(type_of(span.answer) for span in own)
         return Written(len(documents))
@@ -368,10 +378,22 @@ def _brat_writer(folder: Path) -> Iterator[WriteDocuments]:
     (folder / "annotation.conf").write_bytes("\n".join(lines).encode())
 
 
-def _free_name(folder: Path, document_id: str) -> str:
-    """A file name for a document, without its ending, that no other document has."""
-    safe = _UNSAFE.sub("_", document_id.encode("utf-8", "replace").decode())[:_LONGEST_NAME] or "document"
-    name, number = safe, 2
-    while (folder / f"{name}.txt").exists():
-        name, number = f"{safe}_{number}", number + 1
-    return name
+class _FreeNames:
+    """File names for the documents of a folder, without their ending, each of which no other document has.
+
+    Args:
+        folder: The folder, into which a document is written before the next one's name is asked for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next: dict[str, int] = {}  # a name that several documents have → the number that the next one tries first
+
+    def __call__(self, document_id: str) -> str:
+        safe = _UNSAFE.sub("_", document_id.encode("utf-8", "replace").decode()).encode()[:_LONGEST_NAME]
+        stem = safe.decode("utf-8", "ignore") or "document"
+        name, number = stem, self._next.get(stem, 2)
+        while (self._folder / f"{name}.txt").exists():
+            name, number = f"{stem}_{number}", number + 1
+            self._next[stem] = number
+        return name

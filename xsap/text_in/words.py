@@ -34,6 +34,7 @@ _STACKING = "\u17d2\u1039"  # the next consonant is written below
 _INVISIBLE = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # between two letters they are part of the word
 _CLOSING, _CLOSING_CLASS = ")]+%*", r")\]+%*"
 _CHARACTER = re.compile(f"[{_UNSPACED}{_BEFORE}{_AFTER}]")
+_ASCII_WORDS = re.compile("([A-Za-z0-9_]+)")
 _ASCII_UNITS = re.compile(rf"([A-Za-z0-9_]+|(?<=[^\s\-])[{_CLOSING_CLASS}])")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\r?\n|\r[^\S\r\n]*\r|[\f\v\u2028\u2029]")
 _SENTENCE = re.compile(
@@ -67,14 +68,16 @@ def units_of(text: str) -> Units:
     >>> units_of("Chronic CD4+ 発熱").words
     ['Chronic', 'CD4', '+', '発', '熱']
     """
-    parts = (_ASCII_UNITS if text.isascii() else _any_units()).split(text)
+    ascii_units = _ASCII_WORDS if is_plain(text) else _ASCII_UNITS  # the first is faster
+    parts = (ascii_units if text.isascii() else _any_units()).split(text)
     edges = list(accumulate(map(len, parts)))
     return Units(parts[1::2], parts[::2], edges[:-1:2], edges[1::2])
 
 
 def is_plain(text: str) -> bool:
     """Whether a text is known to have no units but words."""
-    return text.isascii() and not any(closing in text for closing in _CLOSING)
+    has_closing = ")" in text or "]" in text or "+" in text or "%" in text or "*" in text  # a loop takes four times as long
+    return text.isascii() and not has_closing
 
 
 def kind_of(unit: str) -> int:
