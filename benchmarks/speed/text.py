@@ -2,7 +2,8 @@
 
 Names and sentences are synthetic: names of one to five words of a vocabulary with Zipf's frequencies, in sentences of twenty such words of which one is
 replaced by a name. Both implementations find the longest names from left to right, in one thread; seconds are those of the processor, so that what else
-runs on it counts little. The dictionary is what such a loop needs beside the index; xsap searches the keys of the index itself.
+runs on it counts little. The dictionary is what such a loop needs beside the index; xsap searches the keys of the index itself. Near spellings, for
+which no such loop is plain, are looked for in the first sentences alone.
 """
 
 import gc
@@ -28,8 +29,10 @@ from xsap.linking.name_keys import ENTRY, OTHER, Keys, key_hashes, spelling_hash
 from xsap.terminal import log
 from xsap.text import look_up_key
 from xsap.text_in.spans import MAX_WORDS, Span, SpanFinder
+from xsap.text_in.spellings import NearSpellings
 
-NAMES_SEARCHED, SENTENCES, WORDS = 1_000_000, 5_000, 20
+NAMES_SEARCHED, SENTENCES, NEAR_SENTENCES, WORDS = 1_000_000, 5_000, 50, 20
+EXACT, LOOP, NEAR = "xsap", "loop over a Python set", "xsap with near spellings"
 SENTENCES_PER_SECOND = 5_000  # of one core, at least
 SEED_OF_TEXTS = 0
 _SYLLABLES = "ba co di fe gu hy ka lo mi ne pa ro si te vu xa zo car der phil gen lyt path meg str osis emia itis oma"
@@ -39,10 +42,10 @@ Find = Callable[[list[str]], list[list[Span]]]
 
 @dataclass(frozen=True, slots=True)
 class TextSpeed:
-    """An implementation: seconds of the processor for all sentences in each round, and bytes that it needs beside the index."""
+    """An implementation: seconds of the processor for its sentences in each round, and bytes that it needs beside the index, None if not measured."""
 
     seconds: list[float]
-    memory: int
+    memory: int | None
     sentences: int
 
     @property
@@ -136,7 +139,7 @@ def loop_over(names: frozenset[str]) -> Find:
 
 
 def compare_text(*, names: int = NAMES_SEARCHED, sentences: int = SENTENCES, rounds: int = 5) -> TextComparison:
-    """Time both implementations on the same sentences, one after the other in each round.
+    """Time all implementations on the same sentences, one after the other in each round.
 
     Args:
         names: Names of the index.
@@ -156,25 +159,27 @@ def compare_text(*, names: int = NAMES_SEARCHED, sentences: int = SENTENCES, rou
     gc.collect()
     before = memory_bytes("VmRSS")
     found = SpanFinder(dictionary).find(texts, languages)
-    used = {"xsap": max(0, memory_bytes("VmRSS") - before)}
+    used: dict[str, int | None] = {EXACT: max(0, memory_bytes("VmRSS") - before)}
     before = memory_bytes("VmRSS")
     loop = loop_over(frozenset(map(look_up_key, drawn)))
-    used["loop over a Python set"] = max(0, memory_bytes("VmRSS") - before)
+    used[LOOP] = max(0, memory_bytes("VmRSS") - before)
     assert loop(texts) == found, "both find the same spans"
-    finds: dict[str, Find] = {
-        "xsap": lambda each: SpanFinder(dictionary).find(each, languages),
-        "loop over a Python set": loop,
+    few = texts[:NEAR_SENTENCES]
+    finds: dict[str, tuple[Find, list[str]]] = {
+        EXACT: (lambda each: SpanFinder(dictionary).find(each, languages), texts),
+        LOOP: (loop, texts),
+        NEAR: (lambda each: NearSpellings(SpanFinder(dictionary)).find(each, languages[: len(each)]), few),
     }
     seconds: dict[str, list[float]] = {name: [] for name in finds}
     for number in range(1, rounds + 1):
-        for name, find in finds.items():
+        for name, (find, own) in finds.items():
             start = time.process_time()
-            find(texts)
+            find(own)
             seconds[name].append(time.process_time() - start)
-            log(f"round {number}, {name}: {len(texts) / seconds[name][-1]:,.0f} sentences a second")
-    results = {name: TextSpeed(each, used[name], len(texts)) for name, each in seconds.items()}
+            log(f"round {number}, {name}: {len(own) / seconds[name][-1]:,.0f} sentences a second")
+    results = {name: TextSpeed(each, used.get(name), len(finds[name][1])) for name, each in seconds.items()}
     targets = (
-        [target("sentences a second of one core", results["xsap"].best, SENTENCES_PER_SECOND)]
+        [target("sentences a second of one core", results[EXACT].best, SENTENCES_PER_SECOND)]
         if names >= NAMES_SEARCHED
         else []
     )
@@ -186,11 +191,14 @@ def to_text(result: TextComparison) -> str:
     rows = [["implementation", "sentences a second, best round", "all rounds", "MB beside the index"]]
     for name, each in result.implementations.items():
         rounds = ", ".join(format_figure(each.sentences / seconds) for seconds in each.seconds)
-        rows.append([name, format_figure(each.best), rounds, format_figure(each.memory / 1e6)])
-    ours, loop = (each.best for each in result.implementations.values())
+        rows.append(
+            [name, format_figure(each.best), rounds, "–" if each.memory is None else format_figure(each.memory / 1e6)]
+        )
+    ours, loop, near = (result.implementations[name].best for name in (EXACT, LOOP, NEAR))
     notes = [
         f"{result.names:,} names; {result.spans:,} spans found by both; seconds of the processor, one thread; {result.machine}",
         f"xsap: {ours / loop:.2f} of the loop's sentences a second",
+        f"near spellings: exact look-up finds {ours / near:,.0f} times as many sentences a second",
         *result.targets,
     ]
     return to_markdown(rows, notes)

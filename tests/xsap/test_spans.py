@@ -1,5 +1,7 @@
 """Names in texts against plain loops over all n-grams; offsets in generated texts of twelve scripts."""
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,7 +108,11 @@ def test_units_cover_every_letter_and_their_keys_make_up_the_key_of_the_text(tex
 ASCII = st.characters(max_codepoint=0x7F)
 
 
-@given(st.lists(st.one_of(st.sampled_from(["ae", "AEE", "oe", "due", "aaae", "  ", "\r\n", "`", ") ", "-"]), ASCII), max_size=30))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(["ae", "AEE", "oe", "due", "aaae", "  ", "\r\n", "`", ") ", "-"]), ASCII), max_size=30
+    )
+)
 @settings(max_examples=examples(300))
 def test_key_of_an_ascii_text_has_the_keys_of_all_its_parts(pieces):
     text = "".join(pieces)
@@ -171,6 +177,11 @@ def test_spans_of_a_text(text, spans):
     assert found(finder, text) == spans
 
 
+def test_names_with_signs_at_their_ends_are_found_only_with_closing_ones():
+    finder = finder_of("Klebsiella spp.", "(R)-warfarin", "CD4+", "pain (chest)")
+    assert found(finder, "Klebsiella spp. (R)-warfarin CD4+ pain (chest).") == ["CD4+", "pain (chest)"]
+
+
 def test_stop_words_are_those_of_the_texts_language():
     finder = finder_of("die", "was", "sin")
     text = "die was sin"
@@ -199,8 +210,14 @@ def test_a_name_of_more_words_than_an_n_gram_has_is_not_found():
 @given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)), st.sampled_from([1, 1 << 47, (1 << 58) + 1]))
 def test_known_hashes_are_those_of_a_set(queries, hashes, scale):
     queries, hashes = ([number * scale for number in each] for each in (queries, hashes))
-    expected = [number for number, query in enumerate(queries) if query in set(hashes)]
-    assert known_queries(np.array(queries, np.uint64), np.array(sorted(hashes), np.uint64)).tolist() == expected
+    ordered = sorted(hashes)
+    expected = [
+        (number, bisect_left(ordered, query), bisect_right(ordered, query))
+        for number, query in enumerate(queries)
+        if query in ordered
+    ]
+    found = known_queries(np.array(queries, np.uint64), np.array(ordered, np.uint64))
+    assert list(zip(*(each.tolist() for each in found), strict=True)) == expected
 
 
 def test_a_sentence_ends_at_its_end_and_not_at_an_abbreviation():
@@ -241,7 +258,9 @@ def test_near_spellings_in_a_text(text, spans):
 
 def test_a_near_spelling_of_two_names_is_found_if_either_is_kept():
     for kept in ("hepatitas", "hepatitis"):
-        assert near(["hepatitas", "hepatitis"], "hepatitus", keep=lambda span, _, kept=kept: span == kept) == ["hepatitus"]
+        assert near(["hepatitas", "hepatitis"], "hepatitus", keep=lambda span, _, kept=kept: span == kept) == [
+            "hepatitus"
+        ]
 
 
 def test_only_near_spellings_of_names_that_are_kept_are_found():

@@ -58,7 +58,9 @@ class GivenSpans:
             for document_id, start, end, mention in zip(ids, starts, ends, mentions, strict=True):
                 row += 1
                 first, last = (_offset(text, name, table.where, row) for name, text in (("start", start), ("end", end)))
-                rows.append((hash_of(document_id), first, last, hash_of(normalize(mention, EXACT_MATCH)) if mention else 0))
+                rows.append(
+                    (hash_of(document_id), first, last, hash_of(normalize(mention, EXACT_MATCH)) if mention else 0)
+                )
             parts.append(np.array(rows, _SPAN))
         self.content_hash = sha256_of(Path(path))
         self.dropped: Counter[str] = Counter()

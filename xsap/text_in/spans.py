@@ -11,11 +11,11 @@ unless it names its vocabulary (HP:0001945); and a name that is an abbreviation 
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
-from operator import attrgetter
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +34,10 @@ NGRAMS_PER_SEARCH = 1 << 17
 _KEYS_KEPT, _SPANS_KEPT = 1 << 16, 1 << 15
 _ASCII_CONTROL = re.compile("[\x00-\x1f\x7f]")
 _SHORTENED = re.compile("  +|a[ae]+|oe+|ue+")  # of which the key has the first character, see `look_up_key`
-_FIRST = attrgetter("first")
 _LINE_END = re.compile("[\n\r\f\v\u2028\u2029]")
 _LONGEST_SEPARATOR = 8  # characters between two units of a name
 _LONGEST_ABBREVIATION = 4
+_LAST_BITS = np.uint64(48)  # of a hash
 _NEARBY = 60  # characters on each side that tell whether capitals mean anything
 _SHORTEST, _SHORTEST_WITHOUT_CASE, _SHORTEST_OF_CHARACTERS = 3, 2, 2
 
@@ -77,20 +77,8 @@ class UnitKeys:
         return self.key[self.starts[unit] : self.ends[unit]].decode("utf-8", "surrogatepass")
 
 
-class KnownNgram(NamedTuple):
-    """An n-gram that has the hash of a name.
-
-    Attributes:
-        first: Its first unit.
-        stop: The unit after its last.
-        entries: The first of its entries in the dictionary.
-        end: The one after the last.
-    """
-
-    first: int
-    stop: int
-    entries: int
-    end: int
+KnownNgram = tuple[int, int, int, int]
+"""An n-gram that has the hash of a name: its first unit, the unit after its last, and the first and the end of the entries under that hash."""
 
 
 class _Piece(NamedTuple):
@@ -154,10 +142,8 @@ class SpanFinder:
         ngrams_per_search: int = NGRAMS_PER_SEARCH,
     ) -> None:
         self.dictionary, self._further = dictionary, frozenset(further)
-        self._hashes = [
-            dictionary.keys.hashes,
-            *([np.sort(key_hashes(pa.array(further, pa.string())))] if further else []),
-        ]
+        self._hashes = dictionary.keys.hashes
+        self._further_hashes = np.sort(key_hashes(pa.array(list(further), pa.string())))
         self._longest = {WORD: max_words, CHARACTER: max_characters, CLOSING: 0}
         self._ngrams_per_search = ngrams_per_search
         self._keys, self._separators, self._kinds = _KeyCache(), _SeparatorCache(), _KindCache()
@@ -200,22 +186,22 @@ class SpanFinder:
         edges = list(accumulate(map(len, parts)))
         return UnitKeys(text, units, b"".join(parts), edges[::2], edges[1::2], counts)
 
-    def _is_name(self, span: str, hit: KnownNgram) -> bool:
-        """Whether a span is a name, and no bare code and no abbreviation that is written in another way."""
+    def _is_name(self, span: str, entries: slice) -> bool:
+        """Whether a span is a name, and no bare code and no abbreviation that is written in another way. entries: those under its hash."""
         known = self._names.get(span)
         if known is None:
             if len(self._names) >= _SPANS_KEPT:
                 self._names.clear()
-            known = self._equals_a_name(span, hit) or normalize(span, EXACT_MATCH) in self._further
+            known = self._equals_a_name(span, entries) or normalize(span, EXACT_MATCH) in self._further
             self._names[span] = known
         return known
 
-    def _equals_a_name(self, span: str, hit: KnownNgram) -> bool:
+    def _equals_a_name(self, span: str, entries: slice) -> bool:
         dictionary = self.dictionary
         written = spelling_hash(normalize(span, AS_WRITTEN))
         is_short = len(span) <= _LONGEST_ABBREVIATION and not span.isupper()
         forms: tuple[str, str] | None = None
-        for row, _, spelling, _, preference in dictionary.keys.entries[hit.entries : hit.end].tolist():
+        for row, _, spelling, _, preference in dictionary.keys.entries[entries].tolist():
             if preference == CODE_ENTRY:
                 continue
             if spelling == written:
@@ -310,21 +296,22 @@ class SpanFinder:
             counts += own
             bases.append(len(counts))
         queries = np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
-        at = known_queries(queries, self._hashes[0])
-        for further in self._hashes[1:]:
-            at = np.union1d(at, known_queries(queries, further))
+        at, begins, ends = known_queries(queries, self._hashes)
         found: list[list[KnownNgram]] = [[] for _ in group]
-        if not len(at):
-            return found
+        if self._further:
+            further, *_ = known_queries(queries, self._further_hashes)
+            both = np.union1d(at, further)
+            ranges = np.zeros((2, len(both)), np.int64)
+            ranges[:, np.searchsorted(both, at)] = begins, ends
+            at, (begins, ends) = both, ranges
         edges = np.cumsum(np.array(counts, np.int64))
         units = np.searchsorted(edges, at, "right")
         lengths = at - np.where(units > 0, edges[units - 1], 0) + 1
         owners = np.searchsorted(np.array(bases), units, "right") - 1
         firsts = units - np.array(bases)[owners] + np.array([piece.first for piece in group])[owners]
-        entries, ends_of_entries = (np.searchsorted(self._hashes[0], queries[at], side) for side in ("left", "right"))
-        columns = (owners, firsts, firsts + lengths, entries, ends_of_entries)
-        for owner, *fields in zip(*(column.tolist() for column in columns), strict=True):
-            found[owner].append(KnownNgram(*fields))
+        ngrams = zip(*(column.tolist() for column in (firsts, firsts + lengths, begins, ends)), strict=True)
+        for owner, ngram in zip(owners.tolist(), ngrams, strict=True):
+            found[owner].append(ngram)
         return found
 
     def _choose(self, unit_keys: UnitKeys, hits: list[KnownNgram], language: str, keep: Keep | None) -> list[Span]:
@@ -332,17 +319,17 @@ class SpanFinder:
         spans: list[Span] = []
         units = unit_keys.units
         free = 0
-        for first, own in groupby(hits, key=_FIRST):
+        for first, own in groupby(hits, key=itemgetter(0)):
             if first < free:
                 continue
-            for hit in reversed(list(own)):
-                span = Span(units.starts[first], units.ends[hit.stop - 1])
+            for _, stop, begin, end in reversed(list(own)):
+                span = Span(units.starts[first], units.ends[stop - 1])
                 text = unit_keys.text[span.start : span.end]
-                if not self._is_mention(unit_keys, first, hit.stop, language) or not self._is_name(text, hit):
+                if not self._is_mention(unit_keys, first, stop, language) or not self._is_name(text, slice(begin, end)):
                     continue
                 if keep is None or keep(text, language):
                     spans.append(span)
-                    free = hit.stop
+                    free = stop
                     break
         return spans
 
@@ -358,16 +345,29 @@ def ascii_key(text: str, starts: list[int], ends: list[int]) -> tuple[bytes, lis
     folded = text.lower().replace("`", "'")
     if not folded.isprintable():
         folded = _ASCII_CONTROL.sub(" ", folded)
-    if not (matches := list(_SHORTENED.finditer(folded))):
+    if not ("ae" in folded or "oe" in folded or "ue" in folded or "aa" in folded or "  " in folded):
         return folded.encode(), starts, ends
-    parts, at = [], 0
-    edges, removed = [0] * len(matches), [0]
-    for number, match in enumerate(matches):
+    parts: list[str] = []
+    edges: list[int] = []
+    at = 0
+    for match in _SHORTENED.finditer(folded):
         parts.append(folded[at : match.start() + 1])
-        edges[number] = at = match.end()
-        removed.append(removed[-1] + at - match.start() - 1)
-    in_key = lambda place: place - removed[bisect_right(edges, place)]  # noqa: E731
-    return "".join([*parts, folded[at:]]).encode(), list(map(in_key, starts)), list(map(in_key, ends))
+        at = match.end()
+        edges.append(at)
+    removed = list(
+        accumulate(edge - before - len(part) for before, edge, part in zip([0, *edges], edges, parts, strict=False))
+    )
+    key = "".join([*parts, folded[at:]]).encode()
+    return key, _shifted(starts, edges, removed), _shifted(ends, edges, removed)
+
+
+def _shifted(places: list[int], edges: list[int], removed: list[int]) -> list[int]:
+    """Places in a text without what was removed from it. removed: how many characters before each edge; all lists are in order."""
+    bounds = [bisect_left(places, edge) for edge in edges]
+    shifted = places[: bounds[0]]
+    for by, (first, last) in zip(removed, pairwise([*bounds, len(places)]), strict=True):
+        shifted += [place - by for place in places[first:last]]
+    return shifted
 
 
 def breaks_in(text: str, units: Units) -> list[int]:
@@ -386,24 +386,29 @@ def ends_paragraph_or_is_long(separator: str) -> bool:
     return ends_paragraph(separator) or (len(separator) > _LONGEST_SEPARATOR and not separator.isspace())
 
 
-def known_queries(queries: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The numbers of those of (q,) hashes that are among (n,) sorted ones, of which a small part is.
+def known_queries(
+    queries: NDArray[np.uint64], hashes: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Those of (q,) hashes that are among (n,) sorted ones: their numbers, and the first of the equal ones and the one after the last.
 
-    What sorted queries read is in the processor's cache, so a search for them takes a fraction of the time. Where those that are known were, is
-    found by their first 16 bits, which few others have.
+    What sorted queries read is in the processor's cache, so a search for them takes a fraction of the time. Few are known: where they were among the
+    queries is found by their first 16 bits, which few others have.
     """
     if not len(hashes):
-        return np.zeros(0, np.int64)
+        return (np.zeros(0, np.int64),) * 3
     ordered = np.sort(queries)
-    at = np.minimum(np.searchsorted(hashes, ordered), len(hashes) - 1)
-    known = ordered[hashes[at] == ordered]
-    begins = np.zeros(1 << 16, bool)
-    begins[known >> np.uint64(48)] = True
-    likely = np.flatnonzero(begins[queries >> np.uint64(48)])
-    if not len(likely):
-        return likely
-    own = queries[likely]
-    return likely[known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own]
+    at = np.searchsorted(hashes, ordered)
+    is_known = hashes[np.minimum(at, len(hashes) - 1)] == ordered
+    known, begins = ordered[is_known], at[is_known]
+    if not len(known):
+        return (np.zeros(0, np.int64),) * 3
+    ends = np.searchsorted(hashes, known, "right")
+    begin_one = np.zeros(1 << 16, bool)
+    begin_one[known >> _LAST_BITS] = True
+    likely = np.flatnonzero(begin_one[queries >> _LAST_BITS])
+    places = np.minimum(np.searchsorted(known, queries[likely]), len(known) - 1)
+    is_one = known[places] == queries[likely]
+    return likely[is_one], begins[places[is_one]], ends[places[is_one]]
 
 
 def is_mention(unit_keys: UnitKeys, first: int, stop: int, language: str) -> bool:

@@ -89,9 +89,8 @@ class NearSpellings:
         dictionary = self._finder.dictionary
         digests = b"".join(xxhash.xxh3_64_digest(variant.encode("utf-8", "surrogatepass")) for variant in variants)
         queries = np.frombuffer(digests, ">u8").astype(np.uint64)
-        at = known_queries(queries, dictionary.keys.hashes)
-        first, stop = (np.searchsorted(dictionary.keys.hashes, queries[at], side) for side in ("left", "right"))
-        for number, begin, end in zip(at.tolist(), first.tolist(), stop.tolist(), strict=True):
+        found = known_queries(queries, dictionary.keys.hashes)
+        for number, begin, end in zip(*(each.tolist() for each in found), strict=True):
             names = self._known[owners[number]]
             for row, _, _, _, preference in dictionary.keys.entries[begin:end].tolist():
                 if preference != CODE_ENTRY and len(names) < _NAMES_KEPT:

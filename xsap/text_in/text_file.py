@@ -310,7 +310,6 @@ def _stream_writer(stream: IO[bytes], text_format: TextFormat) -> Iterator[Write
         if text_format.output.gz:
             target = gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0)
         with target as out:
-
             numbers = count(1)
 
             def put(documents: Sequence[TextDocument], spans: Sequence[Sequence[SpanAnswer]]) -> Written:

@@ -76,7 +76,9 @@ def units_of(text: str) -> Units:
 
 def is_plain(text: str) -> bool:
     """Whether a text is known to have no units but words."""
-    has_closing = ")" in text or "]" in text or "+" in text or "%" in text or "*" in text  # a loop takes four times as long
+    has_closing = (
+        ")" in text or "]" in text or "+" in text or "%" in text or "*" in text
+    )  # a loop takes four times as long
     return text.isascii() and not has_closing
 
 
