@@ -191,6 +191,20 @@ def test_stop_words_are_those_of_the_texts_language():
     assert found(finder, text, UNKNOWN) == found(finder, text, "cy") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "stop_word", "name", "language"),
+    [
+        ("発熱する", "する", "発熱", "ja"),
+        ("没有发热", "没有", "发热", "zh"),
+        ("ที่ไข้สูง", "ที่", "ไข้สูง", "th"),
+        ("의 발열", "의", "발열", "ko"),
+    ],
+)
+def test_stop_words_are_none_in_scripts_without_spaces_and_in_korean(text, stop_word, name, language):
+    finder = finder_of(stop_word, name)
+    assert found(finder, text, language) == found(finder, text, UNKNOWN) == [name]
+
+
 def test_only_names_that_are_kept_are_found():
     finder = finder_of("acute fever", "fever")
     assert finder.find(["acute fever"], ["en"], lambda span, language: span == "fever") == [[(6, 11)]]

@@ -281,35 +281,21 @@ class SpanFinder:
 
     def _look_up(self, group: list[_Piece]) -> list[list[KnownNgram]]:
         """The n-grams of each piece that have the hash of a name, in order."""
-        digest = xxhash.xxh3_64_digest
-        hashes: list[bytes] = []
-        counts: list[int] = []
-        bases = [0]
-        for text, first, stop in group:
-            key, ends = text.key, text.ends
-            own = text.counts if stop - first == len(text.counts) else text.counts[first:stop]
-            hashes += [
-                digest(key[start:end])
-                for number, start, count in zip(range(first, stop), text.starts[first:stop], own, strict=True)
-                for end in ends[number : number + count]
-            ]
-            counts += own
-            bases.append(len(counts))
-        queries = np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
-        at, begins, ends = known_queries(queries, self._hashes)
-        found: list[list[KnownNgram]] = [[] for _ in group]
+        queries, counts, bases = _hash_ngrams(group)
+        at, entries, ends = known_queries(queries, self._hashes)
         if self._further:
             further, *_ = known_queries(queries, self._further_hashes)
             both = np.union1d(at, further)
-            ranges = np.zeros((2, len(both)), np.int64)
-            ranges[:, np.searchsorted(both, at)] = begins, ends
-            at, (begins, ends) = both, ranges
+            ranges = np.zeros((2, len(both)), np.int64)  # empty for names that are not the dictionary's
+            ranges[:, np.searchsorted(both, at)] = entries, ends
+            at, entries, ends = both, ranges[0], ranges[1]
         edges = np.cumsum(np.array(counts, np.int64))
         units = np.searchsorted(edges, at, "right")
         lengths = at - np.where(units > 0, edges[units - 1], 0) + 1
         owners = np.searchsorted(np.array(bases), units, "right") - 1
         firsts = units - np.array(bases)[owners] + np.array([piece.first for piece in group])[owners]
-        ngrams = zip(*(column.tolist() for column in (firsts, firsts + lengths, begins, ends)), strict=True)
+        ngrams = zip(firsts.tolist(), (firsts + lengths).tolist(), entries.tolist(), ends.tolist(), strict=True)
+        found: list[list[KnownNgram]] = [[] for _ in group]
         for owner, ngram in zip(owners.tolist(), ngrams, strict=True):
             found[owner].append(ngram)
         return found
@@ -386,6 +372,25 @@ def ends_paragraph_or_is_long(separator: str) -> bool:
     return ends_paragraph(separator) or (len(separator) > _LONGEST_SEPARATOR and not separator.isspace())
 
 
+def _hash_ngrams(group: list[_Piece]) -> tuple[NDArray[np.uint64], list[int], list[int]]:
+    """The hashes of all n-grams of pieces, how many begin with each unit, and the number of the first unit of each piece, and of one after the last."""
+    digest = xxhash.xxh3_64_digest
+    hashes: list[bytes] = []
+    counts: list[int] = []
+    bases = [0]
+    for text, first, stop in group:
+        key, ends = text.key, text.ends
+        own = text.counts if stop - first == len(text.counts) else text.counts[first:stop]
+        hashes += [
+            digest(key[start:end])
+            for number, start, count in zip(range(first, stop), text.starts[first:stop], own, strict=True)
+            for end in ends[number : number + count]
+        ]
+        counts += own
+        bases.append(len(counts))
+    return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64), counts, bases
+
+
 def known_queries(
     queries: NDArray[np.uint64], hashes: NDArray[np.uint64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -423,7 +428,11 @@ def is_mention(unit_keys: UnitKeys, first: int, stop: int, language: str) -> boo
     for number, kind in enumerate(kinds, first):
         word = units.words[number]
         if kind == CHARACTER:
-            if stop - first > 1 or len(word) >= _SHORTEST_OF_CHARACTERS + (script_of(word) not in ("Han", "Kana")):
+            is_long = stop - first > 1 or len(word) >= _SHORTEST_OF_CHARACTERS + (
+                script_of(word) not in ("Han", "Kana")
+            )
+            whole = unit_keys.key[unit_keys.starts[first] : unit_keys.ends[stop - 1]].decode("utf-8", "surrogatepass")
+            if is_long and not is_stop_word(whole, language):
                 return True
         elif kind == WORD:
             has_case = word.isupper() or word.islower() or word.istitle()
