@@ -207,6 +207,16 @@ def fold_case(name: str, language: str | None = None) -> str:
     return " ".join(folded.split())
 
 
+def fold_ascii(name: str) -> str:
+    """An ASCII name or text as `fold_case` has it, but character for character: with a space for each control character, and all spaces.
+
+    >>> fold_ascii("No  Fever\\n")
+    'no  fever '
+    """
+    folded = name.lower().replace("`", "'")
+    return folded if folded.isprintable() else _CONTROL.sub(" ", folded)
+
+
 def fold_accents(name: str) -> str:
     """`fold_case` by the rules of all languages, and without accents: é is e, ö and ø are o, ł is l, æ is ae.
 

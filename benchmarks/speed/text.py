@@ -32,7 +32,7 @@ from xsap.text_in.spans import MAX_WORDS, Span, SpanFinder
 from xsap.text_in.spellings import NearSpellings
 
 NAMES_SEARCHED, SENTENCES, NEAR_SENTENCES, WORDS = 1_000_000, 5_000, 50, 20
-EXACT, LOOP, NEAR = "xsap", "loop over a Python set", "xsap with near spellings"
+_LOOK_UP, _LOOP, _NEAR = "xsap", "loop over a Python set", "xsap with near spellings"
 SENTENCES_PER_SECOND = 5_000  # of one core, at least
 SEED_OF_TEXTS = 0
 _SYLLABLES = "ba co di fe gu hy ka lo mi ne pa ro si te vu xa zo car der phil gen lyt path meg str osis emia itis oma"
@@ -159,16 +159,16 @@ def compare_text(*, names: int = NAMES_SEARCHED, sentences: int = SENTENCES, rou
     gc.collect()
     before = memory_bytes("VmRSS")
     found = SpanFinder(dictionary).find(texts, languages)
-    used: dict[str, int | None] = {EXACT: max(0, memory_bytes("VmRSS") - before)}
+    used: dict[str, int | None] = {_LOOK_UP: max(0, memory_bytes("VmRSS") - before)}
     before = memory_bytes("VmRSS")
     loop = loop_over(frozenset(map(look_up_key, drawn)))
-    used[LOOP] = max(0, memory_bytes("VmRSS") - before)
+    used[_LOOP] = max(0, memory_bytes("VmRSS") - before)
     assert loop(texts) == found, "both find the same spans"
     few = texts[:NEAR_SENTENCES]
     finds: dict[str, tuple[Find, list[str]]] = {
-        EXACT: (lambda each: SpanFinder(dictionary).find(each, languages), texts),
-        LOOP: (loop, texts),
-        NEAR: (lambda each: NearSpellings(SpanFinder(dictionary)).find(each, languages[: len(each)]), few),
+        _LOOK_UP: (lambda each: SpanFinder(dictionary).find(each, languages), texts),
+        _LOOP: (loop, texts),
+        _NEAR: (lambda each: NearSpellings(SpanFinder(dictionary)).find(each, languages[: len(each)]), few),
     }
     seconds: dict[str, list[float]] = {name: [] for name in finds}
     for number in range(1, rounds + 1):
@@ -179,7 +179,7 @@ def compare_text(*, names: int = NAMES_SEARCHED, sentences: int = SENTENCES, rou
             log(f"round {number}, {name}: {len(own) / seconds[name][-1]:,.0f} sentences a second")
     results = {name: TextSpeed(each, used.get(name), len(finds[name][1])) for name, each in seconds.items()}
     targets = (
-        [target("sentences a second of one core", results[EXACT].best, SENTENCES_PER_SECOND)]
+        [target("sentences a second of one core", results[_LOOK_UP].best, SENTENCES_PER_SECOND)]
         if names >= NAMES_SEARCHED
         else []
     )
@@ -194,7 +194,7 @@ def to_text(result: TextComparison) -> str:
         rows.append(
             [name, format_figure(each.best), rounds, "–" if each.memory is None else format_figure(each.memory / 1e6)]
         )
-    ours, loop, near = (result.implementations[name].best for name in (EXACT, LOOP, NEAR))
+    ours, loop, near = (result.implementations[name].best for name in (_LOOK_UP, _LOOP, _NEAR))
     notes = [
         f"{result.names:,} names; {result.spans:,} spans found by both; seconds of the processor, one thread; {result.machine}",
         f"xsap: {ours / loop:.2f} of the loop's sentences a second",

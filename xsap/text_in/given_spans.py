@@ -59,7 +59,12 @@ class GivenSpans:
                 row += 1
                 first, last = (_offset(text, name, table.where, row) for name, text in (("start", start), ("end", end)))
                 rows.append(
-                    (hash_of(document_id), first, last, hash_of(normalize(mention, EXACT_MATCH)) if mention else 0)
+                    (
+                        string_hash(document_id),
+                        first,
+                        last,
+                        string_hash(normalize(mention, EXACT_MATCH)) if mention else 0,
+                    )
                 )
             parts.append(np.array(rows, _SPAN))
         self.content_hash = sha256_of(Path(path))
@@ -73,7 +78,7 @@ class GivenSpans:
 
     def of(self, document: TextDocument) -> list[Span]:
         """The spans of a document, in order."""
-        value = np.uint64(hash_of(document.document_id))
+        value = np.uint64(string_hash(document.document_id))
         first, last = (int(np.searchsorted(self._spans["document"], value, side)) for side in ("left", "right"))
         spans: set[Span] = set()
         for at in range(first, last):
@@ -87,7 +92,7 @@ class GivenSpans:
             if document.text[start:end].isspace():
                 self.dropped[BLANK] += 1
                 continue
-            if wanted and wanted != hash_of(normalize(document.text[start:end], EXACT_MATCH)):
+            if wanted and wanted != string_hash(normalize(document.text[start:end], EXACT_MATCH)):
                 self.dropped[OTHER_TEXT] += 1
                 continue
             spans.add(Span(start, end))
@@ -98,7 +103,7 @@ class GivenSpans:
         return int((~self._seen).sum())
 
 
-def hash_of(text: str) -> int:
+def string_hash(text: str) -> int:
     """XXH3-64 of a text, never 0."""
     return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) or 1
 

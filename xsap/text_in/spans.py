@@ -25,14 +25,22 @@ from numpy.typing import NDArray
 
 from xsap.linking.dictionary import Dictionary
 from xsap.linking.name_keys import CODE_ENTRY, key_hashes, spelling_hash
-from xsap.text import AS_WRITTEN, EXACT_MATCH, expand_umlauts, fold_accents, look_up_key, normalize, script_of
+from xsap.text import (
+    AS_WRITTEN,
+    EXACT_MATCH,
+    expand_umlauts,
+    fold_accents,
+    fold_ascii,
+    look_up_key,
+    normalize,
+    script_of,
+)
 from xsap.text_in.stop_words import is_stop_word
 from xsap.text_in.words import CHARACTER, CLOSING, WORD, Units, ends_paragraph, is_plain, kind_of, units_of
 
 MAX_WORDS, MAX_CHARACTERS = 10, 16
 NGRAMS_PER_SEARCH = 1 << 17
 _KEYS_KEPT, _SPANS_KEPT = 1 << 16, 1 << 15
-_ASCII_CONTROL = re.compile("[\x00-\x1f\x7f]")
 _SHORTENED = re.compile("  +|a[ae]+|oe+|ue+")  # of which the key has the first character, see `look_up_key`
 _LINE_END = re.compile("[\n\r\f\v\u2028\u2029]")
 _LONGEST_SEPARATOR = 8  # characters between two units of a name
@@ -111,16 +119,6 @@ class _SeparatorCache(dict[str, bytes]):
         return key
 
 
-class _KindCache(dict[str, int]):
-    """The kind of each unit."""
-
-    def __missing__(self, unit: str) -> int:
-        if len(self) >= _KEYS_KEPT:
-            self.clear()
-        kind = self[unit] = kind_of(unit)
-        return kind
-
-
 class SpanFinder:
     """Finds the names of a dictionary in texts. Used by one thread at a time.
 
@@ -146,7 +144,7 @@ class SpanFinder:
         self._further_hashes = np.sort(key_hashes(pa.array(list(further), pa.string())))
         self._longest = {WORD: max_words, CHARACTER: max_characters, CLOSING: 0}
         self._ngrams_per_search = ngrams_per_search
-        self._keys, self._separators, self._kinds = _KeyCache(), _SeparatorCache(), _KindCache()
+        self._keys, self._separators = _KeyCache(), _SeparatorCache()
         self._names: dict[str, bool] = {}
         self._starters: dict[tuple[str, str], bool] = {}  # whether a word makes a mention of what begins with it
 
@@ -176,7 +174,7 @@ class SpanFinder:
         units = units_of(text)
         counts = self._counts(len(units.words), breaks_in(text, units))
         if not is_plain(text):
-            self._shorten(counts, [self._kinds[word] for word in units.words], units)
+            self._shorten(counts, list(map(kind_of, units.words)), units)
         if text.isascii():
             return UnitKeys(text, units, *ascii_key(text, units.starts, units.ends), counts)
         keys, separators = self._keys, self._separators
@@ -328,9 +326,7 @@ def ascii_key(text: str, starts: list[int], ends: list[int]) -> tuple[bytes, lis
         starts: Where its units begin in it.
         ends: Where they end.
     """
-    folded = text.lower().replace("`", "'")
-    if not folded.isprintable():
-        folded = _ASCII_CONTROL.sub(" ", folded)
+    folded = fold_ascii(text)
     if not ("ae" in folded or "oe" in folded or "ue" in folded or "aa" in folded or "  " in folded):
         return folded.encode(), starts, ends
     parts: list[str] = []

@@ -2,8 +2,8 @@
 
 A span of stop words of the text's language, or of characters without spaces that are one, is no mention, unless it is written in capitals, as an
 abbreviation is. The lists have articles, pronouns, prepositions, conjunctions, auxiliary verbs and negations only; a word that is also a finding (`mal`,
-`cold`) is in none. They are compared in the form of `look_up_key`, so accents and letter case do not matter. For a text whose language is unknown, or has no list, all
-lists count.
+`cold`) is in none. They are compared in the form of `look_up_key`, so accents and letter case do not matter. For a text whose language is unknown, or
+has no list, all lists count.
 """
 
 from functools import cache

@@ -33,7 +33,7 @@ from xsap.tabular.writers import FORMS, OutputFormat, Written, open_writer
 from xsap.text_in.annotate import AnnotatedText
 from xsap.text_in.documents import Documents, TextDocument
 from xsap.text_in.formats import JSON_FORMS, SpanAnswer, brat_text, to_blocks, to_brat, to_json_line, type_of
-from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans, hash_of
+from xsap.text_in.given_spans import NO_DOCUMENT, GivenSpans, string_hash
 
 DOCUMENTS_AT_ONCE = 256
 DOCUMENTS_ON_A_PAGE = 500  # that a browser can show
@@ -239,7 +239,7 @@ class _Job:
         left = 0 if folder is None else count_parts(folder) * self.documents_per_chunk
         with track("annotate", "documents", self.documents.count or 0, bar=self.progress, done=left) as advance:
             for number, chunk in enumerate(self.documents.chunks(self.documents_per_chunk)):
-                ids.extend(hash_of(document.document_id) for document in chunk)
+                ids.extend(string_hash(document.document_id) for document in chunk)
                 spans = None if self.given is None else [self.given.of(document) for document in chunk]
                 lines = None if folder is None else read_part(folder, number, len(chunk))
                 if lines is None:
