@@ -79,5 +79,7 @@ def test_folds_follow_from_the_seed():
 
 
 def test_too_few_documents_for_the_folds_are_refused():
-    with pytest.raises(DataError, match=r"^expected at least 3 documents for 3 folds, found 2 among 3 mentions$"):
+    with pytest.raises(
+        DataError, match=r"^expected at least 3 documents for 3 folds, found 2 among 3 mentions; choose fewer folds"
+    ):
         assign_folds(mentions_of([["A"], ["B"], ["C"]], ["d", "d", "e"]), 3, by="document", seed=0)

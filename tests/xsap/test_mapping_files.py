@@ -3,14 +3,16 @@
 import json
 from dataclasses import replace
 
+import openpyxl
 import pytest
 
 from tests.fixtures.athena import write_athena
 from tests.fixtures.mappings import FEVER, OMOP_FEVER, PYREXIA
+from tests.fixtures.reviews import candidate, mapping, new_review
 from xsap.cli import main
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.checks import check_mapping_file
-from xsap.exchange.decided_mentions import read_gold
+from xsap.exchange.decided_mentions import read_all_gold, read_gold
 from xsap.exchange.mapping import (
     Equivalence,
     MappedConcept,
@@ -26,6 +28,7 @@ from xsap.exchange.review_workbook import write_workbook
 from xsap.exchange.sssom import write_sssom
 from xsap.exchange.usagi_writer import write_usagi
 from xsap.linking.results import Result
+from xsap.server.review_decisions import Choice
 from xsap.tabular.answers import Answer
 from xsap.tabular.readers import open_table
 from xsap.tabular.writers import OutputFormat, open_writer
@@ -183,6 +186,87 @@ def test_every_kind_of_file_with_decisions_is_the_same_gold(tmp_path, saved):
     write_workbook(DECIDED, tmp_path / "w.xlsx")
     decided = [(mention, ids) for mention, _, ids in rows(read_gold(saved))]
     assert [(mention, ids) for mention, _, ids in rows(read_gold(tmp_path / "w.xlsx"))] == decided
+
+
+def test_values_and_units_of_a_term_are_not_what_it_means(tmp_path):
+    glucose = MappedConcept("3004501", "Glucose")
+    unit, value = (
+        MappedConcept(str(i), mapping_type=kind) for i, kind in ((8840, "MAPS_TO_UNIT"), (9, "MAPS_TO_VALUE"))
+    )
+    terms = [("1", "glucose mg/dl", (glucose, unit)), ("2", "a value alone", (value,))]
+    write_usagi([Mapping(*each, Status.APPROVED) for each in terms], tmp_path / "u.csv")
+    assert [ids for _, _, ids in rows(read_gold(tmp_path / "u.csv"))] == [["3004501"], ["9"]]
+
+
+REVIEWED = [
+    mapping(name, str(i), [candidate("A:1", "One"), candidate("A:2", "Two")], language="de")
+    for i, name in enumerate(
+        ["first", "second", "first", "other", "none", "flagged", "rejected", "untouched", "approved blank"]
+    )
+]
+GOLD = [("first", "de", ["A:1"]), ("second", "de", ["A:2"]), ("other", "de", ["A:8", "A:9"]), ("none", "de", [])]
+LEFT_OUT = ["same term again: 1", "flagged, so undecided: 1", "rejected, so undecided: 1", "unreviewed: 2"]
+
+
+def test_decisions_in_a_review_workbook_are_gold_and_others_are_counted(tmp_path, caplog):
+    """As a person fills in the sheet that `xsap export --to workbook` writes."""
+    write_workbook(REVIEWED, tmp_path / "w.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "w.xlsx")
+    sheet = book["review"]
+    column = {cell.value: cell.column for cell in sheet[1]}
+    decided = {
+        "first": {"status": "approved"},
+        "second": {"status": "Approved", "chosen": "2"},
+        "other": {"status": "approved", "chosen": None, "other_concept_id": "A:8|A:9"},
+        "none": {"status": "no match"},
+        "flagged": {"status": "flagged"},
+        "rejected": {"status": "rejected"},
+    }
+    for row in range(2, sheet.max_row + 1):
+        for name, value in decided.get(sheet.cell(row, column["source_name"]).value, {}).items():
+            sheet.cell(row, column[name]).value = value
+    book.save(tmp_path / "w.xlsx")
+    with caplog.at_level("INFO"):
+        assert rows(read_gold(tmp_path / "w.xlsx")) == GOLD
+    [line] = [message for message in caplog.messages if "decided terms" in message]
+    assert line.startswith(f"{tmp_path / 'w.xlsx'}: review workbook, 4 decided terms; ")
+    assert sorted(line.split("; ")[1:]) == sorted(LEFT_OUT)
+
+
+def test_decisions_in_a_review_are_gold_and_others_are_counted(tmp_path, caplog):
+    store = new_review(tmp_path / "r.sqlite", REVIEWED)
+    chosen = (MappedConcept("A:8"), MappedConcept("A:9"))
+    choices = {
+        1: Choice(Status.APPROVED), 2: Choice(Status.APPROVED, (MappedConcept("A:2"),)), 3: Choice(Status.APPROVED),
+        4: Choice(Status.APPROVED, chosen), 5: Choice(Status.NO_MATCH), 6: Choice(Status.FLAGGED), 7: Choice(Status.REJECTED),
+    }  # fmt: skip
+    for term, choice in choices.items():
+        store.decide({term: store.term(term).version}, choice, "decide", Signature("Ann", 1000))
+    with caplog.at_level("INFO"):
+        assert rows(read_gold(tmp_path / "r.sqlite")) == GOLD  # while the review is open
+    store.close()
+    [line] = [message for message in caplog.messages if "decided terms" in message]
+    assert line.startswith(f"{tmp_path / 'r.sqlite'}: review, 4 decided terms; ")
+    assert sorted(line.split("; ")[1:]) == sorted(LEFT_OUT)
+
+
+def test_approved_without_a_concept_is_no_concept(tmp_path):
+    approved = [
+        Mapping("1", "one", (MappedConcept("11"),), Status.APPROVED),
+        Mapping("2", "nothing", status=Status.APPROVED),
+    ]
+    assert [each.gold for each in approved] == [("11",), ()]
+    write_usagi(approved, tmp_path / "u.csv")
+    assert ",APPROVED," in (tmp_path / "u.csv").read_text().splitlines()[2]
+    new_review(tmp_path / "r.sqlite", approved).close()
+    for name in ("u.csv", "r.sqlite"):
+        assert [(text, ids) for text, _, ids in rows(read_gold(tmp_path / name))] == [("one", ["11"]), ("nothing", [])]
+
+
+def test_several_files_are_read_one_after_another(tmp_path, saved):
+    (tmp_path / "more.csv").write_text("mention,concept_ids\nfever,C1\n")
+    both = read_all_gold([saved, tmp_path / "more.csv"])
+    assert rows(both) == [*rows(read_gold(saved)), ("fever", "und", ["C1"])]
 
 
 def test_a_file_where_nothing_is_decided_is_refused_and_other_mentions_are_read_as_before(tmp_path):

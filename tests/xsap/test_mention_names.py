@@ -8,8 +8,10 @@ import pytest
 
 from tests.fixtures.builds import Ngrams, RecordingNgrams, build_small
 from tests.fixtures.dictionaries import terminology
+from xsap.artifacts import update_files
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.folds import assign_folds
+from xsap.linking.build import BuildSizes, build_index, merge_shards
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.mention_names import Annotations
@@ -196,33 +198,64 @@ def test_few_annotations_have_the_least_weight(plain):
     assert (names.weight, names.learnt) == (LEAST_WEIGHT, {"note": "fewer than 50 annotations"})
 
 
-def many_annotations():
+WORDS = ["fever", "hot", "cold", "pain", "chest", "head", "ache", "sore", "feeling"]
+ACCENTS = [("héadache", "C5"), ("héadaches", "C1"), ("chest pâin", "C4"), ("chest pâins", "C2"), ("cömmon cold", "C2"), ("cömmon colds", "C3")]  # fmt: skip
+"""Names but for accents, and strings more similar to them that mean another concept."""
+
+
+def many_annotations(more=()):
     random = np.random.default_rng(5)
-    words = ["fever", "hot", "cold", "pain", "chest", "head", "ache", "sore", "feeling"]
-    pairs = [(" ".join(random.choice(words, 2)), f"C{random.integers(1, 6)}") for _ in range(80)]
-    return mentions_of(pairs, [f"d{i % 11}" for i in range(80)])
+    pairs = [(" ".join(random.choice(WORDS, 2)), f"C{random.integers(1, 6)}") for _ in range(80)]
+    pairs = [(text.title() if i % 3 else text, concept) for i, (text, concept) in enumerate(pairs)] + list(more)
+    return mentions_of(pairs, [f"d{i % 11}" for i in range(len(pairs))])
 
 
-def test_the_learnt_weight_is_that_of_a_plain_loop_over_indexes_of_each_fold(plain):
-    mentions = many_annotations()
-    learnt = plain.with_mentions(mentions, encoder=Ngrams(policy=LOWER), seed=3).mention_names
-    folds = assign_folds(mentions, WEIGHT_FOLDS, by="document", seed=3)
-    accuracies = []
-    for weight in MENTION_WEIGHTS:
-        right = 0
-        for fold in range(WEIGHT_FOLDS):
-            index = plain.with_mentions(mentions.filter(folds != fold), encoder=Ngrams(policy=LOWER), weight=weight)
-            tested = mentions.filter(folds == fold)
-            found = linker_of(index).link([text.lower() for text in tested["mention"].to_pylist()], 1)
-            right += sum(
-                result.candidates[0].concept_id in ids
-                for result, ids in zip(found, tested["concept_ids"].to_pylist(), strict=True)
-            )
-        accuracies.append(right / mentions.num_rows)
+def right_in_folds(plain, mentions, by, weight):
+    """Whether the answer to each mention is right, by indexes with the annotations of the other folds."""
+    encoder = RecordingNgrams(policy=LOWER)
+    folds, right = assign_folds(mentions, WEIGHT_FOLDS, by=by, seed=3), np.zeros(mentions.num_rows)
+    for fold in range(WEIGHT_FOLDS):
+        index = plain.with_mentions(mentions.filter(folds != fold), encoder=encoder, weight=weight)
+        tested = mentions.filter(folds == fold)
+        found = Linker(encoder, index).link(tested["mention"].to_pylist(), 1, languages=tested["language"].to_pylist())
+        pairs = zip(found, tested["concept_ids"].to_pylist(), strict=True)
+        right[folds == fold] = [result.candidates[0].concept_id in ids for result, ids in pairs]
+    return right
+
+
+@pytest.mark.parametrize("more", [[], ACCENTS], ids=["plain", "with accents"])
+def test_the_learnt_weight_is_that_of_a_plain_loop_over_indexes_of_each_fold(plain, more):
+    mentions = many_annotations(more)
+    learnt = plain.with_mentions(mentions, encoder=RecordingNgrams(policy=LOWER), seed=3).mention_names
+    accuracies = [right_in_folds(plain, mentions, "document", weight).mean() for weight in MENTION_WEIGHTS]
     assert learnt.learnt["accuracies"] == pytest.approx(accuracies)
     gains = learnt.learnt["unseen_gains"]
     allowed = next((i for i, gain in enumerate(gains, start=1) if gain["high"] < 0), len(MENTION_WEIGHTS))
     assert learnt.weight == MENTION_WEIGHTS[int(np.argmax(accuracies[:allowed]))]
+
+
+def test_the_loss_of_unseen_concepts_is_that_of_a_plain_loop_where_equal_strings_count_once(plain):
+    mentions = many_annotations()
+    learnt = plain.with_mentions(mentions, encoder=RecordingNgrams(policy=LOWER), seed=3).mention_names.learnt
+    folds, rows = assign_folds(mentions, WEIGHT_FOLDS, by="concept", seed=3), mentions.to_pylist()
+    annotated = {(row["mention"].lower(), fold) for row, fold in zip(rows, folds, strict=True)}
+    unseen = {}
+    for i, (row, fold) in enumerate(zip(rows, folds, strict=True)):
+        text = row["mention"].lower()
+        if not any((text, other) in annotated for other in set(range(WEIGHT_FOLDS)) - {fold}):
+            unseen.setdefault((text, row["concept_ids"][0]), i)
+    assert len(unseen) < len({(row["mention"], row["concept_ids"][0]) for row in rows})
+    before, *after = (right_in_folds(plain, mentions, "concept", w)[list(unseen.values())] for w in (0, 0.25, 1.0))
+    found = [learnt["unseen_gains"][MENTION_WEIGHTS.index(weight) - 1]["difference"] for weight in (0.25, 1.0)]
+    assert found == pytest.approx([(each - before).mean() for each in after])
+
+
+def test_no_weight_is_learned_where_nothing_shows_what_other_concepts_lose(plain):
+    """One string of all concepts: wherever it is tested, it was annotated too."""
+    mentions = mentions_of([("same", f"C{i % 5 + 1}") for i in range(60)])
+    names = plain.with_mentions(mentions, encoder=Ngrams(policy=LOWER)).mention_names
+    assert names.weight == LEAST_WEIGHT
+    assert list(names.learnt) == ["note"]
 
 
 def test_a_build_adds_mentions_as_with_mentions_does(tmp_path):
@@ -246,6 +279,43 @@ def test_a_build_adds_mentions_as_with_mentions_does(tmp_path):
     assert encoder.encoded == ["new"]
     with pytest.raises(ConfigError, match="merge the parts"):
         build_small(tmp_path / "terminology", encoder, tmp_path / "part", mentions=mentions_of(ANNOTATED), shard=(1, 2))
+
+
+def test_a_build_learns_the_weight_of_mentions_with_that_of_string_similarity(tmp_path):
+    """As an index that has the weight of string similarity already; the parts of a build give their index the same one."""
+    TERMS.save(tmp_path / "terminology")
+    encoder, mentions = RecordingNgrams(policy=LOWER), many_annotations()
+    build_small(
+        tmp_path / "terminology", encoder, tmp_path / "tuned", model_path="m", mentions=mentions, fusion_weight=0.6
+    )
+    build_small(tmp_path / "terminology", encoder, tmp_path / "plain", model_path="m")
+    plain, tuned = (Index.load(tmp_path / name) for name in ("plain", "tuned"))
+    assert tuned.fusion_weight == 0.6
+    expected, without = (
+        each.with_mentions(mentions, encoder=encoder).mention_names.learnt
+        for each in (plain.with_fusion_weight(0.6), Index.build(TERMS, encoder))
+    )
+    assert tuned.mention_names.learnt == json.loads(json.dumps(expected))
+    assert expected["accuracies"] != without["accuracies"]
+    parts = [tmp_path / "1", tmp_path / "2"]
+    sizes = BuildSizes(rows_per_shard=4, min_batch=3)
+    for i, part in enumerate(parts, start=1):
+        build_index(
+            tmp_path / "terminology", encoder, part, model_path="m", shard=(i, 2), fusion_weight=0.6, sizes=sizes
+        )
+    merge_shards(parts, tmp_path / "merged")
+    assert Index.load(tmp_path / "merged").fusion_weight == 0.6
+
+
+def test_what_is_lost_with_new_mentions_is_said(tmp_path, caplog):
+    Index.build(TERMS, Ngrams(policy=LOWER), model_path="m").save(tmp_path / "plain")
+    fitted = Index.load(tmp_path / "plain")
+    update_files(tmp_path / "plain", "index", {"reranker.json": "{}"})
+    fitted.with_mentions(mentions_of(ANNOTATED), encoder=Ngrams(policy=LOWER), weight=0.5)
+    assert "re-ranker; run xsap calibrate --rerank on the new index" in caplog.text
+    fitted.with_mentions(mentions_of(ANNOTATED), encoder=Ngrams(policy=LOWER), weight=0.5, out=tmp_path / "new")
+    with pytest.raises(ConfigError, match=r"--mentions FILE --mention-weight 0\.5"):
+        Index.load(tmp_path / "new", ann=True)
 
 
 def test_an_hnsw_index_and_a_fusion_weight_are_kept_and_a_calibration_is_not(tmp_path):

@@ -1,6 +1,7 @@
 """`xsap tune`: held-out mentions, before and after by stratum, what is published, and what a folder of the tuned model states."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.fixtures.commands import Run
+from tests.fixtures.commands import Launch, Run
 from xsap import Encoder, Index, Linker, Terminology
 from xsap.config import Settings, load_settings
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.metrics import rank_of
 from xsap.terms.mentions import build_mentions, read_mentions, write_mentions
+from xsap.training.processes import start_processes
 from xsap.training.run import train
 from xsap.training.tune import (
     TESTED_MENTIONS,
@@ -111,6 +113,44 @@ def test_tuned_folder_states_what_it_was_tuned_on_and_its_index_has_weight_and_c
     assert "Risk and coverage" in (tuned.folder / "run" / "tuning.html").read_text()
 
 
+def test_index_of_a_tuned_model_has_its_weight_and_says_what_a_learned_weight_of_its_mentions_is_worth(
+    inputs: SimpleNamespace, tuned: SimpleNamespace, tmp_path: Path, run_here: Run
+) -> None:
+    words = ["-m", "xsap", "index", tuned.folder / "model", inputs.terminology]
+    mentions = ["--mentions", tuned.folder / "run" / TRAINED_MENTIONS]
+    done = run_here(*words, *mentions, "--out", tmp_path / "learnt")
+    assert done.returncode == 0, done.stderr
+    assert "was tuned on these mentions, their weight is too low" in done.stderr
+    assert "weight of string similarity" in done.stderr
+    learnt = Index.load(tmp_path / "learnt")
+    assert learnt.fusion_weight == pytest.approx(tuned.report.fusion_weight)
+    again = Index.load(tuned.folder / "index").with_mentions(tuned.trained)
+    assert learnt.mention_names.weight == again.mention_names.weight
+    assert learnt.mention_names.learnt["accuracies"] == list(again.mention_names.learnt["accuracies"])
+    done = run_here(*words, *mentions, "--mention-weight", "0.3", "--out", tmp_path / "given")
+    assert "their weight is too low" not in done.stderr
+
+
+def test_base_that_was_tuned_before_is_linked_with_its_weight(
+    inputs: SimpleNamespace, tuned: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that training leaves as it was is no better than itself."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("xsap.training.tune.train", lambda *_, **__: tuned.folder / "model")
+    again = settings(inputs, tmp_path / "run", f"base={tuned.folder / 'model'}")
+    report = tune_encoder(again, tuned.trained, tuned.tested, tmp_path / "out")
+    assert report.before.rows == report.after.rows
+    assert report.comparisons["all"].before == report.comparisons["all"].after
+    assert report.fusion_weight > 0
+
+
+def test_report_says_where_nothing_shows_whether_other_concepts_became_worse(tuned: SimpleNamespace) -> None:
+    seen = {name: row for name, row in tuned.report.comparisons.items() if name != "neither"}
+    assert "hold out whole concepts" in to_text(replace(tuned.report, comparisons=seen))
+    some = replace(tuned.report, comparisons={**seen, "neither": tuned.report.comparisons["all"]})
+    assert "hold out whole concepts" not in to_text(some)
+
+
 def test_model_that_harms_concepts_without_mentions_is_not_published(
     inputs: SimpleNamespace, tmp_path: Path, run: Run
 ) -> None:
@@ -158,10 +198,10 @@ def test_what_cannot_be_tuned_is_refused(inputs: SimpleNamespace, tmp_path: Path
     )
     with pytest.raises(DataError, match="none among"):
         tune_encoder(settings(inputs, tmp_path / "run"), inputs.table, unknown, tmp_path / "out")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "model").mkdir()
+    (tmp_path / "full" / "model").mkdir(parents=True)
     with pytest.raises(ArtifactError, match="not a run of xsap"):
         tune_encoder(settings(inputs, tmp_path / "full"), inputs.table, inputs.table, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["model"]  # nothing was written there
 
 
 def test_documents_on_both_sides_are_warned_of(
@@ -172,3 +212,35 @@ def test_documents_on_both_sides_are_warned_of(
             settings(inputs, tmp_path / "run", "optim.frozen_layers=9"), inputs.table, inputs.table, tmp_path / "out"
         )
     assert "have mentions to tune on and mentions to test on" in caplog.text
+
+
+_STARTED = """
+import torch
+from xsap.training.processes import start_processes, start_accelerator
+state, accelerator = start_processes(), start_accelerator("no", None, None)
+group = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+print(state.num_processes, accelerator.num_processes, state.is_main_process, group.options._timeout)
+"""
+
+
+def test_processes_are_those_of_the_accelerator_and_wait_as_long(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = launch(2, "-c", _STARTED)
+    assert sorted(done.stdout.splitlines()) == ["2 2 False 12:00:00", "2 2 True 12:00:00"], done.stderr
+    monkeypatch.setenv("WORLD_SIZE", "2")  # without Accelerate's word for CPUs each would train alone
+    with pytest.raises(ConfigError, match="2 processes were launched, but Accelerate sees 1"):
+        start_processes()
+
+
+def test_several_processes_tune_one_model_and_report_once(
+    inputs: SimpleNamespace, tmp_path: Path, launch: Launch
+) -> None:
+    more = ["max_steps=2", "tuning.candidates=3", "batch.pairs=4"]
+    words = ["-m", "xsap", "tune", inputs.model, inputs.terminology, inputs.mentions, "--out", tmp_path / "model"]
+    done = launch(2, *words, "--publish-worse", *(word for each in more for word in ("--set", each)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tuned on ") == 1
+    log = (tmp_path / "model.run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2]
+    assert (tmp_path / "model" / "model.safetensors").is_file()

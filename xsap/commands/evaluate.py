@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from xsap.evaluation.protocols import EvaluationReport
+    from xsap.linking.index import Index
+
+MOSTLY_OWN = 0.9  # of the mentions
 
 
 class Protocol(StrEnum):
@@ -123,6 +126,7 @@ def evaluate(
             linker = Linker.load(str(index), model=model, ann=ann, dtype=dtype.value, rerank=rerank)
             assert isinstance(linker.encoder, Encoder), "Linker.load opens no other"
             encoder = linker.encoder
+            _warn_of_own_mentions(linker.index, queries)
     if dictionary:
         report = evaluate_reference(encoder, rows, queries, progress=show_progress())
         metadata = {"dictionary": {**rows.metadata(), "sha256": sha256_of(dictionary)}, "model": encoder.content_hash}
@@ -228,6 +232,7 @@ def calibrate(
 
         table = _read(mentions, column, sheet, header_row, encoding)
         linker = Linker.load(index, model=model, rerank=rerank)
+        _warn_of_own_mentions(linker.index, table)
     found = calibrate(linker, table, seed=seed)
     stored = linker.index
     if rerank is not None:
@@ -271,6 +276,19 @@ def tune_fusion(
         stream.writelines(f"{w:6.2f}  {100 * score:.2f}\n" for w, score in zip(WEIGHTS, choice.accuracies, strict=True))
     gain, low, high = (100 * value for value in (choice.gain.difference, choice.gain.low, choice.gain.high))
     log(f"{index}: weight {choice.weight:g}; gain on held-out mentions {gain:+.2f} points [{low:+.2f}, {high:+.2f}]")
+
+
+def _warn_of_own_mentions(index: "Index", mentions: "pa.Table") -> None:
+    """Say so if an index is measured on the mentions that are its names. Of other texts, too, many mentions are, but not nearly all."""
+    names = index.mention_names
+    if names is None or not names.weight:
+        return
+    fraction = names.fraction_annotated(mentions, index.concepts["concept_id"].to_pylist())
+    if fraction >= MOSTLY_OWN:
+        log(
+            f"warning: {100 * fraction:.0f} % of the mentions are mention names of the index, annotated with these concepts, so the figures hold "
+            "for such mentions alone; use others"
+        )
 
 
 def _read(

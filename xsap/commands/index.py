@@ -1,7 +1,7 @@
 """`xsap index` and `xsap merge`: build an index, at once or in parts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from xsap.languages import parse_languages
 from xsap.terminal import (
     Dtype,
     DtypeOption,
+    HeaderRow,
     MaxLength,
     Model,
     OnRay,
@@ -19,7 +20,9 @@ from xsap.terminal import (
     Overwrite,
     Pooling,
     Revision,
+    Sheet,
     TerminologyFolder,
+    TextEncoding,
     VectorFormat,
     announce_wait,
     log,
@@ -29,7 +32,8 @@ from xsap.terminal import (
 from xsap.terms.mentions import parse_columns
 
 if TYPE_CHECKING:
-    from xsap.encoding.encoder import Encoder
+    import pyarrow as pa
+
     from xsap.encoding.precision import DtypeChoice
     from xsap.linking.build import BuildSummary
     from xsap.linking.mention_build import BuiltMentions
@@ -60,10 +64,10 @@ def index(
     shard: Annotated[str | None, typer.Option(help="i/N: build only part i of N; join with merge.")] = None,
     ann: WithHnsw = False,
     mentions: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             help="Annotated mentions that become names, too: a table of mention and concept_ids, mappings that people approved, "
-            "or a corpus in brat's or BigBIO's format."
+            "or a corpus in brat's or BigBIO's format. Repeatable."
         ),
     ] = None,
     mention_weight: Annotated[
@@ -73,6 +77,9 @@ def index(
         ),
     ] = None,
     column: Columns = None,
+    sheet: Sheet = None,
+    header_row: HeaderRow = 1,
+    encoding: TextEncoding = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds on which the weight is learned.")] = 0,
     ray: OnRay = None,
     revision: Revision = None,
@@ -86,13 +93,12 @@ def index(
     The commands link and evaluate search it. The same command resumes an interrupted build.
     """
     chosen = parse_languages(languages)
-    if mentions is None and column:
-        raise ConfigError(
-            f"--column {column[0]} is for a table of mentions, found no --mentions; add it, or leave it out"
-        )
     check_can_write(out, overwrite=overwrite, kind="index" if shard is None else "index-shards")
     allowed = parse_size(max_memory) if max_memory else None
+    form = {"column": column, "sheet": sheet, "header_row": header_row, "encoding": encoding}
+    annotated = _read_mentions(mentions or [], form, mention_weight)
     from xsap.encoding.encoder import Encoder
+    from xsap.encoding.model_card import FUSION_WEIGHT, TUNED
     from xsap.encoding.precision import open_encoder_in
     from xsap.linking.build import build_index, process_group
     from xsap.linking.encoder_spec import EncoderSpec
@@ -101,11 +107,7 @@ def index(
 
     if ann:
         check_usearch_installed()
-    annotated = None
-    if mentions is not None:
-        from xsap.exchange.decided_mentions import read_gold
-
-        annotated = read_gold(mentions, columns=parse_columns(column or []))
+    replaced = None if reuse is None or shard else read_manifest(reuse, "index").get("mentions")
     part = parse_shard(shard) if shard else None
     group = process_group()
     device = None if group is None else str(group.device)
@@ -135,25 +137,35 @@ def index(
         mentions=annotated,
         mention_weight=mention_weight,
         seed=seed,
+        fusion_weight=float(encoder.provenance.get(FUSION_WEIGHT, 0.0)),
         encode_groups=encode_groups(cluster, model, EncoderSpec.from_encoder(encoder)) if ray else None,
         overwrite=overwrite,
         progress=show_progress(),
     )
     if summary is not None:
         _log_build(out if shard is None else f"{out}, part {shard}", summary, reused=reuse is not None)
-        if shard is None:
-            _use_fusion_weight(out, encoder)
+        if mentions and mention_weight is None and TUNED in encoder.provenance:
+            log(f"{out}: if {model} was tuned on these mentions, their weight is too low: it has learned these strings; learn the weight on "
+                "mentions that were held out, RUN/tested_mentions.parquet, and give it with --mention-weight")  # fmt: skip
+        if replaced:
+            instead = "were replaced" if mentions else "were left out; to keep them, give the same files: --mentions"
+            log(f"{reuse}: its {replaced['names']:,} mention names {instead}")
 
 
-def _use_fusion_weight(out: Path, encoder: "Encoder") -> None:
-    """A model that was tuned on mentions states the weight of string similarity that its vectors were tuned with."""
-    from xsap.encoding.model_card import FUSION_WEIGHT
-    from xsap.linking.index import Index
+def _read_mentions(files: list[Path], form: dict[str, Any], weight: float | None) -> "pa.Table | None":
+    """The mentions of all files; None without any, when an option of theirs is an error."""
+    if files:
+        from xsap.exchange.decided_mentions import read_all_gold
 
-    weight = float(encoder.provenance.get(FUSION_WEIGHT, 0.0))
-    if weight:
-        Index.load(out).with_fusion_weight(weight)
-        log(f"{out}: weight of string similarity {weight:.3f}, as the model was tuned")
+        columns = parse_columns(form["column"] or [])
+        return read_all_gold(files, **{key: value for key, value in form.items() if key != "column"}, columns=columns)
+    given = [key for key, value in form.items() if value != 1 and value] + (
+        ["mention-weight"] if weight is not None else []
+    )
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise ConfigError(f"{option} is for mentions, found no --mentions; add it, or leave {option} out")
+    return None
 
 
 def _dtype_of_all(dtype: Dtype, reuse: Path | None, *, apart: bool) -> "DtypeChoice":
@@ -193,6 +205,8 @@ def _log_build(out: Path | str, built: "BuildSummary", *, reused: bool = False) 
     if built.recall is not None:
         line += f"; the HNSW index finds {100 * built.recall:.1f} % of the {RECALL_AT} nearest names"
     log(line)
+    if built.fusion_weight:
+        log(f"{out}: weight of string similarity {built.fusion_weight:.3f}, as the model was tuned")
     if built.mentions is not None:
         _log_mentions(built.mentions)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from xsap.artifacts import check_can_write
-from xsap.commands.evaluate import Columns, MentionsFile
+from xsap.commands.evaluate import Columns
 from xsap.config import load_settings
 from xsap.output_paths import check_output_path
 from xsap.terminal import (
@@ -35,7 +35,13 @@ class HoldOutBy(StrEnum):
 def tune(
     model: Model,
     terminology: TerminologyFolder,
-    mentions: MentionsFile,
+    mentions: Annotated[
+        list[Path],
+        typer.Argument(
+            help="One or more files of mentions with their concepts: tables, corpora, or what people decided: save files of "
+            "Usagi, SSSOM, or reviews."
+        ),
+    ],
     out: OutputFolder,
     test: Annotated[
         Path | None, typer.Option(help="Mentions to test on, in the same formats; by default one fold of MENTIONS.")
@@ -81,17 +87,14 @@ def tune(
     folder = check_output_path(run or out.with_name(f"{out.name}.run"), "a folder")
     given = [f"base={model}", f"terminology={terminology}", f"output={folder}", "resume=auto", f"seed={seed}"]
     given += [f"auxiliary={auxiliary}"] if auxiliary else []
-    chosen = load_settings(config, [*given, f"tuning.mentions={mentions}", *(settings or [])])
-    from xsap.exchange.decided_mentions import read_gold
+    chosen = load_settings(config, [*given, f"tuning.mentions={mentions[0]}", *(settings or [])])
+    from xsap.exchange.decided_mentions import read_all_gold
     from xsap.terms.mentions import parse_columns
     from xsap.training import tune as tuning
 
     tuning.check_settings(chosen)
-    columns = parse_columns(column or [])
-    table, tested = (
-        file and read_gold(file, columns=columns, sheet=sheet, header_row=header_row, encoding=encoding)
-        for file in (mentions, test)
-    )
+    form = {"columns": parse_columns(column or []), "sheet": sheet, "header_row": header_row, "encoding": encoding}
+    table, tested = (read_all_gold(files, **form) if files else None for files in (mentions, [test] if test else []))
     parts = tuning.hold_out_mentions(table, folds, by=by.value, seed=seed) if tested is None else (table, tested)
     report = tuning.tune_encoder(
         chosen,

@@ -41,7 +41,8 @@ def assign_folds(mentions: pa.Table, folds: int, *, by: FoldsBy, seed: int) -> N
     if len(sizes) < folds:
         what = "documents" if by == "document" else "groups of mentions that share no concept"
         raise DataError(
-            f"expected at least {folds} {what} for {folds} folds, found {len(sizes)} among {len(groups):,} mentions"
+            f"expected at least {folds} {what} for {folds} folds, found {len(sizes)} among {len(groups):,} mentions; "
+            "choose fewer folds, or test on mentions of another file"
         )
     random = np.random.default_rng(seed)
     order = random.permutation(len(sizes))

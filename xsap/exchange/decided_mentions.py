@@ -3,7 +3,9 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping as ReadOnlyDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -31,7 +33,8 @@ def read_gold(
 ) -> pa.Table:
     """Mentions with known concepts: of a file of mentions, of an annotated corpus, or what people decided in a file of mappings.
 
-    An approved mapping is a mention of which any target is right; one for which there is no concept is a mention without concepts (NIL). All
+    An approved mapping is a mention of which any target is right, but for targets that are its value or unit; one for which there is no concept
+    is a mention without concepts (NIL). All
     others are undecided, and no part of it. A term that several rows have counts once. A corpus gives each mention with its document and a
     window of the text around it; see `terms.annotated_corpora`.
 
@@ -64,6 +67,11 @@ def read_gold(
     logger.info("%s: %s", path, "; ".join([f"{kind}, {len(rows):,} decided terms", *counts, *found.remarks]))
     mentions, languages, concept_ids = (list(column) for column in zip(*rows, strict=True))
     return build_mentions(mentions, languages, [list(ids) for ids in concept_ids])
+
+
+def read_all_gold(paths: Sequence[Path | str], **form: Any) -> pa.Table:
+    """What `read_gold` reads of several files, one after another; `form`: its other arguments, the same for each."""
+    return pa.concat_tables([read_gold(path, **form) for path in paths])
 
 
 def _read_corpus(path: Path, corpus_format: CorpusFormat, columns: dict[str, str]) -> pa.Table:

@@ -148,9 +148,13 @@ class Mapping:
 
     @property
     def gold(self) -> tuple[str, ...] | None:
-        """Ids of the concepts that people approved; empty for `no_match`; None if it is undecided."""
-        if self.status is Status.APPROVED and self.targets:
-            return tuple(target.concept_id for target in self.targets)
+        """Ids of the concepts that people approved; empty for `no_match`, and where none is what they approved; None if it is undecided.
+
+        A term's value, unit and the like are not what it means, so they count only where it has no other target.
+        """
+        if self.status is Status.APPROVED:
+            own = [target for target in self.targets if target.mapping_type == MAPS_TO]
+            return tuple(target.concept_id for target in own or self.targets)
         return () if self.status is Status.NO_MATCH else None
 
 

@@ -81,6 +81,7 @@ class BuildSummary:
     removed: int = 0  # names that only the older index had
     recall: float | None = None  # of the HNSW index, if there is one
     mentions: BuiltMentions | None = None  # the mention names, if there are any
+    fusion_weight: float = 0.0  # weight of string similarity that the index has
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ class Build:
             make_mentions=self.make_mentions,
             overwrite=self.overwrite,
         )
+        if self.plan.fusion_weight:
+            Index.load(self.out).with_fusion_weight(self.plan.fusion_weight)
         return None if hnsw is None else hnsw.recall
 
 
@@ -213,6 +216,7 @@ def build_index(
     mentions: pa.Table | None = None,
     mention_weight: float | None = None,
     seed: int = 0,
+    fusion_weight: float = 0.0,
     encode_groups: GroupEncoder | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -236,6 +240,7 @@ def build_index(
         mentions: Annotated mentions, a table of `terms.mentions.SCHEMA`, that become names of a weight of their own.
         mention_weight: That weight, 0 to 1; None to learn it on the mentions.
         seed: Of the folds on which it is learned.
+        fusion_weight: Weight of string similarity in scores, as a model states that was tuned on mentions, 0 to 1.
         encode_groups: What encodes the names, if not this process.
         overwrite: Whether to replace a folder that is there.
         progress: Whether to show progress bars.
@@ -268,6 +273,7 @@ def build_index(
         encoder.dimension,
         rows,
         vector_dtype,
+        fusion_weight=fusion_weight,
     )
     added: list[BuiltMentions] = []
 
@@ -275,7 +281,15 @@ def build_index(
         known = [] if reuse is None else _vectors_of_index(reuse, vector_dtype)
         added.append(
             build_mention_names(
-                mentions, dictionary, vectors, encoder, known=known, weight=mention_weight, seed=seed, progress=progress
+                mentions,
+                dictionary,
+                vectors,
+                encoder,
+                known=known,
+                fusion_weight=fusion_weight,
+                weight=mention_weight,
+                seed=seed,
+                progress=progress,
             )
         )
         return added[0].names
@@ -293,7 +307,7 @@ def build_index(
         lock.unlink(missing_ok=True)
     counts = (reused.reused, reused.removed) if reused else (0, 0)
     built = (len(names), dictionary.concepts.num_rows, dictionary.dropped, encoded, resumed, *counts, recall)
-    return BuildSummary(*built, added[0] if added else None)
+    return BuildSummary(*built, added[0] if added else None, 0.0 if shard else fusion_weight)
 
 
 def _vectors_of_index(path: Path | str, vector_dtype: VectorDtype) -> list[NamedVectors]:
@@ -357,7 +371,8 @@ def merge_shards(
     model, plan, dictionary, folders = open_parts(parts)
     build = Build(Path(out), model, plan, dictionary, ann=ann, overwrite=overwrite, progress=progress)
     recall, concepts = build.assemble(folders), dictionary.concepts.num_rows
-    return BuildSummary(plan.names, concepts, dictionary.dropped, resumed=plan.names, recall=recall)
+    sizes = plan.names, concepts, dictionary.dropped
+    return BuildSummary(*sizes, resumed=plan.names, recall=recall, fusion_weight=plan.fusion_weight)
 
 
 def process_group() -> Any:

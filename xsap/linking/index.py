@@ -6,6 +6,7 @@ opens without reading them, and a search reads only what it needs.
 """
 
 import json
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,6 +26,7 @@ from xsap.linking.index_files import (
     FUSION,
     HNSW_FILE,
     INDEX_KIND,
+    RERANKER_FILE,
     UNREADABLE,
     VECTORS_PER_WRITE,
     index_hash,
@@ -37,6 +39,8 @@ from xsap.linking.mention_names import MentionNames
 from xsap.search.approximate import HnswIndex, check_usearch_installed
 from xsap.search.vectors import FILES, VectorDtype, Vectors
 from xsap.terms.terminology import Terminology
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -272,7 +276,8 @@ class Index:
     ) -> "Index":
         """The index with annotated mentions as further names, instead of those that it has; no other name is encoded again.
 
-        They have a weight of their own, see `linking.mention_names`. A calibration is not kept: it is valid for the old answers only.
+        They have a weight of their own, see `linking.mention_names`. A calibration is not kept, as it is valid for the old answers only, and no
+        re-ranker, which a calibration is for; both are logged.
 
         Args:
             mentions: A table of `terms.mentions.SCHEMA`, as `read_gold` reads it from any file.
@@ -304,10 +309,17 @@ class Index:
             progress=progress,
         )
         index = replace(self, mention_names=built.names, calibration=None, content_hash=None, path=None)
+        manifest = {} if self.path is None else read_manifest(self.path, INDEX_KIND)
+        lost = [] if self.calibration is None else ["calibration"]
+        lost += ["re-ranker"] if manifest and find_updated(manifest, RERANKER_FILE) else []
+        if lost:
+            options = " --rerank" if "re-ranker" in lost else ""
+            logger.warning(
+                "not kept of %s: %s; run xsap calibrate%s on the new index", self.path, " and ".join(lost), options
+            )
         if out is None:
             return index
-        keeps_hnsw = self.path is not None and "hnsw" in read_manifest(self.path, INDEX_KIND)
-        source = self if self.hnsw is not None or not keeps_hnsw else Index.load(str(self.path), ann=True)
+        source = self if self.hnsw is not None or "hnsw" not in manifest else Index.load(str(self.path), ann=True)
         replace(index, hnsw=source.hnsw).save(out, overwrite=overwrite)
         saved = Index.load(out, ann=self.hnsw is not None)
         return saved.with_fusion_weight(self.fusion_weight) if self.fusion_weight else saved
@@ -344,6 +356,8 @@ class Index:
                 f"--languages {languages} --vector-dtype {self.vectors.vector_dtype} --pooling {self.model.pooling}"
             )
             options += f" --max-length {self.model.max_length} --dtype {self.model.dtype} --ann"
+            names = self.mention_names
+            options += "" if names is None else f" --mentions FILE --mention-weight {names.weight:g}"
             path, model = self.path, self.model.path or "MODEL"
             command = f"xsap index {model} TERMINOLOGY --out {path} --reuse {path} --overwrite {options}"
             fitted = self.calibration or self.fusion_weight

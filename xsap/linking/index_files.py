@@ -16,6 +16,7 @@ from xsap.search.approximate import HnswIndex
 from xsap.search.vectors import Floats, VectorDtype, Vectors, write_vectors
 
 INDEX_KIND, CALIBRATION, FUSION, HNSW_FILE = "index", "calibration.json", "fusion.json", "hnsw.usearch"
+RERANKER_FILE = "reranker.json"  # which re-ranker it is used with, see `rerank_choice`
 VECTORS_PER_WRITE = 1 << 10  # divides every shard, for the last bit of a bound on rounding depends on the blocks
 # what reading files of any content raises
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError, RecursionError, MemoryError)

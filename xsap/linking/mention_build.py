@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from xsap.errors import ConfigError
-from xsap.languages import UNKNOWN
 from xsap.linking.dictionary import Dictionary, find_rows, hash_names
 from xsap.linking.encoder_spec import Embedder, EncoderSpec
 from xsap.linking.fusion import FusedSearch
@@ -80,7 +79,7 @@ def build_mention_names(
         prompts = EncoderSpec.from_encoder(encoder).prompts
         texts = strings.to_pylist()
         queries = array if prompts[0] == prompts[1] else encoder.encode(texts, prompt=prompts[1], progress=progress)
-        searches = _searches(texts, queries, dictionary, vectors, own, strings, fusion_weight)
+        searches = _searches(annotations.names, queries, dictionary, vectors, own, fusion_weight)
         chosen = learn_mention_weight(mentions, annotations, searches, seed=seed)
     names = replace(annotations.mention_names(), weight=chosen.weight, vectors=own, learnt=chosen.to_dict())
     return BuiltMentions(names, encoded, chosen)
@@ -105,14 +104,16 @@ def _vectors_of(
 
 
 def _searches(
-    texts: list[str],
+    annotated_names: pa.Table,
     queries: Floats,
     dictionary: Dictionary,
     vectors: Vectors,
     own: Vectors,
-    strings: pa.ChunkedArray,
     fusion_weight: float,
 ) -> Searches:
+    strings = annotated_names["name"]
+    texts, languages = (annotated_names[column].to_pylist() for column in ("name", "language"))
+
     def fused(search: NameSearch, names: pa.ChunkedArray) -> NameSearch:
         return FusedSearch(search, texts, names, fusion_weight) if fusion_weight else search
 
@@ -123,7 +124,7 @@ def _searches(
         return fused(lambda some, wanted: search_vectors(own, queries[some], wanted, rows=rows), strings)(part, k)
 
     names, concepts = dictionary.names, dictionary.concepts
-    hits = [dictionary.keys.find(text, UNKNOWN, names, concepts) for text in texts]
+    hits = [dictionary.keys.find(*mention, names, concepts) for mention in zip(texts, languages, strict=True)]
     return Searches(fused(official, names["name"]), annotated, dictionary.name_concepts, hits)
 
 

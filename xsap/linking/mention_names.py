@@ -92,6 +92,22 @@ class MentionNames:
         """The name that equals a mention but for letter case, width and white space."""
         return self.rows_by_string.get(normalize(mention, EXACT_MATCH))
 
+    def fraction_annotated(self, mentions: pa.Table, concept_ids: Sequence[str]) -> float:
+        """The fraction of mentions that are annotations of these names, of those with a concept of the index.
+
+        Args:
+            mentions: A table of `terms.mentions.SCHEMA`.
+            concept_ids: Ids of the dictionary, in the order of its numbers.
+        """
+        numbers = {identifier: number for number, identifier in enumerate(concept_ids)}
+        rows = zip(mentions["mention"].to_pylist(), mentions["concept_ids"].to_pylist(), strict=True)
+        known = [(text, own) for text, ids in rows if (own := [numbers[one] for one in ids if one in numbers])]
+        places = [(self.row_of(text), own) for text, own in known]
+        found = sum(
+            row is not None and any(self.annotation(row, one).annotations for one in own) for row, own in places
+        )
+        return found / max(1, len(known))
+
     def metadata(self) -> dict[str, Any]:
         """The entries of a manifest."""
         return {
@@ -139,7 +155,7 @@ class Annotations:
         check_gold(gold, numbers)
         known: dict[str, int] = {}
         spellings: list[Counter[str]] = []
-        spoken: list[Counter[str]] = []
+        languages_used: list[Counter[str]] = []
         dropped = Counter[str]()
         row_names, pair_rows, pair_concepts = np.full(len(texts), -1), list[int](), list[int]()
         rows = zip(texts, normalize_all(texts, EXACT_MATCH), languages, gold, strict=True)
@@ -151,9 +167,9 @@ class Annotations:
             name = row_names[row] = known.setdefault(key, len(known))
             if name == len(spellings):
                 spellings.append(Counter())
-                spoken.append(Counter())
+                languages_used.append(Counter())
             spellings[name][normalize(text, AS_WRITTEN)] += 1
-            spoken[name][language] += 1
+            languages_used[name][language] += 1
             pair_rows += [row] * len(found)
             pair_concepts += found
         if not known:
@@ -163,7 +179,7 @@ class Annotations:
         kept = int((row_names >= 0).sum())
         counts = RowCounts(len(texts), kept, dict(dropped))
         pairs = np.array(pair_rows, np.int64), np.array(pair_concepts, np.int64)
-        return cls(_names_table(spellings, spoken), row_names, *pairs, len(concept_ids), counts)
+        return cls(_names_table(spellings, languages_used), row_names, *pairs, len(concept_ids), counts)
 
     def mention_names(self, rows: NDArray[np.bool_] | None = None) -> MentionNames:
         """The names with the annotations of some rows: (n,), None for all. A name without annotations among them has no concepts."""
@@ -181,14 +197,14 @@ class Annotations:
         )
 
 
-def _names_table(spellings: Sequence[Counter[str]], spoken: Sequence[Counter[str]]) -> pa.Table:
+def _names_table(spellings: Sequence[Counter[str]], languages_used: Sequence[Counter[str]]) -> pa.Table:
     """Each name as it is most often written, in the language that it most often has; of equal numbers the first in order."""
 
     def most(counts: Counter[str]) -> str:
         return min(counts, key=lambda value: (-counts[value], value))
 
-    columns = [list(map(most, spellings)), list(map(most, spoken)), [MENTION] * len(spellings)]
-    lists = [list(map(sorted, spoken)), [[MENTION]] * len(spellings)]
+    columns = [list(map(most, spellings)), list(map(most, languages_used)), [MENTION] * len(spellings)]
+    lists = [list(map(sorted, languages_used)), [[MENTION]] * len(spellings)]
     return pa.table([*columns, *lists], INDEX_NAMES_SCHEMA)
 
 

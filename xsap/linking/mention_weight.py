@@ -24,7 +24,7 @@ from xsap.evaluation.strata import Stratum, StratumComparison, compare_by_stratu
 from xsap.linking.dictionary import NameConcepts
 from xsap.linking.fusion import POOL
 from xsap.linking.mention_names import Annotations, MentionNames, join_hits, join_names, weighted_search
-from xsap.linking.name_keys import ACCENTS, Hit
+from xsap.linking.name_keys import Hit
 from xsap.linking.ranking import NameSearch, rank_concepts
 from xsap.search.vectors import Floats, Rows
 
@@ -114,9 +114,11 @@ def learn_mention_weight(
         by_concept = _Folds.make(table, annotations, kept, searches, "concept", seed, pool)
     except DataError as error:
         return MentionWeight(LEAST_WEIGHT, note=str(error))
+    unseen = by_concept.first_unseen(annotations, kept)
+    if not len(unseen):
+        return MentionWeight(LEAST_WEIGHT, note="each string was annotated with concepts of several folds")
     by_document = _Folds.make(table, annotations, kept, searches, "document", seed, pool)
     plain, right = hits(by_concept.ranks[0], 1), [hits(ranks, 1) for ranks in by_concept.ranks]
-    unseen = by_concept.first_unseen(table)
     gains = tuple(paired_bootstrap([plain[unseen]], [each[unseen]], seed=seed) for each in right[1:])
     worse = [gain.high < -TOLERATED_LOSS for gain in gains]
     allowed = 1 + (worse.index(True) if True in worse else len(worse))
@@ -165,14 +167,15 @@ class _Folds:
                 strata[row] = stratum
         return cls(ranks, strata)
 
-    def first_unseen(self, table: pa.Table) -> Rows:
+    def first_unseen(self, annotations: Annotations, kept: Rows) -> Rows:
         """The rows of which neither string nor concept was annotated, each string with its concepts once."""
-        first: dict[tuple[str, tuple[str, ...]], int] = {}
-        for row, (mention, ids) in enumerate(
-            zip(table["mention"].to_pylist(), table["concept_ids"].to_pylist(), strict=True)
-        ):
-            if self.strata[row] is Stratum.NEITHER:
-                first.setdefault((mention, tuple(sorted(ids))), row)
+        concepts: list[list[int]] = [[] for _ in annotations.row_names]
+        for row, concept in zip(annotations.pair_rows.tolist(), annotations.pair_concepts.tolist(), strict=True):
+            concepts[row].append(concept)
+        first: dict[tuple[int, tuple[int, ...]], int] = {}
+        for at, row in enumerate(kept.tolist()):
+            if self.strata[at] is Stratum.NEITHER:
+                first.setdefault((int(annotations.row_names[row]), tuple(concepts[row])), at)
         return np.array(list(first.values()), np.int64)
 
     def compare(self, chosen: int, seed: int) -> dict[str, StratumComparison]:
@@ -200,7 +203,7 @@ def _answers(queries: Rows, names: MentionNames, searches: Searches, pool: int) 
     owners = join_names(searches.name_concepts, names.name_concepts)
     sizes = official[0].shape[1], annotated[0].shape[1]
     texts = names.names["name"].take(pa.array(queries)).to_pylist()
-    own = [[hit for hit in searches.hits[query] if hit.match != ACCENTS] for query in queries.tolist()]
+    own = [searches.hits[query] for query in queries.tolist()]
     answers = []
     for weight in MENTION_WEIGHTS:
         search = cached = lambda part, k: (official[0][part, :k], official[1][part, :k])

@@ -18,12 +18,11 @@ from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.cross_encoder import CrossEncoder
 from xsap.linking.encoder_spec import Embedder, record_location, resolve_location, short_hash
 from xsap.linking.index import Index
-from xsap.linking.index_files import CALIBRATION, INDEX_KIND
+from xsap.linking.index_files import CALIBRATION, INDEX_KIND, RERANKER_FILE
 from xsap.linking.late_interaction import LateInteraction
 from xsap.linking.rerank import RERANKED, Reranker
 from xsap.linking.rerank_hook import HttpReranker
 
-RERANKER_FILE = "reranker.json"  # in an index
 LATE, NO_RERANKING = "late", "none"
 _SERVICE = ("http://", "https://")
 

@@ -38,7 +38,7 @@ _PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the vectors of a build follow from. Its keys in JSON are these names."""
+    """All that the vectors of a build follow from, and the weight that its index gets. Its keys in JSON are these names."""
 
     terminology_hash: str
     model: dict[str, Any]  # `EncoderSpec.metadata()`
@@ -49,6 +49,7 @@ class Plan:
     rows_per_shard: int
     vector_dtype: VectorDtype
     dictionary_format: int = DICTIONARY_FORMAT
+    fusion_weight: float = 0.0  # of string similarity in scores, as the model was tuned
 
     @property
     def shards(self) -> int:

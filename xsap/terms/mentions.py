@@ -163,7 +163,10 @@ def _position(field: str, text: str, path: Path | str, row: int) -> int | None:
     try:  # a workbook may have stored 12 as 12.0
         return pa.scalar(int(text.strip().removesuffix(".0")), pa.int64()).as_py() if text.strip() else None
     except (ValueError, OverflowError):
-        raise DataError(f"{path}: expected a whole number in column '{field}', found '{text}' in row {row:,}") from None
+        raise DataError(
+            f"{path}: expected a whole number in column '{field}', found '{text}' in row {row:,}; "
+            "if it is no position of the mention in its context, rename the column"
+        ) from None
 
 
 def write_mentions(table: pa.Table, path: Path | str) -> None:

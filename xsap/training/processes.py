@@ -1,16 +1,35 @@
 """Devices and processes of a run, by Accelerate, and the number format that it computes in."""
 
 import logging
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 
 from xsap.encoding.precision import bfloat16_is_slow
 from xsap.errors import ConfigError
 
+WAIT = timedelta(hours=12)  # of other processes, while one searches, evaluates or saves
+
 logger = logging.getLogger(__name__)
+
+
+def start_processes() -> PartialState:
+    """The processes of a run, where they are needed before its Accelerator: as that would start them, which takes them as they are.
+
+    Raises:
+        ConfigError: Not all processes that were launched are part of the run, so that each would run it alone.
+    """
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=WAIT)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes < launched:
+        raise ConfigError(
+            f"{launched} processes were launched, but Accelerate sees {state.num_processes}; on CPUs launch them with accelerate launch --cpu"
+        )
+    return state
 
 
 def choose_mixed_precision() -> str:
@@ -31,14 +50,11 @@ def start_accelerator(mixed_precision: str, tracker: str | None, output: Path) -
         ConfigError: These are not available here, or processes were launched in a way that would give wrong results.
     """
     try:
-        timeout = InitProcessGroupKwargs(
-            timeout=timedelta(hours=12)
-        )  # other processes wait while one evaluates or saves
+        start_processes()
         accelerator = Accelerator(
             mixed_precision=mixed_precision,
             log_with=tracker,
             project_dir=str(output),
-            kwargs_handlers=[timeout],
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigError(

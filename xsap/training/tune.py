@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from accelerate import PartialState
 
 from xsap.config import Settings
 from xsap.encoding.encoder import Encoder
@@ -34,9 +33,16 @@ from xsap.page import Block, Heading, Paragraph, Table, charts, write_page
 from xsap.plots import risk_coverage_diagram
 from xsap.terms.mentions import write_mentions
 from xsap.terms.terminology import Terminology
+from xsap.training.processes import start_processes
 from xsap.training.run import train
+from xsap.training.run_folder import check_run_folder
 
 TRAINED_MENTIONS, TESTED_MENTIONS, REPORT = "trained_mentions.parquet", "tested_mentions.parquet", "tuning.html"
+
+_NOTHING_UNSEEN = (
+    "No held-out mention has a string and concepts that were not annotated, so whether other concepts became worse is not known; "
+    "hold out whole concepts: --by concept"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +122,8 @@ def tune_encoder(
     Raises:
         XsapError: A setting or an input is not usable.
     """
-    state, run = PartialState(), settings.output
+    state, run = start_processes(), settings.output
+    check_run_folder(run, resume=settings.resume == "auto", overwrite=settings.overwrite)
     terminology = Terminology.load(settings.terminology or Path())
     check_gold(tested["concept_ids"].to_pylist(), set(terminology.concepts["concept_id"].to_pylist()))
     _warn_of_shared_documents(trained, tested)
@@ -129,18 +136,14 @@ def tune_encoder(
     model = train(settings.model_copy(update={"tuning": tuning}), progress_bar=progress)
     if not state.is_main_process:
         return None
-    base, tuned = _open_base(settings), Encoder.from_pretrained(model)
-    weight = float(tuned.provenance.get(FUSION_WEIGHT, 0.0))
-    before, after = (
-        Linker(encoder, replace(Index.build(terminology, encoder, progress=progress), fusion_weight=fusion))
-        for encoder, fusion in ((base, 0.0), (tuned, weight))
-    )
+    tuned = Encoder.from_pretrained(model)
+    before, after = (_linker(terminology, encoder, progress=progress) for encoder in (_open_base(settings), tuned))
     report = compare_models(before, after, trained, tested, seed=settings.seed)
     worse = str(Stratum.NEITHER) in report.comparisons and report.comparisons[str(Stratum.NEITHER)].significantly_worse
     report = replace(report, published=publish_worse or not worse)
     _write_report(report, run)
     if report.published:
-        stated = {FUSION_WEIGHT: weight, TUNED: report.to_dict()}
+        stated = {FUSION_WEIGHT: report.fusion_weight, TUNED: report.to_dict()}
         tuned.save_pretrained(out, overwrite=overwrite, metadata=stated)
         if index is not None:
             _save_index(after.index, Encoder.from_pretrained(out), out, index, report, overwrite=overwrite)
@@ -182,6 +185,8 @@ def to_text(report: TuningReport) -> str:
         )
         for row in rows
     ]
+    if str(Stratum.NEITHER) not in report.comparisons:
+        lines.append(_NOTHING_UNSEEN)
     lines.append(f"weight of string similarity in the scores of the tuned model: {report.fusion_weight:.3f}")
     if report.before and report.after:
         areas = [100 * each.rows[ALL].area for each in (report.before, report.after)]
@@ -198,6 +203,12 @@ def _open_base(settings: Settings) -> Encoder:
         revision=settings.revision,
         override=True,
     )
+
+
+def _linker(terminology: Terminology, encoder: Encoder, *, progress: bool) -> Linker:
+    """A linker as `xsap index` makes it: with the weight of string similarity that a model states which was tuned, a base among them."""
+    index = Index.build(terminology, encoder, progress=progress)
+    return Linker(encoder, replace(index, fusion_weight=float(encoder.provenance.get(FUSION_WEIGHT, 0.0))))
 
 
 def _warn_of_shared_documents(trained: pa.Table, tested: pa.Table) -> None:
@@ -236,6 +247,8 @@ def _write_report(report: TuningReport, run: Path) -> None:
     title = "Tuning on mentions"
     blocks: list[Block] = [Heading(1, title), Paragraph(to_text(report).split("\n")[0])]
     blocks.append(Table(strata_table(dict(report.comparisons))))
+    if str(Stratum.NEITHER) not in report.comparisons:
+        blocks.append(Paragraph(_NOTHING_UNSEEN, warning=True))
     if not report.published:
         blocks.append(
             Paragraph(
