@@ -29,7 +29,7 @@ class Recorder:
     """Takes rows as an Assembly does, and keeps them."""
 
     def __init__(self):
-        self.names, self.concepts = [], []
+        self.names, self.concepts, self.relations, self.left_out = [], [], [], Counter()
 
     def add_names(self, rows: pa.Table) -> None:
         self.names += [tuple(row.values()) for row in rows.to_pylist()]
@@ -38,7 +38,8 @@ class Recorder:
         self.concepts += [(row["concept_id"], *row["semantic_types"]) for row in rows.to_pylist()]
 
     def add_relations(self, rows: pa.Table, dropped=None) -> None:
-        assert not rows.num_rows
+        self.relations += [tuple(row.values()) for row in rows.to_pylist()]
+        self.left_out.update(dropped or {})
 
 
 def concept(id_, name, domain="Condition", vocabulary="SNOMED", standard="S", code="c", invalid=""):
@@ -185,6 +186,12 @@ def test_omop_names_and_reasons_match_naive_reader(
     assert counts.rows_in == len(rows) + len(synonyms)
     standard = [row for row in rows if row[5] == "S" and not row[9]]
     assert sorted(recorder.concepts) == sorted((row[0], row[2]) for row in standard)
+    broader, is_standard = [row for row in relations if row[2] == "Is a"], {row[0] for row in standard}
+    between = [row[:2] for row in broader if not row[5] and set(row[:2]) <= is_standard]
+    retired = sum(bool(row[5]) for row in broader)
+    assert sorted(recorder.relations) == sorted(between)
+    left_out = {"retired relationship": retired, "not between standard concepts": len(broader) - retired - len(between)}
+    assert recorder.left_out == +Counter(left_out)
     assert metadata["sources"] == (None if sources is None else sorted(sources))
 
 
