@@ -190,10 +190,13 @@ def _open_linker(
     """A linker here or on a cluster, and what its answers depend on: its index, its dtype and its re-ranker; None if that is not known."""
     if ray:
         from xsap.cluster import RayLinkers, connect
+        from xsap.linking.rerank_choice import choice_identity
 
         same = Dtype.FLOAT32 if dtype is Dtype.AUTO else dtype  # on all nodes, which may have different processors
         linkers = RayLinkers(connect(ray), index, **options, dtype=same.value)
-        return linkers, {"index": linkers.content_hash, "dtype": same.value, "rerank": options["rerank"]}
+        reranked = choice_identity(options["rerank"])
+        used = {"index": linkers.content_hash, "dtype": same.value}
+        return linkers, None if reranked is None else used | reranked
     from xsap.linking.linker import Linker
 
     linker = Linker.load(index, **options, dtype=dtype.value)

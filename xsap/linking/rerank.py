@@ -113,11 +113,22 @@ def checked_scores(queries: Sequence[RerankQuery], given: Any, what: str) -> lis
         scores = _as_list(part)
         if scores is None or len(scores) != len(query.candidates):
             raise DataError(f"{expected}, found {part!r:.60}")
-        for score in scores:
-            if isinstance(score, bool) or not isinstance(score, Real) or not math.isfinite(score):
-                raise DataError(f"{expected}, each a finite number; found {score!r:.40}")
-        checked.append([float(score) for score in scores])
+        numbers = [_as_finite(score) for score in scores]
+        if None in numbers:
+            raise DataError(f"{expected}, each a finite number; found {scores[numbers.index(None)]!r:.40}")
+        checked.append([number for number in numbers if number is not None])
     return checked
+
+
+def _as_finite(score: Any) -> float | None:
+    """A number as a float; None for anything else, and for what no finite float is."""
+    if isinstance(score, bool) or not isinstance(score, Real):
+        return None
+    try:
+        number = float(score)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _as_list(given: Any) -> list[Any] | None:

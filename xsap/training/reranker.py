@@ -306,6 +306,7 @@ def _new_model(
     base_hash = encoder.content_hash
     torch.manual_seed(settings.seed)
     model = CrossEncoder(with_markers(encoder), settings.windows, uses_context=settings.uses_context)
+    model.top = settings.top
     if encoder.dense is not None:
         encoder.dense.requires_grad_(False)
     if settings.frozen_layers is not None:
