@@ -25,7 +25,7 @@ from xsap.linking.index import Index
 from xsap.linking.late_interaction import LateInteraction, interactions
 from xsap.linking.linker import Linker
 from xsap.linking.mention_context import MentionContext
-from xsap.linking.rerank import RerankCandidate, RerankQuery, rerank_order
+from xsap.linking.rerank import RerankCandidate, RerankQuery, ranking_scores, rerank_order
 from xsap.linking.rerank_choice import check_storable, choice_identity, open_reranker, retriever_of, store_reranker
 from xsap.linking.rerank_hook import FunctionReranker, HttpReranker
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
@@ -116,10 +116,29 @@ def test_weight_zero_is_the_retriever_to_the_bit(folders):
 
 
 def test_equal_scores_keep_the_order_of_the_retriever_and_accents_their_place():
-    retrieval = [0.7, 0.9, 0.8, 0.8]  # the first differs in accents alone
-    assert rerank_order(retrieval, retrieval) == [0, 1, 2, 3]
-    assert rerank_order([1.0, 1.0, 0.4], [0.2, 0.2, 0.2]) == [0, 1, 2]
-    assert rerank_order(retrieval, [0.7, 0.9, 0.8, 1.0]) == [3, 0, 1, 2]
+    given = ranking_scores([0.7, 0.9, 0.8, 0.8])  # the first differs in accents alone
+    assert given == [0.9, 0.9, 0.8, 0.8]
+    assert rerank_order(given) == [0, 1, 2, 3]
+    assert rerank_order([0.2, 0.2, 0.2]) == [0, 1, 2]
+    assert rerank_order([0.7, 0.9, 0.8, 1.0]) == [3, 1, 2, 0]
+
+
+def test_what_differs_in_accents_is_re_ranked_by_the_scores_alone(folders):
+    asked = []
+
+    def score(queries, change):
+        asked.extend(queries)
+        return [[each.score - change * (each.match == "accents") for each in query.candidates] for query in queries]
+
+    encoder, index = Encoder.from_pretrained(folders / "model"), Index.load(folders / "index")
+    plain = Linker(encoder, index).link("Fiever", 7).candidates
+    assert plain[0].match == "accents"
+    assert plain[0].score < plain[1].score  # otherwise this shows nothing
+    for change in (0.0, 0.01):
+        linker = Linker(encoder, index, reranker=FunctionReranker(lambda queries, by=change: score(queries, by)))
+        found = linker.link("Fiever", 7).candidates
+        assert asked[-1].candidates[0].score == plain[1].score
+        assert [each.concept_id for each in found[:2]] == [plain[i].concept_id for i in ([1, 0] if change else [0, 1])]
 
 
 @settings(max_examples=examples(20))
