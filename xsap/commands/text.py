@@ -1,6 +1,7 @@
 """`xsap text`: find the names of an index in texts, and link them."""
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,10 +139,13 @@ def annotate_documents(
         with announce_wait(f"loading the model of {index}"):
             from xsap.linking.linker import Linker
             from xsap.linking.ranking import Filter
+            from xsap.linking.results import EXPANDED
+            from xsap.terms.abbreviations import Abbreviations
 
             wanted = Filter(**{key: parse_list(value) for key, value in wanted_names.items()})
             annotates = linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value, rerank=rerank)
-        options, identity = {"filter": wanted, "fuzzy": fuzzy, **limits}, linker.identity
+        options, identity = {"filter": wanted, "fuzzy": fuzzy, "abbreviations": Abbreviations(), **limits}, linker.identity
+        text_format = replace(text_format, output=replace(text_format.output, notes=EXPANDED))
         if identity is not None:
             identity = {"ann": ann, "fuzzy": fuzzy, **limits, **wanted_names} | identity
     with path_or_stdout(out) as target:
