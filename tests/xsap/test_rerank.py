@@ -382,7 +382,9 @@ def test_a_service_that_is_not_there_is_named():
         HttpReranker("http://127.0.0.1:9/rerank", seconds=5).score([query_of(["a"])])
 
 
-@pytest.mark.parametrize("url", ["ftp://x/y", "http://", "http://user:word@x/y", "http://[::1", "http://x:99999/y", "http://x:port/y"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x/y", "http://", "http://user:word@x/y", "http://[::1", "http://x:99999/y", "http://x:port/y"]
+)
 def test_an_address_is_checked(url):
     with pytest.raises(ConfigError, match="address"):
         HttpReranker(url)

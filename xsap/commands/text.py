@@ -144,7 +144,10 @@ def annotate_documents(
 
             wanted = Filter(**{key: parse_list(value) for key, value in wanted_names.items()})
             annotates = linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value, rerank=rerank)
-        options, identity = {"filter": wanted, "fuzzy": fuzzy, "abbreviations": Abbreviations(), **limits}, linker.identity
+        options, identity = (
+            {"filter": wanted, "fuzzy": fuzzy, "abbreviations": Abbreviations(), **limits},
+            linker.identity,
+        )
         text_format = replace(text_format, output=replace(text_format.output, notes=EXPANDED))
         if identity is not None:
             identity = {"ann": ann, "fuzzy": fuzzy, **limits, **wanted_names} | identity

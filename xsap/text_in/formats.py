@@ -14,8 +14,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from xsap.page import Block, Heading, MarkedText, Table
 from xsap.linking.results import EXPANDED
+from xsap.page import Block, Heading, MarkedText, Table
 from xsap.tabular.answers import CANDIDATE, NOTES, Answer
 from xsap.tabular.cells import escape_surrogates
 from xsap.terms.semantic_types import group_of
