@@ -129,7 +129,7 @@ class CrossEncoder(nn.Module):
         """(n, hidden) the state of each candidate's first token."""
         device, transformer = self.head.weight.device, self.encoder.transformer
         if self._packs:
-            return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))[len(prefixes) :]
+            return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))
         owner = np.repeat(np.arange(len(prefixes)), counts)
         pairs = join_tokens(prefixes.take(owner), texts)
         batch = pack(pairs).to(device)
@@ -155,8 +155,8 @@ class CrossEncoder(nn.Module):
             for query, order in zip(queries, orders, strict=True)
         ]
         inputs = cross_inputs(ordered, self.encoder.tokenizer, self.encoder.policy, self.windows)
-        sizes = np.array([inputs.count(np.array([i])) for i in range(len(inputs))], np.int64)
-        by_size = np.argsort(sizes, kind="stable")  # rows are as long as the longest mention of a batch
+        sizes = inputs.sizes
+        by_size = np.argsort(sizes, kind="stable")  # so that mentions of a batch are about equally long
         ends = np.flatnonzero(np.diff(np.cumsum(sizes[by_size]) // tokens_per_batch)) + 1
         found: list[list[float]] = [[] for _ in queries]
         self.eval()

@@ -63,10 +63,15 @@ class CrossInputs:
         at = np.repeat(starts[mentions] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         return CrossInputs(self.prefixes.take(mentions), self.texts.take(at), counts, self.scores[at], self.exact[at])
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(g,) tokens of each mention and its candidates."""
+        ends = np.cumsum(self.counts)
+        return self.prefixes.lengths + self.texts.offsets[ends] - self.texts.offsets[ends - self.counts]
+
     def count(self, mentions: NDArray[np.int64]) -> int:
         """Tokens of some mentions and their candidates."""
-        taken = self.take(mentions)
-        return len(taken.prefixes.ids) + len(taken.texts.ids)
+        return int(self.sizes[mentions].sum())
 
 
 def candidate_text(candidate: RerankCandidate) -> str:
