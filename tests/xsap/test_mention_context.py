@@ -37,9 +37,9 @@ def test_context_is_a_text_alone_or_with_the_position_of_the_mention(given, expe
     assert contexts_of([given], 1) == [expected]
 
 
-@pytest.mark.parametrize("given", ["a text", ["a", "b"], [7], [("a", 1, 2, 3)]])
+@pytest.mark.parametrize("given", ["a text", ["a", "b"], [7], [("a", 1, 2, 3)], [("a", "x", "y")], [("a", [1], [2])]])
 def test_other_contexts_are_refused(given):
-    with pytest.raises(ConfigError, match="context"):
+    with pytest.raises(ConfigError, match="context|position of a mention"):
         contexts_of(given, 1)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from tests.fixtures.encoders import LOWER, tiny_encoder, train_unigram
 from tests.fixtures.examples import examples
@@ -212,6 +213,21 @@ def test_the_mention_is_marked_in_a_window_of_tokens(folders):
     assert "".join(prefix[1 : prefix.index(MARKERS[0])]).replace("▁", "") == "pain"
     [alone] = read_back(model, cross_inputs([query_of(["fever"])], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
     assert (alone[0], alone[1], alone[-2]) == ("<s>", MARKERS[0], MARKERS[1])
+
+
+def test_a_tokenizer_with_one_special_token_begins_each_text_with_it(folders):
+    model = new_cross_encoder(folders, head=3.0)
+    end = model.encoder.tokenizer.convert_tokens_to_ids("</s>")
+    model.encoder.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", end)]
+    )
+    query = query_of(["fever", "chest pain"], SENTENCE)
+    inputs = cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS)
+    for tokens in (inputs.prefixes, inputs.texts):
+        assert [row[0] for row in read_back(model, tokens)] == ["</s>"] * len(tokens)
+        assert all(row.count("</s>") == 1 for row in read_back(model, tokens))
+    first, second = model.score([query])[0]
+    assert first != second
 
 
 def test_candidate_text_has_preferred_name_types_nearest_names_and_definition():

@@ -293,6 +293,9 @@ def test_link_re_ranks_with_the_context_column(made, tmp_path, run_here):
     assert [row["concept_id"] for row in found] == [
         each.concept_id for result in expected for each in result.candidates
     ]
+    assert "--context-column" not in done.stderr
+    without = run_here(*call, "--rerank", tmp_path / "reranker")
+    assert "terms are re-ranked without contexts" in without.stderr
 
 
 @pytest.mark.slow

@@ -130,6 +130,10 @@ def link(
 
         wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
         linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann, "rerank": rerank})
+    if file and context_column is None and getattr(linker, "uses_context", False):
+        log(
+            f"{file}: terms are re-ranked without contexts; if a column has the texts that they are from, add --context-column"
+        )
     if read_manifest(index, "index").get("mentions", {}).get("weight"):
         output_format = replace(output_format, notes=(*output_format.notes, *ANNOTATED))
     identity = None if used is None else {**used, "ann": ann, **limits, **given}

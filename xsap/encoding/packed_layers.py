@@ -58,14 +58,14 @@ class _Part(NamedTuple):
 
     Attributes:
         queries: (m, q) positions of the queries, counted over all rows.
-        is_query: (m, q) where there is one.
+        real: Which of the m · q there are.
         keys: (m, k) positions of the keys.
         own: (m, 1, q or 1, k) bool: which of the keys each query attends to.
         bias: (m, heads, q, k), added to the attention scores; None for most models.
     """
 
     queries: Tensor
-    is_query: Tensor
+    real: Tensor
     keys: Tensor
     own: Tensor
     bias: Tensor | None = None
@@ -359,7 +359,7 @@ def _visible_parts(
         if window is not None and batch.longest > window + 1:
             own = own & (distances.abs() <= window)[:, None]
             own = own | ~is_query[:, None, :, None]  # where there is no query, something must be attended to
-        return _Part(queries, is_query, keys, own, bias and bias(distances))
+        return _Part(queries, is_query.flatten().nonzero()[:, 0], keys, own, bias and bias(distances))
 
     if first:
         starts = batch.starts[:, None]
@@ -395,17 +395,21 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: _Visible | _Part
 def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, visible: _Parts, rate: float) -> Tensor:
     """`_attend` of a batch whose names have prefixes. key, value: (r · s, heads, size)."""
     flat = query if visible.first is not None else query.flatten(0, 1)
-    found, places = [], []
+    found = []
     for part in visible.parts:
-        queries = flat[:, None] if visible.first is not None else flat[part.queries]
-        keys, values = key[part.keys].transpose(1, 2), value[part.keys].transpose(1, 2)
-        attended = _attention(queries.transpose(1, 2), keys, values, part.own, part.bias, rate)
-        found.append(attended.transpose(1, 2).flatten(2)[part.is_query])
-        places.append(part.queries[part.is_query])
-    if visible.first is not None:
-        return found[0]
-    own = torch.cat(found)
-    return torch.zeros_like(own).index_copy(0, torch.cat(places), own).unflatten(0, query.shape[:2])
+        queries = flat[:, None] if visible.first is not None else _rows(flat, part.queries)
+        queries, keys, values = (
+            each.transpose(1, 2) for each in (queries, _rows(key, part.keys), _rows(value, part.keys))
+        )
+        attended = _attention(queries, keys, values, part.own, part.bias, rate).transpose(1, 2).flatten(2)
+        found.append(_rows(attended.flatten(0, 1), part.real))
+    # prefixes and then names, as they are in their row
+    return found[0] if visible.first is not None else torch.cat(found).unflatten(0, query.shape[:2])
+
+
+def _rows(table: Tensor, at: Tensor) -> Tensor:
+    """`table[at]`, by a function whose backward pass is fast where rows are taken several times."""
+    return F.embedding(at, table.flatten(1)).unflatten(-1, table.shape[1:])
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, bias: Tensor | None, rate: float) -> Tensor:

@@ -254,8 +254,8 @@ def pack_with_prefixes(prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64
     """Pack groups of texts that share a prefix, such as the candidates of a mention in its context.
 
     A text attends to its group's prefix and to itself, and its positions follow the prefix's; a prefix attends to itself alone. So a prefix is
-    computed once for all texts of its group, and no text depends on the others of its group or on their order. All tokens are in one row, without
-    empty positions: what attends to what is in `places`.
+    computed once for all texts of its group, and no text depends on the others of its group or on their order. All tokens are in one row, those of
+    the prefixes first, without empty positions: what attends to what is in `places`.
 
     Args:
         prefixes: Token ids of g prefixes.

@@ -308,9 +308,10 @@ class Linker:
         """
         options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
         find = partial(self.find_spans, fuzzy=fuzzy, filter=filter)
+        written_out = None
         if abbreviations is not None:
             hits = partial(self.retriever.exact_hits, kept=self._apply_filter(Filter.from_dict(filter)))
-        written_out = None if abbreviations is None else DocumentAbbreviations(abbreviations, hits)
+            written_out = DocumentAbbreviations(abbreviations, hits)
         given: dict[str, Any] = {"languages": languages, "spans": spans, "options": options, "progress": progress}
         return annotate_texts(self, find, texts, top_k, abbreviations=written_out, **given)
 

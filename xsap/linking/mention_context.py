@@ -64,7 +64,10 @@ def _context(given: object) -> MentionContext | None:
     if isinstance(given, str):
         return MentionContext(given) if given.strip() else None
     if isinstance(given, tuple) and len(given) in (1, 2, 3) and isinstance(given[0], str):
-        start, end = (None if is_missing(part) else int(part) for part in (*given[1:], None, None)[:2])
+        try:
+            start, end = (None if is_missing(part) else int(part) for part in (*given[1:], None, None)[:2])
+        except (TypeError, ValueError):
+            raise ConfigError(f"the position of a mention is two whole numbers, found {given[1:]!r:.40}") from None
         return MentionContext(given[0], start, end) if given[0].strip() else None
     if is_missing(given):
         return None
