@@ -403,13 +403,14 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, visible: _Parts,
         )
         attended = _attention(queries, keys, values, part.own, part.bias, rate).transpose(1, 2).flatten(2)
         found.append(_rows(attended.flatten(0, 1), part.real))
-    # prefixes and then names, as they are in their row
-    return found[0] if visible.first is not None else torch.cat(found).unflatten(0, query.shape[:2])
+    joined: Tensor = torch.cat(found)  # prefixes and then names, as they are in their row
+    return joined if visible.first is not None else joined.unflatten(0, query.shape[:2])
 
 
 def _rows(table: Tensor, at: Tensor) -> Tensor:
     """`table[at]`, by a function whose backward pass is fast where rows are taken several times."""
-    return F.embedding(at, table.flatten(1)).unflatten(-1, table.shape[1:])
+    rows: Tensor = F.embedding(at, table.flatten(1)).unflatten(-1, table.shape[1:])
+    return rows
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, bias: Tensor | None, rate: float) -> Tensor:

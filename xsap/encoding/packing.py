@@ -275,8 +275,11 @@ def pack_with_prefixes(prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64
     rows = ([prefixes.ids.astype(np.int64), texts.ids.astype(np.int64)], within, segment_ids)
     keys = np.concatenate([prefix_at[groups], text_at], 1), np.concatenate([is_prefix[groups], is_text], 1)
     places = PrefixPlaces(*map(torch.from_numpy, (prefix_at, is_prefix, text_at, is_text, *keys)))
+    ids, position_ids, own = (torch.from_numpy(np.concatenate(parts))[None] for parts in rows)
     return PackedBatch(
-        *(torch.from_numpy(np.concatenate(parts))[None] for parts in rows),
+        ids,
+        position_ids,
+        own,
         starts=torch.from_numpy(len(prefixes.ids) + texts.offsets[:-1]),
         lengths=torch.from_numpy(texts.lengths),
         slots=torch.arange(len(texts)),

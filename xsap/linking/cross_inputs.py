@@ -66,8 +66,10 @@ class CrossInputs:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """(g,) tokens of each mention and its candidates."""
-        ends = np.cumsum(self.counts)
-        return self.prefixes.lengths + self.texts.offsets[ends] - self.texts.offsets[ends - self.counts]
+        ends: NDArray[np.int64] = np.cumsum(self.counts)
+        texts: NDArray[np.int64] = self.texts.offsets[ends] - self.texts.offsets[ends - self.counts]
+        sizes: NDArray[np.int64] = self.prefixes.lengths + texts
+        return sizes
 
     def count(self, mentions: NDArray[np.int64]) -> int:
         """Tokens of some mentions and their candidates."""
