@@ -130,10 +130,7 @@ def link(
 
         wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
         linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann, "rerank": rerank})
-    if file and context_column is None and getattr(linker, "uses_context", False):
-        log(
-            f"{file}: terms are re-ranked without contexts; if a column has the texts that they are from, add --context-column"
-        )
+    _log_missing_contexts(linker, file, context_column)
     if read_manifest(index, "index").get("mentions", {}).get("weight"):
         output_format = replace(output_format, notes=(*output_format.notes, *ANNOTATED))
     identity = None if used is None else {**used, "ann": ann, **limits, **given}
@@ -155,6 +152,15 @@ def link(
         )
     if file:
         log("; ".join([f"{file}: {counts.summary()}", *table.remarks()]))
+
+
+def _log_missing_contexts(linker: object, file: Path | None, context_column: str | None) -> None:
+    """Say that a re-ranker that reads contexts gets none."""
+    if file and context_column is None and getattr(linker, "uses_context", False):
+        log(
+            f"{file}: terms are re-ranked without contexts; if a column has the texts that they are from, "
+            "add --context-column"
+        )
 
 
 def _check_needs_file(options: dict[str, object], file: Path | None) -> None:

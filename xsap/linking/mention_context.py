@@ -1,8 +1,8 @@
 """The context of a mention: the text that it was found in, and where it stands there."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from xsap.errors import ConfigError
 from xsap.linking.arguments import is_missing
-from xsap.text import fold_characters
+from xsap.text import combining_marks, fold_characters
 
 _ACCENTS = re.compile("[\u0300-\u036f]")  # that follow their letter, as in decomposed text
 
@@ -99,7 +99,7 @@ def find_mention(mention: str, text: str) -> tuple[int, int] | None:
     """Where a mention begins and ends in a text; None if it is not there.
 
     The first occurrence as whole words counts: *MS* is not in "EMS". As it is written has precedence over another letter case and other accents, and
-    both over a part of a word, as in compounds and in scripts without spaces. White space is all alike.
+    both over a part of a word, as in compounds and in scripts without spaces. All white space is equal.
 
     >>> find_mention("MS", "EMS was called; MS suspected"), find_mention("ms", "MS"), find_mention("pain", "fever")
     ((16, 18), (0, 2), None)
@@ -110,11 +110,11 @@ def find_mention(mention: str, text: str) -> tuple[int, int] | None:
     if (match := _whole_words(written, text)) is not None:
         return match.span()
     folded, places = _folded(text)
-    alike = _pattern(_folded(mention)[0].strip() or mention)  # an accent alone stays as it is
-    if (match := _whole_words(alike, folded)) is None:
+    similar = _pattern(_folded(mention)[0].strip() or mention)  # an accent alone stays as it is
+    if (match := _whole_words(similar, folded)) is None:
         if (part := written.search(text)) is not None:
             return part.span()
-        match = alike.search(folded)
+        match = similar.search(folded)
     return None if match is None else (places[match.start()], places[match.end()])
 
 
@@ -129,11 +129,13 @@ def _whole_words(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _in_word(text: str, at: int) -> bool:
     """Whether a word has characters before and after a place."""
-    return 0 < at < len(text) and _is_of_word(text[at - 1]) and _is_of_word(text[at])
+    return 0 < at < len(text) and _two_of_word().match(text, at - 1) is not None
 
 
-def _is_of_word(character: str) -> bool:
-    return character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
+@cache
+def _two_of_word() -> re.Pattern[str]:
+    """Two characters of one word."""
+    return re.compile(rf"[\w{combining_marks()}]{{2}}")
 
 
 def _folded(text: str) -> tuple[str, list[int]]:

@@ -285,8 +285,8 @@ def _examples(
     if silver is not None:
         others = silver if tested is None else without_documents(silver, tested)
         found = examples_of(linker, others, top=settings.top, hide_names=True)
-        left_out = silver.num_rows - others.num_rows
-        counts = found.counts + RowCounts(left_out, 0, {HELD_OUT: left_out} if left_out else {})
+        of_tested = silver.num_rows - others.num_rows
+        counts = found.counts + RowCounts(of_tested, 0, {HELD_OUT: of_tested} if of_tested else {})
         examples = examples.joined(replace(found, counts=counts))
     if not examples.reachable:
         raise DataError(
