@@ -124,7 +124,7 @@ def nil(
     json_to: JsonTo = None,
     seed: Seed = 0,
 ) -> None:
-    """NIL detection and abstention: check the guaranteed precision. Exit code 3 if it is below the target."""
+    """Check the guaranteed precision of an index. Half of the test mentions have no concept. Exit code 3 if it is missed."""
     from benchmarks.accuracy.nil import evaluate_nil, nil_table
     from xsap.artifacts import sha256_of
     from xsap.evaluation.protocols import read_queries
@@ -270,7 +270,7 @@ def speed_loss_curve(
     device: Device = None,
     json_to: JsonTo = None,
 ) -> None:
-    """Compare the losses of the original recipe and ours. Exit code 3 if they differ."""
+    """Compare the losses of the original recipe and ours. The exit code is 3 if they differ."""
     from benchmarks.speed.train import compare_loss_curves, curves_to_text
 
     result = compare_loss_curves(
@@ -327,7 +327,7 @@ def speed_encode(
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Compare encoding by the original code, SentenceTransformer and xsap. Exit code 3 for a missed target at full size."""
+    """Compare encoding by several implementations. Exit code 3 for a missed target at full size."""
     check_plot(plot_to)
     if (model is None) != (mentions is None):
         raise ConfigError("--model needs --mentions, and --mentions --model: a dtype's accuracy is measured by linking")
@@ -353,7 +353,7 @@ def speed_serve(
     dtype: DtypeOption = Dtype.FLOAT32,
     json_to: JsonTo = None,
 ) -> None:
-    """Compare xsap serve under load with Linker.link, on the CPU. Exit code 3 for a missed target."""
+    """Compare xsap serve under load with Linker.link. On the CPU. The exit code is 3 if a target is missed."""
     from benchmarks.speed.serve import compare_serving, to_text
 
     result = compare_serving(
@@ -393,7 +393,7 @@ def speed_search(
     json_to: JsonTo = None,
     plot_to: PlotTo = None,
 ) -> None:
-    """Compare search by a full sort, faiss and xsap. Exit code 3 for a missed target at full size."""
+    """Compare search by a full sort, by faiss and by xsap. The exit code is 3 if a target is missed at full size."""
     check_plot(plot_to)
     chosen = select_device(device)
     if ann and device == DeviceName.CUDA:
@@ -431,7 +431,7 @@ def speed_prepare(
     max_memory: Annotated[str | None, typer.Option(help="Memory for sorting in xsap-prepare, such as 2GB.")] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """Compare xsap-prepare umls with the original notebook: time and memory."""
+    """Compare xsap-prepare umls with the original notebook. Time and memory are compared."""
     if max_memory:
         parse_size(max_memory)  # a wrong amount is reported before anything runs
     from benchmarks.speed.prepare import compare_prepare, to_text

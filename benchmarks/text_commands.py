@@ -16,7 +16,10 @@ def annotation(
     path: Annotated[Path, typer.Argument(help="File, folder or zip of the corpus, as published.")],
     terminology: Annotated[Path | None, typer.Option(help="Terminology folder whose names are found.")] = None,
     train: Annotated[
-        Path | None, typer.Option(help="Instead: the corpus's training set, whose mentions are found.")
+        Path | None,
+        typer.Option(
+            help="Training set of the corpus, whose mentions are the names to find; instead of --terminology."
+        ),
     ] = None,
     index: Annotated[
         Path | None, typer.Option(help="Index of --terminology, to link spans with its model too.")
@@ -24,7 +27,10 @@ def annotation(
     fuzzy: Annotated[bool, typer.Option("--fuzzy", help="Also measure near spellings.")] = False,
     json_to: JsonFile = None,
 ) -> None:
-    """Find and link mentions in texts: exact spans, linking on gold spans, end to end."""
+    """Measure finding and linking mentions in texts.
+
+    Three measures: exact spans; linking on gold spans; and both together, end to end.
+    """
     if (terminology is None) == (train is None):
         raise ConfigError("expected --terminology or --train, found " + ("none" if terminology is None else "both"))
     from benchmarks.accuracy.annotation import annotation_to_text, compare_annotation, terminology_of_mentions
@@ -56,7 +62,11 @@ def memory(
     other_index: Annotated[Path | None, typer.Option(help="Index of --other-terminology.")] = None,
     json_to: JsonFile = None,
 ) -> None:
-    """Entity memory: spans, concepts, the language model, and concepts it was not trained on."""
+    """Measure an entity memory.
+
+    Four measures: spans found; linking; the loss of the language model with and without the memory; and linking to
+    concepts that it was not trained on.
+    """
     if (other_terminology is None) != (other_index is None):
         raise ConfigError("--other-terminology needs --other-index, and the other way round; found one of them")
     from benchmarks.accuracy.memory import compare_memory, memory_to_text
@@ -86,7 +96,10 @@ def speed_text(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     json_to: JsonFile = None,
 ) -> None:
-    """Compare finding names in texts with a loop in a Python set. Exit code 3 for a missed target."""
+    """Compare finding names in texts with a plain Python loop.
+
+    The loop looks up n-grams in a set of the same names. The exit code is 3 if a target is missed.
+    """
     from benchmarks.speed.text import compare_text, to_text
 
     result = compare_text(names=names, sentences=sentences, rounds=rounds)

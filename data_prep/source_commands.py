@@ -76,7 +76,7 @@ def omop(
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read the OMOP Standardized Vocabularies: their standard concepts."""
+    """Read the standard concepts of the OMOP vocabularies."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly(parse_size(max_memory)) as assembly, rejects_of(out, max_rejects) as rejects:
         read = read_omop(
@@ -137,7 +137,7 @@ def ontology(
     max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read any ontology (Mondo, DOID, ...), with its translations."""
+    """Read an ontology such as Mondo, with its translations."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     choices = {"statuses": parse_values(status), "scopes": parse_values(scopes), "prefixes": parse_values(prefixes)}
     with rejects_of(out, max_rejects) as rejects:
@@ -180,9 +180,10 @@ def table(
     max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read your own list of names: columns concept_id, name, language, ...
+    """Read your own list of names.
 
-    One name per row. JSONL may also have one concept per line, as in the
+    The columns are concept_id and name, optionally language, kind, source, code, semantic_types, cross_references,
+    definition and parents; one name per row. JSONL may also have one concept per line, as in the
     dictionaries of scispaCy and xMEN.
     """
     check_can_write(out, overwrite=overwrite, kind="terminology")
@@ -210,7 +211,10 @@ def wikidata(
     max_memory: Memory = MEMORY,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read Wikidata's labels and aliases, to merge into another terminology."""
+    """Read labels and aliases of Wikidata.
+
+    They are a source of names to merge into another terminology.
+    """
     check_can_write(out, overwrite=overwrite, kind="terminology")
     check_choice([key], WIKIDATA_PROPERTIES, "key", "xsap-prepare wikidata")
     with Assembly(parse_size(max_memory)) as assembly, rejects_of(out, max_rejects) as rejects:
@@ -230,7 +234,7 @@ def bitext(
     max_rejects: MaxRejects = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read general-domain translations, as auxiliary training data."""
+    """Read translation pairs, as auxiliary training data."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly() as assembly, rejects_of(out, max_rejects) as rejects:
         read = read_bitext(files, assembly, languages=languages, source=source, rejects=rejects)
@@ -242,7 +246,10 @@ def fetch(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Download an open data set; each file is checked by its sha256."""
+    """Download an open data set.
+
+    Each file is checked by its SHA-256 hash.
+    """
     source = download(name, out, overwrite=overwrite)
     files = [f"  {file.relative_to(out)}" for file in sorted(out.rglob("*")) if file.is_file()]
     print_lines([f"{out}: {source.title}", f"license: {source.license}", f"from: {source.home}", *files])

@@ -47,7 +47,10 @@ def merge(
     out: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Merge terminologies: one concept per identifier, with all its names."""
+    """Merge terminologies.
+
+    The result has one concept per identifier, with the names of all terminologies.
+    """
     check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly() as assembly:
         merged = merge_terminologies(terminologies, assembly)
@@ -64,7 +67,7 @@ def map_identifiers(
     keep_prefix: Annotated[bool, typer.Option("--keep-prefix", help="Keep the prefix, as in HP:0001945.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Replace identifiers by cross-references, such as UMLS:C0015967."""
+    """Replace concept identifiers by cross-references."""
     check_can_write(out, overwrite=overwrite, kind="terminology")
     with Assembly() as assembly:
         mapped = map_terminology(
@@ -79,7 +82,10 @@ def diff(
     out: Annotated[Path | None, typer.Option(help="A .tsv file for the list of all changes.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare two versions: names and concepts added, removed or moved."""
+    """Compare two versions of a terminology.
+
+    Lists names and concepts that were added, removed or moved.
+    """
     if out:
         check_new_file(out, overwrite=overwrite)
     with diff_terminologies(old, new) as connection:
@@ -96,7 +102,10 @@ def split(
     test_status: Annotated[str, typer.Option(help="Statuses of test mentions, such as OFFICIAL; or all.")] = "all",
     overwrite: Overwrite = False,
 ) -> None:
-    """Hold out the non-English names of some concepts as test mentions."""
+    """Hold out non-English names as test mentions.
+
+    The names of a random sample of the concepts are held out.
+    """
     check_can_write(out, overwrite=overwrite, kind="split")
     parts = split_terminology(
         Terminology.load(terminology), fraction=test_fraction, seed=seed, statuses=parse_values(test_status)
@@ -150,7 +159,10 @@ def update_mentions(
     out: Annotated[Path, typer.Option(help="The file to write: .tsv or .parquet.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Replace retired gold identifiers by their exact successors."""
+    """Replace retired concept identifiers of mentions.
+
+    An identifier is replaced where it has exact successors.
+    """
     check_new_file(out, overwrite=overwrite)
     stored = StoredTerminology.open(terminology)
     living = stored.read("concepts", ["concept_id"])["concept_id"]
@@ -168,7 +180,10 @@ def describe(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A .png or .svg file for charts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count names by language, source, kind, semantic type and length."""
+    """Count the names of a terminology.
+
+    The counts are by language, source, kind, semantic type and length.
+    """
     if plot:
         check_plot(plot)
     description = describe_terminology(StoredTerminology.open(terminology), tokenizer)
@@ -191,9 +206,9 @@ def export(
     seed: Annotated[int, typer.Option(help="Random seed of the sample of pairs.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write training pairs `id||name||name` for the original SapBERT code.
+    """Write training pairs for the original SapBERT code.
 
-    Equal input gives equal bytes on any machine.
+    They are lines `id||name||name`. Equal input gives equal bytes on any machine.
     """
     check_new_file(out, overwrite=overwrite)
     counts = export_pairs(

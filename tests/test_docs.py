@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,55 @@ def test_architecture_page_lists_every_module_once():
         if file.name != "__init__.py" or file.parent.name == "xsap"
     ]
     assert sorted(listed) == sorted(modules)
+
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+LINKS = re.compile(r"\]\(([\w./-]+)(?:#([\w-]+))?\)")
+
+
+def anchors_of(page: str) -> set[str]:
+    """Anchors of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_links_of_the_readme_exist():
+    links = LINKS.findall(README)
+    assert len(links) >= 20
+    missing = [path for path, _ in links if not (ROOT / path).exists()]
+    lost = [
+        (path, anchor)
+        for path, anchor in links
+        if anchor and anchor not in anchors_of((ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert (missing, lost) == ([], [])
+
+
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r"^ +- [^:]+: ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == [page.name for page in DOCS]
+
+
+def test_home_page_links_every_page():
+    linked = {path for path, _ in LINKS.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))}
+    assert {page.name for page in DOCS} - linked == {"index.md"}
+
+
+@pytest.mark.parametrize(
+    ("module", "written"),
+    [
+        ("xsap.cli", r"xsap {}\b"),
+        ("data_prep.__main__", r"(?:xsap-prepare |`){}\b"),
+        ("benchmarks.__main__", r"python -m benchmarks {}\b"),
+    ],
+)
+def test_every_command_is_on_a_page(module, written):
+    from typer.main import get_command
+
+    commands = get_command(import_module(module).app).commands
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in DOCS if page.stem != "architecture")
+    assert len(commands) >= 9
+    assert [name for name in commands if not re.search(written.format(name), pages)] == []
 
 
 # The page of promises: each test that it names exists, and those that are marked slow say so.

@@ -91,7 +91,7 @@ OLD_PROSE = re.compile(
         askable | likeness | spelt | mend(s|ed|ing)? | heirs? | tongues | (is|are|was|were)\ lent | levers? | leftovers |
         neighbou?rhood\ of\ words | neighbours? | normalis\w+ | tokenis\w+ | quantis\w+ | colou?rs?\ of\ speech | behaviour |
         goes\ on\ after | let\ be | let-be | unreachable | times\ as\ (fast|long) | in\ turns | made[ -]up | invented |
-        told | heed
+        told | heed | surely | surest | afterwards | (bit\ by|to\ the)\ bit
     )\b""",
     re.VERBOSE | re.IGNORECASE,
 )

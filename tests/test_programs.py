@@ -70,6 +70,7 @@ def test_help_lists_every_command(call, program, option):
         if line.startswith("  ") and line[2] != " "
     ]
     assert listed == COMMANDS[program]
+    assert [line for line in out.splitlines() if line.endswith("...") and not line.startswith("Usage:")] == []
 
 
 @pytest.mark.parametrize(("program", "command"), [(name, command) for name in TYPER for command in COMMANDS[name]])

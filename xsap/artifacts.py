@@ -230,7 +230,7 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
         sizes = {name: _size_of(name, entry) for name, entry in files.items()} if version == FORMAT else {}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ArtifactError(
-            f"{file}: expected a readable manifest, found a damaged one; make the folder again"
+            f"{file}: expected a readable manifest, found a damaged one; create the folder again"
         ) from None
     if found != kind:
         raise ArtifactError(f"{path}: expected {_a(kind)} folder, found {_a(found)} folder")
@@ -238,22 +238,22 @@ def read_manifest(path: Path | str, kind: str) -> dict[str, Any]:
         command = f": {_REMAKE[kind]}" if kind in _REMAKE else ""
         raise ArtifactError(
             f"{path}: expected {_a(kind)} folder of format {FORMAT}, found format {version!r:.40}; "
-            f"make it again with this version of xsap{command}"
+            f"create it again with this version of xsap{command}"
         )
     body, _, _ = text.rpartition(f',\n "{_SEAL}": ')
     if text != f'{body},\n "{_SEAL}": "{_sha256(body)}"\n}}\n':
         raise ArtifactError(
-            f"{file}: its content does not match its own hash; the {kind} folder is damaged, make it again"
+            f"{file}: its content does not match its own hash; the {kind} folder is damaged; create it again"
         )
     for name, size in sizes.items():
         member = path / name
         if not member.is_file():
             raise ArtifactError(
-                f"{member}: listed in the manifest, but missing; the {kind} folder is damaged, make it again"
+                f"{member}: listed in the manifest, but missing; the {kind} folder is damaged; create it again"
             )
         if member.stat().st_size != size:
             raise ArtifactError(
-                f"{member}: expected {size:,} bytes, found {member.stat().st_size:,}; the {kind} folder is damaged, make it again"
+                f"{member}: expected {size:,} bytes, found {member.stat().st_size:,}; the {kind} folder is damaged; create it again"
             )
     return manifest
 
@@ -307,7 +307,7 @@ def open_artifact(path: Path | str, kind: str) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         if _xxh3_of(Path(path) / name) != entry["xxh3"]:
             raise ArtifactError(
-                f"{Path(path) / name}: its hash is not the manifest's; the {kind} folder is damaged, make it again"
+                f"{Path(path) / name}: its hash is not the manifest's; the {kind} folder is damaged; create it again"
             )
     return manifest
 

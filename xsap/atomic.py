@@ -146,7 +146,7 @@ def _remove(path: Path) -> None:
 def replace_folder(new: Path, target: Path, *, overwrite: bool) -> None:
     """Rename a folder to `target`. A folder that is there is replaced if it is empty or with `overwrite`.
 
-    Afterwards the old folder, if there was one, may still be under the name of the new one; the caller removes it.
+    Afterward the old folder, if there was one, may still be under the name of the new one; the caller removes it.
 
     Raises:
         ArtifactError: Without `overwrite`, if a folder with content is there.

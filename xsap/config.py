@@ -105,7 +105,7 @@ class OptimSettings(Section):
     )
     frozen_layers: _NotNegative | None = Field(
         default=None,
-        description="Lowest layers that are not trained, with the embeddings; 0: embeddings alone; by default all is trained.",
+        description="Lowest layers that are not trained, with the embeddings; 0: only the embeddings are frozen; by default everything is trained.",
     )
 
 
@@ -131,7 +131,7 @@ class EvaluationSettings(Section):
 
 
 class TuningSettings(Section):
-    """Tuning on mentions with known concepts: a mention's candidates are names like it, and the right ones are to score highest."""
+    """Tuning on mentions with known concepts: the candidates of a mention are similar names, and training raises the scores of the right ones."""
 
     mentions: Path | None = Field(default=None, description="Mentions to tune on; by default there is no tuning.")
     mentions_per_step: _Positive = Field(default=16, description="Mentions per step.")
@@ -140,12 +140,14 @@ class TuningSettings(Section):
         default=0.5, ge=0, le=1, description="Fraction of the candidates by vectors; the others are by n-grams."
     )
     sparse_weight: _Amount = Field(default=0.0, description="Weight of string similarity before the first step.")
-    sparse_learning_rate: _Amount = Field(default=0.01, description="Learning rate of that weight; 0: it stays.")
+    sparse_learning_rate: _Amount = Field(default=0.01, description="Learning rate of that weight; 0 keeps it fixed.")
     alignment_weight: _Amount = Field(
-        default=1.0, description="Weight of the loss of synonyms, those of sampling and batch, in that of a step."
+        default=1.0,
+        description="Weight of the loss over synonyms, drawn by the settings sampling and batch, in the loss of a step.",
     )
     as_biosyn: bool = Field(
-        default=False, description="Whether candidates, labels, scores and optimizer are those of the original BioSyn."
+        default=False,
+        description="Whether candidates, labels, scores and optimizer are as in the original BioSyn code.",
     )
 
 

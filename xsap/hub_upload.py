@@ -131,6 +131,6 @@ def upload_folder(
     except Exception as error:  # the hub's client raises many kinds, which all mean the same to the user
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"{repo_id}: the hub did not take the upload: {reason}. Log in with a token that may write there: hf auth login"
+            f"{repo_id}: the hub rejected the upload: {reason}. Log in with a token that may write there: hf auth login"
         ) from None
     return str(made)

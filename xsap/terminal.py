@@ -76,8 +76,8 @@ DtypeOption = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
-        help="Number format of the encoder's matrix products. auto: the fastest here of float32, bfloat16 and int8 "
-        "with the same answers, by a short trial.",
+        help="Number format of the encoder's matrix products. auto: a short trial chooses the fastest of float32, bfloat16 "
+        "and int8 that gives the same answers on this computer.",
     ),
 ]
 Revision = Annotated[
@@ -88,8 +88,8 @@ Model = Annotated[str, typer.Argument(help="Model folder, or its id on the Huggi
 Rerank = Annotated[
     str | None,
     typer.Option(
-        help="Score the first candidates again: a folder of train-reranker, 'late', a service's address, or 'none'; by "
-        "default what the index has stored.",
+        help="Re-ranker of the first candidates: a folder of train-reranker, 'late', the address of a service, or 'none'; by "
+        "default the one that is stored in the index.",
     ),
 ]
 Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook; by default the first visible one.")]

@@ -20,7 +20,11 @@ def context(
     seed: Annotated[int, typer.Option(help="Seed of intervals and shuffling.")] = 0,
     json_to: Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")] = None,
 ) -> None:
-    """Compare no re-ranker, mentions alone, contexts, and shuffled contexts."""
+    """Measure what re-ranking and contexts contribute.
+
+    Compares linking without re-ranking, and re-ranked without contexts, with contexts, and with the contexts of other
+    mentions.
+    """
     from xsap.artifacts import sha256_of, write_atomically
     from xsap.evaluation.context_ablation import ablate_context, ablation_to_text
     from xsap.exchange.decided_mentions import read_gold

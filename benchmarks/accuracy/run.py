@@ -87,7 +87,7 @@ def linking(
     ] = None,
     mention_weight: Annotated[
         list[float] | None,
-        typer.Option(help="Weight of these names, 0 to 1; by default it is learnt. Repeatable."),
+        typer.Option(help="Weight of these names, 0 to 1; by default it is learned. Repeatable."),
     ] = None,
     examples: Annotated[
         int,
@@ -97,7 +97,10 @@ def linking(
         Path | None, typer.Option(help="Folder for vectors and trained models; by default a folder in --out.")
     ] = None,
 ) -> None:
-    """Measure systems on tasks, with intervals, and write a report (HTML, Markdown, CSV, LaTeX, JSON)."""
+    """Measure the accuracy of systems, and write a report.
+
+    Accuracies have 95 % intervals. The report is HTML, Markdown, CSV, LaTeX and JSON.
+    """
     from benchmarks.accuracy.report import write_pages
     from benchmarks.accuracy.results import read_results, write_results
     from benchmarks.accuracy.systems import WorkDir
@@ -230,7 +233,10 @@ def report(
     results: Annotated[Path, typer.Argument(help="Results folder, as linking writes it.")],
     against: Annotated[Path | None, typer.Option(help="Older results folder to compare with.")] = None,
 ) -> None:
-    """Write the report of a results folder again, or compare it with older results; exit code 3 if a system got worse."""
+    """Write a report again, or compare it with older results.
+
+    The exit code is 3 if a system is significantly worse than in the older results.
+    """
     from benchmarks.accuracy.compare import WORSE, changes_to_markdown, find_changes
     from benchmarks.accuracy.report import write_pages
     from benchmarks.accuracy.results import read_results

@@ -1,7 +1,7 @@
 """Training mentions as names of a dictionary, for any system that searches names: with a weight of their own, as `xsap index --mentions` has them.
 
 Each system is measured without them and with them. With a weight of 0 it is the same as without; with 1, annotated strings are names like all
-others; by default the weight is learnt on folds of the training mentions, see xsap.linking.mention_weight. n-grams of mention names are weighted by
+others; by default the weight is learned on folds of the training mentions, see xsap.linking.mention_weight. n-grams of mention names are weighted by
 their rarity among the names of both kinds, those of the dictionary's names as without mentions, but with the weight 1 all alike.
 """
 
@@ -99,7 +99,7 @@ def link_with_mentions(
         space: Its dictionary.
         training: The mentions.
         search_of: Searches names as the linker does.
-        seed: Of the folds on which a weight is learnt.
+        seed: Of the folds on which a weight is learned.
 
     Raises:
         DataError: No training mention has a concept of the dictionary.

@@ -125,6 +125,6 @@ def speed_mentions(
     pooling: Annotated[str | None, typer.Option(help="Pooling, if the model folder does not state it.")] = None,
     json_to: Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")] = None,
 ) -> None:
-    """Compare encoding of a few mentions with one thread and with all, on the CPU."""
+    """Compare encoding of few mentions by one thread and by all. On the CPU."""
     result = compare_threads(model, terminology, rounds=rounds, pooling=pooling)
     finish(result, to_text, json_to=json_to)

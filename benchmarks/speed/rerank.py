@@ -191,7 +191,7 @@ def speed_rerank(
     top: Annotated[int, typer.Option(min=2, help="Candidates that are re-ranked.")] = 16,
     json_to: Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")] = None,
 ) -> None:
-    """Compare re-ranking with retrieval, on the CPU. Exit code 3 for a missed target."""
+    """Compare the time of re-ranking with that of retrieval. On the CPU. The exit code is 3 if a target is missed."""
     result = compare_reranking(
         index, mentions=mentions, rounds=rounds, top=top, model=model, reranker=reranker, file=file
     )

@@ -153,7 +153,7 @@ def test_a_file_that_does_not_fit_is_refused(hnsw, tmp_path):
     for vectors, said in others:
         with pytest.raises(
             ArtifactError,
-            match=r"hnsw\.usearch: not an HNSW index of these [12],[09]{3} vectors; the folder is damaged, make it again$",
+            match=r"hnsw\.usearch: not an HNSW index of these [12],[09]{3} vectors; the folder is damaged; create it again$",
         ):
             HnswIndex.open(file, vectors, said)
     for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 5000):
@@ -181,7 +181,7 @@ def test_recall_is_verified_by_a_few_queries_and_in_doubt_by_many(hnsw, monkeypa
     recalls[:] = [claimed - 0.11] * 2
     with pytest.raises(
         ArtifactError,
-        match=r"^hnsw: expected an HNSW index that finds 97% of the 64 nearest names, found 86%; it is of other",
+        match=r"^hnsw: expected an HNSW index that finds 97% of the 64 nearest names, found 86%; it was built from other",
     ):
         hnsw.verify_recall("hnsw")
 
@@ -190,7 +190,9 @@ def test_an_index_of_other_vectors_is_refused_even_with_forged_metadata(hnsw, tm
     others = Vectors.from_array(clusters(0, 2000, around=2))
     HnswIndex.build(others).save(tmp_path / "hnsw")
     HnswIndex.open(tmp_path / "hnsw", others, hnsw.metadata()).verify_recall(tmp_path / "hnsw")
-    with pytest.raises(ArtifactError, match=r"found [1-4]?\d%; it is of other vectors, make the index again$"):
+    with pytest.raises(
+        ArtifactError, match=r"found [1-4]?\d%; it was built from other vectors; create the index again$"
+    ):
         HnswIndex.open(tmp_path / "hnsw", hnsw.vectors, hnsw.metadata()).verify_recall(tmp_path / "hnsw")
     hnsw.verify_recall("itself")
 

@@ -283,7 +283,7 @@ def test_every_flipped_bit_of_a_file_is_found(thing, name):
         damaged = bytearray(FILES[name])
         damaged[bit // 8] ^= 1 << bit % 8
         (thing / name).write_bytes(damaged)
-        with pytest.raises(ArtifactError, match=f"{name}: its hash is not the manifest's.*make it again"):
+        with pytest.raises(ArtifactError, match=f"{name}: its hash is not the manifest's.*create it again"):
             open_artifact(thing, "thing")
 
 
@@ -325,7 +325,7 @@ def test_read_manifest_does_not_read_the_files(thing):
     ("change", "message"),
     [
         ({"kind": "model"}, "expected a thing folder, found a model folder"),
-        ({"format": 2}, "expected a thing folder of format 3, found format 2; make it again"),
+        ({"format": 2}, "expected a thing folder of format 3, found format 2; create it again"),
         ({"files": None}, "expected a readable manifest"),
         ({"files": {"a.txt": 3}}, "expected a readable manifest"),
         ({"kind": None}, "expected a thing folder, found a None folder"),

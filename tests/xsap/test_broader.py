@@ -1,4 +1,4 @@
-"""Answers one step broader: what is proposed, when it is given, and how its precision is measured, against plain loops."""
+"""Broader answers: what is proposed, when it is given, and how its precision is measured, against plain loops."""
 
 import json
 from dataclasses import replace

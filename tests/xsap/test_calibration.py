@@ -316,7 +316,7 @@ def test_every_missing_invalid_or_added_entry_is_an_error(calibration):
     ],
 )
 def test_impossible_numbers_are_an_error(calibration, path, value):
-    with pytest.raises(ArtifactError, match="make it again: xsap calibrate$"):
+    with pytest.raises(ArtifactError, match="create it again: xsap calibrate$"):
         Calibration.from_dict(changed(calibration.to_dict(), path, value))
 
 
@@ -333,7 +333,7 @@ def test_error_names_the_entry(calibration):
     broken = changed(calibration.to_dict(), ("model", "intercept"), "high")
     with pytest.raises(
         ArtifactError,
-        match=r"^not a readable calibration: model\.intercept: Input should be a valid number; make it again",
+        match=r"^not a readable calibration: model\.intercept: Input should be a valid number; create it again",
     ):
         Calibration.from_dict(broken)
 

@@ -363,7 +363,7 @@ def test_load_rejects_an_hnsw_index_of_other_vectors_with_a_valid_manifest(hnsw_
     Index.load(hnsw_copy)
     with pytest.raises(
         ArtifactError,
-        match=r"hnsw\.usearch: expected an HNSW index that finds \d+% .* it is of other vectors, make the index again$",
+        match=r"hnsw\.usearch: expected an HNSW index that finds \d+% .* it was built from other vectors; create the index again$",
     ):
         Index.load(hnsw_copy, ann=True)
 
@@ -392,6 +392,6 @@ def test_an_index_of_older_look_up_keys_is_refused_with_the_way_to_make_it_again
 
     with pytest.raises(
         ArtifactError,
-        match=r"index: expected names, concepts and look-up keys of version 3, found version 1; make it again: xsap index",
+        match=r"index: expected names, concepts and look-up keys of version 3, found version 1; create it again: xsap index",
     ):
         check_dictionary_format({}, tmp_path / "index")

@@ -95,7 +95,7 @@ def test_the_output_of_link_is_read_in_every_form(tmp_path, name, options):
 def test_columns_with_usual_names_are_found_and_the_term_must_be_known(tmp_path):
     file = linked(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"column of the terms, found Code, Diagnose, n; name it: --column name=HEADER"
+        ConfigError, match=r"expected a column of terms, found Code, Diagnose, n; name the column: --column name=HEADER"
     ):
         read_mappings(file)
     with pytest.raises(DataError, match="Diagnos"):
@@ -174,7 +174,7 @@ def test_the_text_of_mentions_can_be_a_column_of_add_info(saved):
     with pytest.raises(DataError, match="expected a column 'orignal'; did you mean 'original'"):
         read_gold(saved, columns={"mention": "ADD_INFO:orignal"})
     with pytest.raises(
-        ConfigError, match="mention and language can be columns of their own, found --column concept_ids"
+        ConfigError, match="only mention and language can be named by --column, found --column concept_ids"
     ):
         read_gold(saved, columns={"concept_ids": "lang"})
 

@@ -484,7 +484,9 @@ def test_index_of_another_encoder_is_refused(saved_encoder: Encoder) -> None:
         dataclasses.replace(CONFIG, entity_size=4),
     )
     other = tiny_encoder(TRAIN_TOKENIZER["WordPiece"](WORDS * 3), "WordPiece")
-    with pytest.raises(ConfigError, match="a memory takes an index of the encoder that its entities come from"):
+    with pytest.raises(
+        ConfigError, match="an entity memory needs an index built with the encoder that its entities come from"
+    ):
         memory.with_index(index_of(TERMS, other))
 
 

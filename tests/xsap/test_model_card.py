@@ -314,7 +314,7 @@ def test_push_says_what_the_hub_says(trained, cli, monkeypatch):
     done = cli("push", trained / "model", "me/model")
     assert_refused(
         done,
-        "me/model: the hub did not take the upload: 401 Client Error. Log in with a token that may write there: hf auth login",
+        "me/model: the hub rejected the upload: 401 Client Error. Log in with a token that may write there: hf auth login",
     )
 
 

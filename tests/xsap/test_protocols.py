@@ -215,7 +215,7 @@ def test_text_shows_risk_and_coverage():
     mentions = build_mentions(list("abcd"), ["de"] * 4, [["C1"], ["C1"], ["C2"], ["C2"]])
     report = evaluate(Answers({"a": ["C1"], "b": ["C1"], "c": ["C1"]}, ["C1", "C2"]), mentions)
     lines = to_text(report).splitlines()
-    assert lines[-3] == "risk and coverage of 3 answers, the surest first by score; area under the curve 33.3"
+    assert lines[-3] == "risk and coverage of 3 answers, the most certain first by score; area under the curve 33.3"
     assert lines[-2].split() == ["answered", "25.0", "50.0", "75.0", "90.0", "100.0"]
     assert lines[-1].split() == ["wrong"] + ["33.3"] * 5  # all scores are equal
     assert report.to_dict()["risk_coverage"]["n"] == 3

@@ -250,10 +250,10 @@ def test_unknown_words_are_refused_with_their_row(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"status": "approved", "chosen": None}, "expected a concept beside the status 'approved', found none"),
-        ({"status": "no match", "chosen": 2}, "expected no concept beside the status 'no match', found 'HP:2'"),
+        ({"status": "approved", "chosen": None}, "expected a concept in a row with the status 'approved', found none"),
+        ({"status": "no match", "chosen": 2}, "expected no concept in a row with the status 'no match', found 'HP:2'"),
         ({"status": "approved", "chosen": 2, "other_concept_id": "X"}, "in 'other_concept_id', found both ('X'); empty one"),
-        ({"equivalence": "unmatched"}, "expected another equivalence beside a concept, found 'unmatched'"),
+        ({"equivalence": "unmatched"}, "expected another equivalence in a row with a concept, found 'unmatched'"),
         ({"source_name": "Husten"}, "expected the source_name 'Fieber' beside the number 1, found 'Husten'; sort whole rows"),
         ({"row": 9}, "expected a number from 1 to 2 in the column 'row', found '9'"),
         ({"row": None}, "expected a number from 1 to 2 in the column 'row', found ''"),

@@ -36,8 +36,8 @@ def test_comparison_has_the_counts_of_each_stratum_and_pairs_mentions() -> None:
     assert found["string seen"].before.value == 0
     assert found["string seen"].after.value == 0.75
     assert found["neither"].gain.difference == -0.75
-    assert found["neither"].surely_worse
-    assert not found["string seen"].surely_worse
+    assert found["neither"].significantly_worse
+    assert not found["string seen"].significantly_worse
     assert found["neither"].mcnemar == pytest.approx(2 * 0.5**15)
     rows = strata_table(found)
     assert [row[0] for row in rows] == ["mentions", "all", "string seen", "neither"]
@@ -45,9 +45,9 @@ def test_comparison_has_the_counts_of_each_stratum_and_pairs_mentions() -> None:
     assert found["neither"].to_dict()["n"] == 20
 
 
-def test_equal_systems_are_not_surely_worse() -> None:
+def test_equal_systems_are_not_significantly_worse() -> None:
     ranks = np.array([0, 1, -1] * 10)
     (all_mentions, neither) = compare_by_stratum(ranks, ranks, [Stratum.NEITHER] * 30, seed=1).values()
     assert neither.gain.difference == neither.gain.high == 0
-    assert not neither.surely_worse
+    assert not neither.significantly_worse
     assert all_mentions.mcnemar == 1

@@ -177,7 +177,7 @@ def test_a_concept_has_the_vocabulary_and_code_of_its_preferred_name():
 def test_a_folder_of_an_older_format_is_refused(tmp_path):
     with publish(tmp_path / "old", "terminology", {"metadata": {}}) as folder:
         (folder / "names.parquet").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"expected a terminology of format 2, .*, found format 1; make it again"):
+    with pytest.raises(ArtifactError, match=r"expected a terminology of format 2, .*, found format 1; create it again"):
         Terminology.load(tmp_path / "old")
 
 

@@ -137,7 +137,7 @@ def test_model_that_harms_concepts_without_mentions_is_not_published(
     words += [word for each in more for word in ("--set", each)]
     done = run(*words)
     assert done.returncode == 3, done.stderr
-    assert "not written, as the model is surely worse" in done.stderr
+    assert "not written, because the model is significantly worse" in done.stderr
     assert not (tmp_path / "model").exists()
     assert (tmp_path / "model.run" / "model" / "model.safetensors").is_file()
     rows = done.stdout.splitlines()

@@ -166,7 +166,7 @@ def test_too_few_mentions_are_an_error():
     assert tune_fusion(linked, enough, seed=0).weight == 0.05
     with pytest.raises(
         DataError,
-        match=r"^a weight is chosen on at least 50 different mentions whose concepts the index has, found 49$",
+        match=r"^choosing a weight needs at least 50 different mentions whose concepts are in the index, found 49$",
     ):
         tune_fusion(linked, pa.concat_tables([enough.slice(1), enough.slice(1)]), seed=0)
     assert MIN_MENTIONS == 50

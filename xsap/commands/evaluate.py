@@ -1,4 +1,4 @@
-"""`xsap evaluate`, `calibrate` and `tune-fusion`: what mentions with known concepts are good for."""
+"""`xsap evaluate`, `calibrate` and `tune-fusion`: commands that need mentions with known concepts."""
 
 import json
 from enum import StrEnum
@@ -44,8 +44,8 @@ class Protocol(StrEnum):
 MentionsFile = Annotated[
     Path,
     typer.Argument(
-        help="Mentions with their concepts: CSV, TSV, XLSX, JSONL or Parquet; lines id||mention; or what people decided: "
-        "a save file of Usagi, SSSOM, or a review."
+        help="Mentions with their concepts: CSV, TSV, XLSX, JSONL or Parquet; lines id||mention; what people decided: a "
+        "save file of Usagi, SSSOM, or a review; or a corpus in the format of brat, BigBIO or CodiEsp."
     ),
 ]
 Columns = Annotated[
@@ -83,18 +83,23 @@ def evaluate(
     broader: Annotated[
         bool, typer.Option("--broader", help="Score answers with a broader concept, as link --broader gives.")
     ] = False,
-    min_confidence: Annotated[float | None, typer.Option(help="As for link; with --broader.")] = None,
-    min_precision: Annotated[float | None, typer.Option(help="As for link; with --broader.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Limit below which a broader concept is the answer; needs --broader.")
+    ] = None,
+    min_precision: Annotated[
+        float | None, typer.Option(help="Limit below which a broader concept is the answer; needs --broader.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Risk-coverage curve to write, PNG or SVG. Needs xsap[plot].")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plot if it exists.")] = False,
 ) -> None:
-    """Score linking by language: Acc@k and MRR, with 95 % bootstrap intervals.
+    """Measure the accuracy of linking, by language.
 
-    Mentions without a concept (empty concept_ids) are no part of the scores; what became of them is counted apart.
-    Risk and coverage: how many answers are wrong if only the surest are given.
+    Prints Acc@k and MRR with 95 % bootstrap intervals, then risk and coverage: how many answers are wrong if only the
+    most certain ones are given. Mentions without a concept (empty concept_ids) do not enter Acc@k and MRR; they are
+    reported separately.
     """
     _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
     _check_risk_plot(plot, protocol, overwrite=overwrite)
@@ -166,9 +171,11 @@ def _check_broader(broader: bool, limits: dict[str, float | None], protocol: Pro
     if broader and protocol is Protocol.REFERENCE:
         raise ConfigError("--broader needs --protocol concept; the reference protocol ranks names")
     if broader and not given:
-        raise ConfigError("--broader needs --min-confidence or --min-precision, below which there is no other answer")
+        raise ConfigError(
+            "--broader needs --min-confidence or --min-precision, the limit below which a broader concept is the answer"
+        )
     if given and not broader:
-        raise ConfigError(f"--{given[0].replace('_', '-')} needs --broader; scores are of all answers")
+        raise ConfigError(f"--{given[0].replace('_', '-')} needs --broader; without it all answers are scored")
 
 
 def _check_risk_plot(plot: Path | None, protocol: Protocol, *, overwrite: bool) -> None:
@@ -195,8 +202,8 @@ def calibrate(
     rerank: Annotated[
         str | None,
         typer.Option(
-            help="Store how the index re-ranks, and calibrate it so: a folder of train-reranker, 'late', or 'none'; by "
-            "default as it is stored.",
+            help="Re-ranker to store in the index and to calibrate with: a folder of train-reranker, 'late', or 'none'; by "
+            "default the stored one.",
         ),
     ] = None,
     report: Annotated[
@@ -209,9 +216,9 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the split into folds.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it exists.")] = False,
 ) -> None:
-    """Fit calibrated confidence and store it in the index, for link --min-precision.
+    """Fit confidences on mentions and store them in an index.
 
-    The mentions should include some that have no concept in the terminology (empty concept_ids).
+    link --min-confidence and --min-precision need them. The mentions should include some that have no concept in the terminology (empty concept_ids).
     """
     if report:
         check_new_file(report, overwrite=overwrite)
@@ -240,7 +247,7 @@ def calibrate(
 
 def tune_fusion(
     mentions: MentionsFile,
-    index: Annotated[Path, typer.Option(help="Index folder; the weight is stored in it. Calibrate again afterwards.")],
+    index: Annotated[Path, typer.Option(help="Index folder; the weight is stored in it. Calibrate again afterward.")],
     model: MovedModel = None,
     column: Columns = None,
     sheet: Sheet = None,
@@ -248,9 +255,9 @@ def tune_fusion(
     encoding: TextEncoding = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
 ) -> None:
-    """Choose the weight of string similarity in scores and store it in the index.
+    """Choose the weight of string similarity in an index.
 
-    The weight is 0 unless a higher one is significantly better on held-out mentions.
+    The weight, relative to cosine similarity, is stored in the index. It is 0 unless a higher one is significantly better on held-out mentions.
     """
     with announce_wait(f"loading the model of {index}"):
         from xsap.evaluation.tuning import WEIGHTS, tune_fusion

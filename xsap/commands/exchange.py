@@ -45,7 +45,7 @@ TermColumn = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help="Of the output of link: FIELD=HEADER, with name, code, frequency or language as FIELD. Repeatable.",
+        help="FIELD=HEADER, for columns of link's output: FIELD is name, code, frequency or language. Repeatable.",
     ),
 ]
 AthenaFolder = Annotated[
@@ -68,7 +68,7 @@ def export_mappings(
         str | None, typer.Option(help="source-to-concept-map: name of the source's codes, at most 20 characters.")
     ] = None,
     unreviewed: Annotated[
-        bool, typer.Option("--unreviewed", help="source-to-concept-map: also what has not been reviewed.")
+        bool, typer.Option("--unreviewed", help="source-to-concept-map: also write mappings that are not reviewed.")
     ] = False,
     cut: Annotated[
         bool, typer.Option("--cut", help="source-to-concept-map: cut descriptions to 255 characters.")
@@ -77,10 +77,12 @@ def export_mappings(
         str | None, typer.Option(help="sssom, fhir: vocabulary of concepts that state none, such as OMOP.")
     ] = None,
     prefix: Annotated[
-        list[str] | None, typer.Option(help="sssom: VOCABULARY=IRI of one that is not known. Repeatable.")
+        list[str] | None,
+        typer.Option(help="sssom: VOCABULARY=IRI, for a vocabulary that xsap does not know. Repeatable."),
     ] = None,
     target_system: Annotated[
-        list[str] | None, typer.Option(help="fhir: VOCABULARY=URI of one that is not known. Repeatable.")
+        list[str] | None,
+        typer.Option(help="fhir: VOCABULARY=URI, for a vocabulary that xsap does not know. Repeatable."),
     ] = None,
     source_system: Annotated[str | None, typer.Option(help="fhir: URI of the system of the source's codes.")] = None,
     url: Annotated[str | None, typer.Option(help="sssom, fhir: IRI of the mapping set or ConceptMap.")] = None,
@@ -203,9 +205,10 @@ def check(
     athena: AthenaFolder = None,
     encoding: MappingsEncoding = None,
 ) -> None:
-    """Say what Usagi, the rules of FinOMOP and a database would refuse in a file.
+    """Check whether Usagi and an OMOP database accept a file.
 
-    Prints a line for each kind of fault. The exit code is 3 if Usagi or the database would refuse something.
+    Prints one line for each kind of problem, of the rules of FinOMOP, too. The exit code is 3 if Usagi or the database
+    would refuse something.
     """
     with announce_wait(f"reading {file}"):
         from xsap.exchange.athena import map_to_omop

@@ -69,11 +69,11 @@ def index(
     mention_weight: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Weight of these names; by default it is learnt on the mentions. 0 leaves them out."
+            min=0, max=1, help="Weight of these names; by default it is learned on the mentions. 0 leaves them out."
         ),
     ] = None,
     column: Columns = None,
-    seed: Annotated[int, typer.Option(help="Of the folds on which the weight is learnt.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the folds on which the weight is learned.")] = 0,
     ray: OnRay = None,
     revision: Revision = None,
     pooling: Pooling = None,
@@ -170,7 +170,10 @@ def merge(
     ann: WithHnsw = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Merge the parts of an index; the result equals that of a single build."""
+    """Merge the parts of an index that was built in parts.
+
+    The result equals that of a single build.
+    """
     check_can_write(out, overwrite=overwrite, kind="index")
     from xsap.linking.build import merge_shards
 

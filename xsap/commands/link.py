@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 
 def link(
     index: Annotated[Path, typer.Option(help="Index folder.")],
-    terms: Annotated[list[str] | None, typer.Argument(help="Terms; without terms and --file, from stdin.")] = None,
+    terms: Annotated[
+        list[str] | None, typer.Argument(help="Terms to link; without terms and --file, they are read from stdin.")
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Table of terms: .csv, .tsv or .jsonl (optionally .gz), .parquet or .xlsx.")
+        Path | None, typer.Option(help="Table of terms: CSV, TSV, JSONL, Parquet or a workbook (.xlsx, .ods, …).")
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of --file with the terms; by default 'term'.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column of --file with the terms' languages.")] = None,
@@ -48,7 +50,7 @@ def link(
     context_column: Annotated[
         str | None, typer.Option(help="Column of --file with the texts that the terms are from.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a language that is not known.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat an unknown language as an error.")] = False,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
     encoding: TextEncoding = None,
@@ -71,13 +73,20 @@ def link(
         float | None, typer.Option(help="Abstain unless this precision is guaranteed, such as 0.95.")
     ] = None,
     broader: Annotated[
-        bool, typer.Option("--broader", help="Answer with a broader concept where it would abstain.")
+        bool,
+        typer.Option(
+            "--broader", help="Answer with a broader concept instead of abstaining, where one is certain enough."
+        ),
     ] = False,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Take negation, laterality … out of terms, into columns.")
+        bool,
+        typer.Option(
+            "--clean",
+            help="Remove clinical notes, such as negation and laterality, from terms, and report them in columns.",
+        ),
     ] = False,
     abbreviations: Annotated[
-        Path | None, typer.Option(help="Table of abbreviations, or a terminology's folder.")
+        Path | None, typer.Option(help="Table of abbreviations to write out, or a terminology folder.")
     ] = None,
     rerank: Rerank = None,
     ann: Ann = False,

@@ -57,9 +57,9 @@ def train_memory_model(
 ) -> None:
     """Train an entity memory on mentions in texts.
 
-    Needs index, mentions and output, as --set KEY=VALUE. An interrupted run
-    goes on with --set resume=auto. By several processes:
-    accelerate launch -m xsap train-memory.
+    An entity memory is a language model that finds the terms of a text and links them to concepts. The settings index,
+    mentions and output are required: --set index=FOLDER and so on. --set resume=auto resumes an interrupted run. To train
+    with several processes: accelerate launch -m xsap train-memory.
     """
     if show:
         from xsap.training.memory_settings import describe_memory_settings
@@ -80,11 +80,14 @@ def train_memory_model(
 
 def swap_memory(
     memory: MemoryFolder,
-    index: Annotated[Path, typer.Option(help="Index whose concepts replace the memory's; of the same model.")],
+    index: Annotated[Path, typer.Option(help="Index with the new concepts, built with the same model.")],
     out: OutputFolder,
     overwrite: Overwrite = False,
 ) -> None:
-    """Give a memory the concepts of another index, without training."""
+    """Replace the concepts of an entity memory.
+
+    Nothing is trained: the new concepts get vectors from the index.
+    """
     check_can_write(out, overwrite=overwrite, kind="memory")
     from xsap.linking.index import Index
     from xsap.text_in.memory import EntityMemoryModel

@@ -82,7 +82,7 @@ def shrink(
     max_length: MaxLength = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a model smaller: remove vocabulary that a terminology does not use.
+    """Remove the vocabulary that a terminology does not use.
 
     Text that is tokenized into the remaining pieces keeps its vectors.
     """
@@ -112,7 +112,7 @@ def shrink(
 
 
 def probe(model: Model, revision: Revision = None) -> None:
-    """Show which pooling finds synonyms best, for a model that states none.
+    """Show which pooling finds synonyms best.
 
     Embeds twenty pairs of synonyms under each pooling. The best pooling comes
     first: give it to the other commands as --pooling.

@@ -42,15 +42,15 @@ def train_cross_encoder(
     index: Annotated[Path, typer.Option(help="Index folder whose candidates are re-ranked.")],
     out: OutputFolder,
     test: Annotated[
-        Path | None, typer.Option(help="Mentions to test on, as MENTIONS; by default a fold of MENTIONS.")
+        Path | None, typer.Option(help="Mentions to test on, in the same formats; by default one fold of MENTIONS.")
     ] = None,
     folds: Annotated[
-        int, typer.Option(min=2, help="Folds of MENTIONS by document, one of which is held out to test on.")
+        int, typer.Option(min=2, help="Number of folds of MENTIONS, by document; one is held out to test on.")
     ] = 5,
     silver: Annotated[
         Path | None,
         typer.Option(
-            help="Texts (file, folder of .txt, or table) whose exact names are further mentions to learn from."
+            help="Texts (a file, a folder of .txt files, or a table); names found in them become further training mentions."
         ),
     ] = None,
     silver_language: Annotated[str | None, typer.Option(help="Language of these texts, such as es.")] = None,
@@ -60,20 +60,22 @@ def train_cross_encoder(
     ] = None,
     pooling: Pooling = None,
     context: Annotated[
-        bool, typer.Option("--context/--no-context", help="Read contexts; without, mentions alone.")
+        bool,
+        typer.Option("--context/--no-context", help="Whether the re-ranker reads the context or the mention only."),
     ] = True,
     loss: Annotated[
-        RerankLoss, typer.Option(help="listwise: cross-entropy over candidates. xmen: xMEN's, for comparison.")
+        RerankLoss,
+        typer.Option(help="listwise: cross-entropy over candidates. xmen: the loss of xMEN, for comparison."),
     ] = RerankLoss.LISTWISE,
-    top: Annotated[int, typer.Option(min=2, help="Candidates of a mention that are re-ranked.")] = 16,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that each mention is read.")] = 3,
+    top: Annotated[int, typer.Option(min=2, help="Number of candidates per mention that are re-ranked.")] = 16,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="Mentions per step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate of the encoder.")] = 5e-5,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate of the encoder.")] = 5e-5,
     frozen_layers: Annotated[
-        int | None, typer.Option(min=0, help="Lowest layers that stay as they are, embeddings included.")
+        int | None, typer.Option(min=0, help="Number of lowest layers that are not trained, with the embeddings.")
     ] = None,
-    context_tokens: Annotated[int, typer.Option(help="Tokens of a mention with its context.")] = 48,
-    candidate_tokens: Annotated[int, typer.Option(help="Tokens of a candidate.")] = 16,
+    context_tokens: Annotated[int, typer.Option(help="Maximum tokens of a mention with its context.")] = 48,
+    candidate_tokens: Annotated[int, typer.Option(help="Maximum tokens of a candidate.")] = 16,
     minutes: Annotated[float | None, typer.Option(min=0, help="Minutes after which training stops.")] = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run: log and checkpoints. By default OUT.run.")
@@ -86,11 +88,11 @@ def train_cross_encoder(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a re-ranker on mentions with contexts and known concepts.
+    """Train a re-ranker on mentions with contexts.
 
-    It is tested on documents that were held out: without re-ranking, with the
-    context, without it, and with another mention's. The same command resumes an
-    interrupted run. Several processes: accelerate launch -m xsap train-reranker.
+    The mentions need known concepts. On held-out documents, linking is measured without re-ranking, and re-ranked with
+    the context, without it, and with the context of another mention. The same command resumes an interrupted run. To
+    train with several processes: accelerate launch -m xsap train-reranker.
     """
     check_can_write(out, overwrite=overwrite, kind="reranker")
     folder = check_output_path(run or out.with_name(f"{out.name}.run"), "a folder")

@@ -24,9 +24,7 @@ def review(
         Path, typer.Argument(help="Table of terms, linked or not; a save file of Usagi; or a review, .sqlite.")
     ],
     index: Annotated[Path, typer.Option(help="Index folder, to link the terms and to search concepts.")],
-    column: Annotated[
-        str | None, typer.Option(help="Column with the terms; by default 'term', or else 'mention'.")
-    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column with the terms; by default 'term' or 'mention'.")] = None,
     code_column: Annotated[str | None, typer.Option(help="Column with the terms' codes in their source.")] = None,
     language_column: Annotated[str | None, typer.Option(help="Column with the terms' languages.")] = None,
     context_column: Annotated[
@@ -45,7 +43,11 @@ def review(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 for any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Review linked terms in the browser: approve, choose, search, confirm."""
+    """Review linked terms in the browser.
+
+    Approve the first candidate, choose another one, search for a concept, or decide that none fits. Every decision is
+    stored at once in one file, which export, evaluate and tune read.
+    """
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise ConfigError(f"xsap review needs {package}; install it: pip install 'xsap[serve]'")

@@ -12,21 +12,26 @@ from xsap.terminal import Ann, Dtype, DtypeOption, MovedModel, Rerank, announce_
 
 def serve(
     index: Annotated[Path, typer.Option(help="Index folder.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this computer.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for every network of this computer.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
     public_url: Annotated[
-        str | None, typer.Option(help="Address that clients use, if a proxy stands before the service.")
+        str | None, typer.Option(help="Address that clients use, if the service is behind a proxy.")
     ] = None,
     model: MovedModel = None,
     rerank: Rerank = None,
     ann: Ann = False,
     dtype: DtypeOption = Dtype.AUTO,
-    max_batch: Annotated[int, typer.Option(min=1, help="Mentions that one request may have.")] = 256,
+    max_batch: Annotated[int, typer.Option(min=1, help="Maximum number of mentions in a request.")] = 256,
     max_queue: Annotated[
-        int, typer.Option(min=1, help="Mentions that may wait for answers; past it requests get status 503.")
+        int,
+        typer.Option(
+            min=1, help="Maximum number of mentions that wait for answers; above it, requests get status 503."
+        ),
     ] = 4096,
 ) -> None:
-    """Serve an index over HTTP: OpenRefine, JSON for programs, FHIR."""
+    """Serve an index over HTTP: JSON, OpenRefine and FHIR."""
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise ConfigError(f"xsap serve needs {package}; install it: pip install 'xsap[serve]'")

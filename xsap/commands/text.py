@@ -53,7 +53,7 @@ def annotate_documents(
     ] = None,
     index: Annotated[Path | None, typer.Option(help="Index folder, whose names are found and linked.")] = None,
     memory: Annotated[
-        Path | None, typer.Option(help="Instead: entity memory, which finds and links mentions by itself.")
+        Path | None, typer.Option(help="Entity memory, which finds and links mentions; instead of --index.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column with the texts; by default 'text'.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Column with document ids; by default 'document_id'.")] = None,
@@ -100,7 +100,10 @@ def annotate_documents(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find names in texts, and link them to concepts."""
+    """Find names in texts, and link them to concepts.
+
+    Names are those of an index, or are found by an entity memory (--memory).
+    """
     from xsap.text_in.documents import document_of, open_documents
     from xsap.text_in.given_spans import GivenSpans
     from xsap.text_in.text_file import TextFormat, annotate_file, check_text_output
@@ -109,7 +112,7 @@ def annotate_documents(
                 "languages": languages, "min-confidence": min_confidence, "min-precision": min_precision, "rerank": rerank}  # fmt: skip
     _check_choice(index, memory, of_index)
     if spans and fuzzy:
-        raise ConfigError("expected --spans or --fuzzy, found both; with --spans nothing is searched for")
+        raise ConfigError("expected --spans or --fuzzy, found both; with --spans no names are searched for")
     text_format = TextFormat.for_file(out, form and form.value, top_k=top_k)
     columns = {"column": column, "id_column": id_column, "language_column": language_column, "sheet": sheet}
     if source is None:

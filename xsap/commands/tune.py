@@ -38,17 +38,18 @@ def tune(
     mentions: MentionsFile,
     out: OutputFolder,
     test: Annotated[
-        Path | None, typer.Option(help="Mentions to test on, as MENTIONS; by default a fold of MENTIONS.")
+        Path | None, typer.Option(help="Mentions to test on, in the same formats; by default one fold of MENTIONS.")
     ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of MENTIONS, one of which is held out to test on.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds of MENTIONS; one is held out to test on.")] = 5,
     by: Annotated[
-        HoldOutBy, typer.Option(help="What folds do not split: documents, or concepts.")
+        HoldOutBy, typer.Option(help="What is kept within one fold: the mentions of a document, or of a concept.")
     ] = HoldOutBy.DOCUMENT,
     index: Annotated[
         Path | None, typer.Option(help="Also write an index of the tuned model, calibrated on the test mentions.")
     ] = None,
     auxiliary: Annotated[
-        Path | None, typer.Option(help="Terminology whose synonyms are aligned meanwhile, if TERMINOLOGY has none.")
+        Path | None,
+        typer.Option(help="Terminology whose synonyms are trained on at the same time, if TERMINOLOGY has none."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run: checkpoints, log, report. By default OUT.run.")
@@ -69,10 +70,10 @@ def tune(
 ) -> int:
     """Tune a model on mentions with known concepts.
 
-    The tuned model is tested against MODEL on mentions that were held out, by
-    stratum: string seen, concept seen, neither. If it is surely worse on the
-    last one it is not published, and the exit code is 3. The same command
-    resumes an interrupted run. Several processes: accelerate launch -m xsap tune.
+    The tuned model is compared with MODEL on held-out mentions, in three strata: those whose string was tuned on, those
+    of which only a concept was, and those with neither. If it is significantly worse on the last stratum, it is not
+    published, and the exit code is 3. The same command resumes an interrupted run. To tune with several processes:
+    accelerate launch -m xsap tune.
     """
     check_can_write(out, overwrite=overwrite, kind="model")
     if index:
@@ -109,6 +110,6 @@ def tune(
     if report.published:
         log(f"{out}: the tuned model" + (f"; {index}: its index" if index else ""))
         return 0
-    log(f"{out}: not written, as the model is surely worse where neither string nor concept was annotated; "
-        f"it is in {folder / 'model'}; publish it all the same: --publish-worse")  # fmt: skip
+    log(f"{out}: not written, because the model is significantly worse where neither string nor concept was annotated; "
+        f"it is in {folder / 'model'}; add --publish-worse to publish it anyway")  # fmt: skip
     return EXIT_TARGET_MISSED

@@ -83,7 +83,7 @@ def _run_child(folder: Path, aside: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
         raise ArtifactError(
-            f"{folder}: expected weights that are tensors alone, found {reason}; nothing of the file was run. "
+            f"{folder}: expected weights that contain only tensors, found {reason}; no code in the file was run. "
             "Ask its authors for model.safetensors; if the hub has it as refs/pr/1: xsap convert ID --revision refs/pr/1 --out FOLDER"
         )
 

@@ -179,7 +179,9 @@ def _open_dense(folder: Path) -> nn.Sequential | None:
         stated = read_model_json(path / "config.json")
         activation = str(stated.get("activation_function", "Identity")).rpartition(".")[2]
         if activation not in ACTIVATIONS:
-            raise ConfigError(f"{path}: expected an activation of {', '.join(ACTIVATIONS)}; found '{activation}'")
+            raise ConfigError(
+                f"{path}: expected one of the activation functions {', '.join(ACTIVATIONS)}; found '{activation}'"
+            )
         if not (path / "model.safetensors").is_file():
             raise ArtifactError(
                 f"{path}: expected model.safetensors, found none; save the model again with a current SentenceTransformer"

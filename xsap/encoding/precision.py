@@ -144,7 +144,7 @@ def try_dtypes(
     """Encode the names of `probe` in each dtype, interleaved, and compare vectors and speed.
 
     Args:
-        encoder: An encoder in float32, which it is again afterwards.
+        encoder: An encoder in float32, which it is again afterward.
         dtypes: float32 and others.
         seconds: How long they are timed; each at least once.
         clock: Seconds from any fixed moment.

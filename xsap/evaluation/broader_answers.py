@@ -1,4 +1,4 @@
-"""How often answers one step broader are right, where linking would abstain.
+"""How often broader answers are right, where linking would abstain.
 
 A broader answer is right if it is one of the right concepts or at most RIGHT_STEPS above one. Mentions without a concept in the index (NIL, or
 of another terminology) count as wrong where they get one, because nothing can show that it is right.

@@ -1,6 +1,6 @@
 """What re-ranking and the context are worth: the same mentions without re-ranking, without context, with context, and with another one's context.
 
-A re-ranker that gains as much with the contexts of other mentions as with the right ones has learnt something else than to read them. Each is
+A re-ranker that gains as much with the contexts of other mentions as with the right ones has learned something else than to read them. Each is
 compared with the right context by a paired test, mention by mention. How many mentions have a right concept among the candidates that are
 re-ranked is the most that any re-ranker can reach.
 """

@@ -1,4 +1,4 @@
-"""Folds of mentions with known concepts, so that nothing is tested on what it was learnt from.
+"""Folds of mentions with known concepts, so that nothing is tested on what it was learned from.
 
 Mentions that belong together are in one fold. By document: those of one document, whose strings and context are alike. By concept: those that
 share a concept, also through others in between (A with B, B with C), so that no concept of a fold occurs outside of it.

@@ -69,7 +69,7 @@ class NilCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RiskCoverage:
-    """How many answers are wrong if only the surest are given: of the mentions that got one, those without a concept (NIL) included.
+    """How many answers are wrong if only the most certain are given: of the mentions that got one, those without a concept (NIL) included.
 
     Attributes:
         by: What they are ordered by: confidence of a calibrated index, else score.
@@ -390,6 +390,6 @@ def to_text(report: EvaluationReport) -> str:
 
 def _risk_lines(risk: RiskCoverage) -> list[str]:
     shown = [point for point in risk.curve if point[0] in _COVERAGES_SHOWN]
-    head = f"risk and coverage of {risk.n:,} answers, the surest first by {risk.by}; area under the curve {100 * risk.area:.1f}"
+    head = f"risk and coverage of {risk.n:,} answers, the most certain first by {risk.by}; area under the curve {100 * risk.area:.1f}"
     cells = [("answered", [100 * coverage for coverage, _ in shown]), ("wrong", [100 * wrong for _, wrong in shown])]
     return [head, *(f"{name:8}" + "".join(f"{value:8.1f}" for value in values) for name, values in cells)]

@@ -17,7 +17,7 @@ from xsap.text import fold_case
 
 
 class Stratum(StrEnum):
-    """What of a tested mention occurs among the mentions that were learnt from."""
+    """What of a tested mention occurs among the mentions that were learned from."""
 
     STRING_SEEN = "string seen"  # its string, in upper or lower case, of whatever concept
     CONCEPT_SEEN = "concept seen"  # not its string, but one of its concepts
@@ -32,7 +32,7 @@ def strata_of(tested: pa.Table, trained: pa.Table) -> list[Stratum]:
 
     Args:
         tested: A table of `terms.mentions.SCHEMA`.
-        trained: The mentions that were learnt from; a table of the same schema.
+        trained: The mentions that were learned from; a table of the same schema.
 
     Returns:
         A stratum for each row of `tested`. A mention without a concept (NIL) has none that could be seen.
@@ -68,7 +68,7 @@ class StratumComparison:
     mcnemar: float
 
     @property
-    def surely_worse(self) -> bool:
+    def significantly_worse(self) -> bool:
         """Whether the whole interval of the gain is below 0."""
         return self.gain.high < 0
 

@@ -135,7 +135,7 @@ def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoic
     logger.info("mentions in: %s, kept: %s, dropped (%s)", f"{counts.rows_in:,}", f"{counts.kept:,}", reasons)
     if len(asked) < MIN_MENTIONS:
         raise DataError(
-            f"a weight is chosen on at least {MIN_MENTIONS} different mentions whose concepts the index has, found {len(asked):,}"
+            f"choosing a weight needs at least {MIN_MENTIONS} different mentions whose concepts are in the index, found {len(asked):,}"
         )
     strings = [mention for mention, _ in asked]
     cosines, rows = search_vectors(linker.index.vectors, linker.encoder.encode(strings), POOL)

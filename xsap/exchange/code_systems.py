@@ -150,7 +150,7 @@ class Vocabularies:
             return
         if "" in self.unknown:
             raise ConfigError(
-                f"concept '{self.unknown['']}' states no vocabulary, so it has no URI; "
+                f"concept '{self.unknown['']}' has no vocabulary, so no URI is known for it; "
                 "name the vocabulary of the concepts: --vocabulary OMOP"
             )
         name = min(self.unknown)

@@ -82,7 +82,7 @@ def _decided(
     """(mention, language, concepts) of each decided mapping, once each; and how many others there are, by reason."""
     if unknown := sorted(set(columns) - {"mention", "language"}):
         raise ConfigError(
-            f"{path}: of mappings, mention and language can be columns of their own, found --column {unknown[0]}=…; remove it"
+            f"{path}: in a file of mappings only mention and language can be named by --column, found --column {unknown[0]}=…; remove it"
         )
     chosen = {name: given.removeprefix(ADD_INFO) for name, given in columns.items() if given != _SOURCE_NAME}
     known = sorted({name for mapping in mappings for name in mapping.columns})

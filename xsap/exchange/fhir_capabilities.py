@@ -1,4 +1,4 @@
-"""What a FHIR terminology service on an index says of itself: its capabilities, and the code systems of its concepts."""
+"""The capability statements of a FHIR terminology service on an index, with the code systems of its concepts."""
 
 from xsap import __version__
 from xsap.exchange.fhir import FhirJson

@@ -104,8 +104,8 @@ def find_term_columns(table: InputTable, given: ReadOnlyDict[str, str]) -> TermC
     name = found["name"] or (source[0] if len(source) == 1 else None)
     if name is None:
         raise ConfigError(
-            f"{table.where}: expected to know the column of the terms, found {', '.join(source[:20]) or 'no column of the input'}; "
-            "name it: --column name=HEADER"
+            f"{table.where}: expected a column of terms, found {', '.join(source[:20]) or 'no column of the input'}; "
+            "name the column: --column name=HEADER"
         )
     return TermColumns(name, found["code"], found["language"], found["frequency"])
 

@@ -425,18 +425,18 @@ def _consistent(
     if status in (Status.NO_MATCH, Status.REJECTED):
         if targets and changed & {"chosen", "other_concept_id"}:
             raise DataError(
-                f"expected no concept beside the status '{_STATUS_WORDS[status]}', found '{_short(targets[0].concept_id)}'; "
+                f"expected no concept in a row with the status '{_STATUS_WORDS[status]}', found '{_short(targets[0].concept_id)}'; "
                 "set the status to 'approved', or empty 'chosen' and 'other_concept_id'"
             )
         is_no_match = status is Status.NO_MATCH and "equivalence" not in changed
         return (), Equivalence.UNMATCHED if is_no_match else equivalence
     if status is Status.APPROVED and not targets:
         raise DataError(
-            "expected a concept beside the status 'approved', found none; choose one, or set the status to 'no match'"
+            "expected a concept in a row with the status 'approved', found none; choose one, or set the status to 'no match'"
         )
     if equivalence is Equivalence.UNMATCHED and "equivalence" in changed:
         raise DataError(
-            "expected another equivalence beside a concept, found 'unmatched'; or set the status to 'no match'"
+            "expected another equivalence in a row with a concept, found 'unmatched'; or set the status to 'no match'"
         )
     return targets, Equivalence.UNREVIEWED if equivalence is Equivalence.UNMATCHED and targets else equivalence
 

@@ -1,4 +1,4 @@
-"""Usagi's dialect of CSV (https://github.com/OHDSI/Usagi, ReadCSVFile and WriteCSVFile of version 1.4.3), and how files that were edited elsewhere are read.
+"""Usagi's dialect of CSV (https://github.com/OHDSI/Usagi, ReadCSVFile and WriteCSVFile of version 1.4.3), and how files that other programs edited are read.
 
 One line is one record, UTF-8 without a byte-order mark. A cell is quoted only if it has a quote or a comma, quotes in it are doubled, and a backslash is
 an escape: `\\\\` is a backslash, `\\n` a line feed. Excel and other editors save the same table with a byte-order mark, with semicolons, or with

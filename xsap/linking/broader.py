@@ -1,4 +1,4 @@
-"""Answers one step broader: where no candidate is certain enough, the concept that the close ones have in common.
+"""Broader answers: where no candidate is certain enough, the concept that the close ones have in common.
 
 It is the lowest common ancestor of the first CLOSE candidates, or if they have none within MAX_STEPS above each of them, of the first four, and so
 on down to two. A concept with too many others below it says too little and is no answer. Its confidence is the probability that what is meant is
@@ -139,17 +139,17 @@ class BroaderAnswers:
         """
         if threshold is None:
             raise ConfigError(
-                "broader answers need a limit below which the first candidate is none; found neither min_confidence nor min_precision, add one"
+                "broader answers need a limit for the first candidate; found neither min_confidence nor min_precision, add one"
             )
         finder = BroaderFinder.of_index(index, kept)
         if finder is None:
             raise ConfigError(
-                "broader answers need relations between concepts, which the index has not; make its terminology again with "
+                "broader answers need relations between concepts, which the index does not have; create its terminology again with "
                 "xsap-prepare (UMLS: with --hierarchy) and index it"
             )
         if index.calibration is None or index.calibration.broader is None:
             raise ConfigError(
-                "broader answers need a calibration of their own, which the index has not; calibrate it again, on more mentions if need be: "
+                "broader answers need a calibration of their own, which the index does not have; calibrate it again, if necessary on more mentions: "
                 "xsap calibrate MENTIONS --index INDEX"
             )
         self._finder, self._calibration = finder, index.calibration.broader

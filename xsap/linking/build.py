@@ -177,7 +177,7 @@ class Build:
                 vectors = folders[shard].read(shard)
                 if vectors is None:
                     raise ArtifactError(
-                        f"{folders[shard].file(shard)}: missing or damaged since it was made; make it again"
+                        f"{folders[shard].file(shard)}: missing or damaged since it was made; create it again"
                     )
                 for start in range(0, len(vectors), self.sizes.vectors_per_write):
                     yield vectors[start : start + self.sizes.vectors_per_write]
@@ -235,7 +235,7 @@ def build_index(
         ann: Whether to build an HNSW index, too.
         mentions: Annotated mentions, a table of `terms.mentions.SCHEMA`, that become names of a weight of their own.
         mention_weight: That weight, 0 to 1; None to learn it on the mentions.
-        seed: Of the folds on which it is learnt.
+        seed: Of the folds on which it is learned.
         encode_groups: What encodes the names, if not this process.
         overwrite: Whether to replace a folder that is there.
         progress: Whether to show progress bars.

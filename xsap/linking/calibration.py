@@ -33,7 +33,7 @@ CURVE_POINTS = 200
 MIN_MENTIONS, MIN_OF_EACH = 50, 10  # to fit on: in total, and right ones as well as wrong ones
 CALIBRATION_FOLDS = 5
 _EXPECTED_ERRORS = 5  # at the guaranteed precision, before the first test
-_REMEDY = "make it again: xsap calibrate"
+_REMEDY = "create it again: xsap calibrate"
 
 
 @dataclass(frozen=True, slots=True)

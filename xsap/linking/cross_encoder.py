@@ -6,8 +6,8 @@ state x of a candidate's first token. With r the retrieval score, and e = 1 wher
 
     logit of a candidate = w · r + v · x + u · e          logit of "none of them" = b
 
-with learnt w > 0, v, u and b. v and u are 0 before training, so that training begins at the retriever itself. The score of a candidate is its
-logit / w: with v = u = 0 it is the retrieval score, to the bit. Models that can't be packed read mention and candidate as one text instead.
+with learned w > 0, v, u and b. v and u are 0 before training, so that training begins at the retriever itself. The score of a candidate is its
+logit / w: with v = u = 0 it is bitwise the retrieval score. Models that can't be packed read mention and candidate as one text instead.
 """
 
 import json
@@ -86,7 +86,7 @@ class CrossEncoder(nn.Module):
         return float(nil / scale)
 
     def set_numbers(self, *, scale: float, nil: float, exact: float = 0.0) -> None:
-        """Set the learnt numbers.
+        """Set the learned numbers.
 
         Args:
             scale: w, positive.

@@ -77,7 +77,9 @@ class NameConcepts:
         counts = pc.list_value_length(concept_ids).to_numpy().astype(np.int64)
         numbers = pc.index_in(concept_ids.flatten(), known)
         if numbers.null_count:
-            raise ArtifactError("the index has a name of a concept that it doesn't list; it is damaged, make it again")
+            raise ArtifactError(
+                "the index has a name of a concept that it doesn't list; it is damaged; create it again"
+            )
         starts, concepts = np.concatenate([[0], np.cumsum(counts)]), numbers.to_numpy().astype(np.int64)
         return cls(starts, concepts, len(known), np.zeros(len(concepts), np.uint8))
 
@@ -173,7 +175,7 @@ class NameSource(NamedTuple):
         except (pa.ArrowException, OSError, ValueError):
             sound = False
         if not sound or not isinstance(manifest.get("languages"), dict):
-            raise ArtifactError(f"{folder}: its files and manifest don't fit together; it is damaged, make it again")
+            raise ArtifactError(f"{folder}: its files and manifest don't fit together; it is damaged; create it again")
 
         def batches(table: str, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
             for batch in files[table].iter_batches(rows, columns=columns) if table in files else ():
@@ -276,7 +278,7 @@ class _NameCollector:
         numbers = self.concepts + np.cumsum(starts) - 1
         new = own.filter(pa.array(starts))
         if not ids.slice(self.concepts, len(new)).equals(pa.chunked_array([new])):
-            raise ArtifactError("the terminology's names and concepts do not match; it is damaged, make it again")
+            raise ArtifactError("the terminology's names and concepts do not match; it is damaged; create it again")
         self.concepts += len(new)
         names = block["name"].chunk(0)
         chosen = np.ones(len(own), bool)

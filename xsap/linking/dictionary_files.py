@@ -1,7 +1,7 @@
 """The files of a dictionary in an index's folder: written in batches, memory-mapped, and checked when they are opened.
 
 Memory-mapped Arrow data is used as it is, so an offset out of its buffer would be read from anywhere in memory. Therefore every offset, string
-and number is checked once, in batches that are unmapped afterwards: a folder with the right hashes but the wrong content is refused.
+and number is checked once, in batches that are unmapped afterward: a folder with the right hashes but the wrong content is refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -83,7 +83,7 @@ def check_dictionary_format(manifest: Mapping[str, Any], path: Path) -> None:
     if found != DICTIONARY_FORMAT:
         raise ArtifactError(
             f"{path}: expected names, concepts and look-up keys of version {DICTIONARY_FORMAT}, found version {found}; "
-            "make it again: xsap index MODEL TERMINOLOGY --out INDEX --overwrite"
+            "create it again: xsap index MODEL TERMINOLOGY --out INDEX --overwrite"
         )
 
 

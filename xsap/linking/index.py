@@ -230,7 +230,7 @@ class Index:
         except (*UNREADABLE, pa.ArrowException):
             sound = False
         if not sound:
-            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged, make it again")
+            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged; create it again")
         return index._with_hnsw(manifest.get("hnsw")) if ann else index
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -279,7 +279,7 @@ class Index:
             out: The folder to make; None to keep the new index in memory.
             encoder: The encoder of the index; None to open it where it was when the index was built.
             weight: From 0, the index without mentions, to 1, names like all others; None to learn it on the mentions.
-            seed: Of the folds on which it is learnt.
+            seed: Of the folds on which it is learned.
             overwrite: Whether to replace an index that is there.
             progress: Whether to show a progress bar.
 

@@ -1,4 +1,4 @@
-"""Mention names of an index: annotations counted, only new strings encoded, and the weight learnt."""
+"""Mention names of an index: annotations counted, only new strings encoded, and the weight learned."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,7 +62,7 @@ def build_mention_names(
         known: Further names with vectors of this encoder, which are not encoded again, as those of the dictionary are not.
         fusion_weight: The index's weight of string similarity.
         weight: Of the mention names, 0 to 1; None to learn it.
-        seed: Of the folds on which it is learnt.
+        seed: Of the folds on which it is learned.
         progress: Whether to show a progress bar.
 
     Raises:

@@ -9,7 +9,7 @@ each concept, and ranked by a weight w between 0 and 1:
     equal     Where a mention equals a mention name but for letter case, each annotation counts w, and being a name of the terminology counts 1.
               The concepts are ordered by these votes, and score votes / most votes.
 
-With w = 0 they are not searched at all, so the answers are those of the terminology alone, to the bit. Strings that differ in letter case, width
+With w = 0 they are not searched at all, so the answers are bitwise identical to those of the terminology alone. Strings that differ in letter case, width
 or white space are one name, written as most often annotated.
 """
 
@@ -193,7 +193,7 @@ def _names_table(spellings: Sequence[Counter[str]], spoken: Sequence[Counter[str
 
 
 def weighted_scores(similarities: Floats, weight: float) -> Floats:
-    """Scores of mention names of given similarities: 1 - (1 - s) / w; with w = 1 the similarities themselves, to the bit."""
+    """Scores of mention names of given similarities: 1 - (1 - s) / w; with w = 1 bitwise the similarities themselves."""
     scores: Floats = similarities - np.float32(1 / weight - 1) * (np.float32(1) - similarities)
     return scores
 

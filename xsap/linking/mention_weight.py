@@ -1,10 +1,10 @@
-"""The weight of mention names, learnt on folds of the annotations themselves.
+"""The weight of mention names, learned on folds of the annotations themselves.
 
 Annotated strings help where the string or its concept was annotated, and draw mentions of other concepts to themselves. So the weight is the one
 of the best Acc@1 in folds by document, where concepts recur as they do in new documents, among those weights with which mentions of concepts that
-nobody annotated do not surely lose more than TOLERATED_LOSS against the answers without mention names. Those mentions are the ones of folds by
-concept whose string was not annotated either, each string with its concepts once, since equal mentions get equal answers; surely means that the
-whole interval of the paired difference is below it. A weight is out if it or a lower one surely loses more. Of equally good ones the lowest is taken.
+nobody annotated do not significantly lose more than TOLERATED_LOSS against the answers without mention names. Those mentions are the ones of folds by
+concept whose string was not annotated either, each string with its concepts once, since equal mentions get equal answers; significantly means that the
+whole interval of the paired difference is below it. A weight is out if it or a lower one significantly loses more. Of equally good ones the lowest is taken.
 Without a tolerance thousands of
 annotations would rule out losses of a tenth of a point, and a model that was tuned on the annotations, all weights but 0.
 """
@@ -45,11 +45,11 @@ class MentionWeight:
     Attributes:
         weight: One of MENTION_WEIGHTS, or as it was given.
         seed: Of folds and intervals.
-        accuracies: Acc@1 in folds by document, with each of MENTION_WEIGHTS; empty where none was learnt.
+        accuracies: Acc@1 in folds by document, with each of MENTION_WEIGHTS; empty where none was learned.
         unseen: The gain of mentions of concepts that nobody annotated with each of MENTION_WEIGHTS but 0.
         by_document: The terminology alone and the weight compared by stratum, in folds by document.
         by_concept: The same in folds by concept.
-        note: Why no weight was learnt.
+        note: Why no weight was learned.
     """
 
     weight: float

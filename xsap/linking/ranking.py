@@ -292,7 +292,7 @@ def apply_filter(dictionary: Dictionary, wanted: Filter) -> FilteredDictionary:
         rows &= _any_in(dictionary.names["languages"], wanted.languages, "language")
     if not rows.any():
         raise DataError(
-            "the filter matches nothing in the index: each condition is met, but never all of them together; remove one"
+            "the filter matches nothing in the index: each condition alone matches something, all of them together nothing; remove one"
         )
     starts = np.concatenate([[0], np.cumsum(counts)])
     kept = NameConcepts(

@@ -1,4 +1,4 @@
-"""Re-ranking: the first candidates of a mention are scored again, by what is compared less cheaply than vectors.
+"""Re-ranking: the first candidates of a mention are scored again, by a comparison that costs more than that of vectors.
 
 A re-ranker gets a mention, the text around it and its candidates with their retrieval scores, and gives each candidate the score that it then
 has. Three kinds are behind one method: a trained cross-encoder, which reads the mention in its context together with each candidate

@@ -1,7 +1,7 @@
 """Which re-ranker a linker uses: the one that is stored in its index, or another one that is asked for.
 
 An index stores which re-ranker it is used with, not the re-ranker itself: where its folder is, relative to the index, and its content hash, as it
-stores these of its model. A re-ranker in turn states which retriever its scores were learnt from (the model, as it is used, and the weight of
+stores these of its model. A re-ranker in turn states which retriever its scores were learned from (the model, as it is used, and the weight of
 string similarity), and an index with another retriever is refused; another terminology is not. A calibration is valid for one
 re-ranker only, so storing another one removes it, and a linker that is opened with another one has no confidences.
 """

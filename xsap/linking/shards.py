@@ -116,7 +116,7 @@ class ShardFolder:
 
 @dataclass(frozen=True)
 class Reused:
-    """An index whose vectors are reused: bit by bit from float32 or from the dtype of the new index."""
+    """An index whose vectors are reused: bitwise identical from float32 or from the dtype of the new index."""
 
     path: Path
     content_hash: str
@@ -245,7 +245,7 @@ def open_parts(parts: Sequence[Path | str]) -> tuple[EncoderSpec, Plan, Dictiona
         dictionary = open_dictionary(home, manifests[home]["dropped"])
     except (*UNREADABLE, pa.ArrowException):
         raise ArtifactError(
-            f"{home}: its files and manifest don't fit together; it is damaged, make it again"
+            f"{home}: its files and manifest don't fit together; it is damaged; create it again"
         ) from None
     return model, plan, dictionary, folders
 
@@ -263,7 +263,7 @@ def _open_part(path: Path) -> dict[str, Any]:
     except UNREADABLE:
         sound = False
     if not sound:
-        raise ArtifactError(f"{path}: its manifest is not that of a part of an index; it is damaged, make it again")
+        raise ArtifactError(f"{path}: its manifest is not that of a part of an index; it is damaged; create it again")
     return manifest
 
 

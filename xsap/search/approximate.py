@@ -7,7 +7,7 @@ queries show whether it still finds as many, so that an index of other vectors i
 
 `Searcher` uses the HNSW index, where one was opened, for searches without a filter that ask for no more rows than its recall was measured
 for. All else is searched exactly: on the encoder's GPU, which then holds a 16-bit copy of the vectors, or on the CPU where there is no GPU or
-the copy does not fit. Exact answers are the same on both, to the bit.
+the copy does not fit. Exact answers are bitwise identical on both.
 """
 
 import mmap
@@ -136,7 +136,7 @@ class HnswIndex:
             sound = False
         if not sound:
             raise ArtifactError(
-                f"{file}: not an HNSW index of these {len(vectors):,} vectors; the folder is damaged, make it again"
+                f"{file}: not an HNSW index of these {len(vectors):,} vectors; the folder is damaged; create it again"
             )
         return cls(vectors, index, ef, recall)
 
@@ -156,7 +156,7 @@ class HnswIndex:
                 return
         raise ArtifactError(
             f"{file}: expected an HNSW index that finds {self.recall:.0%} of the {RECALL_AT} nearest names, found {recall:.0%}; "
-            "it is of other vectors, make the index again"
+            "it was built from other vectors; create the index again"
         )
 
     def measure_recall(self, queries: Floats, nearest: Rows, k: int = RECALL_AT) -> float:

@@ -35,7 +35,7 @@ MIN_ROWS_PER_PENDING = 64  # int8 is abandoned where it leaves more than one in 
 _GROUP = 32  # columns of which only the maximum is compared first
 _MIN_ROWS_PER_GATHERED = 4  # rows are gathered where fewer than one in so many is searched; else the others are masked
 _RESCORED_PER_PART = 256  # vectors scored exactly at once, so that they stay in the processor's cache
-_NOT_FINITE = "the stored vectors must be finite numbers whose products are so, found others; make the index again"
+_NOT_FINITE = "the stored vectors must be finite numbers whose products are so, found others; create the index again"
 _SLACK = 2.0**-20  # of ‖q‖‖v‖, for every rounding that a bound does not name
 
 Where = slice | Tensor

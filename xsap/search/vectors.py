@@ -115,7 +115,7 @@ class Vectors:
                 for name, array in {"vectors": values, "scan": codes, "scales": scales, "bounds": bounds}.items()
             )
             raise ArtifactError(
-                f"{folder}: the files of its vectors don't fit together (found {found}); the folder is damaged, make it again"
+                f"{folder}: the files of its vectors don't fit together (found {found}); the folder is damaged; create it again"
             )
         return cls(values, codes, scales, *bounds.tolist())
 
@@ -292,5 +292,5 @@ def _open_mapped(file: Path) -> NDArray[Any] | None:
     except Exception:  # a damaged header raises whatever Python's parser does
         sound = False
     if not sound:
-        raise ArtifactError(f"{file}: not a whole .npy file; the folder is damaged, make it again")
+        raise ArtifactError(f"{file}: not a whole .npy file; the folder is damaged; create it again")
     return np.asarray(array)

@@ -1,4 +1,4 @@
-"""What the reconciliation API tells of concepts beside candidates: suggestions, values of properties, and a preview page, as pure functions.
+"""What the reconciliation API returns besides candidates: suggestions, values of properties, and a preview page, as pure functions.
 
 A preview is one HTML page without a script or anything to load, for a frame in which scripts are forbidden. Names come from terminologies that
 somebody else wrote, so each is escaped and gets its own direction of writing.

@@ -1,4 +1,4 @@
-"""Who may speak to the review page: the person who started it, from the page itself, and nobody else.
+"""Access to the review page: the person who started it, from the page itself, and nobody else.
 
 The page is bound to 127.0.0.1, but every web page that a person has open can send requests there, and every program on the machine can, too. So:
 - the Host must be ours, or else a foreign name that was made to resolve to 127.0.0.1 could read the answers (DNS rebinding);

@@ -386,7 +386,7 @@ class _SheetParser:
             return None
         if self._formula and not text and self._kind != "str":
             raise DataError(
-                f"{self._where}, row {self._number:,}, column {self._column}: expected the value of a formula, found that it was "
+                f"{self._where}, row {self._number:,}, column {self._column}: expected the value of a formula, found a formula that was "
                 "never calculated. Open the workbook in Excel or LibreOffice and save it"
             )
         if not text:

@@ -71,7 +71,7 @@ RETIRED_SCHEMA = pa.schema(
 )
 CONCEPT_LISTS = ("semantic_types", "cross_references")  # the columns of concepts that have several values
 TERMINOLOGY_FORMAT = 2
-"""Version of the tables; a folder of another version has to be made again."""
+"""Version of the tables; a folder of another version has to be created again."""
 PRECEDENCE = "precedence"  # the extra column of rows whose source ranks its names: the highest is best
 RELATIONS = ("same", "broader", "narrower", "related", "deleted")
 _KEY = ["concept_id", "language", "name"]
@@ -203,7 +203,7 @@ class Terminology:
         tables = {table: _read_table(path, table, schema, manifest["files"]) for table, schema in TABLES.items()}
         if not isinstance(manifest.get("metadata"), dict):
             raise ArtifactError(
-                f"{path}: its manifest has no metadata; the terminology folder is damaged, make it again"
+                f"{path}: its manifest has no metadata; the terminology folder is damaged; create it again"
             )
         return cls(metadata=manifest["metadata"], content_hash=manifest_hash(manifest), **tables)
 
@@ -317,7 +317,7 @@ def check_terminology_format(manifest: Mapping[str, Any], path: Path | str) -> N
     if found != TERMINOLOGY_FORMAT:
         raise ArtifactError(
             f"{path}: expected a terminology of format {TERMINOLOGY_FORMAT}, whose concepts have a vocabulary and a code, found format {found}; "
-            "make it again with the xsap-prepare command that made it"
+            "create it again with the xsap-prepare command that made it"
         )
 
 
@@ -327,7 +327,7 @@ def _read_table(folder: Path, table: str, schema: pa.Schema, listed: Collection[
     if file.name not in listed:
         if table not in _REQUIRED and not file.exists():
             return schema.empty_table()
-        raise ArtifactError(f"{file}: not listed in the manifest; the terminology folder is damaged, make it again")
+        raise ArtifactError(f"{file}: not listed in the manifest; the terminology folder is damaged; create it again")
     try:
         rows = pq.read_table(file)
         rows.validate(full=True)
@@ -335,7 +335,7 @@ def _read_table(folder: Path, table: str, schema: pa.Schema, listed: Collection[
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         sound = False
     if not sound:
-        raise ArtifactError(f"{file}: not the table of a terminology; the folder is damaged, make it again")
+        raise ArtifactError(f"{file}: not the table of a terminology; the folder is damaged; create it again")
     return rows
 
 

@@ -103,7 +103,7 @@ def open_documents(
     given = {"--column": column, "--id-column": id_column, "--language-column": language_column, "--sheet": sheet}
     for option, value in given.items():
         if value is not None:
-            raise ConfigError(f"{option} '{value}' is for tables, found {path}, whose text is no table; remove it")
+            raise ConfigError(f"{option} '{value}' is for tables, found {path}, which is plain text; remove it")
     files = sorted(each for each in path.rglob("*.txt") if each.is_file()) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: expected .txt files in the folder, found none; give the folder that has them")

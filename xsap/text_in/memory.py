@@ -1,4 +1,4 @@
-"""An entity memory: a language model that finds the terms of a text, links them to the concepts of an index, and reads on with what it found.
+"""An entity memory: a language model that finds the terms of a text, links them to the concepts of an index, and uses these in its upper layers.
 
 KeBioLM (Yuan et al., BioNLP 2021): the lower layers of an encoder; a head that marks the tokens of terms; for each term its first and last state,
 projected and compared with a vector for every entity; the entities' vectors, weighted by a softmax over the most similar ones, are added to the
@@ -341,7 +341,7 @@ class EntityMemoryModel(nn.Module):
         except (*UNREADABLE, RuntimeError):
             sound = False
         if not sound:
-            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged, make it again")
+            raise ArtifactError(f"{path}: its files and manifest don't fit together; it is damaged; create it again")
         memory.content_hash = manifest_hash(manifest)
         return memory.to(next(encoder.parameters()).device).eval()
 

@@ -247,5 +247,5 @@ def _restore(classifier: nn.Linear, path: Path) -> None:
         classifier.load_state_dict(load_file(path / _HEAD_FILE))
     except (*UNREADABLE, RuntimeError):
         raise ArtifactError(
-            f"{path}: its files and manifest don't fit together; it is damaged, make it again"
+            f"{path}: its files and manifest don't fit together; it is damaged; create it again"
         ) from None

@@ -83,7 +83,7 @@ class EntityTable:
                 "none, for the memory is one of the original code" if self.model is None else self.model.describe()
             )
             raise ConfigError(
-                f"a memory takes an index of the encoder that its entities come from: expected {expected}, found "
+                f"an entity memory needs an index built with the encoder that its entities come from: expected {expected}, found "
                 f"{index.model.describe()}; build the index with that model"
             )
         rows = preferred_rows(index.dictionary.name_concepts)
@@ -120,7 +120,7 @@ class EntityTable:
         spec = None if model is None else EncoderSpec.from_manifest(model, folder)
         table = cls(entities, arrays["vectors"], arrays["mean"], arrays["components"], spec, metadata["index_hash"])
         if entities.schema != ENTITIES_SCHEMA or entities.num_rows != len(table) or len(table) != metadata["entities"]:
-            raise ArtifactError(f"{folder}: its files and manifest don't fit together; it is damaged, make it again")
+            raise ArtifactError(f"{folder}: its files and manifest don't fit together; it is damaged; create it again")
         return table
 
 

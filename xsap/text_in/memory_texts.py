@@ -119,7 +119,7 @@ def _pieces(
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
-            verbose=False,  # a text may be longer than the model's positions, for it is split afterwards
+            verbose=False,  # a text may be longer than the model's positions, for it is split afterward
         )
         for i, (text, places) in enumerate(normalized):
             offsets = np.array(encoded["offset_mapping"][i], np.int64).reshape(-1, 2)

@@ -1,7 +1,7 @@
 """A training run of an entity memory: mentions in texts → windows → three losses → update, in the loop that encoders are trained in.
 
 The windows of a step, its masks and its dropout are pure functions of the seed and the step, so an interrupted run that is resumed has the same
-weights to the last bit.
+weights, bitwise identical.
 """
 
 import logging

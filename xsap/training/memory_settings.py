@@ -18,11 +18,11 @@ class MemorySizes(Section):
         default=None, gt=0, description="Layers below the memory; by default two thirds of the base model's."
     )
     candidates: int = Field(
-        default=100, gt=0, description="Most similar entities whose vectors are added to a mention's tokens."
+        default=100, gt=0, description="Number of most similar entities whose vectors are added to a mention's tokens."
     )
     max_tokens: int = Field(default=256, ge=8, description="Maximum tokens of a window; longer texts are split.")
     feedback: bool = Field(
-        default=True, description="false: nothing is added to tokens, to compare with a model without memory."
+        default=True, description="Whether vectors of entities are added to the tokens; false is for comparison."
     )
 
 
@@ -38,7 +38,7 @@ class MemoryLossSettings(Section):
     linking: float = Field(default=1.0, ge=0, description="Weight of linking.")
     softmax: Literal["batch", "full"] = Field(
         default="batch",
-        description="Entities that linking tells apart: those of the step and the most similar ones, or all.",
+        description="Entities in the softmax of linking: those of the step and the most similar ones, or all.",
     )
     masked: float = Field(default=0.15, gt=0, lt=1, description="Fraction of tokens that are masked.")
 
@@ -61,7 +61,8 @@ class MemorySettings(Section):
         description="Model to start from: a folder, or an id of the Hugging Face hub; by default the model of the index.",
     )
     pooling: Literal["cls", "mean"] | None = Field(
-        default=None, description="Pooling of the base model, if it does not state it; it is not used."
+        default=None,
+        description="Pooling of the base model, if its folder does not state one; the memory does not use it.",
     )
     output: Path = Field(description="Folder of the run, to write.")
     overwrite: bool = Field(default=False, description="Whether to replace an earlier run in the output folder.")

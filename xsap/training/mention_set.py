@@ -1,7 +1,7 @@
 """The mentions that a model is tuned on: which ones can be used, what a right candidate of each is, and which names are candidates.
 
 Candidates are the distinct strings of the dictionary, so a name of several concepts is one candidate, and right if any of them is. A mention
-that cannot be learnt from is dropped, and counted by the reason.
+that cannot be learned from is dropped, and counted by the reason.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class MentionSet:
 
 
 def mentions_to_learn(mentions: pa.Table, known: frozenset[str], policy: TextPolicy, *, composite: bool) -> MentionSet:
-    """Choose the mentions that can be learnt from; equal ones of the same concepts count once.
+    """Choose the mentions that can be learned from; equal ones of the same concepts count once.
 
     Args:
         mentions: A table of `terms.mentions.SCHEMA`.

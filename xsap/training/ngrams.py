@@ -1,6 +1,6 @@
 """Names as sparse vectors of character n-grams, and the names that are most similar to a mention by them.
 
-Two kinds of weights: those of `linking.fusion`, so that a weight learnt in training is one that an index ranks by, and TF-IDF as BioSyn has it.
+Two kinds of weights: those of `linking.fusion`, so that a weight learned in training is one that an index ranks by, and TF-IDF as BioSyn has it.
 Names are searched by an inverted list: of all names only those count that have an n-gram in common with the mention.
 """
 

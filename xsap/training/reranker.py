@@ -46,7 +46,7 @@ from xsap.training.silver_mentions import without_documents
 from xsap.training.trainer import Trainer, schedule
 
 LOSSES = ("listwise", "xmen")
-HEAD_RATES = {"head": 1e-3, "numbers": 1e-2}  # learning rates of the head, and of the learnt numbers
+HEAD_RATES = {"head": 1e-3, "numbers": 1e-2}  # learning rates of the head, and of the learned numbers
 HELD_OUT = "silver mention of a document that is tested on"
 FOLDS, SAVE_TOTAL_LIMIT, WARMUP_FRACTION = 5, 1, 0.1
 
@@ -102,7 +102,7 @@ class RerankTraining:
     """What was trained, and what it is worth on mentions that were held out.
 
     Attributes:
-        trained: Mentions learnt from: in, kept, dropped by reason, and how many had a right candidate.
+        trained: Mentions learned from: in, kept, dropped by reason, and how many had a right candidate.
         ablation: On the mentions held out; None where none were.
         scale: Of retrieval scores in logits.
         nil_score: Score of "none of them".

@@ -1,6 +1,6 @@
 """Supervised tuning: mentions are drawn to names of their concepts, by marginal likelihood over the candidates of each mention.
 
-The score of a name is its cosine plus a learnt weight times its string similarity (Sung et al., ACL 2020). A step has some mentions, their
+The score of a name is its cosine plus a learned weight times its string similarity (Sung et al., ACL 2020). A step has some mentions, their
 candidates, each string once, and, as a regularizer, names of the terminology that are aligned with their synonyms as in self-alignment, so that
 concepts of which nobody annotated a mention do not decay.
 """

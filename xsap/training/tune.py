@@ -1,7 +1,7 @@
 """Tune an encoder on mentions with known concepts, test it against its base on mentions that were held out, and publish it if it is no worse.
 
 The tuned model and its base each link the held-out mentions into the terminology, and are compared by stratum with a paired test. What harms
-the mentions of which neither the string nor a concept was annotated would harm most of a terminology, so a model that is surely worse on them
+the mentions of which neither the string nor a concept was annotated would harm most of a terminology, so a model that is significantly worse on them
 is kept in its run's folder, but not published, unless that is asked for.
 """
 
@@ -106,7 +106,7 @@ def tune_encoder(
         tested: Mentions to test on and to calibrate with.
         out: The model folder to write.
         index: An index folder to write, of the terminology by the tuned model, with its weight and calibration; None for none.
-        publish_worse: Whether to publish a model that is surely worse where neither string nor concept was annotated.
+        publish_worse: Whether to publish a model that is significantly worse where neither string nor concept was annotated.
         overwrite: Whether `out` and `index` may be replaced.
         progress: Whether to show progress bars.
 
@@ -136,7 +136,7 @@ def tune_encoder(
         for encoder, fusion in ((base, 0.0), (tuned, weight))
     )
     report = compare_models(before, after, trained, tested, seed=settings.seed)
-    worse = str(Stratum.NEITHER) in report.comparisons and report.comparisons[str(Stratum.NEITHER)].surely_worse
+    worse = str(Stratum.NEITHER) in report.comparisons and report.comparisons[str(Stratum.NEITHER)].significantly_worse
     report = replace(report, published=publish_worse or not worse)
     _write_report(report, run)
     if report.published:
@@ -239,7 +239,8 @@ def _write_report(report: TuningReport, run: Path) -> None:
     if not report.published:
         blocks.append(
             Paragraph(
-                "The model is surely worse on mentions of neither stratum, so it was not published.", warning=True
+                "The model is significantly worse on mentions whose string and concept were not tuned on, so it was not published.",
+                warning=True,
             )
         )
     if report.before and report.after:
