@@ -20,7 +20,7 @@ ORDER = [
     "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.details", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.logistic", "linking.calibration",
     "linking.encoder_spec", "linking.mention_names", "linking.mention_weight", "linking.mention_build", "linking.mention_files", "linking.index_files", "linking.index", "linking.shards", "linking.build_memory", "linking.build", "linking.rejection", "linking.preparation", "linking.retrieval",
-    "text_in.words", "text_in.stop_words", "text_in.spans", "text_in.spellings", "text_in.annotate", "linking.rerank", "linking.rerank_candidates", "linking.rerank_hook", "linking.late_interaction", "linking.cross_inputs", "linking.cross_encoder", "linking.rerank_choice", "linking.broader", "linking.linker",
+    "text_in.words", "text_in.stop_words", "text_in.spans", "text_in.spellings", "text_in.document_abbreviations", "text_in.annotate", "linking.rerank", "linking.rerank_candidates", "linking.rerank_hook", "linking.late_interaction", "linking.cross_inputs", "linking.cross_encoder", "linking.rerank_choice", "linking.broader", "linking.linker",
     "text_in.memory_texts", "text_in.memory_table", "text_in.memory", "text_in.memory_original", "text_in.memory_annotate", "text_in.memory_answers", "text_in.memory_heads",
     "evaluation.protocols", "evaluation.tuning", "evaluation.calibration_report", "evaluation.broader_answers", "evaluation.context_ablation",
     "tabular.answers", "tabular.spreadsheet_text", "tabular.text_table", "tabular.workbook_writer", "tabular.writers",

@@ -134,6 +134,11 @@ def model_location(model: Path | str) -> str:
     return str(Path(model).absolute()) if Path(model).exists() else str(model)
 
 
+def _reranker_location(rerank: Path | str) -> str:
+    """A folder's absolute path; an address, `late` and `none` as they are."""
+    return str(Path(rerank).absolute()) if Path(rerank).is_dir() else str(rerank)
+
+
 def index_location(index: Path | str, options: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """An index as workers open it.
 
@@ -142,13 +147,16 @@ def index_location(index: Path | str, options: Mapping[str, Any]) -> tuple[str, 
         options: Of `Linker.load`.
 
     Returns:
-        Its absolute path, its content hash, and the options with the model's absolute path.
+        Its absolute path, its content hash, and the options with the absolute paths of the model and the re-ranker.
 
     Raises:
         ArtifactError: There is no index.
     """
-    model = options.get("model")
-    located = dict(options) | ({} if model is None else {"model": model_location(model)})
+    locations = (("model", model_location), ("rerank", _reranker_location))
+    located = dict(options)
+    for name, locate in locations:
+        if options.get(name) is not None:
+            located[name] = locate(options[name])
     return str(Path(index).absolute()), index_hash(read_manifest(index, INDEX_KIND)), located
 
 

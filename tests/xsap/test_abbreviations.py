@@ -68,6 +68,10 @@ CASES = {
     "first definition": ("atrial septal defect (ASD), autism spectrum disorder (ASD)", {"ASD": "atrial septal defect"}),
     "no definition": ("fever (38.5), pain (see below), n (5), weight loss (kg)", {}),
     "a word with an explanation": ("dolor (de acostarse y a lo largo del día)", {}),
+    "a noun with its capital": ("Er hatte eine Entzündung der Niere (Ende), Ende (eine Niere die)", {}),
+    "the beginning of a word": ("Staphylococcus aureus (Staph), Kreatinin (Krea), Tuberkulose (Tbc)", {"Staph": "Staphylococcus aureus", "Krea": "Kreatinin"}),
+    "accents after their letters": ("hipertensio\u0301n arterial (NA), enfermedad me\u0301dica (DC)", {}),
+    "line ends": ("heart\r\nfailure (HF)\r\nand  acute\nrenal failure (ARF) 😀", {"HF": "heart\r\nfailure", "ARF": "acute\nrenal failure"}),
     "another sentence": ("Multiple stenoses. Pain (MS)", {}),
     "too many words": ("myocardial a b c d infarction (MI)", {}),
     "the long form has the short one": ("chronic COPD of a patient (COPD)", {}),
@@ -135,6 +139,12 @@ def test_a_definition_has_precedence_over_the_table_and_over_a_name_of_the_index
     assert TABLE.expand("MS Typ 1", "de", definitions, is_name=True) is None
     assert TABLE.expand("Mitralstenose (MS)", "de").source == FROM_TERM
     assert TABLE.expand("Mitralstenose (MS)", "de", is_name=True) is None
+
+
+def test_an_expansion_is_one_line():
+    definitions = find_definitions("Chronic heart\r\n  failure (HF)")
+    assert TABLE.expand("HF", "de", definitions).text == "heart failure"
+    assert TABLE.expand("severe HF", "de", definitions).text == "severe heart failure"
 
 
 def test_an_abbreviation_with_several_expansions_is_reported_and_not_used():

@@ -118,6 +118,17 @@ CASES = [
     ("NÃO febre", "pt", "febre", "negated"),
     ("suspeita de dengue", "pt", "dengue", "suspected"),
     ("fratura do fêmur esq.", "pt", "fratura do fêmur", "left"),
+    ("PE cannot be ruled out", "en", "PE", "suspected"),
+    ("PE not ruled out", "en", "PE", "suspected"),
+    ("Embolie nicht sicher ausgeschlossen", "de", "Embolie", "suspected"),
+    ("TEP no descartado", "es", "TEP", "suspected"),
+    ("TEP descartado", "es", "TEP", "negated"),
+    ("embolie non exclue", "fr", "embolie", "suspected"),
+    ("embolie exclue", "fr", "embolie", "negated"),
+    ("embolia non esclusa", "it", "embolia", "suspected"),
+    ("embolia esclusa", "it", "embolia", "negated"),
+    ("TEP não descartado", "pt", "TEP", "suspected"),
+    ("réflexes: absents", "fr", "réflexes", "negated"),
     ("V.a. HWI", UNKNOWN, "HWI", "suspected"),
     ("s/p stroke", "fi", "stroke", "past"),
 ]
@@ -125,6 +136,10 @@ KEPT = [
     ("Non-Hodgkin lymphoma", "en"), ("left ventricular hypertrophy", "en"), ("right-to-left shunt", "en"), ("no-reflow phenomenon", "en"),
     ("Gram (-)", "en"), ("fever 39°", "en"), ("hepatitis D", "fr"), ("insuficiencia cardíaca derecha", "es"), ("placenta previa", "es"),
     ("linfoma no Hodgkin", "es"), ("ventricule gauche dilaté", "fr"), ("Früherkennung", "de"), ("Links-rechts-Shunt", "de"), ("Zn-Mangel", "de"),
+    ("Früher Abort", "de"), ("ohne festen Wohnsitz", "de"), ("no light perception", "en"), ("query fever", "en"), ("absent uvula", "en"),
+    ("No unión de fractura", "es"), ("reflejo aquíleo ausente", "es"), ("sin hogar", "es"), ("exclusion sociale", "fr"), ("réflexes absents", "fr"),
+    ("orteils avec écartement", "fr"), ("esclusione sociale", "it"), ("negativismo catatonico", "it"), ("aumentata sospettosità", "it"),
+    ("riflessi assenti", "it"), ("afwezig", "nl"), ("reflex afwezig", "nl"), ("deficiência de antígeno", "pt"), ("úvula ausente", "pt"),
     ("VA", "de"), ("AP", "pt"), ("links", "de"), ("DD", "de"), ("Diabetes mellitus Typ 2", "de"), ("", "de"), ("?", "en"), ("no fever", UNKNOWN), ("sin tratamiento", "de"),
 ]  # fmt: skip
 

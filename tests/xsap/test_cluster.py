@@ -99,6 +99,13 @@ def test_worker_rejects_another_model_index_or_version_on_its_node(tmp_path, tin
         index_location(tmp_path / "gone", {})
 
 
+def test_workers_get_absolute_paths_of_model_and_reranker(index, tmp_path, monkeypatch):
+    (tmp_path / "reranker").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given, expected in (("reranker", str(tmp_path / "reranker")), ("late", "late"), ("http://x/y", "http://x/y")):
+        assert index_location(index, {"rerank": given, "model": None})[2] == {"rerank": expected, "model": None}
+
+
 def test_link_worker_matches_one_process(index, sample_names):
     mentions = [*sample_names[:20], "", "no such thing"]
     expected = list(map(Answer.from_result, Linker.load(index, device="cpu").link(mentions, 3)))

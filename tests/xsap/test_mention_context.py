@@ -1,6 +1,10 @@
 """Contexts of mentions: what is taken as one, and where the mention stands in it."""
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xsap.errors import ConfigError
 from xsap.linking.mention_context import (
@@ -8,6 +12,7 @@ from xsap.linking.mention_context import (
     MentionContext,
     contexts_in,
     contexts_of,
+    find_mention,
     shuffled_contexts,
     split_context,
 )
@@ -32,9 +37,9 @@ def test_context_is_a_text_alone_or_with_the_position_of_the_mention(given, expe
     assert contexts_of([given], 1) == [expected]
 
 
-@pytest.mark.parametrize("given", ["a text", ["a", "b"], [7], [("a", 1, 2, 3)]])
+@pytest.mark.parametrize("given", ["a text", ["a", "b"], [7], [("a", 1, 2, 3)], [("a", "x", "y")], [("a", [1], [2])]])
 def test_other_contexts_are_refused(given):
-    with pytest.raises(ConfigError, match="context"):
+    with pytest.raises(ConfigError, match="context|position of a mention"):
         contexts_of(given, 1)
 
 
@@ -50,6 +55,42 @@ def test_other_contexts_are_refused(given):
 )
 def test_context_is_cut_at_its_position_else_at_the_first_occurrence_else_before_the_text(context, expected):
     assert split_context("MS", context) == ContextParts(*expected)
+
+
+@pytest.mark.parametrize(
+    ("mention", "text", "expected"),
+    [
+        ("MS", "EMS came, MS was seen", "MS was seen"),
+        ("MS", "MSA, EMS_MS and ms", "ms"),  # whole words in another letter case, rather than a part of a word
+        ("MS", "the EMS", "MS"),
+        ("Infarkt", "Myokardinfarkt links", "infarkt links"),
+        ("発熱", "昨日から発熱がある", "発熱がある"),
+        ("حمى", "المريض لديه حمى اليوم", "حمى اليوم"),
+        ("chronic pain", "Chronic\r\n  pain. chronic\npain?", "chronic\npain?"),
+        ("fièvre", "pas de fie\u0300vre hier", "fie\u0300vre hier"),
+        ("fie\u0300vre", "pas de Fièvre hier", "Fièvre hier"),
+        ("cafe", "le café", "café"),
+        ("caf", "cafe\u0301 caf", "caf"),
+        ("pain", "👩🏽\u200d⚕️ sees pain", "pain"),
+        ("(MS)", "disease (MS), MS", "(MS), MS"),
+        ("a.c", "abc a.c", "a.c"),
+        ("MS", "at the end: MS", "MS"),
+    ],
+)
+def test_a_mention_is_found_as_whole_words_first(mention, text, expected):
+    start, end = find_mention(mention, text)
+    assert text[start:] == expected
+    folded = [unicodedata.normalize("NFD", part).casefold().split() for part in (mention, text[start:end])]
+    assert len(folded[0]) == len(folded[1])
+
+
+@given(st.text("MSm é\u0301.\r\n", max_size=12), st.text("MSm é\u0301.\r\n", max_size=4))
+def test_what_stands_before_and_after_a_mention_is_all_but_the_mention(text, mention):
+    left, right = split_context(mention, MentionContext(text))
+    assert text.startswith(left)
+    assert text.endswith(right)
+    if mention.strip() and mention.strip() in text:
+        assert len(left) + len(right) < len(text)
 
 
 def test_contexts_of_a_table():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BertConfig,
     BertModel,
@@ -16,7 +17,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from xsap.encoding.packed_layers import packed_first
+from xsap.encoding.packed_layers import packed_first, packed_states
 from xsap.encoding.packing import Tokens, pack, pack_with_prefixes
 
 COMMON = {
@@ -43,7 +44,10 @@ MODELS = {
 def make_model(kind):
     config, model, more = MODELS[kind]
     torch.manual_seed(0)
-    return model(config(**COMMON | more)).eval()
+    made = model(config(**COMMON | more)).eval()
+    if kind == "mpnet":  # so that distances count
+        torch.nn.init.normal_(made.encoder.relative_attention_bias.weight)
+    return made
 
 
 def to_tokens(rows):
@@ -54,7 +58,7 @@ def text_states(model, prefixes, texts, counts):
     """(n, hidden) of the first tokens of the texts."""
     batch = pack_with_prefixes(to_tokens(prefixes), to_tokens(texts), np.array(counts))
     with torch.inference_mode():
-        return packed_first(model, batch)[len(prefixes) :]
+        return packed_first(model, batch)
 
 
 def masked_states(model, prefix, text):
@@ -68,13 +72,50 @@ def masked_states(model, prefix, text):
     return states[0, len(prefix)]
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "mpnet"])
 def test_texts_behind_a_prefix_match_the_hugging_face_model_with_the_mask_written_out(kind):
     model = make_model(kind)
     prefixes, texts, counts = [[2, 7, 8, 9, 3], [2, 11, 3]], [[2, 20, 3], [2, 21, 22, 3], [2, 23, 24, 25, 3]], [2, 1]
     found = text_states(model, prefixes, texts, counts)
     expected = [masked_states(model, prefixes[owner], text) for owner, text in zip([0, 0, 1], texts, strict=True)]
     torch.testing.assert_close(found, torch.stack(expected), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_the_last_layer_of_first_tokens_alone_is_that_of_all_tokens(kind):
+    model = make_model(kind)
+    prefixes, texts = [[2, 7, 8, 9, 10, 11, 12, 13, 3], [2, 11, 3]], [[2, 20, 3], [2, 21, 22, 3], [2, 23, 24, 25, 3]]
+    batch = pack_with_prefixes(to_tokens(prefixes), to_tokens(texts), np.array([2, 1]))
+    with torch.inference_mode():
+        found, states = packed_first(model, batch), packed_states(model, batch)
+    torch.testing.assert_close(found, states.flatten(0, 1)[batch.starts], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_gradients_are_those_of_inference(kind):
+    """Training writes attention out, inference takes torch's kernel."""
+    model = make_model(kind)
+    batch = pack_with_prefixes(to_tokens([[2, 7, 8, 9, 3], [2, 11, 3]]), to_tokens([[2, 20, 3], [2, 21, 22, 3]]), np.array([1, 1]))  # fmt: skip
+    with torch.inference_mode():
+        expected = packed_first(model, batch)
+    found = packed_first(model, batch)
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    found.square().sum().backward()
+    assert all(torch.isfinite(each.grad).all() for each in model.parameters() if each.grad is not None)
+
+
+def test_no_token_is_padding_and_no_score_of_other_texts_is_computed():
+    """Multiply-adds of attention: each token of a prefix with the prefix, each of a text with prefix and text; of the last layer, first tokens."""
+    model = make_model("bert").requires_grad_(True)  # attention is written out, so that its products are counted
+    g, c, p, t, hidden, inner, layers = 3, 4, 10, 5, 16, 32, 2
+    batch = pack_with_prefixes(to_tokens([[2] * p] * g), to_tokens([[2] * t] * (g * c)), np.array([c] * g))
+    with FlopCounterMode(display=False) as counter:
+        packed_first(model, batch)
+    tokens, firsts = g * (p + c * t), g * c
+    linear = (layers - 1) * tokens * (4 * hidden**2 + 2 * hidden * inner)
+    linear += tokens * 2 * hidden**2 + firsts * (2 * hidden**2 + 2 * hidden * inner)
+    attention = (layers - 1) * 2 * hidden * g * (p * p + c * t * (p + t)) + 2 * hidden * g * c * (p + t)
+    assert counter.get_total_flops() == 2 * (linear + attention)
 
 
 rows = st.lists(st.lists(st.integers(3, 39), min_size=2, max_size=12), min_size=1, max_size=5)
@@ -100,5 +141,6 @@ def test_a_prefix_is_computed_as_without_texts():
     prefixes = to_tokens([[2, 7, 8, 9, 3], [2, 11, 3]])
     batch = pack_with_prefixes(prefixes, to_tokens([[2, 20, 3]] * 3), np.array([2, 1]))
     with torch.inference_mode():
-        found, expected = packed_first(model, batch)[:2], packed_first(model, pack(prefixes))
+        found = packed_states(model, batch)[0, prefixes.offsets[:-1]]
+        expected = packed_first(model, pack(prefixes))
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)

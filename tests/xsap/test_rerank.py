@@ -3,6 +3,7 @@
 import json
 import pickle  # of references, see Linker.__reduce__
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from tests.fixtures.encoders import LOWER, tiny_encoder, train_unigram
 from tests.fixtures.examples import examples
@@ -24,8 +26,8 @@ from xsap.linking.index import Index
 from xsap.linking.late_interaction import LateInteraction, interactions
 from xsap.linking.linker import Linker
 from xsap.linking.mention_context import MentionContext
-from xsap.linking.rerank import RerankCandidate, RerankQuery, rerank_order
-from xsap.linking.rerank_choice import open_reranker, retriever_of, store_reranker
+from xsap.linking.rerank import RerankCandidate, RerankQuery, ranking_scores, rerank_order
+from xsap.linking.rerank_choice import check_storable, choice_identity, open_reranker, retriever_of, store_reranker
 from xsap.linking.rerank_hook import FunctionReranker, HttpReranker
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 
@@ -115,10 +117,29 @@ def test_weight_zero_is_the_retriever_to_the_bit(folders):
 
 
 def test_equal_scores_keep_the_order_of_the_retriever_and_accents_their_place():
-    retrieval = [0.7, 0.9, 0.8, 0.8]  # the first differs in accents alone
-    assert rerank_order(retrieval, retrieval) == [0, 1, 2, 3]
-    assert rerank_order([1.0, 1.0, 0.4], [0.2, 0.2, 0.2]) == [0, 1, 2]
-    assert rerank_order(retrieval, [0.7, 0.9, 0.8, 1.0]) == [3, 0, 1, 2]
+    given = ranking_scores([0.7, 0.9, 0.8, 0.8])  # the first differs in accents alone
+    assert given == [0.9, 0.9, 0.8, 0.8]
+    assert rerank_order(given) == [0, 1, 2, 3]
+    assert rerank_order([0.2, 0.2, 0.2]) == [0, 1, 2]
+    assert rerank_order([0.7, 0.9, 0.8, 1.0]) == [3, 1, 2, 0]
+
+
+def test_what_differs_in_accents_is_re_ranked_by_the_scores_alone(folders):
+    asked = []
+
+    def score(queries, change):
+        asked.extend(queries)
+        return [[each.score - change * (each.match == "accents") for each in query.candidates] for query in queries]
+
+    encoder, index = Encoder.from_pretrained(folders / "model"), Index.load(folders / "index")
+    plain = Linker(encoder, index).link("Fiever", 7).candidates
+    assert plain[0].match == "accents"
+    assert plain[0].score < plain[1].score  # otherwise this shows nothing
+    for change in (0.0, 0.01):
+        linker = Linker(encoder, index, reranker=FunctionReranker(lambda queries, by=change: score(queries, by)))
+        found = linker.link("Fiever", 7).candidates
+        assert asked[-1].candidates[0].score == plain[1].score
+        assert [each.concept_id for each in found[:2]] == [plain[i].concept_id for i in ([1, 0] if change else [0, 1])]
 
 
 @settings(max_examples=examples(20))
@@ -194,6 +215,21 @@ def test_the_mention_is_marked_in_a_window_of_tokens(folders):
     assert (alone[0], alone[1], alone[-2]) == ("<s>", MARKERS[0], MARKERS[1])
 
 
+def test_a_tokenizer_with_one_special_token_begins_each_text_with_it(folders):
+    model = new_cross_encoder(folders, head=3.0)
+    end = model.encoder.tokenizer.convert_tokens_to_ids("</s>")
+    model.encoder.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", end)]
+    )
+    query = query_of(["fever", "chest pain"], SENTENCE)
+    inputs = cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS)
+    for tokens in (inputs.prefixes, inputs.texts):
+        assert [row[0] for row in read_back(model, tokens)] == ["</s>"] * len(tokens)
+        assert all(row.count("</s>") == 1 for row in read_back(model, tokens))
+    first, second = model.score([query])[0]
+    assert first != second
+
+
 def test_candidate_text_has_preferred_name_types_nearest_names_and_definition():
     whole = RerankCandidate(
         "C1", "multiple sclerosis", "MS", ("MS", "disseminated"), ("T047",), "a disease of nerves", 0.5, "exact"
@@ -258,6 +294,15 @@ def test_a_function_may_return_arrays():
     assert FunctionReranker(lambda queries: [given[0]]).score([query_of(["a", "b"])]) == [[0.25, 0.5]]
 
 
+ANSWERS = {
+    "/broken": b"nothing",
+    "/nested": b"[" * 200_000,
+    "/large": b'{"scores": [[1' + b"0" * 400 + b", 1]]}",
+    "/nan": b'{"scores": [[NaN, 1]]}',
+    "/long": b" " * (1 << 24) + b'{"scores": [[1, 1]]}',
+}
+
+
 @pytest.fixture
 def service():
     """A service that scores by the length of the preferred name, its address, and the bodies that it got."""
@@ -268,18 +313,31 @@ def service():
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             bodies.append(body)
             scores = [[len(each["preferred_name"]) for each in query["candidates"]] for query in body["queries"]]
-            answer = b"nothing" if self.path == "/broken" else json.dumps({"scores": scores}).encode()
-            self.send_response(503 if self.path == "/busy" else 200)
+            answer = ANSWERS.get(self.path, json.dumps({"scores": scores}).encode())
+            self.send_response({"/busy": 503, "/moved": 302}.get(self.path, 200))
+            self.send_header("Location", "/rerank")
             self.end_headers()
-            self.wfile.write(answer)
+            for part in [answer] if self.path != "/slow" else [b" "] * 100:
+                self.wfile.write(part)
+                self.wfile.flush()
+                stop.wait(0.05 if self.path == "/slow" else 0)
+
+        def do_GET(self):
+            bodies.append("a redirect was followed")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"scores": [[0, 0]]}')
 
         def log_message(self, *_):
             pass
 
+    stop = threading.Event()
     server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # a client that does not wait
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", bodies
+    stop.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -307,11 +365,32 @@ def test_a_service_gets_the_documented_json_and_is_named_once(folders, service, 
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("busy", "found the answer 503"), ("broken", "expected JSON with scores")]
+    ("path", "message"),
+    [
+        ("busy", "found the answer 503"),
+        ("broken", "expected JSON with scores"),
+        ("nested", "expected JSON with scores"),
+        ("large", "each a finite number; found 1000"),
+        ("nan", "each a finite number; found nan"),
+        ("long", "an answer of more than 16 MB"),
+        ("slow", "the answer was not complete in time"),
+    ],
 )
 def test_a_service_that_fails_is_named(service, path, message):
     with pytest.raises(DataError, match=message):
-        HttpReranker(f"{service[0]}/{path}").score([query_of(["a", "b"])])
+        HttpReranker(f"{service[0]}/{path}", seconds=0.3 if path == "slow" else 20).score([query_of(["a", "b"])])
+
+
+def test_a_redirect_is_not_followed(service):
+    with pytest.raises(DataError, match=r"found the answer 302 Found to /rerank; give that address"):
+        HttpReranker(f"{service[0]}/moved").score([query_of(["a", "b"])])
+    assert len(service[1]) == 1
+
+
+def test_a_context_with_half_of_a_surrogate_pair_is_sent(service):
+    text = "a \ud83d MS \U0001f600"
+    HttpReranker(f"{service[0]}/rerank").score([query_of(["a", "b"], MentionContext(text))])
+    assert service[1][0]["queries"][0]["context"]["text"] == text
 
 
 def test_a_service_that_is_not_there_is_named():
@@ -319,7 +398,9 @@ def test_a_service_that_is_not_there_is_named():
         HttpReranker("http://127.0.0.1:9/rerank", seconds=5).score([query_of(["a"])])
 
 
-@pytest.mark.parametrize("url", ["ftp://x/y", "http://", "http://user:word@x/y"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x/y", "http://", "http://user:word@x/y", "http://[::1", "http://x:99999/y", "http://x:port/y"]
+)
 def test_an_address_is_checked(url):
     with pytest.raises(ConfigError, match="address"):
         HttpReranker(url)
@@ -415,6 +496,51 @@ def test_a_reranker_of_another_retriever_is_refused(folders, tmp_path):
         match=r"trained on an index with fusion_weight 0\.0, not 0\.3; train it again: xsap train-reranker",
     ):
         Linker.load(index.path, rerank=str(tmp_path / "reranker"))
+
+
+def test_a_calibration_is_kept_only_for_the_reranker_that_it_was_fitted_with(folders, tmp_path):
+    index, encoder = copied_index(folders, tmp_path), Encoder.from_pretrained(folders / "model")
+    calibrated = replace(index, calibration="a calibration")
+    assert open_reranker(None, calibrated, encoder).bound_index.calibration
+    assert open_reranker("none", calibrated, encoder).bound_index.calibration
+    for other in ("late", "http://localhost:1/rerank", FunctionReranker(lambda queries: [])):
+        assert open_reranker(other, calibrated, encoder).bound_index.calibration is None, other
+    calibrated = replace(store_reranker(index, "late", encoder), calibration="a calibration")
+    for same in (None, "late"):
+        assert open_reranker(same, calibrated, encoder).bound_index.calibration, same
+    for other in ("none", "http://localhost:1/rerank", FunctionReranker(lambda queries: [])):
+        assert open_reranker(other, calibrated, encoder).bound_index.calibration is None, other
+
+
+def test_as_many_candidates_are_scored_as_in_training(folders, tmp_path):
+    index = copied_index(folders, tmp_path)
+    model = new_cross_encoder(folders)
+    model.top = 5
+    model.save(tmp_path / "reranker", retriever=retriever_of(index), metadata={})
+    linker = Linker.load(index.path, rerank=tmp_path / "reranker")
+    assert linker.reranking.top == 5
+    store_reranker(index, tmp_path / "reranker", linker.encoder)
+    assert Linker.load(index.path).reranking.top == 5
+
+
+def test_a_service_is_refused_before_it_gets_anything(folders):
+    index = Index.load(folders / "index")
+    with pytest.raises(ConfigError, match="a service can't be stored in an index"):
+        store_reranker(index, "http://localhost:1/rerank", None)
+    with pytest.raises(ConfigError, match="a service can't be stored in an index"):
+        check_storable("http://localhost:1/rerank")
+
+
+def test_a_run_is_identified_by_the_content_of_its_reranker(folders, tmp_path):
+    index = Index.load(folders / "index")
+    found = []
+    for spread in (1.0, 2.0, 1.0):
+        model = new_cross_encoder(folders, head=spread)
+        model.save(tmp_path / "reranker", retriever=retriever_of(index), metadata={}, overwrite=True)
+        found.append(choice_identity(tmp_path / "reranker"))
+    assert found[0] == found[2] != found[1]
+    assert (choice_identity(None), choice_identity("http://localhost:1/rerank")) == ({}, None)
+    assert choice_identity("late") != choice_identity("none")
 
 
 def test_late_interaction_is_opened_by_name_and_moves_candidates(folders):

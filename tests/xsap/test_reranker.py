@@ -12,6 +12,7 @@ from tests.fixtures.homonyms import homonyms
 from xsap import Encoder
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.vocabulary import from_scratch
+from xsap.errors import DataError
 from xsap.evaluation.context_ablation import (
     NO_RERANKER,
     SHUFFLED_CONTEXT,
@@ -24,9 +25,9 @@ from xsap.linking.linker import Linker
 from xsap.terms.mentions import build_mentions, write_mentions
 from xsap.text import TextPolicy
 from xsap.text_in.documents import TextDocument
-from xsap.training.reranker import RerankGradients, RerankSettings, hold_out_documents, train_reranker
+from xsap.training.reranker import HELD_OUT, RerankGradients, RerankSettings, hold_out_documents, train_reranker
 from xsap.training.reranker_examples import examples_of
-from xsap.training.silver_mentions import SEVERAL_CONCEPTS, silver_mentions
+from xsap.training.silver_mentions import SEVERAL_CONCEPTS, silver_mentions, without_documents
 
 SETTINGS = RerankSettings(
     epochs=12,
@@ -207,6 +208,29 @@ def test_silver_mentions_are_names_of_one_concept_and_documents_are_accounted_fo
     assert counts.mentions.dropped == {}
 
 
+def test_silver_mentions_of_tested_documents_are_left_out(made, tmp_path):
+    folder, trained, tested = made
+    sentences, documents = ["it was x.", "no x here.", "x again.", "x"], ["d1", "d2", "d3", None]
+    silver = build_mentions(["x"] * 4, ["en"] * 4, [["C1"]] * 4, context=sentences, document_id=documents)
+    held_out = build_mentions(["x", "y"], ["en"] * 2, [["C1"]] * 2, context=["First. no x here. Last.", None], document_id=["d9", "d3"])  # fmt: skip
+    assert without_documents(silver, held_out)["document_id"].to_pylist() == ["d1"]
+    linker = Linker.load(folder / "index")
+    given = few(tested, 10)
+    report = train_reranker(linker, few(trained), given, tmp_path / "out", tmp_path / "run", replace(FEW, max_minutes=0), silver=given)  # fmt: skip
+    assert report.trained.counts.dropped == {HELD_OUT: 10}
+    assert report.trained.counts.rows_in == 58
+
+
+def test_what_cannot_be_tested_on_is_an_error_before_training(made, tmp_path):
+    folder, trained, _ = made
+    for ids, message in (([], "expected mentions with gold concepts to test on"), (["HP:none"], "gold concepts are in the index")):  # fmt: skip
+        table = build_mentions(["x"], ["en"], [ids])
+        with pytest.raises(DataError, match=message):
+            train_reranker(Linker.load(folder / "index"), few(trained), table, tmp_path / "out", tmp_path / "run", FEW)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_documents_are_not_split_between_training_and_test(made):
     _, trained, _ = made
     first, second = hold_out_documents(trained, 5, seed=0)
@@ -269,6 +293,9 @@ def test_link_re_ranks_with_the_context_column(made, tmp_path, run_here):
     assert [row["concept_id"] for row in found] == [
         each.concept_id for result in expected for each in result.candidates
     ]
+    assert "--context-column" not in done.stderr
+    without = run_here(*call, "--rerank", tmp_path / "reranker")
+    assert "terms are re-ranked without contexts" in without.stderr
 
 
 @pytest.mark.slow

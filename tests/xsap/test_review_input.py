@@ -178,3 +178,21 @@ def test_command_refuses_in_one_line_before_it_listens(terms, index, monkeypatch
     captured = capsys.readouterr()
     assert_refused((stop.value.code, captured.out, captured.err), message)
     assert not (terms.parent / "terms.review.sqlite").exists()
+
+
+@pytest.mark.parametrize(("used", "resumes"), [({"index": "a", "reranker": ["b", 16]}, True), (None, False)])
+def test_only_a_linker_that_is_identified_resumes_an_interrupted_run(terms, monkeypatch, used, resumes):
+    given = []
+
+    class Known(Linker):
+        identity = used
+
+    def interrupted(*_, identity, **__):
+        given.append(identity)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xsap.server.review_input.link_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_review(ReviewInput(terms, rerank="http://localhost:1/rerank"), None, "hash", Known)
+    [identity] = given
+    assert identity == ({**identity, "linker": used} if resumes else None)

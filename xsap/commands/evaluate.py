@@ -229,15 +229,16 @@ def calibrate(
     with announce_wait(f"loading the model of {index}"):
         from xsap.evaluation.calibration_report import calibrate, to_page, to_text
         from xsap.linking.linker import Linker
+        from xsap.linking.rerank_choice import check_storable, store_reranker
 
+        if rerank is not None:
+            check_storable(rerank)
         table = _read(mentions, column, sheet, header_row, encoding)
         linker = Linker.load(index, model=model, rerank=rerank)
         _warn_of_own_mentions(linker.index, table)
     found = calibrate(linker, table, seed=seed)
     stored = linker.index
     if rerank is not None:
-        from xsap.linking.rerank_choice import store_reranker
-
         stored = store_reranker(stored, rerank, linker.encoder)
     stored.with_calibration(found.calibration)
     if report:

@@ -139,6 +139,7 @@ def link(
 
         wanted = Filter(**{key: parse_list(value) for key, value in given.items()})
         linker, used = _open_linker(index, ray, dtype, {"model": model, "ann": ann, "rerank": rerank})
+    _log_missing_contexts(linker, file, context_column)
     if read_manifest(index, "index").get("mentions", {}).get("weight"):
         output_format = replace(output_format, notes=(*output_format.notes, *ANNOTATED))
     identity = None if used is None else {**used, "ann": ann, **limits, **given}
@@ -160,6 +161,15 @@ def link(
         )
     if file:
         log("; ".join([f"{file}: {counts.summary()}", *table.remarks()]))
+
+
+def _log_missing_contexts(linker: object, file: Path | None, context_column: str | None) -> None:
+    """Say that a re-ranker that reads contexts gets none."""
+    if file and context_column is None and getattr(linker, "uses_context", False):
+        log(
+            f"{file}: terms are re-ranked without contexts; if a column has the texts that they are from, "
+            "add --context-column"
+        )
 
 
 def _check_needs_file(options: dict[str, object], file: Path | None) -> None:
@@ -199,10 +209,13 @@ def _open_linker(
     """A linker here or on a cluster, and what its answers depend on: its index, its dtype and its re-ranker; None if that is not known."""
     if ray:
         from xsap.cluster import RayLinkers, connect
+        from xsap.linking.rerank_choice import choice_identity
 
         same = Dtype.FLOAT32 if dtype is Dtype.AUTO else dtype  # on all nodes, which may have different processors
         linkers = RayLinkers(connect(ray), index, **options, dtype=same.value)
-        return linkers, {"index": linkers.content_hash, "dtype": same.value, "rerank": options["rerank"]}
+        reranked = choice_identity(options["rerank"])
+        used = {"index": linkers.content_hash, "dtype": same.value}
+        return linkers, None if reranked is None else used | reranked
     from xsap.linking.linker import Linker
 
     linker = Linker.load(index, **options, dtype=dtype.value)

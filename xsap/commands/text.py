@@ -1,6 +1,7 @@
 """`xsap text`: find the names of an index in texts, and link them."""
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,7 @@ from xsap.terminal import (
 )
 
 if TYPE_CHECKING:
-    from xsap.text_in.text_file import Annotates
+    from xsap.text_in.text_file import Annotates, TextFormat
 
 
 class TextForm(StrEnum):
@@ -139,15 +140,9 @@ def annotate_documents(
         annotates, options, identity = _open_memory(memory)
     else:
         assert index is not None
-        with announce_wait(f"loading the model of {index}"):
-            from xsap.linking.linker import Linker
-            from xsap.linking.ranking import Filter
-
-            wanted = Filter(**{key: parse_list(value) for key, value in wanted_names.items()})
-            annotates = linker = Linker.load(index, model=model, ann=ann, dtype=dtype.value, rerank=rerank)
-        options, identity = {"filter": wanted, "fuzzy": fuzzy, **limits}, linker.identity
-        if identity is not None:
-            identity = {"ann": ann, "fuzzy": fuzzy, **limits, **wanted_names} | identity
+        load: dict[str, Any] = {"model": model, "ann": ann, "dtype": dtype.value, "rerank": rerank}
+        annotates, options, identity = _open_index(index, load, wanted_names, {"fuzzy": fuzzy, **limits})
+        text_format = _with_expansions(text_format)
     with path_or_stdout(out) as target:
         counts = annotate_file(
             annotates,
@@ -169,6 +164,32 @@ def _check_choice(index: Path | None, memory: Path | None, of_index: dict[str, A
         raise ConfigError(f"expected --index or --memory, found {'neither' if index is None else 'both'}")
     if memory is not None and (given := [option for option, value in of_index.items() if value]):
         raise ConfigError(f"--{given[0]} needs --index, found --memory; remove it")
+
+
+def _open_index(
+    index: Path, load: dict[str, Any], wanted_names: dict[str, str | None], options: dict[str, Any]
+) -> "tuple[Annotates, dict[str, Any], dict[str, Any] | None]":
+    """What annotates texts by an index, the options of its `annotate`, and what its answers depend on; None if that is not known.
+
+    load: arguments of `Linker.load`. wanted_names: of the filter. options: further ones of `annotate`.
+    """
+    with announce_wait(f"loading the model of {index}"):
+        from xsap.linking.linker import Linker
+        from xsap.linking.ranking import Filter
+        from xsap.terms.abbreviations import Abbreviations
+
+        wanted = Filter(**{key: parse_list(value) for key, value in wanted_names.items()})
+        linker = Linker.load(index, **load)
+    used = linker.identity
+    identity = None if used is None else {"ann": load["ann"], **options, **wanted_names} | used
+    return linker, {"filter": wanted, "abbreviations": Abbreviations(), **options}, identity
+
+
+def _with_expansions(text_format: "TextFormat") -> "TextFormat":
+    """A format with columns of what abbreviations of a document were linked as."""
+    from xsap.linking.results import EXPANDED
+
+    return replace(text_format, output=replace(text_format.output, notes=EXPANDED))
 
 
 def _open_memory(memory: Path) -> "tuple[Annotates, dict[str, Any], dict[str, Any]]":

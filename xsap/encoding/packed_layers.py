@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xsap.encoding.packing import PackedBatch, Transformer
+from xsap.encoding.packing import PackedBatch, PrefixPlaces, Transformer
 
 
 class _Layer(NamedTuple):
@@ -50,6 +50,36 @@ class _Visible(NamedTuple):
 
     own: Tensor
     bias: Tensor | None = None
+    first: PackedBatch | None = None
+
+
+class _Part(NamedTuple):
+    """Queries that attend to keys of their own, of a batch whose names have prefixes.
+
+    Attributes:
+        queries: (m, q) positions of the queries, counted over all rows.
+        real: Which of the m · q there are.
+        keys: (m, k) positions of the keys.
+        own: (m, 1, q or 1, k) bool: which of the keys each query attends to.
+        bias: (m, heads, q, k), added to the attention scores; None for most models.
+    """
+
+    queries: Tensor
+    real: Tensor
+    keys: Tensor
+    own: Tensor
+    bias: Tensor | None = None
+
+
+class _Parts(NamedTuple):
+    """What queries may attend to in such a batch: prefixes to themselves, names to their prefix and themselves.
+
+    Attributes:
+        parts: Prefixes and names; the names' first tokens alone, if the queries are these.
+        first: As for `_Visible`.
+    """
+
+    parts: tuple[_Part, ...]
     first: PackedBatch | None = None
 
 
@@ -136,8 +166,8 @@ def _mpnet(model: Transformer, batch: PackedBatch, only_first: bool, between: Be
     buckets = model.encoder.relative_position_bucket(torch.arange(-reach, reach + 1, device=states.device))
     biases = model.encoder.relative_attention_bias(buckets)
 
-    def bias(first: bool) -> Tensor:
-        return F.embedding(_distances(batch, first) + reach, biases).movedim(-1, 1).contiguous()
+    def bias(distances: Tensor) -> Tensor:
+        return F.embedding(distances + reach, biases).movedim(-1, 1).contiguous()
 
     return _norms_last(layers, states, batch, only_first, between, bias)
 
@@ -153,13 +183,15 @@ def _modernbert(model: Transformer, batch: PackedBatch, only_first: bool, betwee
     states = _dropout(embeddings.norm(embeddings.tok_embeddings(batch.ids)), _rate(embeddings.drop))
     kinds = {layer.attention_type: None for layer in model.layers}
     rotations = {kind: model.rotary_emb(states, batch.position_ids, kind) for kind in kinds}
-    visible = {kind: _visible(batch, False, window if kind == "sliding_attention" else None) for kind in kinds}
+    visible = {kind: _visible(batch, False, window=window if kind == "sliding_attention" else None) for kind in kinds}
     *layers, last = model.layers
     for number, layer in enumerate(layers):
         states = _changed(states, number, between)
         states = _modernbert_layer(layer, states, rotations[layer.attention_type], visible[layer.attention_type])
     states, kind = _changed(states, len(layers), between), last.attention_type
-    view = _visible(batch, True, window if kind == "sliding_attention" else None) if only_first else visible[kind]
+    view = visible[kind]
+    if only_first:
+        view = _visible(batch, True, window=window if kind == "sliding_attention" else None)
     normed: Tensor = model.final_norm(_modernbert_layer(last, states, rotations[kind], view))
     return normed
 
@@ -217,7 +249,7 @@ def _norms_last(
     batch: PackedBatch,
     only_first: bool,
     between: Between | None,
-    bias: Callable[[bool], Tensor] | None = None,
+    bias: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """All layers of a model whose norms come last.
 
@@ -227,19 +259,19 @@ def _norms_last(
         batch: n names in r rows of s positions.
         only_first: Whether only the names' first tokens are wanted.
         between: Changes the states between two layers.
-        bias: What is added to the attention scores, for all positions or for the names' first tokens.
+        bias: What is added to the attention scores, by the distances of keys from queries.
 
     Returns:
         (r, s, hidden), or (n, hidden) of the first tokens.
     """
     *others, last = layers
     if others or not only_first:
-        visible = _visible(batch, False)._replace(bias=bias and bias(False))
+        visible = _visible(batch, False, bias)
         for number, layer in enumerate(others):
             states = _changed(states, number, between)
             states = _norms_last_layer(layer, states, visible)
     if only_first:
-        visible = _visible(batch, True)._replace(bias=bias and bias(True))
+        visible = _visible(batch, True, bias)
     return _norms_last_layer(last, _changed(states, len(others), between), visible)
 
 
@@ -248,7 +280,7 @@ def _changed(states: Tensor, layers: int, between: Between | None) -> Tensor:
     return between.change(states) if between is not None and between.layers == layers else states
 
 
-def _norms_last_layer(layer: _Layer, states: Tensor, visible: _Visible) -> Tensor:
+def _norms_last_layer(layer: _Layer, states: Tensor, visible: _Visible | _Parts) -> Tensor:
     """(r, s, hidden) → the same, or (n, hidden) of the names' first tokens."""
     queries = states if visible.first is None else states.flatten(0, 1)[visible.first.starts]
     query, key, value = (
@@ -262,7 +294,9 @@ def _norms_last_layer(layer: _Layer, states: Tensor, visible: _Visible) -> Tenso
     return added
 
 
-def _modernbert_layer(layer: Transformer, states: Tensor, rotation: tuple[Tensor, Tensor], visible: _Visible) -> Tensor:
+def _modernbert_layer(
+    layer: Transformer, states: Tensor, rotation: tuple[Tensor, Tensor], visible: _Visible | _Parts
+) -> Tensor:
     """(r, s, hidden) → the same, or (n, hidden) of the names' first tokens. rotation: (r, s, head size) cosines and sines."""
     attention, mlp = layer.attn, layer.mlp
     parts = attention.Wqkv(layer.attn_norm(states)).unflatten(-1, (3, -1, attention.head_dim))
@@ -290,26 +324,51 @@ def _distances(batch: PackedBatch, first: bool) -> Tensor:
     return keys if first else keys - batch.position_ids[:, :, None]
 
 
-def _visible(batch: PackedBatch, first: bool, window: int | None = None) -> _Visible:
+def _visible(
+    batch: PackedBatch, first: bool, bias: Callable[[Tensor], Tensor] | None = None, window: int | None = None
+) -> _Visible | _Parts:
     """Queries attend to their own name and its prefix, and there to tokens at most `window` positions away.
 
     Args:
         batch: n names in r rows of s positions.
         first: Whether the queries are the names' first tokens instead of all positions.
+        bias: What is added to the attention scores, by the distances of keys from queries.
         window: The largest distance; None for any.
     """
-    names = batch.segment_ids[:, None, None, :]
-    queries = torch.arange(batch.q, device=names.device)[:, None] if first else batch.segment_ids[:, None, :, None]
-    own = queries == names
-    prefixes = batch.slot_prefixes if first else batch.prefix_ids
-    if prefixes is not None:  # an empty position attends to the empty ones, as it does without prefixes
-        own = own | ((prefixes[:, None, :, None] == names) & (names >= 0))
+    if batch.places is not None:
+        return _visible_parts(batch, batch.places, first, bias, window)
+    queries = torch.arange(batch.q, device=batch.ids.device)[:, None] if first else batch.segment_ids[:, None, :, None]
+    own = queries == batch.segment_ids[:, None, None, :]
     if window is not None and batch.longest > window + 1:
         own = own & (_distances(batch, first).abs() <= window)[:, None]
-    return _Visible(own, first=batch if first else None)
+    return _Visible(own, bias and bias(_distances(batch, first)), batch if first else None)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, visible: _Visible, rate: float) -> Tensor:
+def _visible_parts(
+    batch: PackedBatch,
+    places: PrefixPlaces,
+    first: bool,
+    bias: Callable[[Tensor], Tensor] | None,
+    window: int | None,
+) -> _Parts:
+    """`_visible` of a batch whose names have prefixes: each query is compared with the keys that it attends to and with no others."""
+    positions = batch.position_ids.flatten()
+
+    def part(queries: Tensor, is_query: Tensor, keys: Tensor, is_key: Tensor) -> _Part:
+        distances, own = positions[keys][:, None, :] - positions[queries][:, :, None], is_key[:, None, None, :]
+        if window is not None and batch.longest > window + 1:
+            own = own & (distances.abs() <= window)[:, None]
+            own = own | ~is_query[:, None, :, None]  # where there is no query, something must be attended to
+        return _Part(queries, is_query.flatten().nonzero()[:, 0], keys, own, bias and bias(distances))
+
+    if first:
+        starts = batch.starts[:, None]
+        return _Parts((part(starts, torch.ones_like(starts, dtype=torch.bool), places.keys, places.is_key),), batch)
+    prefixes = part(places.prefixes, places.is_prefix, places.prefixes, places.is_prefix)
+    return _Parts((prefixes, part(places.texts, places.is_text, places.keys, places.is_key)))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, visible: _Visible | _Parts, rate: float) -> Tensor:
     """Multi-head attention within each name.
 
     Args:
@@ -322,6 +381,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: _Visible, rate: 
     Returns:
         (r, s, hidden), or (n, hidden).
     """
+    if isinstance(visible, _Parts):
+        return _attend_in_parts(query, key.flatten(0, 1), value.flatten(0, 1), visible, rate)
     own, bias, first = visible
     if first is not None:
         slots = query.new_zeros(own.shape[0] * first.q, *query.shape[1:]).index_copy(0, first.slots, query)
@@ -329,6 +390,27 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: _Visible, rate: 
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     attended = _attention(query, key, value, own, bias, rate).transpose(1, 2).flatten(2)
     return attended if first is None else attended.flatten(0, 1)[first.slots]
+
+
+def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, visible: _Parts, rate: float) -> Tensor:
+    """`_attend` of a batch whose names have prefixes. key, value: (r · s, heads, size)."""
+    flat = query if visible.first is not None else query.flatten(0, 1)
+    found = []
+    for part in visible.parts:
+        queries = flat[:, None] if visible.first is not None else _rows(flat, part.queries)
+        queries, keys, values = (
+            each.transpose(1, 2) for each in (queries, _rows(key, part.keys), _rows(value, part.keys))
+        )
+        attended = _attention(queries, keys, values, part.own, part.bias, rate).transpose(1, 2).flatten(2)
+        found.append(_rows(attended.flatten(0, 1), part.real))
+    joined: Tensor = torch.cat(found)  # prefixes and then names, as they are in their row
+    return joined if visible.first is not None else joined.unflatten(0, query.shape[:2])
+
+
+def _rows(table: Tensor, at: Tensor) -> Tensor:
+    """`table[at]`, by a function whose backward pass is fast where rows are taken several times."""
+    rows: Tensor = F.embedding(at, table.flatten(1)).unflatten(-1, table.shape[1:])
+    return rows
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, own: Tensor, bias: Tensor | None, rate: float) -> Tensor:

@@ -185,8 +185,7 @@ class PackedBatch:
         slots: (n,) for each name its row · q + its number within the row.
         q: The largest number of names in a row.
         longest: Tokens of the longest name, those of its prefix included.
-        prefix_ids: (r, s) which further name of its row a token attends to, -1 for none; None where no name has a prefix.
-        slot_prefixes: (r, q) the same for each name of a row.
+        places: Where prefixes and names are, if names have prefixes; else None.
     """
 
     ids: Tensor
@@ -197,8 +196,7 @@ class PackedBatch:
     slots: Tensor
     q: int
     longest: int
-    prefix_ids: Tensor | None = None
-    slot_prefixes: Tensor | None = None
+    places: "PrefixPlaces | None" = None
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device."""
@@ -206,7 +204,7 @@ class PackedBatch:
         moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **moved, places=None if self.places is None else self.places.to(device))
 
 
 def pack(tokens: Tokens) -> PackedBatch:
@@ -227,11 +225,37 @@ def pack(tokens: Tokens) -> PackedBatch:
     return PackedBatch(by_token[0], by_token[1], by_token[2], by_name[0], by_name[1], by_name[2], q, longest)
 
 
+@dataclass(frozen=True)
+class PrefixPlaces:
+    """Where the tokens of g prefixes and of n texts are in a batch, as positions counted over all rows; for attention.
+
+    Attributes:
+        prefixes: (g, p) of each prefix; behind its last token any position.
+        is_prefix: (g, p) where it has tokens.
+        texts: (n, t) of each text likewise.
+        is_text: (n, t).
+        keys: (n, p + t) of what each text attends to: its prefix, then itself.
+        is_key: (n, p + t).
+    """
+
+    prefixes: Tensor
+    is_prefix: Tensor
+    texts: Tensor
+    is_text: Tensor
+    keys: Tensor
+    is_key: Tensor
+
+    def to(self, device: torch.device) -> "PrefixPlaces":
+        """The same places on a device."""
+        return PrefixPlaces(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+
 def pack_with_prefixes(prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64]) -> PackedBatch:
     """Pack groups of texts that share a prefix, such as the candidates of a mention in its context.
 
     A text attends to its group's prefix and to itself, and its positions follow the prefix's; a prefix attends to itself alone. So a prefix is
-    computed once for all texts of its group, and no text depends on the others of its group or on their order.
+    computed once for all texts of its group, and no text depends on the others of its group or on their order. All tokens are in one row, those of
+    the prefixes first, without empty positions: what attends to what is in `places`.
 
     Args:
         prefixes: Token ids of g prefixes.
@@ -239,52 +263,37 @@ def pack_with_prefixes(prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64
         counts: (g,) how many texts each group has.
 
     Returns:
-        A batch of g + n names: the prefixes, then the texts.
+        A batch of n names, the texts.
     """
     groups = np.repeat(np.arange(len(prefixes)), counts)
-    ids = np.concatenate([prefixes.ids, texts.ids])
-    lengths, owner = (
-        np.concatenate([prefixes.lengths, texts.lengths]),
-        np.concatenate([np.arange(len(prefixes)), groups]),
-    )
-    is_text = np.arange(len(owner)) >= len(prefixes)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    # within a group the prefix comes first, then the texts in order
-    order = np.lexsort((np.arange(len(owner)), owner))
-    sizes = np.bincount(owner, weights=lengths, minlength=len(prefixes)).astype(np.int64)
-    row, start, _ = _bin_pack(sizes, int(sizes.max(initial=1)))
-    before = np.empty(len(owner), np.int64)  # tokens of its group that stand before each name
-    running = np.cumsum(lengths[order]) - lengths[order]
-    first_of_group = np.cumsum(sizes) - sizes
-    before[order] = running - first_of_group[owner[order]]
-    size, rows = int(sizes.max(initial=1)), int(row.max(initial=0)) + 1
-    starts = row[owner] * size + start[owner] + before
-    by_row = np.lexsort((starts, row[owner]))
-    number = np.empty(len(owner), np.int64)  # of a name within its row
-    in_row = row[owner][by_row]
-    number[by_row] = np.arange(len(owner)) - np.searchsorted(in_row, in_row)
-    q = int(number.max(initial=0)) + 1
-    prefix_number = np.where(is_text, number[owner], -1)
-    within = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
-    at = np.repeat(starts, lengths) + within
-    arrays = {"ids": np.zeros(rows * size, np.int64), "position_ids": np.zeros(rows * size, np.int64)}
-    arrays |= {"segment_ids": np.full(rows * size, -1), "prefix_ids": np.full(rows * size, -1)}
-    arrays["ids"][at] = ids
-    arrays["position_ids"][at] = within + np.repeat(np.where(is_text, prefixes.lengths[owner], 0), lengths)
-    arrays["segment_ids"][at], arrays["prefix_ids"][at] = np.repeat(number, lengths), np.repeat(prefix_number, lengths)
-    slots = row[owner] * q + number
-    slot_prefixes = np.full(rows * q, -1)
-    slot_prefixes[slots] = prefix_number
-    longest = int((lengths + np.where(is_text, prefixes.lengths[owner], 0)).max(initial=1))
-    by_token = {name: torch.from_numpy(array).view(rows, size) for name, array in arrays.items()}
-    by_name = {"starts": starts, "lengths": lengths, "slots": slots}
+    before = prefixes.lengths[groups]  # tokens of its prefix
+    prefix_at, is_prefix = _places(prefixes, 0)
+    text_at, is_text = _places(texts, len(prefixes.ids))
+    within = [np.arange(len(each.ids)) - np.repeat(each.offsets[:-1], each.lengths) for each in (prefixes, texts)]
+    within[1] = within[1] + np.repeat(before, texts.lengths)
+    segment_ids = [np.full(len(prefixes.ids), -1), np.repeat(np.arange(len(texts)), texts.lengths)]
+    rows = ([prefixes.ids.astype(np.int64), texts.ids.astype(np.int64)], within, segment_ids)
+    keys = np.concatenate([prefix_at[groups], text_at], 1), np.concatenate([is_prefix[groups], is_text], 1)
+    places = PrefixPlaces(*map(torch.from_numpy, (prefix_at, is_prefix, text_at, is_text, *keys)))
+    ids, position_ids, own = (torch.from_numpy(np.concatenate(parts))[None] for parts in rows)
     return PackedBatch(
-        **by_token,
-        **{name: torch.from_numpy(array) for name, array in by_name.items()},
-        q=q,
-        longest=longest,
-        slot_prefixes=torch.from_numpy(slot_prefixes).view(rows, q),
+        ids,
+        position_ids,
+        own,
+        starts=torch.from_numpy(len(prefixes.ids) + texts.offsets[:-1]),
+        lengths=torch.from_numpy(texts.lengths),
+        slots=torch.arange(len(texts)),
+        q=len(texts),
+        longest=int((texts.lengths + before).max(initial=1)),
+        places=places,
     )
+
+
+def _places(tokens: Tokens, start: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(n, longest) the position of each token, if the first one is at `start`, and where there are tokens."""
+    within = np.arange(int(tokens.lengths.max(initial=1)))
+    real = within < tokens.lengths[:, None]
+    return np.where(real, start + tokens.offsets[:-1, None] + within, 0), real
 
 
 def _bin_pack(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ compared with the right context by a paired test, mention by mention. How many m
 re-ranked is the most that any re-ranker can reach.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,25 @@ class ContextAblation:
         }  # fmt: skip
 
 
+def testable_mentions(mentions: pa.Table, concept_ids: Collection[str]) -> pa.Table:
+    """The mentions that have a concept, which all others (NIL) have not.
+
+    Args:
+        mentions: A table of `terms.mentions.SCHEMA`.
+        concept_ids: Those of the index.
+
+    Raises:
+        DataError: No mention has a gold concept that the index has.
+    """
+    found = mentions.filter(pc.greater(pc.list_value_length(mentions["concept_ids"]), 0))
+    if not found.num_rows:
+        raise DataError(
+            f"expected mentions with gold concepts to test on, found none among {mentions.num_rows:,}; give others"
+        )
+    check_gold(found["concept_ids"].to_pylist(), concept_ids)
+    return found
+
+
 def ablate_context(
     plain: Linker, reranked: Linker, mentions: pa.Table, *, seed: int, mention_only: Linker | None = None
 ) -> ContextAblation:
@@ -79,11 +98,8 @@ def ablate_context(
     Raises:
         DataError: No mention has a gold concept that the index has.
     """
-    mentions = mentions.filter(pc.greater(pc.list_value_length(mentions["concept_ids"]), 0))
-    if not mentions.num_rows:
-        raise DataError("expected mentions with gold concepts, found none")
+    mentions = testable_mentions(mentions, reranked.concept_ids)
     gold = mentions["concept_ids"].to_pylist()
-    check_gold(gold, reranked.concept_ids)
     assert reranked.reranking is not None, "a linker without a re-ranker"
     top, contexts = reranked.reranking.top, contexts_in(mentions)
     shuffled = shuffled_contexts(mentions["mention"].to_pylist(), contexts, seed=seed)

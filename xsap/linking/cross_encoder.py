@@ -29,7 +29,7 @@ from xsap.encoding.packed_layers import can_pack, packed_first
 from xsap.encoding.packing import Tokens, pack, pack_with_prefixes, padded_states
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.cross_inputs import MARKERS, CrossInputs, InputWindows, cross_inputs
-from xsap.linking.rerank import RerankQuery
+from xsap.linking.rerank import RERANKED, RerankQuery
 
 RERANKER_KIND, RERANKER_JSON, HEAD, ENCODER = "reranker", "reranker.json", "head.safetensors", "encoder"
 START_SCALE = 20.0  # of retrieval scores in logits, until it is fitted
@@ -47,6 +47,7 @@ class CrossEncoder(nn.Module):
         content_hash: Of the folder that it was opened from; None for a new one.
         path: That folder.
         retriever: What the retrieval scores of its training came from, see `retriever_of`; None for a new one.
+        top: Candidates of a mention in its training.
     """
 
     def __init__(self, encoder: Encoder, windows: InputWindows, *, uses_context: bool = True) -> None:
@@ -66,6 +67,7 @@ class CrossEncoder(nn.Module):
         self.content_hash: str | None = None
         self.path: Path | None = None
         self.retriever: dict[str, Any] | None = None
+        self.top = RERANKED
         self.head = nn.Linear(int(encoder.transformer.config.hidden_size), 1, bias=False)
         nn.init.zeros_(self.head.weight)
         # log of w / START_SCALE, b / START_SCALE, u
@@ -127,7 +129,7 @@ class CrossEncoder(nn.Module):
         """(n, hidden) the state of each candidate's first token."""
         device, transformer = self.head.weight.device, self.encoder.transformer
         if self._packs:
-            return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))[len(prefixes) :]
+            return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))
         owner = np.repeat(np.arange(len(prefixes)), counts)
         pairs = join_tokens(prefixes.take(owner), texts)
         batch = pack(pairs).to(device)
@@ -153,8 +155,8 @@ class CrossEncoder(nn.Module):
             for query, order in zip(queries, orders, strict=True)
         ]
         inputs = cross_inputs(ordered, self.encoder.tokenizer, self.encoder.policy, self.windows)
-        sizes = np.array([inputs.count(np.array([i])) for i in range(len(inputs))], np.int64)
-        by_size = np.argsort(sizes, kind="stable")  # rows are as long as the longest mention of a batch
+        sizes = inputs.sizes
+        by_size = np.argsort(sizes, kind="stable")  # so that mentions of a batch are about equally long
         ends = np.flatnonzero(np.diff(np.cumsum(sizes[by_size]) // tokens_per_batch)) + 1
         found: list[list[float]] = [[] for _ in queries]
         self.eval()
@@ -191,6 +193,7 @@ class CrossEncoder(nn.Module):
             },
             "uses_context": self.uses_context,
             "retriever": retriever,
+            "top": self.top,
         }
         with publish(path, RERANKER_KIND, {}, overwrite=overwrite) as folder:
             self.encoder.save_pretrained(folder / ENCODER)
@@ -221,7 +224,7 @@ class CrossEncoder(nn.Module):
             with torch.no_grad():
                 model.head.weight.copy_(tensors["head"])
                 model.numbers.copy_(tensors["numbers"])
-            model.retriever = dict(stated["retriever"])
+            model.retriever, model.top = dict(stated["retriever"]), int(stated.get("top", RERANKED))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             raise ArtifactError(f"{path}: its files don't fit together; train it again: xsap train-reranker") from None
         model.content_hash, model.path = content_hash, folder

@@ -63,10 +63,17 @@ class CrossInputs:
         at = np.repeat(starts[mentions] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         return CrossInputs(self.prefixes.take(mentions), self.texts.take(at), counts, self.scores[at], self.exact[at])
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(g,) tokens of each mention and its candidates."""
+        ends: NDArray[np.int64] = np.cumsum(self.counts)
+        texts: NDArray[np.int64] = self.texts.offsets[ends] - self.texts.offsets[ends - self.counts]
+        sizes: NDArray[np.int64] = self.prefixes.lengths + texts
+        return sizes
+
     def count(self, mentions: NDArray[np.int64]) -> int:
         """Tokens of some mentions and their candidates."""
-        taken = self.take(mentions)
-        return len(taken.prefixes.ids) + len(taken.texts.ids)
+        return int(self.sizes[mentions].sum())
 
 
 def candidate_text(candidate: RerankCandidate) -> str:
@@ -87,7 +94,11 @@ def cross_inputs(
         policy: Normalization of all texts.
         windows: How much is kept.
     """
-    first, *_, last = tokenizer("")["input_ids"]
+    special: list[int] = tokenizer("")["input_ids"]
+    first, last = (
+        special[:1],
+        special[1:][-1:],
+    )  # some tokenizers have one special token alone, and a text begins with it here
     begin, end = tokenizer.convert_tokens_to_ids(list(MARKERS))
     reach = _CHARACTERS_PER_TOKEN * windows.context_tokens
     parts = [split_context(query.mention, query.context) for query in queries]
@@ -102,11 +113,11 @@ def cross_inputs(
         room = windows.context_tokens - 4 - len(mention)
         before = min(len(left), max(room // 2, room - len(right)))
         after = min(len(right), room - before)
-        prefixes.append([first, *left[len(left) - before :], begin, *mention, end, *right[:after], last])
+        prefixes.append([*first, *left[len(left) - before :], begin, *mention, end, *right[:after], *last])
     candidates = [candidate for query in queries for candidate in query.candidates]
     read = [candidate_text(candidate) for candidate in candidates]
     known = dict(zip(dict.fromkeys(read), _ids([*dict.fromkeys(read)], tokenizer, policy), strict=True))
-    texts = [[first, *known[text][: windows.candidate_tokens - 2], last] for text in read]
+    texts = [[*first, *known[text][: windows.candidate_tokens - 2], *last] for text in read]
     return CrossInputs(
         _as_tokens(prefixes),
         _as_tokens(texts),

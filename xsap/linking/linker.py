@@ -29,12 +29,7 @@ from xsap.linking.mention_context import Context, contexts_of
 from xsap.linking.mention_names import filter_names
 from xsap.linking.name_keys import ACCENTS
 from xsap.linking.preparation import link_prepared, prepare_mentions
-from xsap.linking.ranking import (
-    NAMES_PER_SEARCH,
-    Filter,
-    FilteredDictionary,
-    Strings,
-)
+from xsap.linking.ranking import NAMES_PER_SEARCH, Filter, FilteredDictionary, Strings
 from xsap.linking.rejection import UNKNOWN_TEXT, non_term_reason, rejection_reason
 from xsap.linking.rerank import RERANKED, Reranker
 from xsap.linking.rerank_candidates import AskedMention, CandidateTexts, Reranking
@@ -43,6 +38,7 @@ from xsap.linking.results import Candidate, Result, Results, validate_top_k
 from xsap.linking.retrieval import Retriever
 from xsap.terms.abbreviations import Abbreviations
 from xsap.text_in.annotate import AnnotatedText, annotate_texts
+from xsap.text_in.document_abbreviations import DocumentAbbreviations
 from xsap.text_in.spans import Span, SpanFinder
 from xsap.text_in.spellings import NearSpellings
 
@@ -286,6 +282,7 @@ class Linker:
         filter: Filter | Mapping[str, Strings] | None = None,  # noqa: A002
         min_confidence: float | None = None,
         min_precision: float | None = None,
+        abbreviations: Abbreviations | None = None,
         progress: bool = False,
     ) -> list[AnnotatedText]:
         """Find the names of the index in texts, and link each in its sentence.
@@ -299,6 +296,7 @@ class Linker:
             filter: As for `link`; only names of concepts that it keeps are found.
             min_confidence: As for `link`.
             min_precision: As for `link`.
+            abbreviations: As for `link`; what a text defines counts in all of it, and is found even if it is no name.
             progress: Whether to show a progress bar on stderr.
 
         Returns:
@@ -310,9 +308,12 @@ class Linker:
         """
         options = {"filter": filter, "min_confidence": min_confidence, "min_precision": min_precision}
         find = partial(self.find_spans, fuzzy=fuzzy, filter=filter)
-        return annotate_texts(
-            self, find, texts, top_k, languages=languages, spans=spans, options=options, progress=progress
-        )
+        written_out = None
+        if abbreviations is not None:
+            hits = partial(self.retriever.exact_hits, kept=self._apply_filter(Filter.from_dict(filter)))
+            written_out = DocumentAbbreviations(abbreviations, hits)
+        given: dict[str, Any] = {"languages": languages, "spans": spans, "options": options, "progress": progress}
+        return annotate_texts(self, find, texts, top_k, abbreviations=written_out, **given)
 
     def find_spans(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from xsap.linking.mention_context import MentionContext
+from xsap.linking.mention_context import MentionContext, find_mention
 from xsap.linking.rejection import rejection_reason
 from xsap.linking.results import Result
 from xsap.terms.abbreviations import Abbreviations, Expansion, find_definitions
@@ -134,6 +134,5 @@ def _cleaned_forms(mention: str, language: str) -> list[CleanedTerm]:
 
 def _placed(mention: str, context: MentionContext) -> MentionContext:
     """A context with the position of its mention, for the text that is linked does not occur in it."""
-    core = mention.strip()
-    start = context.text.find(core) if context.start is None else -1
-    return context if start < 0 else MentionContext(context.text, start, start + len(core))
+    found = find_mention(mention, context.text) if context.start is None else None
+    return context if found is None else MentionContext(context.text, *found)

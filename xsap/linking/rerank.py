@@ -29,7 +29,7 @@ class RerankCandidate(NamedTuple):
         names: Its names other than the preferred one, the matched one first, then the nearest to the mention.
         semantic_types: Its semantic types.
         definition: What it is; empty if the terminology does not say it.
-        score: Of the retriever.
+        score: Of the retriever, see `ranking_scores`.
         match: How it was found, see `Candidate.match`.
     """
 
@@ -74,22 +74,24 @@ class Reranker(Protocol):
         """The score of each candidate of each query, in their order; higher is better."""
 
 
-def rerank_order(retrieval: Sequence[float], scores: Sequence[float]) -> list[int]:
-    """The order of candidates after re-ranking: by falling score, equal ones as the retriever has them.
+def ranking_scores(retrieval: Sequence[float]) -> list[float]:
+    """Scores whose order is the retriever's: its own, or that of the best candidate behind, if that is higher.
 
-    The retriever puts what differs in accents alone first, whatever its score. Such a candidate counts as much more as it is below the best one
-    behind it, so that scores equal to the retriever's leave the order as it is.
+    The retriever puts what differs in accents alone first, whatever its score. A re-ranker that got the lower score would undo that.
 
     Args:
         retrieval: Scores of the retriever, in its order.
-        scores: Of the same candidates, by the re-ranker.
     """
-    behind = list(accumulate(reversed(retrieval), max))[::-1]
-    keys = [
-        score if own >= best else best + (score - own)
-        for own, best, score in zip(retrieval, behind, scores, strict=True)
-    ]
-    return sorted(range(len(keys)), key=lambda i: -keys[i])
+    return list(accumulate(reversed(retrieval), max))[::-1]
+
+
+def rerank_order(scores: Sequence[float]) -> list[int]:
+    """The order of candidates after re-ranking: by falling score, equal ones as the retriever has them.
+
+    Args:
+        scores: Of candidates in the retriever's order, by the re-ranker.
+    """
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
 def checked_scores(queries: Sequence[RerankQuery], given: Any, what: str) -> list[list[float]]:
@@ -113,11 +115,22 @@ def checked_scores(queries: Sequence[RerankQuery], given: Any, what: str) -> lis
         scores = _as_list(part)
         if scores is None or len(scores) != len(query.candidates):
             raise DataError(f"{expected}, found {part!r:.60}")
-        for score in scores:
-            if isinstance(score, bool) or not isinstance(score, Real) or not math.isfinite(score):
-                raise DataError(f"{expected}, each a finite number; found {score!r:.40}")
-        checked.append([float(score) for score in scores])
+        numbers = [_as_finite(score) for score in scores]
+        if None in numbers:
+            raise DataError(f"{expected}, each a finite number; found {scores[numbers.index(None)]!r:.40}")
+        checked.append([number for number in numbers if number is not None])
     return checked
+
+
+def _as_finite(score: Any) -> float | None:
+    """A number as a float; None for anything else, and for what no finite float is."""
+    if isinstance(score, bool) or not isinstance(score, Real):
+        return None
+    try:
+        number = float(score)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _as_list(given: Any) -> list[Any] | None:

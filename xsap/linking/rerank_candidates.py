@@ -11,7 +11,7 @@ from xsap.linking.dictionary import values_at
 from xsap.linking.index import Index
 from xsap.linking.mention_context import MentionContext
 from xsap.linking.ranking import NO_CONCEPT, Ranked
-from xsap.linking.rerank import RERANKED, RerankCandidate, Reranker, RerankQuery, rerank_order
+from xsap.linking.rerank import RERANKED, RerankCandidate, Reranker, RerankQuery, ranking_scores, rerank_order
 from xsap.linking.results import Candidate
 from xsap.search.exact import exact_scores
 from xsap.search.vectors import Floats, Rows
@@ -97,6 +97,11 @@ class CandidateTexts:
         near = self.nearest_names(concepts, query, queries, CANDIDATE_NAMES + 2)
         flat_matches = [how for line, kept in zip(matches, found.tolist(), strict=True) for how, is_one in zip(line, kept, strict=True) if is_one]  # fmt: skip
         flat_matched = [name for line in matched_names for name in line]
+        scores = [
+            score
+            for line, kept in zip(ranked.scores.tolist(), found.sum(1).tolist(), strict=True)
+            for score in ranking_scores(line[:kept])
+        ]
         excluded = [normalize(mention, EXACT_MATCH) if hidden else None for mention, _, _ in asked]
         candidates = [
             RerankCandidate(
@@ -109,7 +114,7 @@ class CandidateTexts:
                 score,
                 flat_matches[i],
             )
-            for i, (number, score) in enumerate(zip(query.tolist(), ranked.scores[found].tolist(), strict=True))
+            for i, (number, score) in enumerate(zip(query.tolist(), scores, strict=True))
         ]
         ends = np.cumsum(found.sum(1)).tolist()
         return [
@@ -173,9 +178,9 @@ class Reranking:
 
 
 def _reordered(candidates: tuple[Candidate, ...], top: int, scores: Sequence[float]) -> tuple[Candidate, ...]:
-    order = rerank_order([each.score for each in candidates[:top]], scores)
+    before = ranking_scores([each.score for each in candidates[:top]])
     first = tuple(
-        candidates[i] if scores[i] == candidates[i].score else replace(candidates[i], score=float(scores[i]))
-        for i in order
+        candidates[i] if scores[i] == before[i] else replace(candidates[i], score=float(scores[i]))
+        for i in rerank_order(scores)
     )
     return first + candidates[top:]

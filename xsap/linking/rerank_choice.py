@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xsap.artifacts import find_updated, read_manifest, update_files
+from xsap.artifacts import find_updated, manifest_hash, open_artifact, read_manifest, update_files
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
-from xsap.linking.cross_encoder import CrossEncoder
+from xsap.linking.cross_encoder import RERANKER_KIND, CrossEncoder
 from xsap.linking.encoder_spec import Embedder, record_location, resolve_location, short_hash
 from xsap.linking.index import Index
 from xsap.linking.index_files import CALIBRATION, INDEX_KIND, RERANKER_FILE
@@ -58,7 +58,7 @@ def open_reranker(choice: RerankChoice, index: Index, encoder: Embedder, *, top:
         choice: What is asked for.
         index: The index.
         encoder: Its encoder.
-        top: Candidates that are scored; None for what is stored, else RERANKED.
+        top: Candidates that are scored; None for what is stored, else as many as in its training, else RERANKED.
 
     Raises:
         ArtifactError: There is no such re-ranker, or it is damaged, another one, or was trained on another retriever.
@@ -70,22 +70,51 @@ def open_reranker(choice: RerankChoice, index: Index, encoder: Embedder, *, top:
             return OpenedReranker(None, top or RERANKED, index)
         return OpenedReranker(_open_stored(stored, index, encoder), top or int(stored["top"]), index)
     reranker = _open(choice, index, encoder)
-    same = (None if stored is None else stored["content_hash"]) == (None if reranker is None else reranker.content_hash)
+    if stored is None or reranker is None:  # a service has no hash, as the index without a re-ranker has none
+        same = stored is None and reranker is None
+    else:
+        same = stored["content_hash"] == reranker.content_hash
     if index.calibration is not None and not same:
         logger.info("%s is calibrated for another re-ranking, so answers have no confidence", index.path or "the index")
         index = replace(index, calibration=None)
-    top = top or (int(stored["top"]) if same and stored is not None else RERANKED)
+    top = top or (int(stored["top"]) if same and stored is not None else _usual_top(reranker))
     return OpenedReranker(reranker, top, index)
 
 
-def store_reranker(index: Index, choice: str | Path, encoder: Embedder, *, top: int = RERANKED) -> Index:
+def _usual_top(reranker: Reranker | None) -> int:
+    return reranker.top if isinstance(reranker, CrossEncoder) else RERANKED
+
+
+def check_storable(choice: str | Path) -> None:
+    """Raise ConfigError for a service, which can't be stored in an index."""
+    if str(choice).startswith(_SERVICE):
+        raise ConfigError(
+            f"{choice}: a service can't be stored in an index, as it may change; give --rerank when linking"
+        )
+
+
+def choice_identity(choice: str | Path | None) -> dict[str, str] | None:
+    """What answers depend on beside the index, for runs that resume: the re-ranker that was asked for; None for a service, which may change.
+
+    Raises:
+        ArtifactError: There is no such re-ranker, or it is damaged.
+    """
+    if choice is None:
+        return {}
+    if str(choice).startswith(_SERVICE):
+        return None
+    named = str(choice) in (LATE, NO_RERANKING)
+    return {"reranker": str(choice) if named else manifest_hash(open_artifact(choice, RERANKER_KIND))}
+
+
+def store_reranker(index: Index, choice: str | Path, encoder: Embedder, *, top: int | None = None) -> Index:
     """Store in an index's folder which re-ranker it is used with; `none` for none. A calibration is removed, as it is valid for one only.
 
     Args:
         index: An index that was saved.
         choice: `late`, `none` or the folder of a cross-encoder.
         encoder: Of the index.
-        top: Candidates that it scores.
+        top: Candidates that it scores; None for as many as in its training, else RERANKED.
 
     Raises:
         ArtifactError: As `open_reranker`.
@@ -93,15 +122,12 @@ def store_reranker(index: Index, choice: str | Path, encoder: Embedder, *, top: 
     """
     if index.path is None:
         raise ConfigError("a re-ranker is stored in an index's folder; save this index first")
-    if str(choice).startswith(_SERVICE):
-        raise ConfigError(
-            f"{choice}: a service can't be stored in an index, as it may change; give --rerank when linking"
-        )
+    check_storable(choice)
     reranker = _open(choice, index, encoder)
     content = None
     if reranker is not None:
         location = LATE if str(choice) == LATE else record_location(str(choice), index.path)
-        stated = {"location": location, "content_hash": reranker.content_hash, "top": top}
+        stated = {"location": location, "content_hash": reranker.content_hash, "top": top or _usual_top(reranker)}
         content = json.dumps(stated, indent=1) + "\n"
     update_files(index.path, INDEX_KIND, {RERANKER_FILE: content, CALIBRATION: None})
     return Index.load(index.path, ann=index.hnsw is not None)

@@ -8,17 +8,27 @@ Neither is ever used unless it is asked for. A service gets `POST` requests with
 
 and answers `{"scores": [[0.2, …]]}`: for each query a list with a finite number for each candidate, higher is better. `context` is null
 where there is none, as are its start and end where they are not known. What is sent, and to which host, is logged before the first request.
+A redirect is not followed, for it may lead to another host than the one that was named.
 """
 
 import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
+from time import monotonic
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+)
 
 from xsap.errors import ConfigError, DataError
 from xsap.linking.rerank import RerankCandidate, RerankQuery, checked_scores
@@ -26,6 +36,7 @@ from xsap.linking.rerank import RerankCandidate, RerankQuery, checked_scores
 QUERIES_PER_REQUEST = 32
 SECONDS_PER_REQUEST = 120.0
 _MAX_ANSWER_BYTES = 1 << 24
+_BYTES_PER_READ = 1 << 16
 
 ScoreQueries = Callable[[Sequence[RerankQuery]], Sequence[Sequence[float]]]
 
@@ -67,8 +78,12 @@ class HttpReranker:
     _announced: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # brackets that are not closed, or a port that is none
+            known = False
+        if not known:
             raise ConfigError(
                 f"expected the address of a service such as http://localhost:8000/rerank, found '{self.url}'"
             )
@@ -108,19 +123,44 @@ class HttpReranker:
         return scores
 
     def _post(self, body: dict[str, Any]) -> Any:
+        # ASCII alone, for a text may have half of a surrogate pair, which UTF-8 has not
         request = Request(
-            self.url, json.dumps(body, ensure_ascii=False).encode(), {"Content-Type": "application/json"}, method="POST"
+            self.url, json.dumps(body).encode("ascii"), {"Content-Type": "application/json"}, method="POST"
         )
         try:
-            with urlopen(request, timeout=self.seconds) as answer:
-                return json.loads(answer.read(_MAX_ANSWER_BYTES))
+            until = monotonic() + self.seconds
+            with _opener().open(request, timeout=self.seconds) as answer:
+                return json.loads(_read(answer, until, self.url))
         except HTTPError as error:
-            raise DataError(f"{self.url}: expected scores, found the answer {error.code} {error.reason}") from None
+            moved = f" to {error.headers['Location']}; give that address" if error.headers.get("Location") else ""
+            raise DataError(
+                f"{self.url}: expected scores, found the answer {error.code} {error.reason}{moved}"
+            ) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise DataError(f"{self.url}: expected an answer, found none ({reason}). Is the service running?") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f"{self.url}: expected JSON with scores, found something else") from None
+
+
+def _opener() -> OpenerDirector:
+    """What sends requests, through the proxies of the environment, and follows no redirect."""
+    opener = OpenerDirector()
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(), HTTPErrorProcessor(), HTTPDefaultErrorHandler()):
+        opener.add_handler(handler)
+    return opener
+
+
+def _read(answer: HTTPResponse, until: float, url: str) -> bytes:
+    """The body of an answer. Raises DataError for more than _MAX_ANSWER_BYTES, and TimeoutError if it is not complete in time."""
+    parts: list[bytes] = []
+    while part := answer.read1(_BYTES_PER_READ):
+        parts.append(part)
+        if sum(map(len, parts)) > _MAX_ANSWER_BYTES:
+            raise DataError(f"{url}: expected scores, found an answer of more than {_MAX_ANSWER_BYTES >> 20} MB")
+        if monotonic() > until:
+            raise TimeoutError("the answer was not complete in time")
+    return b"".join(parts)
 
 
 def _as_json(query: RerankQuery) -> dict[str, Any]:

@@ -131,10 +131,13 @@ def _load(
     if is_linked(table.header):
         return load_review(path, read_linked(table, columns), settings).summary(), table.remarks()
     linked = path.with_name(f".{path.name}.linked.jsonl")  # an interrupted run resumes there
-    identity = {"index": settings["index"], "options": settings["options"]}
+    ready = linker()
+    # a linker whose answers nothing identifies, such as one that asks a service, resumes nothing
+    used = getattr(ready, "identity", {})
+    identity = None if used is None else {"options": settings["options"], "index": settings["index"], "linker": used}
     output_format = OutputFormat("jsonl", MAX_CANDIDATES)
     done = link_file(
-        linker(), table, linked, output_format, column=columns.name, language_column=columns.language, context_column=source.context_column, identity=identity,
+        ready, table, linked, output_format, column=columns.name, language_column=columns.language, context_column=source.context_column, identity=identity,
         overwrite=True, progress=True,
     )  # fmt: skip
     mappings_of_linked: Iterable[Mapping] = read_linked(open_table(linked), columns)

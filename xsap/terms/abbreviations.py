@@ -27,11 +27,12 @@ FROM_TERM, FROM_CONTEXT, FROM_TABLE = ("term", "context", "table")
 
 SHORTEST, LONGEST = 2, 10  # characters of a short form
 _MOST_WORDS = 2  # of a short form
+_SHORTEST_WORD = 4  # letters of a word that is no abbreviation
 _PARENTHESES = re.compile(r"\(([^()]{1,300})\)|\[([^\[\]]{1,300})\]")
 _CUT = re.compile(r"[;,]\s")  # what follows in the parentheses is no part of the definition
 # Where the search for a long form ends. A point after a short word may be that of an abbreviation, so it ends nothing: the letters decide.
 _SENTENCE_END = re.compile(r"(?<=[^\W\d_]{6}[.!?])\s|[;:]\s|\n\s*\n")
-_WORD_START = re.compile(r"(?<![^\W_])[^\W_]")
+_WORD_START = re.compile("(?<![^\\W_])(?<![\u0300-\u036f])[^\\W_]")  # an accent after its letter ends no word
 _WORD = re.compile(r"\S+")
 _WORD_OF_TERM = re.compile(r"[^\s/,;:()\[\]{}+\"]+")
 _LONGEST_SEARCH = 1_000  # characters before parentheses
@@ -82,13 +83,14 @@ def _definitions(text: str) -> Iterator[_Definition]:
         before = text[max(0, match.start() - _LONGEST_SEARCH) : match.start()].rstrip()
         if is_short_form(inside):
             start = max((end.end() for end in _SENTENCE_END.finditer(before)), default=0)
-            if long := align(inside, _last_words(before[start:], _most_words(inside))):
+            long = align(inside, _last_words(before[start:], _most_words(inside)))
+            if long and not _is_other_word(inside, long):
                 yield _Definition(inside, long, *match.span(), content.strip()[len(inside) :])
                 continue
         short = before.rsplit(maxsplit=1)[-1].lstrip(_EDGES) if before else ""
         if len(inside.split()) > 1 and is_short_form(short) and short[-1].isalnum():
             long = align(short, inside) or ""
-            if long and len(long.split()) <= _most_words(short):
+            if long and len(long.split()) <= _most_words(short) and not _is_other_word(short, long):
                 yield _Definition(short, long, text.rindex(short, 0, match.start()), match.end(), content)
 
 
@@ -104,6 +106,12 @@ def is_short_form(text: str) -> bool:
         and text[0].isalnum()
         and any(map(str.isalpha, text))
     )
+
+
+def _is_other_word(short: str, long: str) -> bool:
+    """Whether a short form is a word with a capital, as nouns are in German, that is no beginning of the long form: "Entzündung der Niere (Ende)"."""
+    is_word = len(short) >= _SHORTEST_WORD and short.isalpha() and short.istitle()
+    return is_word and not fold_characters(long).startswith(fold_characters(short))
 
 
 def _most_words(short: str) -> int:
@@ -139,6 +147,10 @@ def align(short: str, text: str) -> str | None:
         return None
     long = text[start:]
     return long if len(long) > len(short) and short not in _words(long) else None
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _words(text: str) -> set[str]:
@@ -247,7 +259,7 @@ class Abbreviations:
     def _whole(self, term: str, language: str, definitions: Mapping[str, str], *, is_name: bool) -> Expansion | None:
         for form in (term, term.removesuffix(".")):
             if form in definitions:
-                return Expansion(definitions[form], FROM_CONTEXT)
+                return Expansion(_on_one_line(definitions[form]), FROM_CONTEXT)
         forms = (term, term.removesuffix("."), fold_case(term))
         for key in ((form, of) for form in forms for of in (language, UNKNOWN)):
             expansion = self.entries.get(key) or self._by_folded.get(key)
@@ -262,7 +274,7 @@ class Abbreviations:
             for form in (match[0], match[0].removesuffix(".")):
                 if form in definitions:
                     sources.add(FROM_CONTEXT)
-                    return definitions[form]
+                    return _on_one_line(definitions[form])
                 found = self.entries.get((form, language)) or self.entries.get((form, UNKNOWN))
                 if found is not None:
                     sources.add(FROM_TABLE)

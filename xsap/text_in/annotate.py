@@ -5,7 +5,7 @@ with a filter, only names of concepts that it keeps are found.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -14,6 +14,8 @@ from xsap.errors import ConfigError, DataError
 from xsap.linking.arguments import is_missing, languages_of
 from xsap.linking.mention_context import MentionContext
 from xsap.linking.results import Result
+from xsap.terms.abbreviations import Expansion
+from xsap.text_in.document_abbreviations import DocumentAbbreviations
 from xsap.text_in.spans import Span
 from xsap.text_in.words import sentence_at
 
@@ -88,6 +90,7 @@ def annotate_texts(
     languages: Sequence[str | None] | None = None,
     spans: Sequence[Iterable[tuple[int, int]]] | None = None,
     options: Mapping[str, Any] | None = None,
+    abbreviations: DocumentAbbreviations | None = None,
     texts_per_batch: int = TEXTS_PER_BATCH,
     progress: bool = False,
 ) -> list[AnnotatedText]:
@@ -101,6 +104,7 @@ def annotate_texts(
         languages: The language of each text, where it is known.
         spans: (start, end) of the spans of each text, instead of those that `find` finds.
         options: Further arguments of `link`: filter, min_confidence, min_precision.
+        abbreviations: Writes out abbreviations; None to leave them.
         texts_per_batch: Texts whose spans are linked together.
         progress: Whether to show a progress bar on stderr.
 
@@ -123,7 +127,12 @@ def annotate_texts(
                 if spans is None
                 else [check_spans(text, each) for text, each in zip(checked[part], spans[part], strict=True)]
             )
-            annotated += _link_spans(linker, checked[part], codes[part], own, top_k, options or {})
+            expansions: list[list[Expansion | None]] = [[None] * len(each) for each in own]
+            if abbreviations is not None:
+                if spans is None:
+                    own = abbreviations.with_short_forms(checked[part], codes[part], own)
+                expansions = abbreviations.expansions(checked[part], codes[part], own)
+            annotated += _link_spans(linker, checked[part], codes[part], own, expansions, top_k, options or {})
             bar.update(len(own))
     return annotated
 
@@ -133,25 +142,32 @@ def _link_spans(
     texts: Sequence[str],
     languages: Sequence[str],
     spans: Sequence[Sequence[Span]],
+    expansions: Sequence[Sequence[Expansion | None]],
     top_k: int,
     options: Mapping[str, Any],
 ) -> list[AnnotatedText]:
     mentions: list[str] = []
     of_mentions: list[str] = []
     contexts: list[MentionContext] = []
-    for text, language, own in zip(texts, languages, spans, strict=True):
-        for start, end in own:
-            mentions.append(text[start:end])
+    for text, language, own, written_out in zip(texts, languages, spans, expansions, strict=True):
+        for (start, end), expansion in zip(own, written_out, strict=True):
+            mentions.append(text[start:end] if expansion is None else expansion.text)
             of_mentions.append(language)
             if linker.uses_context:
                 first, last = sentence_at(text, start, end)
                 contexts.append(MentionContext(text[first:last], start - first, end - first))
     given = {**options, "context": contexts} if linker.uses_context else options
     results = iter(linker.link(mentions, top_k, languages=of_mentions, **given) if mentions else ())
-    return [
-        AnnotatedText(text, tuple(LinkedSpan(start, end, next(results)) for start, end in own))
-        for text, own in zip(texts, spans, strict=True)
-    ]
+    annotated = []
+    for text, own, written_out in zip(texts, spans, expansions, strict=True):
+        linked = []
+        for (start, end), expansion in zip(own, written_out, strict=True):
+            result = next(results)
+            if expansion is not None:
+                result = replace(result, mention=text[start:end], expansion=expansion)
+            linked.append(LinkedSpan(start, end, result))
+        annotated.append(AnnotatedText(text, tuple(linked)))
+    return annotated
 
 
 def check_spans(text: str, spans: Iterable[tuple[int, int]]) -> list[Span]:

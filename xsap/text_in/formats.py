@@ -15,8 +15,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from xsap.linking.results import EXPANDED
 from xsap.page import Block, Heading, MarkedText, Table
-from xsap.tabular.answers import CANDIDATE, Answer
+from xsap.tabular.answers import CANDIDATE, NOTES, Answer
 from xsap.tabular.cells import escape_surrogates
 from xsap.terms.semantic_types import group_of
 from xsap.text_in.documents import TextDocument
@@ -60,10 +61,17 @@ def _to_record(document: TextDocument, spans: Sequence[SpanAnswer]) -> dict[str,
                 "text": document.text[start:end],
                 "candidates": [dict(zip(CANDIDATE, fields, strict=True)) for fields in answer.candidates],
                 "reason": answer.reason,
+                **_expansion_of(answer),
             }
             for start, end, answer in spans
         ],
     }
+
+
+def _expansion_of(answer: Answer) -> dict[str, Any]:
+    """What was linked in place of an abbreviation, and where that is from; nothing for other spans."""
+    notes = dict(zip(NOTES, answer.notes, strict=True)) if answer.notes else {}
+    return {name: notes[name] for name in EXPANDED if notes.get(name) is not None}
 
 
 def _to_bigbio(document: TextDocument, spans: Sequence[SpanAnswer], number: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.output_paths import check_new_file, check_output_path
 from xsap.page import Block, Heading, Paragraph, to_html
 from xsap.progress import track
-from xsap.tabular.answers import CANDIDATE, Answer, decode_answer, encode_answer
+from xsap.tabular.answers import CANDIDATE, NOTES, Answer, decode_answer, encode_answer
 from xsap.tabular.cells import to_column
 from xsap.tabular.link_file import LinkCounts
 from xsap.tabular.readers import InputTable
@@ -155,7 +155,7 @@ def annotate_file(
         documents: The documents.
         out: A file, or with the form brat a folder, which appears complete or not at all; or a binary stream.
         text_format: How they are written.
-        options: Further arguments of `annotate`: filter, min_confidence, min_precision.
+        options: Further arguments of `annotate`: filter, min_confidence, min_precision, abbreviations.
         given: Spans to be linked instead of those that are found.
         identity: All else that answers depend on, as JSON has it. None if that isn't known, so that an interrupted run is not resumed.
         overwrite: Whether what is there may be replaced.
@@ -175,7 +175,7 @@ def annotate_file(
             return job.run(write, None)
     check_text_output(out, documents.sources, text_format, overwrite=overwrite)
     run = None if identity is None or documents.identity is None else {
-        "xsap": __version__, "documents": documents.identity, "answer": CANDIDATE, "top_k": text_format.output.top_k,
+        "xsap": __version__, "documents": documents.identity, "answer": [*CANDIDATE, *NOTES], "top_k": text_format.output.top_k,
         "documents_per_chunk": documents_per_chunk, "spans": given and given.content_hash, "identity": identity,
     }  # fmt: skip
     with resume_folder(out, run) as folder:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import Tokens
 from xsap.errors import ConfigError, DataError
-from xsap.evaluation.context_ablation import ContextAblation, ablate_context
+from xsap.evaluation.context_ablation import ContextAblation, ablate_context, testable_mentions
 from xsap.evaluation.folds import assign_folds
+from xsap.files import RowCounts
 from xsap.linking.cross_encoder import START_SCALE, CrossEncoder, with_markers
 from xsap.linking.cross_inputs import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossInputs, InputWindows
 from xsap.linking.linker import Linker
@@ -41,10 +42,12 @@ from xsap.training.reranker_examples import RerankExamples, examples_of
 from xsap.training.reranker_loss import fit_retrieval, listwise_cross_entropy, xmen_loss
 from xsap.training.run_folder import check_run_folder, make_run_folder
 from xsap.training.sampling import Stream, mix, permute
+from xsap.training.silver_mentions import without_documents
 from xsap.training.trainer import Trainer, schedule
 
 LOSSES = ("listwise", "xmen")
 HEAD_RATES = {"head": 1e-3, "numbers": 1e-2}  # learning rates of the head, and of the learned numbers
+HELD_OUT = "silver mention of a document that is tested on"
 FOLDS, SAVE_TOTAL_LIMIT, WARMUP_FRACTION = 5, 1, 0.1
 
 logger = logging.getLogger(__name__)
@@ -213,7 +216,7 @@ def train_reranker(
         settings: How it is trained.
         base: Model to start from; None for the one of the index.
         pooling: Its pooling, if it is not stated; it plays no part in reading.
-        silver: Further mentions to learn from, which were found by their exact names; these are hidden.
+        silver: Further mentions to learn from, which were found by their exact names; these are hidden. Those of tested documents are left out.
         overwrite: Whether `out` may be replaced.
         progress: Whether to show progress bars.
 
@@ -229,7 +232,9 @@ def train_reranker(
     check_run_folder(run, resume=True, overwrite=True)
     precision = choose_mixed_precision() if settings.mixed_precision == "auto" else settings.mixed_precision
     accelerator = start_accelerator(precision, None, run)
-    examples = _examples(linker, trained, silver, settings)
+    if tested is not None:
+        testable_mentions(tested, linker.concept_ids)  # what can't be tested on is an error before training
+    examples = _examples(linker, trained, tested, silver, settings)
     model, base_hash = _new_model(linker, base, pooling, settings)
     inputs = examples.to_inputs(model.encoder, settings.windows, with_context=settings.uses_context)
     right = examples.right_columns(settings.top)
@@ -273,10 +278,16 @@ def train_reranker(
     return report
 
 
-def _examples(linker: Linker, trained: pa.Table, silver: pa.Table | None, settings: RerankSettings) -> RerankExamples:
+def _examples(
+    linker: Linker, trained: pa.Table, tested: pa.Table | None, silver: pa.Table | None, settings: RerankSettings
+) -> RerankExamples:
     examples = examples_of(linker, trained, top=settings.top)
     if silver is not None:
-        examples = examples.joined(examples_of(linker, silver, top=settings.top, hide_names=True))
+        others = silver if tested is None else without_documents(silver, tested)
+        found = examples_of(linker, others, top=settings.top, hide_names=True)
+        of_tested = silver.num_rows - others.num_rows
+        counts = found.counts + RowCounts(of_tested, 0, {HELD_OUT: of_tested} if of_tested else {})
+        examples = examples.joined(replace(found, counts=counts))
     if not examples.reachable:
         raise DataError(
             f"expected mentions with a right concept among their first {settings.top} candidates, found none among "
@@ -306,6 +317,7 @@ def _new_model(
     base_hash = encoder.content_hash
     torch.manual_seed(settings.seed)
     model = CrossEncoder(with_markers(encoder), settings.windows, uses_context=settings.uses_context)
+    model.top = settings.top
     if encoder.dense is not None:
         encoder.dense.requires_grad_(False)
     if settings.frozen_layers is not None:

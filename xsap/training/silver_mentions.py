@@ -97,6 +97,24 @@ def silver_mentions(
     return build_mentions(columns["mention"], columns["language"], columns["concept_ids"], **given), counts  # type: ignore[arg-type]
 
 
+def without_documents(silver: pa.Table, tested: pa.Table) -> pa.Table:
+    """Silver mentions of other documents than those that are tested on: of another id, and not of a sentence that stands in a tested context.
+
+    Args:
+        silver: A table of `terms.mentions.SCHEMA`, each mention with its sentence.
+        tested: A table of `terms.mentions.SCHEMA`.
+    """
+    documents = {document for document in tested["document_id"].to_pylist() if document}
+    contexts = "\n".join(dict.fromkeys(context for context in tested["context"].to_pylist() if context))
+    sentences = silver["context"].to_pylist()
+    in_tested = {sentence: sentence in contexts for sentence in dict.fromkeys(sentences)}
+    kept = [
+        document not in documents and not in_tested[sentence]
+        for document, sentence in zip(silver["document_id"].to_pylist(), sentences, strict=True)
+    ]
+    return silver.filter(pa.array(kept, pa.bool_()))
+
+
 def _reason_to_drop(
     concepts: set[int], matches: set[str], seen: Counter[int], per_concept: int | None, *, ambiguous: bool
 ) -> str | None:
