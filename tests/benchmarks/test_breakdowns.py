@@ -200,6 +200,7 @@ def test_sort_labels():
     assert sort_labels([]) == []
 
 
+@pytest.mark.slow
 def test_labeling_many_mentions_takes_seconds():
     strings = [f"{'жар' if i % 3 else 'Fever'} № {i % 50_000} Ä" for i in range(100_000)]
     gold = [[f"C{i % 7}"] for i in range(100_000)]

@@ -131,6 +131,7 @@ def test_figures_follow_from_the_clock(sample_folder, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_implementations_of_a_gpu_run_on_a_cpu_too(sample_folder, capsys):
     names = encode.IMPLEMENTATIONS["cuda"]
     result = encode.compare_encoding(sample_folder, size=TINY, names=80, rounds=1, device=CPU, implementations=names)

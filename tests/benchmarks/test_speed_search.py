@@ -98,6 +98,7 @@ def test_implementation_matches_brute_force(folder, name):
     np.testing.assert_array_equal(seven, rows[:, :7])
 
 
+@pytest.mark.slow
 def test_implementation_in_a_process_of_its_own(folder):
     result = implementations.run_separately("xsap float32", folder, 10, batch=True, sorted_queries=10)
     assert result.details.items() >= {"count": SMALL.names, "dimension": SMALL.dimension}.items()

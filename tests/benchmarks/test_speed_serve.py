@@ -47,6 +47,7 @@ def test_figures_are_written_for_people():
     assert "MISSED: mentions a second by the service 50" in text
 
 
+@pytest.mark.slow
 def test_a_small_run_has_equal_answers_and_loses_no_request(index, tmp_path, capsys):
     options = ["--index", str(index), "--mentions", "120", "--clients", "4", "--batch", "5", "--rounds", "1"]
     with pytest.raises(SystemExit):  # the speed of a busy machine may miss its target

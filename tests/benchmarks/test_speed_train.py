@@ -302,6 +302,7 @@ def test_figures_follow_from_the_clock(sample_folder, fixed_memory, monkeypatch)
     assert "optimization" not in text
 
 
+@pytest.mark.slow
 def test_train_command_times_measures_and_plots(sample_folder, forked_python, tmp_path, capsys):
     options = ["--size", "small", "--pairs", 8, "--steps", 1, "--ablations", "--cached-pairs", 16]
     outputs = ["--json", tmp_path / "train.json", "--plot", tmp_path / "train.png"]
@@ -363,6 +364,7 @@ def test_loss_curves_that_differ_exit_with_3(sample_folder, monkeypatch, capsys)
     assert "- MISSED: maximum relative difference of losses 0.01, target at most 0.001" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_model_of_a_reference_run_can_be_opened(sample_folder, run, tmp_path):
     words = [
         "--terminology",

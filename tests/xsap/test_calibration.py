@@ -485,7 +485,13 @@ def count_kept(slope, precision, n, together, tries=200, declared=True):
 
 @pytest.mark.parametrize(
     ("slope", "precision", "n", "together"),
-    [(3, 0.9, 500, 1), (4, 0.95, 1500, 1), (4, 0.95, 1500, 3), (6, 0.8, 300, 2)],
+    [
+        (3, 0.9, 500, 1),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [(4, 0.95, 1500, 1), (4, 0.95, 1500, 3), (6, 0.8, 300, 2)]
+        ),
+    ],
 )
 def test_guaranteed_precision_holds_in_nine_of_ten_samples(slope, precision, n, together):
     kept, given_ = count_kept(slope, precision, n, together)
@@ -493,6 +499,7 @@ def test_guaranteed_precision_holds_in_nine_of_ten_samples(slope, precision, n, 
     assert kept / given_ >= 0.9
 
 
+@pytest.mark.slow
 def test_dependent_mentions_counted_as_independent_break_the_guarantee():
     """So groups are needed: the test above can fail."""
     kept, given_ = count_kept(4, 0.95, 1500, 8, declared=False)

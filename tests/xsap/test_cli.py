@@ -314,7 +314,7 @@ def test_ann_search_end_to_end(
     assert xsap("link", "fever", "--index", tmp_path / "index")[0] == 0
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
 def test_dtype_end_to_end(xsap, refused, tmp_path, monkeypatch, mentions, sample_folder, tiny_folder, precision):
     from xsap.encoding import encoder
     from xsap.encoding.int8 import int8_is_faster

@@ -232,7 +232,7 @@ def assert_same_run(output: Path, expected: Path) -> None:
             assert (weights[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 32])
+@pytest.mark.parametrize("chunk", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 32))])
 def test_run_in_chunks_matches_run_without(
     sample_folder: Path, base: Path, tmp_path: Path, unchunked: Path, chunk: int
 ) -> None:

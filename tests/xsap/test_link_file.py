@@ -419,7 +419,10 @@ def test_failed_run_leaves_an_earlier_output_unchanged(tmp_path):
 # Memory and progress
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "xlsx"])
+SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("parquet", "xlsx")]
+
+
+@pytest.mark.parametrize("form", ["csv", *SLOW])
 def test_linking_needs_the_memory_of_a_chunk_and_the_cache(tmp_path, form):
     def peak(count):
         (tmp_path / "x.csv").write_text("id,term\n" + "".join(f"{i},t{i}\n" for i in range(count)))

@@ -347,6 +347,7 @@ def test_any_text_is_escaped(tmp_path):
     assert page.tables[1][0] == ["step", "mean, n = 100", '"&, n = 50', f"{tag}, n = 50"]
 
 
+@pytest.mark.slow
 def test_long_run_makes_a_small_page_that_keeps_every_peak(tmp_path):
     loss = np.random.default_rng(0).uniform(2, 6, 50_000)
     loss[31_456] = 50.0

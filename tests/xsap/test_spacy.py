@@ -32,7 +32,10 @@ def pipeline(language, index, **config):
     return nlp
 
 
-@pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.parametrize(
+    "language",
+    [code if code in {"en", "de", "zh", "xx"} else pytest.param(code, marks=pytest.mark.slow) for code in TEXTS],
+)
 def test_entities_are_found_and_linked(sample_index, language):
     text, mentions = TEXTS[language]
     doc = pipeline(language, sample_index)(text)

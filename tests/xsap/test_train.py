@@ -117,6 +117,7 @@ def test_losses_match_the_original_recipe(tiny_folder: Path, pairs_file: Path, t
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_run_from_another_directory_learns_and_evaluates(sample_folder: Path, tmp_path: Path, run: Run) -> None:
     mentions = ROOT / "data_prep" / "sample" / "mentions.tsv"
     more = [
@@ -182,7 +183,14 @@ def test_killed_and_resumed_run_matches_an_uninterrupted_one(
     assert [(x["step"], x["loss"], x["lr"]) for x in whole] == [(x["step"], x["loss"], x["lr"]) for x in killed]
 
 
-@pytest.mark.parametrize(("mode", "processes", "pairs"), [("pairs", 2, 15), ("groups", 3, 15), ("pairs", 3, 1)])
+@pytest.mark.parametrize(
+    ("mode", "processes", "pairs"),
+    [
+        ("groups", 3, 15),
+        pytest.param("pairs", 2, 15, marks=pytest.mark.slow),
+        pytest.param("pairs", 3, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_several_processes_match_one(
     sample_folder: Path,
     tmp_path: Path,
@@ -342,7 +350,16 @@ def assert_stopped_after_one_step(output: Path) -> None:
 
 
 @pytest.mark.parametrize("miner", ["none", "triplet_margin"])
-@pytest.mark.parametrize("loss", ["multi_similarity", "info_nce", "circle", "triplet", "lifted_structure", "nca"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "multi_similarity",
+        *(
+            pytest.param(loss, marks=pytest.mark.slow)
+            for loss in ("info_nce", "circle", "triplet", "lifted_structure", "nca")
+        ),
+    ],
+)
 def test_run_with_weights_that_are_not_finite_stops_for_every_loss(
     sample_folder: Path, tiny_folder: Path, tmp_path: Path, loss: str, miner: str
 ) -> None:
@@ -459,7 +476,14 @@ def test_save_checkpoint_removes_damaged_and_temporary_ones_only(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "left",
-    [".model.123.new", ".model.123.old", ".config.json.123.new", ".metrics.jsonl.123.new", ".report.html.123.new"],
+    [
+        ".model.123.new",
+        ".config.json.123.new",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (".model.123.old", ".metrics.jsonl.123.new", ".report.html.123.new")
+        ),
+    ],
 )
 def test_temporary_files_of_an_interrupted_run_are_removed(
     sample_folder: Path, tiny_folder: Path, tmp_path: Path, left: str
@@ -484,7 +508,14 @@ def test_run_resumes_with_a_moved_terminology(sample_folder: Path, tmp_path: Pat
     assert all(torch.equal(value, expected[name]) for name, value in read_weights(tmp_path / "run").items())
 
 
-@pytest.mark.parametrize("change", ["batch.pairs=9", "seed=1", "optim.learning_rate=5e-4", "sampling.languages=en_syn"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "optim.learning_rate=5e-4",
+        *(pytest.param(change, marks=pytest.mark.slow) for change in ("batch.pairs=9", "sampling.languages=en_syn")),
+    ],
+)
 def test_run_with_other_settings_is_not_resumed(sample_folder: Path, tmp_path: Path, change: str) -> None:
     common = ["checkpoint.save_steps=2", "max_steps=2", "batch.pairs=8"]
     train(load_settings(None, settings(sample_folder, tmp_path / "run", *common)))

@@ -151,6 +151,7 @@ def test_report_says_where_nothing_shows_whether_other_concepts_became_worse(tun
     assert "hold out whole concepts" not in to_text(some)
 
 
+@pytest.mark.slow
 def test_model_that_harms_concepts_without_mentions_is_not_published(
     inputs: SimpleNamespace, tmp_path: Path, run: Run
 ) -> None:
