@@ -20,6 +20,7 @@ from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding.token_vectors import TokenVectors, lowest_layers, token_vectors
 from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.evaluation.context_ablation import ablate_context
 from xsap.linking.cross_encoder import CrossEncoder, join_tokens, with_markers
 from xsap.linking.cross_inputs import MARKERS, InputWindows, candidate_text, cross_inputs
 from xsap.linking.index import Index
@@ -29,6 +30,7 @@ from xsap.linking.mention_context import MentionContext
 from xsap.linking.rerank import RerankCandidate, RerankQuery, ranking_scores, rerank_order
 from xsap.linking.rerank_choice import check_storable, choice_identity, open_reranker, retriever_of, store_reranker
 from xsap.linking.rerank_hook import FunctionReranker, HttpReranker
+from xsap.terms.mentions import build_mentions
 from xsap.terms.terminology import NAMES_SCHEMA, Terminology
 
 CONCEPTS = {
@@ -571,3 +573,19 @@ def test_an_unknown_reranker_is_refused(folders, tmp_path):
     linker = Linker.load(folders / "index")
     with pytest.raises(ArtifactError, match="expected a reranker folder, found nothing there"):
         open_reranker(tmp_path / "nothing", linker.index, linker.encoder)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mention_without_any_candidate_counts_as_a_miss_in_the_ablation(folders):
+    plain = Linker.load(folders / "index")
+    linker = Linker(
+        plain.encoder,
+        plain.index,
+        reranker=FunctionReranker(lambda queries: [[each.score for each in query.candidates] for query in queries]),
+    )
+    mentions = build_mentions(
+        ["fever", "???"], ["en", "en"], [["C7"], ["C7"]], context=["no fever", "???"], start=[3, 0], end=[8, 3]
+    )
+    report = ablate_context(plain, linker, mentions, seed=0)
+    assert {name: score.value for name, score in report.mrr.items()} == dict.fromkeys(report.mrr, 0.5)
+    assert {name: score.value for name, score in report.accuracy.items()} == dict.fromkeys(report.mrr, 0.5)

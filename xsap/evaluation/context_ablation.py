@@ -15,7 +15,18 @@ import pyarrow.compute as pc
 
 from xsap.errors import DataError
 from xsap.evaluation.gold import check_gold
-from xsap.evaluation.metrics import Difference, Ranks, Score, bootstrap_interval, hits, mean, paired_bootstrap, rank_of
+from xsap.evaluation.metrics import (
+    MISS,
+    Difference,
+    Ranks,
+    Score,
+    bootstrap_interval,
+    hits,
+    mean,
+    paired_bootstrap,
+    rank_of,
+    reciprocal_ranks,
+)
 from xsap.evaluation.protocols import K
 from xsap.linking.linker import Linker
 from xsap.linking.mention_context import MentionContext, contexts_in, shuffled_contexts
@@ -119,7 +130,7 @@ def ablate_context(
         top,
         mean(hits(wide, top)),
         {name: _score(hits(each, 1), seed) for name, each in ranks.items()},
-        {name: _score(np.where((each >= 0) & (each < K), 1 / (each + 1.0), 0.0), seed) for name, each in ranks.items()},
+        {name: _score(reciprocal_ranks(np.where(each < K, each, MISS)), seed) for name, each in ranks.items()},
         {
             name: paired_bootstrap([hits(each, 1)], [right], seed=seed)
             for name, each in ranks.items()
