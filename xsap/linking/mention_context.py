@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from xsap.errors import ConfigError
 from xsap.linking.arguments import is_missing
-from xsap.text import combining_marks, fold_characters
+from xsap.text import ACCENTS, combining_marks, fold_characters
 
-_ACCENTS = re.compile("[\u0300-\u036f]")  # that follow their letter, as in decomposed text
+_ACCENT = re.compile(f"[{ACCENTS}]")
 
 
 class MentionContext(NamedTuple):
@@ -141,7 +141,7 @@ def _two_of_word() -> re.Pattern[str]:
 def _folded(text: str) -> tuple[str, list[int]]:
     """A text without case and accents, and the place in the text of each of its characters and of its end."""
     folded = fold_characters(text)
-    places = [i for i, character in enumerate(folded) if not _ACCENTS.match(character)]
+    places = [i for i, character in enumerate(folded) if not _ACCENT.match(character)]
     return "".join(folded[i] for i in places), [*places, len(text)]
 
 

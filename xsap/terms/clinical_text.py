@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from xsap.languages import MULTIPLE, UNKNOWN
-from xsap.text import fold_characters
+from xsap.text import ACCENTS, fold_characters
 
 KINDS = ("negated", "suspected", "past", "family", "left", "right", "bilateral", "grade", "unspecified")
 """What markers say."""
@@ -33,7 +33,6 @@ _STAGES = (
 )
 _LETTERS = r"[^\W\d_]*"
 _BEFORE, _AFTER = r"(?<!\w)(?<!\w-)", r"(?!\w)(?!-\w)"  # a marker is no part of a word, nor of a compound with a hyphen
-_MARK = "[\u0300-\u036f]*"  # accents that follow their letter, as in decomposed text
 _EMPTY_BRACKETS = re.compile(rf"[(\[{{][{_SEPARATORS}.]*[)\]}}]")
 _REPEATED_SEPARATORS = re.compile(r"[,;:](?=\s*[,;:])")
 _AT_START, _AT_END = re.compile(rf"[{_SEPARATORS}.]+"), re.compile(rf"[{_SEPARATORS}]+$")
@@ -289,7 +288,7 @@ def _to_regex(form: str) -> str:
             parts.append(r"\s?/\s?")
         else:
             plain = character if _has_capital(form) else fold_characters(character)
-            parts.append(re.escape(plain) + ("" if character.isascii() else _MARK))
+            parts.append(re.escape(plain) + ("" if character.isascii() else f"[{ACCENTS}]*"))
     if may_end_bare:
         parts.append(rf"(?:\.|{_AFTER})")
     elif core[-1].isalnum() or core[-1] in "#*":
