@@ -164,8 +164,8 @@ _TURKIC = frozenset({"az", "tr"})  # languages whose capital of i is İ and whos
 _DOT = "\u0307"  # the dot that İ leaves in lower case, and that Lithuanian keeps on i and j under an accent
 _SOFT_DOTS = re.compile(f"(?<=[ij\u012f]){_DOT}")
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
-ACCENTS = "\u0300-\u036f"  # that follow their letter, as in decomposed text; for a regular expression's […]
-_GREEK_ACCENTS = re.compile(f"(?<=[\u0370-\u03ff])[{ACCENTS}]+")  # capitals are written without
+COMBINING_ACCENTS = "\u0300-\u036f"  # that follow their letter, as in decomposed text; for a regular expression's […]
+_GREEK_ACCENTS = re.compile(f"(?<=[\u0370-\u03ff])[{COMBINING_ACCENTS}]+")  # capitals are written without
 # Accents, and the points of Hebrew and vowel signs of Arabic; not the marks of kana and of Indic scripts, which are letters of their own.
 _ACCENTS = re.compile(
     "[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u0655\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"

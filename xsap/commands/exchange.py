@@ -207,8 +207,8 @@ def check(
 ) -> None:
     """Check whether Usagi and an OMOP database accept a file.
 
-    Prints one line for each kind of problem, of the rules of FinOMOP, too. The exit code is 3 if Usagi or the database
-    would refuse something.
+    Prints one line for each kind of problem, including those with the rules of FinOMOP. The exit code is 3 if Usagi or
+    the database would refuse something.
     """
     with announce_wait(f"reading {file}"):
         from xsap.exchange.athena import map_to_omop

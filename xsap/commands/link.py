@@ -82,7 +82,7 @@ def link(
         bool,
         typer.Option(
             "--clean",
-            help="Remove clinical notes, such as negation and laterality, from terms, and report them in columns.",
+            help="Remove clinical qualifiers, such as negation and laterality, from terms, and report them in columns.",
         ),
     ] = False,
     abbreviations: Annotated[

@@ -218,7 +218,7 @@ class Linker:
             min_precision: Abstain unless this precision is guaranteed; instead of `min_confidence`.
             broader: Whether to answer, instead of abstaining, with the concept above the close candidates if that is certain enough; its
                 `match` is `broader`, and the candidates follow it.
-            clean: Whether to take clinical notes (negation, suspicion, laterality …) out of a mention that is no name; the result has them.
+            clean: Whether to take clinical qualifiers (negation, suspicion, laterality …) out of a mention that is no name; the result has them.
             abbreviations: How to write out abbreviations, also those that the context defines; the result has the expansion.
             progress: Whether to show a progress bar on stderr.
 

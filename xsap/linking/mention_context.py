@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from xsap.errors import ConfigError
 from xsap.linking.arguments import is_missing
-from xsap.text import ACCENTS, combining_marks, fold_characters
+from xsap.text import COMBINING_ACCENTS, combining_marks, fold_characters
 
-_ACCENT = re.compile(f"[{ACCENTS}]")
+_ACCENT = re.compile(f"[{COMBINING_ACCENTS}]")
 
 
 class MentionContext(NamedTuple):

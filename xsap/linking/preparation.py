@@ -1,8 +1,8 @@
-"""What is linked in place of a mention: the mention without its clinical notes, and with its abbreviations written out.
+"""What is linked in place of a mention: the mention without its clinical qualifiers, and with its abbreviations written out.
 
-A mention that is a name or a code of the index is linked as it is, for "Fracture of right femur" may be a concept, and its notes part of the name.
+A mention that is a name or a code of the index is linked as it is, for "Fracture of right femur" may be a concept, and its qualifiers part of the name.
 Two things have precedence over that name: a definition of the mention in its context ("MS" for mitral stenosis), and the user's own table.
-Whether the concepts of an index have laterality, grade and history differs from one to another. So a mention with such notes is linked with and
+Whether the concepts of an index have laterality, grade and history differs from one to another. So a mention with such qualifiers is linked with and
 without them, and the text whose first candidate has the higher score is taken.
 """
 
@@ -27,7 +27,7 @@ class LinkedText(NamedTuple):
     Attributes:
         text: The text.
         context: The context of the mention; for another text than it with its position in the context.
-        cleaned: The clinical notes of the mention; None if it has none.
+        cleaned: The clinical qualifiers of the mention; None if it has none.
         expansion: The text with its abbreviations written out; None if it has none that is known.
     """
 
@@ -71,7 +71,7 @@ def prepare_mentions(
         languages: (n,) their languages.
         contexts: (n,) their contexts.
         hits: Finds the names and codes of the index that mentions are.
-        clean: Whether clinical notes are taken out.
+        clean: Whether clinical qualifiers are taken out.
         abbreviations: How abbreviations are written out; None to leave them.
     """
     asked = list(dict.fromkeys(zip(mentions, languages, strict=True)))
@@ -125,7 +125,7 @@ def link_prepared(
 
 
 def _cleaned_forms(mention: str, language: str) -> list[CleanedTerm]:
-    """A mention without the notes that no concept has in its name, and without all notes, if these are two; none if it has no notes."""
+    """A mention without the qualifiers that no concept has in its name, and without all qualifiers, if these are two; none if it has no qualifiers."""
     general, bare = clean_term(mention, language, keep=SPECIFIC), clean_term(mention, language)
     if general is None or bare is None:
         return []

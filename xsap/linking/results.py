@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RESULTS_IN_NOTEBOOK = 50
 CLEANED = ("cleaned", "negated", "suspected", "history", "laterality", "grade", "removed")
-"""Columns of a mention that clinical notes were taken out of: what is left of it, and what they said."""
+"""Columns of a mention that clinical qualifiers were taken out of: what is left of it, and what they said."""
 EXPANDED = ("expansion", "expansion_source")
 """Columns of a mention with an abbreviation: what was linked in its place, and where the expansion is from."""
 
@@ -91,7 +91,7 @@ class Result:
         candidates: Its concepts, best first.
         reason: Why there are no candidates; None if there are.
         uncertain: If there are no candidates because the best one is less certain than was asked for: what they would have been.
-        cleaned: The clinical notes that were taken out before it was linked, if that was asked for and there were any.
+        cleaned: The clinical qualifiers that were taken out before it was linked, if that was asked for and there were any.
         expansion: What was linked in its place because of an abbreviation in it, if that was asked for and one was known.
     """
 
@@ -158,7 +158,7 @@ class Results(Sequence[Result]):
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dictionary per candidate, with its mention and rank; for a mention without candidates one with the reason.
 
-        If notes were taken out or abbreviations written out of any mention, each has the columns CLEANED or EXPANDED, too.
+        If qualifiers were taken out or abbreviations written out of any mention, each has the columns CLEANED or EXPANDED, too.
         """
         rows: list[dict[str, Any]] = []
         shown: tuple[str, ...] = CLEANED if any(result.cleaned is not None for result in self) else ()

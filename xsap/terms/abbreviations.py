@@ -20,7 +20,7 @@ from xsap.languages import UNKNOWN, to_iso
 from xsap.tabular.cells import to_cells, to_text
 from xsap.tabular.readers import InputTable, open_table
 from xsap.terms.terminology import Terminology
-from xsap.text import ACCENTS, fold_case, fold_characters
+from xsap.text import COMBINING_ACCENTS, fold_case, fold_characters
 
 FROM_TERM, FROM_CONTEXT, FROM_TABLE = ("term", "context", "table")
 """Where an expansion is from, by precedence: the term itself has the definition, its context has it, or a table lists it."""
@@ -32,7 +32,7 @@ _PARENTHESES = re.compile(r"\(([^()]{1,300})\)|\[([^\[\]]{1,300})\]")
 _CUT = re.compile(r"[;,]\s")  # what follows in the parentheses is no part of the definition
 # Where the search for a long form ends. A point after a short word may be that of an abbreviation, so it ends nothing: the letters decide.
 _SENTENCE_END = re.compile(r"(?<=[^\W\d_]{6}[.!?])\s|[;:]\s|\n\s*\n")
-_WORD_START = re.compile(rf"(?<![^\W_])(?<![{ACCENTS}])[^\W_]")  # an accent after its letter ends no word
+_WORD_START = re.compile(rf"(?<![^\W_])(?<![{COMBINING_ACCENTS}])[^\W_]")  # an accent after its letter ends no word
 _WORD = re.compile(r"\S+")
 _WORD_OF_TERM = re.compile(r"[^\s/,;:()\[\]{}+\"]+")
 _LONGEST_SEARCH = 1_000  # characters before parentheses

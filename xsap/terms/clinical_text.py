@@ -1,6 +1,6 @@
-"""Clinical notes beside a term: negation, suspicion, history, laterality and grade, taken out of it and reported.
+"""Clinical qualifiers beside a term: negation, suspicion, history, laterality and grade, taken out of it and reported.
 
-"V.a. HWI li." is a term, "HWI", with two notes: suspected, left. What is written beside a term lowers the similarity to its concept's names, and
+"V.a. HWI li." is a term, "HWI", with two qualifiers: suspected, left. What is written beside a term lowers the similarity to its concept's names, and
 what it says must not be lost. `clean_term` takes out the markers of the table clinical_markers.toml, in seven languages, and says what each one was.
 Nothing else is changed: the characters that are left and those that were removed are those of the term.
 """
@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from xsap.languages import MULTIPLE, UNKNOWN
-from xsap.text import ACCENTS, fold_characters
+from xsap.text import COMBINING_ACCENTS, fold_characters
 
 KINDS = ("negated", "suspected", "past", "family", "left", "right", "bilateral", "grade", "unspecified")
 """What markers say."""
@@ -40,7 +40,7 @@ _AT_START, _AT_END = re.compile(rf"[{_SEPARATORS}.]+"), re.compile(rf"[{_SEPARAT
 
 @dataclass(frozen=True, slots=True)
 class CleanedTerm:
-    """A term without clinical notes, and what these said.
+    """A term without clinical qualifiers, and what these said.
 
     Attributes:
         text: What is left of the term.
@@ -83,7 +83,7 @@ def marker_languages() -> list[str]:
 
 
 def clean_term(term: str, language: str = UNKNOWN, *, keep: Collection[str] = ()) -> CleanedTerm | None:
-    """A term without its clinical notes; None if it has none, or nothing else.
+    """A term without its clinical qualifiers; None if it has none, or nothing else.
 
     Args:
         term: The term.
@@ -288,7 +288,7 @@ def _to_regex(form: str) -> str:
             parts.append(r"\s?/\s?")
         else:
             plain = character if _has_capital(form) else fold_characters(character)
-            parts.append(re.escape(plain) + ("" if character.isascii() else f"[{ACCENTS}]*"))
+            parts.append(re.escape(plain) + ("" if character.isascii() else f"[{COMBINING_ACCENTS}]*"))
     if may_end_bare:
         parts.append(rf"(?:\.|{_AFTER})")
     elif core[-1].isalnum() or core[-1] in "#*":

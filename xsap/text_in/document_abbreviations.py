@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xsap.linking.preparation import FindHits
 from xsap.linking.rejection import rejection_reason
 from xsap.terms.abbreviations import Abbreviations, Expansion, find_definitions
-from xsap.text import ACCENTS
+from xsap.text import COMBINING_ACCENTS
 from xsap.text_in.spans import Span
 
 
@@ -79,7 +79,7 @@ def _with_places(text: str, short_forms: Sequence[str], spans: Sequence[Span]) -
     """Spans, and where short forms are as whole words outside of them, the longest form first."""
     found = list(spans)
     for short in sorted(short_forms, key=lambda each: (-len(each), each)):
-        for match in re.finditer(rf"(?<![\w{ACCENTS}]){re.escape(short)}(?![\w{ACCENTS}])", text):
+        for match in re.finditer(rf"(?<![\w{COMBINING_ACCENTS}]){re.escape(short)}(?![\w{COMBINING_ACCENTS}])", text):
             at = bisect_right(found, match.span())
             before, after = found[at - 1 : at] if at else [], found[at : at + 1]
             if all(end <= match.start() for _, end in before) and all(start >= match.end() for start, _ in after):
