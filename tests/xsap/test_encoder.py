@@ -284,9 +284,21 @@ def test_tokenize_in_memory_and_to_disk_match_the_tokenizer(
 
     found = tokenize_names(names, counted, 9, names_per_batch=7)
     assert asked == [7] * 7 + [1]
-    for tokens in (found, tokenize_to_disk(names, tokenizer, 9, tmp_path / "tokens.arrow")):
+    on_disk = tokenize_to_disk(names, tokenizer, 9, tmp_path / "tokens.arrow", names_per_batch=7)
+    for tokens in (found, tokenize_names(names, tokenizer, 9, names_per_batch=7), on_disk):
         assert tokens.ids.dtype == np.int32
         assert [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])] == expected
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_tokenize_reads_special_tokens_in_names_as_the_tokenizer_does(tiny_folder: Path, split: bool) -> None:
+    """After a call with the other choice, which a tokenizer keeps."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder, split_special_tokens=split)
+    names = ["fever </s> cough", "</s>", "", "a" * 99]
+    expected = [tokenizer(name, truncation=True, max_length=9)["input_ids"] for name in names]
+    tokenizer("</s>", split_special_tokens=not split)
+    tokens = tokenize_names(names, tokenizer, 9)
+    assert [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])] == expected
 
 
 def test_damaged_model_is_rejected(tiny_folder: Path, tmp_path: Path) -> None:

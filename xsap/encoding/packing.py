@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy
 
 from xsap.progress import track
 
@@ -101,9 +104,9 @@ def tokenize_names(
     """
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     for start in range(0, len(names), names_per_batch):
-        rows = _ids(names[start : start + names_per_batch], tokenizer, max_length)
-        lengths.append(np.array([len(row) for row in rows], np.int64))
-        ids.append(np.fromiter((i for row in rows for i in row), np.int32, lengths[-1].sum()))
+        tokens = _tokenize(names[start : start + names_per_batch], tokenizer, max_length)
+        lengths.append(tokens.lengths)
+        ids.append(tokens.ids)
     return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 
 
@@ -130,12 +133,15 @@ def tokenize_to_disk(
 
     with track("tokenize", "names", len(names), bar=progress_bar) as advance, _without_bars():
 
-        def convert(batch: dict[str, list[str]]) -> dict[str, Any]:
-            rows = [np.asarray(row, np.int32) for row in _ids(batch["name"], tokenizer, max_length)]
-            advance(len(rows), "")
-            return {"ids": rows}
+        def convert(batch: pa.Table) -> pa.Table:
+            tokens = _tokenize(batch["name"].to_pylist(), tokenizer, max_length)
+            advance(len(tokens), "")
+            rows = pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), pa.array(tokens.ids))
+            return pa.table({"ids": rows})
 
-        dataset = Dataset.from_dict({"name": list(names)}).map(
+        # Tables of Arrow in and out: lists of Python numbers took longer than the tokenizer.
+        table = Dataset.from_dict({"name": list(names)}).with_format("arrow")
+        dataset = table.map(
             convert,
             batched=True,
             batch_size=names_per_batch,
@@ -166,10 +172,28 @@ def _without_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _ids(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
-    encoded = tokenizer(list(names), truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
-    rows: list[list[int]] = encoded["input_ids"]
-    return rows
+def _tokenize(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    rows: list[list[int]]
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        # What calling the tokenizer does, without the offsets and masks of every token, which take as long as the ids.
+        tokenizer.set_truncation_and_padding(
+            PaddingStrategy.DO_NOT_PAD,
+            TruncationStrategy.LONGEST_FIRST,
+            max_length=max_length,
+            stride=0,
+            pad_to_multiple_of=None,
+            padding_side=None,
+        )
+        backend = tokenizer.backend_tokenizer
+        if backend.encode_special_tokens != tokenizer.split_special_tokens:
+            backend.encode_special_tokens = tokenizer.split_special_tokens
+        rows = [encoding.ids for encoding in backend.encode_batch_fast(list(names))]
+    else:
+        options = {"truncation": True, "padding": False, "return_attention_mask": False}
+        rows = tokenizer(list(names), max_length=max_length, **options)["input_ids"]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Tokens(np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets)
 
 
 @dataclass(frozen=True)
