@@ -1,5 +1,6 @@
 """What several tests share: the sample terminology, and small encoders made on the spot."""
 
+import gc
 import importlib
 import os
 import subprocess
@@ -20,6 +21,15 @@ settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("quick")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("XSAP_DTYPE", "float32")  # what --dtype auto is, on any processor
+
+
+gc.disable()  # until all tests are imported: what the imports make stays
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of every later garbage collection, each of which took more than a second with them."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

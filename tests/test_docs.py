@@ -124,6 +124,7 @@ def test_examples_link_column_prints_the_best_concept(demo, run, tmp_path):
     assert done.stdout.splitlines()[1].startswith("\t-\t")
 
 
+@pytest.mark.slow
 def test_examples_train_small_leaves_an_index(sample_folder, tmp_path, shell):
     sizes = "--set scratch.vocabulary_size=3000 --set scratch.hidden=32 --set scratch.heads=2 --set max_steps=2"
     command = f"{ROOT}/examples/train_small.sh {sample_folder} out {sizes} --set optim.warmup_steps=1"

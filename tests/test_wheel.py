@@ -98,6 +98,7 @@ def test_the_wheel_states_licence_version_and_commands(wheel, names):
     assert "xsap-prepare = data_prep.__main__:main" in commands
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_from_the_installed_wheel_and_prints_nothing(environment, tmp_path):
     files = modules_of("xsap") | modules_of("data_prep")
     modules = sorted(file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files)

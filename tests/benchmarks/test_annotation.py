@@ -70,6 +70,7 @@ def test_command_prints_a_table_of_a_corpus(run_here, tmp_path):
     assert (refused.returncode, refused.stderr) == (2, "error: expected --terminology or --train, found none\n")
 
 
+@pytest.mark.slow
 def test_speed_benchmark_finds_the_same_spans_as_the_loop(run_here):
     done = run_here("-m", "benchmarks", "speed", "text", "--names", 2000, "--sentences", 50, "--rounds", 1)
     assert done.returncode == 0, done.stderr

@@ -244,6 +244,7 @@ def test_index_and_its_model_get_same_scores(folder, bench):
     assert not (folder / "sampled" / "work").exists()
 
 
+@pytest.mark.slow
 def test_report_against_older_folder(folder, whole, bench):
     worse = [word.replace("exact+tfidf", "tiny+exact") for word in COMMAND]
     assert bench(*worse, "--out", "other")[0] == 0
@@ -347,6 +348,7 @@ def test_index_of_other_dictionary_is_rejected(folder, bench):
     assert err.splitlines()[1].startswith("error: index: expected a dictionary that is a terminology")
 
 
+@pytest.mark.slow
 def test_no_file_that_is_written_tells_of_folders_users_or_hosts(tmp_path, tiny_folder, sample_folder, bench, capsys):
     """The whole path in a folder with a tell-tale name, given by absolute paths; every byte that is written is searched."""
     home = tmp_path / "patients-of-dr-telltale"

@@ -237,6 +237,7 @@ def test_accuracy_counts_first_ranks_and_equal_first_concepts(sample_folder, tmp
     assert found.mentions == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # sha256 of an x
 
 
+@pytest.mark.slow
 def test_accuracy_of_a_model_matches_its_linker(sample_folder, tiny_folder, tmp_path):
     names = Terminology.load(sample_folder).names.to_pylist()[:40]
     ids = [[row["concept_id"]] for row in names[:30]] + 10 * [["C9999999"]]  # the last have no right answer
@@ -319,6 +320,7 @@ def test_encode_command_has_no_targets_without_a_model(compared, capsys):
     assert "no targets: they need --model and --mentions" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_encode_command_runs_the_comparison(sample_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(reference.MODEL_SIZES, "small", TINY)
     options = ["--size", "small", "--names", 64, "--rounds", 1]

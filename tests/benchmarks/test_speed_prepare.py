@@ -126,6 +126,7 @@ def test_notebook_keeps_only_the_last_trade_name(tmp_path):
     assert [set(line.split("||")) for line in lines] == [{"C1", "aspirin", "brand b"}]
 
 
+@pytest.mark.slow
 def test_comparison_times_both_in_processes_of_their_own(meta, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     result = compare_prepare(meta, tradenames=True, rounds=1, notebook=True, max_memory="300MB")
@@ -149,6 +150,7 @@ def test_table_has_medians_and_their_ratios():
     assert [cell.strip() for cell in alone[2].split("|")[1:-1]] == [OURS, "2.0", "", "1.00", ""]
 
 
+@pytest.mark.slow
 def test_commands_write_a_release_and_time_ours_alone(tmp_path, run_here: Run):
     done = run_here("-m", "benchmarks", "synthetic-umls", "--out", tmp_path / "META", "--rows", 50, "--relations", 5)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'META'}: 50 rows of MRCONSO, 5 of MRREL\n")

@@ -335,6 +335,7 @@ def test_plot_shows_pairs_per_second_and_ablations(sample_folder, fixed_memory, 
         assert text in drawn
 
 
+@pytest.mark.slow
 def test_loss_curves_of_both_recipes_are_equal(sample_folder, run, tmp_path):
     words = ["--terminology", sample_folder, "--size", "small", "--pairs", 8, "--steps", 5]
     done = run("-m", "benchmarks", "speed", "loss-curve", *words, "--json", tmp_path / "curve.json")

@@ -274,6 +274,7 @@ def test_each_command_line_error_is_one_line(options, message, terminology, tmp_
 # Recipes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd, forked_python):
     model = train_recipe(recipe, terminology, 0.001, tmp_path)
@@ -285,6 +286,7 @@ def test_recipe_is_trained_once(recipe, terminology, tmp_path, capfd, forked_pyt
         assert again == model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_continues_from_a_base(recipe, terminology, tiny_folder, tmp_path, capfd, forked_python):
     model = train_recipe(recipe, terminology, 0.01, tmp_path, str(tiny_folder))
@@ -373,6 +375,7 @@ def hpo_folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_held_out_hpo_splits_once(hpo_folder, tmp_path):
     split = held_out_hpo(hpo_folder, tmp_path / "work")
     mentions = read_mentions(split / "mentions.tsv").select(["mention", "language", "concept_ids"]).to_pylist()

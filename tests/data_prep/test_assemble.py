@@ -91,6 +91,7 @@ def test_assembly_on_disk_matches_terminology_built_in_memory(
     assert after == RowCounts(len(rows), built.names.num_rows, dropped)
 
 
+@pytest.mark.slow
 def test_sorting_uses_disk_beyond_max_memory(tmp_path):
     names = [f"name {i} {'x' * 90}" for i in range(60_000)]
     rows = {

@@ -546,6 +546,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGE)
 def test_owl_memory_does_not_grow_with_the_file(tmp_path, kind):
     (tmp_path / "x.owl").write_text(HEAD + LARGE[kind] + "</rdf:RDF>")

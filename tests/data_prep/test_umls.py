@@ -342,6 +342,7 @@ def test_umls_rejected_lines_are_listed_and_counted(tmp_path):
     assert len(listing.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_umls_terminology_does_not_depend_on_hash_seed(tmp_path):
     rows = [
         row(CUI=f"C{i % 7}", STR=f"name {i % 50}", LAT=("ENG", "SPA")[i % 2], SAB=f"S{i % 5}", CODE=str(i))

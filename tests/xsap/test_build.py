@@ -449,6 +449,7 @@ def open_hnsw(folder):
     return index.hnsw.recall, index.hnsw.search(np.array(index.vectors.take(slice(None))), 3)[0]
 
 
+@pytest.mark.slow
 def test_hnsw_index_is_built_on_disk_in_parts_with_reuse_and_in_memory(senses, tmp_path, capsys):
     options = {"ann": True, "progress": True}
     source = senses / "terminology"

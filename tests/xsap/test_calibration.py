@@ -113,6 +113,7 @@ def test_prior_std_follows_from_corrections_and_their_uncertainty():
     assert odds.prior_std**2 == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_language_correction_grows_with_its_mentions():
     """The same log odds, 2 below those of the others, in 20 mentions and in 3,000."""
     moved = {}

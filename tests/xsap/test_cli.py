@@ -258,6 +258,7 @@ def test_evaluate_of_dictionary_names_scores_one(xsap, tmp_path, mentions, index
     assert out.splitlines()[-1].startswith("wrong")
 
 
+@pytest.mark.slow
 def test_reference_protocol_agrees_on_index_and_file(
     xsap, tmp_path, mentions, index_folder, sample_folder, tiny_folder
 ):
@@ -281,6 +282,7 @@ def test_reference_protocol_agrees_on_index_and_file(
     assert by_file["dictionary"]["names"] == len(lines)
 
 
+@pytest.mark.slow
 def test_ann_search_end_to_end(
     xsap, refused, tmp_path, monkeypatch, mentions, index_folder, sample_folder, tiny_folder
 ):

@@ -98,6 +98,7 @@ def test_spans_are_in_order_without_overlap_and_none_is_lost(text):
         assert sum(text[span.start : span.end] == "ASD" for span in found) == text.count("ASD") - text.count("xASD")
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_an_abbreviation_was_linked_as(sample_index, tmp_path, capsys):
     (tmp_path / "note.txt").write_text("Patient hat Fieber (FB). FB seit gestern.", encoding="utf-8")
     outputs = []

@@ -53,7 +53,12 @@ def save_base(folder: Path, names: list[str], kind: str, pooling: str, dropout: 
 
 @pytest.fixture(
     scope="module",
-    params=["XLM-R mean", "XLM-R mean_all", "BERT cls", "BERT mean_all", "RoBERTa mean", "RoBERTa mean_all"],
+    params=[
+        "XLM-R mean_all",
+        "BERT cls",
+        "RoBERTa mean",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("XLM-R mean", "BERT mean_all", "RoBERTa mean_all")),
+    ],
 )
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sample_names: list[str]) -> Path:
     """mean_all pools over padding too, so that its embedding matters."""
@@ -166,6 +171,7 @@ def test_resumed_run_ends_with_the_same_table(
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.slow
 def test_evaluation_during_training_uses_the_whole_table(
     sample_names: list[str], sample_folder: Path, tmp_path: Path
 ) -> None:

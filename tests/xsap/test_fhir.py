@@ -14,6 +14,7 @@ from fhir.resources.R4B.conceptmap import ConceptMap as ConceptMapR4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from tests.fixtures.mappings import FEVER, OMOP_FEVER, distinct, mappings_of, without_gains
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.fhir import CONDITIONS, UNKNOWN_EQUIVALENCES, UNMAPPED_RULES, read_concept_map, write_concept_map
@@ -158,7 +159,7 @@ def test_written_bytes_are_the_same_each_time(tmp_path):
     assert (tmp_path / "map.json").read_bytes() == first
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(mappings=mappings_of(), release=st.sampled_from(["r4", "r5"]))
 def test_round_trip_loses_nothing(tmp_path_factory, mappings, release):
     path = tmp_path_factory.mktemp("fhir") / "map.json"
@@ -168,7 +169,7 @@ def test_round_trip_loses_nothing(tmp_path_factory, mappings, release):
     assert (counts.dropped, repairs) == ({}, Counter())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(mappings=mappings_of(), release=st.sampled_from(["r4", "r5"]))
 def test_every_map_is_valid(tmp_path_factory, mappings, release):
     path = tmp_path_factory.mktemp("fhir") / "map.json"

@@ -100,6 +100,7 @@ def test_frozen_weights_stay_and_others_are_trained_as_without_their_gradients(b
     assert set(found) - frozen - set(moved) <= {name for name in found if name.endswith("key.bias")}
 
 
+@pytest.mark.slow
 def test_resumed_run_with_frozen_layers_has_the_same_weights_and_no_state_of_frozen_ones(
     tiny_folder, sample_folder, tmp_path
 ):

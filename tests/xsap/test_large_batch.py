@@ -254,6 +254,7 @@ def test_run_in_chunks_encodes_at_most_a_chunk_at_a_time(
     assert sizes == [10, 10, 10, 3] * 2
 
 
+@pytest.mark.slow
 def test_two_processes_in_chunks_match_one_without(
     sample_folder: Path, base: Path, tmp_path: Path, launch: Launch, unchunked: Path
 ) -> None:

@@ -422,6 +422,7 @@ def test_failed_run_leaves_an_earlier_output_unchanged(tmp_path):
 SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("parquet", "xlsx")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", *SLOW])
 def test_linking_needs_the_memory_of_a_chunk_and_the_cache(tmp_path, form):
     def peak(count):

@@ -93,6 +93,7 @@ def test_tagger_learns_types_and_is_saved(tmp_path: Path) -> None:
         RelationClassifier.load(tmp_path / "tagger")
 
 
+@pytest.mark.slow
 def test_relations_are_learned_and_saved(tmp_path: Path) -> None:
     """Which of the two spans comes first."""
     memory = new_memory()

@@ -145,6 +145,7 @@ def two_systems(rng, sizes, both, gain):
     return first, second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "both", "gain"), [((200,), 0.4, 0.05), ((200,), 0.1, 0.0), ((60, 150, 400), 0.6, 0.1)]
 )

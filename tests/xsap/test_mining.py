@@ -246,6 +246,7 @@ def test_resumed_run_has_the_same_hard_negatives(
     assert all(torch.equal(found[name], value) for name, value in read_weights(unbroken).items())
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_hard_negatives_of_one(
     homonyms: Path, bases: dict[float, Path], tmp_path: Path, launch: Launch
 ) -> None:

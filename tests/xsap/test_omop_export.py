@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.athena import write_athena
+from tests.fixtures.examples import examples
 from tests.fixtures.mappings import PYREXIA
 from xsap.errors import ConfigError, DataError
 from xsap.exchange.athena import AMBIGUOUS, NO_TARGET, NOT_IN_CONCEPT, map_to_omop
@@ -86,7 +87,7 @@ def test_unreviewed_mappings_are_written_on_request_if_they_have_a_concept(tmp_p
     assert ("4", 0, 104, "SNOMED") in loaded(tmp_path / "m.csv")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=st.lists(
         st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0\\"), max_size=60), st.text("a,\"é;'=", max_size=300), st.integers(0, 2**32)),

@@ -174,6 +174,7 @@ def test_svg_does_not_depend_on_the_users_matplotlibrc():
         assert to_svg(plot) == usual
 
 
+@pytest.mark.slow
 def test_save_writes_the_same_png_or_svg_again(tmp_path):
     grid = list(all_plots().values())
     for name in ("a.png", "a.svg"):

@@ -361,6 +361,7 @@ def test_jsonl_table_equals_that_of_a_naive_reader(tmp_path_factory, lines, size
     assert [[type(cell) for cell in row] for row in rows(found, size)] == types
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "csv.gz", "parquet"])
 def test_reading_needs_the_memory_of_one_chunk(tmp_path, kind):
     """Twelve times the rows are read in hardly more memory."""

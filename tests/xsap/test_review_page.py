@@ -440,7 +440,8 @@ def violations(page):
     return [(each["id"], [node["target"] for node in each["nodes"]][:4]) for each in found.response["violations"]]
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_and_dialogs_have_no_accessibility_violation(browser, tmp_path, scheme):
     store = new_review(tmp_path / "r.sqlite", sample_mappings(80))
     for term, choice in {1: Status.APPROVED, 2: Status.FLAGGED, 3: Status.NO_MATCH, 4: Status.REJECTED}.items():

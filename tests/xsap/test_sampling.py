@@ -277,7 +277,12 @@ def test_language_weights_are_fractions_to_the_power_of_the_temperature(temperat
 
 
 @pytest.mark.parametrize(
-    ("temperature", "weights"), [(0.0, [1, 1, 1]), (0.5, [60**0.5, 30**0.5, 10**0.5]), (1.0, [60, 30, 10])]
+    ("temperature", "weights"),
+    [
+        (0.5, [60**0.5, 30**0.5, 10**0.5]),
+        pytest.param(0.0, [1, 1, 1], marks=pytest.mark.slow),
+        pytest.param(1.0, [60, 30, 10], marks=pytest.mark.slow),
+    ],
 )
 def test_weighted_names_beside_the_anchor_have_the_expected_languages(temperature: float, weights: list[float]) -> None:
     """One other name of each of 40,000 groups; and within a language all names are equally likely."""
@@ -405,6 +410,7 @@ def test_epoch_has_each_concept_once_with_its_hard_negatives(
     assert sorted(seeds) == list(range(concepts))
 
 
+@pytest.mark.slow
 def test_each_of_the_nearest_concepts_is_drawn_equally_often() -> None:
     """In 80 epochs of 12 concepts each of ten is drawn about as often."""
     sampler = hard_sampler(12, hard=1, groups=1, nearest=(np.arange(12)[:, None] + 1 + np.arange(10)) % 12)
@@ -512,7 +518,7 @@ def auxiliary(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "how",
     [
-        ["batch.pairs=20", "sampling.auxiliary_fraction=0.25"],
+        pytest.param(["batch.pairs=20", "sampling.auxiliary_fraction=0.25"], marks=pytest.mark.slow),
         [
             "sampling.mode=groups",
             "batch.names=60",

@@ -33,6 +33,7 @@ def assert_equal_answers(found, expected):
         assert one == other
 
 
+@pytest.mark.slow
 def test_sixteen_clients_get_the_answers_of_the_linker():
     linker = small_linker()
     mentions = mentions_of(600)

@@ -127,6 +127,7 @@ def assert_varied(answers: list[list[Result]]) -> None:
     assert any(candidate.confidence is not None for result in results for candidate in result.candidates)
 
 
+@pytest.mark.slow
 def test_eight_threads_get_the_answers_of_one(folders):
     linker = Linker.load(folders["float16"])
     calls = calls_of(linker, 1800, seed=1)
@@ -266,6 +267,7 @@ def test_a_linker_of_an_index_in_memory_is_not_pickled(tiny_folder, sample_folde
             pickle.dumps(value)
 
 
+@pytest.mark.slow
 def test_opening_and_dropping_linkers_leaves_no_open_files(folders):
     psutil = pytest.importorskip("psutil")
     process = psutil.Process()

@@ -156,7 +156,7 @@ def test_killed_and_resumed_run_matches_an_uninterrupted_one(
     sample_folder: Path, tmp_path: Path, run: Run, template: Template
 ) -> None:
     common = [
-        "max_steps=60",
+        "max_steps=30",
         "checkpoint.save_steps=7",
         "sampling.mode=groups",
         "batch.names=64",
@@ -388,7 +388,11 @@ def test_loss_that_is_not_finite_is_a_one_line_error(
 
 @pytest.mark.parametrize(
     ("change", "moved"),
-    [("optim.warmup_steps=0", 1e-3), ("optim.warmup_steps=1", 5e-4), ("optim.max_grad_norm=1e-12", 0.0)],
+    [
+        ("optim.warmup_steps=1", 5e-4),
+        pytest.param("optim.warmup_steps=0", 1e-3, marks=pytest.mark.slow),
+        pytest.param("optim.max_grad_norm=1e-12", 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_first_step_of_adam_moves_weights_by_the_learning_rate(
     sample_folder: Path, tmp_path: Path, change: str, moved: float
@@ -478,10 +482,9 @@ def test_save_checkpoint_removes_damaged_and_temporary_ones_only(tmp_path: Path)
     "left",
     [
         ".model.123.new",
-        ".config.json.123.new",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in (".model.123.old", ".metrics.jsonl.123.new", ".report.html.123.new")
+            for name in (".model.123.old", ".config.json.123.new", ".metrics.jsonl.123.new", ".report.html.123.new")
         ),
     ],
 )

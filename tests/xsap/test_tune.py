@@ -113,6 +113,7 @@ def test_tuned_folder_states_what_it_was_tuned_on_and_its_index_has_weight_and_c
     assert "Risk and coverage" in (tuned.folder / "run" / "tuning.html").read_text()
 
 
+@pytest.mark.slow
 def test_index_of_a_tuned_model_has_its_weight_and_says_what_a_learned_weight_of_its_mentions_is_worth(
     inputs: SimpleNamespace, tuned: SimpleNamespace, tmp_path: Path, run_here: Run
 ) -> None:
@@ -131,6 +132,7 @@ def test_index_of_a_tuned_model_has_its_weight_and_says_what_a_learned_weight_of
     assert "their weight is too low" not in done.stderr
 
 
+@pytest.mark.slow
 def test_base_that_was_tuned_before_is_linked_with_its_weight(
     inputs: SimpleNamespace, tuned: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +236,7 @@ def test_processes_are_those_of_the_accelerator_and_wait_as_long(
         start_processes()
 
 
+@pytest.mark.slow
 def test_several_processes_tune_one_model_and_report_once(
     inputs: SimpleNamespace, tmp_path: Path, launch: Launch
 ) -> None:

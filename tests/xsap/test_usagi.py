@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.examples import examples
 from tests.fixtures.mappings import PYREXIA, WORDS
 from xsap.errors import DataError
 from xsap.exchange.mapping import Equivalence, MappedConcept, Mapping, Signature, Status
@@ -119,7 +120,7 @@ def test_writer_gives_usagis_bytes_and_reader_gives_the_mappings_back(tmp_path):
     assert written(tmp_path, *mappings) == HEADER + "".join(GOLDEN)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(text=st.text(st.sampled_from('ab"\\,n\r\n é'), max_size=12))
 def test_a_cell_comes_back_as_it_was(text):
     cell = encode_cell(text)
@@ -138,7 +139,7 @@ MAPPINGS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(mappings=st.lists(MAPPINGS, min_size=1, max_size=4, unique_by=lambda each: each.key))
 def test_usagi_can_read_whatever_is_written(tmp_path_factory, mappings):
     folder = tmp_path_factory.getbasetemp()

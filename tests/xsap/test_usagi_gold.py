@@ -70,6 +70,7 @@ def test_calibrate_fits_on_what_was_approved(saved, run_here):
     assert Linker.load(saved.index).link(saved.known[0][0]).candidates[0].confidence is not None
 
 
+@pytest.mark.slow
 def test_terms_of_several_save_files_become_names_of_one_index(saved, tiny_folder, tmp_path, run_here):
     """One of them as a spreadsheet program wrote it: semicolons, in the encoding of Windows."""
     (tmp_path / "second.csv").write_text("Term;Code\nWasserk\xf6pfchen;1003\n", encoding="cp1252")

@@ -656,6 +656,7 @@ class Unnamed(io.RawIOBase):
         return self.stream.write(data)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     def peak(chunks):
         with (tmp_path / "x.xlsx").open("wb") as stream:
