@@ -36,8 +36,9 @@ install: .venv/base ## create .venv and install xsap in it
 demo: .venv/base ## continue training a small pretrained model on the sample terminology, and link terms
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
+# Bytecode of tests and modules is kept: every worker and every command that a test runs would compile them anew.
 test: .venv/test ## run the tests; takes minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 test-slow: .venv/slow ## run the slow tests, minutes each, and properties on all their examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile thorough

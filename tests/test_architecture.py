@@ -65,6 +65,7 @@ def of(*packages):
     ]
 
 
+@cache
 def imported(tree):
     """Every dotted name that a module imports, wherever it stands in it; `from a import b` gives a.b."""
     names = set()
@@ -73,7 +74,7 @@ def imported(tree):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {"." * node.level + f"{node.module or ''}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def place(name):
@@ -93,6 +94,7 @@ def foreign(tree, forbidden):
     return sorted(name for name in imported(tree) if name.split(".")[0] in forbidden)
 
 
+@cache
 def calls(tree):
     """(call, its function's dotted name, the functions and with-statements around it)."""
     found = []

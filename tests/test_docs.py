@@ -133,6 +133,7 @@ def test_examples_train_small_leaves_an_index(sample_folder, tmp_path, shell):
     assert (tmp_path / "out" / "index" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_examples_evaluate_xlbel_prints_scores(demo, sample_folder, tmp_path, shell):
     file = tmp_path / "de_1k_test_query.txt"
     file.write_text("C9000001||Fieber\nC9000004||Brustschmerz\n", encoding="utf-8")

@@ -82,6 +82,7 @@ def test_the_wheel_holds_the_recipes_of_training(names):
     assert {name for name in names if "/recipes/" in name} == recipes
 
 
+@pytest.mark.slow
 def test_training_finds_a_recipe_of_the_installed_wheel(environment, tmp_path):
     code = "from xsap.config import load_settings; print(load_settings('small', ['output=o', 'terminology=t']).pooling)"
     assert call(environment / "bin" / "python", "-c", code, cwd=tmp_path).stdout == "mean\n"

@@ -100,9 +100,9 @@ def index(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "file_name",
     [
-        "invented-1.2-py3-none-any.whl",
-        "invented-1.2-py3-none-win_arm64.whl",
         "invented-1.2-py3-none-macosx_11_0_arm64.manylinux2014_s390x.whl",
+        pytest.param("invented-1.2-py3-none-any.whl", marks=pytest.mark.slow),
+        pytest.param("invented-1.2-py3-none-win_arm64.whl", marks=pytest.mark.slow),
     ],
 )
 def test_members_of_a_wheel_for_any_platform_are_written(index, tmp_path, file_name):
@@ -116,8 +116,8 @@ def test_members_of_a_wheel_for_any_platform_are_written(index, tmp_path, file_n
     ("wheel", "members", "message"),
     [
         (Wheel("invented-1.2-py3-none-any.whl", "0" * 64), ["invented/big.bin"], "expected sha256 000.*, found "),
-        (Wheel("invented-1.3-py3-none-any.whl", "0" * 64), [], r"invented==1.3: pip could not download it \(.*1\.3"),
-        (Wheel("invented-1.2-py2-none-any.whl", "0" * 64), [], "expected the wheel invented-1.2-py2-none-any.whl from pip, found invented-1.2-py3"),
+        pytest.param(Wheel("invented-1.3-py3-none-any.whl", "0" * 64), [], r"invented==1.3: pip could not download it \(.*1\.3", marks=pytest.mark.slow),
+        pytest.param(Wheel("invented-1.2-py2-none-any.whl", "0" * 64), [], "expected the wheel invented-1.2-py2-none-any.whl from pip, found invented-1.2-py3", marks=pytest.mark.slow),
         (None, ["invented/other"], "expected the file invented/other in the wheel, found none"),
     ],
 )  # fmt: skip

@@ -381,7 +381,15 @@ def test_jsonl_value_of_wrong_type_is_refused(tmp_path, row, message):
         assert str(caught.value).startswith(f"{tmp_path / 'x.jsonl'}{message}")
 
 
-@pytest.mark.parametrize("name", [*WRITTEN, "mine.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mine.csv",
+        "mine.jsonl",
+        "mine.txt",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mine.tsv", "mine.de.csv")),
+    ],
+)
 def test_truncated_list_is_read_or_refused(tmp_path, name):
     content = WRITTEN.get(name, "A1||fever\nA1||pyrexia\n").encode()
     for at in range(len(content)):

@@ -93,7 +93,7 @@ def lists(parts, field):
     return {concept: sorted(values) for concept, values in union.items()}
 
 
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(parts=st.lists(states, min_size=2, max_size=3))
 def test_merge_matches_plain_dictionaries(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("merge")
@@ -135,7 +135,7 @@ def test_merge_matches_plain_dictionaries(tmp_path_factory, parts):
     assert sum(share.kept for share in merged.sources) == len(expected)
 
 
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(state=states, keep_ambiguous=st.booleans(), keep_prefix=st.booleans())
 def test_map_matches_plain_dictionaries(tmp_path_factory, state, keep_ambiguous, keep_prefix):
     folder = tmp_path_factory.mktemp("map")
@@ -201,7 +201,7 @@ def test_map_matches_plain_dictionaries(tmp_path_factory, state, keep_ambiguous,
     assert list(mapped.concepts.values()) == expected_counts
 
 
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(old=states, new=states)
 def test_diff_turns_old_version_into_new_one(tmp_path_factory, old, new):
     folder = tmp_path_factory.mktemp("diff")

@@ -317,10 +317,10 @@ def test_losses_and_gradients_match_pytorch_metric_learning_in_edge_cases_and_si
 def test_losses_and_gradients_match_pytorch_metric_learning_in_a_large_batch(
     loss: Callable[..., Tensor], parameters: dict[str, float]
 ) -> None:
-    vectors = torch.from_numpy(np.random.default_rng(3).normal(size=(600, 16)))
-    vectors[300] = vectors[0]
+    vectors = torch.from_numpy(np.random.default_rng(3).normal(size=(360, 16)))
+    vectors[180] = vectors[0]
     few = loss in (info_nce, lifted_structure)  # theirs takes memory for every positive pair times every negative pair
-    concepts = torch.arange(600) // (1 if few else 4)
+    concepts = torch.arange(360) // (1 if few else 4)
     concepts[:6] = 0
     assert assert_equal_to_theirs(loss, parameters, "all", unit(vectors), concepts, torch.float64)
 

@@ -285,6 +285,7 @@ def test_loss_with_weight_zero_is_not_computed() -> None:
 # Runs
 
 
+@pytest.mark.slow
 def test_memory_learns_to_find_and_link(inputs: dict[str, Path], tmp_path: Path) -> None:
     log = run(inputs, tmp_path / "run", "epochs=20", "head_learning_rate=1e-2", "optim.learning_rate=4e-3")
     assert all(

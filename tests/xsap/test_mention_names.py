@@ -223,7 +223,9 @@ def right_in_folds(plain, mentions, by, weight):
     return right
 
 
-@pytest.mark.parametrize("more", [[], ACCENTS], ids=["plain", "with accents"])
+@pytest.mark.parametrize(
+    "more", [pytest.param([], id="plain", marks=pytest.mark.slow), pytest.param(ACCENTS, id="with accents")]
+)
 def test_the_learnt_weight_is_that_of_a_plain_loop_over_indexes_of_each_fold(plain, more):
     mentions = many_annotations(more)
     learnt = plain.with_mentions(mentions, encoder=RecordingNgrams(policy=LOWER), seed=3).mention_names

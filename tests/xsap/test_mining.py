@@ -229,7 +229,13 @@ def test_hard_negatives_are_refreshed_on_schedule_and_saved_with_each_checkpoint
 
 
 @pytest.mark.parametrize(
-    "stopped", [2, 4, 6, 8], ids=["before the first refresh", "at it", "between two", "at the second"]
+    "stopped",
+    [
+        pytest.param(2, id="before the first refresh", marks=pytest.mark.slow),
+        pytest.param(4, id="at it"),
+        pytest.param(6, id="between two"),
+        pytest.param(8, id="at the second", marks=pytest.mark.slow),
+    ],
 )
 def test_resumed_run_has_the_same_hard_negatives(
     homonyms: Path, bases: dict[float, Path], tmp_path: Path, unbroken: Path, stopped: int

@@ -141,7 +141,7 @@ def test_linkers_used_at_the_same_time_do_not_interfere(folders):
 
     def work(vector_dtype: str) -> tuple[list[Call], list[list[Result]]]:
         linker = Linker.load(folders[vector_dtype])
-        calls = calls_of(linker, 250, seed=2)
+        calls = calls_of(linker, 100, seed=2)
         return calls, by_threads(linker, calls, 3)
 
     with ThreadPoolExecutor(6) as pool:
@@ -154,7 +154,7 @@ def test_linkers_used_at_the_same_time_do_not_interfere(folders):
 def test_linkers_with_the_same_encoder_do_not_interfere(folders, tiny_folder):
     encoder = Encoder.from_pretrained(tiny_folder)
     linkers = [Linker(encoder, Index.load(folder)) for folder in folders.values()] * 2
-    calls = [calls_of(linker, 200, seed=3) for linker in linkers]
+    calls = [calls_of(linker, 100, seed=3) for linker in linkers]
     alone = [[call.ask(linker) for call in own] for linker, own in zip(linkers, calls, strict=True)]
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(lambda linker, own: by_threads(linker, own, 3), linkers, calls)) == alone

@@ -18,7 +18,7 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
-    CanineTokenizer,
+    ByT5Tokenizer,
     PreTrainedTokenizerFast,
     XLMRobertaTokenizer,
 )
@@ -273,11 +273,11 @@ def without_vocabulary(model: models.Model) -> PreTrainedTokenizerFast:
             without_vocabulary(models.BPE({"[UNK]": 0, "[PAD]": 1}, [], end_of_word_suffix="</w>")),
             "whose pieces mark word boundaries",
         ),
-        (CanineTokenizer, "found CanineTokenizer, which is implemented in Python only"),
+        (ByT5Tokenizer, "found ByT5Tokenizer, which is implemented in Python only"),
     ],
 )
 def test_shrink_to_rejects_other_tokenizer_types(
-    folders: tuple[Path, Path, str], tokenizer: PreTrainedTokenizerFast | type[CanineTokenizer], message: str
+    folders: tuple[Path, Path, str], tokenizer: PreTrainedTokenizerFast | type[ByT5Tokenizer], message: str
 ) -> None:
     transformer = Encoder.from_pretrained(folders[0]).transformer
     tokenizer = tokenizer() if isinstance(tokenizer, type) else tokenizer
