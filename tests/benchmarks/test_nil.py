@@ -210,6 +210,7 @@ def test_mentions_without_a_concept_of_their_own_count_as_hidden(result):
         assert found.counts[half]["hidden"] == result.counts[half]["hidden"] + 20
 
 
+@pytest.mark.slow
 def test_nil_command_prints_writes_and_judges(tmp_path, monkeypatch, capsys):
     write_mentions(number_mentions(), tmp_path / "mentions.tsv")
     monkeypatch.setattr("xsap.linking.linker.Linker.load", lambda *_: NumberLinker())

@@ -145,6 +145,7 @@ def test_linking_command_writes_results_and_report(folder, whole):
         assert f"\n{heading}\n" in report
 
 
+@pytest.mark.slow
 def test_linking_resumes_after_sigkill(folder, whole, bench, template):
     with template.reading("stderr", ["-m", "benchmarks", *COMMAND, "--out", "cut"], folder) as started:
         assert any("× tiny" in line for line in started.output)

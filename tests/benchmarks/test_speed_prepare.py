@@ -84,6 +84,7 @@ def test_release_has_the_true_proportions_and_difficult_names(meta):
     assert len(both ^ back) <= 1  # the last relation may be cut in two
 
 
+@pytest.mark.slow
 def test_seed_decides_every_byte_of_a_release(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         generate(tmp_path / name, rows=300, relations=50, seed=seed)

@@ -201,6 +201,7 @@ def test_long_tables_show_first_rows(tmp_path):
     assert len(description.by_source) == 25
 
 
+@pytest.mark.slow
 def test_texts_in_plot_neither_overlap_nor_are_cut_off(tmp_path, tokenizer, monkeypatch):
     """No two texts of the figure meet, and none is cut off, with as many and as long labels as there can be."""
     languages = ["en", "de", "ja", "zh", "fr", "pt", "ru", "tr", "pl", "nl", "id", "lt", "ko", "und"]
@@ -251,6 +252,7 @@ def test_plot_of_unknown_format_is_refused_before_the_work(tmp_path, run_here):
     )
 
 
+@pytest.mark.slow
 def test_describe_imports_neither_torch_nor_matplotlib(tmp_path, tokenizer):
     terminology(tmp_path / "t", [("A", "en", "x", "synonym", "S")])
     code = f"""

@@ -98,6 +98,7 @@ def test_link_of_a_dictionary_name_gives_its_concept(run, index_folder, sample_f
     assert len({row["concept_id"] for row in rows[:3]}) == 3
 
 
+@pytest.mark.slow
 def test_link_stops_quietly_when_stdout_is_closed(index_folder, tmp_path, template):
     (tmp_path / "mentions").write_bytes(b"".join(b"fever %d\n" % i for i in range(3000)))
     read, write = os.pipe()

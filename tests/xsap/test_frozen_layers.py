@@ -82,7 +82,7 @@ def plain_loop(base: Path, terminology: Path, layers: int) -> tuple[Encoder, lis
     return encoder, losses
 
 
-@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("layers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_frozen_weights_stay_and_others_are_trained_as_without_their_gradients(base, sample_folder, tmp_path, layers):
     train(load_settings(None, options(sample_folder, base, tmp_path / "run", f"optim.frozen_layers={layers}")))
     expected, losses = plain_loop(base, sample_folder, layers)

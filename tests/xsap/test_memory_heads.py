@@ -78,6 +78,7 @@ def tagged() -> tuple[list[str], list[list[TypedSpan]]]:
     return texts, gold
 
 
+@pytest.mark.slow
 def test_tagger_learns_types_and_is_saved(tmp_path: Path) -> None:
     memory = new_memory()
     texts, gold = tagged()

@@ -380,6 +380,7 @@ def test_page_refers_to_nothing_outside_itself(short):
     assert {file.name for file in short.run.iterdir()} == {"config.json", "metrics.jsonl", "report.html"}
 
 
+@pytest.mark.slow
 def test_same_log_gives_the_same_page(short):
     once = write_report(short.run).read_bytes()
     assert write_report(short.run).read_bytes() == once

@@ -303,6 +303,7 @@ def test_weighted_names_beside_the_anchor_have_the_expected_languages(temperatur
     assert chi_square(counts[90:], np.ones(10)) < UNLIKELY[9]
 
 
+@pytest.mark.slow
 def test_weighted_names_without_an_anchor_have_the_expected_languages() -> None:
     """For both names of each group, the first included."""
     of, languages = many_concepts({"de": 60, "fr": 30, "ja": 30}, 1000)
@@ -515,10 +516,11 @@ def auxiliary(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param(["batch.pairs=20", "sampling.auxiliary_fraction=0.25"], marks=pytest.mark.slow),
+        ["batch.pairs=20", "sampling.auxiliary_fraction=0.25"],
         [
             "sampling.mode=groups",
             "batch.names=60",

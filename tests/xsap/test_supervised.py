@@ -333,7 +333,14 @@ def test_tuned_model_learns_its_mentions_and_states_the_weight(inputs: SimpleNam
     assert "mentions with known concepts | 6" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("mode", "stopped"), [("default", 1), ("default", 2), ("biosyn", 3)])
+@pytest.mark.parametrize(
+    ("mode", "stopped"),
+    [
+        ("default", 2),
+        pytest.param("default", 1, marks=pytest.mark.slow),
+        pytest.param("biosyn", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_tuning_is_the_same_bit_by_bit(
     inputs: SimpleNamespace, tmp_path: Path, mode: str, stopped: int
 ) -> None:

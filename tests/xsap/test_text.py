@@ -213,6 +213,7 @@ def test_script_of_examples(text, script):
     assert script_of(text) == script
 
 
+@pytest.mark.slow
 def test_script_of_every_letter_equals_unicode():
     """`regex` knows the property Script; letters of its script Common, such as the mark of a long vowel in kana, are left out."""
     common = regex.compile(r"[\p{Script=Common}\p{Script=Inherited}]")

@@ -136,6 +136,7 @@ def test_eight_threads_get_the_answers_of_one(folders):
     assert_varied(alone)
 
 
+@pytest.mark.slow
 def test_linkers_used_at_the_same_time_do_not_interfere(folders):
     """Each opened and used by threads of its own."""
 

@@ -39,6 +39,7 @@ def english(sample_folder: Path) -> list[str]:
     return Terminology.load(sample_folder).select(languages={"en"}).names["name"].to_pylist()
 
 
+@pytest.mark.slow
 def test_from_scratch_vocabulary_covers_its_names_and_is_reproducible(sample_names: list[str]) -> None:
     size = {"vocabulary_size": 2000, "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0}
     encoder = from_scratch(sample_names, EncoderConfig("mean", 32), **size, seed=3)
