@@ -32,7 +32,7 @@ ORDER = [
     "server.reconciliation_routes", "server.link_route", "server.fhir_routes", "server.app", "server.listen",
     "server.security", "server.review_decisions", "server.review_file", "server.review_store", "server.review_load", "server.review_list",
     "server.review_input", "server.review_routes", "exchange.mapping_files", "exchange.decided_mentions", "exchange.checks",
-    "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table", "training.frozen_layers",
+    "training.sampling", "training.losses", "training.mining", "training.large_batch", "training.embedding_table", "training.base_weights", "training.frozen_layers",
     "training.run_folder", "training.dataset", "training.ngrams", "training.mention_set", "training.candidates", "training.trainer", "training.supervised", "training.alignment", "training.processes", "training.memory_corpus", "training.memory_losses", "training.memory_settings", "training.memory_run", "training.memory_heads", "training.report", "training.run", "training.tune", "training.reranker_loss", "training.reranker_examples", "training.silver_mentions", "training.reranker", "train",
     "commands.evaluate", "commands.index", "commands.link", "commands.tune", "commands.model", "commands.memory", "commands.publish", "commands.serve", "commands.review", "commands.exchange", "commands.text", "commands.rerank", "cli", "__main__",
 ]  # fmt: skip

@@ -175,6 +175,12 @@ class Settings(Section):
         default="FacebookAI/xlm-roberta-base",
         description="Model to start from: a folder, an id of the Hugging Face hub, or scratch for a new model.",
     )
+    base_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the base's weights in the saved model, the rest being the trained ones; keeps more of what the base knows.",
+    )
     terminology: Path | None = Field(default=None, description="Terminology folder to train on.")
     pairs: Path | None = Field(
         default=None, description="File of id||name||name lines to train on, instead of a terminology."
@@ -284,11 +290,14 @@ def load_settings(file: Path | str | None, overrides: Sequence[str] = ()) -> Set
 
 
 def _problems(tree: Tree) -> list[tuple[str, str]]:
+    problems = []
+    if tree.get("base") == "scratch" and tree.get("base_fraction"):
+        problems.append(("base_fraction needs a pretrained base, found scratch", "base_fraction=0"))
     given = [key for key in ("terminology", "pairs") if tree.get(key) is not None]
-    if len(given) == 1:
-        return []
-    found, remedy = ("both", "pairs=null, or --set terminology=null") if given else ("none", "terminology=FOLDER")
-    return [(f"exactly one of 'terminology' and 'pairs' must be set, found {found}", remedy)]
+    if len(given) != 1:
+        found, remedy = ("both", "pairs=null, or --set terminology=null") if given else ("none", "terminology=FOLDER")
+        problems.append((f"exactly one of 'terminology' and 'pairs' must be set, found {found}", remedy))
+    return problems
 
 
 def describe_settings(width: int = 80) -> str:

@@ -5,12 +5,13 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
 from xsap.artifacts import manifest_hash, read_manifest, sha256_of
 from xsap.config import Settings
@@ -34,6 +35,7 @@ from xsap.training.alignment import (
     objective_of,
     regularizing_sampler,
 )
+from xsap.training.base_weights import copy_weights, interpolated
 from xsap.training.dataset import NameSet, distinct, fingerprint, from_pairs, from_terminology, with_auxiliary
 from xsap.training.embedding_table import trim, whole_table
 from xsap.training.frozen_layers import freeze
@@ -89,13 +91,13 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     name_set = _name_set(settings)
     evaluate = _evaluation(settings, name_set)
     encoder = _encoder(settings, name_set)
-    prepared, mentions = distinct(name_set, encoder.policy, anchor_language(settings)), None
-    if settings.tuning.mentions:
-        mentions = _mentions(settings, prepared, encoder.policy)
+    prepared = distinct(name_set, encoder.policy, anchor_language(settings))
+    mentions = _mentions(settings, prepared, encoder.policy) if settings.tuning.mentions else None
     sampler = regularizing_sampler(settings, prepared) if mentions else alignment_sampler(settings, prepared)
     _prepare_output(settings, accelerator)
     tokens = _tokenize(settings, accelerator, prepared, mentions, encoder, progress_bar=progress_bar)
     data = fingerprint(tokens, prepared) + (mentions.fingerprint if mentions else "")
+    start = copy_weights(encoder) if settings.base_fraction else {}
     # Adam with decay in the gradient moves rows that are not in use, too
     kept = range(len(encoder.tokenizer)) if settings.tuning.as_biosyn else encoder.tokenizer.all_special_ids
     table = trim(encoder.transformer, tokens, kept)
@@ -103,16 +105,18 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
     encoder.to(accelerator.device)
     task = _task(settings, prepared, mentions, encoder, tokens, sampler)
     total = settings.epochs * task.sampler.steps_per_epoch if settings.max_steps is None else settings.max_steps
-    optim = settings.optim
+    optim, processes = settings.optim, accelerator.num_processes
     decay = optim.weight_decay if optim.frozen_layers is None else 0.0  # of embeddings that are not in training
     rate = schedule(optim.schedule, warmup_steps=optim.warmup_steps, total_steps=total)
 
-    def whole_table_after(steps: int) -> AbstractContextManager[None]:
-        factors = (1 - optim.learning_rate * rate(step) * decay for step in range(steps))
-        return whole_table(encoder.transformer, table, math.prod(factors))
+    @contextmanager
+    def saved_weights(steps: int) -> Iterator[None]:  # of the model as it is evaluated and saved
+        factor = math.prod(1 - optim.learning_rate * rate(step) * decay for step in range(steps))
+        with whole_table(encoder.transformer, table, factor), interpolated(encoder, start, settings.base_fraction):
+            yield
 
     def scores_after(steps: int) -> dict[str, Any]:
-        with whole_table_after(steps):
+        with saved_weights(steps):
             return evaluate(encoder) if evaluate else {}
 
     trainer = _trainer(
@@ -123,18 +127,15 @@ def train(settings: Settings, *, progress_bar: bool = False) -> Path:
         task=task,
         rate=rate,
         evaluate=scores_after if evaluate else None,
-        identity=_identity(
-            settings, base=encoder.content_hash, data=data, steps=total, processes=accelerator.num_processes
-        ),
+        identity=_identity(settings, base=encoder.content_hash, data=data, steps=total, processes=processes),
         total_steps=total,
         progress_bar=progress_bar,
     )
     steps = trainer.run(resume=resume)
     if accelerator.is_main_process:
-        metadata, evaluation = _metadata(settings, prepared, steps), _card_evaluation(settings, name_set)
-        if mentions and isinstance(task.head, SparseWeight):
-            metadata = _tuned(metadata, mentions, task.head, as_biosyn=settings.tuning.as_biosyn)
-        with whole_table_after(steps):
+        metadata = _metadata(settings, prepared, steps, mentions, task.head)
+        evaluation = _card_evaluation(settings, name_set)
+        with saved_weights(steps):
             encoder.save_pretrained(settings.output / "model", overwrite=True, metadata=metadata, evaluation=evaluation)
         write_report(settings.output)
     accelerator.end_training()
@@ -152,7 +153,9 @@ def _prepare_output(settings: Settings, accelerator: Accelerator) -> None:
         accelerator.init_trackers("xsap")
 
 
-def _metadata(settings: Settings, name_set: NameSet, steps: int) -> dict[str, Any]:
+def _metadata(
+    settings: Settings, name_set: NameSet, steps: int, mentions: MentionSet | None, head: nn.Module | None
+) -> dict[str, Any]:
     """What `xsap.json` and the model card state of the run; no path, as a model may be shared."""
     sampling, batch, loss, optim = settings.sampling, settings.batch, settings.loss, settings.optim
     metadata: dict[str, Any] = {
@@ -170,10 +173,15 @@ def _metadata(settings: Settings, name_set: NameSet, steps: int) -> dict[str, An
             "learning_rate": optim.learning_rate,
             "schedule": optim.schedule,
             "mixed_precision": settings.mixed_precision,
+            "base_fraction": settings.base_fraction or None,
             "seed": settings.seed,
         },
     }
-    return metadata | ({VOCABULARY_FROM: dict(name_set.sources)} if settings.base == "scratch" else {})
+    if settings.base == "scratch":
+        metadata[VOCABULARY_FROM] = dict(name_set.sources)
+    if mentions is None or not isinstance(head, SparseWeight):
+        return metadata
+    return _tuned(metadata, mentions, head, as_biosyn=settings.tuning.as_biosyn)
 
 
 def _tuned(metadata: dict[str, Any], mentions: MentionSet, head: SparseWeight, *, as_biosyn: bool) -> dict[str, Any]:
