@@ -36,6 +36,7 @@ TYPES = CONCEPT_LISTS[0]
 DEFINITION_COLUMN, PARENTS = "definition", "parents"
 FIELDS = (*NAMES_SCHEMA.names, *CONCEPT_LISTS, DEFINITION_COLUMN, PARENTS)
 _ROWS_PER_CHUNK = 10_000
+_COLUMN_REMEDY = f"; name the file's own with --column, such as --column {ID}=HEADER"
 NAMES_PER_BATCH = 100_000  # Python objects held before they become an Arrow table
 
 # Keys of a JSON line that is a concept: scispaCy's and xMEN's, and those of dictionaries in the UMLS's terms.
@@ -225,13 +226,16 @@ def _read_text_rows(
     text = open_delimited(
         path, encoding=layout.encoding, header_row=layout.header_row, on_long_row=partial(reject, rejects, path)
     )
-    yield from _with_header(path, text.rows, required, rejects)
+    yield from _with_header(path, text.rows, required, rejects, _COLUMN_REMEDY)
     remarks += [*text.notes, *(f"{reason}: {count:,}" for reason, count in text.repairs.items())]
 
 
 def _read_table_rows(layout: Layout, remarks: list[str], path: Path, required: Sequence[str]) -> NumberedRows:
     table = open_table(path, sheet=layout.sheet, encoding=layout.encoding, header_row=layout.header_row)
-    columns = {name: table.column_index(name) for name in required}
+    try:
+        columns = {name: table.column_index(name) for name in required}
+    except DataError as error:
+        raise DataError(f"{error}{_COLUMN_REMEDY}") from None
     columns |= {name: at for at, name in enumerate(table.header) if table.header.count(name) == 1}
     number = layout.header_row
     for chunk in table.chunks(_ROWS_PER_CHUNK):
@@ -249,14 +253,17 @@ def read_tsv_rows(path: Path, required: Sequence[str], rejects: Rejects | None =
 
 
 def _with_header(
-    path: Path, rows: Iterator[tuple[int, list[str]]], required: Sequence[str], rejects: Rejects | None
+    path: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    required: Sequence[str],
+    rejects: Rejects | None,
+    remedy: str = "",
 ) -> NumberedRows:
     at, header = next(rows, (1, []))
     missing = [column for column in required if column not in header]
     if missing:
-        raise DataError(
-            f"{path}:{at}: expected a header with the column '{missing[0]}', found {', '.join(header) or 'an empty file'}"
-        )
+        found = ", ".join(header) + remedy if header else "an empty file"
+        raise DataError(f"{path}:{at}: expected a header with the column '{missing[0]}', found {found}")
     for number, row in rows:
         if len(row) == len(header):
             yield number, dict(zip(header, row, strict=True))

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -102,6 +103,17 @@ WRITTEN = {
 }
 
 
+@pytest.mark.parametrize("ending", ["csv", "xlsx", "parquet"])
+def test_missing_column_is_refused_with_the_option_that_names_it(tmp_path, ending):
+    file, rows = tmp_path / f"x.{ending}", pd.DataFrame({"Code": ["A"], "name": ["fever"], "language": ["en"]})
+    write = {"csv": rows.to_csv, "xlsx": rows.to_excel, "parquet": rows.to_parquet}[ending]
+    write(file, index=False)
+    with pytest.raises(DataError, match="a column 'concept_id'|the column 'concept_id'") as caught:
+        read_list(file)
+    assert str(caught.value).count("--column concept_id=HEADER") == 1
+    assert read_list(file, columns={"concept_id": "Code"})[1].kept == 1
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_list_formats_give_the_same_terminology(tmp_path, name):
     (tmp_path / name).write_bytes(WRITTEN[name].encode())
@@ -168,7 +180,12 @@ def test_id_name_lines_are_read(tmp_path_factory, pairs):
             ":2: a name has no kind 'synonim'; did you mean 'synonym'?",
         ),
         ("x.tsv", "", {}, ":1: expected a header with the column 'concept_id', found an empty file"),
-        ("x.tsv", "id\tname\n", {}, ":1: expected a header with the column 'concept_id', found id, name"),
+        (
+            "x.tsv",
+            "id\tname\n",
+            {},
+            ":1: expected a header with the column 'concept_id', found id, name; name the file's own with --column, such as --column concept_id=HEADER",
+        ),
         ("x.tsv", "concept_id\tname\n", {"columns": {"name": "term"}}, ":1: expected a header with the column 'term'"),
         ("x.csv", 'concept_id,name,language\nA,"b" c,en\n', {}, ":2: expected CSV as in RFC 4180"),
         (
