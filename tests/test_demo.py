@@ -50,6 +50,9 @@ def languages_of(folder, name):
 def assert_shown(done, folder):
     assert done.returncode == 0, done.stderr
     assert {"de", "ja", "tr"} <= languages_of(folder, "before.json") == languages_of(folder, "after.json")
+    assert languages_of(folder, "all.json") == languages_of(folder, "after.json")
+    (header,) = [line for line in done.stdout.splitlines() if line.startswith("| language")]
+    assert [name for name in ("Acc@1 before", "Acc@1 after", "Acc@1 after, all names") if name not in header] == []
     assert (folder / "demo" / "linking.png").stat().st_size > 0
     assert "German" in done.stdout
     assert "\nBrustschmerzen\n" in done.stdout
@@ -75,7 +78,6 @@ def test_demo_starts_from_a_model_in_a_wheel(tiny_folder, fetch_from, shell, tmp
     assert trained["hidden_size"] == json.loads((tiny_folder / "config.json").read_text())["hidden_size"]
 
 
-@pytest.mark.slow
 def test_demo_starts_from_a_given_model(tiny_folder, shell, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "mine")
     done = shell(f"BASE=mine {ROOT}/examples/demo.sh {SHORT}", tmp_path)
