@@ -74,8 +74,8 @@ def train_cross_encoder(
     frozen_layers: Annotated[
         int | None, typer.Option(min=0, help="Number of lowest layers that are not trained, with the embeddings.")
     ] = None,
-    context_tokens: Annotated[int, typer.Option(help="Maximum tokens of a mention with its context.")] = 48,
-    candidate_tokens: Annotated[int, typer.Option(help="Maximum tokens of a candidate.")] = 16,
+    context_tokens: Annotated[int, typer.Option(help="Maximum tokens of a mention with its context.")] = 40,
+    candidate_tokens: Annotated[int, typer.Option(help="Maximum tokens of a candidate.")] = 12,
     minutes: Annotated[float | None, typer.Option(min=0, help="Minutes after which training stops.")] = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run: log and checkpoints. By default OUT.run.")

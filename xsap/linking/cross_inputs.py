@@ -19,7 +19,7 @@ from xsap.linking.rerank import RerankCandidate, RerankQuery
 from xsap.text import TextPolicy, normalize_all
 
 MARKERS = ("[Ms]", "[Me]")  # before and after a mention
-CONTEXT_TOKENS, CANDIDATE_TOKENS = 48, 16
+CONTEXT_TOKENS, CANDIDATE_TOKENS = 40, 12
 _CHARACTERS_PER_TOKEN = 12  # of text that is tokenized on either side, where few tokens of it are kept
 
 
