@@ -70,7 +70,10 @@ class Target:
 
     def __str__(self) -> str:
         verdict, bound = "met" if self.met else "MISSED", "most" if self.at_most else "least"
-        return f"{verdict}: {self.what} {format_figure(self.value)}, target at {bound} {self.limit:g}"
+        figure = format_figure(self.value)
+        if not self.met and float(figure.replace(",", "")) == self.limit:
+            figure = f"{self.value:.7g}"  # rounded, it would look like a target that is met
+        return f"{verdict}: {self.what} {figure}, target at {bound} {self.limit:g}"
 
 
 def target(what: str, value: float, limit: float, *, at_most: bool = False) -> Target:

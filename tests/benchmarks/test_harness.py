@@ -41,6 +41,14 @@ def test_target_is_met_at_its_limit(value, limit, at_most, met):
     assert found.met is met
 
 
+@pytest.mark.parametrize(
+    ("value", "limit", "at_most", "shown"),
+    [(20.03, 20, True, "MISSED: x 20.03,"), (999.7, 1000, False, "MISSED: x 999.7,"), (20, 20, True, "met: x 20,")],
+)
+def test_missed_target_never_looks_met(value, limit, at_most, shown):
+    assert str(target("x", value, limit, at_most=at_most)).startswith(shown)
+
+
 def test_missed_target_is_named_and_exits_with_3():
     targets = [target("speed-up", 8.4567, 8), target("seconds", 1.25, 1, at_most=True)]
     assert list(map(str, targets)) == [
