@@ -306,7 +306,8 @@ def _rows_of_json(line: str, headers: Mapping[str, str], required: Sequence[str]
     is_concept = isinstance(row, dict) and _is_concept(row)
     needed = set(required) - {headers[ID], headers[NAME]} if is_concept else required
     if not isinstance(row, dict) or any(row.get(key) is None for key in needed):
-        raise DataError(f"{where}: expected a JSON object with {', '.join(required)}, found {line[:80]}")
+        remedy = _COLUMN_REMEDY if isinstance(row, dict) else ""
+        raise DataError(f"{where}: expected a JSON object with {', '.join(required)}, found {line[:80]}{remedy}")
     cells = {h: (_text if h == headers[ID] else _cell)(row.get(h), h, where) for h in headers.values()}
     return [cells | name_cells for name_cells in (_names_of_concept(row, headers, where) if is_concept else [{}])]
 

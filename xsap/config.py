@@ -179,7 +179,7 @@ class Settings(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="Fraction of the base's weights in the saved model, the rest being the trained ones; keeps more of what the base knows.",
+        description="Saved weights: base_fraction × those of the base + (1 - base_fraction) × the trained ones. Above 0, the model keeps more of what its base knows.",
     )
     terminology: Path | None = Field(default=None, description="Terminology folder to train on.")
     pairs: Path | None = Field(

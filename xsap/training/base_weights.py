@@ -25,7 +25,7 @@ def interpolated(module: nn.Module, base: Mapping[str, Tensor], fraction: float)
     Args:
         module: The model.
         base: What `copy_weights` returned for the base model, with the same names and shapes; unused if fraction is 0.
-        fraction: Of the base's weights, from 0 to below 1.
+        fraction: Weight of the base, at least 0 and less than 1.
     """
     if not fraction:
         yield
