@@ -87,6 +87,11 @@ def test_definitions_and_parents_are_those_of_a_plain_loop(
     assert (index.definition_of("unknown"), index.parents_of("unknown")) == (None, [])
 
 
+def test_of_other_vocabularies_definitions_the_first_by_source_is_kept():
+    given = [("C1", "en", "x", "U"), ("C1", "en", "z", "S"), ("C1", "en", "y", "S")]
+    assert index_of(with_details([("C1", "en", "a", "T")], given)).definition_of("C1") == "y"
+
+
 TERM = with_details(
     [("C1", "en", "fever", "S"), ("C2", "de", "hohes Fieber", "S"), ("C3", "en", "very high fever", "S")],
     [("C1", "de", "warm", "S"), ("C1", "en", "hot", "S"), ("C3", "fr", "chaud", "S")],

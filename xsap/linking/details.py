@@ -1,7 +1,8 @@
 """What an index knows of its concepts beside their names: a definition in each language, and the broader concepts of each.
 
 Both come from the terminology and are files of their own, so an index of a terminology without them is as it always was, and one that was made
-before opens. Where a concept has several definitions in one language, that of the concept's own vocabulary is kept, else the first by source.
+before opens. Where a concept has several definitions in one language, that of the concept's own vocabulary is kept, else the first by source; of
+several of one source, the first by text.
 Where the index has no names of a broader concept, the nearest ones above it take its place.
 """
 
@@ -90,19 +91,16 @@ def build_details(batches: Batches, concepts: pa.Table) -> ConceptDetails | None
 
 
 def _definitions(batches: Batches, ids: pa.Array, vocabularies: pa.Array) -> pa.Table:
-    parts = [INDEX_DEFINITIONS_SCHEMA.append(pa.field("foreign", pa.int8())).empty_table()]
+    more = [pa.field("foreign", pa.int8()), pa.field("source", pa.string())]
+    parts = [pa.schema([*INDEX_DEFINITIONS_SCHEMA, *more]).empty_table()]
     for batch in batches("definitions", DEFINITIONS_SCHEMA.names, _ROWS):
         known = batch.filter(pc.is_in(batch["concept_id"], ids))
         concept = pc.index_in(known["concept_id"], ids)
         foreign = pc.cast(pc.not_equal(known["source"], vocabularies.take(concept)), pa.int8())
-        columns = [concept, known["language"], known["definition"], foreign]
+        columns = [concept, known["language"], known["definition"], foreign, known["source"]]
         parts.append(pa.table(columns, schema=parts[0].schema))
-    # the terminology's order is by source, and so stays that of equals
-    rows = pa.concat_tables(parts)
-    rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
-    rows = rows.sort_by(
-        [(column, "ascending") for column in ("concept", "language", "foreign", "row")]
-    ).combine_chunks()
+    order = [(column, "ascending") for column in ("concept", "language", "foreign", "source", "definition")]
+    rows = pa.concat_tables(parts).sort_by(order).combine_chunks()
     firsts = np.ones(rows.num_rows, bool)
     if rows.num_rows:
         same = [pc.equal(rows[c].slice(1), rows[c].slice(0, rows.num_rows - 1)) for c in ("concept", "language")]
