@@ -87,9 +87,9 @@ def test_another_name_is_an_attribute_error(name):
 
 
 def test_errors_have_one_base_class_and_no_other():
-    from xsap.errors import ArtifactError, ConfigError, DataError, XsapError
+    from xsap.errors import ArtifactError, ConfigError, DataError, RerankerError, XsapError
 
-    kinds = {ArtifactError, ConfigError, DataError}
+    kinds = {ArtifactError, ConfigError, DataError, RerankerError}
     assert set(XsapError.__subclasses__()) == kinds
     assert all(kind.__mro__[1:] == (XsapError, Exception, BaseException, object) for kind in kinds)
 

@@ -23,6 +23,10 @@ class DataError(XsapError):
     """An input file of names, concepts, pairs or mentions that is missing or malformed."""
 
 
+class RerankerError(XsapError):
+    """A re-ranker of the user's own that does not answer, or with something else than scores."""
+
+
 class ArtifactError(XsapError):
     """A folder made by xsap that is missing, damaged, of another format, or does not match another one."""
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from xsap.errors import ConfigError, DataError
+from xsap.errors import ConfigError, DataError, RerankerError
 from xsap.linking.ranking import Filter
 from xsap.linking.results import Candidate, Result
 from xsap.server.link_queue import LinkOptions, LinkQueue, LinkRequest, QueueFullError
@@ -24,6 +24,8 @@ class GatedLinker:
         self.calls.append((list(mentions), list(languages), top_k, filter))
         self.begun.set()
         assert self.gate.wait(30)
+        if "unranked" in mentions:
+            raise RerankerError("no answer")
         if "bad" in mentions:
             raise DataError("bad")
         return [
@@ -92,6 +94,20 @@ def test_an_error_reaches_the_request_that_caused_it_alone():
     assert ids(other) == ["c/lc"]
     with pytest.raises(DataError):
         bad.result(30)
+    queue.close()
+
+
+def test_a_reranker_that_fails_is_asked_once_for_all_that_wait_together():
+    linker = GatedLinker()
+    queue = LinkQueue(linker, max_batch=10, max_waiting=100)
+    queue.submit([request_of("a")])
+    assert linker.begun.wait(30)
+    waiting = queue.submit([request_of("b"), request_of("unranked"), request_of("c")])
+    linker.gate.set()
+    for each in waiting:
+        with pytest.raises(RerankerError):
+            each.result(30)
+    assert [call[0] for call in linker.calls] == [["a"], ["b", "unranked", "c"]]
     queue.close()
 
 

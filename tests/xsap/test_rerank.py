@@ -19,7 +19,7 @@ from tests.fixtures.encoders import LOWER, tiny_encoder, train_unigram
 from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding.token_vectors import TokenVectors, lowest_layers, token_vectors
-from xsap.errors import ArtifactError, ConfigError, DataError
+from xsap.errors import ArtifactError, ConfigError, RerankerError
 from xsap.evaluation.context_ablation import ablate_context
 from xsap.linking.cross_encoder import CrossEncoder, join_tokens, with_markers
 from xsap.linking.cross_inputs import MARKERS, InputWindows, candidate_text, cross_inputs
@@ -286,7 +286,7 @@ def test_a_reranker_that_reads_no_context_is_asked_once_for_equal_mentions(folde
     "given", [None, [[0.1]], [["a", "b"]], [[0.1, float("nan")]], [[True, False]], "ab", [0.1, 0.2]]
 )
 def test_scores_of_a_function_are_checked(given):
-    with pytest.raises(DataError, match="the re-ranking function: expected"):
+    with pytest.raises(RerankerError, match="the re-ranking function: expected"):
         FunctionReranker(lambda queries: given).score([query_of(["a", "b"])])
 
 
@@ -379,12 +379,12 @@ def test_a_service_gets_the_documented_json_and_is_named_once(folders, service, 
     ],
 )
 def test_a_service_that_fails_is_named(service, path, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(RerankerError, match=message):
         HttpReranker(f"{service[0]}/{path}", seconds=0.3 if path == "slow" else 20).score([query_of(["a", "b"])])
 
 
 def test_a_redirect_is_not_followed(service):
-    with pytest.raises(DataError, match=r"found the answer 302 Found to /rerank; give that address"):
+    with pytest.raises(RerankerError, match=r"found the answer 302 Found to /rerank; give that address"):
         HttpReranker(f"{service[0]}/moved").score([query_of(["a", "b"])])
     assert len(service[1]) == 1
 
@@ -396,7 +396,7 @@ def test_a_context_with_half_of_a_surrogate_pair_is_sent(service):
 
 
 def test_a_service_that_is_not_there_is_named():
-    with pytest.raises(DataError, match="Is the service running"):
+    with pytest.raises(RerankerError, match="Is the service running"):
         HttpReranker("http://127.0.0.1:9/rerank", seconds=5).score([query_of(["a"])])
 
 

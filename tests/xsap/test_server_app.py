@@ -11,6 +11,8 @@ from starlette.testclient import TestClient
 from tests.fixtures.reconciliation_schemas import judge
 from tests.fixtures.service import ODD_ID, SCRIPT, mentions_of, small_linker
 from xsap.errors import ConfigError
+from xsap.linking.linker import Linker
+from xsap.linking.rerank_hook import HttpReranker
 from xsap.server.app import ServiceLimits, create_service
 from xsap.server.requests import MAX_BODY_BYTES, RequestError, read_body
 
@@ -508,3 +510,20 @@ def test_health_and_metrics_count_what_happened(linker):
     types = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(types) == len(set(types))
     assert "script" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/link", {"json": {"mentions": ["High temperature"]}}),
+        ("POST", "/reconcile/0.2", {"data": {"queries": json.dumps({"q0": {"query": "High temperature"}})}}),
+        ("POST", "/reconcile/1.0/match", {"json": {"queries": [{"conditions": [{"matchType": "name", "propertyValue": "High temperature"}]}]}}),
+        ("GET", "/reconcile/0.2/suggest/entity?prefix=High%20temperature", {}),
+        ("GET", "/fhir/r4/ValueSet/$expand?url=http://localhost:8000/fhir/r4/ValueSet/index&filter=High%20temperature", {}),
+    ],
+)  # fmt: skip
+def test_a_reranker_that_fails_is_a_bad_gateway_and_never_an_empty_answer(linker, method, path, body):
+    broken = Linker(linker.encoder, linker.index, reranker=HttpReranker("http://127.0.0.1:9/rerank", seconds=5))
+    with TestClient(create_service(broken, linker.index), base_url=BASE) as opened:
+        answer = opened.request(method, path, **body)
+    assert (answer.status_code, "Is the service running?" in answer.text) == (502, True), answer.text

@@ -13,7 +13,7 @@ from itertools import accumulate
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
-from xsap.errors import DataError
+from xsap.errors import RerankerError
 from xsap.linking.mention_context import MentionContext
 
 RERANKED = 16  # candidates of a mention that are scored again
@@ -103,21 +103,21 @@ def checked_scores(queries: Sequence[RerankQuery], given: Any, what: str) -> lis
         what: What it is, for errors.
 
     Raises:
-        DataError: These are not finite numbers, one for each candidate of each query.
+        RerankerError: These are not finite numbers, one for each candidate of each query.
     """
     lists = _as_list(given)
     if lists is None or len(lists) != len(queries):
         found = f"{given!r:.60}" if lists is None else f"{len(lists):,} lists"
-        raise DataError(f"{what}: expected a list of scores for each of {len(queries):,} mentions, found {found}")
+        raise RerankerError(f"{what}: expected a list of scores for each of {len(queries):,} mentions, found {found}")
     checked = []
     for query, part in zip(queries, lists, strict=True):
         expected = f"{what}: expected {len(query.candidates)} scores for '{query.mention[:40]}'"
         scores = _as_list(part)
         if scores is None or len(scores) != len(query.candidates):
-            raise DataError(f"{expected}, found {part!r:.60}")
+            raise RerankerError(f"{expected}, found {part!r:.60}")
         numbers = [_as_finite(score) for score in scores]
         if None in numbers:
-            raise DataError(f"{expected}, each a finite number; found {scores[numbers.index(None)]!r:.40}")
+            raise RerankerError(f"{expected}, each a finite number; found {scores[numbers.index(None)]!r:.40}")
         checked.append([number for number in numbers if number is not None])
     return checked
 

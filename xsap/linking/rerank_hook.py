@@ -30,7 +30,7 @@ from urllib.request import (
     Request,
 )
 
-from xsap.errors import ConfigError, DataError
+from xsap.errors import ConfigError, RerankerError
 from xsap.linking.rerank import RerankCandidate, RerankQuery, checked_scores
 
 QUERIES_PER_REQUEST = 32
@@ -58,7 +58,7 @@ class FunctionReranker:
     content_hash: str | None = None
 
     def score(self, queries: Sequence[RerankQuery]) -> Sequence[Sequence[float]]:
-        """The function's scores. Raises DataError if these are not finite numbers, one for each candidate."""
+        """The function's scores. Raises RerankerError if these are not finite numbers, one for each candidate."""
         return checked_scores(queries, self.function(queries), "the re-ranking function")
 
 
@@ -106,7 +106,7 @@ class HttpReranker:
         """The service's scores.
 
         Raises:
-            DataError: It does not answer, or with something else than scores.
+            RerankerError: It does not answer, or with something else than scores.
         """
         if not self._announced and queries:
             logger.info(
@@ -133,14 +133,16 @@ class HttpReranker:
                 return json.loads(_read(answer, until, self.url))
         except HTTPError as error:
             moved = f" to {error.headers['Location']}; give that address" if error.headers.get("Location") else ""
-            raise DataError(
+            raise RerankerError(
                 f"{self.url}: expected scores, found the answer {error.code} {error.reason}{moved}"
             ) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise DataError(f"{self.url}: expected an answer, found none ({reason}). Is the service running?") from None
+            raise RerankerError(
+                f"{self.url}: expected an answer, found none ({reason}). Is the service running?"
+            ) from None
         except (ValueError, RecursionError):
-            raise DataError(f"{self.url}: expected JSON with scores, found something else") from None
+            raise RerankerError(f"{self.url}: expected JSON with scores, found something else") from None
 
 
 def _opener() -> OpenerDirector:
@@ -152,12 +154,12 @@ def _opener() -> OpenerDirector:
 
 
 def _read(answer: HTTPResponse, until: float, url: str) -> bytes:
-    """The body of an answer. Raises DataError for more than _MAX_ANSWER_BYTES, and TimeoutError if it is not complete in time."""
+    """The body of an answer. Raises RerankerError for more than _MAX_ANSWER_BYTES, and TimeoutError if it is not complete in time."""
     parts: list[bytes] = []
     while part := answer.read1(_BYTES_PER_READ):
         parts.append(part)
         if sum(map(len, parts)) > _MAX_ANSWER_BYTES:
-            raise DataError(f"{url}: expected scores, found an answer of more than {_MAX_ANSWER_BYTES >> 20} MB")
+            raise RerankerError(f"{url}: expected scores, found an answer of more than {_MAX_ANSWER_BYTES >> 20} MB")
         if monotonic() > until:
             raise TimeoutError("the answer was not complete in time")
     return b"".join(parts)

@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xsap import __version__
-from xsap.errors import ConfigError, XsapError
+from xsap.errors import ConfigError, RerankerError, XsapError
 from xsap.linking.index import Index
 from xsap.server.concepts import ConceptTable
 from xsap.server.fhir_routes import FHIR_PREFIX, fhir_routes
@@ -109,6 +109,7 @@ def create_service(
         exception_handlers={
             RequestError: _on_request_error,
             XsapError: _on_user_error,
+            RerankerError: _on_reranker_error,
             QueueFullError: _on_full_queue,
             HTTPException: _on_http_error,
         },
@@ -168,6 +169,11 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 async def _on_user_error(request: Request, error: Exception) -> Response:
     del request
     return _error(400, str(error))
+
+
+async def _on_reranker_error(request: Request, error: Exception) -> Response:
+    del request
+    return _error(502, str(error))
 
 
 async def _on_full_queue(request: Request, error: Exception) -> Response:

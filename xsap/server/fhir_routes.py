@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from xsap.errors import XsapError
+from xsap.errors import RerankerError, XsapError
 from xsap.exchange.fhir import RELEASES, Release
 from xsap.exchange.fhir_capabilities import capability_statement, code_systems, terminology_capabilities
 from xsap.exchange.fhir_terminology import (
@@ -79,6 +79,8 @@ def fhir_routes(queue: LinkQueue, index: Index, table: ConceptTable, public_url:
                 return _resource(error.outcome(), error.status)
             except RequestError as error:
                 return _resource(operation_outcome(_KINDS.get(error.status, "invalid"), error.message), error.status)
+            except RerankerError as error:
+                return _resource(operation_outcome("transient", str(error)), 502)
             except XsapError as error:
                 return _resource(operation_outcome("invalid", str(error)), 400)
             except QueueFullError as error:

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from xsap.errors import ConfigError
+from xsap.errors import ConfigError, RerankerError
 from xsap.linking.ranking import Filter
 from xsap.linking.results import Result
 from xsap.terms.abbreviations import Abbreviations
@@ -201,8 +201,11 @@ class LinkQueue:
                 )
             )
         except BaseException as error:  # whatever it is, a client waits for it
-            if len(jobs) == 1:
-                jobs[0][1].set_exception(error)
+            if len(jobs) == 1 or isinstance(
+                error, RerankerError
+            ):  # which would fail again for each, perhaps after minutes
+                for _, future in jobs:
+                    future.set_exception(error)
             else:
                 for job in jobs:
                     self._link([job])

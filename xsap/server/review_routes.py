@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from xsap.errors import XsapError
+from xsap.errors import RerankerError, XsapError
 from xsap.exchange.code_systems import Vocabularies
 from xsap.exchange.mapping import MAPS_TO, Equivalence, MappedConcept, Signature, Status
 from xsap.languages import UNKNOWN
@@ -281,7 +281,7 @@ def _file(path: str, name: str) -> Route:
 
 
 def _post(path: str, body_type: type[B], function: Callable[[B], dict[str, Any]]) -> Route:
-    """A route that answers a checked body with JSON; a user error is answered with its line and status 400."""
+    """A route that answers a checked body with JSON; a user error is answered with its line and status 400, or 502 if a re-ranker of the user's own failed."""
     adapter = TypeAdapter(body_type)
 
     async def answer(request: Request) -> Response:
@@ -292,7 +292,7 @@ def _post(path: str, body_type: type[B], function: Callable[[B], dict[str, Any]]
         except RequestError as error:
             return JSONResponse({"error": error.message}, error.status)
         except XsapError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return JSONResponse({"error": str(error)}, 502 if isinstance(error, RerankerError) else 400)
 
     endpoint: Callable[[Request], Awaitable[Response]] = answer
     return Route(path, endpoint, methods=["POST"])
