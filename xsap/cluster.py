@@ -39,6 +39,7 @@ from xsap.linking.encoder_spec import EncoderSpec, short_hash
 from xsap.linking.index_files import INDEX_KIND, index_hash
 from xsap.linking.linker import Linker
 from xsap.linking.ranking import Filter
+from xsap.linking.rerank_choice import LATE, NO_RERANKING, choice_identity
 from xsap.search.vectors import Floats, Rows
 from xsap.tabular.answers import Answer, with_answers
 from xsap.tabular.link_file import Query, answers_to, queries_of
@@ -134,30 +135,43 @@ def model_location(model: Path | str) -> str:
     return str(Path(model).absolute()) if Path(model).exists() else str(model)
 
 
-def _reranker_location(rerank: Path | str) -> str:
-    """A folder's absolute path; an address, `late` and `none` as they are."""
-    return str(Path(rerank).absolute()) if Path(rerank).is_dir() else str(rerank)
-
-
-def index_location(index: Path | str, options: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+class IndexLocation(NamedTuple):
     """An index as workers open it.
 
-    Args:
-        index: Its folder.
-        options: Of `Linker.load`.
-
-    Returns:
-        Its absolute path, its content hash, and the options with the absolute paths of the model and the re-ranker.
-
-    Raises:
-        ArtifactError: There is no index.
+    Attributes:
+        path: Its absolute path.
+        content_hash: Of the index.
+        options: Of `Linker.load`, with the absolute paths of the model and the re-ranker.
+        reranker: Its content hash, or its name, if the options name one.
     """
-    locations = (("model", model_location), ("rerank", _reranker_location))
-    located = dict(options)
-    for name, locate in locations:
-        if options.get(name) is not None:
-            located[name] = locate(options[name])
-    return str(Path(index).absolute()), index_hash(read_manifest(index, INDEX_KIND)), located
+
+    path: str
+    content_hash: str
+    options: dict[str, Any]
+    reranker: str | None
+
+
+def index_location(index: Path | str, options: Mapping[str, Any]) -> IndexLocation:
+    """An index, by its folder and options of `Linker.load`. Raises ArtifactError if it is none, or the re-ranker is none."""
+    places = {
+        name: options[name] for name in ("model", "rerank") if options.get(name) not in (None, LATE, NO_RERANKING)
+    }
+    located = dict(options) | {name: model_location(given) for name, given in places.items()}
+    content_hash = index_hash(read_manifest(index, INDEX_KIND))
+    return IndexLocation(str(Path(index).absolute()), content_hash, located, _reranker(located))
+
+
+def _reranker(options: Mapping[str, Any]) -> str | None:
+    return (choice_identity(options.get("rerank")) or {}).get("reranker")
+
+
+def check_hash(kind: str, path: str, found: str | None, expected: str | None) -> None:
+    """Raise ArtifactError if what a node has at a path is not what the others have."""
+    if found != expected:
+        raise ArtifactError(
+            f"{path} on node {socket.gethostname()} is another {kind} ({short_hash(found)}) than here "
+            f"({short_hash(expected)}); use the same {kind} on all nodes"
+        )
 
 
 @contextmanager
@@ -184,7 +198,7 @@ def encode_groups(workers: WorkerSpec, model: Path | str, spec: EncoderSpec) -> 
     """What `build_index` encodes with.
 
     Args:
-        workers: The cluster's workers.
+        workers: Of the cluster.
         model: The model's folder, which all nodes must have, or its hub id.
         spec: The encoder of the index.
     """
@@ -222,17 +236,15 @@ class EncodeWorker:
 
     @cached_property
     def _opened(self) -> tuple[Encoder, pa.ChunkedArray]:
-        node, spec, device = f"on node {socket.gethostname()}", self._spec, self._workers.start_worker()
+        spec, device = self._spec, self._workers.start_worker()
         options: dict[str, Any] = {"pooling": spec.pooling, "max_length": spec.max_length, "policy": spec.policy}
         options["revision"] = spec.revision
         encoder = Encoder.from_pretrained(self._model, device=device, **options | {"dtype": spec.dtype})
-        if encoder.content_hash != spec.content_hash:
-            found, expected = short_hash(encoder.content_hash), short_hash(spec.content_hash)
-            raise ArtifactError(
-                f"{self._model} {node} is another model ({found}) than here ({expected}); use the same model on all nodes"
-            )
+        check_hash("model", self._model, encoder.content_hash, spec.content_hash)
         if not self._file.is_file():
-            raise ConfigError(f"{self._file} is missing {node}; choose a folder for --out that all nodes have")
+            raise ConfigError(
+                f"{self._file} is missing on node {socket.gethostname()}; choose a folder for --out that all nodes have"
+            )
         return encoder, pa.ipc.open_file(pa.memory_map(str(self._file))).read_all()["name"]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -258,9 +270,10 @@ class RayLinkers:
             ArtifactError: There is no index.
         """
         self._ray, self.at_once = find_ray(), workers.workers
-        path, self.content_hash, located = index_location(index, options)
+        location = index_location(index, options)
+        self.content_hash = location.content_hash
         kind = self._ray.remote(LinkWorker).options(max_restarts=-1, **workers.resources())
-        actors = [kind.remote(workers, path, self.content_hash, located) for _ in range(workers.workers)]
+        actors = [kind.remote(workers, location) for _ in range(workers.workers)]
         self._starting = {actor.ready.remote(): actor for actor in actors}
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
@@ -303,20 +316,17 @@ class RayLinkers:
 
 
 class LinkWorker:
-    """A linker on a worker, opened with the first queries; its index must have the given content hash."""
+    """A linker on a worker, opened with the first queries; its index and its re-ranker must have the given content hashes."""
 
-    def __init__(self, workers: WorkerSpec, index: str, content_hash: str, options: Mapping[str, Any]) -> None:
-        self._workers, self._index, self._content_hash, self._options = workers, index, content_hash, options
+    def __init__(self, workers: WorkerSpec, location: IndexLocation) -> None:
+        self._workers, self._location = workers, location
 
     @cached_property
     def _linker(self) -> Linker:
-        linker = Linker.load(self._index, **({"device": self._workers.start_worker()} | dict(self._options)))
-        if linker.index.content_hash != self._content_hash:
-            found, expected = short_hash(linker.index.content_hash), short_hash(self._content_hash)
-            node = socket.gethostname()
-            raise ArtifactError(
-                f"{self._index} on node {node} is another index ({found}) than here ({expected}); use the same index on all nodes"
-            )
+        where = self._location
+        linker = Linker.load(where.path, **({"device": self._workers.start_worker()} | where.options))
+        check_hash("index", where.path, linker.index.content_hash, where.content_hash)
+        check_hash("re-ranker", str(where.options.get("rerank")), _reranker(where.options), where.reranker)
         return linker
 
     def ready(self) -> None:
@@ -413,14 +423,14 @@ class DatasetLinker:
     def __init__(
         self,
         workers: WorkerSpec,
-        location: tuple[str, str, dict[str, Any]],
+        location: IndexLocation,
         column: str,
         language_column: str | None,
         top_k: int,
         wide: bool,
         options: dict[str, Any],
     ) -> None:
-        self._worker, self._column, self._language_column = LinkWorker(workers, *location), column, language_column
+        self._worker, self._column, self._language_column = LinkWorker(workers, location), column, language_column
         self._top_k, self._wide, self._options = top_k, wide, options
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.fixtures.commands import ROOT
 from xsap import cluster
@@ -37,8 +38,12 @@ from xsap.cluster import (
 from xsap.encoding.encoder import Encoder
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.build import build_index, encode_group
+from xsap.linking.cross_encoder import CrossEncoder, with_markers
+from xsap.linking.cross_inputs import InputWindows
 from xsap.linking.encoder_spec import EncoderSpec
+from xsap.linking.index import Index
 from xsap.linking.linker import Linker
+from xsap.linking.rerank_choice import retriever_of
 from xsap.linking.results import Result
 from xsap.tabular.link_file import Query
 from xsap.tabular.writers import Answer
@@ -57,6 +62,13 @@ def index(tmp_path_factory, sample_folder, tiny_folder, encoder):
     folder = tmp_path_factory.mktemp("index") / "index"
     build_index(sample_folder, encoder, folder, model_path=tiny_folder, languages=None)
     return folder
+
+
+def save_reranker(index, folder, head=0.0):
+    opened = Index.load(index)
+    model = CrossEncoder(with_markers(Encoder.from_pretrained(opened.model.path, device="cpu")), InputWindows(12, 8))
+    torch.nn.init.constant_(model.head.weight, head)
+    model.save(folder, retriever=retriever_of(opened), metadata={})
 
 
 # What a worker does
@@ -90,27 +102,45 @@ def test_worker_rejects_another_model_index_or_version_on_its_node(tmp_path, tin
     with pytest.raises(
         ArtifactError, match=r"index on node .* is another index \(.{8}…\) than here \(ffffffff…\); use"
     ):
-        LinkWorker(ALONE, str(index), "f" * 64, {}).answers_to([Query("fever")], 1, False, {})
+        LinkWorker(ALONE, index_location(index, {})._replace(content_hash="f" * 64)).answers_to(
+            [Query("fever")], 1, False, {}
+        )
     with pytest.raises(
         ConfigError, match=r"node .* has xsap 0.*, found 9\.9 here; install the same version everywhere$"
     ):
-        LinkWorker(ALONE._replace(version="9.9"), *index_location(index, {})).answers_to([Query("fever")], 1, False, {})
+        LinkWorker(ALONE._replace(version="9.9"), index_location(index, {})).answers_to([Query("fever")], 1, False, {})
     with pytest.raises(ArtifactError, match="expected an index folder, found nothing there"):
         index_location(tmp_path / "gone", {})
 
 
 def test_workers_get_absolute_paths_of_model_and_reranker(index, tmp_path, monkeypatch):
-    (tmp_path / "reranker").mkdir()
+    save_reranker(index, tmp_path / "reranker")
     monkeypatch.chdir(tmp_path)
     for given, expected in (("reranker", str(tmp_path / "reranker")), ("late", "late"), ("http://x/y", "http://x/y")):
-        assert index_location(index, {"rerank": given, "model": None})[2] == {"rerank": expected, "model": None}
+        location = index_location(index, {"rerank": given, "model": None})
+        assert location.options == {"rerank": expected, "model": None}
+        assert (len(location.reranker or "") == 64) == (given == "reranker")
+    with pytest.raises(ArtifactError, match="gone: expected a reranker folder, found nothing there"):
+        index_location(index, {"rerank": "gone"})
+
+
+def test_worker_rejects_another_reranker_on_its_node(index, tmp_path):
+    save_reranker(index, tmp_path / "reranker")
+    location = index_location(index, {"rerank": tmp_path / "reranker"})
+    assert LinkWorker(ALONE, location).answers_to([Query("fever")], 1, False, {})[0].candidates
+    (tmp_path / "reranker").rename(tmp_path / "here")
+    save_reranker(index, tmp_path / "reranker", head=1.0)  # what the node has
+    with pytest.raises(
+        ArtifactError, match=r"is another re-ranker \(.{8}…\) than here \(.{8}…\); use the same re-ranker on"
+    ):
+        LinkWorker(ALONE, location).answers_to([Query("fever")], 1, False, {})
 
 
 def test_link_worker_matches_one_process(index, sample_names):
     mentions = [*sample_names[:20], "", "no such thing"]
     expected = list(map(Answer.from_result, Linker.load(index, device="cpu").link(mentions, 3)))
     assert (
-        LinkWorker(ALONE, *index_location(index, {})).answers_to([Query(mention) for mention in mentions], 3, False, {})
+        LinkWorker(ALONE, index_location(index, {})).answers_to([Query(mention) for mention in mentions], 3, False, {})
         == expected
     )
 
