@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.notes import note_linker
 from xsap.cli import main
-from xsap.terms.abbreviations import FROM_CONTEXT, FROM_TABLE, Abbreviations, Expansion
+from xsap.terms.abbreviations import FROM_CONTEXT, FROM_TABLE, Abbreviations, Expansion, find_definitions
 from xsap.text_in.document_abbreviations import DocumentAbbreviations
 from xsap.text_in.spans import Span
 
@@ -91,7 +91,7 @@ def test_given_spans_are_written_out_and_no_others_are_added(linker):
 def test_spans_are_in_order_without_overlap_and_none_is_lost(text):
     names = DocumentAbbreviations(Abbreviations(), lambda queries: [[1]] * len(queries))
     before = [Span(at, at + 5) for at in range(len(text)) if text.startswith("fever", at)]
-    [found] = names.with_short_forms([text], ["en"], [before])
+    [found] = names.with_short_forms([text], ["en"], [find_definitions(text)], [before])
     assert set(before) <= set(found)
     assert all(first.end <= second.start for first, second in zip(found, found[1:], strict=False))
     if "defect (ASD)" in text:

@@ -14,7 +14,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.linking.arguments import is_missing, languages_of
 from xsap.linking.mention_context import MentionContext
 from xsap.linking.results import Result
-from xsap.terms.abbreviations import Expansion
+from xsap.terms.abbreviations import Expansion, find_definitions
 from xsap.text_in.document_abbreviations import DocumentAbbreviations
 from xsap.text_in.spans import Span
 from xsap.text_in.words import sentence_at
@@ -129,9 +129,10 @@ def annotate_texts(
             )
             expansions: list[list[Expansion | None]] = [[None] * len(each) for each in own]
             if abbreviations is not None:
+                defined = [find_definitions(text) for text in checked[part]]
                 if spans is None:
-                    own = abbreviations.with_short_forms(checked[part], codes[part], own)
-                expansions = abbreviations.expansions(checked[part], codes[part], own)
+                    own = abbreviations.with_short_forms(checked[part], codes[part], defined, own)
+                expansions = abbreviations.expansions(checked[part], codes[part], defined, own)
             annotated += _link_spans(linker, checked[part], codes[part], own, expansions, top_k, options or {})
             bar.update(len(own))
     return annotated

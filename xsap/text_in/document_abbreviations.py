@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from xsap.linking.preparation import FindHits
 from xsap.linking.rejection import rejection_reason
-from xsap.terms.abbreviations import Abbreviations, Expansion, find_definitions
+from xsap.terms.abbreviations import Abbreviations, Expansion
 from xsap.text import COMBINING_ACCENTS
 from xsap.text_in.spans import Span
 
@@ -30,16 +30,20 @@ class DocumentAbbreviations:
     hits: FindHits
 
     def with_short_forms(
-        self, texts: Sequence[str], languages: Sequence[str], spans: Sequence[Sequence[Span]]
+        self,
+        texts: Sequence[str],
+        languages: Sequence[str],
+        definitions: Sequence[Mapping[str, str]],
+        spans: Sequence[Sequence[Span]],
     ) -> list[list[Span]]:
         """Spans of texts, and the short forms outside of them whose long form is a name.
 
         Args:
             texts: n texts.
             languages: (n,) their languages.
+            definitions: What each defines, by `find_definitions`.
             spans: The spans of each, in order and without overlap.
         """
-        definitions = [find_definitions(text) for text in texts]
         names = self._names([(long, of) for own, of in zip(definitions, languages, strict=True) for long in own.values()])  # fmt: skip
         return [
             _with_places(text, [short for short, long in own.items() if names.get((long, language))], found)
@@ -47,10 +51,13 @@ class DocumentAbbreviations:
         ]
 
     def expansions(
-        self, texts: Sequence[str], languages: Sequence[str], spans: Sequence[Sequence[Span]]
+        self,
+        texts: Sequence[str],
+        languages: Sequence[str],
+        definitions: Sequence[Mapping[str, str]],
+        spans: Sequence[Sequence[Span]],
     ) -> list[list[Expansion | None]]:
         """What each span is linked as; None for as it is. Arguments as for `with_short_forms`."""
-        definitions = [find_definitions(text) for text in texts]
         asked = [
             (text[start:end], language)
             for text, language, own, found in zip(texts, languages, definitions, spans, strict=True)
