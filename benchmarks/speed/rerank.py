@@ -92,7 +92,7 @@ def compare_reranking(
     import torch
 
     from xsap.encoding.encoder import Encoder
-    from xsap.linking.cross_encoder import CrossEncoder, with_markers
+    from xsap.linking.cross_encoder import JOINT_LAYERS, CrossEncoder, with_markers
     from xsap.linking.cross_inputs import InputWindows
     from xsap.linking.late_interaction import LateInteraction
     from xsap.linking.linker import Linker
@@ -103,7 +103,7 @@ def compare_reranking(
     if reranker is None:
         location = str(model or plain.index.model.path)
         encoder = Encoder.from_pretrained(location, pooling=plain.encoder.pooling, device="cpu")
-        cross = CrossEncoder(with_markers(encoder), InputWindows()).eval()
+        cross = CrossEncoder(with_markers(encoder), InputWindows(), joint_layers=JOINT_LAYERS).eval()
     else:
         cross = CrossEncoder.load(reranker, device="cpu")
     rerankers: dict[str, Reranker] = {"cross-encoder": cross, "late interaction": LateInteraction(plain.encoder)}

@@ -25,10 +25,11 @@ from transformers import (
 from tests.fixtures.training import assert_same_weights, read_losses, read_weights
 from xsap import Encoder
 from xsap.config import load_settings
+from xsap.encoding.layers import transformer_layers
 from xsap.encoding.packing import pack, tokenize_names
 from xsap.errors import ConfigError, XsapError
 from xsap.training.dataset import distinct, from_terminology
-from xsap.training.frozen_layers import freeze, transformer_layers
+from xsap.training.frozen_layers import freeze
 from xsap.training.losses import info_nce
 from xsap.training.mining import all_pairs
 from xsap.training.run import train

@@ -2,9 +2,11 @@
 
 import json
 import pickle  # of references, see Linker.__reduce__
+import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ from tokenizers.processors import TemplateProcessing
 from tests.fixtures.encoders import LOWER, tiny_encoder, train_unigram
 from tests.fixtures.examples import examples
 from xsap import Encoder
-from xsap.encoding.token_vectors import TokenVectors, lowest_layers, token_vectors
+from xsap.artifacts import publish
+from xsap.encoding.layers import lowest_layers
+from xsap.encoding.token_vectors import TokenVectors, token_vectors
 from xsap.errors import ArtifactError, ConfigError, RerankerError
 from xsap.evaluation.context_ablation import ablate_context
-from xsap.linking.cross_encoder import CrossEncoder, join_tokens, with_markers
+from xsap.linking.cross_encoder import RERANKER_JSON, RERANKER_KIND, CrossEncoder, join_tokens, with_markers
 from xsap.linking.cross_inputs import MARKERS, InputWindows, candidate_text, cross_inputs
 from xsap.linking.index import Index
 from xsap.linking.late_interaction import LateInteraction, interactions
@@ -199,22 +203,27 @@ def read_back(model, tokens):
     ]
 
 
-def test_the_mention_is_marked_in_a_window_of_tokens(folders):
+def test_the_mention_comes_first_and_is_marked_in_a_window_of_its_context(folders):
+    def prefix_of(query):
+        [prefix] = read_back(model, cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
+        at = [0, *map(prefix.index, MARKERS), len(prefix) - 1]
+        parts = ["".join(prefix[a + 1 : b]).replace("▁", " ").split() for a, b in pairwise(at)]
+        return len(prefix), (prefix[0], prefix[-1]), parts
+
     model = new_cross_encoder(folders)
     text = "fever " * 30 + "MS" + " pain" * 2
     query = query_of(["fever"], MentionContext(text, 180, 182))
-    [prefix] = read_back(model, cross_inputs([query], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
-    at = prefix.index(MARKERS[0]), prefix.index(MARKERS[1])
-    assert len(prefix) == WINDOWS.context_tokens
-    assert "".join(prefix[at[0] + 1 : at[1]]).replace("▁", "") == "ms"
-    right = "".join(prefix[at[1] + 1 : -1]).replace("▁", " ")
-    assert right.split() == ["pain", "pain"]  # all of it, and what is left of the window is to the left
-    late = query._replace(context=MentionContext("pain MS " + "fever " * 30, 5, 7))
-    [prefix] = read_back(model, cross_inputs([late], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
-    assert len(prefix) == WINDOWS.context_tokens
-    assert "".join(prefix[1 : prefix.index(MARKERS[0])]).replace("▁", "") == "pain"
-    [alone] = read_back(model, cross_inputs([query_of(["fever"])], model.encoder.tokenizer, LOWER, WINDOWS).prefixes)
-    assert (alone[0], alone[1], alone[-2]) == ("<s>", MARKERS[0], MARKERS[1])
+    size, ends, (mention, left, right) = prefix_of(query)
+    assert (size, ends, mention) == (WINDOWS.context_tokens, ("<s>", "</s>"), ["ms"])
+    assert right == ["pain", "pain"]  # all of it, and what is left of the window is to the left
+    assert len(left) > 2
+    assert set(left[1:]) == {"fever"}
+    size, _, (mention, left, right) = prefix_of(
+        query._replace(context=MentionContext("pain MS " + "fever " * 30, 5, 7))
+    )
+    assert (size, mention, left, right[0]) == (WINDOWS.context_tokens, ["ms"], ["pain"], "fever")
+    size, ends, parts = prefix_of(query_of(["fever"]))
+    assert (ends, parts) == (("<s>", "</s>"), [["ms"], [], []])
 
 
 def test_a_tokenizer_with_one_special_token_begins_each_text_with_it(folders):
@@ -481,6 +490,27 @@ def test_an_index_is_used_with_the_reranker_that_is_stored_in_it(folders, tmp_pa
         Linker.load(index.path)
     store_reranker(index, "none", linker.encoder)
     assert Linker.load(index.path).link(MENTIONS, 7) == plain
+
+
+@pytest.mark.parametrize("joint", [None, 1])
+def test_a_saved_reranker_gives_the_same_scores_and_one_of_another_version_is_refused(folders, tmp_path, joint):
+    index, query = Index.load(folders / "index"), query_of(["mitral stenosis", "fever", "chest pain"], SENTENCE)
+    encoder = with_markers(Encoder.from_pretrained(folders / "model"))
+    model = CrossEncoder(encoder, WINDOWS, joint_layers=joint)
+    torch.nn.init.normal_(model.head.weight)
+    model.save(tmp_path / "reranker", retriever=retriever_of(index), metadata={})
+    opened = CrossEncoder.load(tmp_path / "reranker")
+    assert opened.joint_layers == joint
+    assert opened.score([query]) == model.score([query])
+    with publish(tmp_path / "old", RERANKER_KIND, {}) as folder:
+        shutil.copytree(
+            tmp_path / "reranker", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json")
+        )
+        stated = json.loads((folder / RERANKER_JSON).read_text())
+        del stated["joint_layers"]
+        (folder / RERANKER_JSON).write_text(json.dumps(stated))
+    with pytest.raises(ArtifactError, match="its files don't fit together; train it again: xsap train-reranker"):
+        CrossEncoder.load(tmp_path / "old")
 
 
 def copied_index(folders, to: Path) -> Index:

@@ -74,6 +74,9 @@ def train_cross_encoder(
     frozen_layers: Annotated[
         int | None, typer.Option(min=0, help="Number of lowest layers that are not trained, with the embeddings.")
     ] = None,
+    joint_layers: Annotated[
+        int, typer.Option(min=1, help="Number of highest layers in which candidates attend to the context.")
+    ] = 4,
     context_tokens: Annotated[int, typer.Option(help="Maximum tokens of a mention with its context.")] = 40,
     candidate_tokens: Annotated[int, typer.Option(help="Maximum tokens of a candidate.")] = 12,
     minutes: Annotated[float | None, typer.Option(min=0, help="Minutes after which training stops.")] = None,
@@ -114,7 +117,7 @@ def train_cross_encoder(
         linker = Linker.load(index, model=model, rerank="none")
     settings = training.RerankSettings(
         epochs, batch, top, learning_rate, frozen_layers=frozen_layers, context_tokens=context_tokens,
-        candidate_tokens=candidate_tokens, uses_context=context, loss=loss.value, max_minutes=minutes, seed=seed,
+        candidate_tokens=candidate_tokens, joint_layers=joint_layers, uses_context=context, loss=loss.value, max_minutes=minutes, seed=seed,
     )  # fmt: skip
     found = training.train_reranker(
         linker, *parts, out, folder, settings, base=base or model, pooling=pooling, overwrite=overwrite,

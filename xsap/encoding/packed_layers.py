@@ -116,17 +116,18 @@ def packed_states(model: Transformer, batch: PackedBatch, between: Between | Non
     return _ARCHITECTURES[model.config.model_type](model, batch, False, between)
 
 
-def packed_first(model: Transformer, batch: PackedBatch) -> Tensor:
+def packed_first(model: Transformer, batch: PackedBatch, between: Between | None = None) -> Tensor:
     """[CLS] pooling: the last layer's state of each name's first token; that layer is computed for these tokens alone.
 
     Args:
         model: A Hugging Face model for which `can_pack` holds.
         batch: n names.
+        between: Changes the states between two layers.
 
     Returns:
         (n, hidden), in the order that the names were given in.
     """
-    return _ARCHITECTURES[model.config.model_type](model, batch, True, None)
+    return _ARCHITECTURES[model.config.model_type](model, batch, True, between)
 
 
 def packed_mean(model: Transformer, batch: PackedBatch) -> Tensor:

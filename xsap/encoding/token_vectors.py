@@ -1,6 +1,5 @@
 """Token vectors: the states of a name's tokens, where pooling would make one vector of them."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ from xsap.encoding.encoder import TOKENS_PER_BATCH, Encoder
 from xsap.encoding.packed_layers import can_pack, packed_states
 from xsap.encoding.packing import PackedBatch, Tokens, Transformer, pack, padded_states, tokenize_names
 from xsap.encoding.threads import threads_for
-from xsap.errors import ConfigError
 from xsap.text import normalize_all
 
 
@@ -37,35 +35,6 @@ class TokenVectors:
         at = np.where(real, self.offsets[names][:, None] + positions, 0)
         mask = torch.from_numpy(real)
         return self.vectors[torch.from_numpy(at)] * mask[..., None], mask
-
-
-def lowest_layers(transformer: Transformer, layers: int) -> Transformer:
-    """The same model with its lowest layers alone; weights are shared.
-
-    Args:
-        transformer: A Hugging Face encoder.
-        layers: How many layers are left, at least 1.
-
-    Raises:
-        ConfigError: The model has fewer layers, or they are not known.
-    """
-    for path in (("encoder", "layer"), ("transformer", "layer"), ("layers",)):
-        holders = [transformer]
-        for name in path[:-1]:
-            holders.append(getattr(holders[-1], name, None))
-        found = getattr(holders[-1], path[-1], None)
-        if isinstance(found, nn.ModuleList) and len(found):
-            break
-    else:
-        raise ConfigError(f"the layers of a model of type {transformer.config.model_type} are not known")
-    if not 1 <= layers <= len(found):
-        raise ConfigError(f"expected 1 to {len(found)} layers of the model, found {layers}")
-    lower: nn.Module = nn.ModuleList(list(found)[:layers])
-    for holder, name in zip(reversed(holders), reversed(path), strict=True):
-        copied = copy.copy(holder)
-        copied._modules = {**holder._modules, name: lower}
-        lower = copied
-    return lower
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """A cross-encoder: each candidate is read together with the mention in its context.
 
 The context is computed once for all candidates of a mention, which attend to it and to themselves but not to one another, so scores do not depend
-on the other candidates or on their order, and re-ranking sixteen candidates costs little more than reading their texts. What is read is the
+on the other candidates or on their order. Only in the highest layers does a candidate attend to the context; below, its states depend on its own
+text alone and are computed once for all mentions that have it (as Cao et al., ACL 2020, DeFormer, for questions and passages). What is read is the
 state x of a candidate's first token. With r the retrieval score, and e = 1 where the mention is a name or a code of the candidate,
 
     logit of a candidate = w · r + v · x + u · e          logit of "none of them" = b
@@ -13,6 +14,8 @@ logit / w: with v = u = 0 it is bitwise the retrieval score. Models that can't b
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,10 @@ from torch import Tensor, nn
 
 from xsap.artifacts import manifest_hash, open_artifact, publish
 from xsap.encoding.encoder import TOKENS_PER_BATCH, Dtype, Encoder
+from xsap.encoding.layers import cut_layers, transformer_layers
 from xsap.encoding.model_folder import position_count
-from xsap.encoding.packed_layers import can_pack, packed_first
-from xsap.encoding.packing import Tokens, pack, pack_with_prefixes, padded_states
+from xsap.encoding.packed_layers import Between, can_pack, packed_first, packed_states
+from xsap.encoding.packing import Tokens, Transformer, pack, pack_with_prefixes, padded_states
 from xsap.errors import ArtifactError, ConfigError
 from xsap.linking.cross_inputs import MARKERS, CrossInputs, InputWindows, cross_inputs
 from xsap.linking.rerank import RERANKED, RerankQuery
@@ -34,6 +38,8 @@ from xsap.linking.rerank import RERANKED, RerankQuery
 RERANKER_KIND, RERANKER_JSON, HEAD, ENCODER = "reranker", "reranker.json", "head.safetensors", "encoder"
 START_SCALE = 20.0  # of retrieval scores in logits, until it is fitted
 NO_CANDIDATE = -1e9  # logit where there is no candidate: its probability is 0, and the logit is a finite number
+JOINT_LAYERS = 4  # the highest, by default
+BATCHES_PER_GROUP = 8  # whose candidates' texts are read together
 _MARKER_SEED = 0
 
 
@@ -43,6 +49,7 @@ class CrossEncoder(nn.Module):
     Attributes:
         encoder: The transformer and its tokenizer, which has MARKERS.
         windows: How much is read.
+        joint_layers: The highest layers, in which candidates attend to the context; None for all.
         uses_context: Whether contexts are read; False for a model that was trained on mentions alone.
         content_hash: Of the folder that it was opened from; None for a new one.
         path: That folder.
@@ -50,12 +57,15 @@ class CrossEncoder(nn.Module):
         top: Candidates of a mention in its training.
     """
 
-    def __init__(self, encoder: Encoder, windows: InputWindows, *, uses_context: bool = True) -> None:
+    def __init__(
+        self, encoder: Encoder, windows: InputWindows, *, joint_layers: int | None = None, uses_context: bool = True
+    ) -> None:
         """Wrap an encoder, whose tokenizer must have MARKERS (`with_markers`).
 
         Args:
             encoder: The encoder.
             windows: How much is read.
+            joint_layers: The highest layers, in which candidates attend to the context, if there are more and the model can be packed.
             uses_context: Whether contexts are read.
 
         Raises:
@@ -73,6 +83,12 @@ class CrossEncoder(nn.Module):
         # log of w / START_SCALE, b / START_SCALE, u
         self.numbers = nn.Parameter(torch.tensor([0.0, 0.5, 0.0]))
         self._packs = can_pack(encoder.transformer)
+        layers = len(transformer_layers(encoder.transformer)) if self._packs else 0
+        self.joint_layers = joint_layers if joint_layers is not None and joint_layers < layers else None
+        # in a tuple, so that torch does not take the parts for further modules
+        self._parts = (
+            None if self.joint_layers is None else (cut_layers(encoder.transformer, layers - self.joint_layers),)
+        )
 
     @property
     def scale(self) -> float:
@@ -118,16 +134,24 @@ class CrossEncoder(nn.Module):
         logits = flat.new_full(real.shape, NO_CANDIDATE).masked_scatter(real, flat)
         return torch.cat([logits, nil.expand(len(inputs), 1)], 1)
 
-    def contributions(self, inputs: CrossInputs) -> Tensor:
-        """(n,) v · x + u · e of each candidate."""
-        states = self._states(inputs.prefixes, inputs.texts, inputs.counts)
+    def contributions(self, inputs: CrossInputs, known: "_TokenStates | None" = None) -> Tensor:
+        """(n,) v · x + u · e of each candidate. known: states of their texts from the lower layers, if these were computed."""
+        states = self._states(inputs.prefixes, inputs.texts, inputs.counts, known)
         exact = torch.from_numpy(inputs.exact).to(states.device)
         own: Tensor = self.head(states.float())[:, 0] + self._numbers()[2] * exact
         return own
 
-    def _states(self, prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64]) -> Tensor:
+    def _states(
+        self, prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64], known: "_TokenStates | None" = None
+    ) -> Tensor:
         """(n, hidden) the state of each candidate's first token."""
         device, transformer = self.head.weight.device, self.encoder.transformer
+        if self._parts is not None:
+            [(lower, upper)] = self._parts
+            known = known or _token_states(lower, texts, device)
+            states = torch.cat([_token_states(lower, prefixes, device).of(prefixes), known.of(texts)])
+            batch = pack_with_prefixes(prefixes, texts, counts).to(device)
+            return packed_first(upper, batch, Between(0, lambda _: states[None]))
         if self._packs:
             return packed_first(transformer, pack_with_prefixes(prefixes, texts, counts).to(device))
         owner = np.repeat(np.arange(len(prefixes)), counts)
@@ -155,22 +179,27 @@ class CrossEncoder(nn.Module):
             for query, order in zip(queries, orders, strict=True)
         ]
         inputs = cross_inputs(ordered, self.encoder.tokenizer, self.encoder.policy, self.windows)
-        sizes = inputs.sizes
-        by_size = np.argsort(sizes, kind="stable")  # so that mentions of a batch are about equally long
-        ends = np.flatnonzero(np.diff(np.cumsum(sizes[by_size]) // tokens_per_batch)) + 1
+        by_size = np.argsort(inputs.sizes, kind="stable")  # so that mentions of a batch are about equally long
         found: list[list[float]] = [[] for _ in queries]
         self.eval()
-        for part in np.split(by_size, ends):
-            if len(part):
-                taken = inputs.take(part)
+        for group in _split(by_size, inputs.sizes, BATCHES_PER_GROUP * tokens_per_batch):
+            known = self._known(inputs.take(group).texts, tokens_per_batch)
+            for part in _split(group, inputs.sizes, tokens_per_batch):
                 with self.encoder.autocast(self.head.weight.device):
-                    own = iter(self.contributions(taken).tolist())
+                    own = iter(self.contributions(inputs.take(part), known).tolist())
                 for i in part.tolist():
                     found[i] = [0.0] * len(orders[i])
                     for at in orders[i]:
                         found[i][at] = queries[i].candidates[at].score + next(own) / scale
         self.train(training)
         return found
+
+    def _known(self, texts: Tokens, tokens_per_batch: int) -> "_TokenStates | None":
+        """States of candidates' texts from the lower layers, where these do not depend on the mention."""
+        if self._parts is None:
+            return None
+        with self.encoder.autocast(self.head.weight.device):
+            return _token_states(self._parts[0].lower, texts, self.head.weight.device, tokens_per_batch)
 
     def save(
         self, path: Path | str, *, retriever: dict[str, Any], metadata: dict[str, Any], overwrite: bool = False
@@ -191,6 +220,7 @@ class CrossEncoder(nn.Module):
                 "context_tokens": self.windows.context_tokens,
                 "candidate_tokens": self.windows.candidate_tokens,
             },
+            "joint_layers": self.joint_layers,
             "uses_context": self.uses_context,
             "retriever": retriever,
             "top": self.top,
@@ -220,7 +250,8 @@ class CrossEncoder(nn.Module):
             stated = json.loads((folder / RERANKER_JSON).read_text(encoding="utf-8"))
             tensors = load_file(folder / HEAD)
             encoder = Encoder.from_pretrained(folder / ENCODER, device=device, dtype=dtype)
-            model = cls(encoder, InputWindows(**stated["windows"]), uses_context=bool(stated["uses_context"]))
+            windows, joint = InputWindows(**stated["windows"]), stated["joint_layers"]
+            model = cls(encoder, windows, joint_layers=joint, uses_context=bool(stated["uses_context"]))
             with torch.no_grad():
                 model.head.weight.copy_(tensors["head"])
                 model.numbers.copy_(tensors["numbers"])
@@ -229,6 +260,54 @@ class CrossEncoder(nn.Module):
             raise ArtifactError(f"{path}: its files don't fit together; train it again: xsap train-reranker") from None
         model.content_hash, model.path = content_hash, folder
         return model.to(next(encoder.transformer.parameters()).device).eval()
+
+
+@dataclass(frozen=True)
+class _TokenStates:
+    """States of the tokens of distinct texts.
+
+    Attributes:
+        states: (T, hidden) of all tokens.
+        starts: The token ids of each text → where its states begin.
+    """
+
+    states: Tensor
+    starts: dict[bytes, int]
+
+    def of(self, tokens: Tokens) -> Tensor:
+        """(t, hidden) the states of the t tokens of some of these texts, one text after another."""
+        starts = [self.starts[text] for text in _as_bytes(tokens)]
+        within = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
+        places = torch.from_numpy(np.repeat(np.array(starts, np.int64), tokens.lengths) + within)
+        return nn.functional.embedding(places.to(self.states.device), self.states)
+
+
+def _as_bytes(tokens: Tokens) -> list[bytes]:
+    return [tokens.ids[start:end].tobytes() for start, end in pairwise(tokens.offsets.tolist())]
+
+
+def _token_states(
+    transformer: Transformer, tokens: Tokens, device: torch.device, tokens_per_batch: int = TOKENS_PER_BATCH
+) -> _TokenStates:
+    """Run texts through a model, each once if there are several of it."""
+    distinct = {text: number for number, text in reversed(list(enumerate(_as_bytes(tokens))))}
+    chosen = tokens.take(np.sort(np.fromiter(distinct.values(), np.int64, len(distinct))))
+    ends = np.flatnonzero(np.diff(np.cumsum(chosen.lengths) // tokens_per_batch)) + 1
+    starts: dict[bytes, int] = {}
+    states, size = [], 0
+    for rows in np.split(np.arange(len(chosen)), ends):
+        part = chosen.take(rows)
+        batch = pack(part).to(device)
+        states.append(packed_states(transformer, batch).flatten(0, 1))
+        starts |= dict(zip(_as_bytes(part), (batch.starts + size).tolist(), strict=True))
+        size += len(states[-1])
+    return _TokenStates(torch.cat(states), starts)
+
+
+def _split(rows: NDArray[np.int64], sizes: NDArray[np.int64], most: int) -> list[NDArray[np.int64]]:
+    """Rows in their order, in parts of about this many tokens."""
+    ends = np.flatnonzero(np.diff(np.cumsum(sizes[rows]) // most)) + 1
+    return [part for part in np.split(rows, ends) if len(part)]
 
 
 def join_tokens(left: Tokens, right: Tokens) -> Tokens:

@@ -1,6 +1,7 @@
-"""What a cross-encoder reads: a mention, marked in its context, and its candidates, as token ids.
+"""What a cross-encoder reads: a mention, its context with a marker in its place, and its candidates, as token ids.
 
-Windows are measured in tokens. The mention gets up to half of the context's tokens; what stands to its left and right shares the rest, evenly
+The mention comes first and is left out of its context, so that a model trained on names finds it where it finds a name. Windows are measured in
+tokens. The mention gets up to half of the context's tokens; what stands to its left and right shares the rest, evenly
 where both have more than their part. A candidate's text is its preferred name, its semantic types, its names nearest to the mention, and its
 definition, cut where its tokens end.
 """
@@ -18,7 +19,7 @@ from xsap.linking.name_keys import SIMILAR
 from xsap.linking.rerank import RerankCandidate, RerankQuery
 from xsap.text import TextPolicy, normalize_all
 
-MARKERS = ("[Ms]", "[Me]")  # before and after a mention
+MARKERS = ("[XSAP_CONTEXT]", "[XSAP_MENTION]")  # before a context, and in it, where the mention is
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 40, 12
 _CHARACTERS_PER_TOKEN = 12  # of text that is tokenized on either side, where few tokens of it are kept
 
@@ -28,7 +29,7 @@ class InputWindows:
     """How much a cross-encoder reads.
 
     Attributes:
-        context_tokens: Of the mention with its context, markers and special tokens included; at least 8.
+        context_tokens: Of the mention and its context, markers and special tokens included; at least 8.
         candidate_tokens: Of a candidate, special tokens included; at least 4.
     """
 
@@ -41,7 +42,7 @@ class CrossInputs:
     """Inputs of g mentions with n candidates in all.
 
     Attributes:
-        prefixes: Each mention in its context.
+        prefixes: Each mention with its context.
         texts: Each candidate, those of a mention one after another.
         counts: (g,) candidates of each mention.
         scores: (n,) float32 retrieval scores.
@@ -99,7 +100,7 @@ def cross_inputs(
         special[:1],
         special[1:][-1:],
     )  # some tokenizers have one special token alone, and a text begins with it here
-    begin, end = tokenizer.convert_tokens_to_ids(list(MARKERS))
+    begin, place = tokenizer.convert_tokens_to_ids(list(MARKERS))
     reach = _CHARACTERS_PER_TOKEN * windows.context_tokens
     parts = [split_context(query.mention, query.context) for query in queries]
     columns = [
@@ -113,7 +114,7 @@ def cross_inputs(
         room = windows.context_tokens - 4 - len(mention)
         before = min(len(left), max(room // 2, room - len(right)))
         after = min(len(right), room - before)
-        prefixes.append([*first, *left[len(left) - before :], begin, *mention, end, *right[:after], *last])
+        prefixes.append([*first, *mention, begin, *left[len(left) - before :], place, *right[:after], *last])
     candidates = [candidate for query in queries for candidate in query.candidates]
     read = [candidate_text(candidate) for candidate in candidates]
     known = dict(zip(dict.fromkeys(read), _ids([*dict.fromkeys(read)], tokenizer, policy), strict=True))

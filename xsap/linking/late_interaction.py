@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.token_vectors import TokenVectors, lowest_layers, token_vectors
+from xsap.encoding.layers import lowest_layers
+from xsap.encoding.token_vectors import TokenVectors, token_vectors
 from xsap.errors import ConfigError
 from xsap.linking.rerank import RerankQuery
 

@@ -6,10 +6,8 @@ no activation is kept there and the backward pass ends there: steps are faster a
 
 from itertools import chain
 
-from torch import nn
-
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.packing import Transformer
+from xsap.encoding.layers import transformer_layers
 from xsap.errors import ConfigError
 
 
@@ -33,15 +31,3 @@ def freeze(encoder: Encoder, layers: int) -> None:
     kept = {id(parameter) for module in trained for parameter in module.parameters()}
     for parameter in encoder.parameters():
         parameter.requires_grad_(id(parameter) in kept)
-
-
-def transformer_layers(transformer: Transformer) -> list[nn.Module]:
-    """The layers of a Hugging Face encoder, from the lowest to the highest. Raises ConfigError for an architecture without such a list."""
-    for path in ("encoder.layer", "transformer.layer", "encoder.layers", "layers"):
-        part = transformer
-        for name in path.split("."):
-            part = getattr(part, name, None)
-        if isinstance(part, nn.ModuleList) and len(part):
-            return list(part)
-    kind = transformer.config.model_type
-    raise ConfigError(f"optim.frozen_layers: the layers of a model of type {kind} are not known; leave it out")

@@ -30,7 +30,7 @@ from xsap.errors import ConfigError, DataError
 from xsap.evaluation.context_ablation import ContextAblation, ablate_context, testable_mentions
 from xsap.evaluation.folds import assign_folds
 from xsap.files import RowCounts
-from xsap.linking.cross_encoder import START_SCALE, CrossEncoder, with_markers
+from xsap.linking.cross_encoder import JOINT_LAYERS, START_SCALE, CrossEncoder, with_markers
 from xsap.linking.cross_inputs import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossInputs, InputWindows
 from xsap.linking.linker import Linker
 from xsap.linking.rerank import RERANKED
@@ -66,6 +66,7 @@ class RerankSettings:
         frozen_layers: Lowest layers that stay as they are, the embeddings too; None to train all.
         context_tokens: See `InputWindows`.
         candidate_tokens: See `InputWindows`.
+        joint_layers: See `CrossEncoder`.
         uses_context: Whether contexts are read.
         loss: One of LOSSES.
         max_grad_norm: Norm that gradients are clipped to; 0 for no clipping.
@@ -83,6 +84,7 @@ class RerankSettings:
     frozen_layers: int | None = None
     context_tokens: int = CONTEXT_TOKENS
     candidate_tokens: int = CANDIDATE_TOKENS
+    joint_layers: int | None = JOINT_LAYERS
     uses_context: bool = True
     loss: str = LOSSES[0]
     max_grad_norm: float = 1.0
@@ -316,7 +318,9 @@ def _new_model(
         raise ConfigError(f"{location} is no longer the model that the index was built with; give --base MODEL")
     base_hash = encoder.content_hash
     torch.manual_seed(settings.seed)
-    model = CrossEncoder(with_markers(encoder), settings.windows, uses_context=settings.uses_context)
+    model = CrossEncoder(
+        with_markers(encoder), settings.windows, joint_layers=settings.joint_layers, uses_context=settings.uses_context
+    )
     model.top = settings.top
     if encoder.dense is not None:
         encoder.dense.requires_grad_(False)
