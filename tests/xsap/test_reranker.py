@@ -34,6 +34,7 @@ SETTINGS = RerankSettings(
     batch=16,
     top=2,
     learning_rate=1e-3,
+    joint_layers=1,
     context_tokens=24,
     candidate_tokens=8,
     save_steps=0,
@@ -58,10 +59,12 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_homonyms_are_resolved_by_their_context_alone(made, tmp_path):
+@pytest.mark.parametrize("joint_layers", [None, 1])
+def test_homonyms_are_resolved_by_their_context_alone(made, tmp_path, joint_layers):
     folder, trained, tested = made
     linker = Linker.load(folder / "index")
-    report = train_reranker(linker, trained, tested, tmp_path / "reranker", tmp_path / "run", SETTINGS)
+    settings = replace(SETTINGS, joint_layers=joint_layers)
+    report = train_reranker(linker, trained, tested, tmp_path / "reranker", tmp_path / "run", settings)
     accuracy = {name: score.value for name, score in report.ablation.accuracy.items()}
     assert accuracy[WITH_CONTEXT] >= 0.95
     assert 0.35 < accuracy[SHUFFLED_CONTEXT] < 0.65
