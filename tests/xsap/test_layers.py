@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, ModernBertConfig, ModernBertModel
 
-from tests.fixtures.encoders import tiny_encoder, train_unigram
+from tests.fixtures.encoders import tiny_encoder, to_tokens, train_unigram
 from xsap.encoding.layers import cut_layers, lowest_layers, transformer_layers
 from xsap.encoding.packed_layers import Between, packed_first, packed_states
-from xsap.encoding.packing import Tokens, pack
+from xsap.encoding.packing import pack
 from xsap.errors import ConfigError
 from xsap.linking import cross_encoder
 from xsap.linking.cross_encoder import CrossEncoder, with_markers
@@ -32,10 +32,6 @@ def make_model(kind):
     if kind == "bert":
         return BertModel(BertConfig(**COMMON)).eval()
     return ModernBertModel(ModernBertConfig(**COMMON, **IDS, local_attention=4)).eval()
-
-
-def to_tokens(rows):
-    return Tokens(np.array([i for row in rows for i in row], np.int32), np.cumsum([0, *map(len, rows)]))
 
 
 @pytest.mark.parametrize("layers", [1, 3, 4])

@@ -17,8 +17,9 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from tests.fixtures.encoders import to_tokens
 from xsap.encoding.packed_layers import packed_first, packed_states
-from xsap.encoding.packing import Tokens, pack, pack_with_prefixes
+from xsap.encoding.packing import pack, pack_with_prefixes
 
 COMMON = {
     "vocab_size": 40,
@@ -48,10 +49,6 @@ def make_model(kind):
     if kind == "mpnet":  # so that distances count
         torch.nn.init.normal_(made.encoder.relative_attention_bias.weight)
     return made
-
-
-def to_tokens(rows):
-    return Tokens(np.array([i for row in rows for i in row], np.int32), np.cumsum([0, *map(len, rows)]))
 
 
 def text_states(model, prefixes, texts, counts):

@@ -134,22 +134,22 @@ class CrossEncoder(nn.Module):
         logits = flat.new_full(real.shape, NO_CANDIDATE).masked_scatter(real, flat)
         return torch.cat([logits, nil.expand(len(inputs), 1)], 1)
 
-    def contributions(self, inputs: CrossInputs, known: "_TokenStates | None" = None) -> Tensor:
-        """(n,) v · x + u · e of each candidate. known: states of their texts from the lower layers, if these were computed."""
-        states = self._states(inputs.prefixes, inputs.texts, inputs.counts, known)
+    def contributions(self, inputs: CrossInputs, below: "_TokenStates | None" = None) -> Tensor:
+        """(n,) v · x + u · e of each candidate. below: states of their texts from the lower layers, if these were computed."""
+        states = self._states(inputs.prefixes, inputs.texts, inputs.counts, below)
         exact = torch.from_numpy(inputs.exact).to(states.device)
         own: Tensor = self.head(states.float())[:, 0] + self._numbers()[2] * exact
         return own
 
     def _states(
-        self, prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64], known: "_TokenStates | None" = None
+        self, prefixes: Tokens, texts: Tokens, counts: NDArray[np.int64], below: "_TokenStates | None" = None
     ) -> Tensor:
         """(n, hidden) the state of each candidate's first token."""
         device, transformer = self.head.weight.device, self.encoder.transformer
         if self._parts is not None:
             [(lower, upper)] = self._parts
-            known = known or _token_states(lower, texts, device)
-            states = torch.cat([_token_states(lower, prefixes, device).of(prefixes), known.of(texts)])
+            below = below or _token_states(lower, texts, device)
+            states = torch.cat([_token_states(lower, prefixes, device).of(prefixes), below.of(texts)])
             batch = pack_with_prefixes(prefixes, texts, counts).to(device)
             return packed_first(upper, batch, Between(0, lambda _: states[None]))
         if self._packs:
@@ -183,10 +183,10 @@ class CrossEncoder(nn.Module):
         found: list[list[float]] = [[] for _ in queries]
         self.eval()
         for group in _split(by_size, inputs.sizes, BATCHES_PER_GROUP * tokens_per_batch):
-            known = self._known(inputs.take(group).texts, tokens_per_batch)
+            below = self._below(inputs.take(group).texts, tokens_per_batch)
             for part in _split(group, inputs.sizes, tokens_per_batch):
                 with self.encoder.autocast(self.head.weight.device):
-                    own = iter(self.contributions(inputs.take(part), known).tolist())
+                    own = iter(self.contributions(inputs.take(part), below).tolist())
                 for i in part.tolist():
                     found[i] = [0.0] * len(orders[i])
                     for at in orders[i]:
@@ -194,7 +194,7 @@ class CrossEncoder(nn.Module):
         self.train(training)
         return found
 
-    def _known(self, texts: Tokens, tokens_per_batch: int) -> "_TokenStates | None":
+    def _below(self, texts: Tokens, tokens_per_batch: int) -> "_TokenStates | None":
         """States of candidates' texts from the lower layers, where these do not depend on the mention."""
         if self._parts is None:
             return None
