@@ -614,20 +614,23 @@ def replace_until(path, stop):
         save(path, f"{number:06}")
 
 
-def test_readers_of_a_folder_that_is_replaced_200_times_see_one_version_whole(tmp_path):
+def test_reader_of_a_folder_that_is_replaced_again_and_again_sees_one_version_whole(tmp_path):
     path, stop = tmp_path / "x", multiprocessing.get_context("fork").Event()
     save(path, "000000")
     os_fsync, os.fsync = os.fsync, lambda _: None
     writer = multiprocessing.get_context("fork").Process(target=replace_until, args=(path, stop))
     writer.start()
     try:
-        seen = [read_unchanged(path, lambda: read(path)) for _ in range(200)]
+        seen = []
+        # Counted in versions rather than reads: how often the writer gets a turn is the system's choice.
+        while len(set(seen)) < 20:
+            assert writer.is_alive()
+            seen.append(read_unchanged(path, lambda: read(path)))
     finally:
         stop.set()
         writer.join()
         os.fsync = os_fsync
     assert seen == sorted(seen)
-    assert len(set(seen)) > 20
 
 
 def test_reader_reads_again_after_a_folder_was_replaced_while_it_read(tmp_path):
