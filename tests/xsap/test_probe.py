@@ -8,23 +8,23 @@ from tests.fixtures.commands import Run
 from tests.fixtures.encoders import copy_without_config
 from xsap import Encoder
 from xsap.encoding.model_folder import POOLINGS
-from xsap.encoding.probe import SYNONYMS, open_for_probe, probe
+from xsap.encoding.probe import open_for_probe, probe
+from xsap.encoding.sample_names import SAMPLE_NAMES
 
 
 def test_probe_matches_a_count_by_hand(tiny_folder: Path) -> None:
     encoder = open_for_probe(tiny_folder)
     results = {result.pooling: result for result in probe(encoder)}
     assert set(results) == set(POOLINGS)
-    names = [name for pair in SYNONYMS for name in pair]
     for pooling in ("cls", "mean"):
-        vectors = Encoder.from_pretrained(tiny_folder, pooling=pooling, override=True).encode(names)
+        vectors = Encoder.from_pretrained(tiny_folder, pooling=pooling, override=True).encode(SAMPLE_NAMES)
         hits, margins = 0, []
         for i, vector in enumerate(vectors):
             own = float(vector @ vectors[i + 1 if i % 2 == 0 else i - 1])
-            rival = max(float(vector @ vectors[j]) for j in range(len(names)) if j // 2 != i // 2)
+            rival = max(float(vector @ vectors[j]) for j in range(len(SAMPLE_NAMES)) if j // 2 != i // 2)
             hits += own > rival
             margins.append(own - rival)
-        assert results[pooling].nearest == hits / len(names)
+        assert results[pooling].nearest == hits / len(SAMPLE_NAMES)
         np.testing.assert_allclose(results[pooling].margin, np.mean(margins), atol=1e-6)
 
 
@@ -36,8 +36,7 @@ def test_probe_puts_the_best_pooling_first_and_leaves_the_encoder_unchanged(tiny
 
 
 def test_synonyms_are_different_names() -> None:
-    names = [name for pair in SYNONYMS for name in pair]
-    assert len(set(names)) == len(names) == 40
+    assert len(set(SAMPLE_NAMES)) == len(SAMPLE_NAMES) == 40
 
 
 def test_probe_command_prints_every_pooling_best_first(tiny_folder: Path, run: Run) -> None:

@@ -118,16 +118,17 @@ def probe(model: Model, revision: Revision = None) -> None:
     first: give it to the other commands as --pooling.
     """
     from xsap.encoding.known_models import find_known_model
-    from xsap.encoding.probe import SYNONYMS, open_for_probe
+    from xsap.encoding.probe import open_for_probe
     from xsap.encoding.probe import probe as probe_model
+    from xsap.encoding.sample_names import SAMPLE_NAMES
 
     with announce_wait(f"loading {model}"):
         results = probe_model(open_for_probe(model, revision))
     known = find_known_model(model)
     with output(None) as stream:
-        stream.write(f"pooling   synonym nearest (of {2 * len(SYNONYMS)})  margin\n")
+        stream.write(f"pooling   synonym nearest (of {len(SAMPLE_NAMES)})  margin\n")
         for result in results:
-            nearest = round(result.nearest * 2 * len(SYNONYMS))
+            nearest = round(result.nearest * len(SAMPLE_NAMES))
             stream.write(f"{result.pooling:8}  {nearest:23}  {result.margin:+.4f}\n")
     if known is not None:
         log(known.describe())

@@ -25,6 +25,7 @@ from xsap.encoding.model_card import README, CardEvaluation, model_card
 from xsap.encoding.model_folder import EncoderConfig, open_folder, quiet, sentence_transformer_files
 from xsap.encoding.packed_layers import can_pack, packed_first, packed_mean
 from xsap.encoding.packing import PackedBatch, Tokens, Transformer, pack, padded_states, tokenize_names
+from xsap.encoding.sample_names import SAMPLE_NAMES
 from xsap.encoding.threads import threads_for
 from xsap.errors import ConfigError
 from xsap.text import TextPolicy, normalize_all
@@ -126,9 +127,12 @@ class Encoder(nn.Module):
         encoder = cls(folder.transformer, folder.tokenizer, folder.config, folder.dense)
         encoder.content_hash, encoder.dtype = folder.content_hash, dtype
         encoder.provenance, encoder.revision = folder.provenance, None if Path(path).is_dir() else revision
+        encoder = encoder.to(device).eval()
         if dtype == "int8":
-            to_int8(encoder.transformer)
-        return encoder.to(device).eval()
+            encoder.dtype = "float32"
+            to_int8(encoder.transformer, lambda: encoder.encode(SAMPLE_NAMES))
+            encoder.dtype = dtype
+        return encoder
 
     @property
     def pooling(self) -> str:

@@ -1,9 +1,14 @@
 """int8 linear layers: the fastest way to encode on a CPU.
 
-A layer's weights are quantized once, to codes in -127…127 with a scale per output; its input each time, with a scale
-per token, so that a name's vector does not depend on the names beside it. Sums of products are exact in 32 bits; what
-is lost is the rounding of both factors, at most half a code each (symmetric quantization, Wu et al., "Integer
-quantization for deep learning inference", 2020, § 3). Everything else stays in float32.
+A layer's weights are quantized once, with a scale per output; its input each time, with a scale and an offset per token,
+so that a name's vector does not depend on the names beside it. Sums of products are exact in 32 bits; what is lost is
+the rounding of both factors, at most half a code each (Wu et al., "Integer quantization for deep learning inference",
+2020, § 3). Everything else stays in float32.
+
+A few channels of the states of transformers are many times as large as the others, and would leave these few codes. So
+channels of the input are divided, and their weights multiplied, by powers of two that even out both (SmoothQuant, Xiao et
+al. 2023, equation 4), and the largest channels are multiplied in float32 (LLM.int8(), Dettmers et al. 2022, § 3.2). Which
+they are is read off a few names.
 """
 
 from collections.abc import Callable
@@ -13,7 +18,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-_MAX_CODE = 127.0
+_CHANNELS_PER_OUTLIER = 48  # one in so many channels is multiplied in float32
+_SMOOTHING = 0.3  # 0 evens out the weights alone, 1 the states alone
 
 
 @cache
@@ -26,10 +32,11 @@ def int8_is_faster() -> bool:
     """
     right = torch.where(torch.arange(64 * 768).view(64, 768) % 3 == 0, -127, 127).to(torch.int8)
     left = torch.full((32, 768), 127, dtype=torch.int8)
-    expected = left[0].int() @ right.int().T
+    left[1::2] = -128
+    expected = left.int() @ right.int().T
     try:
         return torch.cpu._is_vnni_supported() and all(
-            bool((torch._int_mm(left[:q], right.T) == expected).all()) for q in (1, 32)
+            bool((torch._int_mm(left[:q], right.T) == expected[:q]).all()) for q in (1, 32)
         )
     except (AttributeError, RuntimeError):
         return False
@@ -53,71 +60,132 @@ class Replacement:
         setattr(self.parent, self.name, self.linear)
 
 
-def int8_layers(model: nn.Module) -> list[Replacement]:
-    """An `Int8Linear` for every linear layer of a model, which is not changed."""
-    found = []
-    for parent in list(model.modules()):
-        linear = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
-        quantize = CachedQuantizer() if len(linear) > 1 else quantize_rows
-        found += [Replacement(parent, name, child, Int8Linear(child, quantize)) for name, child in linear.items()]
-    return found
+def int8_layers(model: nn.Module, encode_sample: Callable[[], object]) -> list[Replacement]:
+    """An `Int8Linear` for every linear layer that a model uses; the model is not changed.
+
+    Args:
+        model: The model, in float32.
+        encode_sample: Calls the model on some names, which show how large each channel of a layer's input is.
+    """
+    quantizers: dict[nn.Linear, InputQuantizer] = {}
+    for layers, largest in _inputs(model, encode_sample):
+        quantizer = InputQuantizer(largest, torch.cat([layer.weight.detach() for layer in layers]))
+        quantizers |= dict.fromkeys(layers, quantizer)
+    return [
+        Replacement(parent, name, child, Int8Linear(child, quantizers[child]))
+        for parent in list(model.modules())
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear) and child in quantizers
+    ]
 
 
-def to_int8(model: nn.Module) -> None:
-    """Replace every linear layer by an `Int8Linear`."""
-    for each in int8_layers(model):
+def to_int8(model: nn.Module, encode_sample: Callable[[], object]) -> None:
+    """Replace every linear layer that a model uses by an `Int8Linear`; arguments as for `int8_layers`."""
+    for each in int8_layers(model, encode_sample):
         each.use_int8()
 
 
-def quantize_rows(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize each row symmetrically, with its own scale.
+def _inputs(model: nn.Module, encode_sample: Callable[[], object]) -> list[tuple[list[nn.Linear], Tensor]]:
+    """The layers that share an input, as query, key and value do, and (k,) the largest magnitude of each of its channels."""
+    largest: dict[nn.Linear, Tensor] = {}
+    shared: dict[nn.Linear, list[nn.Linear]] = {}
+    last: list[tuple[Tensor, nn.Linear]] = []
 
-    Args:
-        states: (…, k) of any float dtype.
+    def observe(layer: nn.Linear, given: tuple[Tensor]) -> None:
+        found = given[0].detach().float().flatten(0, -2).abs().amax(0)
+        largest[layer] = torch.maximum(largest[layer], found) if layer in largest else found
+        if layer not in shared:
+            first = last[0][1] if last and last[0][0] is given[0] else layer
+            shared.setdefault(first, []).append(layer)
+            shared[layer] = shared[first]
+            last[:] = [(given[0], first)]
 
-    Returns:
-        (m, k) int8 codes and (m, 1) float32 scales, m being the product of the leading sizes: states ≈ scales · codes.
-        A row that is not finite gets a scale that is not finite.
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    handles = [layer.register_forward_pre_hook(observe) for layer in linear]
+    try:
+        encode_sample()
+    finally:
+        for handle in handles:
+            handle.remove()
+    groups = {id(layers): layers for layers in shared.values()}.values()
+    return [(layers, torch.stack([largest[layer] for layer in layers]).amax(0)) for layers in groups]
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Rows of an input: states · factors ≈ scales · (codes - offsets), but for the outlier channels.
+
+    Attributes:
+        codes: (m, k) int8.
+        scales: (m, 1) float32; a row that is not finite has a scale that is not finite.
+        rest: (m, outliers + 2) float32: scales · offsets, ones, and the outlier channels of the states.
     """
-    rows = states.reshape(-1, states.shape[-1]).float()  # in 16 bits 127 could become 128
-    greatest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True)).clamp_min_(1e-30)
-    codes = (rows * (_MAX_CODE / greatest)).round_().to(torch.int8)
-    return codes, greatest.div_(_MAX_CODE)
+
+    codes: Tensor
+    scales: Tensor
+    rest: Tensor
 
 
-class CachedQuantizer:
-    """`quantize_rows` that keeps its last result: query, key and value layers get the same input.
+class InputQuantizer:
+    """Quantizes each row of an input with its own scale and offset. It keeps its last result: several layers get the same input.
 
     The input is recognized by identity, so no layer may change it in place; those of transformers don't.
+
+    Args:
+        largest: (k,) the largest magnitude of each channel of the input.
+        weights: (outputs, k) the weights of all layers that get the input.
+
+    Attributes:
+        outliers: (outliers,) the channels that are multiplied in float32.
+        factors: (k,) what each channel is multiplied by before it is quantized: powers of two; 0 for the outliers.
     """
 
-    def __init__(self) -> None:
-        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+    def __init__(self, largest: Tensor, weights: Tensor) -> None:
+        self.outliers = largest.topk(max(1, len(largest) // _CHANNELS_PER_OUTLIER)).indices.sort().values
+        largest, weights = largest.clamp_min(1e-3), weights.float().abs().amax(0).clamp_min(1e-4)
+        exponents = (1 - _SMOOTHING) * weights.log2() - _SMOOTHING * largest.log2()
+        self.factors = exponents.round().exp2().index_fill(0, self.outliers, 0)
+        self._last: tuple[Tensor, QuantizedRows] | None = None
 
-    def __call__(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Same as `quantize_rows`."""
+    def __call__(self, states: Tensor) -> QuantizedRows:
+        """Quantize (…, k) states of any float dtype; m rows are the product of the leading sizes."""
         last = self._last
         if last is None or last[0] is not states:
             # assigned at once, so that another thread sees the old pair or the new one
-            self._last = last = states, quantize_rows(states)
+            self._last = last = states, self._quantize(states)
         return last[1]
+
+    def _quantize(self, states: Tensor) -> QuantizedRows:
+        rows = states.reshape(-1, states.shape[-1]).float()
+        even = rows * self.factors
+        # 0 is included, so that offsets are no larger than codes; torch.aminmax along rows is ten times slower
+        least, greatest = even.amin(1, keepdim=True).clamp_max_(0), even.amax(1, keepdim=True).clamp_min_(0)
+        scales = ((greatest - least) / 254).clamp_min(1e-30)
+        offsets = (-127.5 - least / scales).round()  # an integer, so that zero stays zero
+        codes = torch.addcmul(offsets, even, 1 / scales).round_().to(torch.int8)
+        rest = torch.cat([scales * offsets, torch.ones_like(scales), rows[:, self.outliers]], 1)
+        return QuantizedRows(codes, scales, rest)
 
 
 class Int8Linear(nn.Module):
     """A linear layer on int8 codes; for inference on CPUs only."""
 
-    def __init__(self, linear: nn.Linear, quantize: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, linear: nn.Linear, quantize: InputQuantizer) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scales = weight.abs().amax(1).clamp_min_(1e-30).div_(_MAX_CODE)
-        self.weight = (weight / scales[:, None]).round_().to(torch.int8).T
-        self.scales = scales
-        self.bias = None if linear.bias is None else linear.bias.detach().float()
+        factors = quantize.factors
+        even = torch.where(factors > 0, weight / factors.clamp_min(1e-30), 0)
+        self.scales = even.abs().amax(1).clamp_min_(1e-30).div_(127)
+        self.weight = (even / self.scales[:, None]).round_().to(torch.int8).T
+        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float()
+        offset = -self.weight.sum(0, dtype=torch.int32) * self.scales
+        self.rest = torch.cat(
+            [offset[None], bias[None], weight[:, quantize.outliers].T]
+        )  # factors of `QuantizedRows.rest`
         self._quantize = quantize
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) float32 → (…, outputs) float32."""
-        codes, scales = self._quantize(states)
-        products = torch._int_mm(codes, self.weight).to(torch.float32).mul_(scales).mul_(self.scales)
-        products = products if self.bias is None else products.add_(self.bias)
-        return products.view(*states.shape[:-1], len(self.scales))
+        rows = self._quantize(states)
+        products = torch._int_mm(rows.codes, self.weight).to(torch.float32).mul_(rows.scales).mul_(self.scales)
+        return products.addmm_(rows.rest, self.rest).view(*states.shape[:-1], len(self.scales))

@@ -1,7 +1,7 @@
 """The number format that encodes fastest on this computer with the same answers: what `--dtype auto` stands for.
 
 Which of float32, bfloat16 and int8 is fastest depends on the processor and on the model, and how much they change answers
-depends on the model. So all that the processor supports are tried on the names of `probe`, and the result is kept in the
+depends on the model. So all that the processor supports are tried on `SAMPLE_NAMES`, and the result is kept in the
 user's cache folder, under a hash of what it depends on. An encoder's dtype is always one of the tried ones, never `auto`.
 """
 
@@ -26,7 +26,7 @@ from xsap.artifacts import write_atomically
 from xsap.encoding.convert_weights import cache_folder
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.encoding.int8 import Replacement, int8_is_faster, int8_layers
-from xsap.encoding.probe import SYNONYMS
+from xsap.encoding.sample_names import SAMPLE_NAMES
 from xsap.errors import ConfigError, XsapError
 
 DtypeChoice = Literal["float32", "bfloat16", "float16", "int8", "auto"]
@@ -35,6 +35,7 @@ MIN_COSINE = 0.999  # of a name's vector with the one in float32
 MAX_TIE = 1e-3  # another name may be the nearest one if its cosine in float32 is this close to the largest
 MIN_SPEEDUP = 1.1  # vectors are not changed for less than this
 VARIABLE = "XSAP_DTYPE"
+_METHOD = 2  # raised whenever a trial may have another result, so that kept ones are not used
 _DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16", "int8")
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def use_fastest_dtype(encoder: Encoder, *, seconds: float = TRIAL_SECONDS) -> Dt
             chosen = kept
             logger.debug("--dtype auto: %s, from %s", chosen, file)
     if chosen == "int8":
-        for each in int8_layers(encoder.transformer):
+        for each in int8_layers(encoder.transformer, lambda: encoder.encode(SAMPLE_NAMES)):
             each.use_int8()
     encoder.dtype = chosen
     return chosen
@@ -141,7 +142,7 @@ def try_dtypes(
     seconds: float = TRIAL_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Dtype, DtypeTrial]:
-    """Encode the names of `probe` in each dtype, interleaved, and compare vectors and speed.
+    """Encode `SAMPLE_NAMES` in each dtype, interleaved, and compare vectors and speed.
 
     Args:
         encoder: An encoder in float32, which it is again afterward.
@@ -149,22 +150,21 @@ def try_dtypes(
         seconds: How long they are timed; each at least once.
         clock: Seconds from any fixed moment.
     """
-    names = [name for pair in SYNONYMS for name in pair]
-    layers = int8_layers(encoder.transformer) if "int8" in dtypes else []
+    layers = int8_layers(encoder.transformer, lambda: encoder.encode(SAMPLE_NAMES)) if "int8" in dtypes else []
     vectors: dict[Dtype, NDArray[np.float32]] = {}
     best: dict[Dtype, float] = {}
     for dtype in dtypes:
         with _in_dtype(encoder, dtype, layers):
-            vectors[dtype] = encoder.encode(names)
+            vectors[dtype] = encoder.encode(SAMPLE_NAMES)
     until = clock() + seconds
     while not best or clock() < until:
         for dtype in dtypes:
             with _in_dtype(encoder, dtype, layers):
                 start = clock()
-                encoder.encode(names)
+                encoder.encode(SAMPLE_NAMES)
                 best[dtype] = min(best.get(dtype, math.inf), clock() - start)
     return {
-        dtype: DtypeTrial(len(names) / max(best[dtype], 1e-9), *_agreement(vectors["float32"], vectors[dtype]))
+        dtype: DtypeTrial(len(SAMPLE_NAMES) / max(best[dtype], 1e-9), *_agreement(vectors["float32"], vectors[dtype]))
         for dtype in dtypes
     }
 
@@ -223,6 +223,7 @@ def _cache_file(encoder: Encoder) -> Path:
     """Where the result for this encoder on this computer is kept."""
     device = next(encoder.parameters()).device
     inputs = {
+        "method": _METHOD,
         "model": encoder.content_hash,
         "config": encoder.config.to_dict(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -14,29 +14,7 @@ from numpy.typing import NDArray
 
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.model_folder import POOLINGS
-
-SYNONYMS = (
-    ("heart attack", "myocardial infarction"),
-    ("high blood pressure", "hypertension"),
-    ("stroke", "cerebrovascular accident"),
-    ("kidney stone", "nephrolithiasis"),
-    ("nosebleed", "epistaxis"),
-    ("hives", "urticaria"),
-    ("whooping cough", "pertussis"),
-    ("chickenpox", "varicella"),
-    ("belly pain", "abdominal pain"),
-    ("shortness of breath", "dyspnea"),
-    ("broken arm", "fracture of arm"),
-    ("fever", "Fieber"),
-    ("headache", "Kopfschmerzen"),
-    ("pneumonia", "neumonía"),
-    ("chest pain", "dolor torácico"),
-    ("diarrhea", "diarrhée"),
-    ("anemia", "貧血"),
-    ("cough", "咳嗽"),
-    ("sugar disease", "şeker hastalığı"),
-    ("asthma", "астма"),
-)
+from xsap.encoding.sample_names import SAMPLE_NAMES
 
 
 @dataclass(frozen=True)
@@ -64,12 +42,11 @@ def probe(encoder: Encoder) -> list[ProbeResult]:
     Args:
         encoder: The model; its own pooling is not changed.
     """
-    names = [name for pair in SYNONYMS for name in pair]
     results = []
     for pooling in POOLINGS:
         config = replace(encoder.config, pooling=pooling)
         other = Encoder(encoder.transformer, encoder.tokenizer, config, encoder.dense).eval()
-        results.append(ProbeResult(pooling, *_separation(other.encode(names))))
+        results.append(ProbeResult(pooling, *_separation(other.encode(SAMPLE_NAMES))))
     return sorted(results, key=lambda result: (-result.nearest, -result.margin))
 
 
