@@ -88,17 +88,19 @@ def to_int8(model: nn.Module, encode_sample: Callable[[], object]) -> None:
 def _inputs(model: nn.Module, encode_sample: Callable[[], object]) -> list[tuple[list[nn.Linear], Tensor]]:
     """The layers that share an input, as query, key and value do, and (k,) the largest magnitude of each of its channels."""
     largest: dict[nn.Linear, Tensor] = {}
-    shared: dict[nn.Linear, list[nn.Linear]] = {}
-    last: list[tuple[Tensor, nn.Linear]] = []
+    groups: list[list[nn.Linear]] = []
+    previous: Tensor | None = None
 
     def observe(layer: nn.Linear, given: tuple[Tensor]) -> None:
+        nonlocal previous
+        if layer not in largest:
+            if given[0] is previous:
+                groups[-1].append(layer)
+            else:
+                groups.append([layer])
+            previous = given[0]
         found = given[0].detach().float().flatten(0, -2).abs().amax(0)
-        largest[layer] = torch.maximum(largest[layer], found) if layer in largest else found
-        if layer not in shared:
-            first = last[0][1] if last and last[0][0] is given[0] else layer
-            shared.setdefault(first, []).append(layer)
-            shared[layer] = shared[first]
-            last[:] = [(given[0], first)]
+        largest[layer] = torch.maximum(largest.get(layer, found), found)
 
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     handles = [layer.register_forward_pre_hook(observe) for layer in linear]
@@ -107,8 +109,7 @@ def _inputs(model: nn.Module, encode_sample: Callable[[], object]) -> list[tuple
     finally:
         for handle in handles:
             handle.remove()
-    groups = {id(layers): layers for layers in shared.values()}.values()
-    return [(layers, torch.stack([largest[layer] for layer in layers]).amax(0)) for layers in groups]
+    return [(layers, largest[layers[0]]) for layers in groups]
 
 
 @dataclass(frozen=True)
