@@ -38,6 +38,7 @@ from tests.fixtures.encoders import LOWER, TRAIN_TOKENIZER
 from tests.fixtures.examples import examples
 from xsap import Encoder
 from xsap.encoding.int8 import to_int8
+from xsap.encoding.layers import transformer_layers
 from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.packed_layers import Between, _dropout, can_pack, packed_first, packed_mean, packed_states
 from xsap.encoding.packing import Tokens, drop_tokens, pack, padded_states, tokenize_names
@@ -370,7 +371,9 @@ def test_int8_encoder_is_near_the_same_in_float32(encoder: Encoder, pooling: str
     """And packed names are near padded ones in int8: the codes of a token depend on this token alone."""
     names = sample_names[:150]
     rounded = pooled(copy.deepcopy(encoder), pooling, "int8")
-    to_int8(rounded.transformer)
+    to_int8(rounded.transformer, lambda: rounded.encode(sample_names[150:250]))
+    layers = transformer_layers(rounded.transformer)
+    assert not any(isinstance(module, torch.nn.Linear) for layer in layers for module in layer.modules())
     vectors = rounded.encode(names)
     assert np.einsum("ij,ij->i", vectors, pooled(encoder, pooling).encode(names)).min() > 0.99
     assert np.einsum("ij,ij->i", vectors, padded_vectors(rounded, names)).min() > 0.999
