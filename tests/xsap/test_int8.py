@@ -31,12 +31,12 @@ def quantizer(states, *layers):
 def restored(quantize, states):
     """The states that the codes stand for, in double precision, with the outlier channels as they are."""
     rows = quantize(states)
-    offsets = rows.rest[:, :1].double() / rows.scales.double()
-    even = rows.scales.double() * (rows.codes.double() - offsets)
+    offsets = rows.float_inputs[:, :1].double() / rows.scales.double()
+    smoothed = rows.scales.double() * (rows.codes.double() - offsets)
     kept = quantize.factors > 0
-    even[:, kept] /= quantize.factors[kept].double()
-    even[:, ~kept] = states.flatten(0, -2)[:, ~kept].double()
-    return even
+    smoothed[:, kept] /= quantize.factors[kept].double()
+    smoothed[:, ~kept] = states.flatten(0, -2)[:, ~kept].double()
+    return smoothed
 
 
 @settings(deadline=None, max_examples=examples(60))
@@ -57,10 +57,10 @@ def test_int8_linear_is_the_product_of_nearest_codes(m, k, n, seed, size, biased
     rows, kept = quantize(states), quantize.factors > 0
     assert int((~kept).sum()) == len(quantize.outliers) == max(1, k // 48)
     assert float(states[:, ~kept].abs().amax()) == float(states.abs().amax())  # the largest channels are the outliers
-    offsets = rows.rest[:, :1] / rows.scales
+    offsets = rows.float_inputs[:, :1] / rows.scales
     assert float((offsets - offsets.round()).abs().max()) < 1e-3  # so that zero is a code
-    even = states[:, kept].double() * quantize.factors[kept].double()
-    exact = even / rows.scales.double() + offsets.round().double()
+    smoothed = states[:, kept].double() * quantize.factors[kept].double()
+    exact = smoothed / rows.scales.double() + offsets.round().double()
     assert float((exact - rows.codes[:, kept].double()).abs().max()) <= 0.5 + 1e-3  # each is the nearest
     used = rows.codes.int().amax(1) - rows.codes.int().amin(1)
     assert (used[states.abs().amax(1) > 0] >= 253).all() or k < 3  # and the scale the finest
@@ -84,9 +84,9 @@ def test_int8_linear_error_is_within_half_a_code_of_each_factor():
     layer, factors, rows = Int8Linear(linear, quantize), quantize.factors, quantize(states)
     lost = (layer(states) - linear(states)).detach().abs().flatten(0, 1)
     weight = torch.where(factors > 0, linear.weight / factors.clamp_min(1e-9), 0)
-    even = states.flatten(0, 1) * factors
+    smoothed = states.flatten(0, 1) * factors
     bound = rows.scales / 2 * weight.abs().sum(1) + layer.scales / 2 * (
-        even.abs().sum(1, keepdim=True) + 63 * rows.scales / 2
+        smoothed.abs().sum(1, keepdim=True) + 63 * rows.scales / 2
     )
     assert (lost <= bound * 1.001).all()
     assert layer(states).shape == (5, 7, 48)
@@ -139,7 +139,7 @@ def test_quantizer_is_exact_for_16_bit_states(dtype):
     quantize = quantizer(states.float(), linear)
     found, exact = quantize(states), quantize(states.float())
     assert torch.equal(found.codes, exact.codes)
-    assert torch.equal(found.rest, exact.rest)
+    assert torch.equal(found.float_inputs, exact.float_inputs)
     error = (restored(quantize, states.float()) - states.double()).abs() * quantize.factors
     assert (error <= 0.501 * exact.scales).all()
 
@@ -155,7 +155,7 @@ def test_quantizer_does_not_depend_on_other_rows():
     together = quantize(states)
     for row in range(9):
         alone = quantize(states[row : row + 1] if row % 2 else torch.cat([states[row : row + 1], 1000 * states]))
-        for part in ("codes", "scales", "rest"):
+        for part in ("codes", "scales", "float_inputs"):
             assert torch.equal(getattr(alone, part)[0], getattr(together, part)[row])
 
 

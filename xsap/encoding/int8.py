@@ -68,7 +68,7 @@ def int8_layers(model: nn.Module, encode_sample: Callable[[], object]) -> list[R
         encode_sample: Calls the model on some names, which show how large each channel of a layer's input is.
     """
     quantizers: dict[nn.Linear, InputQuantizer] = {}
-    for layers, largest in _inputs(model, encode_sample):
+    for layers, largest in _shared_inputs(model, encode_sample):
         quantizer = InputQuantizer(largest, torch.cat([layer.weight.detach() for layer in layers]))
         quantizers |= dict.fromkeys(layers, quantizer)
     return [
@@ -85,7 +85,7 @@ def to_int8(model: nn.Module, encode_sample: Callable[[], object]) -> None:
         each.use_int8()
 
 
-def _inputs(model: nn.Module, encode_sample: Callable[[], object]) -> list[tuple[list[nn.Linear], Tensor]]:
+def _shared_inputs(model: nn.Module, encode_sample: Callable[[], object]) -> list[tuple[list[nn.Linear], Tensor]]:
     """The layers that share an input, as query, key and value do, and (k,) the largest magnitude of each of its channels."""
     largest: dict[nn.Linear, Tensor] = {}
     groups: list[list[nn.Linear]] = []
@@ -119,12 +119,12 @@ class QuantizedRows:
     Attributes:
         codes: (m, k) int8.
         scales: (m, 1) float32; a row that is not finite has a scale that is not finite.
-        rest: (m, outliers + 2) float32: scales · offsets, ones, and the outlier channels of the states.
+        float_inputs: (m, outliers + 2) what is multiplied in float32: scales · offsets, ones, and the outlier channels.
     """
 
     codes: Tensor
     scales: Tensor
-    rest: Tensor
+    float_inputs: Tensor
 
 
 class InputQuantizer:
@@ -158,14 +158,14 @@ class InputQuantizer:
 
     def _quantize(self, states: Tensor) -> QuantizedRows:
         rows = states.reshape(-1, states.shape[-1]).float()
-        even = rows * self.factors
+        smoothed = rows * self.factors
         # 0 is included, so that offsets are no larger than codes; torch.aminmax along rows is ten times slower
-        least, greatest = even.amin(1, keepdim=True).clamp_max_(0), even.amax(1, keepdim=True).clamp_min_(0)
+        least, greatest = smoothed.amin(1, keepdim=True).clamp_max_(0), smoothed.amax(1, keepdim=True).clamp_min_(0)
         scales = ((greatest - least) / 254).clamp_min(1e-30)
         offsets = (-127.5 - least / scales).round()  # an integer, so that zero stays zero
-        codes = torch.addcmul(offsets, even, 1 / scales).round_().to(torch.int8)
-        rest = torch.cat([scales * offsets, torch.ones_like(scales), rows[:, self.outliers]], 1)
-        return QuantizedRows(codes, scales, rest)
+        codes = torch.addcmul(offsets, smoothed, 1 / scales).round_().to(torch.int8)
+        float_inputs = torch.cat([scales * offsets, torch.ones_like(scales), rows[:, self.outliers]], 1)
+        return QuantizedRows(codes, scales, float_inputs)
 
 
 class Int8Linear(nn.Module):
@@ -175,18 +175,17 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         factors = quantize.factors
-        even = torch.where(factors > 0, weight / factors.clamp_min(1e-30), 0)
-        self.scales = even.abs().amax(1).clamp_min_(1e-30).div_(127)
-        self.weight = (even / self.scales[:, None]).round_().to(torch.int8).T
+        smoothed = torch.where(factors > 0, weight / factors.clamp_min(1e-30), 0)
+        self.scales = smoothed.abs().amax(1).clamp_min_(1e-30).div_(127)
+        self.weight = (smoothed / self.scales[:, None]).round_().to(torch.int8).T
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float()
         offset = -self.weight.sum(0, dtype=torch.int32) * self.scales
-        self.rest = torch.cat(
-            [offset[None], bias[None], weight[:, quantize.outliers].T]
-        )  # factors of `QuantizedRows.rest`
+        # (outliers + 2, outputs): what `QuantizedRows.float_inputs` is multiplied by
+        self.float_weight = torch.cat([offset[None], bias[None], weight[:, quantize.outliers].T])
         self._quantize = quantize
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) float32 → (…, outputs) float32."""
         rows = self._quantize(states)
         products = torch._int_mm(rows.codes, self.weight).to(torch.float32).mul_(rows.scales).mul_(self.scales)
-        return products.addmm_(rows.rest, self.rest).view(*states.shape[:-1], len(self.scales))
+        return products.addmm_(rows.float_inputs, self.float_weight).view(*states.shape[:-1], len(self.scales))
