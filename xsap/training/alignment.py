@@ -1,6 +1,7 @@
 """Self-alignment from the settings of a run: which names a step has, its hard negatives, and mining and loss."""
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +19,8 @@ from xsap.training.mining import HardNegatives, Objective, triplet_margin
 from xsap.training.sampling import Concepts, FilePairs, GroupSampler, Mixed, PairSampler, Sampler, language_weights
 
 _NEAREST_PER_HARD_NEGATIVE = 4  # a step draws its hard negatives from this many times as many nearest concepts
+_STEP_COST = 3  # of training on a name, in terms of encoding one: a forward pass, and a backward pass of two
+_LARGEST_SHARE = 0.2  # of the time, for searches for hard negatives, that is not warned of
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,11 @@ def hard_negatives_of(
     sampler = sampler.main if isinstance(sampler, Mixed) else sampler
     if not hard or not isinstance(sampler, GroupSampler):
         return None
+    warning = search_warning(
+        len(sampler.concepts.numbers), settings.sampling.hard_negatives_refresh_steps, settings.batch.names
+    )
+    if warning:
+        logger.warning(warning)
     _, strings = np.unique(np.array(name_set.names, dtype=object), return_inverse=True)
     return HardNegatives(
         sampler,
@@ -106,6 +114,26 @@ def hard_negatives_of(
         strings.astype(np.int64),
         kept=_NEAREST_PER_HARD_NEGATIVE * hard,
         refresh_steps=settings.sampling.hard_negatives_refresh_steps,
+    )
+
+
+def search_warning(concepts: int, refresh_steps: int, names: int) -> str | None:
+    """A line if searches for hard negatives take much of the training time; None if they do not.
+
+    A search encodes one name of each concept. What comparing the vectors adds is not counted: it depends on the device.
+
+    Args:
+        concepts: Number of concepts.
+        refresh_steps: Steps between searches.
+        names: Names per step.
+    """
+    share = concepts / (concepts + _STEP_COST * refresh_steps * names)
+    if share <= _LARGEST_SHARE:
+        return None
+    steps = math.ceil(concepts * (1 / _LARGEST_SHARE - 1) / (_STEP_COST * names))
+    return (
+        f"each search for hard negatives encodes {concepts:,} names, at least {share:.0%} of the training time; "
+        f"sampling.hard_negatives_refresh_steps={steps} makes it {_LARGEST_SHARE:.0%}"
     )
 
 
