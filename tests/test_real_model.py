@@ -19,6 +19,7 @@ from tests.fixtures.commands import ROOT
 from tests.fixtures.training import read_losses, read_weights
 from xsap import Encoder, Linker, Terminology
 from xsap.config import load_settings
+from xsap.encoding import encoder as encoder_module
 from xsap.encoding.packing import pack, tokenize_names
 from xsap.encoding.precision import supported_dtypes
 from xsap.encoding.vocabulary import shrink_to, unchanged_texts
@@ -169,8 +170,10 @@ def test_shrunk_model_gives_the_same_vectors_for_text_of_kept_pieces(encoder, sa
 
 
 @pytest.mark.parametrize("dtype", MIN_AGREEMENT)
-def test_dtype_changes_few_answers(folder, linker, terminology, mentions, dtype):
-    if dtype not in supported_dtypes(torch.device("cpu")):
+def test_dtype_changes_few_answers(folder, linker, terminology, mentions, dtype, monkeypatch):
+    if dtype == "int8":  # without instructions for it products are right, but slow
+        monkeypatch.setattr(encoder_module, "int8_is_faster", lambda: True)
+    elif dtype not in supported_dtypes(torch.device("cpu")):
         pytest.skip(f"this processor has no instructions for {dtype}")
     faster = Encoder.from_pretrained(folder, device="cpu", dtype=dtype)
     other = Linker(faster, Index.build(Terminology.load(terminology), faster, model_path=folder))
@@ -179,13 +182,13 @@ def test_dtype_changes_few_answers(folder, linker, terminology, mentions, dtype)
         [result.candidates[0].concept_id if result.candidates else None for result in each.link(texts, 1, languages=languages)]
         for each in (linker, other)
     ]  # fmt: skip
-    agreement = np.mean([a == b for a, b in zip(*first, strict=True)])
+    n, differing = len(texts), sum(a != b for a, b in zip(*first, strict=True))
     scores = [evaluate(each, mentions).to_dict()["mean"]["acc@1"] for each in (linker, other)]
     print(
-        f"{dtype}: Acc@1 {scores[1]:.4f}, float32 {scores[0]:.4f}; same first concept {agreement:.4f}, n = {len(texts)}"
+        f"{dtype}: Acc@1 {scores[1]:.4f}, float32 {scores[0]:.4f}; same first concept {1 - differing / n:.4f}, n = {n}"
     )
-    assert agreement >= MIN_AGREEMENT[dtype]
-    assert abs(scores[1] - scores[0]) <= max(MAX_LOSS, 1.5 / len(texts))
+    assert differing <= binom.ppf(0.999, n, 1 - MIN_AGREEMENT[dtype])
+    assert abs(scores[1] - scores[0]) <= MAX_LOSS + 3 * differing**0.5 / n  # gains and losses among them, by chance
 
 
 def test_calibration_on_half_of_the_mentions_holds_on_the_other_half(linker, mentions):

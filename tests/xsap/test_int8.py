@@ -23,9 +23,10 @@ def usable(monkeypatch):
     monkeypatch.setattr(encoder_module, "int8_is_faster", lambda: True)
 
 
-def quantizer(states, *layers):
+def quantizer(states, *layers, shared=False):
     """The quantizer of layers that get these states."""
-    return InputQuantizer(states.flatten(0, -2).abs().amax(0), torch.cat([layer.weight.detach() for layer in layers]))
+    largest, weights = states.flatten(0, -2).abs().amax(0), torch.cat([layer.weight.detach() for layer in layers])
+    return InputQuantizer(largest, weights, shared=shared)
 
 
 def restored(quantize, states):
@@ -120,6 +121,31 @@ def test_channels_of_two_sizes_are_evened_out_by_powers_of_two():
     assert ratio == 8  # 1024 to the power of 0.3; the weights take the rest
 
 
+def test_weights_of_two_sizes_are_evened_out_by_powers_of_two():
+    torch.manual_seed(0)
+    linear, states = nn.Linear(96, 500), torch.randn(500, 96)
+    with torch.no_grad():
+        linear.weight[:, 1::2] = 1024 * linear.weight[:, ::2]
+    states[:, 1::2] = states[:, ::2]
+    states[:, :2] *= 100  # the outliers
+    factors = quantizer(states, linear).factors
+    assert factors[:2].tolist() == [0, 0]
+    assert torch.equal(factors[3::2], 128 * factors[2::2])  # 1024 to the power of 0.7
+
+
+def test_layers_that_share_an_input_are_evened_out_by_the_largest_weight_of_all():
+    torch.manual_seed(0)
+    parent, sample = Parent(), torch.randn(64, 4)
+    sample[:, 3] *= 100  # the outlier
+    with torch.no_grad():
+        for layer in (parent.query, parent.key):
+            layer.weight.fill_(0.5)
+        parent.key.weight[:, 1] *= 1024
+    sample[:, 1] = sample[:, 0]
+    layers = {each.name: each.quantized for each in int8_layers(parent, lambda: parent(sample))}
+    assert layers["query"]._quantize.factors[1] == 128 * layers["query"]._quantize.factors[0]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("channel", [2, 5])
 def test_int8_linear_propagates_values_that_are_not_finite(bad, channel):
@@ -209,9 +235,31 @@ def test_layers_keep_the_ranges_of_all_calls():
     assert layers["0"]._quantize is not layers["2"]._quantize
 
 
+def test_a_shared_input_is_as_large_as_any_of_its_layers_found_it():
+    parent, states = Parent(), torch.ones(2, 4)
+
+    def sample():
+        parent(states)
+        parent.key(torch.tensor([[1.0, 50.0, 1.0, 1.0]]))
+
+    layers = {each.name: each.quantized for each in int8_layers(parent, sample)}
+    assert layers["query"]._quantize.outliers.tolist() == [1]
+
+
+@pytest.mark.usefixtures("usable")
+def test_only_layers_that_share_an_input_keep_its_codes(tiny_folder: Path, sample_names: list[str]):
+    encoder = Encoder.from_pretrained(tiny_folder, dtype="int8")
+    encoder.encode(sample_names[:100])
+    layers = {name: layer for name, layer in encoder.transformer.named_modules() if isinstance(layer, Int8Linear)}
+    keep = {name.split(".")[-1] for name, layer in layers.items() if layer._quantize._last is not None}
+    assert keep == {"query", "key", "value"}
+    assert len(layers) == 12  # two layers of six
+
+
 def test_quantizer_recognizes_its_input_by_identity():
     linear, states = nn.Linear(4, 4), torch.randn(2, 4)
-    quantize = quantizer(states, linear)
+    assert quantizer(states, linear)._last is None
+    quantize = quantizer(states, linear, linear, shared=True)
     codes = quantize(states)
     assert quantize(states) is codes
     assert quantize(states.clone()) is not codes
@@ -230,7 +278,9 @@ def test_int8_encoder_is_close_to_float32(tiny_folder: Path, tmp_path: Path, sam
     assert float((exact * near).sum(1).min()) > 0.99
     assert not np.array_equal(exact, near)
     np.testing.assert_allclose(np.linalg.norm(near, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(encoder.encode(names[::-1], tokens_per_batch=64)[::-1], near, atol=2e-3)
+    other = encoder.encode(names[::-1], tokens_per_batch=64)[::-1]
+    np.testing.assert_allclose(other, near, atol=2e-3)
+    assert float((other * near).sum(1).min()) > 0.9995
 
 
 @pytest.mark.usefixtures("usable")
@@ -247,11 +297,15 @@ def test_int8_encoder_is_for_cpus_and_can_not_be_saved(tiny_folder: Path, tmp_pa
 
 
 def test_int8_is_faster_rejects_saturating_products(monkeypatch):
-    right = torch._int_mm
+    def products(left, other):
+        return left.int() @ other.int()
 
     def missing(left, other):
         raise RuntimeError("not implemented for this processor")
 
-    for wrong in (lambda left, other: right(left, other).clamp(-(2**15), 2**15 - 1), missing):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(torch, "_int_mm", products)
+    assert int8_is_faster.__wrapped__()
+    for wrong in (lambda left, other: products(left, other).clamp(-(2**15), 2**15 - 1), missing):
         monkeypatch.setattr(torch, "_int_mm", wrong)
         assert not int8_is_faster.__wrapped__()

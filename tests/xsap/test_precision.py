@@ -9,7 +9,7 @@ import torch
 
 from xsap import Encoder, Linker
 from xsap.encoding import precision
-from xsap.encoding.int8 import Int8Linear, int8_is_faster
+from xsap.encoding.int8 import Int8Linear
 from xsap.encoding.precision import (
     DtypeTrial,
     fastest,
@@ -79,11 +79,24 @@ def test_trial_compares_vectors_and_leaves_the_encoder_in_float32(encoder):
     assert encoder.encode(["fever"]).tobytes() == before.tobytes()
 
 
-@pytest.mark.skipif(not int8_is_faster(), reason="this processor has no fast int8 products")
 def test_trial_of_int8_restores_the_layers(encoder):
     results = try_dtypes(encoder, ["float32", "int8"], seconds=0)
     assert 0.9 < results["int8"].cosine < 1 - 1e-7
     assert not any(isinstance(module, Int8Linear) for module in encoder.modules())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_auto_replaces_the_layers_where_int8_is_chosen(encoder, cache, trials, tiny_folder, monkeypatch, kept):
+    monkeypatch.setattr(precision, "supported_dtypes", lambda device: ["float32", "int8"])
+    exact = encoder.encode(["fever", "cough"])
+    if kept:
+        assert use_fastest_dtype(Encoder.from_pretrained(tiny_folder)) == "int8"
+    assert use_fastest_dtype(encoder) == encoder.dtype == "int8"
+    assert trials == [["float32", "int8"]]
+    assert sum(isinstance(module, Int8Linear) for module in encoder.modules()) == 12  # two layers of six
+    near = encoder.encode(["fever", "cough"])
+    assert not np.array_equal(near, exact)
+    assert (near * exact).sum(1).min() > 0.99
 
 
 def test_seconds_bound_the_rounds(encoder):
@@ -144,7 +157,7 @@ def test_kept_result_that_is_damaged_or_not_usable_is_tried_again(encoder, cache
     assert json.loads(file.read_text())["dtype"] == "bfloat16"
 
 
-def test_result_depends_on_model_use_and_threads(encoder, cache, trials):
+def test_result_depends_on_model_use_and_threads_and_how_it_was_tried(encoder, cache, trials, monkeypatch):
     first = precision._cache_file(encoder)
     encoder.content_hash = "0" * 64
     second = precision._cache_file(encoder)
@@ -154,7 +167,8 @@ def test_result_depends_on_model_use_and_threads(encoder, cache, trials):
         third = precision._cache_file(encoder)
     finally:
         torch.set_num_threads(threads)
-    assert len({first, second, third}) == 3
+    monkeypatch.setattr(precision, "_METHOD", precision._METHOD + 1)
+    assert len({first, second, third, precision._cache_file(encoder)}) == 4
 
 
 def test_folder_that_cannot_be_written_costs_only_another_trial(encoder, cache, trials, tmp_path):

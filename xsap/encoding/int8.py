@@ -1,11 +1,11 @@
-"""int8 linear layers: the fastest way to encode on a CPU.
+"""int8 linear layers, for encoding on CPUs with instructions for products of int8 codes.
 
 A layer's weights are quantized once, with a scale per output; its input each time, with a scale and an offset per token,
-so that a name's vector does not depend on the names beside it. Sums of products are exact in 32 bits; what is lost is
+so that a row's codes do not depend on the rows beside it. Sums of products are exact in 32 bits; what is lost is
 the rounding of both factors, at most half a code each (Wu et al., "Integer quantization for deep learning inference",
 2020, § 3). Everything else stays in float32.
 
-A few channels of the states of transformers are many times as large as the others, and would leave these few codes. So
+A few channels of the states of transformers are many times as large as the others, and would leave the others few codes. So
 channels of the input are divided, and their weights multiplied, by powers of two that even out both (SmoothQuant, Xiao et
 al. 2023, equation 4), and the largest channels are multiplied in float32 (LLM.int8(), Dettmers et al. 2022, § 3.2). Which
 they are is read off a few names.
@@ -69,7 +69,8 @@ def int8_layers(model: nn.Module, encode_sample: Callable[[], object]) -> list[R
     """
     quantizers: dict[nn.Linear, InputQuantizer] = {}
     for layers, largest in _shared_inputs(model, encode_sample):
-        quantizer = InputQuantizer(largest, torch.cat([layer.weight.detach() for layer in layers]))
+        weights = torch.cat([layer.weight.detach() for layer in layers])
+        quantizer = InputQuantizer(largest, weights, shared=len(layers) > 1)
         quantizers |= dict.fromkeys(layers, quantizer)
     return [
         Replacement(parent, name, child, Int8Linear(child, quantizers[child]))
@@ -109,7 +110,7 @@ def _shared_inputs(model: nn.Module, encode_sample: Callable[[], object]) -> lis
     finally:
         for handle in handles:
             handle.remove()
-    return [(layers, largest[layers[0]]) for layers in groups]
+    return [(layers, torch.stack([largest[layer] for layer in layers]).amax(0)) for layers in groups]
 
 
 @dataclass(frozen=True)
@@ -128,28 +129,33 @@ class QuantizedRows:
 
 
 class InputQuantizer:
-    """Quantizes each row of an input with its own scale and offset. It keeps its last result: several layers get the same input.
+    """Quantizes each row of an input with its own scale and offset.
 
-    The input is recognized by identity, so no layer may change it in place; those of transformers don't.
+    Where several layers get the same input, the last result is kept for the next of them. The input is recognized by
+    identity, so no layer may change it in place; those of transformers don't.
 
     Args:
         largest: (k,) the largest magnitude of each channel of the input.
         weights: (outputs, k) the weights of all layers that get the input.
+        shared: Whether several layers get it. A kept result takes memory for as long as the model is used.
 
     Attributes:
         outliers: (outliers,) the channels that are multiplied in float32.
         factors: (k,) what each channel is multiplied by before it is quantized: powers of two; 0 for the outliers.
     """
 
-    def __init__(self, largest: Tensor, weights: Tensor) -> None:
+    def __init__(self, largest: Tensor, weights: Tensor, *, shared: bool) -> None:
         self.outliers = largest.topk(max(1, len(largest) // _CHANNELS_PER_OUTLIER)).indices.sort().values
         largest, weights = largest.clamp_min(1e-3), weights.float().abs().amax(0).clamp_min(1e-4)
         exponents = (1 - _SMOOTHING) * weights.log2() - _SMOOTHING * largest.log2()
         self.factors = exponents.round().exp2().index_fill(0, self.outliers, 0)
+        self._shared = shared
         self._last: tuple[Tensor, QuantizedRows] | None = None
 
     def __call__(self, states: Tensor) -> QuantizedRows:
         """Quantize (…, k) states of any float dtype; m rows are the product of the leading sizes."""
+        if not self._shared:
+            return self._quantize(states)
         last = self._last
         if last is None or last[0] is not states:
             # assigned at once, so that another thread sees the old pair or the new one

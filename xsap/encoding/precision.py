@@ -1,4 +1,4 @@
-"""The number format that encodes fastest on this computer with the same answers: what `--dtype auto` stands for.
+"""The number format that encodes fastest on this computer with answers like those of float32: what `--dtype auto` stands for.
 
 Which of float32, bfloat16 and int8 is fastest depends on the processor and on the model, and how much they change answers
 depends on the model. So all that the processor supports are tried on `SAMPLE_NAMES`, and the result is kept in the
@@ -57,12 +57,12 @@ class DtypeTrial:
 
     @property
     def agrees(self) -> bool:
-        """Whether the answers are those of float32."""
+        """Whether vectors and nearest names are those of float32, but for rounding."""
         return self.cosine >= MIN_COSINE and self.same_nearest
 
 
 def open_encoder_in(dtype: DtypeChoice, open_in: Callable[[Dtype], Encoder]) -> Encoder:
-    """Open an encoder in a dtype, or for `auto` in the fastest one with the same answers.
+    """Open an encoder in a dtype, or for `auto` in the fastest one that agrees with float32.
 
     Args:
         dtype: The dtype, or `auto`.
@@ -83,7 +83,7 @@ def open_encoder_in(dtype: DtypeChoice, open_in: Callable[[Dtype], Encoder]) -> 
 
 
 def use_fastest_dtype(encoder: Encoder, *, seconds: float = TRIAL_SECONDS) -> Dtype:
-    """Set an encoder in float32 to the fastest dtype with the same answers; an encoder in int8 can't be saved or trained.
+    """Set an encoder in float32 to the fastest dtype that agrees with it; an encoder in int8 can't be saved or trained.
 
     Args:
         encoder: The encoder, as `Encoder.from_pretrained` opened it.

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xsap.encoding.encoder import TOKENS_PER_BATCH, Encoder
+from xsap.encoding.encoder import Encoder
 from xsap.encoding.packed_layers import can_pack, packed_states
 from xsap.encoding.packing import PackedBatch, Tokens, Transformer, pack, padded_states, tokenize_names
 from xsap.encoding.threads import threads_for
@@ -44,7 +44,7 @@ def token_vectors(
     transformer: Transformer,
     *,
     prompt: str = "",
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
 ) -> TokenVectors:
     """Unit vectors of the tokens of names.
 
@@ -53,12 +53,13 @@ def token_vectors(
         names: n names, normalized here.
         transformer: Its transformer, or `lowest_layers` of it.
         prompt: Text before each name; its tokens are left out, too.
-        tokens_per_batch: Tokens encoded at a time.
+        tokens_per_batch: Tokens encoded at a time; by default as `Encoder.encode`.
     """
     tokenizer, device = encoder.tokenizer, next(encoder.transformer.parameters()).device
     texts = normalize_all(names, encoder.policy)
     tokens = tokenize_names([prompt + text for text in texts], tokenizer, encoder.max_length)
-    ends = np.flatnonzero(np.diff(np.cumsum(tokens.lengths) // tokens_per_batch)) + 1
+    size = tokens_per_batch or encoder.tokens_per_batch
+    ends = np.flatnonzero(np.diff(np.cumsum(tokens.lengths) // size)) + 1
     states = [
         _states(transformer, tokens.take(rows), int(tokenizer.pad_token_id or 0), device)
         for rows in np.split(np.arange(len(tokens)), ends)

@@ -103,7 +103,7 @@ class Linker:
             model: Where the model is; by default where it was when the index was built. It must have the same content hash.
             device: Device of the model and of exact searches, as torch names it; by default a CUDA GPU if there is one.
             dtype: Of the model's matrix products for mentions, whichever the index was built with; `auto` for the fastest one here that
-                gives the same answers.
+                agrees with float32.
             ann: Whether to search the HNSW index where there is no filter. It may miss a name, and confidences are those that were fitted to
                 exact answers.
             rerank: What scores candidates again: a re-ranker, its folder, `late`, the address of a service, or `none`; by default what is
