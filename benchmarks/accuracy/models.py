@@ -2,7 +2,7 @@
 
 The models of the literature are known here by name, with a pooling and where it is stated, since most of their folders
 do not say it. Vectors of a dictionary are cached in a folder named by the hash of everything they depend on (model,
-pooling, length, text policy, dtype, names), so a second run encodes nothing.
+pooling, length, text policy, prompts, dtype, names), so a second run encodes nothing.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.protocols import CASED, reference_vectors
+from xsap.linking.encoder_spec import encode_as_mentions
 from xsap.linking.linker import Linker
 from xsap.linking.mention_weight import RowSearch
 from xsap.linking.ranking import NameSearch
@@ -110,7 +111,7 @@ class CachedEncoder:
             "max_length": encoder.max_length,
             "text": encoder.policy.to_dict(),
             "dtype": encoder.dtype,
-        }
+        } | ({"prompts": list(encoder.prompts)} if any(encoder.prompts) else {})
 
     def vectors(self, names: Sequence[str], *, unit: bool, policy: TextPolicy) -> Floats:
         """Vectors of a dictionary's names, from the cache if they are there.
@@ -156,11 +157,11 @@ class CachedEncoder:
             return reference_vectors(space.rows.names, lambda names: self.vectors(names, unit=False, policy=CASED))
 
         def concept_search(mentions: Sequence[str]) -> NameSearch:
-            queries = encoder.encode(mentions)
+            queries = encode_as_mentions(encoder, mentions)
             return lambda part, k: search_array(unit, queries[part], k)
 
         def reference_search(mentions: Sequence[str]) -> NameSearch:
-            queries = encoder.encode(mentions, unit=False, policy=CASED)
+            queries = encode_as_mentions(encoder, mentions, unit=False, policy=CASED)
             return lambda part, k: search_array(raw(), queries[part], k)
 
         return NameLinker(space, names, concept_search, reference_search, -np.inf)
@@ -170,7 +171,7 @@ class CachedEncoder:
         unit = Vectors.from_array(self.vectors(names, unit=True, policy=self.encoder.policy))
 
         def searches(mentions: Sequence[str]) -> RowSearch:
-            queries = self.encoder.encode(mentions)
+            queries = encode_as_mentions(self.encoder, mentions)
             return lambda part, k, rows: search_vectors(unit, queries[part], k, rows=rows)
 
         return searches

@@ -221,16 +221,16 @@ class Encoder(nn.Module):
     def encode_mentions(
         self, mentions: Sequence[str], *, prompt: str | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """`encode` and `knows` at once: mentions are tokenized a single time.
+        """`encode` with the prompt for mentions, and `knows`, at once: mentions are tokenized a single time.
 
         Args:
             mentions: n mentions, as text has them; they are normalized here.
-            prompt: Text before each mention; by default the model's `name_prompt`, as in `encode`.
+            prompt: Text before each mention; by default the model's `mention_prompt`.
 
         Returns:
             (n, dimension) float32 unit vectors, and (n,) bool.
         """
-        texts, prompt = normalize_all(mentions, self.policy), self.config.name_prompt if prompt is None else prompt
+        texts, prompt = normalize_all(mentions, self.policy), self.config.mention_prompt if prompt is None else prompt
         tokens = self._tokenize(texts, prompt)
         pieces = self._known_pieces(tokens)
         known = pieces > (self._known_pieces(self._tokenize([""], prompt))[0] if prompt else 0)
