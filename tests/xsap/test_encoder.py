@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
 from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, tiny_encoder
 from xsap import Encoder
@@ -394,7 +395,7 @@ def test_repr_is_one_short_line(tiny_folder: Path) -> None:
     assert (encoder.dimension, encoder.dtype) == (64, "float32")
 
 
-@pytest.mark.parametrize("kind", ["Unigram", "WordPiece"])
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "BPE"])
 def test_names_of_which_the_vocabulary_has_no_part_are_known(kind):
     names = ["fever", "high fever", "chest pain", "knee joint"]
     encoder = tiny_encoder(TRAIN_TOKENIZER[kind](names), kind)
@@ -404,8 +405,35 @@ def test_names_of_which_the_vocabulary_has_no_part_are_known(kind):
     assert [encoder.knows([name]).tolist()[0] for name in given] == expected
 
 
+def test_bytes_of_a_character_that_byte_level_bpe_lacks_are_not_known():
+    """Also where letters that the vocabulary has, \u0920 to \u0922, begin with the same two bytes, which are one piece."""
+    encoder = tiny_encoder(
+        TRAIN_TOKENIZER["BPE"](["fever", "\u0920", "\u0921", "\u0922", "caf\u00e9 \u00e9t\u00e9"] * 3), "BPE"
+    )
+    pieces = encoder.tokenizer.tokenize("\u091c")
+    assert len(pieces) == 2  # not three bytes
+    given = ["\u091c", "\u0920", "\u091c\u0920", "\u00e9", "\u00e8", "\u091c f", "\ufffd"]
+    assert encoder.knows(given).tolist() == [False, True, True, True, False, True, False]
+
+
+def test_bytes_of_a_character_that_sentencepiece_lacks_are_not_known():
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "\u2581", "f", "e", "v", "r", "\u2581fever"]
+    vocabulary += [f"<0x{byte:02X}>" for byte in range(256)]
+    model = models.BPE(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=[], byte_fallback=True)
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    special = {f"{name}_token": piece for name, piece in names.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    assert tokenizer.tokenize("\u091c") == ["<0xE0>", "<0xA4>", "<0x9C>"]
+    encoder = tiny_encoder(tokenizer, "Unigram")
+    given = ["fever", "\u091c", "\u091c \u0935", "\u091c fever", "#", ""]
+    assert encoder.knows(given).tolist() == [True, False, False, True, False, False]
+
+
 @pytest.mark.parametrize("prompt", ["", "query: ", "q", "§ "])
-@pytest.mark.parametrize("kind", ["Unigram", "WordPiece"])
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "BPE"])
 def test_mentions_are_tokenized_once_for_their_vectors_and_whether_they_are_known(kind, prompt, monkeypatch):
     names = ["fever", "high fever", "chest pain", "knee joint", "query: fever", "qf"]
     encoder = tiny_encoder(TRAIN_TOKENIZER[kind](names), kind)
