@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
-from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, tiny_encoder
+from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, save_max_pooled, tiny_encoder
 from xsap import Encoder
 from xsap.encoding.model_folder import check_tokenizer
 from xsap.encoding.packing import pack, tokenize_names, tokenize_to_disk
@@ -84,14 +84,22 @@ def test_from_pretrained_opens_a_sentence_transformer_folder(bare_folder: Path, 
     )
 
 
-def test_sentence_transformer_with_another_pooling_is_rejected(tiny_folder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    SentenceTransformer(str(tiny_folder), device="cpu").save(str(tmp_path / "st"))
-    config = tmp_path / "st" / "1_Pooling" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"pooling_mode": "max"}))
-    with pytest.raises(ConfigError, match="found 'max'"):
-        Encoder.from_pretrained(tmp_path / "st")
+@pytest.mark.parametrize("found", ["max", "none"])
+def test_sentence_transformer_with_another_pooling_needs_one_that_is_given(
+    bare_folder: Path, tiny_folder: Path, tmp_path: Path, found: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_max_pooled(tiny_folder, tmp_path / "st")
+    if found == "none":
+        modules = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(json.dumps([each for each in modules if "Pooling" not in each["type"]]))
+    with pytest.raises(
+        ConfigError, match=f"found '{found}'. Give another pooling: one of cls, mean, mean_all; `xsap probe`"
+    ):
+        Encoder.from_pretrained(folder)
+    with caplog.at_level("INFO", logger="xsap"):
+        encoder = Encoder.from_pretrained(folder, pooling="mean", max_length=25)
+    assert f"found '{found}', in place of which another pooling is used" in caplog.text
+    np.testing.assert_allclose(encoder.encode(NAMES, unit=False), by_hand(bare_folder, NAMES, "mean", 25), atol=1e-5)
 
 
 def test_folder_without_pooling_is_rejected(bare_folder: Path) -> None:
