@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.fixtures.encoders import save_with_prompts
+from tests.fixtures.commands import Run
+from tests.fixtures.encoders import copy_without_config, save_with_prompts
 from xsap import Encoder
 from xsap.encoding import encoder as encoder_module
 from xsap.encoding.packing import Tokens, tokenize_names
-from xsap.errors import ArtifactError
+from xsap.errors import ArtifactError, ConfigError
 from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference
 from xsap.evaluation.tuning import tune_fusion
 from xsap.linking.index import Index
@@ -105,3 +106,50 @@ def test_error_of_an_index_for_other_prompts_states_both(linker: Linker, tiny_fo
     other.content_hash = linker.encoder.content_hash
     with pytest.raises(ArtifactError, match=r"prompts 'passage: ' and 'query: '\), not with .*'passage: ' and 'q: '\)"):
         Linker(other, linker.index)
+
+
+def test_prompt_option_is_kept_in_an_index_and_in_a_converted_model(
+    tiny_folder: Path, sample_folder: Path, tmp_path: Path, run_here: Run
+) -> None:
+    bare = copy_without_config(tiny_folder, tmp_path / "bare")
+    options = ("--pooling", "mean", "--max-length", 25, "--prompt", "query: ")
+    expected = Encoder.from_pretrained(bare, pooling="mean", max_length=25).encode(["query: fever"])
+
+    def succeed(*words: object) -> str:
+        done = run_here("-m", "xsap", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "prompt 'query: '" in succeed("convert", bare, *options, "--out", tmp_path / "made")
+    np.testing.assert_array_equal(Encoder.from_pretrained(tmp_path / "made").encode(["fever"]), expected)
+    (tmp_path / "names.txt").write_text("fever\n")
+    succeed("encode", bare, *options, "--names", tmp_path / "names.txt", "--out", tmp_path / "vectors.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-6)
+    succeed("index", bare, sample_folder, *options, "--out", tmp_path / "index")
+    linker = Linker.load(tmp_path / "index")
+    assert linker.encoder.prompts == linker.index.model.prompts == ("query: ", "query: ")
+    np.testing.assert_allclose(linker.encoder.encode_mentions(["fever"])[0], expected, atol=1e-6)
+    assert "fever" in succeed("link", "fever", "--index", tmp_path / "index")
+    with pytest.raises(ConfigError, match="has no HNSW index.* --prompt 'query: '"):
+        Linker.load(tmp_path / "index", ann=True)
+    assert succeed("probe", bare, "--prompt", "query: ") != succeed("probe", bare)
+    assert (
+        "states 'query: ' as name_prompt"
+        in run_here(
+            "-m", "xsap", "index", tmp_path / "made", sample_folder, "--prompt", "", "--out", tmp_path / "no"
+        ).stderr
+    )
+
+
+def test_index_of_a_known_model_without_its_prompt_is_searched_without_it(
+    tiny_folder: Path, sample_folder: Path, tmp_path: Path, run_here: Run
+) -> None:
+    """What the table has of the model's name is neither used nor said."""
+    folder = tmp_path / "intfloat" / "multilingual-e5-small"
+    folder.parent.mkdir()
+    copy_without_config(tiny_folder, folder)
+    words = ("--prompt", "", "--max-length", 25, "--out", tmp_path / "index")
+    assert run_here("-m", "xsap", "index", folder, sample_folder, *words).returncode == 0
+    done = run_here("-m", "xsap", "link", "fever", "--index", tmp_path / "index")
+    assert (done.returncode, "multilingual-e5-small" in done.stderr) == (0, False)
+    assert Linker.load(tmp_path / "index").encoder.prompts == ("", "")

@@ -19,6 +19,7 @@ from xsap.terminal import (
     OutputFolder,
     Overwrite,
     Pooling,
+    Prompt,
     Revision,
     Sheet,
     TerminologyFolder,
@@ -85,6 +86,7 @@ def index(
     revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    prompt: Prompt = None,
     dtype: DtypeOption = Dtype.AUTO,
     overwrite: Overwrite = False,
 ) -> None:
@@ -120,7 +122,13 @@ def index(
         encoder = open_encoder_in(
             chosen_dtype,
             lambda each: Encoder.from_pretrained(
-                model, pooling=pooling, max_length=max_length, revision=revision, device=device, dtype=each
+                model,
+                pooling=pooling,
+                max_length=max_length,
+                prompt=prompt,
+                revision=revision,
+                device=device,
+                dtype=each,
             ),
         )
     summary = build_index(

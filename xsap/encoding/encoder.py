@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         pooling: str | None = None,
         max_length: int | None = None,
         policy: TextPolicy | None = None,
-        prompt: str | None = None,
+        prompt: str | tuple[str, str] | None = None,
         revision: str | None = None,
         override: bool = False,
         device: str | torch.device | None = None,
@@ -101,8 +101,8 @@ class Encoder(nn.Module):
             max_length: Tokens after which a name is truncated, special tokens included. By default what the folder
                 states, else 25.
             policy: Normalization of names. By default what the folder states, else NFC, case unchanged.
-            prompt: Text before every name and mention, such as E5's `query: `. By default what the folder states, or
-                is known of the model.
+            prompt: Text before every name and mention, such as E5's `query: `, or two texts: before names, and before
+                mentions. By default what the folder states, or is known of the model.
             revision: Branch, tag or commit of a model on the hub.
             override: Whether an argument may differ from what the folder states, as when another model is trained
                 from it.

@@ -94,7 +94,7 @@ def open_folder(
     pooling: str | None,
     max_length: int | None,
     policy: TextPolicy | None,
-    prompt: str | None = None,
+    prompt: str | tuple[str, str] | None = None,
     revision: str | None = None,
     override: bool = False,
 ) -> Folder:
@@ -105,7 +105,7 @@ def open_folder(
         pooling: See `EncoderConfig`; required if neither the folder nor the table of known models states it.
         max_length: See `EncoderConfig`.
         policy: See `EncoderConfig`.
-        prompt: Both prompts of `EncoderConfig`.
+        prompt: Both prompts of `EncoderConfig`, or the one for names and the one for mentions.
         revision: Branch, tag or commit of a model on the hub.
         override: Whether an argument may differ from what the folder states, as when another model is trained from it.
     """
@@ -116,7 +116,9 @@ def open_folder(
         raise ArtifactError(f"{path}: expected a model folder, found no config.json in it. Is the path right?")
     content_hash = manifest_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
     given = {"pooling": pooling, "max_length": max_length, "policy": policy}
-    given |= {"name_prompt": prompt, "mention_prompt": prompt}
+    given |= zip(
+        ("name_prompt", "mention_prompt"), prompt if isinstance(prompt, tuple) else (prompt, prompt), strict=True
+    )
     config = _read_config(folder, given, known, override=override)
     provenance = read_provenance(path, folder, read_stated(folder))
     if has_pickled_weights_only(folder):
@@ -259,12 +261,16 @@ def _read_config(folder: Path, given: dict[str, Any], known: KnownModel | None, 
     stated = _read_xsap_config(folder) or _read_sentence_transformer_config(folder, given.get("pooling"))
     for key, value in given.items():
         if not override and stated.get(key, value) != value:
+            if key.endswith("_prompt"):
+                expected = f"{folder}: states '{stated[key]}' as {key}"
+                raise ConfigError(f"{expected}, found prompt '{value}' given; leave prompt out")
             raise ConfigError(f"{folder}: states {key} {stated[key]}, found {value} given; leave {key} out")
     stated |= given
     if known is not None:
-        if "pooling" not in stated:
-            logger.info(known.describe())
-        stated = known.stated() | stated
+        values = known.stated()
+        if lacking := [key for key in values if key not in stated]:
+            logger.info(known.describe(lacking))
+        stated = values | stated
     if "pooling" not in stated:
         raise ArtifactError(
             f"{folder}: has neither xsap.json nor modules.json, so its pooling is unknown; give pooling: one of "

@@ -62,11 +62,12 @@ def _separation(vectors: NDArray[np.float32]) -> tuple[float, float]:
     return float((own > rival).mean()), float((own - rival).mean())
 
 
-def open_for_probe(path: Path | str, revision: str | None = None) -> Encoder:
+def open_for_probe(path: Path | str, revision: str | None = None, prompt: str | None = None) -> Encoder:
     """A model whatever pooling it states, one that xsap does not have among them; it is set to `cls`, which `probe` does not use.
 
     Args:
         path: A model folder, or an id of the Hugging Face hub.
         revision: Branch, tag or commit of a model on the hub.
+        prompt: Text before every name; by default the model's own.
     """
-    return Encoder.from_pretrained(path, pooling="cls", revision=revision, override=True)
+    return Encoder.from_pretrained(path, pooling="cls", prompt=prompt, revision=revision, override=True)

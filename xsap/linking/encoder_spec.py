@@ -194,6 +194,7 @@ def open_encoder(
             pooling=spec.pooling,
             max_length=spec.max_length,
             policy=spec.policy,
+            prompt=spec.prompts,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -205,7 +206,6 @@ def open_encoder(
         raise ArtifactError(
             f"{index_path} was built with model {short_hash(spec.content_hash)}, not with {found}. {rebuild}"
         )
-    encoder.config = replace(encoder.config, name_prompt=spec.prompts[0], mention_prompt=spec.prompts[1])
     return encoder
 
 
