@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,13 @@ import pytest
 from tests.fixtures.commands import Run
 from tests.fixtures.encoders import copy_without_config, save_with_prompts
 from xsap import Encoder
+from xsap.cluster import EncodeWorker
 from xsap.encoding import encoder as encoder_module
 from xsap.encoding.packing import Tokens, tokenize_names
 from xsap.errors import ArtifactError, ConfigError
 from xsap.evaluation.protocols import ReferenceDictionary, evaluate_reference
 from xsap.evaluation.tuning import tune_fusion
+from xsap.linking.encoder_spec import EncoderSpec
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.linking.mention_build import build_mention_names
@@ -153,3 +156,17 @@ def test_index_of_a_known_model_without_its_prompt_is_searched_without_it(
     done = run_here("-m", "xsap", "link", "fever", "--index", tmp_path / "index")
     assert (done.returncode, "multilingual-e5-small" in done.stderr) == (0, False)
     assert Linker.load(tmp_path / "index").encoder.prompts == ("", "")
+
+
+def test_worker_of_a_cluster_uses_the_prompts_of_the_index(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "intfloat" / "multilingual-e5-small"
+    folder.parent.mkdir()
+    copy_without_config(tiny_folder, folder)
+    encoder = Encoder.from_pretrained(folder, max_length=25, prompt=(NAME_PROMPT, MENTION_PROMPT))
+    with pa.ipc.new_file(tmp_path / "names.arrow", pa.schema({"name": pa.string()})) as file:
+        file.write_table(pa.table({"name": NAMES}))
+    workers = SimpleNamespace(start_worker=lambda: "cpu")
+    worker = EncodeWorker(workers, str(folder), EncoderSpec.from_encoder(encoder), tmp_path / "names.arrow")
+    rows = list(range(len(NAMES)))
+    found = worker(pa.table({"rows": pa.array([rows], pa.list_(pa.int32()))}))
+    np.testing.assert_allclose(np.stack(found["vector"].to_numpy()), encoder.encode(NAMES), atol=1e-6)
