@@ -238,7 +238,7 @@ class EncodeWorker:
     def _opened(self) -> tuple[Encoder, pa.ChunkedArray]:
         spec, device = self._spec, self._workers.start_worker()
         options: dict[str, Any] = {"pooling": spec.pooling, "max_length": spec.max_length, "policy": spec.policy}
-        options["revision"] = spec.revision
+        options |= {"prompt": spec.prompts, "revision": spec.revision}
         encoder = Encoder.from_pretrained(self._model, device=device, **options | {"dtype": spec.dtype})
         check_hash("model", self._model, encoder.content_hash, spec.content_hash)
         if not self._file.is_file():

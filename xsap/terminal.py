@@ -64,6 +64,13 @@ Pooling = Annotated[
     str | None, typer.Option(help="Pooling, if the model folder does not state it: cls, mean or mean_all.")
 ]
 MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens per name, if the model folder does not state it.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Text before every name and mention, such as 'query: ', if the model folder states none; '' for none where "
+        "xsap knows one of the model."
+    ),
+]
 Ann = Annotated[
     bool,
     typer.Option("--ann", help="Use the HNSW index: faster, approximate. A filtered search stays exact."),

@@ -31,6 +31,7 @@ from xsap.artifacts import open_artifact, publish
 from xsap.errors import DataError
 from xsap.evaluation.metrics import MISS, hits, macro_mean
 from xsap.evaluation.protocols import CASED, LOWER, concept_ranks
+from xsap.linking.encoder_spec import encode_as_mentions
 from xsap.linking.ranking import NameSearch
 from xsap.search.exact import search_array
 from xsap.search.vectors import Floats
@@ -279,7 +280,7 @@ def _mention_vectors(task: Task, model: CachedEncoder, policy: TextPolicy) -> di
     mentions = task.mentions["mention"].to_pylist()
     parts = (part for mention in mentions for part in (mention.split("|") if task.composite else [mention]))
     texts = list(dict.fromkeys(parts))
-    return dict(zip(texts, model.encoder.encode(texts, unit=False, policy=policy), strict=True))
+    return dict(zip(texts, encode_as_mentions(model.encoder, texts, unit=False, policy=policy), strict=True))
 
 
 def _search_by_vectors(vectors: Floats, vector_of: Mapping[str, Floats]) -> MentionSearch:

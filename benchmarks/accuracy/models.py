@@ -1,8 +1,7 @@
 """Linkers by vectors: any Hugging Face or SentenceTransformer model, by path or hub id, and an xsap index.
 
-The models of the literature are known here by name, with a pooling and where it is stated, since most of their folders
-do not say it. Vectors of a dictionary are cached in a folder named by the hash of everything they depend on (model,
-pooling, length, text policy, dtype, names), so a second run encodes nothing.
+The models of the literature have short names here. Vectors of a dictionary are cached in a folder named by the hash of
+everything they depend on (model, pooling, length, text policy, prompts, dtype, names), so a second run encodes nothing.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from xsap.artifacts import open_artifact, publish
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.protocols import CASED, reference_vectors
+from xsap.linking.encoder_spec import encode_as_mentions
 from xsap.linking.linker import Linker
 from xsap.linking.mention_weight import RowSearch
 from xsap.linking.ranking import NameSearch
@@ -29,37 +29,20 @@ from xsap.search.exact import search_array, search_vectors
 from xsap.search.vectors import Floats, Rows, Vectors, check_finite
 from xsap.text import TextPolicy
 
-
-class PublishedModel(NamedTuple):
-    """A published model: its id on the hub, its pooling (None: its folder states it), and where that is stated."""
-
-    hub_id: str
-    pooling: str | None
-    source: str
-
-
-_HUB = "https://huggingface.co"
-_SAPBERT = "https://github.com/cambridgeltl/sapbert"
-_CODER = (
-    "[CLS]; its authors use the output of the pooler, which no pooling here is (https://github.com/GanjinZero/CODER)"
-)
-_CLS = "[CLS], as SapBERT compares it (Liu et al., NAACL 2021, table 1)"
-KNOWN_MODELS = {
-    "sapbert": PublishedModel("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "cls", _SAPBERT),
-    "sapbert-mean": PublishedModel("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", _SAPBERT),
-    "sapbert-xlmr": PublishedModel("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", _SAPBERT),
-    "sapbert-xlmr-large": PublishedModel("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR-large", "cls", _SAPBERT),
-    "coder": PublishedModel("GanjinZero/coder_all", "cls", _CODER),
-    "coder-en": PublishedModel("GanjinZero/coder_eng", "cls", _CODER),
-    "biobert": PublishedModel("dmis-lab/biobert-base-cased-v1.2", "cls", _CLS),
-    "scibert": PublishedModel("allenai/scibert_scivocab_uncased", "cls", _CLS),
-    "pubmedbert": PublishedModel("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext", "cls", _CLS),
-    "biolord": PublishedModel("FremyCompany/BioLORD-2023", None, f"{_HUB}/FremyCompany/BioLORD-2023"),
-    "biolord-multilingual": PublishedModel("FremyCompany/BioLORD-2023-M", None, f"{_HUB}/FremyCompany/BioLORD-2023-M"),
-    "sapbert-es": PublishedModel(
-        "BSC-NLP4BIA/SapBERT-from-roberta-base-biomedical-clinical-es", "cls", f"{_HUB}/BSC-NLP4BIA"
-    ),
-    "roberta-es": PublishedModel("PlanTL-GOB-ES/roberta-base-biomedical-clinical-es", "cls", f"{_HUB}/PlanTL-GOB-ES"),
+KNOWN_MODELS = {  # name → id on the hub; what the table of xsap.encoding.known_models has of it is used
+    "sapbert": "cambridgeltl/SapBERT-from-PubMedBERT-fulltext",
+    "sapbert-mean": "cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token",
+    "sapbert-xlmr": "cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR",
+    "sapbert-xlmr-large": "cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR-large",
+    "coder": "GanjinZero/coder_all",
+    "coder-en": "GanjinZero/coder_eng",
+    "biobert": "dmis-lab/biobert-base-cased-v1.2",
+    "scibert": "allenai/scibert_scivocab_uncased",
+    "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext",
+    "biolord": "FremyCompany/BioLORD-2023",
+    "biolord-multilingual": "FremyCompany/BioLORD-2023-M",
+    "sapbert-es": "BSC-NLP4BIA/SapBERT-from-roberta-base-biomedical-clinical-es",
+    "roberta-es": "PlanTL-GOB-ES/roberta-base-biomedical-clinical-es",
 }  # KeBioLM's weights are not on the hub (https://github.com/GanjinZero/KeBioLM): give their folder, with @cls
 
 
@@ -72,9 +55,7 @@ def parse_model(given: str) -> tuple[str, str | None]:
     name, _, pooling = given.rpartition("@")
     if not name or "/" in pooling:  # no pooling: a path may contain an @
         name, pooling = given, ""
-    if known := KNOWN_MODELS.get(name):
-        name, pooling = known.hub_id, pooling or known.pooling or ""
-    return name, pooling or None
+    return KNOWN_MODELS.get(name, name), pooling or None
 
 
 @dataclass(frozen=True)
@@ -110,7 +91,7 @@ class CachedEncoder:
             "max_length": encoder.max_length,
             "text": encoder.policy.to_dict(),
             "dtype": encoder.dtype,
-        }
+        } | ({"prompts": list(encoder.prompts)} if any(encoder.prompts) else {})
 
     def vectors(self, names: Sequence[str], *, unit: bool, policy: TextPolicy) -> Floats:
         """Vectors of a dictionary's names, from the cache if they are there.
@@ -156,11 +137,11 @@ class CachedEncoder:
             return reference_vectors(space.rows.names, lambda names: self.vectors(names, unit=False, policy=CASED))
 
         def concept_search(mentions: Sequence[str]) -> NameSearch:
-            queries = encoder.encode(mentions)
+            queries = encode_as_mentions(encoder, mentions)
             return lambda part, k: search_array(unit, queries[part], k)
 
         def reference_search(mentions: Sequence[str]) -> NameSearch:
-            queries = encoder.encode(mentions, unit=False, policy=CASED)
+            queries = encode_as_mentions(encoder, mentions, unit=False, policy=CASED)
             return lambda part, k: search_array(raw(), queries[part], k)
 
         return NameLinker(space, names, concept_search, reference_search, -np.inf)
@@ -170,7 +151,7 @@ class CachedEncoder:
         unit = Vectors.from_array(self.vectors(names, unit=True, policy=self.encoder.policy))
 
         def searches(mentions: Sequence[str]) -> RowSearch:
-            queries = self.encoder.encode(mentions)
+            queries = encode_as_mentions(self.encoder, mentions)
             return lambda part, k, rows: search_vectors(unit, queries[part], k, rows=rows)
 
         return searches

@@ -13,6 +13,7 @@ again. Its learning rate is its published one from a pretrained model, and from 
 """
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -89,7 +90,8 @@ def train_recipe(
         f"{manifest_hash(read_manifest(terminology, 'terminology'))} {minutes} {config.read_text(encoding='utf-8')}"
     )
     if name:
-        inputs += f" {Encoder.from_pretrained(name, pooling=pooling).content_hash} {pooling}"
+        encoder = Encoder.from_pretrained(name, pooling=pooling)
+        inputs += f" {encoder.content_hash} {json.dumps(encoder.config.to_dict())}"
     out = work / f"recipe-{recipe}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
     model = out if recipe == "reference" else out / "model"
     if model.is_dir():

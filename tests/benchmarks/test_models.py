@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks.accuracy.dictionary import SearchSpace
 from benchmarks.accuracy.models import KNOWN_MODELS, CachedEncoder, IndexLinker
+from tests.fixtures.encoders import save_with_prompts
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import POOLINGS, EncoderConfig
+from xsap.encoding.known_models import known_models
+from xsap.encoding.model_folder import EncoderConfig
 from xsap.encoding.vocabulary import from_scratch
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.evaluation.metrics import hits, macro_mean, reciprocal_ranks
@@ -77,6 +79,12 @@ def bare_folder(tiny_folder, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def two_prompts(tiny_folder, tmp_path_factory):
+    """The same model, with one prompt for names and another one for mentions."""
+    return save_with_prompts(tiny_folder, tmp_path_factory.mktemp("prompts") / "model", "the skin of the ", "pain: ")
+
+
 @pytest.fixture
 def encoded(monkeypatch):
     """How many names were encoded, call by call."""
@@ -114,10 +122,13 @@ ROWS = [("D1", "Arm Pain"), ("D2|D3", "Leg Pain"), ("D1", "ARM PAIN"), ("D4", "e
 ROWS += [(f"E{i}", f"Pain of the {part}") for i, part in enumerate(BODY_PARTS)]
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_all", None])
-def test_reference_rows_match_evaluate_reference(bare_folder, tiny_folder, cache, pooling):
-    """Upper-case mentions, composites, ties of equal names, gold that the dictionary lacks. None: a model that lower-cases by itself."""
-    model = CachedEncoder.from_name(f"{bare_folder}@{pooling}" if pooling else str(tiny_folder), cache)
+@pytest.mark.parametrize(
+    "given", ["bare_folder@cls", "bare_folder@mean", "bare_folder@mean_all", "tiny_folder", "two_prompts"]
+)
+def test_reference_rows_match_evaluate_reference(given, cache, request):
+    """Upper-case mentions, composites, ties of equal names, gold that the dictionary lacks. tiny_folder: a model that lower-cases by itself."""
+    folder, _, pooling = given.partition("@")
+    model = CachedEncoder.from_name(f"{request.getfixturevalue(folder)}{'@' if pooling else ''}{pooling}", cache)
     space = SearchSpace(ReferenceDictionary([ids for ids, _ in ROWS], [name for _, name in ROWS]), "synthetic", {}, {})
     texts = ["arm pain", "ARM PAIN", "arm pain+eye", "leg|ear", "Ear", "toe", "pain of the HIP", "o", "+"]
     gold = [["D1"], ["D1"], ["D1+D4"], ["D2", "D6"], ["D3"], ["E13"], ["E12"], ["Z9"], ["D4"]]
@@ -131,6 +142,42 @@ def test_reference_rows_match_evaluate_reference(bare_folder, tiny_folder, cache
     assert report["mean"]["mrr"] == macro_mean([reciprocal_ranks(group) for group in groups])
     assert report["mean"]["gold_not_in_dictionary"] == sum(gold_not_in_dictionary) == 1
     assert 0 < report["mean"]["acc@1"] < report["mean"]["acc@10"]
+
+
+def test_model_with_two_prompts_scores_as_xsap_link_does(two_prompts, terminology, cache, tmp_path):
+    model = CachedEncoder.from_name(str(two_prompts), cache)
+    linking = model.link_into(SearchSpace.from_terminology(terminology, "synthetic"))
+    index = Index.build(terminology, model.encoder, languages={ENGLISH}, model_path=two_prompts)
+    index.save(tmp_path / "index")
+    linker = Linker.load(tmp_path / "index")
+    for ours, theirs in zip(linking.link(MENTIONS, 99), linker.link(MENTIONS, 99), strict=True):
+        of_concept, expected = ({c.concept_id: c.score for c in result.candidates} for result in (ours, theirs))
+        assert of_concept == pytest.approx(expected, abs=1e-6)
+
+
+def test_mentions_get_the_prompt_for_mentions_under_both_protocols(two_prompts, tiny_folder, cache):
+    """By plain products of the vectors of a model without prompts, whose texts begin with them."""
+    model, plain = CachedEncoder.from_name(str(two_prompts), cache), Encoder.from_pretrained(tiny_folder)
+    names, mentions = [f"{part} pain" for part in BODY_PARTS], ["sore arm", "liver ache", "ear"]
+    ids = [f"D{i}" for i in range(len(names))]
+    rows = ReferenceDictionary(ids, names)
+
+    def cosines(prompt, unit=True):
+        queries = plain.encode([prompt + mention for mention in mentions], unit=unit)
+        return queries @ plain.encode([f"the skin of the {name}" for name in names], unit=unit).T
+
+    expected = cosines("pain: ")
+    assert np.abs(cosines("the skin of the ") - expected).max() > 1e-3  # else one prompt would do as well
+    linking = model.link_into(SearchSpace(rows, "x", {}, {}))
+    for result, row in zip(linking.link(mentions, len(ids)), expected, strict=True):
+        assert {c.concept_id: c.score for c in result.candidates} == pytest.approx(
+            dict(zip(ids, row, strict=True)), abs=1e-5
+        )
+    found = model.search_rows(names)(mentions)(np.arange(3), 5, np.arange(len(names)))
+    np.testing.assert_allclose(found[0], -np.sort(-expected)[:, :5], atol=1e-5)
+    np.testing.assert_array_equal(
+        linking.dictionary_rows(mentions, 3), np.argsort(-cosines("pain: ", unit=False))[:, :3]
+    )
 
 
 def test_dictionary_rows_returns_at_most_all_rows(tiny_folder, cache):
@@ -161,14 +208,16 @@ def test_second_run_encodes_no_dictionary(tiny_folder, terminology, tmp_path, en
     assert sorted((tmp_path / "vectors").iterdir()) == kept
 
 
-def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, encoded):
-    """Model, pooling, precision, text policy, length of vectors, and the names in their order: a folder each."""
+def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, tmp_path_factory, encoded):
+    """Model, pooling, precision, text policy, prompts, length of vectors, and the names in their order: a folder each."""
 
     def folders():
         return len(list(tmp_path.glob("*")))
 
     names = ["arm pain", "leg"]
     model = CachedEncoder.from_name(f"{bare_folder}@cls", tmp_path)
+    known = shutil.copytree(bare_folder, tmp_path_factory.mktemp("known") / "intfloat" / "multilingual-e5-small")
+    prompted = CachedEncoder(Encoder.from_pretrained(known, pooling="cls", max_length=25), tmp_path)
     calls = [
         (model, names, True, LOWER),
         (model, names, False, LOWER),
@@ -179,7 +228,10 @@ def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, 
         (CachedEncoder.from_name(f"{bare_folder}@mean", tmp_path), names, True, LOWER),
         (CachedEncoder.from_name(f"{bare_folder}@cls", tmp_path, dtype="bfloat16"), names, True, LOWER),
         (CachedEncoder.from_name(str(tiny_folder), tmp_path), names, True, LOWER),
+        (prompted, names, True, LOWER),
     ]
+    assert prompted.encoder.content_hash == model.encoder.content_hash
+    assert (prompted.encoder.pooling, prompted.encoder.max_length) == ("cls", model.encoder.max_length)
     for n, (encoder, texts, unit, policy) in enumerate(calls, start=1):
         vectors = encoder.vectors(texts, unit=unit, policy=policy)
         np.testing.assert_allclose(vectors, encoder.encoder.encode(texts, unit=unit, policy=policy), atol=1e-6)
@@ -195,6 +247,7 @@ def test_cache_folder_depends_on_all_inputs(bare_folder, tiny_folder, tmp_path, 
         "text": {"case": "cased", "unicode": "NFC"},
         "dtype": "float32",
     }
+    assert prompted.metadata() == model.metadata() | {"prompts": ["query: ", "query: "]}
 
 
 @pytest.mark.parametrize(
@@ -277,19 +330,16 @@ def test_known_models_are_loaded_by_name(tmp_path, monkeypatch):
     ):
         CachedEncoder.from_name(given, tmp_path, dtype="bfloat16")
     assert loaded == [
-        ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", "cls", "bfloat16"),
-        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", "mean", "bfloat16"),
+        ("cambridgeltl/SapBERT-UMLS-2020AB-all-lang-from-XLMR", None, "bfloat16"),
+        ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext-mean-token", None, "bfloat16"),
         ("FremyCompany/BioLORD-2023", None, "bfloat16"),
         ("cambridgeltl/SapBERT-from-PubMedBERT-fulltext", "mean", "bfloat16"),
         ("FremyCompany/BioLORD-2023", "cls", "bfloat16"),
         ("someone/model", "cls", "bfloat16"),
         ("@cls", None, "bfloat16"),
     ]
-    assert all(
-        known.pooling in (*POOLINGS, None) and known.source and known.hub_id.count("/") == 1
-        for known in KNOWN_MODELS.values()
-    )
-    assert len({known.hub_id for known in KNOWN_MODELS.values()}) == len(KNOWN_MODELS)
+    assert {hub_id.casefold() for hub_id in KNOWN_MODELS.values()} <= set(known_models())  # which has their pooling
+    assert len(set(KNOWN_MODELS.values())) == len(KNOWN_MODELS)
     assert not any(set("/@=+:") & set(name) for name in KNOWN_MODELS)  # which mean something on the command line
 
 

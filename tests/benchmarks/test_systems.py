@@ -100,7 +100,8 @@ def test_model_by_its_folder(tiny_folder, work):
 
 
 def test_short_paths_and_hub_ids_are_their_own_names(monkeypatch, work):
-    encoder = SimpleNamespace(content_hash="a" * 64, pooling="cls", max_length=25, policy=TextPolicy(), dtype="float32")
+    values = {"pooling": "cls", "max_length": 25, "policy": TextPolicy(), "prompts": ("", ""), "dtype": "float32"}
+    encoder = SimpleNamespace(content_hash="a" * 64, **values)
     monkeypatch.setattr(CachedEncoder, "from_name", lambda spec, cache, **_: CachedEncoder(encoder, cache))
     names = {
         given: open_system(given, work).label

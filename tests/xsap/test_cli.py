@@ -362,6 +362,7 @@ def test_evaluate_refuses_wrong_input_in_one_line(refused, tmp_path, mentions, i
     assert "needs --model" in refused(*evaluate, "--dictionary", mentions, "--protocol", "reference")
     assert "needs --protocol reference" in refused(*evaluate, "--dictionary", mentions, *model)
     assert "an index records them" in refused(*evaluate, *index, "--pooling", "cls")
+    assert "an index records them" in refused(*evaluate, *index, "--prompt", "")
     assert "found nothing there" in refused("evaluate", tmp_path / "none.tsv", *index)
     assert "mentions.tsv:1: expected id||name" in refused(
         *evaluate, "--dictionary", mentions, *model, "--protocol", "reference"

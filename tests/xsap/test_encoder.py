@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
-from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, tiny_encoder
+from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, save_max_pooled, tiny_encoder
 from xsap import Encoder
 from xsap.encoding.model_folder import check_tokenizer
 from xsap.encoding.packing import pack, tokenize_names, tokenize_to_disk
@@ -83,14 +84,22 @@ def test_from_pretrained_opens_a_sentence_transformer_folder(bare_folder: Path, 
     )
 
 
-def test_sentence_transformer_with_another_pooling_is_rejected(tiny_folder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    SentenceTransformer(str(tiny_folder), device="cpu").save(str(tmp_path / "st"))
-    config = tmp_path / "st" / "1_Pooling" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"pooling_mode": "max"}))
-    with pytest.raises(ConfigError, match="found 'max'"):
-        Encoder.from_pretrained(tmp_path / "st")
+@pytest.mark.parametrize("found", ["max", "none"])
+def test_sentence_transformer_with_another_pooling_needs_one_that_is_given(
+    bare_folder: Path, tiny_folder: Path, tmp_path: Path, found: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_max_pooled(tiny_folder, tmp_path / "st")
+    if found == "none":
+        modules = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(json.dumps([each for each in modules if "Pooling" not in each["type"]]))
+    with pytest.raises(
+        ConfigError, match=f"found '{found}'. Give another pooling: one of cls, mean, mean_all; `xsap probe`"
+    ):
+        Encoder.from_pretrained(folder)
+    with caplog.at_level("INFO", logger="xsap"):
+        encoder = Encoder.from_pretrained(folder, pooling="mean", max_length=25)
+    assert f"found '{found}', in place of which another pooling is used" in caplog.text
+    np.testing.assert_allclose(encoder.encode(NAMES, unit=False), by_hand(bare_folder, NAMES, "mean", 25), atol=1e-5)
 
 
 def test_folder_without_pooling_is_rejected(bare_folder: Path) -> None:
@@ -394,7 +403,7 @@ def test_repr_is_one_short_line(tiny_folder: Path) -> None:
     assert (encoder.dimension, encoder.dtype) == (64, "float32")
 
 
-@pytest.mark.parametrize("kind", ["Unigram", "WordPiece"])
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "BPE"])
 def test_names_of_which_the_vocabulary_has_no_part_are_known(kind):
     names = ["fever", "high fever", "chest pain", "knee joint"]
     encoder = tiny_encoder(TRAIN_TOKENIZER[kind](names), kind)
@@ -404,8 +413,35 @@ def test_names_of_which_the_vocabulary_has_no_part_are_known(kind):
     assert [encoder.knows([name]).tolist()[0] for name in given] == expected
 
 
+def test_bytes_of_a_character_that_byte_level_bpe_lacks_are_not_known():
+    """Also where letters that the vocabulary has, \u0920 to \u0922, begin with the same two bytes, which are one piece."""
+    encoder = tiny_encoder(
+        TRAIN_TOKENIZER["BPE"](["fever", "\u0920", "\u0921", "\u0922", "caf\u00e9 \u00e9t\u00e9"] * 3), "BPE"
+    )
+    pieces = encoder.tokenizer.tokenize("\u091c")
+    assert len(pieces) == 2  # not three bytes
+    given = ["\u091c", "\u0920", "\u091c\u0920", "\u00e9", "\u00e8", "\u091c f", "\ufffd"]
+    assert encoder.knows(given).tolist() == [False, True, True, True, False, True, False]
+
+
+def test_bytes_of_a_character_that_sentencepiece_lacks_are_not_known():
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "\u2581", "f", "e", "v", "r", "\u2581fever"]
+    vocabulary += [f"<0x{byte:02X}>" for byte in range(256)]
+    model = models.BPE(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=[], byte_fallback=True)
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    special = {f"{name}_token": piece for name, piece in names.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    assert tokenizer.tokenize("\u091c") == ["<0xE0>", "<0xA4>", "<0x9C>"]
+    encoder = tiny_encoder(tokenizer, "Unigram")
+    given = ["fever", "\u091c", "\u091c \u0935", "\u091c fever", "#", ""]
+    assert encoder.knows(given).tolist() == [True, False, False, True, False, False]
+
+
 @pytest.mark.parametrize("prompt", ["", "query: ", "q", "§ "])
-@pytest.mark.parametrize("kind", ["Unigram", "WordPiece"])
+@pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "BPE"])
 def test_mentions_are_tokenized_once_for_their_vectors_and_whether_they_are_known(kind, prompt, monkeypatch):
     names = ["fever", "high fever", "chest pain", "knee joint", "query: fever", "qf"]
     encoder = tiny_encoder(TRAIN_TOKENIZER[kind](names), kind)

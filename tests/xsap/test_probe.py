@@ -1,13 +1,17 @@
 """Probe: the pooling that finds synonyms comes first, by a plain count."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.fixtures.commands import Run
-from tests.fixtures.encoders import copy_without_config
+from tests.fixtures.encoders import copy_without_config, save_max_pooled
 from xsap import Encoder
+from xsap.encoding import encoder as encoder_module
 from xsap.encoding.model_folder import POOLINGS
+from xsap.encoding.packing import padded_states
 from xsap.encoding.probe import open_for_probe, probe
 from xsap.encoding.sample_names import SAMPLE_NAMES
 
@@ -17,7 +21,9 @@ def test_probe_matches_a_count_by_hand(tiny_folder: Path) -> None:
     results = {result.pooling: result for result in probe(encoder)}
     assert set(results) == set(POOLINGS)
     for pooling in ("cls", "mean"):
-        vectors = Encoder.from_pretrained(tiny_folder, pooling=pooling, override=True).encode(SAMPLE_NAMES)
+        vectors = Encoder.from_pretrained(tiny_folder, pooling=pooling, max_length=25, override=True).encode(
+            SAMPLE_NAMES
+        )
         hits, margins = 0, []
         for i, vector in enumerate(vectors):
             own = float(vector @ vectors[i + 1 if i % 2 == 0 else i - 1])
@@ -33,6 +39,30 @@ def test_probe_puts_the_best_pooling_first_and_leaves_the_encoder_unchanged(tiny
     results = probe(encoder)
     assert [result.nearest for result in results] == sorted((result.nearest for result in results), reverse=True)
     assert encoder.pooling == "cls"
+
+
+def test_probe_pads_to_25_positions_whatever_the_model_allows(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mean_all` with 8,192 positions would take hours."""
+    padded = []
+    monkeypatch.setattr(
+        encoder_module, "padded_states", lambda *given: padded.append(given[2]) or padded_states(*given)
+    )
+    encoder = open_for_probe(tiny_folder)
+    assert encoder.max_length == 32
+    probe(encoder)
+    assert set(padded) == {25}
+    padded.clear()
+    encoder.config = replace(encoder.config, max_length=9)
+    probe(encoder)
+    assert (set(padded), encoder.max_length) == ({9}, 9)
+
+
+def test_probe_tries_its_poolings_on_a_folder_that_pools_in_another_way(tiny_folder: Path, tmp_path: Path) -> None:
+    bare = copy_without_config(tiny_folder, tmp_path / "bare")
+    folder = save_max_pooled(tiny_folder, tmp_path / "st")
+    assert probe(open_for_probe(folder)) == probe(open_for_probe(bare))
 
 
 def test_synonyms_are_different_names() -> None:

@@ -1,6 +1,7 @@
 """`xsap evaluate`, `calibrate` and `tune-fusion`: commands that need mentions with known concepts."""
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from xsap.terminal import (
     MaxLength,
     MovedModel,
     Pooling,
+    Prompt,
     Rerank,
     Sheet,
     TextEncoding,
@@ -79,6 +81,7 @@ def evaluate(
     dtype: DtypeOption = Dtype.FLOAT32,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    prompt: Prompt = None,
     column: Columns = None,
     sheet: Sheet = None,
     header_row: HeaderRow = 1,
@@ -104,7 +107,7 @@ def evaluate(
     most certain ones are given. Mentions without a concept (empty concept_ids) do not enter Acc@k and MRR; they are
     reported separately.
     """
-    _check_evaluate(index, model, dictionary, protocol, pooling or max_length, ann=ann)
+    _check_evaluate(index, model, dictionary, protocol, (pooling, max_length, prompt), ann=ann)
     _check_risk_plot(plot, protocol, overwrite=overwrite)
     limits = {"min_confidence": min_confidence, "min_precision": min_precision}
     _check_broader(broader, limits, protocol)
@@ -118,7 +121,7 @@ def evaluate(
         queries = _read(mentions, column, sheet, header_row, encoding)
         if dictionary:
             rows = ReferenceDictionary.read(dictionary)
-            options: dict[str, Any] = {"pooling": pooling, "max_length": max_length}
+            options: dict[str, Any] = {"pooling": pooling, "max_length": max_length, "prompt": prompt}
             encoder = open_encoder_in(
                 dtype.value, lambda each: Encoder.from_pretrained(str(model), dtype=each, **options)
             )
@@ -154,7 +157,13 @@ def evaluate(
 
 
 def _check_evaluate(
-    index: Path | None, model: str | None, dictionary: Path | None, protocol: Protocol, described: object, *, ann: bool
+    index: Path | None,
+    model: str | None,
+    dictionary: Path | None,
+    protocol: Protocol,
+    described: Sequence[object],
+    *,
+    ann: bool,
 ) -> None:
     if bool(index) == bool(dictionary):
         raise ConfigError(f"expected --index or --dictionary, found {'both' if index else 'neither'}")
@@ -164,8 +173,8 @@ def _check_evaluate(
         raise ConfigError(
             "--dictionary needs --protocol reference; for the concept protocol build an index: xsap-prepare table, xsap index"
         )
-    if index and described:
-        raise ConfigError("--pooling and --max-length need --dictionary; an index records them")
+    if index and any(value is not None for value in described):
+        raise ConfigError("--pooling, --max-length and --prompt need --dictionary; an index records them")
     if ann and (dictionary or protocol is Protocol.REFERENCE):
         raise ConfigError("--ann needs --index and --protocol concept; the reference protocol compares all names")
 

@@ -19,6 +19,7 @@ from xsap.terminal import (
     OutputFolder,
     Overwrite,
     Pooling,
+    Prompt,
     Revision,
     Sheet,
     TerminologyFolder,
@@ -85,6 +86,7 @@ def index(
     revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    prompt: Prompt = None,
     dtype: DtypeOption = Dtype.AUTO,
     overwrite: Overwrite = False,
 ) -> None:
@@ -110,19 +112,15 @@ def index(
     replaced = None if reuse is None or shard else read_manifest(reuse, "index").get("mentions")
     part = parse_shard(shard) if shard else None
     group = process_group()
-    device = None if group is None else str(group.device)
+    options: dict[str, Any] = {"pooling": pooling, "max_length": max_length, "prompt": prompt, "revision": revision}
+    options["device"] = None if group is None else str(group.device)
     if ray:
         from xsap.cluster import connect, encode_groups
 
         cluster = connect(ray)
     chosen_dtype = _dtype_of_all(dtype, reuse, apart=bool(shard or ray or group))
     with announce_wait(f"loading {model}"):
-        encoder = open_encoder_in(
-            chosen_dtype,
-            lambda each: Encoder.from_pretrained(
-                model, pooling=pooling, max_length=max_length, revision=revision, device=device, dtype=each
-            ),
-        )
+        encoder = open_encoder_in(chosen_dtype, lambda each: Encoder.from_pretrained(model, dtype=each, **options))
     summary = build_index(
         terminology,
         encoder,

@@ -17,6 +17,7 @@ from xsap.terminal import (
     OutputFolder,
     Overwrite,
     Pooling,
+    Prompt,
     Revision,
     TerminologyFolder,
     announce_wait,
@@ -44,6 +45,7 @@ def encode(
     revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    prompt: Prompt = None,
     dtype: DtypeOption = Dtype.AUTO,
     overwrite: Overwrite = False,
 ) -> None:
@@ -61,7 +63,7 @@ def encode(
         encoder = open_encoder_in(
             dtype.value,
             lambda each: Encoder.from_pretrained(
-                model, pooling=pooling, max_length=max_length, revision=revision, dtype=each
+                model, pooling=pooling, max_length=max_length, prompt=prompt, revision=revision, dtype=each
             ),
         )
     vectors = encoder.encode(lines, progress=show_progress())
@@ -80,6 +82,7 @@ def shrink(
     revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    prompt: Prompt = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Remove the vocabulary that a terminology does not use.
@@ -94,7 +97,7 @@ def shrink(
 
     texts = read_queries(mentions)["mention"].to_pylist() if mentions else []
     names = Terminology.load(terminology)
-    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, revision=revision)
+    encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, prompt=prompt, revision=revision)
     smaller = shrink_to(encoder, names.names["name"].to_pylist())
     shrunk = {"shrunk": {"model": encoder.content_hash, "terminology": names.content_hash}}
     smaller.save_pretrained(out, overwrite=overwrite, metadata=shrunk)
@@ -111,7 +114,7 @@ def shrink(
         log(f"{mentions}: {100 * unchanged.mean():.1f} % of {len(texts):,} mentions are tokenized as before{examples}")
 
 
-def probe(model: Model, revision: Revision = None) -> None:
+def probe(model: Model, revision: Revision = None, prompt: Prompt = None) -> None:
     """Show which pooling finds synonyms best.
 
     Embeds twenty pairs of synonyms under each pooling. The best pooling comes
@@ -123,7 +126,7 @@ def probe(model: Model, revision: Revision = None) -> None:
     from xsap.encoding.sample_names import SAMPLE_NAMES
 
     with announce_wait(f"loading {model}"):
-        results = probe_model(open_for_probe(model, revision))
+        results = probe_model(open_for_probe(model, revision, prompt))
     known = find_known_model(model)
     with output(None) as stream:
         stream.write(f"pooling   synonym nearest (of {len(SAMPLE_NAMES)})  margin\n")
@@ -140,6 +143,7 @@ def convert(
     revision: Revision = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    prompt: Prompt = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Save any model as a folder that states how to use it.
@@ -152,6 +156,12 @@ def convert(
     from xsap.encoding.encoder import Encoder
 
     with announce_wait(f"loading {model}"):
-        encoder = Encoder.from_pretrained(model, pooling=pooling, max_length=max_length, revision=revision)
+        encoder = Encoder.from_pretrained(
+            model, pooling=pooling, max_length=max_length, prompt=prompt, revision=revision
+        )
     encoder.save_pretrained(out, overwrite=overwrite, metadata={"converted_from": encoder.content_hash})
-    log(f"{out}: {encoder.dimension} dimensions, pooling {encoder.pooling}, {encoder.max_length} tokens")
+    prompts = " and ".join(f"'{each}'" for each in dict.fromkeys(encoder.prompts))
+    stated = f"pooling {encoder.pooling}, {encoder.max_length} tokens" + (
+        f", prompt {prompts}" if any(encoder.prompts) else ""
+    )
+    log(f"{out}: {encoder.dimension} dimensions, {stated}")

@@ -5,6 +5,7 @@ A folder that does not state its pooling is an error unless the caller gives it;
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,6 +34,8 @@ from xsap.text import TextPolicy, normalize_all
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 _TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 BLANK_PIECES = " \u2581\u0120\u010a"  # what tokenizers write for a blank: SentencePiece ▁, byte-level BPE Ġ and Ċ
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")  # of SentencePiece with byte fallback
+_NO_CHARACTER = "\ufffd"  # what bytes that are no whole character are decoded to
 TOKENS_PER_BATCH = 8192
 TOKENS_PER_INT8_BATCH = 1024  # intermediate results then stay in the processor's cache
 POOLS: dict[str, Callable[[Transformer, PackedBatch], Tensor]] = {"cls": packed_first, "mean": packed_mean}
@@ -83,7 +86,7 @@ class Encoder(nn.Module):
         pooling: str | None = None,
         max_length: int | None = None,
         policy: TextPolicy | None = None,
-        prompt: str | None = None,
+        prompt: str | tuple[str, str] | None = None,
         revision: str | None = None,
         override: bool = False,
         device: str | torch.device | None = None,
@@ -98,8 +101,8 @@ class Encoder(nn.Module):
             max_length: Tokens after which a name is truncated, special tokens included. By default what the folder
                 states, else 25.
             policy: Normalization of names. By default what the folder states, else NFC, case unchanged.
-            prompt: Text before every name and mention, such as E5's `query: `. By default what the folder states, or
-                is known of the model.
+            prompt: Text before every name and mention, such as E5's `query: `, or two texts: before names, and before
+                mentions. By default what the folder states, or is known of the model.
             revision: Branch, tag or commit of a model on the hub.
             override: Whether an argument may differ from what the folder states, as when another model is trained
                 from it.
@@ -223,16 +226,16 @@ class Encoder(nn.Module):
     def encode_mentions(
         self, mentions: Sequence[str], *, prompt: str | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """`encode` and `knows` at once: mentions are tokenized a single time.
+        """`encode` with the prompt for mentions, and `knows`, at once: mentions are tokenized a single time.
 
         Args:
             mentions: n mentions, as text has them; they are normalized here.
-            prompt: Text before each mention; by default the model's `name_prompt`, as in `encode`.
+            prompt: Text before each mention; by default the model's `mention_prompt`.
 
         Returns:
             (n, dimension) float32 unit vectors, and (n,) bool.
         """
-        texts, prompt = normalize_all(mentions, self.policy), self.config.name_prompt if prompt is None else prompt
+        texts, prompt = normalize_all(mentions, self.policy), self.config.mention_prompt if prompt is None else prompt
         tokens = self._tokenize(texts, prompt)
         pieces = self._known_pieces(tokens)
         known = pieces > (self._known_pieces(self._tokenize([""], prompt))[0] if prompt else 0)
@@ -279,12 +282,9 @@ class Encoder(nn.Module):
         return self._known_pieces(self._tokenize(normalize_all(names, self.policy), "")) > 0
 
     def _known_pieces(self, tokens: Tokens) -> NDArray[np.int64]:
-        """How many tokens of each name are neither special nor a blank."""
+        """How many tokens of each name are neither special nor a blank nor bytes of a character."""
         if self._known_ids is None or len(self._known_ids) < len(self.tokenizer):
-            pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-            known = np.array([bool(piece and piece.strip(BLANK_PIECES)) for piece in pieces])
-            known[list(self.tokenizer.all_special_ids)] = False
-            self._known_ids = known
+            self._known_ids = _known_ids(self.tokenizer)
         rows = np.repeat(np.arange(len(tokens)), tokens.lengths)
         return np.bincount(rows[self._known_ids[tokens.ids]], minlength=len(tokens))
 
@@ -349,6 +349,25 @@ def device_for(dtype: Dtype, device: str | torch.device | None) -> str | torch.d
     if not int8_is_faster():
         raise ConfigError("dtype int8 needs a CPU with VNNI instructions, found one without; use bfloat16 or float32")
     return "cpu"
+
+
+def _known_ids(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
+    """By token id: whether the piece is of text, so neither special nor a blank nor bytes of a character that the vocabulary lacks.
+
+    Such characters fall apart into bytes: `<0xE0>` where SentencePiece falls back to bytes; a letter for each byte, or
+    for two of three, in byte-level BPE.
+    """
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    known = np.array(
+        [bool(piece and piece.strip(BLANK_PIECES) and not _BYTE_PIECE.fullmatch(piece)) for piece in pieces]
+    )
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if decoder is not None and decoder.decode(["\u00c3"]) == _NO_CHARACTER:  # byte-level: the piece is half of a letter
+        for i, piece in enumerate(pieces):
+            if known[i] and not piece.isascii():
+                known[i] = bool(decoder.decode([piece]).replace(_NO_CHARACTER, "").strip())
+    known[list(tokenizer.all_special_ids)] = False
+    return known
 
 
 def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

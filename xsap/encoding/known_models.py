@@ -5,6 +5,7 @@ gives, has precedence.
 """
 
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -26,7 +27,7 @@ class KnownModel:
         case: Letter case of names, as in `TextPolicy`; None: as the folder states.
         name_prompt: Text before each name of a dictionary.
         mention_prompt: Text before each mention.
-        similarity: What the authors compare vectors with.
+        similarity: What the authors compare vectors with; xsap always compares by cosine.
         revision: Revision of the hub's repository that has weights as safetensors; None: the main one.
         unverified: The values that no source states.
     """
@@ -53,13 +54,23 @@ class KnownModel:
             values |= {"name_prompt": self.name_prompt, "mention_prompt": self.mention_prompt}
         return values
 
-    def describe(self) -> str:
-        """One line for the log: what is used and why."""
-        values = f"pooling {self.pooling}" + (f", {self.max_length} tokens" if self.max_length else "")
-        if self.name_prompt or self.mention_prompt:
-            values += f", prompts '{self.name_prompt}' and '{self.mention_prompt}'"
-        doubt = f"; not verified: {', '.join(self.unverified)}" if self.unverified else ""
-        return f"{self.model_id}: {values} ({self.source}{doubt})"
+    def describe(self, used: Collection[str] | None = None) -> str:
+        """One line for the log: what is used and why.
+
+        Args:
+            used: The keys of `stated` that are used; None for all.
+        """
+        stated = self.stated()
+        used = stated if used is None else used
+        values = [f"pooling {self.pooling}"] if "pooling" in used else []
+        values += [f"{self.max_length} tokens"] if "max_length" in used else []
+        values += [f"case {self.case}"] if "policy" in used else []
+        if "name_prompt" in used:
+            values.append(f"prompts '{self.name_prompt}' before names and '{self.mention_prompt}' before mentions")
+        doubtful = [value for value in self.unverified if ("policy" if value == "case" else value) in used]
+        doubt = f"; not verified: {', '.join(doubtful)}" if doubtful else ""
+        other = "" if self.similarity == "cosine" else f"; its authors compare by {self.similarity}, xsap by cosine"
+        return f"{self.model_id}: {', '.join(values)} ({self.source}{doubt}){other}"
 
 
 @cache

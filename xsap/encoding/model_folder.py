@@ -94,7 +94,7 @@ def open_folder(
     pooling: str | None,
     max_length: int | None,
     policy: TextPolicy | None,
-    prompt: str | None = None,
+    prompt: str | tuple[str, str] | None = None,
     revision: str | None = None,
     override: bool = False,
 ) -> Folder:
@@ -105,7 +105,7 @@ def open_folder(
         pooling: See `EncoderConfig`; required if neither the folder nor the table of known models states it.
         max_length: See `EncoderConfig`.
         policy: See `EncoderConfig`.
-        prompt: Both prompts of `EncoderConfig`.
+        prompt: Both prompts of `EncoderConfig`, or the one for names and the one for mentions.
         revision: Branch, tag or commit of a model on the hub.
         override: Whether an argument may differ from what the folder states, as when another model is trained from it.
     """
@@ -116,7 +116,9 @@ def open_folder(
         raise ArtifactError(f"{path}: expected a model folder, found no config.json in it. Is the path right?")
     content_hash = manifest_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
     given = {"pooling": pooling, "max_length": max_length, "policy": policy}
-    given |= {"name_prompt": prompt, "mention_prompt": prompt}
+    given |= zip(
+        ("name_prompt", "mention_prompt"), prompt if isinstance(prompt, tuple) else (prompt, prompt), strict=True
+    )
     config = _read_config(folder, given, known, override=override)
     provenance = read_provenance(path, folder, read_stated(folder))
     if has_pickled_weights_only(folder):
@@ -256,15 +258,19 @@ def _hash_of(folder: Path) -> str:
 def _read_config(folder: Path, given: dict[str, Any], known: KnownModel | None, *, override: bool) -> EncoderConfig:
     """What the folder states, the caller gives, and is known of the model; the first two must not differ unless overridden."""
     given = {key: value for key, value in given.items() if value is not None}
-    stated = _read_xsap_config(folder) or _read_sentence_transformer_config(folder)
+    stated = _read_xsap_config(folder) or _read_sentence_transformer_config(folder, given.get("pooling"))
     for key, value in given.items():
         if not override and stated.get(key, value) != value:
+            if key.endswith("_prompt"):
+                expected = f"{folder}: states '{stated[key]}' as {key}"
+                raise ConfigError(f"{expected}, found prompt '{value}' given; leave prompt out")
             raise ConfigError(f"{folder}: states {key} {stated[key]}, found {value} given; leave {key} out")
     stated |= given
     if known is not None:
-        if "pooling" not in stated:
-            logger.info(known.describe())
-        stated = known.stated() | stated
+        values = known.stated()
+        if lacking := [key for key in values if key not in stated]:
+            logger.info(known.describe(lacking))
+        stated = values | stated
     if "pooling" not in stated:
         raise ArtifactError(
             f"{folder}: has neither xsap.json nor modules.json, so its pooling is unknown; give pooling: one of "
@@ -294,24 +300,29 @@ def _read_xsap_config(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
-    """From a SentenceTransformer folder: its modules.json and the files that it names."""
+def _read_sentence_transformer_config(folder: Path, given_pooling: str | None) -> dict[str, Any]:
+    """From a SentenceTransformer folder: its modules.json and the files that it names. If it pools as xsap can't, a pooling must be given."""
     found = _sentence_transformer_modules(folder)
     if not found:
         return {}
     modules = dict(found)
-    if not set(modules) <= {"Transformer", "Pooling", "Dense", "Normalize"} or "Pooling" not in modules:
+    if not set(modules) <= {"Transformer", "Pooling", "Dense", "Normalize"}:
         raise ConfigError(
             f"{folder}: expected the modules Transformer, Pooling, Dense and Normalize; found {', '.join(modules)}"
         )
-    pooling = read_model_json(modules["Pooling"] / "config.json")
+    pooling = read_model_json(modules["Pooling"] / "config.json") if "Pooling" in modules else {"pooling_mode": "none"}
     mode = pooling.get("pooling_mode") or "+".join(
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for key, on in pooling.items()
         if key.startswith("pooling_mode_") and on is True
     )
     if mode not in ("cls", "mean"):
-        raise ConfigError(f"{folder}: expected a SentenceTransformer that pools by cls or mean; found '{mode}'")
+        expected = f"{folder}: expected a SentenceTransformer that pools by cls or mean; found '{mode}'"
+        if given_pooling is None:
+            raise ConfigError(
+                f"{expected}. Give another pooling: one of {', '.join(POOLINGS)}; `xsap probe` compares them"
+            )
+        logger.info("%s, in place of which another pooling is used", expected)
     transformer = folder / "sentence_bert_config.json"
     stated = read_model_json(transformer) if transformer.is_file() else {}
     policy = TextPolicy(case="lower" if stated.get("do_lower_case") else "cased")
@@ -320,7 +331,8 @@ def _read_sentence_transformer_config(folder: Path) -> dict[str, Any]:
         read_model_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
     )
     known = isinstance(length, int) and length < 100_000  # transformers writes 10^30 for "any"
-    stated = {"pooling": mode, "policy": policy} | ({"max_length": length} if known else {})
+    stated = {"policy": policy} | ({"pooling": mode} if mode in ("cls", "mean") else {})
+    stated |= {"max_length": length} if known else {}
     return stated | _read_prompts(folder / "config_sentence_transformers.json")
 
 

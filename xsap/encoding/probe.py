@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xsap.encoding.encoder import Encoder
-from xsap.encoding.model_folder import POOLINGS
+from xsap.encoding.model_folder import POOLINGS, REFERENCE_LENGTH
 from xsap.encoding.sample_names import SAMPLE_NAMES
 
 
@@ -37,14 +37,14 @@ class ProbeResult:
 
 
 def probe(encoder: Encoder) -> list[ProbeResult]:
-    """Embed the synonyms under each pooling, best pooling first.
+    """Embed the synonyms under each pooling, best pooling first, with 25 tokens a name at most: `mean_all` pads every name to that.
 
     Args:
         encoder: The model; its own pooling is not changed.
     """
-    results = []
+    results, length = [], min(encoder.max_length, REFERENCE_LENGTH)
     for pooling in POOLINGS:
-        config = replace(encoder.config, pooling=pooling)
+        config = replace(encoder.config, pooling=pooling, max_length=length)
         other = Encoder(encoder.transformer, encoder.tokenizer, config, encoder.dense).eval()
         results.append(ProbeResult(pooling, *_separation(other.encode(SAMPLE_NAMES))))
     return sorted(results, key=lambda result: (-result.nearest, -result.margin))
@@ -62,11 +62,12 @@ def _separation(vectors: NDArray[np.float32]) -> tuple[float, float]:
     return float((own > rival).mean()), float((own - rival).mean())
 
 
-def open_for_probe(path: Path | str, revision: str | None = None) -> Encoder:
-    """A model whatever its pooling: one that is not stated is set to `cls`, which `probe` does not use.
+def open_for_probe(path: Path | str, revision: str | None = None, prompt: str | None = None) -> Encoder:
+    """A model whatever pooling it states, one that xsap does not have among them; it is set to `cls`, which `probe` does not use.
 
     Args:
         path: A model folder, or an id of the Hugging Face hub.
         revision: Branch, tag or commit of a model on the hub.
+        prompt: Text before every name; by default the model's own.
     """
-    return Encoder.from_pretrained(path, pooling="cls", revision=revision, override=True)
+    return Encoder.from_pretrained(path, pooling="cls", prompt=prompt, revision=revision, override=True)

@@ -24,7 +24,7 @@ from xsap.evaluation.metrics import ScoreRow, rank_of, rank_of_all, split_ids
 from xsap.files import byte_lines, file_ending
 from xsap.languages import UNKNOWN
 from xsap.linking.calibration import risk_coverage
-from xsap.linking.encoder_spec import Embedder
+from xsap.linking.encoder_spec import Embedder, encode_as_mentions
 from xsap.linking.index import Index
 from xsap.linking.mention_context import MentionContext, contexts_in
 from xsap.linking.results import Result
@@ -287,7 +287,7 @@ def evaluate_reference(
     )
 
     def nearest(parts: list[str], k: int) -> Rows:
-        return search_array(vectors, encoder.encode(parts, unit=False, policy=CASED), k)[1]
+        return search_array(vectors, encode_as_mentions(encoder, parts, unit=False, policy=CASED), k)[1]
 
     gold = [[part for ids in given for part in split_ids(ids)] for given in mentions["concept_ids"].to_pylist()]
     check_gold(gold, {part for ids in dictionary.concept_ids for part in split_ids(ids)}, dictionary="dictionary")

@@ -24,6 +24,7 @@ from xsap.files import RowCounts
 from xsap.linking.broader import FETCHED, BroaderFinder
 from xsap.linking.calibration import BroaderCalibration, Calibration, codes_of, features_of, fit
 from xsap.linking.dictionary import NameConcepts
+from xsap.linking.encoder_spec import encode_as_mentions
 from xsap.linking.fusion import POOL, fuse, string_similarity
 from xsap.linking.linker import Linker
 from xsap.linking.logistic import Mask
@@ -138,7 +139,7 @@ def tune_fusion(linker: Linker, mentions: pa.Table, *, seed: int) -> WeightChoic
             f"choosing a weight needs at least {MIN_MENTIONS} different mentions whose concepts are in the index, found {len(asked):,}"
         )
     strings = [mention for mention, _ in asked]
-    cosines, rows = search_vectors(linker.index.vectors, linker.encoder.encode(strings), POOL)
+    cosines, rows = search_vectors(linker.index.vectors, encode_as_mentions(linker.encoder, strings), POOL)
     similarities = string_similarity(strings, rows, dictionary.names["name"])
     ids = dictionary.concepts["concept_id"].to_pylist()
     return choose_weight(

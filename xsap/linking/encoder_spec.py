@@ -44,6 +44,21 @@ class Embedder(Protocol):
     ) -> Floats: ...
 
 
+def encode_as_mentions(encoder: Embedder, mentions: Sequence[str], **options: Any) -> Floats:
+    """Vectors of mentions: `encode`, which is for names, with the prompt for mentions where a model has another one.
+
+    Args:
+        encoder: The encoder; one without `prompts` has none.
+        mentions: n mentions, as text has them.
+        options: Further arguments of `encode`.
+
+    Returns:
+        (n, dimension).
+    """
+    of_names, of_mentions = getattr(encoder, "prompts", ("", ""))
+    return encoder.encode(mentions, **options | ({} if of_mentions == of_names else {"prompt": of_mentions}))
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """The encoder that an index is bound to, and how it was used."""
@@ -117,7 +132,8 @@ class EncoderSpec:
     def describe(self) -> str:
         """What `matches` compares, in a few words."""
         text = f"{self.policy.case}, {self.policy.unicode}"
-        return f"{short_hash(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {text})"
+        prompts = f", prompts '{self.prompts[0]}' and '{self.prompts[1]}'" if any(self.prompts) else ""
+        return f"{short_hash(self.content_hash)} ({self.pooling}, {self.max_length} tokens, {text}{prompts})"
 
 
 def record_location(path: str | None, folder: Path) -> str | None:
@@ -178,6 +194,7 @@ def open_encoder(
             pooling=spec.pooling,
             max_length=spec.max_length,
             policy=spec.policy,
+            prompt=spec.prompts,
             revision=revision,
             device=device,
             dtype=dtype,
@@ -189,7 +206,6 @@ def open_encoder(
         raise ArtifactError(
             f"{index_path} was built with model {short_hash(spec.content_hash)}, not with {found}. {rebuild}"
         )
-    encoder.config = replace(encoder.config, name_prompt=spec.prompts[0], mention_prompt=spec.prompts[1])
     return encoder
 
 

@@ -7,6 +7,7 @@ opens without reading them, and a search reads only what it needs.
 
 import json
 import logging
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -356,6 +357,8 @@ class Index:
                 f"--languages {languages} --vector-dtype {self.vectors.vector_dtype} --pooling {self.model.pooling}"
             )
             options += f" --max-length {self.model.max_length} --dtype {self.model.dtype} --ann"
+            prompt, of_mentions = self.model.prompts
+            options += f" --prompt {shlex.quote(prompt)}" if prompt == of_mentions != "" else ""
             names = self.mention_names
             options += "" if names is None else f" --mentions FILE --mention-weight {names.weight:g}"
             path, model = self.path, self.model.path or "MODEL"

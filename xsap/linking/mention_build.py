@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from xsap.errors import ConfigError
 from xsap.linking.dictionary import Dictionary, find_rows, hash_names
-from xsap.linking.encoder_spec import Embedder, EncoderSpec
+from xsap.linking.encoder_spec import Embedder, EncoderSpec, encode_as_mentions
 from xsap.linking.fusion import FusedSearch
 from xsap.linking.mention_names import Annotations, MentionNames
 from xsap.linking.mention_weight import MentionWeight, Searches, learn_mention_weight
@@ -78,7 +78,7 @@ def build_mention_names(
     if weight is None:
         prompts = EncoderSpec.from_encoder(encoder).prompts
         texts = strings.to_pylist()
-        queries = array if prompts[0] == prompts[1] else encoder.encode(texts, prompt=prompts[1], progress=progress)
+        queries = array if prompts[0] == prompts[1] else encode_as_mentions(encoder, texts, progress=progress)
         searches = _searches(annotations.names, queries, dictionary, vectors, own, fusion_weight)
         chosen = learn_mention_weight(mentions, annotations, searches, seed=seed)
     names = replace(annotations.mention_names(), weight=chosen.weight, vectors=own, learnt=chosen.to_dict())

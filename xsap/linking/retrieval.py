@@ -7,7 +7,7 @@ index has a fusion weight by string similarity too. The vocabulary of a model ma
 from collections.abc import Sequence
 from functools import partial
 from itertools import compress
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xsap.encoding.forks import ForkSafeLock
 from xsap.linking.dictionary import values_at
-from xsap.linking.encoder_spec import Embedder
+from xsap.linking.encoder_spec import Embedder, encode_as_mentions
 from xsap.linking.fusion import FusedSearch, string_similarity
 from xsap.linking.index import Index
 from xsap.linking.mention_names import AnnotationCount, join_hits, weighted_search
@@ -41,9 +41,7 @@ Mention = tuple[str, str]  # its text and its language
 class MentionEncoder(Protocol):
     """An encoder that tells, with the vectors of mentions, of which ones its vocabulary has any part."""
 
-    def encode_mentions(  # noqa: D102
-        self, mentions: Sequence[str], *, prompt: str | None = None
-    ) -> tuple[Floats, NDArray[np.bool_]]: ...
+    def encode_mentions(self, mentions: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]: ...  # noqa: D102
 
 
 def _filter_hit(hit: Hit, kept: FilteredDictionary) -> Hit | None:
@@ -203,13 +201,11 @@ class Retriever:
 
     def _encode(self, mentions: list[str]) -> tuple[Floats, NDArray[np.bool_]]:
         """Vectors of mentions, and of which ones the model's vocabulary has any part."""
-        prompts = self.index.model.prompts
-        prompt: dict[str, Any] = {"prompt": prompts[1]} if any(prompts) else {}  # most models have none
 
         def encode() -> tuple[Floats, NDArray[np.bool_]]:
             if isinstance(self.encoder, MentionEncoder):
-                return self.encoder.encode_mentions(mentions, **prompt)
-            return self.encoder.encode(mentions, **prompt), np.ones(len(mentions), bool)
+                return self.encoder.encode_mentions(mentions)
+            return encode_as_mentions(self.encoder, mentions), np.ones(len(mentions), bool)
 
         with self._lock:
             try:
