@@ -167,7 +167,7 @@ def test_result_depends_on_model_use_and_threads_and_how_it_was_tried(encoder, c
         third = precision._cache_file(encoder)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr(precision, "_METHOD", precision._METHOD + 1)
+    monkeypatch.setattr(precision, "TRIAL_METHOD", precision.TRIAL_METHOD + 1)
     assert len({first, second, third, precision._cache_file(encoder)}) == 4
 
 

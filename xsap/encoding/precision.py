@@ -35,7 +35,7 @@ MIN_COSINE = 0.999  # of a name's vector with the one in float32
 MAX_TIE = 1e-3  # another name may be the nearest one if its cosine in float32 is this close to the largest
 MIN_SPEEDUP = 1.1  # vectors are not changed for less than this
 VARIABLE = "XSAP_DTYPE"
-_METHOD = 2  # raised whenever a trial may have another result, so that kept ones are not used
+TRIAL_METHOD = 2  # raised whenever a trial may have another result, so that kept ones are not used
 _DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16", "int8")
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def _cache_file(encoder: Encoder) -> Path:
     """Where the result for this encoder on this computer is kept."""
     device = next(encoder.parameters()).device
     inputs = {
-        "method": _METHOD,
+        "method": TRIAL_METHOD,
         "model": encoder.content_hash,
         "config": encoder.config.to_dict(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
