@@ -16,7 +16,7 @@ ORDER = [
     "errors", "text", "languages", "settings_files", "config", "atomic", "output_paths", "artifacts", "files", "plots", "page", "progress", "terminal",
     "tabular.cells", "tabular.delimited_text", "tabular.xlsx", "tabular.workbooks", "tabular.readers",
     "terms.semantic_types", "terms.source_licenses", "terms.hierarchy", "terms.concept_details", "terms.terminology", "terms.mentions", "terms.corpus", "terms.brat", "terms.bigbio", "terms.codiesp", "terms.annotated_corpora", "terms.abbreviations", "terms.clinical_text",
-    "encoding.forks", "encoding.sample_names", "encoding.int8", "encoding.packing", "encoding.layers", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_card", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.token_vectors", "encoding.vocabulary", "encoding.probe", "encoding.precision",
+    "encoding.forks", "encoding.sample_names", "encoding.int8", "encoding.packing", "encoding.layers", "encoding.packed_layers", "encoding.convert_weights", "encoding.known_models", "encoding.model_json", "encoding.model_card", "encoding.sentence_transformer", "encoding.model_folder", "encoding.threads", "encoding.encoder", "encoding.token_vectors", "encoding.vocabulary", "encoding.probe", "encoding.precision",
     "search.vectors", "search.exact", "search.approximate",
     "evaluation.gold", "evaluation.metrics", "evaluation.strata", "evaluation.folds",
     "linking.name_keys", "linking.arguments", "linking.mention_context", "linking.details", "linking.dictionary", "linking.dictionary_files", "linking.ranking", "linking.results", "linking.fusion", "linking.logistic", "linking.calibration",

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModel, AutoTokenizer, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
-from tests.fixtures.encoders import TRAIN_TOKENIZER, copy_without_config, save_max_pooled, tiny_encoder
+from tests.fixtures.encoders import TRAIN_TOKENIZER, Malicious, copy_without_config, save_max_pooled, tiny_encoder
 from xsap import Encoder
 from xsap.encoding.model_folder import check_tokenizer
 from xsap.encoding.packing import pack, tokenize_names, tokenize_to_disk
@@ -159,16 +158,6 @@ def test_pickled_weights_are_converted_once_and_give_the_same_vectors(
     first = made.stat().st_mtime_ns
     assert Encoder.from_pretrained(folder, pooling="mean").content_hash == encoder.content_hash
     assert made.stat().st_mtime_ns == first
-
-
-class Malicious:
-    """Unpickling it creates a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.file),)
 
 
 @pytest.mark.parametrize("content", ["code", "list", "number among tensors", "truncated", "text"])

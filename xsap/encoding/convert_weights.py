@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xsap"
 
 
-def converted(folder: Path, content_hash: str) -> Path:
+def converted(folder: Path, content_hash: str, pickled: Sequence[Path] | None = None) -> Path:
     """A copy of a model folder with its weights as safetensors, made at the first call and checked at every other.
 
     Args:
-        folder: A folder for which `has_pickled_weights_only` holds.
+        folder: The model folder.
         content_hash: SHA-256 over its files, which names the copy.
+        pickled: Itself and folders in it for which `has_pickled_weights_only` holds; by default itself alone.
 
     Returns:
         The folder of the copy.
@@ -44,31 +46,40 @@ def converted(folder: Path, content_hash: str) -> Path:
     Raises:
         ArtifactError: The file contains anything but tensors, it is damaged, or the copy is.
     """
-    target = cache_folder() / "converted" / content_hash
-    if not target.is_dir():
-        convert(folder, target)
+    target, pickled = cache_folder() / "converted" / content_hash, pickled or [folder]
+    if any(not any(part.glob("*.safetensors")) for part in _in(target, folder, pickled)):
+        convert(folder, target, pickled)
     open_artifact(target, "model")
     return target
 
 
-def convert(folder: Path, target: Path) -> None:
+def convert(folder: Path, target: Path, pickled: Sequence[Path]) -> None:
     """Write a copy of a model folder with its weights as safetensors.
 
     Args:
-        folder: A folder for which `has_pickled_weights_only` holds.
+        folder: The model folder.
         target: The folder to write; a copy that is there already is replaced.
+        pickled: Itself and folders in it for which `has_pickled_weights_only` holds.
 
     Raises:
         ArtifactError: The file contains anything but tensors, or it is damaged.
     """
-    metadata = {"converted": {file.name: sha256_of(file) for file in sorted(folder.glob("pytorch_model*"))}}
+    files = [file for part in pickled for file in sorted(part.glob("pytorch_model*"))]
+    metadata = {"converted": {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}}
     with publish(target, "model", metadata, overwrite=True) as aside:
-        _run_child(folder, aside)
+        for source, part in zip(pickled, _in(aside, folder, pickled), strict=True):
+            part.mkdir(parents=True, exist_ok=True)
+            _run_child(source, part)
         for file in sorted(folder.rglob("*")):  # with the folders of SentenceTransformer's modules
             if file.is_file() and file.suffix in KEPT and file.name not in (MANIFEST, *PICKLED_FILES):
                 copy = aside / file.relative_to(folder)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
+
+
+def _in(copy: Path, folder: Path, parts: Sequence[Path]) -> list[Path]:
+    """The places in a copy of `folder` of folders in it."""
+    return [copy / part.relative_to(folder) for part in parts]
 
 
 def _run_child(folder: Path, aside: Path) -> None:

@@ -51,7 +51,8 @@ class Encoder(nn.Module):
         config: Pooling, maximum length and text policy.
         dtype: Number format of `encode`'s matrix products.
         content_hash: SHA-256 over the files of the folder that the model was opened from; None for a new model.
-        revision: The branch, tag or commit of the hub's repository that it was opened at; None for the hub's main one, and for a folder.
+        revision: The branch, tag or commit of the hub's repository that it was opened at, given or from the table of known models; None for
+            the hub's main one, and for a folder.
         provenance: What is known of where the model comes from, such as `base_model` and `license`; saved in `xsap.json`.
     """
 
@@ -103,7 +104,8 @@ class Encoder(nn.Module):
             policy: Normalization of names. By default what the folder states, else NFC, case unchanged.
             prompt: Text before every name and mention, such as E5's `query: `, or two texts: before names, and before
                 mentions. By default what the folder states, or is known of the model.
-            revision: Branch, tag or commit of a model on the hub.
+            revision: Branch, tag or commit of a model on the hub; not for a folder. By default what the table of known
+                models has, else the main branch.
             override: Whether an argument may differ from what the folder states, as when another model is trained
                 from it.
             device: Where to compute; by default CUDA if available, else the CPU.
@@ -129,7 +131,7 @@ class Encoder(nn.Module):
         )
         encoder = cls(folder.transformer, folder.tokenizer, folder.config, folder.dense)
         encoder.content_hash, encoder.dtype = folder.content_hash, dtype
-        encoder.provenance, encoder.revision = folder.provenance, None if Path(path).is_dir() else revision
+        encoder.provenance, encoder.revision = folder.provenance, folder.revision
         encoder = encoder.to(device).eval()
         if dtype == "int8":
             encoder.dtype = "float32"

@@ -5,7 +5,6 @@ manifest, so the model's hash stays the same. A license that they state in its f
 machine is ever in it: a base model is named only by its id on the Hugging Face hub.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xsap.encoding.known_models import find_known_model
-from xsap.errors import ArtifactError
+from xsap.encoding.model_json import read_model_object, typed
 from xsap.languages import UNKNOWN, to_name
 from xsap.terms.source_licenses import license_of
 
@@ -51,11 +50,27 @@ class CardEvaluation(NamedTuple):
 
 
 def read_stated(folder: Path) -> dict[str, Any]:
-    """The keys of a folder's `xsap.json` besides those of `EncoderConfig`; none without that file. Raises ArtifactError if it can't be read."""
-    stated = read_model_json(folder / STATED) if (folder / STATED).is_file() else {}
-    if not isinstance(stated, dict):
-        raise ArtifactError(f"{folder / STATED}: expected a JSON object, found {type(stated).__name__}")
+    """The keys of a folder's `xsap.json` besides those of `EncoderConfig`; none without that file.
+
+    Raises:
+        ArtifactError: The file can't be read, or has a value of another type than is used here or elsewhere.
+    """
+    file = folder / STATED
+    stated = _without_null(read_model_object(file)) if file.is_file() else {}
+    typed(file, stated, FUSION_WEIGHT, float)
+    for key in ("training", TUNED):
+        typed(file, stated, key, dict)
+    for key in (TRAINED_ON, VOCABULARY_FROM):
+        if counts := typed(file, stated, key, dict):
+            stated[key] = _without_null({source: typed(file, counts, source, int) for source in counts})
+    if languages := typed(file, stated, "languages", list):
+        codes = {f"languages[{i}]": code for i, code in enumerate(languages)}
+        stated["languages"] = list(_without_null({key: typed(file, codes, key, str) for key in codes}).values())
     return {key: value for key, value in stated.items() if key not in ("pooling", "max_length", "text", "prompts")}
+
+
+def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def read_provenance(path: Path | str, folder: Path, stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,11 +308,3 @@ def _license(stated: Mapping[str, Any]) -> list[str]:
         ]
     from_base = f", as its base model {stated[BASE_MODEL]} states" if BASE_MODEL in stated else ""
     return ["## License\n", f"{license_id}{from_base}. The sources of its data have licenses of their own.\n"]
-
-
-def read_model_json(file: Path) -> Any:
-    """The content of a JSON file of a model folder. Raises ArtifactError."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file}: expected readable JSON, found: {error}") from None

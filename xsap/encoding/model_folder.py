@@ -9,31 +9,39 @@ ones (`.bin`) are converted first (`convert_weights`).
 import hashlib
 import inspect
 import logging as python_logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from xsap.artifacts import MANIFEST, manifest_hash, open_artifact, sha256_of
 from xsap.encoding.convert_weights import converted, has_pickled_weights_only
 from xsap.encoding.known_models import KnownModel, find_known_model
-from xsap.encoding.model_card import read_model_json, read_provenance, read_stated
+from xsap.encoding.model_card import read_provenance, read_stated
+from xsap.encoding.model_json import describe_value, read_model_object, typed
 from xsap.encoding.packing import Transformer
+from xsap.encoding.sentence_transformer import (
+    MODULES,
+    check_prompt_is_pooled,
+    open_dense,
+    read_sentence_transformer,
+    transformer_folder,
+    weight_folders,
+)
 from xsap.errors import ArtifactError, ConfigError, XsapError
 from xsap.text import TextPolicy
 
 logger = python_logging.getLogger(__name__)
 
 POOLINGS = ("cls", "mean", "mean_all")
+MOST_LAYERS = 1_000
 REFERENCE_LENGTH = 25  # tokens per name in the original SapBERT code, whose model folders do not state it
-ACTIVATIONS = {each.__name__: each for each in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)}  # of Dense modules
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,8 @@ class EncoderConfig:
 class Folder(NamedTuple):
     """An opened model.
 
-    `content_hash` is the SHA-256 over its files, `dense` the layers after pooling, if there are any; `provenance` is from `read_provenance`.
+    `content_hash` is the SHA-256 over its files, `dense` the layers after pooling, if there are any; `provenance` is from `read_provenance`;
+    `revision` is that of the hub's repository, None for the main one and for a folder.
     """
 
     transformer: Transformer
@@ -86,6 +95,7 @@ class Folder(NamedTuple):
     content_hash: str
     dense: nn.Sequential | None
     provenance: dict[str, Any]
+    revision: str | None
 
 
 def open_folder(
@@ -106,13 +116,13 @@ def open_folder(
         max_length: See `EncoderConfig`.
         policy: See `EncoderConfig`.
         prompt: Both prompts of `EncoderConfig`, or the one for names and the one for mentions.
-        revision: Branch, tag or commit of a model on the hub.
+        revision: Branch, tag or commit of a model on the hub; by default the one that the table of known models has.
         override: Whether an argument may differ from what the folder states, as when another model is trained from it.
     """
     known = find_known_model(path)
-    folder = _locate(path, revision or (known.revision if known else None))
+    folder, revision = _locate(path, revision, known)
     known = known or find_known_model(path, folder)
-    if not any((folder / file).is_file() for file in (MANIFEST, "config.json")):  # checked before anything is hashed
+    if not any((folder / file).is_file() for file in (MANIFEST, MODULES, "config.json")):  # before anything is hashed
         raise ArtifactError(f"{path}: expected a model folder, found no config.json in it. Is the path right?")
     content_hash = manifest_hash(open_artifact(folder, "model")) if (folder / MANIFEST).is_file() else _hash_of(folder)
     given = {"pooling": pooling, "max_length": max_length, "policy": policy}
@@ -120,18 +130,16 @@ def open_folder(
         ("name_prompt", "mention_prompt"), prompt if isinstance(prompt, tuple) else (prompt, prompt), strict=True
     )
     config = _read_config(folder, given, known, override=override)
+    if config.name_prompt or config.mention_prompt:
+        check_prompt_is_pooled(folder)
     provenance = read_provenance(path, folder, read_stated(folder))
-    if has_pickled_weights_only(folder):
-        folder = converted(folder, content_hash)
+    if pickled := [part for part in weight_folders(folder) if has_pickled_weights_only(part)]:
+        folder = converted(folder, content_hash, pickled)
         logger.info("%s: weights converted from .bin to safetensors, in %s", path, folder)
-    if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
-        raise ArtifactError(
-            f"{path}: expected weights as .safetensors or pytorch_model.bin, found none. Is the download complete?"
-        )
     try:
         with quiet():
-            transformer, tokenizer = _open(folder)
-        dense = _open_dense(folder)
+            transformer, tokenizer = _open(transformer_folder(folder))
+        dense = open_dense(folder, int(transformer.config.hidden_size))
     except XsapError:
         raise
     except Exception as error:  # a folder of any content makes transformers raise errors of any kind
@@ -144,24 +152,62 @@ def open_folder(
         )
     config = replace(config, max_length=min(longest, config.max_length))
     check_finite_weights(transformer, str(path))
-    return Folder(transformer, tokenizer, config, content_hash, dense, provenance)
+    return Folder(transformer, tokenizer, config, content_hash, dense, provenance, revision)
 
 
 def _open(folder: Path) -> tuple[Transformer, PreTrainedTokenizerBase]:
+    _check_openable(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if (heads := getattr(config, "num_attention_heads", 1)) < 1:
         raise ConfigError(f"{folder / 'config.json'}: num_attention_heads must be positive, found {heads}")
+    if (layers := getattr(config, "num_hidden_layers", 1)) > MOST_LAYERS:  # transformers would make them one by one
+        raise ConfigError(
+            f"{folder / 'config.json'}: num_hidden_layers must be at most {MOST_LAYERS:,}, found {layers}"
+        )
     # the pooler on top of [CLS] is a pre-training head that no pooling here uses
     options = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     extra = {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
-    extra |= {"use_safetensors": True, "output_loading_info": True}
+    extra |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}  # checked here
     transformer, loaded = AutoModel.from_pretrained(
         folder, config=config, dtype=torch.float32, trust_remote_code=False, **extra
     )
+    _check_shapes(loaded["mismatched_keys"], folder)
     _check_complete(loaded["missing_keys"], folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_tokenizer(tokenizer, transformer, str(folder))
     return transformer, tokenizer
+
+
+def _check_openable(folder: Path) -> None:
+    """Raise XsapError for a folder without configuration or weights, or whose model needs code of its own."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ArtifactError(f"{folder}: expected a model, found no config.json in it. Is the download complete?")
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            f"{folder}: expected weights as .safetensors or pytorch_model.bin, found none. Is the download complete?"
+        )
+    stated = read_model_object(file)
+    model_type = typed(file, stated, "model_type", str)
+    if stated.get("auto_map") and model_type not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{file}: expected an architecture that transformers has itself, such as bert or xlm-roberta; found {describe_value(model_type)}, "
+            "which needs code of the model's own (auto_map). xsap never runs such code: use another model"
+        )
+
+
+def _check_shapes(mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]], folder: Path) -> None:
+    """Raise ArtifactError for weights (name, shape found, shape expected) of other shapes than config.json gives. A pooler is not used."""
+    wrong = sorted((name, tuple(found), tuple(expected)) for name, found, expected in mismatched)
+    wrong = [each for each in wrong if "pooler" not in each[0].split(".")]
+    if wrong:
+        name, found, expected = wrong[0]
+        shapes = [" × ".join(map(str, shape)) or "a single number" for shape in (expected, found)]
+        more = f", and {len(wrong) - 1:,} more of other shapes" if len(wrong) > 1 else ""
+        raise ArtifactError(
+            f"{folder}: expected {name} of shape {shapes[0]}, which follows from config.json, found {shapes[1]} in .safetensors{more}. "
+            "Is config.json that of these weights? Get both again"
+        )
 
 
 def _check_complete(missing: Collection[str], folder: Path) -> None:
@@ -172,27 +218,6 @@ def _check_complete(missing: Collection[str], folder: Path) -> None:
             f"{folder}: expected all weights of the model in its .safetensors, found no {lacking[0]}{more}. "
             "Is the download complete, and config.json that of these weights?"
         )
-
-
-def _open_dense(folder: Path) -> nn.Sequential | None:
-    """The Dense modules of a SentenceTransformer folder, in order."""
-    layers: list[nn.Module] = []
-    for path in [path for kind, path in _sentence_transformer_modules(folder) if kind == "Dense"]:
-        stated = read_model_json(path / "config.json")
-        activation = str(stated.get("activation_function", "Identity")).rpartition(".")[2]
-        if activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"{path}: expected one of the activation functions {', '.join(ACTIVATIONS)}; found '{activation}'"
-            )
-        if not (path / "model.safetensors").is_file():
-            raise ArtifactError(
-                f"{path}: expected model.safetensors, found none; save the model again with a current SentenceTransformer"
-            )
-        linear = nn.Linear(stated["in_features"], stated["out_features"], bias=stated.get("bias", True))
-        weights = load_file(path / "model.safetensors")
-        linear.load_state_dict({key.removeprefix("linear."): value.float() for key, value in weights.items()})
-        layers += [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers) if layers else None
 
 
 def check_finite_weights(transformer: nn.Module, where: str) -> None:
@@ -225,27 +250,50 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _locate(path: Path | str, revision: str | None) -> Path:
+def _locate(path: Path | str, revision: str | None, known: KnownModel | None) -> tuple[Path, str | None]:
+    """A model's folder, downloaded if need be, and its revision on the hub."""
     folder = Path(path)
     if folder.is_dir():
-        return folder
+        if revision is not None:
+            raise ConfigError(
+                f"{path}: expected revision for a model of the hub alone, found '{revision}' for a folder; leave revision out"
+            )
+        return folder, None
     if folder.exists() or str(path).count("/") > 1 or str(path).startswith((".", "/")):
         raise ArtifactError(
             f"{path}: expected a model folder, found {'a file' if folder.exists() else 'nothing there'}. Is the path right?"
         )
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    of_table = known.revision if known else None
+    revision = revision or of_table
+    try:
+        try:
+            return _download(str(path), revision), revision
+        except RevisionNotFoundError:
+            if revision is None or revision != of_table:  # given by the caller alone
+                raise
+            logger.warning("%s: the hub no longer has its revision %s; the main one is used instead", path, revision)
+            return _download(str(path), None), None
+    except XsapError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds, which all mean the same to the user
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        at = f" at revision '{revision}'" if revision else ""
+        raise ArtifactError(
+            f"{path}: expected a model folder or an id of the Hugging Face hub, found neither{at}: {reason}"
+        ) from None
+
+
+def _download(model_id: str, revision: str | None) -> Path:
+    """The folder of a model in the hub's cache, with pickled weights only where there are no others."""
     from huggingface_hub import snapshot_download
 
     unused = ["*.pt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*"]
-    try:
-        folder = Path(snapshot_download(str(path), revision=revision, ignore_patterns=[*unused, "*.bin"]))
-        if not any(folder.glob("*.safetensors")):  # old repositories have pickled weights only
-            folder = Path(snapshot_download(str(path), revision=revision, ignore_patterns=unused))
-        return folder
-    except Exception as error:  # the hub's client raises many kinds, which all mean the same to the user
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ArtifactError(
-            f"{path}: expected a model folder or an id of the Hugging Face hub, found neither: {reason}"
-        ) from None
+    folder = Path(snapshot_download(model_id, revision=revision, ignore_patterns=[*unused, "*.bin"]))
+    if not all(any(part.glob("*.safetensors")) for part in weight_folders(folder)):
+        folder = Path(snapshot_download(model_id, revision=revision, ignore_patterns=unused))
+    return folder
 
 
 def _hash_of(folder: Path) -> str:
@@ -258,7 +306,9 @@ def _hash_of(folder: Path) -> str:
 def _read_config(folder: Path, given: dict[str, Any], known: KnownModel | None, *, override: bool) -> EncoderConfig:
     """What the folder states, the caller gives, and is known of the model; the first two must not differ unless overridden."""
     given = {key: value for key, value in given.items() if value is not None}
-    stated = _read_xsap_config(folder) or _read_sentence_transformer_config(folder, given.get("pooling"))
+    stated = _read_xsap_config(folder)
+    if not stated:
+        stated = read_sentence_transformer(folder, given.get("pooling")) | _read_prompts(folder)
     for key, value in given.items():
         if not override and stated.get(key, value) != value:
             if key.endswith("_prompt"):
@@ -281,77 +331,39 @@ def _read_config(folder: Path, given: dict[str, Any], known: KnownModel | None, 
 
 def _read_xsap_config(folder: Path) -> dict[str, Any]:
     """From `xsap.json`, if there is one."""
-    if not (folder / "xsap.json").is_file():
+    file = folder / "xsap.json"
+    if not file.is_file():
         return {}
-    stated = read_model_json(folder / "xsap.json")
-    try:
-        policy = TextPolicy(**stated["text"])
-        prompts = stated.get("prompts", {"name": "", "mention": ""})
-        return {
-            "pooling": str(stated["pooling"]),
-            "max_length": stated["max_length"],
-            "policy": policy,
-            "name_prompt": str(prompts["name"]),
-            "mention_prompt": str(prompts["mention"]),
-        }
-    except (KeyError, TypeError):
+    stated = read_model_object(file)
+    pooling, length = typed(file, stated, "pooling", str), typed(file, stated, "max_length", int)
+    text, prompts = typed(file, stated, "text", dict), typed(file, stated, "prompts", dict) or {}
+    if pooling is None or length is None or text is None or not set(text) <= {"case", "unicode"}:
         raise ArtifactError(
-            f"{folder / 'xsap.json'}: expected pooling, max_length and text; save the model again"
-        ) from None
-
-
-def _read_sentence_transformer_config(folder: Path, given_pooling: str | None) -> dict[str, Any]:
-    """From a SentenceTransformer folder: its modules.json and the files that it names. If it pools as xsap can't, a pooling must be given."""
-    found = _sentence_transformer_modules(folder)
-    if not found:
-        return {}
-    modules = dict(found)
-    if not set(modules) <= {"Transformer", "Pooling", "Dense", "Normalize"}:
-        raise ConfigError(
-            f"{folder}: expected the modules Transformer, Pooling, Dense and Normalize; found {', '.join(modules)}"
+            f"{file}: expected pooling, max_length, and text with case and unicode; save the model again"
         )
-    pooling = read_model_json(modules["Pooling"] / "config.json") if "Pooling" in modules else {"pooling_mode": "none"}
-    mode = pooling.get("pooling_mode") or "+".join(
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, on in pooling.items()
-        if key.startswith("pooling_mode_") and on is True
-    )
-    if mode not in ("cls", "mean"):
-        expected = f"{folder}: expected a SentenceTransformer that pools by cls or mean; found '{mode}'"
-        if given_pooling is None:
-            raise ConfigError(
-                f"{expected}. Give another pooling: one of {', '.join(POOLINGS)}; `xsap probe` compares them"
-            )
-        logger.info("%s, in place of which another pooling is used", expected)
-    transformer = folder / "sentence_bert_config.json"
-    stated = read_model_json(transformer) if transformer.is_file() else {}
-    policy = TextPolicy(case="lower" if stated.get("do_lower_case") else "cased")
-    tokenizer = folder / "tokenizer_config.json"  # where newer releases keep the length
-    length = stated.get("max_seq_length") or (
-        read_model_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
-    )
-    known = isinstance(length, int) and length < 100_000  # transformers writes 10^30 for "any"
-    stated = {"policy": policy} | ({"pooling": mode} if mode in ("cls", "mean") else {})
-    stated |= {"max_length": length} if known else {}
-    return stated | _read_prompts(folder / "config_sentence_transformers.json")
+    return {
+        "pooling": pooling,
+        "max_length": length,
+        "policy": TextPolicy(**{key: typed(file, text, key, str) for key in text}),  # type: ignore[arg-type]
+        "name_prompt": typed(file, prompts, "name", str) or "",
+        "mention_prompt": typed(file, prompts, "mention", str) or "",
+    }
 
 
-def _sentence_transformer_modules(folder: Path) -> list[tuple[str, Path]]:
-    """(kind, folder) of each module that modules.json lists; none without that file."""
-    if not (folder / "modules.json").is_file():
-        return []
-    modules = read_model_json(folder / "modules.json")
-    paths = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in modules]
-    if outside := [path for _, path in paths if Path(path).is_absolute() or ".." in Path(path).parts]:
-        raise ArtifactError(f"{folder / 'modules.json'}: expected paths inside of the folder, found '{outside[0]}'")
-    return [(kind, folder / path) for kind, path in paths]
-
-
-def _read_prompts(file: Path) -> dict[str, Any]:
+def _read_prompts(folder: Path) -> dict[str, Any]:
     """The prompts of a SentenceTransformer: the default one for both sides, else those for queries and documents."""
-    stated = read_model_json(file) if file.is_file() else {}
-    prompts = {name: text for name, text in (stated.get("prompts") or {}).items() if isinstance(text, str)}
-    default = prompts.get(stated.get("default_prompt_name") or "")
+    file = folder / "config_sentence_transformers.json"
+    if not (file.is_file() and (folder / MODULES).is_file()):
+        return {}
+    stated = read_model_object(file)
+    texts = typed(file, stated, "prompts", dict) or {}
+    prompts = {key: text for key in texts if (text := typed(file, texts, key, str)) is not None}
+    default_name = typed(file, stated, "default_prompt_name", str)
+    default = prompts.get(default_name or "")
+    if default_name and default is None:
+        raise ArtifactError(
+            f"{file}: expected default_prompt_name to be one of its prompts, found {describe_value(default_name)}; correct it there"
+        )
     name = default if default is not None else prompts.get("document", prompts.get("passage", ""))
     mention = default if default is not None else prompts.get("query", "")
     return {"name_prompt": name, "mention_prompt": mention} if name or mention else {}
