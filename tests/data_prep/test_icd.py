@@ -539,6 +539,13 @@ def zipped(tmp_path, name="icd.zip", **files):
     return tmp_path / name
 
 
+def names_or_error(path):
+    try:
+        return rows(read_icd(path)[0])
+    except DataError as error:
+        return str(error)
+
+
 INDEX = "<ICD10CM.index><title>A</title></ICD10CM.index>"
 
 
@@ -582,9 +589,7 @@ def test_zip_without_exactly_one_classification_is_refused_in_one_line(tmp_path,
 
 def test_hostile_and_damaged_zips_are_refused_in_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        with archive.open("x.xml", "w") as member:
-            for _ in range(80):
-                member.write(b" " * (1 << 20))
+        archive.writestr("x.xml", b" " * (80 << 20))
     with pytest.raises(
         DataError, match=r"x\.zip/x\.xml: expected at most 400 times the compressed size, found 83,886,080 bytes"
     ):
@@ -608,10 +613,8 @@ def test_hostile_and_damaged_zips_are_refused_in_one_line(tmp_path):
     expected = rows(read_icd(tmp_path / "icd.zip")[0])
     for at in range(0, len(whole), 7):
         (tmp_path / "z.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0x5A]) + whole[at + 1 :])
-        try:
-            assert rows(read_icd(tmp_path / "z.zip")[0]) == expected
-        except DataError as error:
-            assert str(error).isprintable()
+        found = names_or_error(tmp_path / "z.zip")
+        assert found == expected or (isinstance(found, str) and found.isprintable())
 
 
 @pytest.mark.parametrize("kind", GOOD)
