@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from xsap.errors import DataError
-from xsap.files import MAX_ZIP_RATIO, ZIP_ERRORS, is_zip_bomb, open_bytes
+from xsap.files import MAX_ZIP_RATIO, ZIP_ERRORS, file_ending, is_compressed, is_zip_bomb, open_bytes
 from xsap.terms.corpus import visible_names
 
 _SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip, and of one without files
@@ -72,7 +72,10 @@ def zip_members(path: Path, ending: str) -> list[ZipMember]:
         if any(info.flag_bits & _ENCRYPTED for info in archive.infolist()):
             raise DataError(f"{path}: expected a zip without a password, found an encrypted one; unpack it")
         names = visible_names({info.filename for info in archive.infolist() if not info.is_dir()})
-    return [ZipMember(path, name) for name in names if PurePosixPath(name).suffix.lower() == ending]
+    files = {name: Path(name) for name in names}
+    return [
+        ZipMember(path, name) for name, file in files.items() if file_ending(file) == ending and not is_compressed(file)
+    ]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.speed.harness import OURS
-from benchmarks.speed.onnx_export import OnnxModel, quantize, to_onnx
+from benchmarks.speed.onnx_export import OnnxModel, quantize_onnx, to_onnx
 from benchmarks.speed.reference import autocast, pad
 from xsap.encoding.encoder import Dtype, Encoder
 from xsap.encoding.int8 import int8_is_faster
@@ -133,7 +133,7 @@ def _open_onnx(encoder: Encoder, folder: Path, dtype: str) -> EncodingImplementa
     exported = folder.parent / "onnx" / "model.onnx"
     if not exported.exists():
         to_onnx(encoder.transformer, exported)
-    model = OnnxModel(quantize(exported) if dtype == "int8" else exported)
+    model = OnnxModel(quantize_onnx(exported) if dtype == "int8" else exported)
     pad_id = int(encoder.tokenizer.pad_token_id)
 
     def encode(names: Sequence[str]) -> Floats:

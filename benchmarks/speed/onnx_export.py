@@ -33,7 +33,7 @@ class OnnxModel(nn.Module):
     """An exported transformer in onnxruntime, with as many threads as torch has.
 
     Args:
-        file: What `to_onnx` or `quantize` wrote; it is not needed afterwards.
+        file: What `to_onnx` or `quantize_onnx` wrote; it can be deleted after it was loaded.
     """
 
     def __init__(self, file: Path) -> None:
@@ -89,7 +89,7 @@ def to_onnx(transformer: nn.Module, file: Path) -> None:
         )
 
 
-def quantize(file: Path) -> Path:
+def quantize_onnx(file: Path) -> Path:
     """An exported model with int8 weights, quantized dynamically, as a file beside it."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -576,7 +576,7 @@ def test_zip_gives_what_its_only_classification_gives(tmp_path, kind, beside):
         ({"a": "<x/>"}, r"icd\.zip/a\.xml: expected ICD-10-CM's tabular list \(ICD10CM\.tabular\) or ClaML, as XML, found x$"),
         ({"a": GOOD["tabular"][:-9]}, r"icd\.zip/a\.xml:\d+: expected ICD-10-CM's tabular list as XML: unclosed token"),
         ({"a": BOMB + "<ClaML>&b;</ClaML>"}, r"icd\.zip/a\.xml:1: expected a DTD of short texts"),
-        ({"a.txt": "x", "b.zip": "x"}, r"found no \.xml file\. Is it in another zip in this one\?"),
+        ({"a.txt": "x", "b.zip": "x", "c.xml.gz": "x"}, r"found no \.xml file\. Is it in another zip in this one\?"),
         ({}, r"found no \.xml file"),
     ],
 )  # fmt: skip
