@@ -15,7 +15,15 @@ import typer
 
 from benchmarks.accuracy.context import context
 from benchmarks.accuracy.run import linking, report
-from benchmarks.speed.harness import OURS, DeviceName, finish, select_device
+from benchmarks.model_speed_commands import (
+    JsonTo,
+    PlotTo,
+    speed_encode,
+    speed_loss_curve,
+    speed_reference_run,
+    speed_train,
+)
+from benchmarks.speed.harness import DeviceName, finish, select_device
 from benchmarks.speed.mentions import speed_mentions
 from benchmarks.speed.rerank import speed_rerank
 from benchmarks.text_commands import annotation, memory, speed_text
@@ -27,7 +35,6 @@ from xsap.terminal import run as run_app
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from benchmarks.speed.reference import Size
     from xsap.files import RowCounts
 
 PLAIN = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -41,16 +48,13 @@ app.command("annotation")(annotation)
 app.command("memory")(memory)
 app.add_typer(mentions_app, name="mentions")
 app.add_typer(speed_app, name="speed")
+speed_app.command("train")(speed_train)
+speed_app.command("loss-curve")(speed_loss_curve)
+speed_app.command("reference-run")(speed_reference_run)
+speed_app.command("encode")(speed_encode)
 speed_app.command("mentions")(speed_mentions)
 speed_app.command("rerank")(speed_rerank)
 speed_app.command("text")(speed_text)
-
-
-class SizeName(StrEnum):
-    """Size of a model."""
-
-    BASE = "base"
-    SMALL = "small"
 
 
 class Distribution(StrEnum):
@@ -60,8 +64,6 @@ class Distribution(StrEnum):
     UNIFORM = "uniform"
 
 
-JsonTo = Annotated[Path | None, typer.Option("--json", help="JSON file to write, with all figures.")]
-PlotTo = Annotated[Path | None, typer.Option("--plot", help="Bar chart to write, .png or .svg.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 MentionsOut = Annotated[Path, typer.Option(help="The .tsv or .parquet file to write.")]
 Within = Annotated[
@@ -70,12 +72,6 @@ Within = Annotated[
         "--terminology", help="Terminology folder: keep only mentions of its concepts, with its concept ids as gold."
     ),
 ]
-TerminologyOption = Annotated[Path, typer.Option("--terminology", help="Terminology folder whose names are used.")]
-ModelSize = Annotated[
-    SizeName, typer.Option(help="base: XLM-R base (12 layers × 768). small: 2 layers × 256, for a trial.")
-]
-PairsOption = Annotated[int, typer.Option(min=2, help="Pairs per step.")]
-Device = Annotated[DeviceName | None, typer.Option(help="Device; by default CUDA where available.")]
 
 
 @app.command("compare")
@@ -219,127 +215,6 @@ def _count_table(counts: Mapping[str, "RowCounts"]) -> list[str]:
     rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
     header = ["language", "rows in", "kept", *(f"dropped: {reason}" for reason in reasons)]
     return markdown([header, *([label, *(f"{n:,}" for n in row)] for label, row in rows.items())])
-
-
-def _model_size(name: SizeName) -> "Size":
-    from benchmarks.speed.reference import MODEL_SIZES
-
-    return MODEL_SIZES[name.value]
-
-
-@speed_app.command("train")
-def speed_train(
-    terminology: TerminologyOption,
-    size: ModelSize = SizeName.BASE,
-    pairs: PairsOption = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps to measure, after a warm-up.")] = 3,
-    device: Device = None,
-    ablations: Annotated[
-        bool, typer.Option("--ablations", help="Also time our step without each of its optimizations.")
-    ] = False,
-    cached_pairs: Annotated[
-        int | None,
-        typer.Option(min=2, help="Also measure a step of this many pairs, such as 4096, with cached gradients."),
-    ] = None,
-    json_to: JsonTo = None,
-    plot_to: PlotTo = None,
-) -> None:
-    """Compare a training step of the original recipe and ours."""
-    check_plot(plot_to)
-    chosen = select_device(device)
-    from benchmarks.speed.train import compare_training, plot, to_text
-
-    result = compare_training(
-        terminology,
-        size=_model_size(size),
-        pairs=pairs,
-        steps=steps,
-        device=chosen,
-        ablations=ablations,
-        cached_pairs=cached_pairs,
-    )
-    finish(result, to_text, json_to=json_to, plot_to=plot_to, plot=plot)
-
-
-@speed_app.command("loss-curve")
-def speed_loss_curve(
-    terminology: TerminologyOption,
-    size: ModelSize = SizeName.SMALL,
-    pairs: PairsOption = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps of each recipe.")] = 200,
-    device: Device = None,
-    json_to: JsonTo = None,
-) -> None:
-    """Compare the losses of the original recipe and ours. The exit code is 3 if they differ."""
-    from benchmarks.speed.train import compare_loss_curves, curves_to_text
-
-    result = compare_loss_curves(
-        terminology, size=_model_size(size), pairs=pairs, steps=steps, device=select_device(device)
-    )
-    finish(result, curves_to_text, json_to=json_to, targets=[result.target])
-
-
-@speed_app.command("reference-run")
-def speed_reference_run(
-    terminology: TerminologyOption,
-    out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="Pretrained model to continue from, a folder or hub id; by default random weights of --size."
-        ),
-    ] = None,
-    size: ModelSize = SizeName.SMALL,
-    vocabulary_size: Annotated[int, typer.Option(min=100, max=250_000, help="Maximum pieces of the tokenizer.")] = 8000,
-    pairs: PairsOption = 256,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Constant learning rate.")] = 2e-5,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Maximum minutes of training.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps.")] = None,
-) -> None:
-    """Train a model by the original recipe, on the CPU."""
-    from benchmarks.speed.reference import reference_run
-
-    done, loss = reference_run(
-        terminology,
-        out,
-        base=base,
-        size=_model_size(size),
-        vocabulary_size=vocabulary_size,
-        pairs=pairs,
-        learning_rate=learning_rate,
-        minutes=minutes,
-        steps=steps,
-    )
-    print(f"{out}: {done:,} steps, last loss {loss:.4f}")
-
-
-@speed_app.command("encode")
-def speed_encode(
-    terminology: TerminologyOption,
-    size: ModelSize = SizeName.BASE,
-    names: Annotated[
-        int | None, typer.Option(min=64, help="Number of names; by default 1,024 on a CPU, 65,536 on CUDA.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
-    device: Annotated[DeviceName, typer.Option(help="Device. Targets apply to a CPU.")] = DeviceName.CPU,
-    model: Annotated[str | None, typer.Option(help="Trained model, to measure the accuracy of each dtype.")] = None,
-    mentions: Annotated[Path | None, typer.Option(help="Mentions for --model, with their concepts.")] = None,
-    json_to: JsonTo = None,
-    plot_to: PlotTo = None,
-) -> None:
-    """Compare encoding by several implementations. Exit code 3 for a missed target at full size."""
-    check_plot(plot_to)
-    if (model is None) != (mentions is None):
-        raise ConfigError("--model needs --mentions, and --mentions --model: a dtype's accuracy is measured by linking")
-    chosen = select_device(device)
-    from benchmarks.speed.encode import compare_encoding, measure_accuracy, plot, to_text
-
-    result = compare_encoding(terminology, size=_model_size(size), names=names, rounds=rounds, device=chosen)
-    if model and mentions:
-        ours = [each.dtype for name, each in result.implementations.items() if name.startswith(OURS)]
-        accuracy = measure_accuracy(model, terminology, mentions, ours, chosen)
-        result = result.with_accuracy(accuracy, on_cpu=device == DeviceName.CPU)
-    finish(result, to_text, json_to=json_to, plot_to=plot_to, plot=plot, targets=result.targets)
 
 
 @speed_app.command("serve")

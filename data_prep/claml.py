@@ -17,11 +17,11 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from data_prep.classification import INCLUSION, MAX_DEPTH, WITHOUT_DTD, ClassificationNames
 from data_prep.ontology_model import LABEL, NameRecord, parse_language
 from data_prep.xml_events import local_name, xml_events
+from data_prep.zip_files import InputFile
 from xsap.errors import DataError
 
 CLAML = "ClaML"  # the name of the root element
@@ -96,7 +96,7 @@ class _Derived:
     applied: tuple[str, ...] = ()
 
 
-def read_claml(path: Path, *, language: str | None = None) -> ClassificationNames:
+def read_claml(path: InputFile, *, language: str | None = None) -> ClassificationNames:
     """Read a ClaML file.
 
     Args:
@@ -132,7 +132,7 @@ def read_claml(path: Path, *, language: str | None = None) -> ClassificationName
     return found
 
 
-def _elements(path: Path, file: _File) -> Iterator[ET.Element]:
+def _elements(path: InputFile, file: _File) -> Iterator[ET.Element]:
     """The elements directly below the root, each cleared after use."""
     for event, element, depth in xml_events(path, CLAML, WITHOUT_DTD, max_depth=MAX_DEPTH):
         if depth == 1 and event == "start":
@@ -142,7 +142,7 @@ def _elements(path: Path, file: _File) -> Iterator[ET.Element]:
             root.clear()
 
 
-def _take(element: ET.Element, file: _File, path: Path) -> None:
+def _take(element: ET.Element, file: _File, path: InputFile) -> None:
     """Add one of the elements below the root to the content of the file."""
     tag, code = local_name(element), element.get("code", "").strip().rstrip(_USAGE_MARKS)
     if tag == "Title":
@@ -233,7 +233,7 @@ class _Names:
         path: The file, for errors.
     """
 
-    def __init__(self, found: ClassificationNames, language: str, path: Path) -> None:
+    def __init__(self, found: ClassificationNames, language: str, path: InputFile) -> None:
         self.found, self._language, self._path = found, language, path
 
     def language_of(self, code: str, label: _Label) -> tuple[str, str | None]:

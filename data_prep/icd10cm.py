@@ -11,11 +11,11 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_prep.classification import INCLUSION, MAX_DEPTH, WITHOUT_DTD, ClassificationNames
 from data_prep.ontology_model import LABEL
 from data_prep.xml_events import local_name, text_of, xml_events
+from data_prep.zip_files import InputFile
 from xsap.errors import DataError
 
 TABULAR = "ICD10CM.tabular"  # the name of the root element
@@ -52,7 +52,7 @@ class _Leaf:
     seventh: tuple[tuple[str, str], ...]
 
 
-def read_icd10cm(path: Path) -> ClassificationNames:
+def read_icd10cm(path: InputFile) -> ClassificationNames:
     """Read the tabular list. Raises DataError."""
     found = ClassificationNames(source="ICD10CM")
     found.counts["codes in the file"] = 0  # the first line of the report
@@ -72,7 +72,7 @@ def read_icd10cm(path: Path) -> ClassificationNames:
     return found
 
 
-def _parts(path: Path) -> Iterator[ET.Element]:
+def _parts(path: InputFile) -> Iterator[ET.Element]:
     """Each code that is below no other, with those below it; and each chapter and section after them, without their codes."""
     nesting = 0
     for event, element, depth in xml_events(path, _EXPECTED, WITHOUT_DTD, max_depth=MAX_DEPTH):
@@ -99,7 +99,7 @@ def _read_codes(
     found: ClassificationNames,
     titles: dict[str, str],
     exceptions: list[_Exception],
-    path: Path,
+    path: InputFile,
 ) -> Iterator[_Leaf]:
     """Read a code and all below it: their names into `found` and `titles`, the codes without subdivisions as the result."""
     pending: list[tuple[ET.Element, tuple[tuple[str, str], ...], str]] = [(top, (), "")]

@@ -146,7 +146,12 @@ def ontology(
 
 
 def icd(
-    file: Annotated[Path, typer.Argument(help="ICD-10-CM's tabular list, or an ICD-10 in ClaML: .xml or .xml.gz.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="ICD-10-CM's tabular list, or an ICD-10 in ClaML: .xml, .xml.gz, or a .zip with one of them in it."
+        ),
+    ],
     out: Out,
     language: Annotated[
         str | None, typer.Option(help="Language of names for which a ClaML file states none, such as de.")

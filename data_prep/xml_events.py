@@ -7,12 +7,11 @@ could expand without limit, is refused before parsing. A DTD in another file is 
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 from xml.parsers import expat
 
+from data_prep.zip_files import InputFile, open_file
 from xsap.errors import DataError
-from xsap.files import open_bytes
 
 _MAX_ENTITY_CHARACTERS = 200  # a namespace is shorter
 _CHUNK_BYTES = 1 << 16
@@ -28,7 +27,7 @@ class _BoundedStream:
         limit: How many bytes may be read until `unread` is set to 0.
     """
 
-    def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
+    def __init__(self, stream: IO[bytes], path: InputFile, limit: int) -> None:
         self._stream, self._path, self._limit = stream, path, limit
         self.unread = 0
 
@@ -44,12 +43,12 @@ class _BoundedStream:
 
 
 def xml_events(
-    path: Path, expected: str, without_dtd: str, *, max_depth: int, max_text_bytes: int = MAX_TEXT_BYTES
+    path: InputFile, expected: str, without_dtd: str, *, max_depth: int, max_text_bytes: int = MAX_TEXT_BYTES
 ) -> Iterator[tuple[str, ET.Element, int]]:
     """The elements of a file as they begin and end.
 
     Args:
-        path: The file, optionally compressed.
+        path: The file, optionally compressed, or in a zip.
         expected: What the file should be, for errors: "OWL as RDF/XML".
         without_dtd: How to write the file without its DTD, for errors.
         max_depth: How deep elements may be in each other; the root is 1 deep.
@@ -61,10 +60,10 @@ def xml_events(
     Raises:
         DataError: With file and line.
     """
-    with open_bytes(path) as stream:
+    with open_file(path) as stream:
         _check_dtd(_BoundedStream(stream, path, max_text_bytes), path, without_dtd)
     depth = 0
-    with open_bytes(path) as stream:
+    with open_file(path) as stream:
         bounded = _BoundedStream(stream, path, max_text_bytes)
         try:
             for event, element in ET.iterparse(bounded, ("start", "end")):
@@ -98,7 +97,7 @@ def text_of(element: ET.Element | None) -> str:
     return "" if element is None else " ".join("".join(element.itertext()).split())
 
 
-def _check_dtd(stream: _BoundedStream, path: Path, without_dtd: str) -> None:
+def _check_dtd(stream: _BoundedStream, path: InputFile, without_dtd: str) -> None:
     """Read the DTD, up to the first element.
 
     Raises DataError for an entity that refers to another, is long, or is in another file, and for a long default of an attribute.

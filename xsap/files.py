@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import re
+import zipfile
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,8 +25,19 @@ from xsap.errors import ConfigError, DataError
 
 MAX_LINE_BYTES = 3 << 26
 MAX_CELL_CHARS = 1 << 24  # without a limit, one open quote would read the whole file into memory
+MAX_ZIP_RATIO = 400  # of a file's size in a zip to its compressed size; real XML stays below 100
+_ALWAYS_UNZIPPED = 1 << 26  # bytes that a file in a zip may have, whatever its ratio
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+ZIP_ERRORS = (  # of a zip that is damaged, has a password, or is compressed in a way that Python does not know
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 _BOM = b"\xef\xbb\xbf"
 _MARKS = {_BOM: "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _COMMON_ENCODINGS = (
@@ -88,6 +100,11 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(
             f"{path}: expected a {path.suffix} file: {error}. Is it damaged, or not compressed at all?"
         ) from None
+
+
+def is_zip_bomb(info: zipfile.ZipInfo) -> bool:
+    """Whether a file in a zip is too large for its compressed size."""
+    return info.file_size > max(_ALWAYS_UNZIPPED, MAX_ZIP_RATIO * info.compress_size)
 
 
 def byte_lines(path: Path, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:

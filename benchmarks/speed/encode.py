@@ -1,18 +1,16 @@
 """Speed of encoding names: the original's procedure, SentenceTransformer's, and ours, with the same weights.
 
-The original pads every name to 25 tokens and takes [CLS] (https://github.com/cambridgeltl/sapbert, README and
-src/model_wrapper.py), on CUDA in batches of 2,048. SentenceTransformer sorts names by length and pads each batch of 32,
-its default, to its longest; in float16 it gets batches of 2,048, too, because small ones keep a GPU waiting. Ours packs
-names without padding.
+Weights are random by default, because speed does not depend on them, only on the size. For a pretrained model, all
+encode the same texts, its prompt and normalization included, in at most 25 tokens and with its pooling, and
+onnxruntime is compared, too, where it is installed.
 
-Weights are random, because speed does not depend on them. What 16 or 8 bits cost in accuracy does, so it is measured on
-a trained model, if one is given, and only a dtype that keeps its accuracy can reach the targets, which are for a CPU.
-The fraction of the device's own rate of matrix products, measured before and after, shows how much room is left: for
-real tokens, and for all positions computed.
+What 16 or 8 bits cost in accuracy depends on the weights, so it is measured on a trained model, if one is given, and
+only a dtype that keeps its accuracy can reach the targets, which are for a CPU. The fraction of the device's own rate
+of matrix products, measured before and after, shows how much room is left: for real tokens, and for all positions
+computed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,9 +19,15 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from benchmarks.speed.ablations import linear_weights
+from benchmarks.speed.encode_implementations import (
+    EncodingImplementation,
+    check_agreement,
+    count_positions,
+    open_implementations,
+    supported_names,
+)
 from benchmarks.speed.harness import (
     OURS,
     Machine,
@@ -37,12 +41,13 @@ from benchmarks.speed.harness import (
     time_interleaved,
     to_markdown,
 )
-from benchmarks.speed.reference import Size, autocast, pad, prepare
+from benchmarks.speed.onnx_export import missing_packages
+from benchmarks.speed.reference import ENCODER_CONFIG, Size, check_architecture, prepare, size_of
 from xsap.artifacts import manifest_hash, read_manifest, sha256_of
 from xsap.encoding.encoder import Dtype, Encoder
-from xsap.encoding.int8 import int8_is_faster
-from xsap.encoding.model_folder import quiet
+from xsap.encoding.model_folder import REFERENCE_LENGTH, EncoderConfig
 from xsap.encoding.packing import tokenize_names
+from xsap.errors import ConfigError
 from xsap.evaluation.protocols import concept_ranks, read_queries
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
@@ -50,20 +55,8 @@ from xsap.plots import save
 from xsap.search.vectors import Floats
 from xsap.terminal import log
 from xsap.terms.terminology import Terminology
+from xsap.text import normalize_all
 
-IMPLEMENTATIONS = {
-    "cpu": ("reference float32", "SentenceTransformer float32", "xsap float32", "xsap bfloat16", "xsap int8"),
-    "cuda": (
-        "reference float32",
-        "reference float16",
-        "SentenceTransformer float32",
-        "SentenceTransformer float16",
-        "xsap float32",
-        "xsap bfloat16",
-    ),
-}
-REFERENCE_BATCH = {"cpu": 256, "cuda": 2048}  # names; more is no faster on a CPU
-SENTENCE_TRANSFORMER_BATCH = {"float32": 32, "float16": 2048}
 PRODUCT_ROWS = 8192  # as many as tokens in a batch of ours in 16 bits and more
 VOCABULARY_SIZE = 16_000
 NAMES = {"cpu": 1024, "cuda": 65_536}
@@ -73,20 +66,6 @@ NAMES_CHECKED, SEED = 64, 0
 TARGET_SIZE = "base"  # the size at which targets hold, on a CPU
 TARGET_SPEEDUPS = {"reference float32": 8.0, "SentenceTransformer float32": 2.0}
 MAX_ACCURACY_DIFFERENCE, MIN_AGREEMENT = 0.3, 99.0  # points of Acc@1; percent of mentions with the same first concept
-FLOAT32_TOLERANCE, TOLERANCE = 1e-3, 0.5  # of `check_agreement`: for float32, otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingImplementation:
-    """One way to encode. encode: n names → (n, hidden) vectors of any length. model: embeds every position computed.
-
-    first_only: whether the last layer is computed for [CLS] alone.
-    """
-
-    encode: Callable[[Sequence[str]], Floats]
-    model: nn.Module
-    dtype: str
-    first_only: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +79,16 @@ class EncodingFigures:
     positions: int
     linear_flops: tuple[int, int]
     peak_fraction: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    """The model to measure. prepare: names → the texts that all implementations encode."""
+
+    encoder: Encoder
+    size: Size
+    content_hash: str | None
+    prepare: Callable[[Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +112,11 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class EncodingComparison:
-    """Result of `compare_encoding`."""
+    """Result of `compare_encoding`. model: its name and size. model_hash: of a pretrained model. remarks: what was left out."""
 
     size: str
+    model: str
+    model_hash: str | None
     names: int
     rounds: int
     seed: int
@@ -135,11 +126,17 @@ class EncodingComparison:
     implementations: dict[str, EncodingFigures]
     accuracy: Accuracy | None
     targets: list[Target]
+    remarks: list[str]
     machine: Machine
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether it is of the size that targets are for, with random weights."""
+        return self.model_hash is None and self.size == TARGET_SIZE
 
     def with_accuracy(self, accuracy: Accuracy, *, on_cpu: bool) -> "EncodingComparison":
         """The same with a trained model's accuracy, and with targets if they hold for this size and device."""
-        judged = on_cpu and self.size == TARGET_SIZE
+        judged = on_cpu and self.has_targets
         return replace(
             self, accuracy=accuracy, targets=targets_of(self.implementations, accuracy.dtypes) if judged else []
         )
@@ -152,16 +149,18 @@ def compare_encoding(
     names: int | None,
     rounds: int,
     device: torch.device,
+    model: str | None = None,
     implementations: Sequence[str] | None = None,
 ) -> EncodingComparison:
     """Compare the speed of encoding names.
 
     Args:
         terminology: Terminology folder, whose names are drawn from.
-        size: Size of the model.
+        size: Size of a model with random weights.
         names: Number of names; None for as many as the device needs.
         rounds: How often each implementation encodes all names.
         device: Device of the models.
+        model: Pretrained model to measure instead, a folder or hub id; on a CPU it is compared with onnxruntime, too.
         implementations: Names of implementations; None for those of the device.
 
     Returns:
@@ -169,21 +168,28 @@ def compare_encoding(
 
     Raises:
         AssertionError: The implementations do not compute the same.
+        ArtifactError: `model` cannot be opened.
+        ConfigError: `model` is of another architecture or pooling.
     """
-    start = prepare(terminology, size, VOCABULARY_SIZE)
     texts = [str(name) for name in Terminology.load(terminology).names["name"].to_pylist()]
     order = np.random.default_rng(SEED).permutation(len(texts))[: names or NAMES[device.type]]
-    chosen = [texts[i] for i in order]
+    measured = _pretrained(model) if model else _random_weights(terminology, size)
+    chosen = measured.prepare([texts[i] for i in order])
+    missing = missing_packages() if model and device.type == "cpu" else []
+    wanted = implementations or supported_names(device.type, with_onnx=bool(model) and not missing)
     with TemporaryDirectory(prefix="xsap-encode-") as work:
         folder = Path(work) / "model"
-        start.encoder().save_pretrained(folder)
+        measured.encoder.save_pretrained(folder)
         exact = Encoder.from_pretrained(folder, device=device)
-        built = open_implementations(exact, folder, device, implementations or supported_names(device.type))
+        built = open_implementations(exact, folder, device, wanted)
     agreement = check_agreement(built, chosen[:NAMES_CHECKED])
     tokens = int(tokenize_names(chosen, exact.tokenizer, exact.max_length).lengths.sum())
     figures, rates = _time_implementations(exact, built, chosen, tokens, rounds, device)
+    without = f"without onnxruntime, because not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
     return EncodingComparison(
-        size=size.name,
+        size=measured.size.name,
+        model=str(measured.size),
+        model_hash=measured.content_hash,
         names=len(chosen),
         rounds=rounds,
         seed=SEED,
@@ -193,108 +199,36 @@ def compare_encoding(
         implementations=figures,
         accuracy=None,
         targets=[],
+        remarks=[without] if missing else [],
         machine=describe_machine(device, ("transformers", "sentence-transformers")),
+    )
+
+
+def _random_weights(terminology: Path, size: Size) -> MeasuredModel:
+    encoder = prepare(terminology, size, VOCABULARY_SIZE).encoder()
+    return MeasuredModel(encoder, size, None, list)
+
+
+def _pretrained(model: str) -> MeasuredModel:
+    """A pretrained model; names get its normalization and prompt before the clock starts, so that all encode the same texts."""
+    opened = Encoder.from_pretrained(model, device="cpu")
+    size = size_of(opened, model)
+    check_architecture(size)
+    if opened.dense is not None or opened.pooling not in ("cls", "mean"):
+        found = "Dense layers after pooling" if opened.dense is not None else f"pooling {opened.pooling}"
+        raise ConfigError(f"{model}: expected a transformer with pooling cls or mean alone, found {found}")
+    config = EncoderConfig(opened.pooling, REFERENCE_LENGTH, ENCODER_CONFIG.policy)
+
+    def prepare_names(names: Sequence[str]) -> list[str]:
+        return [opened.prompts[0] + name for name in normalize_all(names, opened.policy)]
+
+    return MeasuredModel(
+        Encoder(opened.transformer, opened.tokenizer, config), size, opened.content_hash, prepare_names
     )
 
 
 def _baselines(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith(OURS)]
-
-
-def supported_names(device_type: str, *, with_int8: bool | None = None) -> list[str]:
-    """The implementations that this machine can run well; with_int8: None to find out."""
-    with_int8 = int8_is_faster() if with_int8 is None else with_int8
-    return [name for name in IMPLEMENTATIONS[device_type] if with_int8 or not name.endswith("int8")]
-
-
-def open_implementations(
-    exact: Encoder, folder: Path, device: torch.device, names: Iterable[str]
-) -> dict[str, EncodingImplementation]:
-    """Implementations with the weights of a model folder.
-
-    Args:
-        exact: The folder's encoder in float32.
-        folder: Model folder.
-        device: Device of the models.
-        names: Kind and dtype of each, such as "xsap bfloat16".
-
-    Returns:
-        Name → implementation.
-    """
-    opened = {}
-    for name in names:
-        kind, dtype = name.split()
-        if kind == "reference":
-            opened[name] = _open_reference(exact, dtype)
-        elif kind == "SentenceTransformer":
-            opened[name] = _open_sentence_transformer(folder, device, dtype)
-        else:
-            encoder = exact
-            if dtype != "float32":
-                encoder = Encoder.from_pretrained(folder, device=device, dtype=cast(Dtype, dtype))
-            opened[name] = EncodingImplementation(encoder.encode, encoder, dtype, first_only=True)
-    return opened
-
-
-def _open_reference(encoder: Encoder, dtype: str) -> EncodingImplementation:
-    device = next(encoder.parameters()).device
-    batch, pad_id = REFERENCE_BATCH[device.type], int(encoder.tokenizer.pad_token_id)
-
-    def encode(names: Sequence[str]) -> Floats:
-        parts = []
-        with torch.inference_mode(), autocast(device, dtype):
-            for start in range(0, len(names), batch):
-                tokens = tokenize_names(list(names[start : start + batch]), encoder.tokenizer, encoder.max_length)
-                ids, mask = (part.to(device) for part in pad(tokens, pad_id))
-                states = encoder.transformer(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-                parts.append(states.float().cpu().numpy())
-        return np.concatenate(parts)
-
-    return EncodingImplementation(encode, encoder, dtype, first_only=False)
-
-
-def _open_sentence_transformer(folder: Path, device: torch.device, dtype: str) -> EncodingImplementation:
-    from sentence_transformers import SentenceTransformer
-
-    with quiet():
-        model = SentenceTransformer(str(folder), device=str(device))
-    if dtype == "float16":
-        model.half()
-
-    def encode(names: Sequence[str]) -> Floats:
-        batch = SENTENCE_TRANSFORMER_BATCH[dtype]
-        return np.asarray(model.encode(list(names), batch_size=batch, show_progress_bar=False), np.float32)
-
-    return EncodingImplementation(encode, model, dtype, first_only=False)
-
-
-def check_agreement(implementations: Mapping[str, EncodingImplementation], names: Sequence[str]) -> dict[str, float]:
-    """Largest distance of unit vectors from the first one's, in units of these vectors' mean distance from their mean.
-
-    An AssertionError if it is too large. The unit matters: vectors of an untrained model are nearly equal for all
-    names.
-    """
-    vectors = {name: each.encode(names) for name, each in implementations.items()}
-    units = {name: each / np.linalg.norm(each, axis=1, keepdims=True) for name, each in vectors.items()}
-    first = next(iter(units.values()))
-    spread = float(np.linalg.norm(first - first.mean(0), axis=1).mean())
-    distances = {name: float(np.linalg.norm(each - first, axis=1).max()) / spread for name, each in units.items()}
-    for name, distance in distances.items():
-        tolerance = FLOAT32_TOLERANCE if implementations[name].dtype == "float32" else TOLERANCE
-        assert distance <= tolerance, f"{name} does not compute the same: {distances}"
-    return distances
-
-
-@contextmanager
-def count_positions(implementation: EncodingImplementation) -> Iterator[list[int]]:
-    """Within it, a list grows by the positions of each batch that the implementation computes, padding included."""
-    table = next(part for name, part in implementation.model.named_modules() if name.endswith("word_embeddings"))
-    counts: list[int] = []
-    hook = table.register_forward_pre_hook(lambda _, arguments: counts.append(arguments[0].numel()))
-    try:
-        yield counts
-    finally:
-        hook.remove()
 
 
 def linear_flops(implementation: EncodingImplementation, encoder: Encoder, names: int, positions: int) -> int:
@@ -425,23 +359,31 @@ def to_text(result: EncodingComparison) -> str:
         cells = [f"{each.names_per_second:,.1f}", *(f"{each.speedups[baseline]:.1f}" for baseline in baselines)]
         rows.append([name, *cells, *(f"{100 * fraction:.0f} %" for fraction in each.peak_fraction)])
     notes = [
-        f"XLM-R {result.size}, {result.names:,} names of {result.tokens_per_name:.1f} tokens, drawn with seed {result.seed}; medians of "
+        f"{result.model}, {result.names:,} names of {result.tokens_per_name:.1f} tokens, drawn with seed {result.seed}; medians of "
         f"{result.rounds} interleaved rounds; {result.machine}",
+        *result.remarks,
         peak_fraction_note(2, f"{PRODUCT_ROWS:,}", result.product_flops_per_second),
     ]
+    if result.model_hash:
+        apart = ", ".join(f"{name} {format_figure(distance)}" for name, distance in result.agreement.items())
+        notes.append(
+            f"largest distance of a name's vector from the first one's, in mean distances from their mean: {apart}"
+        )
     if result.accuracy:
         found = ", ".join(
             f"{dtype} {each.accuracy:.2f} ({each.agreement:.2f})" for dtype, each in result.accuracy.dtypes.items()
         )
         notes.append(f"Acc@1 on {result.accuracy.n:,} mentions (and same first concept as float32), %: {found}")
-    elif result.size == TARGET_SIZE:
-        notes.append("no targets: they need --model and --mentions, to see which dtype keeps its accuracy")
+    elif result.has_targets:
+        notes.append(
+            "no targets: they need --size base with --model and --mentions, to see which dtype keeps its accuracy"
+        )
     return to_markdown(rows, [*notes, *result.targets])
 
 
 def plot(result: EncodingComparison, path: Path) -> None:
     """A bar chart of names per second as a PNG or SVG file, with the speed-up over each of TARGET_SPEEDUPS."""
-    title = f"Names encoded per second, XLM-R {result.size}, {result.machine.device}"
+    title = f"Names encoded per second, {result.model}, {result.machine.device}"
     rates = {name: each.names_per_second for name, each in result.implementations.items()}
     labels = [
         f"{format_figure(each.names_per_second)} ({', '.join(f'{each.speedups[baseline]:.1f} ×' for baseline in TARGET_SPEEDUPS)})"

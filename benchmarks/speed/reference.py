@@ -45,18 +45,28 @@ MARGIN, ALPHA, BETA, BASE = 0.2, 1.0, 60.0, 0.5
 PAIRS_PER_CONCEPT = 50
 ENCODER_CONFIG = EncoderConfig("cls", REFERENCE_LENGTH, TextPolicy("cased", "none"))
 SEED = 0
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert")  # layers as in BERT
 ALL_PAIRS = 1 << 40  # more pairs than any terminology has
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Size of an XLM-R. rows: rows of its embedding table; None for as many as the tokenizer has pieces."""
+    """Size of a model. rows: rows of its embedding table; None for as many as the tokenizer has pieces.
+
+    model_type: the architecture of a pretrained model; None for an XLM-R of random weights.
+    """
 
     name: str
     layers: int
     hidden: int
     heads: int
     rows: int | None
+    model_type: str | None = None
+
+    def __str__(self) -> str:
+        if self.model_type is None:
+            return f"XLM-R {self.name}"
+        return f"{self.name} ({self.model_type}, {self.layers} layers × {self.hidden})"
 
 
 MODEL_SIZES = {"base": Size("base", 12, 768, 12, 250_002), "small": Size("small", 2, 256, 4, None)}
@@ -100,15 +110,21 @@ class TrainingImplementation:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What all implementations start from: a model, and the n names of a terminology. concepts: (n,), one per name."""
+    """What all implementations start from: a model, and the n names of a terminology.
+
+    concepts: (n,), one per name. base: the pretrained model, a folder or hub id; None for random weights.
+    """
 
     size: Size
     tokenizer: PreTrainedTokenizerBase
     tokens: Tokens
     concepts: NDArray[np.int64]
+    base: str | None = None
 
     def encoder(self) -> Encoder:
-        """An XLM-R with its default dropout of 0.1 and random weights, the same at every call."""
+        """The pretrained model, or an XLM-R with its default dropout of 0.1 and random weights, the same at every call."""
+        if self.base is not None:
+            return open_base(self.base).train()
         config = XLMRobertaConfig(
             vocab_size=self.size.rows or len(self.tokenizer),
             hidden_size=self.size.hidden,
@@ -142,15 +158,20 @@ class Start:
         """Write all to a folder, for another process to load."""
         self.tokenizer.save_pretrained(folder)
         np.savez(folder / "names.npz", ids=self.tokens.ids, offsets=self.tokens.offsets, concepts=self.concepts)
-        (folder / "size.json").write_text(json.dumps(asdict(self.size)), encoding="utf-8")
+        base = str(Path(self.base).resolve()) if self.base and Path(self.base).exists() else self.base
+        (folder / "model.json").write_text(json.dumps({"size": asdict(self.size), "base": base}), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Start":
         """Read what `save` wrote."""
-        size = Size(**json.loads((folder / "size.json").read_text(encoding="utf-8")))
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         with np.load(folder / "names.npz") as names:
             return cls(
-                size, AutoTokenizer.from_pretrained(folder), Tokens(names["ids"], names["offsets"]), names["concepts"]
+                size=Size(**model["size"]),
+                tokenizer=AutoTokenizer.from_pretrained(folder),
+                tokens=Tokens(names["ids"], names["offsets"]),
+                concepts=names["concepts"],
+                base=model["base"],
             )
 
 
@@ -161,7 +182,7 @@ def prepare(terminology: Path, size: Size, vocabulary_size: int) -> Start:
     return _start(size, train_tokenizer(names.names, vocabulary_size), names)
 
 
-def prepare_from(terminology: Path, base: str) -> tuple[Encoder, Start]:
+def prepare_from(terminology: Path, base: str) -> Start:
     """A pretrained model as the original recipe continues from it, and the names of a terminology in its pieces.
 
     Args:
@@ -171,6 +192,14 @@ def prepare_from(terminology: Path, base: str) -> tuple[Encoder, Start]:
     Raises:
         XsapError: One of the two cannot be opened.
     """
+    encoder = open_base(base)
+    log("reading names")
+    names = distinct(from_terminology(terminology, None), ENCODER_CONFIG.policy, None)
+    return _start(size_of(encoder, base), encoder.tokenizer, names, base)
+
+
+def open_base(base: str) -> Encoder:
+    """A pretrained model with the recipe's pooling, length and text policy. Raises XsapError."""
     encoder = Encoder.from_pretrained(
         base,
         pooling=ENCODER_CONFIG.pooling,
@@ -182,16 +211,34 @@ def prepare_from(terminology: Path, base: str) -> tuple[Encoder, Start]:
     )
     if encoder.dense is not None:
         raise ConfigError(f"{base}: the original recipe trains a transformer alone, found Dense layers after pooling")
+    return encoder
+
+
+def size_of(encoder: Encoder, model: str) -> Size:
+    """The size of a pretrained model. model: where it was opened from."""
     config = encoder.transformer.config
-    heads, rows = int(config.num_attention_heads), int(config.vocab_size)
-    size = Size(Path(base).name, int(config.num_hidden_layers), int(config.hidden_size), heads, rows)
-    log("reading names")
-    names = distinct(from_terminology(terminology, None), ENCODER_CONFIG.policy, None)
-    return encoder.train(), _start(size, encoder.tokenizer, names)
+    return Size(
+        name=Path(model).resolve().name if Path(model).exists() else model,
+        layers=int(config.num_hidden_layers),
+        hidden=int(config.hidden_size),
+        heads=int(config.num_attention_heads),
+        rows=int(config.vocab_size),
+        model_type=str(config.model_type),
+    )
 
 
-def _start(size: Size, tokenizer: PreTrainedTokenizerBase, names: NameSet) -> Start:
-    return Start(size, tokenizer, tokenize_names(names.names, tokenizer, ENCODER_CONFIG.max_length), names.concepts)
+def check_architecture(size: Size) -> None:
+    """Raises ConfigError for a model whose operations are not counted here."""
+    if size.model_type not in (None, *ARCHITECTURES):
+        raise ConfigError(
+            f"{size.name}: expected a model of the type {', '.join(ARCHITECTURES)}, whose operations are counted, found {size.model_type}"
+        )
+
+
+def _start(size: Size, tokenizer: PreTrainedTokenizerBase, names: NameSet, base: str | None = None) -> Start:
+    return Start(
+        size, tokenizer, tokenize_names(names.names, tokenizer, ENCODER_CONFIG.max_length), names.concepts, base
+    )
 
 
 def pad(tokens: Tokens, pad_id: int, length: int = REFERENCE_LENGTH) -> Padded:
@@ -291,11 +338,8 @@ def reference_run(
     if minutes is None and steps is None:
         raise ConfigError("a run needs a limit; give --minutes, --steps, or both")
     check_can_write(out, overwrite=False)
-    if base is None:
-        start = prepare(terminology, size, vocabulary_size)
-        encoder = start.encoder()
-    else:
-        encoder, start = prepare_from(terminology, base)
+    start = prepare(terminology, size, vocabulary_size) if base is None else prepare_from(terminology, base)
+    encoder = start.encoder()
     implementation = train_reference(encoder, dtype="float32", learning_rate=learning_rate)
     torch.manual_seed(SEED)
     done, loss, began = 0, math.nan, clock()

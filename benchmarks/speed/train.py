@@ -27,7 +27,15 @@ from benchmarks.speed.harness import (
     time_interleaved,
     to_markdown,
 )
-from benchmarks.speed.reference import Batch, Size, Start, TrainingImplementation, prepare
+from benchmarks.speed.reference import (
+    Batch,
+    Size,
+    Start,
+    TrainingImplementation,
+    check_architecture,
+    prepare,
+    prepare_from,
+)
 from xsap.encoding.model_folder import REFERENCE_LENGTH
 from xsap.page import markdown
 from xsap.plots import save
@@ -90,9 +98,11 @@ class AblationFigures:
 
 @dataclass(frozen=True, slots=True)
 class TrainingComparison:
-    """Result of `compare_training`."""
+    """Result of `compare_training`. model: its name and size. model_hash: of a pretrained model."""
 
     size: str
+    model: str
+    model_hash: str | None
     pairs: int
     steps: int
     vocabulary_size: int
@@ -150,6 +160,7 @@ def compare_training(
     pairs: int,
     steps: int,
     device: torch.device,
+    base: str | None = None,
     ablations: bool = False,
     cached_pairs: int | None = None,
 ) -> TrainingComparison:
@@ -157,10 +168,11 @@ def compare_training(
 
     Args:
         terminology: Terminology folder; its names are trained on.
-        size: Size of the model.
+        size: Size of a model with random weights.
         pairs: Pairs per step.
         steps: Steps measured, after the warm-up.
         device: Device of the models.
+        base: Pretrained model to train instead, a folder or hub id, with its tokenizer.
         ablations: Whether to time our step without each optimization, too.
         cached_pairs: Pairs of a larger step with cached gradients, to be measured as well.
 
@@ -168,9 +180,12 @@ def compare_training(
         All figures.
 
     Raises:
-        ConfigError: The terminology cannot fill the batches.
+        ConfigError: The terminology cannot fill the batches, or the base is of another architecture.
+        ArtifactError: `base` cannot be opened.
     """
-    start, names = prepare(terminology, size, VOCABULARY_SIZE), IMPLEMENTATIONS[device.type]
+    start = prepare_from(terminology, base) if base else prepare(terminology, size, VOCABULARY_SIZE)
+    check_architecture(start.size)
+    names = IMPLEMENTATIONS[device.type]
     batches, cached = start.batches(pairs, WARM_UP_STEPS[device.type] + steps), None
     if cached_pairs:
         start.batches(cached_pairs, 1)  # so that too few names are an error now
@@ -181,9 +196,12 @@ def compare_training(
     implementations = {name: build(name, start, device) for name in names}
     agreement = check_agreement(implementations, batches[0])
     figures, rates, tokens_per_name = _time_steps(implementations, memory, batches, steps, device)
+    model_hash = implementations[names[0]].encoder.content_hash
     del implementations  # to free their memory
     return TrainingComparison(
-        size=size.name,
+        size=start.size.name,
+        model=str(start.size),
+        model_hash=model_hash,
         pairs=pairs,
         steps=steps,
         vocabulary_size=len(start.tokenizer),
@@ -299,9 +317,10 @@ def to_text(result: TrainingComparison) -> str:
         rows.append([name, *cells, *(f"{100 * fraction:.0f} %" for fraction in each.peak_fraction)])
     parameters = ", ".join(f"{name} {each.parameters / 1e6:.1f} M" for name, each in result.implementations.items())
     losses = ", ".join(f"{each.loss:.6f}" for each in result.agreement.values())
+    origin = "its own" if result.model_hash else "trained on the terminology's names"
+    tokenizer = f"a tokenizer of {result.vocabulary_size:,} pieces, {origin}"
     notes = [
-        f"XLM-R {result.size}, {result.pairs} pairs per step, medians of {result.steps} interleaved steps; {result.machine}; a tokenizer of "
-        f"{result.vocabulary_size:,} pieces, trained on the terminology's names",
+        f"{result.model}, {result.pairs} pairs per step, medians of {result.steps} interleaved steps; {result.machine}; {tokenizer}",
         f"parameters in training: {parameters}",
         f"{result.tokens_per_name:.1f} tokens per name; padded to {REFERENCE_LENGTH}, {100 * result.padding:.0f} % is padding",
         f"same loss without dropout: {losses}",
@@ -326,7 +345,7 @@ def plot(result: TrainingComparison, path: Path) -> None:
     """Bar charts as a PNG or SVG file: pairs per second, and what leaving out an optimization costs."""
     plots = [
         bar_plot(
-            f"Training: pairs per second ({result.size}, {result.pairs} pairs per step, {result.machine.device})",
+            f"Training: pairs per second ({result.model}, {result.pairs} pairs per step, {result.machine.device})",
             {name: each.pairs_per_second for name, each in result.implementations.items()},
             [f"{each.speedup:.2f} ×" for each in result.implementations.values()],
         )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.speed import encode, harness, reference
+from benchmarks.speed import encode, encode_implementations, harness, onnx_export, reference
 from benchmarks.speed.encode import Accuracy, DtypeAccuracy, EncodingComparison, EncodingFigures
 from benchmarks.speed.harness import Machine
 from xsap.encoding.encoder import Encoder
 from xsap.encoding.packing import tokenize_names
+from xsap.errors import ConfigError
 from xsap.linking.index import Index
 from xsap.linking.linker import Linker
 from xsap.terms.mentions import build_mentions, write_mentions
@@ -37,7 +39,7 @@ def opened(sample_folder, tmp_path_factory):
 
 def test_implementations_have_the_dtypes_of_their_names(opened):
     implementations = opened[1]
-    assert list(implementations["cuda"]) == list(encode.IMPLEMENTATIONS["cuda"])
+    assert list(implementations["cuda"]) == list(encode_implementations.IMPLEMENTATIONS["cuda"])
     assert tuple(implementations["cpu"])[:4] == FOUR
     assert {name: each.dtype for name, each in implementations["cpu"].items()} == {
         name: name.split()[1] for name in implementations["cpu"]
@@ -53,6 +55,8 @@ def test_int8_is_compared_only_where_it_is_fast(with_int8):
     names = encode.supported_names("cpu", with_int8=with_int8)
     assert names[:4] == list(FOUR)
     assert ("xsap int8" in names) == with_int8
+    onnx = encode.supported_names("cpu", with_int8=with_int8, with_onnx=True)
+    assert onnx == [*names[:2], "onnxruntime float32", "onnxruntime int8", *names[2:]]
 
 
 @pytest.mark.parametrize("key", ["cpu", "cuda"])
@@ -131,9 +135,97 @@ def test_figures_follow_from_the_clock(sample_folder, monkeypatch):
     ]
 
 
+@pytest.fixture
+def prompted_folder(tiny_folder, tmp_path):
+    """A pretrained model with mean pooling, lower case and a prompt."""
+    encoder = Encoder.from_pretrained(tiny_folder, prompt="query: ", override=True, device="cpu")
+    encoder.save_pretrained(tmp_path / "e5")
+    return tmp_path / "e5"
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The implementations of the comparisons that ran."""
+    built = []
+    check = encode.check_agreement
+    monkeypatch.setattr(encode, "check_agreement", lambda each, names: built.append(each) or check(each, names))
+    monkeypatch.setattr(harness, "product_seconds", lambda *_: [1.0])
+    return built
+
+
+def drawn(sample_folder, count):
+    names = Terminology.load(sample_folder).names["name"].to_pylist()
+    return [names[i] for i in np.random.default_rng(encode.SEED).permutation(len(names))[:count]]
+
+
+def as_prompted(names):
+    return [f"query: {unicodedata.normalize('NFKC', name).lower()}" for name in names]
+
+
+def test_pretrained_model_is_compared_with_its_own_pooling_prompt_and_case(
+    sample_folder, prompted_folder, kept, monkeypatch
+):
+    monkeypatch.setattr(encode, "missing_packages", lambda: ["onnx", "onnxscript"])
+    encoded = []
+    clock = iter(range(1, 100))
+    monkeypatch.setattr(
+        harness,
+        "timed",
+        lambda step, names, device: encoded.append((names, step(names))) or (next(clock), encoded[-1][1]),
+    )
+    model = {"size": TINY, "rounds": 1, "device": CPU, "model": str(prompted_folder)}
+    result = encode.compare_encoding(sample_folder, names=80, **model)
+    own, names = Encoder.from_pretrained(prompted_folder, device="cpu"), drawn(sample_folder, 80)
+    expected = own.encode(names)
+    short = tokenize_names(as_prompted(names), own.tokenizer, 99).lengths <= 25
+    assert short.sum() > 60
+    assert list(result.implementations) == encode.supported_names("cpu")
+    for (texts, vectors), (name, each) in zip(encoded, result.implementations.items(), strict=True):
+        assert texts == as_prompted(names)
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert np.abs(units - expected)[short].max() < (1e-5 if each.dtype == "float32" else 0.1), name
+    assert not any(each.first_only for each in kept[0].values())  # the mean needs the last layer of all tokens
+    assert (result.model, result.model_hash) == ("e5 (xlm-roberta, 2 layers × 64)", own.content_hash)
+    text = encode.to_text(result)
+    assert "- without onnxruntime, because not installed: onnx, onnxscript; pip install onnx onnxscript\n" in text
+    assert (
+        "largest distance of a name's vector from the first one's, in mean distances from their mean: reference" in text
+    )
+    assert str(prompted_folder) not in text
+
+
+def test_onnxruntime_matches_the_model(sample_folder, prompted_folder, kept):
+    for package in onnx_export.PACKAGES:
+        pytest.importorskip(package)
+    names = ["reference float32", *encode_implementations.ONNX, "xsap float32"]
+    model = {"size": TINY, "rounds": 1, "device": CPU, "model": str(prompted_folder)}
+    result = encode.compare_encoding(sample_folder, names=70, **model, implementations=names)
+    assert result.agreement["onnxruntime float32"] < 1e-4 < result.agreement["onnxruntime int8"] < 0.5
+    texts = as_prompted(drawn(sample_folder, 70))
+    own = Encoder.from_pretrained(prompted_folder, device="cpu")
+    lengths = np.sort(tokenize_names(texts, own.tokenizer, 25).lengths)[::-1]
+    padded = sum(len(part) * part[0] for part in np.split(lengths, [32, 64]))  # batches of 32
+    assert {result.implementations[name].positions for name in encode_implementations.ONNX} == {padded}
+    assert set(result.implementations["xsap float32"].speedups) == {"reference float32", *encode_implementations.ONNX}
+    assert result.remarks == []
+
+
+def test_model_that_cannot_be_compared_is_refused_in_one_line(sample_folder, tiny_folder, tmp_path, monkeypatch):
+    options = {"size": TINY, "names": 64, "rounds": 1, "device": CPU}
+    encoder = Encoder.from_pretrained(tiny_folder, pooling="mean_all", override=True, device="cpu")
+    encoder.save_pretrained(tmp_path / "all")
+    with pytest.raises(
+        ConfigError, match="all: expected a transformer with pooling cls or mean alone, found pooling mean_all"
+    ):
+        encode.compare_encoding(sample_folder, **options, model=str(tmp_path / "all"))
+    monkeypatch.setattr(reference, "ARCHITECTURES", ("bert",))
+    with pytest.raises(ConfigError, match="model: expected a model of the type bert, .* found xlm-roberta$"):
+        encode.compare_encoding(sample_folder, **options, model=str(tiny_folder))
+
+
 @pytest.mark.slow
 def test_implementations_of_a_gpu_run_on_a_cpu_too(sample_folder, capsys):
-    names = encode.IMPLEMENTATIONS["cuda"]
+    names = encode_implementations.IMPLEMENTATIONS["cuda"]
     result = encode.compare_encoding(sample_folder, size=TINY, names=80, rounds=1, device=CPU, implementations=names)
     baselines = ["reference float32", "reference float16", "SentenceTransformer float32", "SentenceTransformer float16"]
     assert list(result.implementations) == [*baselines, "xsap float32", "xsap bfloat16"]
@@ -270,9 +362,11 @@ def compared(monkeypatch):
     """A finished comparison: `xsap bfloat16` has speed-ups of 9 and 2.05, and the accuracy that the fixture holds."""
     dtypes = quality(bfloat16=(77.8, 99.5))
 
-    def compare(terminology, *, size, **_):
+    def compare(terminology, *, size, model, **_):
         return EncodingComparison(
             size=size.name,
+            model=model or f"XLM-R {size.name}",
+            model_hash=model and "abc",
             names=100,
             rounds=1,
             seed=0,
@@ -282,6 +376,7 @@ def compared(monkeypatch):
             implementations=figures(xsap_float32=30, xsap_bfloat16=90),
             accuracy=None,
             targets=[],
+            remarks=["a remark"],
             machine=Machine("CPU x", 2, 2, {"torch": "2"}),
         )
 
@@ -292,7 +387,17 @@ def compared(monkeypatch):
 
 def test_encode_command_judges_at_full_size(compared, tmp_path, capsys):
     model = ["--model", "m", "--mentions", "m.tsv"]
-    words = ["--terminology", "t", *model, "--json", tmp_path / "r.json", "--plot", tmp_path / "r.png"]
+    words = [
+        "--terminology",
+        "t",
+        "--size",
+        "base",
+        *model,
+        "--json",
+        tmp_path / "r.json",
+        "--plot",
+        tmp_path / "r.png",
+    ]
     assert run(*words) == 0
     printed = capsys.readouterr().out
     assert "- met: xsap bfloat16: speed-up over reference float32 9, target at least 8" in printed
@@ -311,13 +416,22 @@ def test_encode_command_judges_at_full_size(compared, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "- MISSED: xsap float32: speed-up over reference float32 3, target at least 8" in printed
     assert "- MISSED: bfloat16: Acc@1 distance from float32, points 8, target at most 0.3" in printed
+    words = ["--terminology", "t", *model]
     assert run("--size", "small", *words) == 0  # another size has no targets
-    assert "MISSED" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "MISSED" not in printed
+    assert "- XLM-R small, 100 names" in printed
+    assert run(*words) == 0  # nor has a pretrained model
+    printed = capsys.readouterr().out
+    assert not re.search("MISSED|no targets", printed)
+    assert "- m, 100 names" in printed
+    assert "- a remark" in printed
+    assert "Acc@1 on 500 mentions" in printed
 
 
 def test_encode_command_has_no_targets_without_a_model(compared, capsys):
     assert run("--terminology", "t") == 0
-    assert "no targets: they need --model and --mentions" in capsys.readouterr().out
+    assert "no targets: they need --size base with --model and --mentions" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -338,8 +452,11 @@ def test_encode_command_runs_the_comparison(sample_folder, tmp_path, monkeypatch
     ("words", "message"),
     [
         (["--size", "huge"], "Invalid value for '--size': .*'huge' is not one of 'base', 'small'"),
-        (["--model", "m"], "--model needs --mentions"),
-        (["--mentions", "m"], "--model needs --mentions"),
+        (
+            ["--model", "m", "--size", "small"],
+            "expected --model or --size, .* found both; leave out one, or add --mentions",
+        ),
+        (["--mentions", "m"], "--mentions needs --model"),
         (["--plot", "r.pdf"], r"ends in \.png or \.svg"),
         (["--device", "cuda"], "--device cuda needs a GPU"),
     ],

@@ -80,6 +80,48 @@ def test_saved_start_gives_the_same_weights_and_batches(start, batches, tmp_path
     assert loaded.tokenizer.all_special_ids == start.tokenizer.all_special_ids
 
 
+def test_pretrained_model_is_what_all_implementations_start_from(
+    sample_folder, tiny_folder, fixed_memory, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tiny_folder.parent)  # a saved start is read by a process in another folder
+    own = Encoder.from_pretrained(tiny_folder, device="cpu")
+    start = reference.prepare_from(sample_folder, tiny_folder.name)
+    start.save(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    loaded = reference.Start.load(tmp_path)
+    encoder = loaded.encoder()
+    assert encoder.training
+    assert (encoder.pooling, encoder.max_length, encoder.policy.case) == ("cls", 25, "cased")
+    states = (each.transformer.state_dict() for each in (own, encoder))
+    theirs, ours = (dict(each) for each in states)
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    result = train.compare_training(
+        sample_folder, size=TINY, pairs=8, steps=1, device=CPU, base=str(tiny_folder), ablations=True
+    )
+    batch = loaded.batches(8, 1)[0]
+    with torch.no_grad():
+        hidden = own.transformer(input_ids=batch.padded.ids, attention_mask=batch.padded.mask).last_hidden_state
+    expected = float(reference.reference_loss(hidden[:, 0], batch.concepts))
+    assert {name: each.loss for name, each in result.agreement.items()} == pytest.approx(
+        dict.fromkeys(train.IMPLEMENTATIONS["cpu"], expected), rel=0.05
+    )
+    assert result.agreement["reference float32"].loss == pytest.approx(expected, rel=1e-5)
+    assert (result.size, result.vocabulary_size) == ("model", len(own.tokenizer))
+    assert (result.model, result.model_hash) == ("model (xlm-roberta, 2 layers × 64)", own.content_hash)
+    text = train.to_text(result)
+    assert f"- {result.model}, 8 pairs per step" in text
+    assert f"a tokenizer of {len(own.tokenizer):,} pieces, its own\n" in text
+    assert "% |" in text  # the fraction of the peak rate
+    assert str(tiny_folder) not in text
+
+
+def test_model_of_another_architecture_is_refused_in_one_line(sample_folder, tiny_folder, monkeypatch):
+    monkeypatch.setattr(reference, "ARCHITECTURES", ("bert", "roberta"))
+    with pytest.raises(ConfigError, match="^model: expected a model of the type bert, roberta, .* found xlm-roberta$"):
+        train.compare_training(sample_folder, size=TINY, pairs=8, steps=1, device=CPU, base=str(tiny_folder))
+
+
 def test_base_has_the_size_of_xlm_r_base(start):
     with torch.device("meta"):  # no memory
         model = replace(start, size=reference.MODEL_SIZES["base"]).encoder().transformer
@@ -435,6 +477,7 @@ def test_shuffled_pairs_come_once_per_epoch_in_new_order(start):
     [
         (["--device", "cuda"], "needs a GPU"),
         (["--plot", "train.pdf"], r"ends in \.png or \.svg"),
+        (["--base", "m"], "expected --base or --size, .* found both; leave out one"),
         (["--pairs", "1000000"], "use fewer with --pairs"),
         (["--pairs", "8", "--cached-pairs", "1000000"], "fewer than two steps of 1,000,000 pairs"),
     ],

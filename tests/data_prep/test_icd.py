@@ -1,9 +1,11 @@
 """ICD-10-CM's tabular list and ClaML: generated classifications read by plain functions too, and what files have that is special."""
 
 import gzip
+import hashlib
 import itertools
 import json
 import re
+import zipfile
 from collections import Counter
 from xml.sax.saxutils import escape, quoteattr
 
@@ -526,10 +528,93 @@ def test_other_files_are_refused_in_one_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_zip_is_refused_with_the_way_out(tmp_path):
-    (tmp_path / "icd.zip").write_bytes(b"PK\x03\x04...")
-    with pytest.raises(DataError, match="expected an XML file, found a zip; unpack it"):
-        read_icd(tmp_path / "icd.zip")
+# Zips, as published
+
+
+def zipped(tmp_path, name="icd.zip", **files):
+    """A zip of these files: `a__b` is b.xml in the folder a."""
+    with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, text in files.items():
+            archive.writestr(file.replace("__", "/") + ("" if "." in file else ".xml"), text)
+    return tmp_path / name
+
+
+def names_or_error(path):
+    try:
+        return rows(read_icd(path)[0])
+    except DataError as error:
+        return str(error)
+
+
+INDEX = "<ICD10CM.index><title>A</title></ICD10CM.index>"
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize(
+    "beside", [{}, {"index": INDEX, "x__ClaML.dtd": "<!ELEMENT", "__MACOSX/._x.xml": GOOD["claml"]}]
+)
+def test_zip_gives_what_its_only_classification_gives(tmp_path, kind, beside):
+    file = zipped(tmp_path, **beside, Data__x=GOOD[kind])
+    terminology, counts = read_icd(file)
+    expected, same = read_text(tmp_path, GOOD[kind])
+    assert counts == same
+    for table in ("names", "concepts", "definitions", "relations"):
+        assert getattr(terminology, table).equals(getattr(expected, table)), table
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    of_file = {key: value for key, value in expected.metadata.items() if key != "files"}
+    assert terminology.metadata == of_file | {"files": {"icd.zip": sha256}, "members": {"icd.zip": "Data/x.xml"}}
+    assert "members" not in expected.metadata
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"b": GOOD["claml"], "a": GOOD["tabular"], "c": INDEX}, r"found 2: .*icd\.zip/a\.xml, .*icd\.zip/b\.xml\. Unpack it, and give one of them$"),
+        ({"a\n\x1b": INDEX, "b": INDEX}, r"found others: .*icd\.zip/a\?\?\.xml, .*/b\.xml\. Is it the right zip\? .* unpack it and give the file$"),
+        ({str(n): INDEX for n in range(9)}, r"/4\.xml, …\. Is it the right zip"),
+        ({"a": INDEX, "b": "<a", "c": BOMB + GOOD["claml"]}, r"found none, and 2 that can't be read; the first is .*/b\.xml:1: expected .* as XML: unclosed token"),
+        ({"a": "<x/>"}, r"icd\.zip/a\.xml: expected ICD-10-CM's tabular list \(ICD10CM\.tabular\) or ClaML, as XML, found x$"),
+        ({"a": GOOD["tabular"][:-9]}, r"icd\.zip/a\.xml:\d+: expected ICD-10-CM's tabular list as XML: unclosed token"),
+        ({"a": BOMB + "<ClaML>&b;</ClaML>"}, r"icd\.zip/a\.xml:1: expected a DTD of short texts"),
+        ({"a.txt": "x", "b.zip": "x", "c.xml.gz": "x"}, r"found no \.xml file\. Is it in another zip in this one\?"),
+        ({}, r"found no \.xml file"),
+    ],
+)  # fmt: skip
+def test_zip_without_exactly_one_classification_is_refused_in_one_line(tmp_path, files, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_icd(zipped(tmp_path, **files))
+    assert str(caught.value).startswith(str(tmp_path / "icd.zip"))
+    assert str(caught.value).isprintable()
+
+
+def test_hostile_and_damaged_zips_are_refused_in_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("x.xml", b" " * (80 << 20))
+    with pytest.raises(
+        DataError, match=r"x\.zip/x\.xml: expected at most 400 times the compressed size, found 83,886,080 bytes"
+    ):
+        read_icd(tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "y.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.xml", GOOD["claml"])
+    with pytest.raises(
+        DataError, match=r"y\.zip/x\.xml: expected a deflated file in the zip, found one in LZMA; unpack it"
+    ):
+        read_icd(tmp_path / "y.zip")
+    whole = zipped(tmp_path, x=GOOD["claml"]).read_bytes()
+    encrypted = bytearray(whole)
+    encrypted[whole.rindex(b"PK\x01\x02") + 8] |= 1
+    for content, message in (
+        (encrypted, "expected a zip without a password, found an encrypted one; unpack it"),
+        (b"PK\x03\x04...", "expected a zip file, found: File is not a zip file. Is it damaged"),
+    ):
+        (tmp_path / "z.zip").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_icd(tmp_path / "z.zip")
+    expected = rows(read_icd(tmp_path / "icd.zip")[0])
+    for at in range(0, len(whole), 7):
+        (tmp_path / "z.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0x5A]) + whole[at + 1 :])
+        found = names_or_error(tmp_path / "z.zip")
+        assert found == expected or (isinstance(found, str) and found.isprintable())
 
 
 @pytest.mark.parametrize("kind", GOOD)

@@ -18,13 +18,11 @@ from typing import IO, Any, NamedTuple
 from xml.parsers import expat
 
 from xsap.errors import DataError
-from xsap.files import MAX_CELL_CHARS
+from xsap.files import MAX_CELL_CHARS, MAX_ZIP_RATIO, is_zip_bomb
 
 _MAX_ROWS, _MAX_COLUMNS = 1 << 20, 1 << 14  # of a sheet, by its format
 ERRORS_EMPTIED = "error values such as #N/A, read as empty"
 _BLOCK_BYTES = 1 << 20
-_MAX_RATIO = 400  # of a part's size to its compressed size; XML of real sheets stays below 100
-_ALWAYS_READ = 1 << 26  # bytes that a part may have, whatever its ratio
 _MAX_STRINGS = 1 << 31  # characters of all shared strings
 
 _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
@@ -287,9 +285,9 @@ class XlsxBook:
                 f"{self._path}: expected a workbook without a password, found an encrypted one. "
                 "Open it, remove the password and save it"
             )
-        if info.file_size > max(_ALWAYS_READ, _MAX_RATIO * info.compress_size):
+        if is_zip_bomb(info):
             raise DataError(
-                f"{self._path}: expected at most {_MAX_RATIO} times the compressed size of {part}, found "
+                f"{self._path}: expected at most {MAX_ZIP_RATIO} times the compressed size of {part}, found "
                 f"{info.file_size:,} bytes. Is it a damaged file, or a zip bomb? If it is neither, save it as .csv"
             )
         return self._archive.open(info)

@@ -16,7 +16,6 @@ import csv
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from xsap.errors import DataError
-from xsap.files import decode
+from xsap.files import ZIP_ERRORS, decode
 from xsap.terms.mentions import build_mentions
 from xsap.terms.semantic_types import GROUPS, group_of
 from xsap.text import EXACT_MATCH, normalize
@@ -242,17 +241,16 @@ def open_corpus(path: Path, layout: str) -> Iterator[CorpusFiles]:
     """
     if path.is_dir():
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        yield CorpusFiles(path, _visible(names), layout, lambda name: _read(path / name))
+        yield CorpusFiles(path, visible_names(names), layout, lambda name: _read(path / name))
     elif not path.is_file():
         raise DataError(f"{path}: expected {layout}; found nothing there. Is the path right?")
     elif path.suffix == ".zip" or zipfile.is_zipfile(path):
-        damaged = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
         try:
             with zipfile.ZipFile(path) as archive:
                 members = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
                 read = lambda name: archive.read(name) if name in members else None  # noqa: E731
-                yield CorpusFiles(path, _visible(members), layout, read)
-        except damaged as error:
+                yield CorpusFiles(path, visible_names(members), layout, read)
+        except ZIP_ERRORS as error:
             raise DataError(f"{path}: expected a zip file of {layout}; found: {error}") from None
     else:
         file = path.absolute()
@@ -261,7 +259,8 @@ def open_corpus(path: Path, layout: str) -> Iterator[CorpusFiles]:
         yield CorpusFiles(root, names, layout, lambda name: _read(root / name), is_one_file=True)
 
 
-def _visible(names: Iterable[str]) -> list[str]:
+def visible_names(names: Iterable[str]) -> list[str]:
+    """The names of files in order, without hidden files and those of macOS."""
     return sorted(name for name in names if not re.search(r"(?:^|/)(?:\.|__MACOSX)", name))
 
 
