@@ -19,7 +19,6 @@ from tests.fixtures.commands import ROOT
 from tests.fixtures.training import read_losses, read_weights
 from xsap import Encoder, Linker, Terminology
 from xsap.config import load_settings
-from xsap.encoding import encoder as encoder_module
 from xsap.encoding.packing import pack, tokenize_names
 from xsap.encoding.precision import supported_dtypes
 from xsap.encoding.vocabulary import shrink_to, unchanged_texts
@@ -170,10 +169,8 @@ def test_shrunk_model_gives_the_same_vectors_for_text_of_kept_pieces(encoder, sa
 
 
 @pytest.mark.parametrize("dtype", MIN_AGREEMENT)
-def test_dtype_changes_few_answers(folder, linker, terminology, mentions, dtype, monkeypatch):
-    if dtype == "int8":  # without instructions for it products are right, but slow
-        monkeypatch.setattr(encoder_module, "int8_is_faster", lambda: True)
-    elif dtype not in supported_dtypes(torch.device("cpu")):
+def test_dtype_changes_few_answers(folder, linker, terminology, mentions, dtype):
+    if dtype not in supported_dtypes(torch.device("cpu")):
         pytest.skip(f"this processor has no instructions for {dtype}")
     faster = Encoder.from_pretrained(folder, device="cpu", dtype=dtype)
     other = Linker(faster, Index.build(Terminology.load(terminology), faster, model_path=folder))
