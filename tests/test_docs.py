@@ -81,7 +81,7 @@ def test_docs_python_blocks_name_what_exists(page):
 
 
 OPTIONS = re.compile(
-    r"(xsap(?:-prepare)?|python -m benchmarks) ([a-z][a-z-]*(?: (?:train|encode|search|prepare|rerank|xlbel|mantra|corpus))?)[^\n|`]*"
+    r"(xsap(?:-prepare)?|python -m benchmarks) ([a-z][a-z-]*(?: (?:train|encode|search|prepare|reference-run|rerank|xlbel|mantra|corpus))?)[^\n|`]*"
 )
 
 

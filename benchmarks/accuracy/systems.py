@@ -47,7 +47,7 @@ ROW_SEARCHES = {"exact": search_rows_by_equality, "tfidf": search_rows_by_ngrams
 _ROOT = Path(__file__).resolve().parents[2]
 _CONFIGS = _ROOT / "configs" / "train"
 _INDEX, _RECIPE = "index:", "recipe:"
-_LABEL = re.compile(r"([\w. -]+)=(.+)")
+_LABEL = re.compile(r"([\w., -]+)=(.+)")
 
 RunCommand = Callable[[Sequence[str]], int]
 """Arguments for Python → exit code."""

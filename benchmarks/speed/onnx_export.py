@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from xsap.terminal import log
 
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
-_NAMES, _LENGTHS = (
+_EXAMPLE = (
     2,
     7,
-)  # of the example to trace: more than one name and token, so that no dimension is taken as constant
+)  # names and tokens of the example to trace: more than one of each, so that neither is taken as constant
 
 
 def missing_packages() -> list[str]:
@@ -74,7 +74,7 @@ def to_onnx(transformer: nn.Module, file: Path) -> None:
     """Export a transformer on the CPU to a new folder."""
     log("exporting to ONNX")
     file.parent.mkdir()
-    ids = torch.ones((_NAMES, _LENGTHS), dtype=torch.int64)
+    ids = torch.ones(_EXAMPLE, dtype=torch.int64)
     dynamic = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     with _silent():
         torch.onnx.export(

@@ -90,7 +90,8 @@ def test_lexical_systems_have_names(work, given, label, kind):
 def test_model_by_its_folder(tiny_folder, work):
     system = open_system(str(tiny_folder), work)
     assert system.label == "model"  # the folder's name
-    assert open_system(f"tiny={tiny_folder}@mean", work).label == "tiny"
+    for label in ("tiny", "tiny model, 2 layers", "xsap-0.25"):
+        assert open_system(f"{label}={tiny_folder}@mean", work).label == label
     assert system.metadata == {"kind": "model"} | system.model.metadata()
     assert isinstance(system.link_into(SPACE), NameLinker)
     assert system.model.cache == work.folder / "vectors"

@@ -1,6 +1,7 @@
 """Hard negatives against brute force in double precision; in an interrupted run, and on two processes."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,3 +291,13 @@ def test_a_search_that_takes_much_of_the_time_is_warned_of(concepts, refresh_ste
             f"sampling.hard_negatives_refresh_steps={steps} makes it 20%"
         )
         assert search_warning(concepts, steps, names) is None
+
+
+@pytest.mark.parametrize(("max_steps", "warned"), [(4, False), (5, True)])
+def test_a_run_without_a_search_does_not_warn_of_one(sample_folder, tiny_folder, tmp_path, caplog, max_steps, warned):
+    words = ["sampling.mode=groups", "batch.names=16", "sampling.hard_negatives=1", "loss.name=info_nce"]
+    words += ["loss.miner=none", "sampling.hard_negatives_refresh_steps=4", f"max_steps={max_steps}"]
+    words += [f"terminology={sample_folder}", f"base={tiny_folder}", f"output={tmp_path / 'run'}"]
+    with caplog.at_level(logging.WARNING, "xsap"):
+        train(load_settings(None, words))
+    assert any("hard_negatives_refresh_steps" in record.getMessage() for record in caplog.records) is warned

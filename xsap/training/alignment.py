@@ -101,10 +101,10 @@ def hard_negatives_of(
     sampler = sampler.main if isinstance(sampler, Mixed) else sampler
     if not hard or not isinstance(sampler, GroupSampler):
         return None
-    warning = search_warning(
-        len(sampler.concepts.numbers), settings.sampling.hard_negatives_refresh_steps, settings.batch.names
-    )
-    if warning:
+    refresh_steps = settings.sampling.hard_negatives_refresh_steps
+    is_searched = settings.max_steps is None or settings.max_steps > refresh_steps
+    warning = search_warning(len(sampler.concepts.numbers), refresh_steps, settings.batch.names)
+    if is_searched and warning:
         logger.warning(warning)
     _, strings = np.unique(np.array(name_set.names, dtype=object), return_inverse=True)
     return HardNegatives(
@@ -113,7 +113,7 @@ def hard_negatives_of(
         tokens,
         strings.astype(np.int64),
         kept=_NEAREST_PER_HARD_NEGATIVE * hard,
-        refresh_steps=settings.sampling.hard_negatives_refresh_steps,
+        refresh_steps=refresh_steps,
     )
 
 
