@@ -13,6 +13,7 @@ from data_prep.claml import CLAML, read_claml
 from data_prep.classification import MAX_DEPTH, WITHOUT_DTD, ClassificationNames
 from data_prep.icd10cm import TABULAR, read_icd10cm
 from data_prep.ontology_model import definitions_table, names_table, relations_table
+from data_prep.unspecified import add_plain_terms
 from data_prep.xml_events import MAX_TEXT_BYTES, local_name, xml_events
 from data_prep.zip_files import InputFile, ZipMember, is_zip, zip_members
 from xsap.artifacts import sha256_of
@@ -42,6 +43,7 @@ def read_icd(file: Path, *, source: str | None = None, language: str | None = No
     """
     chosen = _file_to_read(file)
     found = _read(chosen, language)
+    add_plain_terms(found)
     source = source or found.source or chosen.name.split(".")[0]
     dropped = Counter(record.rejection_reason for record in found.names if record.rejection_reason)
     kept = [record for record in found.names if not record.rejection_reason]

@@ -273,6 +273,29 @@ def figures(**rates):
     }
 
 
+def test_rates_of_torch_are_no_measure_of_int8_in_onnxruntime():
+    result = SimpleNamespace(
+        implementations=figures(onnxruntime_int8=60, xsap_int8=90),
+        model="tiny",
+        names=64,
+        tokens_per_name=8.0,
+        seed=0,
+        rounds=1,
+        machine="a machine",
+        remarks=[],
+        product_flops_per_second={"int8": 1e9},
+        model_hash=None,
+        accuracy=None,
+        has_targets=False,
+        targets=[],
+    )
+    rows = {
+        row.split("|")[1].strip(): row.split("|")[-3:-1] for row in encode.to_text(result).splitlines() if "|" in row
+    }
+    assert [cell.strip() for cell in rows["onnxruntime int8"]] == ["–", "–"]
+    assert [cell.strip() for cell in rows["xsap int8"]] == ["25 %", "50 %"]
+
+
 def quality(float32=78.0, **others):
     return {"float32": DtypeAccuracy(float32, 100.0)} | {
         dtype: DtypeAccuracy(*percentages) for dtype, percentages in others.items()

@@ -1,0 +1,112 @@
+"""Plain terms of codes for what is not specified: "Pneumonia, unspecified organism" (J18.9) is the code of "Pneumonia".
+
+In the International Classification of Diseases a term without details has a code of its own, which says so: "Pain, unspecified", "Enteritis NOS".
+NOS means unspecified or unqualified (ICD-10, volume 2, conventions of the tabular list; ICD-10-CM Official Guidelines for Coding and Reporting,
+section I.A.6.b). People write the term alone, and a model that has not learned these conventions finds codes with more details as near.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+from data_prep.classification import ClassificationNames
+from data_prep.ontology_model import NameRecord
+from xsap.text import fold_accents
+
+SCOPE = "plain term"  # of names that are added
+_Key = tuple[str, str]  # language, name without case and accents
+
+# What a name ends with, after a comma or not, in a language (ISO 639-1): words that say "unspecified" of the whole term, and the abbreviation.
+_ENDINGS = {
+    "de": r"nicht näher bezeichnet|o\. ?n\. ?A\.",
+    "es": r"no especificad[oa]s?|NEOM|SAI",
+    "fr": r"sans (?:autre )?précision|SAI",
+    "it": r"non specificat[aeio]|NAS",
+    "nl": r"niet gespecificeerd|NNO",
+    "pt": r"não especificad[ao]s?|SOE",
+}
+
+# English. Parts are between commas.
+_FIRST = re.compile(r"unspecified (?!as |whether |or )", re.IGNORECASE)
+_LAST = re.compile(r" NOS$")
+_AXES = r"cause|class|degree|depth|ear|extent|eye|eyelid|grade|laterality|level|organism|part|severity|side|site|stability|stage|time|trimester|type"
+_DROPPED = re.compile(
+    rf"unspecified(?: as .*| whether .*| (?:{_AXES}))?|(?:[\w-]+ )?(?:unspecified|not specified)|not (?:otherwise )?specified(?: as .*)?|NOS"
+)
+_KEPT = re.compile(r"(?:and|or|with|without|by|due|in|of|to) (?:unspecified|not specified)")  # the end of something else
+_JOINED = re.compile(r"unspecified (?=affecting |with |without )")
+_QUALIFIED = re.compile(r"unspecified ")
+
+
+def plain_term(name: str, language: str) -> str | None:
+    """The term of which a name says that nothing is specified; None if the name does not say so, or nothing else.
+
+    A detail that is stated stays: "Crohn's disease, unspecified, with unspecified complications" → "Crohn's disease, with unspecified
+    complications". So does the part of the body whose side alone is missing: "Gout, unspecified shoulder" → "Gout, shoulder".
+    """
+    if language == "en":
+        plain = _plain_english(name)
+    elif language in _ENDINGS:
+        plain = re.sub(rf",? (?:{_ENDINGS[language]})$", "", name)
+    else:
+        return None
+    plain = plain.strip(" ,")
+    return plain[:1].upper() + plain[1:] if plain and plain != name else None
+
+
+def _plain_english(name: str) -> str:
+    first, *others = _LAST.sub("", name).split(", ")
+    plain = _FIRST.sub("", first, count=1) if _FIRST.match(first) else first
+    for part in others:
+        if _DROPPED.fullmatch(part) and not _KEPT.fullmatch(part):
+            continue
+        joined = _JOINED.sub("", part) if _JOINED.match(part) else None
+        plain += f" {joined}" if joined else f", {_QUALIFIED.sub('', part) if _QUALIFIED.match(part) else part}"
+    return plain
+
+
+def add_plain_terms(found: ClassificationNames) -> None:
+    """Add the plain terms of the names of codes without subdivisions, as synonyms.
+
+    A code with subdivisions gets none: one of them is the code for what is not specified. A plain term is not added if two codes would share
+    it, or if it is the title of a code that is not above.
+    """
+    parents: dict[str, set[str]] = {}
+    for code, parent in found.parents:
+        parents.setdefault(code, set()).add(parent)
+    above = set[str]().union(*parents.values())
+    own, titles = set[tuple[str, _Key]](), defaultdict[_Key, set[str]](set)
+    plain = defaultdict[_Key, dict[str, NameRecord]](dict)
+    for one in found.names:
+        if one.rejection_reason or not one.name:
+            continue
+        key = _key(one.language, one.name)
+        own.add((one.concept_id, key))
+        if one.kind == "preferred":
+            titles[key].add(one.concept_id)
+        term = None if one.concept_id in above else plain_term(one.name, one.language)
+        if term:
+            record = NameRecord(one.concept_id, one.language, term, SCOPE)
+            plain[_key(one.language, term)].setdefault(one.concept_id, record)
+    for key, records in plain.items():
+        code, record = next(iter(records.items()))
+        if len(records) > 1 or titles[key] - _line(code, parents):
+            found.counts["plain terms left out: of several codes, or the title of another code"] += 1
+        elif (code, key) not in own:
+            found.counts['plain terms added: "X" for "X, unspecified" and "X NOS"'] += 1
+            found.names.append(record)
+
+
+def _line(code: str, parents: Mapping[str, set[str]]) -> set[str]:
+    """The code and all above it."""
+    line, pending = set[str](), [code]
+    while pending:
+        at = pending.pop()
+        if at not in line:
+            line.add(at)
+            pending += parents.get(at, ())
+    return line
+
+
+def _key(language: str, name: str) -> _Key:
+    return language, fold_accents(name).lower()
