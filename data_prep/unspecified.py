@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 from data_prep.classification import ClassificationNames
 from data_prep.ontology_model import NameRecord
-from xsap.text import fold_accents
+from xsap.languages import ENGLISH
+from xsap.text import EXACT_MATCH, normalize
 
 SCOPE = "plain term"  # of names that are added
-_Key = tuple[str, str]  # language, name without case and accents
+_Key = tuple[str, str]  # language, name without case
 
 # What a name ends with, after a comma or not, in a language (ISO 639-1): words that say "unspecified" of the whole term, and the abbreviation.
 _ENDINGS = {
@@ -27,15 +28,14 @@ _ENDINGS = {
 }
 
 # English. Parts are between commas.
-_FIRST = re.compile(r"unspecified (?!as |whether |or )", re.IGNORECASE)
+_FIRST = re.compile(r"^unspecified (?!as |whether |or )", re.IGNORECASE)
 _LAST = re.compile(r" NOS$")
-_AXES = r"cause|class|degree|depth|ear|extent|eye|eyelid|grade|laterality|level|organism|part|severity|side|site|stability|stage|time|trimester|type"
-_DROPPED = re.compile(
-    rf"unspecified(?: as .*| whether .*| (?:{_AXES}))?|(?:[\w-]+ )?(?:unspecified|not specified)|not (?:otherwise )?specified(?: as .*)?|NOS"
+_AXES = "cause class degree depth ear extent eye eyelid grade laterality level organism part severity side site stability stage time trimester type"
+_DROPPED = re.compile(  # "unspecified", "unspecified site", "valve unspecified", "not specified as acute or chronic"
+    rf"unspecified(?: as .*| whether .*| (?:{_AXES.replace(' ', '|')}))?|not (?:otherwise )?specified(?: as .*)?|NOS"
+    r"|(?!(?:and|by|due|in|of|or|to|with|without) )(?:[\w-]+ ){1,2}(?:unspecified|not specified)"
 )
-_KEPT = re.compile(r"(?:and|or|with|without|by|due|in|of|to) (?:unspecified|not specified)")  # the end of something else
-_JOINED = re.compile(r"unspecified (?=affecting |with |without )")
-_QUALIFIED = re.compile(r"unspecified ")
+_DETAIL = re.compile("affecting |with |without ")
 
 
 def plain_term(name: str, language: str) -> str | None:
@@ -44,7 +44,7 @@ def plain_term(name: str, language: str) -> str | None:
     A detail that is stated stays: "Crohn's disease, unspecified, with unspecified complications" → "Crohn's disease, with unspecified
     complications". So does the part of the body whose side alone is missing: "Gout, unspecified shoulder" → "Gout, shoulder".
     """
-    if language == "en":
+    if language == ENGLISH:
         plain = _plain_english(name)
     elif language in _ENDINGS:
         plain = re.sub(rf",? (?:{_ENDINGS[language]})$", "", name)
@@ -56,12 +56,11 @@ def plain_term(name: str, language: str) -> str | None:
 
 def _plain_english(name: str) -> str:
     first, *others = _LAST.sub("", name).split(", ")
-    plain = _FIRST.sub("", first, count=1) if _FIRST.match(first) else first
+    plain = _FIRST.sub("", first)
     for part in others:
-        if _DROPPED.fullmatch(part) and not _KEPT.fullmatch(part):
-            continue
-        joined = _JOINED.sub("", part) if _JOINED.match(part) else None
-        plain += f" {joined}" if joined else f", {_QUALIFIED.sub('', part) if _QUALIFIED.match(part) else part}"
+        if not _DROPPED.fullmatch(part):
+            rest = part.removeprefix("unspecified ")
+            plain += (" " if rest != part and _DETAIL.match(rest) else ", ") + rest
     return plain
 
 
@@ -109,4 +108,4 @@ def _line(code: str, parents: Mapping[str, set[str]]) -> set[str]:
 
 
 def _key(language: str, name: str) -> _Key:
-    return language, fold_accents(name).lower()
+    return language, normalize(name, EXACT_MATCH)
