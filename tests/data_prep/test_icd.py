@@ -7,54 +7,32 @@ import json
 import re
 import zipfile
 from collections import Counter
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.icd import read_icd
+from tests.fixtures.classifications import (
+    claml,
+    class_of,
+    diag,
+    label,
+    modified_by,
+    modifier,
+    names,
+    notes,
+    read_text,
+    rows,
+    rubric,
+    seventh,
+    tabular,
+)
 from tests.fixtures.examples import examples
 from xsap.errors import DataError
 
 # ICD-10-CM
-
-
-def tabular(codes, *, chapter_notes=""):
-    """A tabular list with these `diag` elements in one section."""
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n<ICD10CM.tabular><version>2099</version>'
-        "<introduction><introSection><title>How to read it</title></introSection></introduction>"
-        f"<chapter><name>1</name><desc>First (A00-B99)</desc>{chapter_notes}"
-        '<sectionIndex><sectionRef first="A00" last="A09" id="A00-A09">Some</sectionRef></sectionIndex>'
-        f'<section id="A00-A09"><desc>Some (A00-A09)</desc>{codes}</section></chapter></ICD10CM.tabular>'
-    )
-
-
-def diag(name, desc, *inside):
-    return f"<diag><name>{name}</name><desc>{desc}</desc>{''.join(inside)}</diag>"
-
-
-def notes(tag, *texts):
-    return f"<{tag}>{''.join(f'<note>{text}</note>' for text in texts)}</{tag}>"
-
-
-def seventh(**characters):
-    inside = (f"<extension char={quoteattr(key[-1])}>{text}</extension>" for key, text in characters.items())
-    return f"<sevenChrDef>{''.join(inside)}</sevenChrDef>"
-
-
-def read_text(tmp_path, text, name="x.xml", **options):
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    return read_icd(tmp_path / name, **options)
-
-
-def rows(terminology):
-    return {(row["concept_id"], row["language"], row["name"], row["kind"]) for row in terminology.names.to_pylist()}
-
-
-def names(terminology):
-    return {(concept_id, name, kind) for concept_id, _, name, kind in rows(terminology)}
 
 
 ENCOUNTERS = {"A": "initial encounter", "D": "subsequent encounter", "S": "sequela"}
@@ -229,47 +207,6 @@ def test_repeated_and_explicit_codes_are_merged_and_counted(tmp_path):
 
 
 # ClaML
-
-
-def claml(*elements, root="", title="ICD-10-XX"):
-    head = f'<!DOCTYPE ClaML SYSTEM "ClaML.dtd">\n<ClaML version="2.0.0"{root}>'
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}<Title name="{title}" version="2099"/>{"".join(elements)}</ClaML>'
-
-
-def label(text, language="de"):
-    return f'<Label xml:lang="{language}" xml:space="default">{text}</Label>'
-
-
-def rubric(kind, *labels):
-    return (
-        f'<Rubric kind="{kind}">{"".join(one if one.startswith("<Label") else label(one) for one in labels)}</Rubric>'
-    )
-
-
-def class_of(code, *inside, kind="category", above="", usage=""):
-    parent = f'<SuperClass code="{above}"/>' if above else ""
-    return (
-        f'<Class code="{code}" kind="{kind}"{usage and f" usage={quoteattr(usage)}"}>{parent}{"".join(inside)}</Class>'
-    )
-
-
-def modifier(name, classes, metas=None):
-    """A modifier and its classes; classes: code → its preferred label. metas: code → excludeOnPrecedingModifier."""
-    found = f'<Modifier code="{name}">{"".join(f"<SubClass code={quoteattr(code)}/>" for code in classes)}</Modifier>'
-    for code, text in classes.items():
-        excluded = (metas or {}).get(code)
-        meta = f'<Meta name="excludeOnPrecedingModifier" value="{excluded}"/>' if excluded else ""
-        found += f'<ModifierClass modifier="{name}" code="{code}">{meta}<SuperClass code="{name}"/>'
-        found += rubric("preferred", escape(text)) + "</ModifierClass>"
-    return found
-
-
-def modified_by(name, valid=None, all_=None, position=None):
-    attributes = "".join(
-        f" {key}={quoteattr(value)}" for key, value in (("all", all_), ("position", position)) if value
-    )
-    inside = "".join(f"<ValidModifierClass code={quoteattr(code)}/>" for code in valid or [])
-    return f'<ModifiedBy code="{name}"{attributes}>{inside}</ModifiedBy>'
 
 
 def test_published_claml_is_read(tmp_path):

@@ -4,9 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.icd import read_icd
 from data_prep.unspecified import plain_term
-from tests.data_prep.test_icd import claml, class_of, diag, names, notes, rows, rubric, seventh, tabular
+from tests.fixtures.classifications import (
+    claml,
+    class_of,
+    diag,
+    names,
+    notes,
+    read_text,
+    rows,
+    rubric,
+    seventh,
+    tabular,
+)
 
 PLAIN = {
     "Pain, unspecified": "Pain",
@@ -76,11 +86,6 @@ def test_every_way_to_say_unspecified_gives_the_term_and_the_term_itself_nothing
         assert plain_term(name, "en") == capital
 
 
-def read(tmp_path, text):
-    (tmp_path / "x.xml").write_text(text, encoding="utf-8")
-    return read_icd(tmp_path / "x.xml")
-
-
 def synonyms(terminology):
     return {(code, name) for code, name, kind in names(terminology) if kind == "synonym"}
 
@@ -97,7 +102,7 @@ def test_codes_without_subdivisions_get_plain_terms(tmp_path):
         + diag("R11", "Vomiting", diag("R11.10", "Vomiting, unspecified"))
         + diag("S09", "Unspecified injury of head", seventh(A="initial encounter"))
     )
-    terminology, counts = read(tmp_path, text)
+    terminology, counts = read_text(tmp_path, text)
     assert synonyms(terminology) == {
         ("J18.0", "Bronchopneumonia"),
         ("J18.9", "Pneumonia"),
@@ -123,7 +128,7 @@ def test_plain_terms_that_are_not_the_codes_own_are_left_out(tmp_path):
         # the code has it
         + diag("K63", "Polyp of colon NOS", notes("inclusionTerm", "Polyp of colon"))
     )
-    terminology, _ = read(tmp_path, text)
+    terminology, _ = read_text(tmp_path, text)
     assert synonyms(terminology) == {("A69", "Polyneuropathy"), ("G62", "Polyneuropathy"), ("K63", "Polyp of colon")}
     assert {
         "2 plain terms left out: of several codes, or the title of another code",
@@ -137,7 +142,7 @@ def test_plain_terms_of_claml_are_in_the_language_of_their_names(tmp_path):
         class_of("J18.9", rubric("preferred", "Pneumonie, nicht näher bezeichnet"), above="J18"),
         class_of("J20", rubric("preferred", "Bronchitis o.n.A.")),
     )
-    assert rows(read(tmp_path, text)[0]) >= {
+    assert rows(read_text(tmp_path, text)[0]) >= {
         ("J18.9", "de", "Pneumonie", "synonym"),
         ("J20", "de", "Bronchitis", "synonym"),
     }

@@ -139,7 +139,7 @@ def test_values_that_the_table_adds_to_a_folder_are_logged_in_one_line(
 def test_prompt_that_contradicts_the_folder_is_refused_in_one_line(tiny_folder: Path, tmp_path: Path) -> None:
     folder = save_with_prompts(tiny_folder, tmp_path / "m", "d: ", "q: ")
     with pytest.raises(
-        ConfigError, match=r"m: states 'd: ' as name_prompt, found prompt 'q: ' given; leave prompt out$"
+        ConfigError, match=r"m: the model puts 'd: ' before names, found the prompt 'q: '; leave prompt out$"
     ):
         Encoder.from_pretrained(folder, prompt="q: ")
     assert Encoder.from_pretrained(folder, prompt=("d: ", "q: ")).prompts == ("d: ", "q: ")

@@ -137,7 +137,7 @@ def test_prompt_option_is_kept_in_an_index_and_in_a_converted_model(
         Linker.load(tmp_path / "index", ann=True)
     assert succeed("probe", bare, "--prompt", "query: ") != succeed("probe", bare)
     assert (
-        "states 'query: ' as name_prompt"
+        "the model puts 'query: ' before names, found the prompt"
         in run_here(
             "-m", "xsap", "index", tmp_path / "made", sample_folder, "--prompt", "", "--out", tmp_path / "no"
         ).stderr

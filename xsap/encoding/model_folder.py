@@ -312,8 +312,9 @@ def _read_config(folder: Path, given: dict[str, Any], known: KnownModel | None, 
     for key, value in given.items():
         if not override and stated.get(key, value) != value:
             if key.endswith("_prompt"):
-                expected = f"{folder}: states '{stated[key]}' as {key}"
-                raise ConfigError(f"{expected}, found prompt '{value}' given; leave prompt out")
+                side = "names" if key == "name_prompt" else "mentions"
+                expected = f"{folder}: the model puts '{stated[key]}' before {side}"
+                raise ConfigError(f"{expected}, found the prompt '{value}'; leave prompt out")
             raise ConfigError(f"{folder}: states {key} {stated[key]}, found {value} given; leave {key} out")
     stated |= given
     if known is not None:
