@@ -162,7 +162,7 @@ def icd(
     """Read ICD-10-CM, or a national edition of ICD-10 in ClaML.
 
     Codes with a seventh character or a modifier, which the files do not list,
-    are spelled out.
+    are spelled out. "Pain, unspecified" gets the plain term "Pain" as a synonym.
     """
     check_can_write(out, overwrite=overwrite, kind="terminology")
     save_terminology(*read_icd(file, source=source, language=language), out, overwrite)

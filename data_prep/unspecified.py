@@ -17,17 +17,19 @@ from xsap.text import EXACT_MATCH, normalize
 SCOPE = "plain term"  # of names that are added
 _Key = tuple[str, str]  # language, name without case
 
-# What a name ends with, after a comma or not, in a language (ISO 639-1): words that say "unspecified" of the whole term, and the abbreviation.
-_ENDINGS = {
-    "de": r"nicht näher bezeichnet|o\. ?n\. ?A\.",
-    "es": r"no especificad[oa]s?|NEOM|SAI",
-    "fr": r"sans (?:autre )?précision|SAI",
-    "it": r"non specificat[aeio]|NAS",
-    "nl": r"niet gespecificeerd|NNO",
-    "pt": r"não especificad[ao]s?|SOE",
+# Other languages than English (ISO 639-1). After the last comma, with or without a noun: "Harnwegsinfektion, Lokalisation nicht näher bezeichnet"
+_LAST_PART = {
+    "de": "nicht näher bezeichnet",
+    "es": "no especificad[oa]s?",
+    "fr": "sans (?:autre )?précision|non précisée?s?",
+    "it": "non specificat[aeio]",
+    "nl": "niet gespecificeerd",
+    "pt": "não especificad[ao]s?",
 }
+_ABBREVIATION = {"de": r"o\. ?n\. ?A\.", "es": "NEOM|SAI", "fr": "SAI", "it": "NAS", "nl": "NNO", "pt": "SOE"}  # of NOS
+_ADJECTIVE = {"de": "^Nicht näher bezeichnete[rs]? ", "nl": "^Niet gespecificeerde? "}
 
-# English. Parts are between commas.
+# English; parts are between commas
 _FIRST = re.compile(r"^unspecified (?!as |whether |or )", re.IGNORECASE)
 _LAST = re.compile(r" NOS$")
 _AXES = "cause class degree depth ear extent eye eyelid grade laterality level organism part severity side site stability stage time trimester type"
@@ -46,12 +48,15 @@ def plain_term(name: str, language: str) -> str | None:
     """
     if language == ENGLISH:
         plain = _plain_english(name)
-    elif language in _ENDINGS:
-        plain = re.sub(rf",? (?:{_ENDINGS[language]})$", "", name)
+    elif language in _LAST_PART:
+        end = rf",(?: [\w-]+)? (?:{_LAST_PART[language]})$|,? (?:{_ABBREVIATION[language]})$"
+        plain = re.sub(end, "", re.sub(_ADJECTIVE.get(language, "^ "), "", name))
     else:
         return None
+    if plain == name or not plain.strip(" ,"):
+        return None
     plain = plain.strip(" ,")
-    return plain[:1].upper() + plain[1:] if plain and plain != name else None
+    return plain if name.startswith(plain[0]) else plain[0].upper() + plain[1:]
 
 
 def _plain_english(name: str) -> str:

@@ -353,7 +353,7 @@ def test_names_are_folded_and_composed_in_one_place():
         "data_prep/obo.py": {"scope.lower"},
         "data_prep/ontology_model.py": {"iri.lower"},
         "data_prep/translations.py": {"column.lower", "scope.lower"},
-        "data_prep/unspecified.py": {"plain[:1].upper"},  # a title begins with a capital
+        "data_prep/unspecified.py": {"plain[0].upper"},  # a title begins with a capital
         "benchmarks/accuracy/tasks.py": {"code.upper"},
         "benchmarks/speed/notebook.py": {"cells[14].lower"},  # as the original does
         "benchmarks/speed/synthetic_umls.py": {"rng.choice(known).upper"},

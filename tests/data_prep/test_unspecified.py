@@ -31,6 +31,7 @@ PLAIN = {
     "Systemic lupus erythematosus, organ or system involvement unspecified": None,  # nothing is said of the first part
     "Thoracic aortic aneurysm, without rupture, unspecified": "Thoracic aortic aneurysm, without rupture",
     "Unspecified injury of head, initial encounter": "Injury of head, initial encounter",
+    "pH of blood, unspecified": "pH of blood",
 }
 DETAILS = {
     "Crohn's disease, unspecified, with unspecified complications": "Crohn's disease, with unspecified complications",
@@ -46,18 +47,26 @@ UNCHANGED = [
     "Unspecified",
     "NOS",
     "Nosebleed",
+    "Pain,",
+    ", unspecified",
     "Unspecified as acute or delayed",
 ]
 OTHER_LANGUAGES = [
     ("de", "Pneumonie, nicht näher bezeichnet", "Pneumonie"),
+    ("de", "Harnwegsinfektion, Lokalisation nicht näher bezeichnet", "Harnwegsinfektion"),
+    ("de", "Nicht näher bezeichnete Demenz", "Demenz"),
     ("de", "Enteritis o.n.A.", "Enteritis"),
+    ("de", "Sonstige und nicht näher bezeichnete Krankheiten", None),
     ("fr", "Pneumopathie, sans précision", "Pneumopathie"),
+    ("fr", "Endocardite, valvule non précisée", "Endocardite"),
     ("fr", "Entérite SAI", "Entérite"),
     ("es", "Dolor, no especificado", "Dolor"),
-    ("es", "Neumonías no especificadas", "Neumonías"),
-    ("it", "Polmonite non specificata", "Polmonite"),
+    ("es", "Neumonía, microorganismo no especificado", "Neumonía"),
+    ("es", "Tumor de localización no especificada", None),  # of what it is not specified cannot be seen
+    ("it", "Polmonite, non specificata", "Polmonite"),
     ("nl", "Pneumonie, niet gespecificeerd", "Pneumonie"),
-    ("pt", "Pneumonia não especificada", "Pneumonia"),
+    ("nl", "Niet gespecificeerde dementie", "Dementie"),
+    ("pt", "Pneumonia, não especificada", "Pneumonia"),
     ("de", "Pain, unspecified", None),
     ("en", "Pneumonie, nicht näher bezeichnet", None),
     ("xx", "Pain, unspecified", None),
@@ -80,10 +89,10 @@ words = st.lists(st.sampled_from(["Pain", "fever", "of", "left", "arm", "with", 
 @given(parts=st.lists(words.map(" ".join), min_size=1, max_size=3))
 def test_every_way_to_say_unspecified_gives_the_term_and_the_term_itself_nothing(parts):
     term = ", ".join(parts)
-    capital = term[0].upper() + term[1:]
     assert plain_term(term, "en") is None
-    for name in (f"{term}, unspecified", f"{term} NOS", f"Unspecified {term}", f"unspecified {term}, unspecified site"):
-        assert plain_term(name, "en") == capital
+    for name in (f"{term}, unspecified", f"{term} NOS", f"{term}, not otherwise specified, unspecified site"):
+        assert plain_term(name, "en") == term
+    assert plain_term(f"Unspecified {term}", "en") == term[0].upper() + term[1:]
 
 
 def synonyms(terminology):
