@@ -61,6 +61,6 @@ def test_thread_that_starts_meanwhile_keeps_all_threads(three_threads):
 def test_encoder_uses_one_thread_for_a_mention_and_all_for_many(three_threads):
     encoder, used = tiny_encoder(TRAIN_TOKENIZER["Unigram"](NAMES), "Unigram"), []
     encoder.register_forward_pre_hook(lambda *_: used.append(torch.get_num_threads()))
-    alone, many = encoder.encode(NAMES[:1]), encoder.encode(NAMES * 50)
+    alone, many = encoder.encode(NAMES[:1]), encoder.encode(NAMES * 50, tokens_per_batch=8192)
     assert used == [1, 3]
     assert np.allclose(alone[0], many[0], atol=1e-6)
