@@ -1,8 +1,8 @@
-"""Plain terms of codes for what is not specified: "Pneumonia, unspecified organism" (J18.9) is the code of "Pneumonia".
+"""Plain terms of unspecified codes: J18.9, "Pneumonia, unspecified organism", is the code for "Pneumonia".
 
 In the International Classification of Diseases a term without details has a code of its own, which says so: "Pain, unspecified", "Enteritis NOS".
 NOS means unspecified or unqualified (ICD-10, volume 2, conventions of the tabular list; ICD-10-CM Official Guidelines for Coding and Reporting,
-section I.A.6.b). People write the term alone, and a model that has not learned these conventions finds codes with more details as near.
+section I.A.6.b). People write the term alone, and a model that was not trained on such names ranks codes with more details as high.
 """
 
 import re
@@ -14,7 +14,7 @@ from data_prep.ontology_model import NameRecord
 from xsap.languages import ENGLISH
 from xsap.text import EXACT_MATCH, normalize
 
-SCOPE = "plain term"  # of names that are added
+_SCOPE = "plain term"  # of names that are added
 _Key = tuple[str, str]  # language, name without case
 
 # Other languages than English (ISO 639-1). After the last comma, with or without a noun: "Harnwegsinfektion, Lokalisation nicht näher bezeichnet"
@@ -31,10 +31,10 @@ _ADJECTIVE = {"de": "^Nicht näher bezeichnete[rs]? ", "nl": "^Niet gespecificee
 
 # English; parts are between commas
 _FIRST = re.compile(r"^unspecified (?!as |whether |or )", re.IGNORECASE)
-_LAST = re.compile(r" NOS$")
-_AXES = "cause class degree depth ear extent eye eyelid grade laterality level organism part severity side site stability stage time trimester type"
+_LAST = re.compile(r"(?<! or) NOS$")  # not of "types 1 and 3, or NOS"
+_ASPECTS = "cause class degree depth ear extent eye eyelid grade laterality level organism part severity side site stability stage time trimester type"
 _DROPPED = re.compile(  # "unspecified", "unspecified site", "valve unspecified", "not specified as acute or chronic"
-    rf"unspecified(?: as .*| whether .*| (?:{_AXES.replace(' ', '|')}))?|not (?:otherwise )?specified(?: as .*)?|NOS"
+    rf"unspecified(?: as .*| whether .*| (?:{_ASPECTS.replace(' ', '|')}))?|not (?:otherwise )?specified(?: as .*)?|NOS"
     r"|(?!(?:and|by|due|in|of|or|to|with|without) )(?:[\w-]+ ){1,2}(?:unspecified|not specified)"
 )
 _DETAIL = re.compile("affecting |with |without ")
@@ -72,8 +72,8 @@ def _plain_english(name: str) -> str:
 def add_plain_terms(found: ClassificationNames) -> None:
     """Add the plain terms of the names of codes without subdivisions, as synonyms.
 
-    A code with subdivisions gets none: one of them is the code for what is not specified. A plain term is not added if two codes would share
-    it, or if it is the title of a code that is not above.
+    A code with subdivisions gets none: the unspecified code is one of them. A plain term is not added if two codes would share it, or if it
+    is the title of a code that is not above.
     """
     parents: dict[str, set[str]] = {}
     for code, parent in found.parents:
@@ -90,26 +90,26 @@ def add_plain_terms(found: ClassificationNames) -> None:
             titles[key].add(one.concept_id)
         term = None if one.concept_id in above else plain_term(one.name, one.language)
         if term:
-            record = NameRecord(one.concept_id, one.language, term, SCOPE)
+            record = NameRecord(one.concept_id, one.language, term, _SCOPE)
             plain[_key(one.language, term)].setdefault(one.concept_id, record)
     for key, records in plain.items():
         code, record = next(iter(records.items()))
-        if len(records) > 1 or titles[key] - _line(code, parents):
+        if len(records) > 1 or titles[key] - _with_ancestors(code, parents):
             found.counts["plain terms left out: of several codes, or the title of another code"] += 1
         elif (code, key) not in own:
             found.counts['plain terms added: "X" for "X, unspecified" and "X NOS"'] += 1
             found.names.append(record)
 
 
-def _line(code: str, parents: Mapping[str, set[str]]) -> set[str]:
+def _with_ancestors(code: str, parents: Mapping[str, set[str]]) -> set[str]:
     """The code and all above it."""
-    line, pending = set[str](), [code]
+    found, pending = set[str](), [code]
     while pending:
         at = pending.pop()
-        if at not in line:
-            line.add(at)
+        if at not in found:
+            found.add(at)
             pending += parents.get(at, ())
-    return line
+    return found
 
 
 def _key(language: str, name: str) -> _Key:

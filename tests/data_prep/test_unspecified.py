@@ -47,6 +47,7 @@ UNCHANGED = [
     "Unspecified",
     "NOS",
     "Nosebleed",
+    "Glomerulonephritis, types 1 and 3, or NOS",
     "Pain,",
     ", unspecified",
     "Unspecified as acute or delayed",
