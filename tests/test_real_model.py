@@ -193,7 +193,8 @@ def test_calibration_on_half_of_the_mentions_holds_on_the_other_half(linker, men
     calibration, *_ = fit_calibration(linker, mentions.take(order[::2]), seed=0)
     calibrated = Linker(linker.encoder, replace(linker.index, calibration=calibration))
     held_out = mentions.take(order[1::2])
-    results = calibrated.link(held_out["mention"].to_pylist(), 1, min_precision=PRECISION)
+    asked, languages = held_out["mention"].to_pylist(), held_out["language"].to_pylist()
+    results = calibrated.link(asked, 1, languages=languages, min_precision=PRECISION)
     gold = held_out["concept_ids"].to_pylist()
     right = [
         result.candidates[0].concept_id in wanted for result, wanted in zip(results, gold, strict=True) if result.candidates
