@@ -480,9 +480,9 @@ def test_dtd_that_could_expand_is_refused(tmp_path, kind):
     text, what = HOSTILE[kind]
     (tmp_path / "x.owl").write_text(text)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     message = refusal(read_owl, tmp_path / "x.owl")
-    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert message.startswith(":2: expected a DTD of short texts such as namespaces, found the ")
     assert what in message
