@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +239,17 @@ def test_too_few_mentions_are_an_error(n, hits):
 def test_minimum_number_of_mentions_is_enough():
     features = features_of(np.linspace(0.2, 0.9, 50), np.zeros(50))
     assert fitted(features, np.arange(50) < 10, [None] * 50)[0].model.corrections == {}
+
+
+@pytest.mark.parametrize(
+    ("corrections", "depends"), [({}, False), ({"de": 0.1, "es": -0.15}, False), ({"de": 0.1, "es": -0.3}, True)]
+)
+def test_offsets_that_move_a_confidence_by_more_than_five_points_depend_on_languages(calibration, corrections, depends):
+    changed = replace(calibration, model=replace(calibration.model, corrections=corrections))
+    assert changed.depends_on_languages == depends
+    features = np.stack([np.linspace(-1, 1, 2001), np.full(2001, 0.2)], axis=1)
+    moved = [np.abs(changed.confidence(features, [code] * 2001) - changed.confidence(features)) for code in corrections]
+    assert (max((float(each.max()) for each in moved), default=0.0) > 0.05) == depends
 
 
 def test_no_candidates_give_no_confidence(calibration):

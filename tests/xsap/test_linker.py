@@ -603,6 +603,9 @@ def test_threads_get_the_answers_of_one_thread(many, search, request):
 class ScoreAsConfidence:
     """A calibration whose confidence is the score of the first candidate."""
 
+    def __init__(self, depends_on_languages=False):
+        self.depends_on_languages = depends_on_languages
+
     def confidence(self, features, languages):
         return features[:, 0]
 
@@ -625,6 +628,24 @@ def test_uncertain_candidates_are_kept_apart_from_answers(option, top_k):
     assert unsure.reason.startswith("the confidence of the first candidate, 0.600, is below 0.700")
     assert (blank.candidates, blank.uncertain) == ((), ())
     assert unsure.to_dict()["uncertain"] == without[1].to_dict()["candidates"]
+
+
+@pytest.mark.parametrize("option", [{"min_confidence": 0.7}, {"min_precision": 0.75}])
+def test_mentions_without_languages_are_reported_once_where_confidences_differ_by_language(option, caplog):
+    def linker(depends_on_languages):
+        index = replace(make_index(np.eye(2), [{"A"}, {"B"}]), calibration=ScoreAsConfidence(depends_on_languages))
+        return Linker(TableEncoder({"a": [0.9, 0.5], "b": [0.5, 0.9]}), index)
+
+    linker(False).link(["a", "b"], **option)
+    differs = linker(True)
+    differs.link(["a", "b"])
+    differs.link(["a", "b"], languages=["de", "es"], **option)
+    differs.link("a", languages="de", **option)
+    assert caplog.messages == []
+    for _ in range(2):
+        differs.link(["a", "b", "b"], languages=["de", None, "und"], **option)
+    (message,) = caplog.messages
+    assert message.startswith("mentions without a language: 2 of 3. Confidences of this index differ by language, ")
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 3.5, 3.0, "3", None, [3], float("nan")])

@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from xsap.errors import ArtifactError, ConfigError, DataError
 from xsap.languages import UNKNOWN
+from xsap.linking.arguments import check_number
 from xsap.linking.logistic import STRICT, LogisticModel, Mask, MentionLanguages, Values, fit_logistic
 
 FORMAT = 2
@@ -33,6 +34,7 @@ CURVE_POINTS = 200
 MIN_MENTIONS, MIN_OF_EACH = 50, 10  # to fit on: in total, and right ones as well as wrong ones
 CALIBRATION_FOLDS = 5
 _EXPECTED_ERRORS = 5  # at the guaranteed precision, before the first test
+_SMALL_OFFSET = 0.2  # of the log odds: at most 0.05 of a confidence
 _REMEDY = "create it again: xsap calibrate"
 
 
@@ -188,6 +190,11 @@ class Calibration:
     curve: RiskCoverageCurve
     broader: BroaderCalibration | None = None
 
+    @property
+    def depends_on_languages(self) -> bool:
+        """Whether a mention of one of its languages may have a clearly different confidence if its language is not given."""
+        return max(map(abs, self.model.corrections.values()), default=0.0) > _SMALL_OFFSET
+
     def confidence(self, features: Values, languages: MentionLanguages | None = None) -> Values:
         """The probability that the first candidate is correct; it never falls when its score or its lead rises.
 
@@ -282,6 +289,36 @@ def calibration_folds(right: Mask, *, seed: int) -> NDArray[np.int64]:
     for outcome in (right, ~right):
         fold[rng.permutation(np.flatnonzero(outcome))] = np.arange(outcome.sum()) % CALIBRATION_FOLDS
     return fold
+
+
+def answer_threshold(
+    calibration: Calibration | None, min_confidence: float | None, min_precision: float | None
+) -> float | None:
+    """The confidence that an answer must have; None for any.
+
+    Args:
+        calibration: That of the index.
+        min_confidence: The threshold itself, 0 to 1.
+        min_precision: The precision that it guarantees, see `RiskCoverageCurve.threshold_for`.
+
+    Raises:
+        ConfigError: Both are given, one is not in its range, there is no calibration, or it cannot guarantee the precision.
+    """
+    if min_confidence is None and min_precision is None:
+        return None
+    check_number("min_confidence", min_confidence)
+    check_number("min_precision", min_precision)
+    if min_confidence is not None and min_precision is not None:
+        raise ConfigError(
+            f"expected min_confidence or min_precision, found both: {min_confidence:g} and {min_precision:g}"
+        )
+    if calibration is None:
+        raise ConfigError(
+            "min_confidence and min_precision need a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
+        )
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ConfigError(f"min_confidence must be between 0 and 1, found {min_confidence:g}")
+    return min_confidence if min_precision is None else calibration.threshold_for(min_precision)
 
 
 def abstention_reason(confidence: float, threshold: float, precision: float | None = None) -> str | None:

@@ -7,6 +7,7 @@ How likely an answer is right is its confidence, where the index is calibrated. 
 ranking.py; how candidates are found, in retrieval.py. Linkers may be used by many threads at once.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -20,9 +21,10 @@ from xsap.encoding.encoder import Dtype, Encoder, device_for
 from xsap.encoding.forks import ForkSafeLock
 from xsap.encoding.precision import DtypeChoice, open_encoder_in
 from xsap.errors import ArtifactError, ConfigError
-from xsap.linking.arguments import check_number, languages_of, validate_mentions
+from xsap.languages import UNKNOWN
+from xsap.linking.arguments import languages_of, validate_mentions
 from xsap.linking.broader import FETCHED, BroaderAnswers
-from xsap.linking.calibration import abstention_reason, features_of
+from xsap.linking.calibration import abstention_reason, answer_threshold, features_of
 from xsap.linking.encoder_spec import Embedder, EncoderSpec, open_encoder
 from xsap.linking.index import Index
 from xsap.linking.mention_context import Context, contexts_of
@@ -41,6 +43,8 @@ from xsap.text_in.annotate import AnnotatedText, annotate_texts
 from xsap.text_in.document_abbreviations import DocumentAbbreviations
 from xsap.text_in.spans import Span, SpanFinder
 from xsap.text_in.spellings import NearSpellings
+
+logger = logging.getLogger(__name__)
 
 FILTERS_KEPT = 8  # filters whose names a linker remembers
 
@@ -83,6 +87,7 @@ class Linker:
         self._filtered: dict[Filter, FilteredDictionary] = {}
         self._model: str | None = None  # the model path that `load` was given
         self._device: str | None = None  # as given to `load`
+        self._warned = False  # of mentions without languages
         self._lock = ForkSafeLock()
 
     @classmethod
@@ -240,7 +245,7 @@ class Linker:
             return self.link([mentions], top_k, languages=[language], context=single, **options)[0]
         top_k = validate_top_k(top_k)
         texts = validate_mentions(mentions)
-        threshold = self._threshold(min_confidence, min_precision)
+        threshold = answer_threshold(self.index.calibration, min_confidence, min_precision)
         if broader:
             choose = BroaderAnswers(self.index, self._apply_filter(Filter.from_dict(filter)), threshold, min_precision)
             options |= {"context": context, "clean": clean, "abbreviations": abbreviations, "progress": progress}
@@ -258,6 +263,8 @@ class Linker:
             contexts = [None] * len(texts)
         given: list[AskedMention] = list(zip(texts, languages_of(languages, len(texts)), contexts, strict=True))
         reasons = [rejection_reason(text) for text in texts]
+        if threshold is not None:
+            self._warn_of_unknown_languages([language for _, language, _ in given])
         unique = list(dict.fromkeys(mention for mention, reason in zip(given, reasons, strict=True) if reason is None))
         kept = self._apply_filter(Filter.from_dict(filter))
         results: dict[AskedMention, Result] = {}
@@ -354,23 +361,17 @@ class Linker:
                 self._filtered[wanted] = filter_names(self.index.dictionary, self.retriever.mention_names, wanted)
             return self._filtered[wanted]
 
-    def _threshold(self, min_confidence: float | None, min_precision: float | None) -> float | None:
-        """The confidence that an answer must have; None for any."""
-        if min_confidence is None and min_precision is None:
-            return None
-        check_number("min_confidence", min_confidence)
-        check_number("min_precision", min_precision)
-        if min_confidence is not None and min_precision is not None:
-            raise ConfigError(
-                f"expected min_confidence or min_precision, found both: {min_confidence:g} and {min_precision:g}"
+    def _warn_of_unknown_languages(self, languages: Sequence[str]) -> None:
+        """Say once, where an answer must be certain enough, that the calibration knew the languages of its mentions and these have none."""
+        unknown, calibration = languages.count(UNKNOWN), self.index.calibration
+        if unknown and calibration is not None and calibration.depends_on_languages and not self._warned:
+            self._warned = True
+            logger.warning(
+                "mentions without a language: %d of %d. Confidences of this index differ by language, and a guaranteed precision holds for mentions whose "
+                "language is given; give it, as the argument languages, or with --language or --language-column",
+                unknown,
+                len(languages),
             )
-        if self.index.calibration is None:
-            raise ConfigError(
-                "min_confidence and min_precision need a calibrated index; calibrate it: xsap calibrate MENTIONS --index INDEX"
-            )
-        if min_confidence is not None and not 0 <= min_confidence <= 1:
-            raise ConfigError(f"min_confidence must be between 0 and 1, found {min_confidence:g}")
-        return min_confidence if min_precision is None else self.index.calibration.threshold_for(min_precision)
 
     def _link(
         self,
