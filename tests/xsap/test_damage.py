@@ -237,10 +237,15 @@ def test_load_detects_a_thousand_flips_and_two_hundred_truncations(tmp_path, tin
 
 
 @pytest.mark.slow
-def test_load_detects_damage_to_the_model(tmp_path, tiny_folder):
+def test_load_detects_damage_to_the_model_except_its_card(tmp_path, tiny_folder):
     index = make(tmp_path, tiny_folder, 200, "float32")
     model = tmp_path / "model"
     before = answers(index)
+    card = model / "README.md"
+    card.write_text("edited")
+    assert answers(index) == before
+    card.unlink()
+    assert answers(index) == before
     assert not_found(flips(model, 200, seed=4), lambda: Linker.load(index)) == []
     damages = [damage for damage in cuts(model, 60, seed=4) if (damage.file.name, damage.size) != ("manifest.json", -1)]
     assert not_found(damages, lambda: Linker.load(index)) == []
